@@ -1,0 +1,46 @@
+# Every command a contributor needs; `make help` lists them. CI runs `make test`.
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+STAMP := $(VENV)/.stamp
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check fmt bench proto lock clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 18
+
+setup: $(STAMP) ## make .venv and install the project into it, pinned
+
+$(STAMP): pyproject.toml requirements.txt scripts/setup
+	@scripts/setup $(PYTHON) $(VENV)
+	@touch $(STAMP)
+
+demo: $(STAMP) ## build the sample applications, run them on a node, print the reports
+	@$(BIN)/python scripts/demo.py
+
+test: check ## every check and test
+	@$(BIN)/pytest
+
+check: $(STAMP) ## formatting, lint, types, layers, drift of generated stubs
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@scripts/proto --check
+
+fmt: $(STAMP) ## format and mend what can be mended
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## measure against floors taken in the same run
+	@$(BIN)/python -m benchmarks
+
+proto: $(STAMP) ## generate the gRPC stubs anew
+	@scripts/proto
+
+lock: $(STAMP) ## pin what pyproject.toml allows into requirements.txt
+	@scripts/lock
+
+clean: ## remove what was built
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build-output

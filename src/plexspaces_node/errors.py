@@ -1,0 +1,152 @@
+"""Every error of the product, named by what the caller should do next.
+
+This file owns the error classes, their stable codes and whether a retry can help. It knows
+nothing of gRPC (``wire.status`` maps) and nothing of where an error is raised. A platform error
+is a `PlexSpacesError`; what the user's own code did wrong is an `ActorError`, so that a program
+can tell a broken node from a broken actor.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class PlexSpacesError(Exception):
+    """Base of every error of the platform; never raised itself.
+
+    Attributes:
+        code: stable identifier of the class, part of the wire contract.
+        retryable: whether the same request may succeed later without a change.
+        hint: the command or act that helps, or None.
+    """
+
+    code: ClassVar[str] = "error"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class InvalidArgument(PlexSpacesError):
+    """The request is wrong in itself; fix it."""
+
+    code = "invalid_argument"
+
+
+class NotFound(PlexSpacesError):
+    """What was named does not exist here; look with `list`."""
+
+    code = "not_found"
+
+
+class AlreadyExists(PlexSpacesError):
+    """The name is taken; choose another or remove the old one."""
+
+    code = "already_exists"
+
+
+class WrongState(PlexSpacesError):
+    """The act does not fit the present state, which the message names."""
+
+    code = "wrong_state"
+
+
+class ResourceExhausted(PlexSpacesError):
+    """A bound was reached; back off or add capacity."""
+
+    code = "resource_exhausted"
+    retryable = True
+
+
+class Unavailable(PlexSpacesError):
+    """The node, the agent or the driver is not there now; retry later."""
+
+    code = "unavailable"
+    retryable = True
+
+
+class DeadlineExceeded(PlexSpacesError):
+    """The time given was not enough; decide whether to retry."""
+
+    code = "deadline_exceeded"
+
+
+class Unsupported(PlexSpacesError):
+    """This driver or build cannot do that; use another."""
+
+    code = "unsupported"
+
+
+class VmStartFailed(PlexSpacesError):
+    """A Vm did not come up.
+
+    Attributes:
+        step: name of the start step that failed.
+    """
+
+    code = "vm_start_failed"
+    retryable = True
+
+    def __init__(self, message: str, *, step: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.step = step
+
+
+class Internal(PlexSpacesError):
+    """A defect of the platform; report it."""
+
+    code = "internal"
+
+
+class ActorError(Exception):
+    """Base of what an actor itself did wrong; never retried by the platform.
+
+    Attributes:
+        code: for `ActorFailed` the actor's own code, for `ActorTrapped` the kind of trap.
+        retryable: what the actor says about a retry.
+        hint: what may help, or None.
+    """
+
+    def __init__(
+        self, message: str, *, code: str, retryable: bool = False, hint: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.retryable = retryable
+        self.hint = hint
+
+
+class ActorFailed(ActorError):
+    """The actor answered with its error record, or its command exited with a status not 0."""
+
+
+class ActorTrapped(ActorError):
+    """The actor's WebAssembly trapped; its instance was thrown away."""
+
+
+PLATFORM_ERRORS: tuple[type[PlexSpacesError], ...] = (
+    InvalidArgument,
+    NotFound,
+    AlreadyExists,
+    WrongState,
+    ResourceExhausted,
+    Unavailable,
+    DeadlineExceeded,
+    Unsupported,
+    VmStartFailed,
+    Internal,
+)
+"""Every concrete platform error; the tables of `wire.status` are tested against it."""
+
+
+def platform_error(code: str, message: str, *, hint: str | None, step: str = "") -> PlexSpacesError:
+    """Rebuild a platform error from its code; an unknown code becomes `Internal`."""
+    if code == VmStartFailed.code:
+        return VmStartFailed(message, step=step or "unknown", hint=hint)
+    for cls in PLATFORM_ERRORS:
+        if cls.code == code:
+            return cls(message, hint=hint)
+    return Internal(f"{message} (unknown error code {code!r})", hint=hint)

@@ -1,0 +1,165 @@
+"""The nouns of the product: frozen records, enumerations and the tables of legal states.
+
+This file owns the words every room shares. It does no I/O and imports nothing but `errors`, so
+that the agent inside a Vm can import it at no cost.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from plexspaces_node.errors import InvalidArgument
+
+MIB = 1024 * 1024
+NAME_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+VERSION_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+ENV_NAME_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+ENGINE = "wasmtime 50.0.1"
+"""The runtime that compiles and runs artifacts; pinned in pyproject.toml, equal by test."""
+
+ENGINE_REVISION = 1
+"""Raised whenever `agent.engine` changes a setting: part of the key of compiled artifacts."""
+
+DEFAULT_MESSAGE_LIMIT_BYTES = 1 * MIB
+MAX_MESSAGE_LIMIT_BYTES = 2 * MIB
+"""What the runtime can carry: past about 2.8 MB a guest's `list<u8>` is refused by wasmtime."""
+
+
+class Language(StrEnum):
+    """The languages an application can be written in."""
+
+    RUST = "rust"
+    TYPESCRIPT = "typescript"
+    GO = "go"
+    PYTHON = "python"
+    UNKNOWN = "unknown"
+
+
+class ArtifactKind(StrEnum):
+    """How an artifact is run."""
+
+    ACTOR = "actor"
+    COMMAND = "command"
+
+
+class ApplicationState(StrEnum):
+    """Where an application is in its life."""
+
+    STARTING = "Starting"
+    RUNNING = "Running"
+    RESTARTING = "Restarting"
+    STOPPING = "Stopping"
+    STOPPED = "Stopped"
+    FAILED = "Failed"
+
+
+APPLICATION_TRANSITIONS: dict[ApplicationState, frozenset[ApplicationState]] = {
+    ApplicationState.STARTING: frozenset(
+        {
+            ApplicationState.RUNNING,
+            ApplicationState.RESTARTING,
+            ApplicationState.STOPPING,
+            ApplicationState.FAILED,
+        }
+    ),
+    ApplicationState.RUNNING: frozenset({ApplicationState.RESTARTING, ApplicationState.STOPPING}),
+    ApplicationState.RESTARTING: frozenset(
+        {ApplicationState.STARTING, ApplicationState.STOPPING, ApplicationState.FAILED}
+    ),
+    ApplicationState.STOPPING: frozenset({ApplicationState.STOPPED}),
+    ApplicationState.STOPPED: frozenset({ApplicationState.STARTING}),
+    ApplicationState.FAILED: frozenset({ApplicationState.STARTING, ApplicationState.STOPPING}),
+}
+"""The only legal moves; undeploy removes an application from any state once its Vm is gone."""
+
+
+class VmState(StrEnum):
+    """Where a machine is in its life."""
+
+    STARTING = "Starting"
+    EMPTY = "Empty"
+    RUNNING = "Running"
+    STOPPING = "Stopping"
+    GONE = "Gone"
+
+
+@dataclass(frozen=True, slots=True)
+class VmConfig:
+    """The size of a machine.
+
+    The numbers are only checked for being positive here; a driver's own bounds are checked by the
+    node when a machine is asked for.
+    """
+
+    vcpus: int = 1
+    memory_mib: int = 256
+
+    def __post_init__(self) -> None:
+        if self.vcpus < 1:
+            raise InvalidArgument(
+                f"vcpus must be at least 1, not {self.vcpus}", hint="deploy with --vcpus 1"
+            )
+        if self.memory_mib < 1:
+            raise InvalidArgument(
+                f"memory must be at least 1 MiB, not {self.memory_mib}",
+                hint="deploy with --memory 256",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationSpec:
+    """What a user asks to have deployed; checked on construction.
+
+    Attributes:
+        digest: SHA-256 of the artifact, 64 lowercase hex digits.
+        language: what the user says, or None to read it from the artifact.
+        env: environment variables the actor sees; never shown in listings.
+    """
+
+    name: str
+    digest: str
+    version: str = "0.1.0"
+    language: Language | None = None
+    vm_config: VmConfig = field(default_factory=VmConfig)
+    env: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        if not VERSION_PATTERN.fullmatch(self.version):
+            raise InvalidArgument(
+                f"version {self.version!r} is not valid",
+                hint="use letters, digits and . _ + - only, at most 64 characters",
+            )
+        if not re.fullmatch(r"[0-9a-f]{64}", self.digest):
+            raise InvalidArgument(f"digest {self.digest!r} is not 64 hexadecimal digits of SHA-256")
+        for key, value in self.env.items():
+            if not ENV_NAME_PATTERN.fullmatch(key) or "\0" in value:
+                raise InvalidArgument(
+                    f"environment variable {key!r} is not valid",
+                    hint="write --env NAME=VALUE with letters, digits and _ in NAME",
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseTimings:
+    """How long each phase of a deploy took, in nanoseconds of wall time; a phase not run is 0."""
+
+    upload_ns: int = 0
+    compile_ns: int = 0
+    compile_cached: bool = False
+    vm_ns: int = 0
+    load_ns: int = 0
+    init_ns: int = 0
+    total_ns: int = 0
+
+
+def check_name(name: str, *, what: str = "application name") -> None:
+    """Raise `InvalidArgument` unless `name` is 1 to 63 of [a-z0-9-], no dash at either end."""
+    if not NAME_PATTERN.fullmatch(name):
+        raise InvalidArgument(
+            f"{what} {name!r} is not valid",
+            hint="use 1 to 63 of a-z, 0-9 and -, beginning and ending with a letter or digit",
+        )

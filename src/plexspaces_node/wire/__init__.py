@@ -1,0 +1,1 @@
+"""What both ends of a connection share: stubs, conversions, error tables, the link's framing."""

@@ -1,0 +1,323 @@
+"""The link between node and agent: its frames and their framing on a byte stream.
+
+One stream a machine. A frame is a little-endian u32 length and a msgpack array whose first
+element is the frame's tag. Requests carry an id chosen by the sender of the request, so that many
+are in flight at once; ids of the two directions are separate. This file is imported by the agent
+inside the Vm: standard library and msgspec only.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TypeAlias
+
+import msgspec
+
+from plexspaces_node.errors import ActorError, ActorFailed, ActorTrapped, PlexSpacesError
+from plexspaces_node.errors import VmStartFailed, platform_error
+
+GENERATION = 1
+"""Changes when the two ends could no longer understand each other; refused at the handshake."""
+
+FRAME_OVERHEAD_BYTES = 64 * 1024
+"""What a frame may be longer than the message it carries."""
+
+STATE_LIMIT_BYTES = 2 * 1024 * 1024
+"""The most a snapshot can be: what wasmtime hands over as one `list<u8>`, less a margin."""
+
+_LENGTH = struct.Struct("<I")
+
+
+class Frame(msgspec.Struct, array_like=True, tag=True, tag_field="frame", frozen=True):
+    """Base of every frame."""
+
+
+class LinkFailure(msgspec.Struct, array_like=True, frozen=True):
+    """An error on the link.
+
+    Attributes:
+        origin: "platform", "actor" (its error record) or "trap".
+        code: a platform error's code, or the actor's own.
+    """
+
+    origin: str
+    code: str
+    message: str
+    hint: str | None = None
+    retryable: bool = False
+    step: str = ""
+
+
+# ---- agent to node -------------------------------------------------------------------------
+
+
+class Hello(Frame, frozen=True):
+    """First frame of every connection.
+
+    Attributes:
+        application: name of the application the agent already runs, after a redial; else "".
+        engine: the runtime and its version, for example "wasmtime 50.0.1".
+    """
+
+    generation: int
+    vm_id: str
+    engine: str
+    application: str = ""
+
+
+class Loaded(Frame, frozen=True):
+    """The actor of a `Load` answers messages now."""
+
+    id: int
+    load_ns: int
+    init_ns: int
+
+
+class Reply(Frame, frozen=True):
+    """The answer to an `Invoke`: a payload, or a failure.
+
+    Attributes:
+        compute_ns: wall time inside the actor's own code, host waits subtracted.
+        wait_ns: time the actor waited inside host calls.
+        queue_ns: time the message lay in the mailbox.
+    """
+
+    id: int
+    payload: bytes
+    failure: LinkFailure | None
+    compute_ns: int
+    wait_ns: int
+    queue_ns: int
+
+
+class Failed(Frame, frozen=True):
+    """The answer to a `Load` or `Stop` that did not succeed."""
+
+    id: int
+    failure: LinkFailure
+
+
+class State(Frame, frozen=True):
+    """A snapshot of the actor's state, sent when it may have changed since the last."""
+
+    state: bytes
+
+
+class Stopped(Frame, frozen=True):
+    """The agent's goodbye: the answer to `Stop` and its last frame."""
+
+    id: int
+
+
+class Log(Frame, frozen=True):
+    """One line the actor logged or wrote.
+
+    Attributes:
+        stream: "log", "stdout", "stderr" or "agent" (what the runtime says about the actor).
+        level: "trace", "debug", "info", "warn" or "error".
+        time_ns: since the epoch, by the agent's clock.
+    """
+
+    stream: str
+    level: str
+    message: str
+    time_ns: int
+
+
+class Ask(Frame, frozen=True):
+    """The actor asks another application and waits; answered by `Answer`."""
+
+    id: int
+    to: str
+    type: str
+    payload: bytes
+    timeout_ns: int
+
+
+class Tell(Frame, frozen=True):
+    """The actor sends a message to another application; answered once that one has queued it."""
+
+    id: int
+    to: str
+    type: str
+    payload: bytes
+
+
+class Get(Frame, frozen=True):
+    """The actor reads a key of its store; `Answer.payload` is None when there is no such key."""
+
+    id: int
+    key: str
+
+
+class Put(Frame, frozen=True):
+    """The actor writes a key of its store; with value None it deletes the key."""
+
+    id: int
+    key: str
+    value: bytes | None
+
+
+# ---- node to agent -------------------------------------------------------------------------
+
+
+class Welcome(Frame, frozen=True):
+    """The node's answer to `Hello`.
+
+    Attributes:
+        refused: why the node will not talk to this agent, or "".
+    """
+
+    generation: int
+    node_id: str
+    message_limit: int
+    refused: str = ""
+
+
+class Load(Frame, frozen=True):
+    """Load an artifact and start its actor.
+
+    Attributes:
+        path: of the compiled artifact, as the agent opens it.
+        kind: an `ArtifactKind`.
+        memory_bytes: the most linear memory the actor may use.
+        state: the snapshot to start from, b"" for a first start.
+        timeout_ns: for instantiation and init together.
+        snapshot_interval_ns: the longest a changed state stays unsaved while messages flow.
+    """
+
+    id: int
+    application: str
+    path: str
+    kind: str
+    env: dict[str, str]
+    memory_bytes: int
+    state: bytes
+    timeout_ns: int
+    mailbox: int
+    snapshot_interval_ns: int
+
+
+class Invoke(Frame, frozen=True):
+    """Hand a message to the actor; answered by `Reply`."""
+
+    id: int
+    sender: str
+    type: str
+    payload: bytes
+    timeout_ns: int
+
+
+class Cancel(Frame, frozen=True):
+    """Nobody waits for this `Invoke` any more: drop it if it still lies in the mailbox."""
+
+    id: int
+
+
+class Answer(Frame, frozen=True):
+    """The answer to `Ask`, `Tell`, `Get` or `Put`."""
+
+    id: int
+    payload: bytes | None
+    failure: LinkFailure | None = None
+
+
+class Stop(Frame, frozen=True):
+    """Finish the message at hand, snapshot, shut the actor down, say goodbye and end."""
+
+    id: int
+    timeout_ns: int
+
+
+FromAgent: TypeAlias = (
+    Hello | Loaded | Reply | Failed | State | Stopped | Log | Ask | Tell | Get | Put
+)
+FromNode: TypeAlias = Welcome | Load | Invoke | Cancel | Answer | Stop
+
+_encoder = msgspec.msgpack.Encoder()
+from_agent_decoder: msgspec.msgpack.Decoder[FromAgent] = msgspec.msgpack.Decoder(FromAgent)
+from_node_decoder: msgspec.msgpack.Decoder[FromNode] = msgspec.msgpack.Decoder(FromNode)
+
+
+class LinkBroken(Exception):
+    """The peer sent something that is not a frame; the connection cannot go on."""
+
+
+def encode(frame: FromAgent | FromNode) -> bytes:
+    """Return the frame's bytes as they go on the stream, length first."""
+    buffer = bytearray(4)
+    _encoder.encode_into(frame, buffer, 4)
+    _LENGTH.pack_into(buffer, 0, len(buffer) - 4)
+    return bytes(buffer)
+
+
+def frame_limit(message_limit: int) -> int:
+    """The longest frame allowed, given the longest message: a snapshot may be longer than one."""
+    return max(message_limit, STATE_LIMIT_BYTES) + FRAME_OVERHEAD_BYTES
+
+
+class FrameBuffer:
+    """Cuts a byte stream into the bodies of frames.
+
+    Holds at most one frame's bytes beyond what was fed last. Not for use by two threads at once.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Add what was read; return the bodies that are now whole, in order.
+
+        Raises `LinkBroken` for a length over the limit.
+        """
+        buffer = self._buffer
+        buffer += data
+        bodies: list[bytes] = []
+        start = 0
+        size = len(buffer)
+        while size - start >= 4:
+            (length,) = _LENGTH.unpack_from(buffer, start)
+            if length > self._limit:
+                raise LinkBroken(f"a frame of {length} bytes is over the limit of {self._limit}")
+            end = start + 4 + length
+            if end > size:
+                break
+            bodies.append(bytes(memoryview(buffer)[start + 4 : end]))
+            start = end
+        if start:
+            del buffer[:start]
+        return bodies
+
+
+def decode_from_agent(body: bytes) -> FromAgent:
+    """Decode a frame the agent sent; raises `LinkBroken` when it is none."""
+    try:
+        return from_agent_decoder.decode(body)
+    except msgspec.MsgspecError as error:
+        raise LinkBroken(f"not a frame of an agent: {error}") from error
+
+
+def decode_from_node(body: bytes) -> FromNode:
+    """Decode a frame the node sent; raises `LinkBroken` when it is none."""
+    try:
+        return from_node_decoder.decode(body)
+    except msgspec.MsgspecError as error:
+        raise LinkBroken(f"not a frame of a node: {error}") from error
+
+
+def failure_of(error: PlexSpacesError | ActorError) -> LinkFailure:
+    """Turn an error into what the link carries."""
+    if isinstance(error, ActorError):
+        origin = "trap" if isinstance(error, ActorTrapped) else "actor"
+        return LinkFailure(origin, error.code, error.message, error.hint, error.retryable)
+    step = error.step if isinstance(error, VmStartFailed) else ""
+    return LinkFailure("platform", error.code, error.message, error.hint, error.retryable, step)
+
+
+def error_of(failure: LinkFailure) -> PlexSpacesError | ActorError:
+    """Turn what the link carried back into the error it was."""
+    if failure.origin == "platform":
+        return platform_error(failure.code, failure.message, hint=failure.hint, step=failure.step)
+    cls = ActorTrapped if failure.origin == "trap" else ActorFailed
+    return cls(failure.message, code=failure.code, retryable=failure.retryable, hint=failure.hint)
