@@ -1,0 +1,109 @@
+"""What a WebAssembly binary says of itself before it is compiled.
+
+Reads the header and the `producers` sections, also of modules nested in a component. Owns no
+judgement: `compile` decides what is accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from plexspaces_node.errors import InvalidArgument
+
+MAGIC = b"\0asm"
+CORE_LAYER = b"\x01\x00\x00\x00"
+COMPONENT_LAYER = b"\x0d\x00\x01\x00"
+
+_CUSTOM = 0
+_CORE_MODULE = 1
+_COMPONENT = 4
+_NESTED = (_CORE_MODULE, _COMPONENT)
+_MAX_DEPTH = 16
+
+
+def is_component(binary: bytes) -> bool:
+    """Tell a component from a core module; raises `InvalidArgument` when it is neither."""
+    if binary[:4] != MAGIC:
+        raise InvalidArgument(f"not WebAssembly: the file begins with {binary[:4]!r}")
+    layer = binary[4:8]
+    if layer == COMPONENT_LAYER:
+        return True
+    if layer == CORE_LAYER:
+        return False
+    raise InvalidArgument(f"unknown WebAssembly version {layer.hex()}")
+
+
+def languages(binary: bytes) -> list[str]:
+    """Return the languages the `producers` sections name, outermost first, each once.
+
+    Raises `InvalidArgument` when a section ends beyond its container: the file is truncated.
+    """
+    found: dict[str, None] = {}
+    for body in _producers(memoryview(binary), is_component(binary), 0):
+        for language in _producer_values(body, "language"):
+            found.setdefault(language)
+    return list(found)
+
+
+def processed_by(binary: bytes) -> list[str]:
+    """Return the tools the `producers` sections name under `processed-by`, each once."""
+    found: dict[str, None] = {}
+    for body in _producers(memoryview(binary), is_component(binary), 0):
+        for tool in _producer_values(body, "processed-by"):
+            found.setdefault(tool)
+    return list(found)
+
+
+def _producers(binary: memoryview, component: bool, depth: int) -> Iterator[memoryview]:
+    if depth > _MAX_DEPTH:
+        raise InvalidArgument(f"components nested deeper than {_MAX_DEPTH}")
+    at = 8
+    while at < len(binary):
+        section = binary[at]
+        size, start = _leb(binary, at + 1)
+        at = start + size
+        if at > len(binary):
+            raise InvalidArgument(
+                f"truncated: a section needs {at} bytes, the file has {len(binary)}",
+                hint="build it again, or copy it whole",
+            )
+        body = binary[start:at]
+        if section == _CUSTOM:
+            name, rest = _name(body, 0)
+            if name == "producers":
+                yield body[rest:]
+        elif component and section in _NESTED:
+            yield from _producers(body, section == _COMPONENT, depth + 1)
+
+
+def _producer_values(body: memoryview, wanted: str) -> Iterator[str]:
+    fields, at = _leb(body, 0)
+    for _ in range(fields):
+        field, at = _name(body, at)
+        count, at = _leb(body, at)
+        for _ in range(count):
+            value, at = _name(body, at)
+            _version, at = _name(body, at)
+            if field == wanted:
+                yield value
+
+
+def _name(data: memoryview, at: int) -> tuple[str, int]:
+    size, start = _leb(data, at)
+    end = start + size
+    if end > len(data):
+        raise InvalidArgument("truncated: a name ends beyond its section")
+    return bytes(data[start:end]).decode("utf-8", "replace"), end
+
+
+def _leb(data: memoryview, at: int) -> tuple[int, int]:
+    result = shift = 0
+    while True:
+        if at >= len(data) or shift > 28:
+            raise InvalidArgument("truncated: a number ends beyond its section")
+        byte = data[at]
+        at += 1
+        result |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return result, at
+        shift += 7

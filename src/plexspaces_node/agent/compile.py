@@ -1,0 +1,115 @@
+"""The compiler program: `python -m plexspaces_node.agent.compile IN.wasm OUT.cwasm`.
+
+Runs in a bounded child process of the node, because compiling is where a hostile file can cost
+time and memory. Prints one JSON object: what the file is, or why it is refused. Exits 0 in both
+cases; any other end is the parent's to explain. Here and not in `node`, so that an artifact is
+compiled by the very settings it is loaded with.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from wasmtime import Engine, Module, WasmtimeError
+from wasmtime.component import Component, ComponentInstanceType
+
+from plexspaces_node.agent import binary, contract
+from plexspaces_node.agent.engine import make_engine
+from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.model import ENGINE, ArtifactKind
+
+BUILD_HINT = "export the world in wit/application.wit, or build a WASI command with a main function"
+
+
+def main(argv: list[str]) -> int:
+    """Compile `argv[0]` to `argv[1]`; print the report; return the exit status."""
+    source, target = Path(argv[0]), Path(argv[1])
+    try:
+        report = compile_file(source, target)
+    except InvalidArgument as error:
+        report = {"ok": False, "code": error.code, "message": error.message, "hint": error.hint}
+    sys.stdout.write(json.dumps(report))
+    return 0
+
+
+def compile_file(source: Path, target: Path) -> dict[str, object]:
+    """Compile a file and return its report; raises `InvalidArgument` when it cannot be run here."""
+    data = source.read_bytes()
+    component = binary.is_component(data)
+    languages = binary.languages(data)
+    engine = make_engine(parallel=True)
+    try:
+        kind, imports, exports, compiled = (
+            _component(engine, data) if component else _module(engine, data)
+        )
+    except WasmtimeError as error:
+        raise InvalidArgument(
+            f"not valid WebAssembly: {_first_line(error)}", hint="build it again, or copy it whole"
+        ) from error
+    target.write_bytes(compiled)
+    return {
+        "ok": True,
+        "kind": kind,
+        "languages": languages,
+        "processed_by": binary.processed_by(data),
+        "imports": imports,
+        "exports": exports,
+        "engine": ENGINE,
+    }
+
+
+def _component(engine: Engine, data: bytes) -> tuple[ArtifactKind, list[str], list[str], bytearray]:
+    component = Component(engine, data)
+    imports = list(component.type.imports(engine))
+    exported = component.type.exports(engine)
+    exports = list(exported)
+    entry = exported.get(contract.ACTOR)
+    actor = entry.ty if entry else None
+    if not isinstance(actor, ComponentInstanceType):
+        _refuse_entry(f"an instance {contract.ACTOR}", exports)
+    missing = set(contract.ACTOR_FUNCTIONS) - set(actor.exports(engine))
+    if missing:
+        raise InvalidArgument(
+            f"the component's {contract.ACTOR} lacks {', '.join(sorted(missing))}", hint=BUILD_HINT
+        )
+    for name in imports:
+        if name not in contract.HOST_INTERFACES and not name.startswith(contract.WASI_OFFERED):
+            _refuse_import(name)
+    return ArtifactKind.ACTOR, imports, exports, component.serialize()
+
+
+def _module(engine: Engine, data: bytes) -> tuple[ArtifactKind, list[str], list[str], bytearray]:
+    module = Module(engine, data)
+    imports = sorted({entry.module for entry in module.imports})
+    exports = [entry.name for entry in module.exports]
+    if "_start" not in exports:
+        _refuse_entry("a function _start (a WASI command)", exports)
+    for name in imports:
+        if name != contract.WASI_PREVIEW1:
+            _refuse_import(name)
+    return ArtifactKind.COMMAND, imports, exports, module.serialize()
+
+
+def _refuse_entry(wanted: str, exports: list[str]) -> NoReturn:
+    said = ", ".join(exports[:20]) if exports else "nothing"
+    raise InvalidArgument(f"no known entry: wanted {wanted}; it exports {said}", hint=BUILD_HINT)
+
+
+def _refuse_import(name: str) -> NoReturn:
+    raise InvalidArgument(
+        f"it imports {name!r}, which this node does not offer",
+        hint="offered are plexspaces:application@0.1.0, WASI 0.2 and WASI preview 1",
+    )
+
+
+def _first_line(error: WasmtimeError) -> str:
+    # wasmtime puts the cause last: "failed to parse WebAssembly module\n\nCaused by:\n    0: ..."
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return "; ".join(line for line in lines if line != "Caused by:")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,33 @@
+"""The names of the actor contract, as `wit/application.wit` spells them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+PACKAGE: Final = "plexspaces:application"
+VERSION: Final = "0.1.0"
+
+
+def interface(name: str) -> str:
+    """Return the full name of an interface of the contract."""
+    return f"{PACKAGE}/{name}@{VERSION}"
+
+
+ACTOR: Final = interface("actor")
+ACTOR_FUNCTIONS: Final = ("init", "handle-message", "snapshot-state", "shutdown")
+LOGGING: Final = interface("logging")
+KEYVALUE: Final = interface("keyvalue")
+MESSAGING: Final = interface("messaging")
+TYPES: Final = interface("types")
+HOST_INTERFACES: Final = frozenset({LOGGING, KEYVALUE, MESSAGING, TYPES})
+
+WASI_PREVIEW1: Final = "wasi_snapshot_preview1"
+WASI_OFFERED: Final = (
+    "wasi:cli/",
+    "wasi:clocks/",
+    "wasi:filesystem/",
+    "wasi:io/",
+    "wasi:random/",
+    "wasi:sockets/",
+)
+"""What wasmtime's `add_wasip2` defines. Nothing is preopened and no address may be reached."""
