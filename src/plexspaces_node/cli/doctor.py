@@ -1,0 +1,559 @@
+"""The examination behind `plexspaces doctor`: what works on this machine, and what mends the rest.
+
+This file owns the checks and how they are shown. A check does the thing rather than look for a
+file: packages are imported, a module is compiled and run, compilers are asked their version, the
+port is bound. Whatever could crash or hang runs in a child process or under a deadline, and
+nothing is left behind. Which drivers exist is the caller's knowledge; the node is asked over its
+API and never imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import socket
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import grpc
+from rich.console import Console
+from rich.text import Text
+
+from plexspaces_node.config import Config, is_loopback, split_address
+from plexspaces_node.errors import InvalidArgument, PlexSpacesError
+from plexspaces_node.model import MIB
+from plexspaces_node.vm.bundle import SOCKET_PATH_LIMIT_BYTES, Bundle
+from plexspaces_node.vm.driver import Driver, Health
+from plexspaces_node.wire.generated.application_pb2 import InspectNodeRequest
+from plexspaces_node.wire.generated.application_pb2_grpc import ApplicationServiceStub
+from plexspaces_node.wire.options import client_options
+
+LEVELS = ("firecracker", "qemu", "process")
+"""The isolation levels, strongest first: the order in which `auto` tries them."""
+
+DEPENDENCIES: Mapping[str, str] = {
+    "googleapis-common-protos": "google.rpc.status_pb2",
+    "grpcio": "grpc.aio",
+    "grpcio-health-checking": "grpc_health.v1.health",
+    "grpcio-reflection": "grpc_reflection.v1alpha.reflection",
+    "msgspec": "msgspec",
+    "prometheus-client": "prometheus_client",
+    "protobuf": "google.protobuf",
+    "pydantic-settings": "pydantic_settings",
+    "rich": "rich",
+    "structlog": "structlog",
+    "typer": "typer",
+    "wasmtime": "wasmtime",
+}
+"""What is imported to prove each dependency of the package; a test compares with pyproject."""
+
+RUST_TARGETS = ("wasm32-wasip2", "wasm32-wasip1")
+MIN_FREE_DISK_BYTES = 512 * MIB
+CHECK_TIMEOUT_S = 60.0
+_CONNECT_TIMEOUT_S = 3.0
+_OUTPUT_LIMIT_BYTES = 64 * 1024
+_OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_REINSTALL = f"{sys.executable} -m pip install --force-reinstall plexspaces-node"
+
+# The guards are as wide as can be because a broken package may raise anything while it is
+# imported; this is the text of a child process, which has nothing else to do.
+_IMPORT_EACH = """
+import importlib, importlib.metadata, json, sys
+for argument in sys.argv[1:]:
+    distribution, module = argument.split("=")
+    try:
+        importlib.import_module(module)
+        answer = [distribution, True, importlib.metadata.version(distribution)]
+    except BaseException as error:
+        answer = [distribution, False, f"{type(error).__name__}: {error}"]
+    print("\\n" + json.dumps(answer), flush=True)
+"""
+_RUN_WASM = """
+import wasmtime
+wat = '''(module (func (export "add") (param i32 i32) (result i32)
+  local.get 0 local.get 1 i32.add))'''
+store = wasmtime.Store()
+module = wasmtime.Module(store.engine, wat)
+print(wasmtime.Instance(store, module, []).exports(store)["add"](store, 40, 2))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        area: heading under which it is shown; findings of an area follow one another.
+        ok: True works, False does not though the node needs it, None is not there and optional.
+        detail: one line: the version, the place, or why not.
+        hint: the command that mends it, or None.
+    """
+
+    area: str
+    name: str
+    ok: bool | None
+    detail: str
+    hint: str | None = None
+
+
+def find_tool(name: str) -> str | None:
+    """Find a program beside the running Python, where extras of pip put it, or else on PATH."""
+    found = shutil.which(name, path=os.path.dirname(sys.executable)) or shutil.which(name)
+    return os.path.abspath(found) if found else None
+
+
+async def examine(
+    config: Config,
+    drivers: Sequence[Driver],
+    *,
+    find: Callable[[str], str | None] = find_tool,
+    timeout_s: float = CHECK_TIMEOUT_S,
+) -> list[Finding]:
+    """Run every check at once and return what each found, in a fixed order of areas.
+
+    `timeout_s` bounds each child process and each probe. Never raises for what is wrong with the
+    machine, and leaves no process, file or open port.
+    """
+    groups = await _all(
+        check_python(timeout_s),
+        check_isolation(config, drivers, timeout_s=timeout_s),
+        check_compilers(find, timeout_s),
+        check_address(config),
+        asyncio.to_thread(check_data_directory, config),
+        asyncio.to_thread(check_memory, config),
+    )
+    return [finding for group in groups for finding in group]
+
+
+def required_ok(findings: Iterable[Finding]) -> bool:
+    """Whether a node can run here: nothing that it needs was found broken."""
+    return all(finding.ok is not False for finding in findings)
+
+
+def to_json(findings: Sequence[Finding]) -> str:
+    """Return the findings as a JSON object: `ok`, and `findings` with the fields of each."""
+    report = {"ok": required_ok(findings), "findings": [asdict(one) for one in findings]}
+    return json.dumps(report, ensure_ascii=False, indent=2)
+
+
+def render(findings: Sequence[Finding], console: Console) -> None:
+    """Print the findings in their areas, each with its mark, and a closing line."""
+    for area, members in groupby(findings, key=lambda finding: finding.area):
+        group = list(members)
+        width = max(len(finding.name) for finding in group)
+        console.print(Text(area, style="bold"))
+        for finding in group:
+            _print_finding(finding, width, console)
+        console.print()
+    broken = sum(finding.ok is False for finding in findings)
+    if broken:
+        console.print(
+            Text(f"✗ {broken} of what a node needs does not work here", style="red"), soft_wrap=True
+        )
+    else:
+        console.print(Text("✓ a node can run here", style="green"))
+
+
+def _print_finding(finding: Finding, width: int, console: Console) -> None:
+    mark, style = {True: ("✓", "green"), False: ("✗", "red"), None: ("–", "yellow")}[finding.ok]
+    line = Text("  ").append(mark, style=style).append(f" {finding.name.ljust(width)}  ")
+    console.print(line.append(finding.detail), soft_wrap=True)
+    if finding.hint:
+        hint = Text(f"    {' ' * width}  hint: ").append(finding.hint, style="cyan")
+        console.print(hint, soft_wrap=True)
+
+
+# ---- Python and its packages ---------------------------------------------------------------
+
+
+async def check_python(timeout_s: float = CHECK_TIMEOUT_S) -> list[Finding]:
+    """Check the interpreter, import every dependency and run a WebAssembly module."""
+    new_enough = sys.version_info >= (3, 11)
+    place = f"{platform.system()} {platform.release()} on {platform.machine()}"
+    interpreter = Finding(
+        "Python",
+        "Python",
+        new_enough,
+        f"{platform.python_version()} at {sys.executable}, {place}",
+        None if new_enough else "install Python 3.11 or newer",
+    )
+    groups = await _all(_dependencies(timeout_s), _webassembly(timeout_s))
+    return [interpreter, *(finding for group in groups for finding in group)]
+
+
+async def _dependencies(timeout_s: float) -> list[Finding]:
+    pairs = [f"{name}={module}" for name, module in DEPENDENCIES.items()]
+    ran = await _run([sys.executable, "-P", "-c", _IMPORT_EACH, *pairs], timeout_s)
+    answers: dict[str, tuple[bool, str]] = {}
+    for line in ran.text.splitlines():
+        with suppress(ValueError, TypeError):
+            name, ok, detail = json.loads(line)
+            answers[name] = (bool(ok), str(detail))
+    lost = (False, f"the importing process did not get past it: {ran.fault}")
+    findings = []
+    for name in DEPENDENCIES:
+        ok, detail = answers.get(name, lost)
+        hint = None if ok else _REINSTALL
+        findings.append(Finding("Python", name, ok, _one_line(detail), hint))
+    return findings
+
+
+async def _webassembly(timeout_s: float) -> list[Finding]:
+    ran = await _run([sys.executable, "-P", "-c", _RUN_WASM], timeout_s)
+    ok = ran.status == 0 and ran.text.split()[-1:] == ["42"]
+    detail = "a module was compiled and gave the right answer" if ok else ran.fault
+    return [Finding("Python", "WebAssembly", ok, detail, None if ok else _REINSTALL)]
+
+
+# ---- isolation levels ----------------------------------------------------------------------
+
+
+async def check_isolation(
+    config: Config, drivers: Sequence[Driver], *, timeout_s: float = CHECK_TIMEOUT_S
+) -> list[Finding]:
+    """Probe the drivers there are, and say for each level whether it works and what `auto` takes.
+
+    Only the level that the configuration asks for can be a fault.
+    """
+    healths = await _all(*(_probe(driver, timeout_s) for driver in drivers))
+    health = {driver.name: one for driver, one in zip(drivers, healths, strict=True)}
+    wanted = config.node.isolation
+    auto = next((level for level in LEVELS if level in health and health[level].ok), None)
+    findings = [_level(level, health.get(level), needed=level == wanted) for level in LEVELS]
+    detail = f"takes {auto}" if auto else "finds no level that works"
+    findings.append(Finding("Isolation", "auto", _needed(bool(auto), wanted == "auto"), detail))
+    return findings
+
+
+async def _probe(driver: Driver, timeout_s: float) -> Health:
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await driver.probe()
+    except TimeoutError:
+        return Health(False, f"the probe did not end within {timeout_s:g} s")
+    except PlexSpacesError as error:
+        return Health(False, error.message, error.hint)
+    except OSError as error:
+        return Health(False, f"the probe failed: {error}")
+
+
+def _level(level: str, health: Health | None, *, needed: bool) -> Finding:
+    if health is None:
+        hint = "choose another: plexspaces start-node --isolation auto" if needed else None
+        return Finding("Isolation", level, _needed(False, needed), "not in this version", hint)
+    return Finding("Isolation", level, _needed(health.ok, needed), health.reason, health.hint)
+
+
+def _needed(ok: bool, needed: bool) -> bool | None:
+    # What does not work is a fault only when the configuration asks for it.
+    return True if ok else (False if needed else None)
+
+
+# ---- compilers -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Tool:
+    language: str
+    program: str
+    version_argument: str
+    hint: str
+    at_least: tuple[int, int] = (0, 0)
+
+
+_RUSTUP = "install Rust with rustup (https://rustup.rs), then: rustup target add wasm32-wasip2"
+_NODE = "install Node.js: apt-get install nodejs npm"
+_TOOLS = (
+    _Tool("python", "componentize-py", "--version", "pip install 'plexspaces-node[build-python]'"),
+    # Exported functions of a WebAssembly library came with Go 1.24.
+    _Tool("go", "go", "version", "pip install 'plexspaces-node[build-go]'", (1, 24)),
+    _Tool("rust", "rustc", "--version", _RUSTUP),
+    _Tool("rust", "cargo", "--version", _RUSTUP),
+    _Tool("typescript", "node", "--version", _NODE),
+    _Tool("typescript", "npm", "--version", _NODE),
+)
+
+
+async def check_compilers(
+    find: Callable[[str], str | None] = find_tool, timeout_s: float = CHECK_TIMEOUT_S
+) -> list[Finding]:
+    """Ask each language's tools for their version. Never a fault: a node runs without them."""
+    checks = (_tool(tool, find, timeout_s) for tool in _TOOLS)
+    groups = await _all(*checks, _rust_targets(find, timeout_s))
+    findings = [finding for group in groups for finding in group]
+    languages = [tool.language for tool in _TOOLS]
+    return sorted(findings, key=lambda one: languages.index(one.name.partition(":")[0]))
+
+
+async def _tool(tool: _Tool, find: Callable[[str], str | None], timeout_s: float) -> list[Finding]:
+    name = f"{tool.language}: {tool.program}"
+    path = find(tool.program)
+    if path is None:
+        return [Finding("Compilers", name, None, "not found", tool.hint)]
+    ran = await _run([path, tool.version_argument], timeout_s)
+    if ran.status != 0:
+        return [Finding("Compilers", name, None, f"{path}: {ran.fault}", tool.hint)]
+    version = re.search(r"(\d+)\.(\d+)", ran.text)
+    if version is None or (int(version[1]), int(version[2])) < tool.at_least:
+        oldest = ".".join(str(part) for part in tool.at_least)
+        detail = f"{_one_line(ran.text)} at {path}, but {oldest} is the oldest that works"
+        return [Finding("Compilers", name, None, detail, tool.hint)]
+    return [Finding("Compilers", name, True, f"{_one_line(ran.text)} at {path}")]
+
+
+async def _rust_targets(find: Callable[[str], str | None], timeout_s: float) -> list[Finding]:
+    rustc = find("rustc")
+    if rustc is None:
+        return []
+    ran = await _run([rustc, "--print", "sysroot"], timeout_s)
+    if ran.status != 0:
+        return []
+    libraries = Path(_one_line(ran.text)) / "lib" / "rustlib"
+    findings = []
+    for target in RUST_TARGETS:
+        there = os.path.isdir(libraries / target / "lib")
+        detail = "installed" if there else f"not in {libraries}"
+        hint = None if there else f"rustup target add {target}"
+        findings.append(
+            Finding("Compilers", f"rust: {target}", True if there else None, detail, hint)
+        )
+    return findings
+
+
+# ---- where the node will be ----------------------------------------------------------------
+
+
+async def check_address(config: Config) -> list[Finding]:
+    """Check that the node may and can listen where it is told to, or that one is there already.
+
+    Nothing but loopback is connected to.
+    """
+    address = config.node.address
+    try:
+        config.check_listen()
+    except InvalidArgument as error:
+        return [Finding("Node", "address", False, error.message, error.hint)]
+    host, port = split_address(address)
+    if is_loopback(host) and port and await _accepts(host, port):
+        node = await _ask_node(address)
+        if node:
+            return [Finding("Node", "address", True, f"{address}: {node} is running here")]
+        fault: str | None = "another program answers there"
+    else:
+        fault = await asyncio.to_thread(_bind_fault, host, port)
+    if fault is None:
+        return [Finding("Node", "address", True, f"{address} is free")]
+    hint = f"see who has it: ss -ltnp 'sport = :{port}'; or choose another: --address HOST:PORT"
+    return [Finding("Node", "address", False, f"{address}: {fault}", hint)]
+
+
+async def _accepts(host: str, port: int) -> bool:
+    try:
+        async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+            _, writer = await asyncio.open_connection(host, port)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
+    return True
+
+
+async def _ask_node(address: str) -> str | None:
+    async with grpc.aio.insecure_channel(address, options=client_options()) as channel:
+        try:
+            node = await ApplicationServiceStub(channel).InspectNode(
+                InspectNodeRequest(), timeout=_CONNECT_TIMEOUT_S
+            )
+        except grpc.RpcError:
+            return None
+    return f"PlexSpaces node {_one_line(node.node_id)} ({_one_line(node.version)})"
+
+
+def _bind_fault(host: str, port: int) -> str | None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def check_data_directory(config: Config) -> list[Finding]:
+    """Check that the node can keep its data where it is told to. Blocks; makes no directory."""
+    directory = config.node.data_dir
+    real = Path(os.path.realpath(directory))
+    fault = _directory_fault(directory)
+    detail, hint = fault or (_state_of(directory), None)
+    return [
+        Finding("Node", "data directory", fault is None, detail, hint),
+        _path_finding(directory, real),
+        _disk_finding(real),
+        _socket_finding(real),
+    ]
+
+
+def _state_of(directory: Path) -> str:
+    return f"{directory} {'is writable' if directory.is_dir() else 'will be made'}"
+
+
+def _directory_fault(directory: Path) -> tuple[str, str] | None:
+    other = "choose another: plexspaces start-node --data-dir DIR"
+    try:
+        status = os.stat(directory)
+    except FileNotFoundError:
+        place = _nearest_existing(directory)
+        if os.path.islink(directory):
+            return f"{directory} is a symbolic link to nothing", other
+        unwritable = _write_fault(place)
+        return (f"{directory} cannot be made: {unwritable}", other) if unwritable else None
+    except OSError as error:
+        return f"{directory}: {error.strerror}", other
+    if not stat.S_ISDIR(status.st_mode):
+        return f"{directory} is not a directory", other
+    if status.st_uid != os.geteuid():
+        return f"{directory} belongs to user {status.st_uid}, not to {os.geteuid()}", other
+    if status.st_mode & _OTHERS_MAY_WRITE:
+        mode = stat.S_IMODE(status.st_mode)
+        return f"others may write to {directory} (mode {mode:04o})", f"chmod 700 {directory}"
+    unwritable = _write_fault(directory)
+    return (unwritable, other) if unwritable else None
+
+
+def _write_fault(directory: Path) -> str | None:
+    # By writing, because permissions alone tell root nothing about a read-only file system. The
+    # file never has a name where the file system can do so.
+    try:
+        with tempfile.TemporaryFile(dir=directory):
+            return None
+    except OSError as error:
+        return f"{directory} cannot be written: {error.strerror}"
+
+
+def _path_finding(directory: Path, real: Path) -> Finding:
+    for parent in real.parents:
+        with suppress(OSError):
+            mode = os.stat(parent).st_mode
+            if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+                detail = f"anybody may write to {parent} and so replace what is below"
+                return Finding("Node", "path", False, detail, f"chmod o-w {parent}")
+    link = next((one for one in (directory, *directory.parents) if os.path.islink(one)), None)
+    if link is None:
+        return Finding("Node", "path", True, "no symbolic link on the way")
+    detail = f"{link} is a symbolic link; the data lies in {real}"
+    return Finding("Node", "path", None, detail, f"name the real path: --data-dir {real}")
+
+
+def _disk_finding(real: Path) -> Finding:
+    place = _nearest_existing(real)
+    try:
+        free = shutil.disk_usage(place).free
+    except OSError as error:
+        return Finding("Node", "disk", None, f"{place}: {error.strerror}")
+    ok = free >= MIN_FREE_DISK_BYTES
+    hint = None if ok else f"free {MIN_FREE_DISK_BYTES // MIB} MiB there, or use --data-dir DIR"
+    return Finding("Node", "disk", ok, f"{free // MIB} MiB free at {place}", hint)
+
+
+def _socket_finding(real: Path) -> Finding:
+    length = len(os.fsencode(Bundle(real / "vms" / "vm-00000000").link_socket))
+    ok = length <= SOCKET_PATH_LIMIT_BYTES
+    detail = f"{length} of {SOCKET_PATH_LIMIT_BYTES} bytes that a unix socket's path may have"
+    hint = None if ok else "use a shorter one: plexspaces start-node --data-dir DIR"
+    return Finding("Node", "socket path", ok, detail, hint)
+
+
+def _nearest_existing(path: Path) -> Path:
+    return next(one for one in (path, *path.parents) if os.path.exists(one) or one == one.parent)
+
+
+def check_memory(config: Config) -> list[Finding]:
+    """Check that an application of default size fits into what memory is available. Blocks."""
+    processors = len(os.sched_getaffinity(0))
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError as error:
+        return [Finding("Node", "memory", None, f"/proc/meminfo: {error.strerror}")]
+    mib = {name: int(kib) // 1024 for name, kib in re.findall(r"(?m)^(\w+): +(\d+) kB$", text)}
+    total, available = mib.get("MemTotal", 0), mib.get("MemAvailable", 0)
+    enough = available >= config.firecracker.default_vm.memory_mib
+    detail = f"{available} of {total} MiB available, {processors} processors"
+    hint = None if enough else "less than one application's default: deploy with --memory MIB"
+    return [Finding("Node", "memory", True if enough else None, detail, hint)]
+
+
+# ---- child processes -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Ran:
+    """How a child ended; `status` is None when its time was up, negative for a signal."""
+
+    status: int | None
+    text: str
+
+    @property
+    def fault(self) -> str:
+        if self.status is None:
+            return "it did not end in time"
+        if self.status < 0:
+            return f"signal {-self.status} ended it ({signal.strsignal(-self.status)})"
+        last = _one_line(self.text, last=True)
+        return f"it ended with status {self.status}: {last or 'no output'}"
+
+
+async def _run(command: Sequence[str], timeout_s: float) -> _Ran:
+    # Output goes to memory and not through a pipe: a grandchild that keeps a pipe open cannot
+    # make us wait. The root as working directory keeps rustup and go from reading a project's
+    # toolchain file, which can start a download.
+    output = os.memfd_create("doctor")
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd="/",
+            start_new_session=True,
+        )
+        try:
+            async with asyncio.timeout(timeout_s):
+                status: int | None = await process.wait()
+        except TimeoutError:
+            status = None
+        finally:
+            if process.returncode is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
+        return _Ran(status, os.pread(output, _OUTPUT_LIMIT_BYTES, 0).decode("utf-8", "replace"))
+    except OSError as error:
+        return _Ran(127, error.strerror or str(error))
+    finally:
+        os.close(output)
+
+
+async def _all(*checks: Coroutine[Any, Any, Any]) -> list[Any]:
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(check) for check in checks]
+    return [task.result() for task in tasks]
+
+
+def _one_line(text: str, *, last: bool = False) -> str:
+    lines = [line for line in text.splitlines() if line.strip()] or [""]
+    line = "".join(char for char in lines[-1 if last else 0] if char.isprintable())
+    return line.strip()[:160]

@@ -1,0 +1,549 @@
+"""Configuration: precedence, provenance, the search for the file, and every kind of bad input."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from enum import StrEnum
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from plexspaces_node.config import (
+    EXTRA_VARIABLES,
+    Config,
+    ConfigBootstrap,
+    Setting,
+    is_loopback,
+    settings,
+    split_address,
+)
+from plexspaces_node.errors import InvalidArgument
+
+ROOT = Path(__file__).parents[2]
+HOME = {"HOME": "/home/u"}
+UNHURRIED = hypothesis_settings(deadline=None)
+VARIABLES = [name for setting in settings().values() for name in setting.variables]
+
+
+@pytest.fixture(autouse=True)
+def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run each test in a directory of its own, so that no release.toml is found by accident."""
+    place = tmp_path / "cwd"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    return place
+
+
+def load(
+    text: str | None = None,
+    flags: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Config:
+    """Load with `text` as the named file, in an environment that has only a home by default."""
+    file = None
+    if text is not None:
+        file = Path("given.toml")
+        file.write_text(text)
+    return ConfigBootstrap.load(file, flags, environ=HOME if environ is None else environ)
+
+
+def refused(
+    text: str | None = None,
+    flags: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> InvalidArgument:
+    """Return the error with which loading is refused."""
+    with pytest.raises(InvalidArgument) as caught:
+        load(text, flags, environ)
+    return caught.value
+
+
+class TestPrecedence:
+    @UNHURRIED
+    @given(
+        file=st.none() | st.integers(1, 1000),
+        environment=st.none() | st.integers(1, 1000),
+        flag=st.none() | st.integers(1, 1000),
+    )
+    def test_load_when_any_subset_of_the_sources_speaks_then_the_strongest_wins(
+        self, file: int | None, environment: int | None, flag: int | None
+    ) -> None:
+        """The value and its origin are those of the strongest source that gives one."""
+        config = load(
+            "" if file is None else f"[limits]\nmailbox = {file}",
+            {"limits.mailbox": flag},
+            {} if environment is None else {"PLEXSPACES_LIMITS_MAILBOX": str(environment)},
+        )
+        path = Path("given.toml").absolute()
+        expected = next(
+            (value, origin)
+            for value, origin in (
+                (flag, "flag --mailbox"),
+                (environment, "environment PLEXSPACES_LIMITS_MAILBOX"),
+                (file, f"release.toml ({path})"),
+                (1024, "default"),
+            )
+            if value is not None
+        )
+        assert (config.limits.mailbox, config.origin("limits.mailbox")) == expected
+
+    def test_load_when_sources_speak_of_different_keys_then_all_are_heard(self) -> None:
+        """A stronger source replaces single values, not whole sections."""
+        config = load(
+            '[node]\nid = "a"\naddress = "127.0.0.1:1"\n[firecracker.default_vm]\nvcpus = 2',
+            {"node.isolation": "process"},
+            {**HOME, "PLEXSPACES_NODE_ADDRESS": "127.0.0.1:2"},
+        )
+        assert (config.node.id, config.node.address) == ("a", "127.0.0.1:2")
+        assert config.node.isolation == "process"
+        assert config.firecracker.default_vm.vcpus == 2
+        assert config.firecracker.default_vm.memory_mib == 256
+
+    def test_load_when_a_weaker_value_is_bad_but_overridden_then_it_does_no_harm(self) -> None:
+        """Only the value in force is checked, whatever source the bad one came from."""
+        config = load(
+            "[limits]\nmailbox = -1",
+            {"limits.mailbox": 5},
+            {"PLEXSPACES_LIMITS_MAILBOX": "many"},
+        )
+        assert config.limits.mailbox == 5
+
+
+class TestResult:
+    def test_config_when_loaded_then_it_is_immutable(self) -> None:
+        """Neither a section nor a setting can be replaced."""
+        config = load()
+        with pytest.raises(ValidationError):
+            config.node.address = "127.0.0.1:1"
+        with pytest.raises(ValidationError):
+            config.limits = config.limits
+
+    def test_items_when_iterated_then_every_setting_appears_once_with_its_origin(self) -> None:
+        """`config show` has key, value and origin of all settings, in a fixed order."""
+        items = list(load(flags={"node.id": "n7"}).items())
+        assert [key for key, _, _ in items] == list(settings())
+        assert ("node.id", "n7", "flag --node-id") in items
+        assert ("node.grace_s", 10.0, "default") in items
+
+    def test_origin_when_the_key_does_not_exist_then_the_nearest_is_named(self) -> None:
+        """A typing error in a key is answered, not hidden behind a default."""
+        with pytest.raises(InvalidArgument) as caught:
+            load().origin("node.adress")
+        assert "node.address" in str(caught.value.hint)
+
+    def test_load_when_the_environment_is_not_given_then_the_process_environment_is_read(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Without `environ` the variables of the process count."""
+        monkeypatch.setenv("PLEXSPACES_NODE_ID", "from-process")
+        assert ConfigBootstrap.load().node.id == "from-process"
+
+
+class TestEnvironment:
+    VALUES = (
+        ("application.name", "shop"),
+        ("application.version", "2.0-rc.1"),
+        ("node.id", "n2"),
+        ("node.address", "[::1]:9"),
+        ("node.isolation", "qemu"),
+        ("node.data_dir", "/d"),
+        ("node.allow_remote", "yes"),
+        ("node.grace_s", "2.5"),
+        ("node.log_level", "debug"),
+        ("node.log_format", "json"),
+        ("node.metrics_address", "localhost:9100"),
+        ("limits.artifact_bytes", "10"),
+        ("limits.message_bytes", "11"),
+        ("limits.message_timeout_s", "12"),
+        ("limits.deploy_timeout_s", "13"),
+        ("limits.compile_timeout_s", "14"),
+        ("limits.compile_memory_mib", "1500"),
+        ("limits.mailbox", "16"),
+        ("limits.log_bytes", "5000"),
+        ("limits.keyvalue_bytes", "0"),
+        ("limits.snapshot_interval_s", "0.5"),
+        ("limits.applications", "20"),
+        ("firecracker.binary_path", "/b"),
+        ("firecracker.kernel_path", "/k"),
+        ("firecracker.rootfs_path", "/r"),
+        ("firecracker.no_seccomp", "true"),
+        ("firecracker.default_vm.vcpus", "3"),
+        ("firecracker.default_vm.memory_mib", "512"),
+    )
+
+    def test_values_when_compared_with_the_settings_then_none_is_missing(self) -> None:
+        """The table above covers every setting there is."""
+        assert [key for key, _ in self.VALUES] == list(settings())
+
+    @pytest.mark.parametrize(("key", "text"), VALUES)
+    def test_load_when_a_variable_is_set_then_its_setting_takes_the_value(
+        self, key: str, text: str
+    ) -> None:
+        """Every setting has the variable PLEXSPACES_<SECTION>_<KEY>, read as the right type."""
+        variable = "PLEXSPACES_" + key.upper().replace(".", "_")
+        config = load(environ={**HOME, variable: text})
+        value = {one: value for one, value, _ in config.items()}[key]
+        written = {"yes": "True", "true": "True"}.get(text, text)
+        assert value == type(value)(text) if isinstance(value, float) else str(value) == written
+        assert config.origin(key) == f"environment {variable}"
+
+    @pytest.mark.parametrize(
+        ("variable", "key", "text", "value"),
+        [
+            ("PLEXSPACES_FIRECRACKER_BIN", "binary_path", "/b/fc", Path("/b/fc")),
+            ("PLEXSPACES_FIRECRACKER_KERNEL", "kernel_path", "/b/vmlinux", Path("/b/vmlinux")),
+            ("PLEXSPACES_FIRECRACKER_ROOTFS", "rootfs_path", "/b/r.ext4", Path("/b/r.ext4")),
+            ("FIRECRACKER_NO_SECCOMP", "no_seccomp", "1", True),
+        ],
+    )
+    def test_load_when_a_second_name_is_set_then_it_means_the_same_setting(
+        self, variable: str, key: str, text: str, value: object
+    ) -> None:
+        """The four variables that users of Firecracker know exist beside the regular ones."""
+        config = load(environ={variable: text})
+        assert getattr(config.firecracker, key) == value
+        assert config.origin(f"firecracker.{key}") == f"environment {variable}"
+
+    def test_load_when_both_names_agree_then_the_value_is_taken(self) -> None:
+        """Two variables of one setting may be set to the same value."""
+        both = {"FIRECRACKER_NO_SECCOMP": "1", "PLEXSPACES_FIRECRACKER_NO_SECCOMP": "true"}
+        assert load(environ=both).firecracker.no_seccomp is True
+
+    def test_load_when_both_names_disagree_then_it_is_refused_with_both_named(self) -> None:
+        """No silent order decides between two variables of one setting."""
+        error = refused(
+            environ={
+                "PLEXSPACES_FIRECRACKER_BIN": "/a",
+                "PLEXSPACES_FIRECRACKER_BINARY_PATH": "/b",
+            }
+        )
+        assert "PLEXSPACES_FIRECRACKER_BIN " in error.message
+        assert "PLEXSPACES_FIRECRACKER_BINARY_PATH" in error.message
+
+    def test_load_when_a_variable_is_empty_then_it_counts_as_not_set(self) -> None:
+        """`VAR=` leaves the weaker source in force, as compose files need it."""
+        config = load("[limits]\nmailbox = 9", environ={"PLEXSPACES_LIMITS_MAILBOX": ""})
+        assert config.limits.mailbox == 9
+
+    def test_load_when_a_variable_is_unknown_then_the_nearest_is_named(self) -> None:
+        """A mistyped PLEXSPACES_ variable is an error; variables of others are not."""
+        error = refused(environ={"PLEXSPACES_NODE_ADRESS": "x", "OTHER": "y"})
+        assert "PLEXSPACES_NODE_ADRESS" in error.message
+        assert "PLEXSPACES_NODE_ADDRESS" in str(error.hint)
+
+    def test_variables_when_listed_then_no_two_settings_share_one(self) -> None:
+        """A variable decides exactly one setting, and every second name belongs to a setting."""
+        assert len(VARIABLES) == len(set(VARIABLES)) == len(settings()) + len(EXTRA_VARIABLES)
+
+
+class TestFile:
+    def test_load_when_no_file_is_anywhere_then_the_defaults_hold(self) -> None:
+        """A node needs no file."""
+        assert {origin for _, _, origin in load().items()} == {"default"}
+
+    def test_load_when_release_toml_is_here_then_it_is_read(self, empty_directory: Path) -> None:
+        """./release.toml is taken without being named."""
+        Path("release.toml").write_text('[node]\nid = "here"')
+        config = load()
+        assert config.node.id == "here"
+        assert config.origin("node.id") == f"release.toml ({empty_directory / 'release.toml'})"
+
+    def test_load_when_only_the_config_home_has_a_file_then_it_is_read(
+        self, tmp_path: Path
+    ) -> None:
+        """$XDG_CONFIG_HOME comes last, and ~/.config stands for it."""
+        for name, environ in (
+            ("xdg", {"XDG_CONFIG_HOME": str(tmp_path / "xdg")}),
+            ("home/.config", {"HOME": str(tmp_path / "home")}),
+        ):
+            place = tmp_path / name / "plexspaces"
+            place.mkdir(parents=True)
+            (place / "release.toml").write_text(f'[node]\nid = "in-{name[:3]}"')
+            assert load(environ=environ).node.id == f"in-{name[:3]}"
+
+    def test_load_when_several_files_exist_then_the_order_is_flag_variable_here_home(
+        self, tmp_path: Path
+    ) -> None:
+        """Exactly one file is read, the first in the documented order."""
+        home = tmp_path / "xdg" / "plexspaces"
+        home.mkdir(parents=True)
+        (home / "release.toml").write_text('[node]\nid = "home"')
+        environ = {"XDG_CONFIG_HOME": str(tmp_path / "xdg")}
+        assert load(environ=environ).node.id == "home"
+        Path("release.toml").write_text('[node]\nid = "here"')
+        assert load(environ=environ).node.id == "here"
+        Path("variable.toml").write_text('[node]\nid = "variable"')
+        environ["PLEXSPACES_CONFIG"] = "variable.toml"
+        assert load(environ=environ).node.id == "variable"
+        assert load('[node]\nid = "flag"', environ=environ).node.id == "flag"
+
+    @pytest.mark.parametrize("named", ["missing.toml", ".", "~nobody/x.toml", ""])
+    def test_load_when_the_named_file_is_not_there_then_it_is_refused(self, named: str) -> None:
+        """A file that was asked for by name must exist and be a file."""
+        with pytest.raises(InvalidArgument) as caught:
+            ConfigBootstrap.load(named, environ=HOME)
+        assert repr(named) in caught.value.message
+        assert "--config" in str(caught.value.hint)
+
+    def test_load_when_the_file_of_the_variable_is_not_there_then_it_is_refused(self) -> None:
+        """$PLEXSPACES_CONFIG is a name like --config."""
+        assert "'/no/x.toml'" in refused(environ={"PLEXSPACES_CONFIG": "/no/x.toml"}).message
+
+    @pytest.mark.parametrize(
+        ("text", "place"),
+        [
+            ("[node]\nid = \n", "line 2, column 6"),
+            ("[node]\nid 3", "line 2, column 4"),
+            ("[node", "line 1, column 6"),
+            ('[node]\nid = "a"\nid = "b"', "line 3, column 9"),
+        ],
+    )
+    def test_load_when_the_toml_is_broken_then_line_and_column_are_named(
+        self, text: str, place: str
+    ) -> None:
+        """Also when the parser only says that the text ended."""
+        error = refused(text)
+        assert "given.toml" in error.message
+        assert place in error.message
+
+    @pytest.mark.parametrize("content", [b"\xff\xfe", b"[limits]\nmailbox = " + b"9" * 5000])
+    def test_load_when_the_file_cannot_be_decoded_then_it_is_refused(self, content: bytes) -> None:
+        """Bytes that are no text, and numbers no computer wants, are errors of the file."""
+        Path("given.toml").write_bytes(content)
+        with pytest.raises(InvalidArgument, match=r"given\.toml"):
+            ConfigBootstrap.load("given.toml", environ=HOME)
+
+    @pytest.mark.parametrize(
+        ("text", "unknown", "nearest"),
+        [
+            ('[node]\nadress = "x"', "node.adress", "node.address"),
+            ('adress = "x"', "adress", "node.address"),
+            ("[node]\nmessage_bytes = 1", "node.message_bytes", "limits.message_bytes"),
+            ("[limit]\nmailbox = 1", "limit", "limits"),
+            ("[firecracker.default_wm]\nvcpus = 1", "default_wm", "firecracker.default_vm"),
+            ("[firecracker.default_vm]\ncpus = 1", "default_vm.cpus", "default_vm.vcpus"),
+        ],
+    )
+    def test_load_when_a_key_is_unknown_then_file_key_and_nearest_are_named(
+        self, text: str, unknown: str, nearest: str
+    ) -> None:
+        """A mistyped key or section is an error that says what was probably meant."""
+        error = refused(text)
+        assert unknown in error.message
+        assert "given.toml" in error.message
+        assert f"{nearest};" in str(error.hint)
+
+    @pytest.mark.parametrize("text", ["node = 3", "[[node]]\nid = 'a'"])
+    def test_load_when_a_section_is_no_table_then_the_hint_shows_how_to_write_it(
+        self, text: str
+    ) -> None:
+        """A section written as a value or an array is refused."""
+        assert refused(text).hint == "write it as [node]"
+
+
+class TestValues:
+    @pytest.mark.parametrize(
+        ("line", "key"),
+        [
+            ('id = "Node"', "node.id"),
+            ('id = "a/../b"', "node.id"),
+            ("id = 3", "node.id"),
+            ('address = "127.0.0.1"', "node.address"),
+            ('address = "127.0.0.1:70000"', "node.address"),
+            ('address = "::1:9000"', "node.address"),
+            ('address = "[1.2.3.4]:9000"', "node.address"),
+            ('address = ""', "node.address"),
+            ('isolation = "docker"', "node.isolation"),
+            ('data_dir = ""', "node.data_dir"),
+            ("data_dir = 1", "node.data_dir"),
+            ('data_dir = "~other/x"', "node.data_dir"),
+            ('data_dir = "a\\u0000b"', "node.data_dir"),
+            ("data_dir = { a = 1 }", "node.data_dir"),
+            ("allow_remote = 1", "node.allow_remote"),
+            ("grace_s = true", "node.grace_s"),
+            ("grace_s = inf", "node.grace_s"),
+            ("grace_s = nan", "node.grace_s"),
+            ("grace_s = -0.1", "node.grace_s"),
+            ('log_level = "INFO"', "node.log_level"),
+            ("log_format = []", "node.log_format"),
+            ('metrics_address = "9100"', "node.metrics_address"),
+        ],
+    )
+    def test_load_when_a_value_of_the_file_is_bad_then_key_value_file_and_allowed_are_named(
+        self, line: str, key: str
+    ) -> None:
+        """No value is bent into shape: a number is a number and a truth is a truth."""
+        error = refused(f"[node]\n{line}")
+        assert error.message.startswith(f"{key} = ")
+        assert str(Path("given.toml").absolute()) in error.message
+        assert error.hint == f"{key} takes {settings()[key].allowed}"
+
+    @pytest.mark.parametrize("value", ["0", "1000001", "2.0", "true", '"7"', "1979-05-27"])
+    def test_load_when_a_whole_number_is_bad_then_its_bounds_are_named(self, value: str) -> None:
+        """Bounds and type of a whole number are in the hint."""
+        error = refused(f"[limits]\nmailbox = {value}")
+        assert error.hint == "limits.mailbox takes a whole number from 1 to 1000000"
+
+    def test_load_when_messages_would_be_too_large_for_the_runtime_then_it_is_refused(self) -> None:
+        """The message limit cannot be set above what the runtime can carry."""
+        assert "2097152" in str(refused("[limits]\nmessage_bytes = 2097153").hint)
+
+    def test_load_when_a_variable_is_bad_then_it_is_named(self) -> None:
+        """The message says which variable to mend."""
+        error = refused(environ={"FIRECRACKER_NO_SECCOMP": "perhaps"})
+        assert error.message == (
+            "firecracker.no_seccomp = 'perhaps', from environment FIRECRACKER_NO_SECCOMP, "
+            "is not allowed"
+        )
+        assert error.hint == "firecracker.no_seccomp takes true or false"
+
+    def test_load_when_a_flag_is_bad_then_it_is_named(self) -> None:
+        """The message says which flag to mend."""
+        error = refused(flags={"node.address": "nowhere"})
+        assert error.message == "node.address = 'nowhere', from flag --address, is not allowed"
+
+    def test_load_when_a_flag_has_an_unknown_key_then_it_is_refused(self) -> None:
+        """A command cannot pass a setting that does not exist."""
+        assert "node.isolation" in str(refused(flags={"node.isolatoin": "auto"}).hint)
+
+    def test_load_when_a_long_value_is_bad_then_the_message_stays_short(self) -> None:
+        """A value of any length leaves a message that a person can read."""
+        assert len(refused(flags={"node.id": "x" * 10_000}).message) < 250
+
+    def test_load_when_a_flag_is_an_enumeration_then_its_text_counts(self) -> None:
+        """A command line's enumeration of levels can be passed as it is."""
+
+        class Level(StrEnum):
+            PROCESS = "process"
+
+        assert load(flags={"node.isolation": Level.PROCESS}).node.isolation == "process"
+
+    @UNHURRIED
+    @given(st.dictionaries(st.sampled_from(VARIABLES), st.text(max_size=8), max_size=4))
+    def test_load_when_values_are_arbitrary_then_only_invalid_argument_is_raised(
+        self, environ: dict[str, str]
+    ) -> None:
+        """Whatever the environment holds, the answer is a configuration or a clear error."""
+        with suppress(InvalidArgument):
+            load(environ=environ)
+
+
+class TestPaths:
+    @pytest.mark.parametrize(
+        ("environ", "directory"),
+        [
+            ({"HOME": "/home/u"}, "/home/u/.local/share/plexspaces/node-1"),
+            ({"HOME": "/home/u", "XDG_DATA_HOME": "/data"}, "/data/plexspaces/node-1"),
+            ({"HOME": "/home/u", "XDG_DATA_HOME": "rel"}, "/home/u/.local/share/plexspaces/node-1"),
+            ({}, "/var/lib/plexspaces/node-1"),
+            ({"HOME": "/home/u", "PLEXSPACES_NODE_ID": "b"}, "/home/u/.local/share/plexspaces/b"),
+        ],
+    )
+    def test_data_dir_when_not_given_then_it_follows_home_and_node_id(
+        self, environ: dict[str, str], directory: str
+    ) -> None:
+        """Two nodes of one user do not share a directory, and a service without a home has one."""
+        config = load(environ=environ)
+        assert config.node.data_dir == Path(directory)
+        assert config.origin("node.data_dir") == "default"
+
+    def test_paths_when_relative_then_the_place_they_are_written_in_counts(
+        self, tmp_path: Path, empty_directory: Path
+    ) -> None:
+        """A file can be moved with its neighbours; a flag means the directory one stands in."""
+        place = tmp_path / "etc"
+        place.mkdir()
+        file = place / "r.toml"
+        file.write_text('[node]\ndata_dir = "../data"\n[firecracker]\nkernel_path = "~/vmlinux"')
+        config = ConfigBootstrap.load(file, {"firecracker.rootfs_path": Path("r")}, environ=HOME)
+        assert config.node.data_dir == tmp_path / "data"
+        assert config.firecracker.kernel_path == Path("/home/u/vmlinux")
+        assert config.firecracker.rootfs_path == empty_directory / "r"
+
+    def test_paths_when_home_is_not_known_then_a_tilde_is_refused(self) -> None:
+        """A directory named ~ is never made by accident."""
+        assert "'~/x'" in refused(environ={"PLEXSPACES_NODE_DATA_DIR": "~/x"}).message
+
+
+class TestListen:
+    @pytest.mark.parametrize("address", ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "localhost:0"])
+    def test_check_listen_when_the_address_is_loopback_then_it_is_allowed(
+        self, address: str
+    ) -> None:
+        """Addresses only this machine reaches need no permission."""
+        load(flags={"node.address": address, "node.metrics_address": address}).check_listen()
+
+    @pytest.mark.parametrize(
+        "address", ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "example.org:1", "localhost.evil.org:1"]
+    )
+    @pytest.mark.parametrize("key", ["node.address", "node.metrics_address"])
+    def test_check_listen_when_others_could_reach_it_then_permission_is_needed(
+        self, key: str, address: str
+    ) -> None:
+        """An open port is refused unless `allow_remote` was set; loading it is fine for clients."""
+        config = load(flags={key: address})
+        with pytest.raises(InvalidArgument, match="no authentication") as caught:
+            config.check_listen()
+        assert key in caught.value.message
+        assert "allow_remote" in str(caught.value.hint)
+        load(flags={key: address, "node.allow_remote": True}).check_listen()
+
+    def test_split_address_when_valid_then_host_and_port_come_back(self) -> None:
+        """IPv6 loses its brackets."""
+        assert split_address("[::1]:9000") == ("::1", 9000)
+        assert split_address("node.example:1") == ("node.example", 1)
+        assert is_loopback("::1")
+
+    @UNHURRIED
+    @given(st.text(max_size=20))
+    def test_split_address_when_arbitrary_then_it_splits_or_raises_value_error(
+        self, text: str
+    ) -> None:
+        """The parser never fails in another way, and its port is one."""
+        try:
+            host, port = split_address(text)
+        except ValueError:
+            return
+        assert host
+        assert 0 <= port <= 65535
+
+
+class TestDocumentation:
+    def test_example_when_loaded_then_every_value_is_the_default(self) -> None:
+        """release.toml.example changes nothing when copied as it is."""
+        config = ConfigBootstrap.load(ROOT / "release.toml.example", environ=HOME)
+        assert [item[:2] for item in config.items()] == [item[:2] for item in load().items()]
+
+    def test_example_when_its_commented_settings_count_then_none_is_missing(self) -> None:
+        """Every setting can be found in the example."""
+        text = (ROOT / "release.toml.example").read_text(encoding="utf-8")
+        config = load(re.sub(r"(?m)^#(?=[a-z_]+ = )", "", text))
+        assert [key for key, _, origin in config.items() if origin == "default"] == []
+
+    def test_configuration_page_when_compared_with_the_code_then_its_table_is_the_same(
+        self,
+    ) -> None:
+        """docs/configuration.md lists every setting as it is; on failure copy what is expected."""
+        page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+        assert table() in page
+
+
+def table() -> str:
+    """Render the table of docs/configuration.md."""
+    rows = ["| setting | default | variable | takes | meaning |", "|---|---|---|---|---|"]
+    rows += [row(setting) for setting in settings().values()]
+    return "\n".join(rows) + "\n"
+
+
+def row(setting: Setting) -> str:
+    """Render one setting; a default is written as in TOML, without quotes."""
+    default = "not set" if setting.default is None else f"`{setting.default}`"
+    default = {"``": '`""`', "`True`": "`true`", "`False`": "`false`"}.get(default, default)
+    variables = ", ".join(f"`{name}`" for name in setting.variables)
+    return f"| `{setting.key}` | {default} | {variables} | {setting.allowed} | {setting.meaning} |"

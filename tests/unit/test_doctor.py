@@ -1,0 +1,636 @@
+"""The doctor: each check on a sound and on a broken machine, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import re
+import socket
+import stat
+import tomllib
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import cast
+
+import grpc
+import pytest
+from rich.console import Console
+
+from plexspaces_node.cli.doctor import (
+    DEPENDENCIES,
+    Finding,
+    check_address,
+    check_compilers,
+    check_data_directory,
+    check_isolation,
+    check_memory,
+    check_python,
+    examine,
+    find_tool,
+    render,
+    required_ok,
+    to_json,
+)
+from plexspaces_node.config import Config, ConfigBootstrap
+from plexspaces_node.errors import Unavailable
+from plexspaces_node.vm.driver import Driver, Health
+from plexspaces_node.wire.generated.application_pb2 import (
+    InspectNodeRequest,
+    InspectNodeResponse,
+)
+
+ROOT = Path(__file__).parents[2]
+Find = Callable[[str], str | None]
+Tools = Callable[[dict[str, str]], Find]
+
+
+class ProbeOnly:
+    """A driver of which the doctor may only ask the name and the health."""
+
+    def __init__(self, name: str, answer: Health | Exception | None) -> None:
+        """Set what `probe` gives, raises, or (None) never gives."""
+        self.name = name
+        self._answer = answer
+
+    async def probe(self) -> Health:
+        """Answer as told."""
+        if self._answer is None:
+            await asyncio.Event().wait()
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return cast(Health, self._answer)
+
+
+def driver(name: str, answer: Health | Exception | None) -> Driver:
+    """Make a driver that can be probed and nothing else."""
+    return cast(Driver, ProbeOnly(name, answer))
+
+
+def sound(name: str) -> Driver:
+    """Make a driver in good health."""
+    return driver(name, Health(True, f"{name} works"))
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give an own, private directory as the current one, with a short name for sockets."""
+    place = tmp_path / "d"
+    place.mkdir(mode=0o700)
+    monkeypatch.chdir(place)
+    return place
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Tools:
+    """Make fake compilers of shell script texts, by name."""
+
+    def make(scripts: dict[str, str]) -> Find:
+        directory = tmp_path / "tools"
+        directory.mkdir()
+        for name, script in scripts.items():
+            path = directory / name
+            path.write_text(f"#!/bin/sh\n{script}\n")
+            path.chmod(0o755)
+        return lambda name: str(directory / name) if name in scripts else None
+
+    return make
+
+
+@pytest.fixture
+def held_port() -> Iterator[int]:
+    """Hold a port that is bound and never answered."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield int(holder.getsockname()[1])
+
+
+def configured(**flags: object) -> Config:
+    """Load a configuration in which only the given settings of ``[node]`` differ."""
+    keyed = {f"node.{key}": value for key, value in flags.items()}
+    return ConfigBootstrap.load(flags=keyed, environ={"HOME": "/nonexistent"})
+
+
+def one(findings: list[Finding], name: str) -> Finding:
+    """Return the only finding of a name."""
+    (found,) = (finding for finding in findings if finding.name == name)
+    return found
+
+
+def children() -> set[int]:
+    """Return the pids of this process's children, zombies included."""
+    pids = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                status = (entry / "stat").read_text()
+            except OSError:
+                continue
+            if int(status.rpartition(")")[2].split()[1]) == os.getpid():
+                pids.add(int(entry.name))
+    return pids
+
+
+class TestPython:
+    async def test_check_python_when_all_is_installed_then_every_line_is_ok(self) -> None:
+        """Here, where the suite runs, packages import and a module runs (two real children)."""
+        findings = await check_python()
+        assert [finding for finding in findings if not finding.ok] == []
+        assert [finding.name for finding in findings[1:]] == [*DEPENDENCIES, "WebAssembly"]
+        assert one(findings, "wasmtime").detail.startswith("50.")
+
+    async def test_check_python_when_a_package_kills_the_interpreter_then_the_doctor_lives(
+        self, place: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A crash below Python costs a child process and is reported with its signal."""
+        (place / "wasmtime.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
+        (place / "structlog.py").write_text("raise TypeError('broken\\nbuild')\n")
+        monkeypatch.setenv("PYTHONPATH", str(place))
+        findings = await check_python()
+        assert one(findings, "typer").ok is True
+        assert one(findings, "structlog").detail == "TypeError: broken"
+        for name in ("wasmtime", "WebAssembly"):
+            assert one(findings, name).ok is False
+            assert "signal 9" in one(findings, name).detail
+            assert "pip install" in str(one(findings, name).hint)
+
+    async def test_check_python_when_an_import_hangs_then_it_is_ended_in_time(
+        self, place: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A child that does not come back is killed, and nothing of it is left."""
+        (place / "google.py").write_text("import time\ntime.sleep(600)\n")
+        (place / "wasmtime.py").write_text("import time\ntime.sleep(600)\n")
+        monkeypatch.setenv("PYTHONPATH", str(place))
+        before = children()
+        findings = await check_python(timeout_s=0.5)
+        assert "did not end in time" in one(findings, "msgspec").detail
+        assert one(findings, "WebAssembly").detail == "it did not end in time"
+        assert children() == before
+
+    def test_dependencies_when_compared_with_the_package_then_they_are_the_same(self) -> None:
+        """What the doctor imports is exactly what the package says it needs."""
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        named = [re.split(r"[=<>\[; ]", line)[0] for line in project["dependencies"]]
+        assert sorted(DEPENDENCIES) == sorted(named)
+
+
+class TestIsolation:
+    async def test_check_isolation_when_only_process_exists_then_the_others_are_not_claimed(
+        self,
+    ) -> None:
+        """A level without a driver is told to be missing, and `auto` takes what there is."""
+        findings = await check_isolation(configured(), [sound("process")])
+        assert [(finding.name, finding.ok) for finding in findings] == [
+            ("firecracker", None),
+            ("qemu", None),
+            ("process", True),
+            ("auto", True),
+        ]
+        assert one(findings, "qemu").detail == "not in this version"
+        assert one(findings, "auto").detail == "takes process"
+
+    async def test_check_isolation_when_several_work_then_auto_takes_the_strongest(self) -> None:
+        """The order is that of strength, not of the list."""
+        drivers = [sound("process"), sound("firecracker")]
+        findings = await check_isolation(configured(), drivers)
+        assert one(findings, "auto").detail == "takes firecracker"
+
+    async def test_check_isolation_when_a_stronger_level_is_ill_then_it_is_no_fault(self) -> None:
+        """With `auto` a weaker level serves; reason and hint of the ill one are shown."""
+        ill = driver("firecracker", Health(False, "no /dev/kvm", "join the kvm group"))
+        findings = await check_isolation(configured(), [ill, sound("process")])
+        assert one(findings, "firecracker") == Finding(
+            "Isolation", "firecracker", None, "no /dev/kvm", "join the kvm group"
+        )
+        assert required_ok(findings)
+
+    @pytest.mark.parametrize("drivers", [[], [driver("qemu", Health(False, "no machine"))]])
+    async def test_check_isolation_when_the_level_asked_for_does_not_work_then_it_is_a_fault(
+        self, drivers: list[Driver]
+    ) -> None:
+        """Asking for a level makes it needed, and hides no other."""
+        findings = await check_isolation(configured(isolation="qemu"), [*drivers, sound("process")])
+        assert one(findings, "qemu").ok is False
+        assert one(findings, "process").ok is True
+        assert not required_ok(findings)
+
+    async def test_check_isolation_when_nothing_works_then_auto_is_the_fault(self) -> None:
+        """A machine on which no level works cannot run a node."""
+        broken = driver("process", OSError("fork failed"))
+        findings = await check_isolation(configured(), [broken])
+        assert one(findings, "auto").ok is False
+        assert "fork failed" in one(findings, "process").detail
+
+    async def test_check_isolation_when_a_probe_raises_or_hangs_then_its_line_says_so(
+        self,
+    ) -> None:
+        """A driver in trouble costs its own line only."""
+        drivers = [
+            driver("firecracker", None),
+            driver("qemu", Unavailable("busy", hint="wait")),
+            sound("process"),
+        ]
+        findings = await check_isolation(configured(), drivers, timeout_s=0.05)
+        assert one(findings, "firecracker").detail == "the probe did not end within 0.05 s"
+        assert (one(findings, "qemu").detail, one(findings, "qemu").hint) == ("busy", "wait")
+        assert one(findings, "auto").detail == "takes process"
+
+
+class TestCompilers:
+    async def test_check_compilers_when_nothing_is_installed_then_each_has_its_command(
+        self,
+    ) -> None:
+        """A missing compiler is no fault, and the line says how to get it."""
+        findings = await check_compilers(lambda _: None)
+        assert {finding.ok for finding in findings} == {None}
+        assert required_ok(findings)
+        hints = {finding.name: str(finding.hint) for finding in findings}
+        assert hints["python: componentize-py"] == "pip install 'plexspaces-node[build-python]'"
+        assert hints["go: go"] == "pip install 'plexspaces-node[build-go]'"
+        assert "rustup target add wasm32-wasip2" in hints["rust: rustc"]
+        assert "nodejs" in hints["typescript: npm"]
+
+    async def test_check_compilers_when_installed_then_version_and_place_are_shown(
+        self, place: Path, tools: Tools
+    ) -> None:
+        """Versions come from the tools themselves, and targets from the compiler's own root."""
+        (place / "lib/rustlib/wasm32-wasip2/lib").mkdir(parents=True)
+        find = tools(
+            {
+                "go": "echo go version go1.26.6 linux/amd64",
+                "rustc": f'[ "$1" = --print ] && echo {place} || echo rustc 1.95.0',
+                "node": "echo v20.20.2",
+            }
+        )
+        findings = await check_compilers(find)
+        assert one(findings, "go: go").ok is True
+        assert one(findings, "go: go").detail == (
+            f"go version go1.26.6 linux/amd64 at {find('go')}"
+        )
+        assert one(findings, "typescript: node").detail.startswith("v20.20.2 at ")
+        assert one(findings, "rust: wasm32-wasip2").ok is True
+        assert one(findings, "rust: wasm32-wasip1").ok is None
+        assert one(findings, "rust: wasm32-wasip1").hint == "rustup target add wasm32-wasip1"
+        assert [finding.name for finding in findings] == [
+            "python: componentize-py",
+            "go: go",
+            "rust: rustc",
+            "rust: cargo",
+            "rust: wasm32-wasip2",
+            "rust: wasm32-wasip1",
+            "typescript: node",
+            "typescript: npm",
+        ]
+
+    @pytest.mark.parametrize(
+        ("script", "detail"),
+        [
+            ("echo go version go1.21.3 linux/amd64", "1.24 is the oldest that works"),
+            ("echo what", "1.24 is the oldest that works"),
+            ("echo no toolchain >&2; exit 3", "it ended with status 3: no toolchain"),
+            ("kill -9 $$", "signal 9 ended it"),
+        ],
+    )
+    async def test_check_compilers_when_a_tool_is_of_no_use_then_the_reason_is_shown(
+        self, tools: Tools, script: str, detail: str
+    ) -> None:
+        """Too old, without a version, failing and crashing are told apart."""
+        finding = one(await check_compilers(tools({"go": script})), "go: go")
+        assert finding.ok is None
+        assert detail in finding.detail
+        assert finding.hint == "pip install 'plexspaces-node[build-go]'"
+
+    async def test_check_compilers_when_a_tool_is_no_program_then_the_reason_is_shown(
+        self, place: Path
+    ) -> None:
+        """A file that the kernel does not run is an answer, not a crash."""
+        path = place / "go"
+        path.write_bytes(b"\x7fELF nonsense")
+        path.chmod(0o755)
+        findings = await check_compilers(lambda name: str(path) if name == "go" else None)
+        assert "Exec format error" in one(findings, "go: go").detail
+
+    async def test_check_compilers_when_a_tool_hangs_then_it_and_its_children_are_ended(
+        self, place: Path, tools: Tools
+    ) -> None:
+        """A hanging tool costs the time given, whoever holds its output, and leaves nothing."""
+        find = tools({"go": f"sleep 600 & echo $! > {place}/pid; wait", "node": "echo v20.1.0"})
+        before = children()
+        findings = await check_compilers(find, timeout_s=0.5)
+        assert "did not end in time" in one(findings, "go: go").detail
+        assert one(findings, "typescript: node").ok is True
+        assert children() == before
+        grandchild = Path(f"/proc/{(place / 'pid').read_text().strip()}/stat")
+        assert not grandchild.exists() or ") Z " in grandchild.read_text()
+
+    async def test_check_compilers_when_a_tool_prints_without_end_then_a_short_line_is_kept(
+        self, tools: Tools
+    ) -> None:
+        """Output is cut, and control characters do not reach the terminal."""
+        script = "printf '\\033[31mgo1.26 '; head -c 300000 /dev/zero | tr '\\0' x"
+        finding = one(await check_compilers(tools({"go": script})), "go: go")
+        assert len(finding.detail) < 400
+        assert "\033" not in finding.detail
+
+    def test_find_tool_when_beside_the_interpreter_or_on_path_then_it_is_found(
+        self, place: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What pip installed goes first, then PATH; a relative entry becomes absolute."""
+        program = place / "go-for-doctor"
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", ".")
+        assert find_tool("go-for-doctor") == str(program)
+        assert find_tool("no-such-program-here") is None
+        assert find_tool("pytest") is not None
+
+
+@asynccontextmanager
+async def fake_node() -> AsyncIterator[int]:
+    """Serve the one call by which a node says who it is."""
+
+    async def inspect(request: InspectNodeRequest, context: object) -> InspectNodeResponse:
+        return InspectNodeResponse(node_id="n1", version="0.1.0")
+
+    handler = grpc.unary_unary_rpc_method_handler(
+        inspect,
+        request_deserializer=InspectNodeRequest.FromString,
+        response_serializer=InspectNodeResponse.SerializeToString,
+    )
+    service = "plexspaces.node.v1.ApplicationService"
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(service, {"InspectNode": handler}),)
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield port
+    finally:
+        await server.stop(0)
+
+
+@asynccontextmanager
+async def other_program() -> AsyncIterator[int]:
+    """Serve a protocol that is not gRPC: every connection is answered with a line and closed."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 mail ready\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield int(server.sockets[0].getsockname()[1])
+
+
+class TestAddress:
+    async def test_check_address_when_the_port_is_free_then_it_is_ok_and_stays_free(self) -> None:
+        """The port can be bound, also right after the check."""
+        with socket.socket() as finder:
+            finder.bind(("127.0.0.1", 0))
+            port = finder.getsockname()[1]
+        config = configured(address=f"127.0.0.1:{port}")
+        for _ in range(2):
+            (finding,) = await check_address(config)
+            assert (finding.ok, finding.detail) == (True, f"127.0.0.1:{port} is free")
+
+    @pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:0", "localhost:0"])
+    async def test_check_address_when_any_port_will_do_then_it_is_ok(self, address: str) -> None:
+        """Port 0 asks for a free one, on every kind of loopback."""
+        (finding,) = await check_address(configured(address=address))
+        assert finding.ok is True
+
+    async def test_check_address_when_a_node_runs_there_then_it_is_ok_and_named(self) -> None:
+        """A node that already runs is what the user wants, not a fault."""
+        async with fake_node() as port:
+            (finding,) = await check_address(configured(address=f"127.0.0.1:{port}"))
+        assert finding.ok is True
+        assert finding.detail == (f"127.0.0.1:{port}: PlexSpaces node n1 (0.1.0) is running here")
+
+    async def test_check_address_when_another_program_answers_then_it_is_a_fault(self) -> None:
+        """Something that is no node in the way of the node is found by talking to it."""
+        async with other_program() as port:
+            (finding,) = await check_address(configured(address=f"127.0.0.1:{port}"))
+        assert finding.ok is False
+        assert "another program" in finding.detail
+        assert f"sport = :{port}" in str(finding.hint)
+
+    async def test_check_address_when_the_port_is_bound_and_silent_then_it_is_a_fault(
+        self, held_port: int
+    ) -> None:
+        """A port can be taken without anybody answering."""
+        (finding,) = await check_address(configured(address=f"127.0.0.1:{held_port}"))
+        assert finding.ok is False
+        assert "in use" in finding.detail
+
+    async def test_check_address_when_others_could_reach_it_then_the_refusal_is_shown(
+        self,
+    ) -> None:
+        """What `start-node` would refuse, the doctor says first, and does not bind."""
+        (finding,) = await check_address(configured(address="0.0.0.0:1"))
+        assert finding.ok is False
+        assert "no authentication" in finding.detail
+        assert "allow_remote" in str(finding.hint)
+
+    async def test_check_address_when_it_is_not_of_this_machine_then_it_is_a_fault(self) -> None:
+        """An address that no interface has cannot be bound (TEST-NET-1 is nobody's)."""
+        config = configured(address="192.0.2.1:9000", allow_remote=True)
+        (finding,) = await check_address(config)
+        assert finding.ok is False
+
+
+class TestDataDirectory:
+    def test_check_data_directory_when_it_is_sound_then_all_is_ok_and_nothing_is_made(
+        self, place: Path
+    ) -> None:
+        """An existing private directory passes, and stays empty."""
+        findings = check_data_directory(configured(data_dir=place))
+        assert [finding.name for finding in findings] == [
+            "data directory",
+            "path",
+            "disk",
+            "socket path",
+        ]
+        assert one(findings, "data directory").detail == f"{place} is writable"
+        assert list(place.iterdir()) == []
+
+    def test_check_data_directory_when_it_does_not_exist_then_it_is_not_made(
+        self, place: Path
+    ) -> None:
+        """The doctor looks at the nearest directory there is, and makes none."""
+        findings = check_data_directory(configured(data_dir=place / "a" / "b"))
+        assert one(findings, "data directory").ok is True
+        assert one(findings, "data directory").detail.endswith("will be made")
+        assert one(findings, "disk").detail.endswith(f"free at {place}")
+        assert list(place.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        ("make", "reason"),
+        [
+            (lambda path: path.write_text(""), "is not a directory"),
+            (lambda path: path.symlink_to("nowhere"), "is a symbolic link to nothing"),
+            (lambda path: path.symlink_to(path), "symbolic links"),
+            (lambda path: (path.mkdir(), path.chmod(0o770)), "others may write"),
+        ],
+    )
+    def test_check_data_directory_when_it_cannot_serve_then_the_reason_is_shown(
+        self, place: Path, make: Callable[[Path], object], reason: str
+    ) -> None:
+        """Each obstacle has a line of its own and a hint."""
+        make(place / "data")
+        finding = one(check_data_directory(configured(data_dir=place / "data")), "data directory")
+        assert finding.ok is False
+        assert reason in finding.detail
+        assert finding.hint
+
+    def test_check_data_directory_when_the_way_is_blocked_by_a_file_then_it_is_a_fault(
+        self, place: Path
+    ) -> None:
+        """A directory cannot be made below a file."""
+        (place / "file").touch()
+        findings = check_data_directory(configured(data_dir=place / "file" / "data"))
+        assert one(findings, "data directory").ok is False
+
+    @pytest.mark.parametrize("path", ["/proc/plexspaces-doctor", "/proc"])
+    def test_check_data_directory_when_the_file_system_takes_no_files_then_it_is_a_fault(
+        self, path: str
+    ) -> None:
+        """Writability is tried where it can be, and judged by the parent where it cannot."""
+        finding = one(check_data_directory(configured(data_dir=path)), "data directory")
+        assert finding.ok is False
+
+    def test_check_data_directory_when_a_link_leads_elsewhere_then_the_real_place_is_named(
+        self, place: Path
+    ) -> None:
+        """A link is allowed, and no longer a surprise."""
+        (place / "real").mkdir(mode=0o700)
+        (place / "link").symlink_to("real")
+        finding = one(check_data_directory(configured(data_dir=place / "link" / "n")), "path")
+        assert finding.ok is None
+        assert str(place / "link") in finding.detail
+        assert finding.hint == f"name the real path: --data-dir {place / 'real' / 'n'}"
+
+    def test_check_data_directory_when_anybody_may_replace_it_then_it_is_a_fault(
+        self, place: Path
+    ) -> None:
+        """A parent open to all is a way to swap the directory; a sticky one, as /tmp, is not."""
+        (place / "open").mkdir()
+        config = configured(data_dir=place / "open" / "data")
+        (place / "open").chmod(0o777)
+        finding = one(check_data_directory(config), "path")
+        assert (finding.ok, finding.hint) == (False, f"chmod o-w {place / 'open'}")
+        (place / "open").chmod(0o777 | stat.S_ISVTX)
+        assert one(check_data_directory(config), "path").ok is not False
+
+    @pytest.mark.parametrize(("extra", "ok"), [(0, True), (1, False)])
+    def test_check_data_directory_when_sockets_would_be_too_long_then_it_is_a_fault(
+        self, extra: int, ok: bool
+    ) -> None:
+        """107 bytes is the most the kernel takes, counted in bytes and not in characters."""
+        tail = len("/vms/vm-00000000/link.sock")
+        path = "/é" + "x" * (107 - tail - len("/é".encode()) + extra)
+        finding = one(check_data_directory(configured(data_dir=path)), "socket path")
+        assert finding.ok is ok
+        assert finding.detail.startswith(f"{107 + extra} of 107 bytes")
+
+
+class TestMemory:
+    def test_check_memory_when_the_default_fits_then_it_is_ok(self) -> None:
+        """Available and total memory are shown."""
+        (finding,) = check_memory(configured())
+        assert re.match(r"\d+ of \d+ MiB available, \d+ processors", finding.detail)
+
+    def test_check_memory_when_the_default_does_not_fit_then_it_is_told_and_no_fault(
+        self,
+    ) -> None:
+        """Smaller applications may still run, so it is a remark."""
+        config = ConfigBootstrap.load(
+            flags={"firecracker.default_vm.memory_mib": 1024 * 1024}, environ={}
+        )
+        (finding,) = check_memory(config)
+        assert finding.ok is None
+        assert "--memory" in str(finding.hint)
+
+
+class TestReport:
+    FINDINGS = (
+        Finding("Python", "Python", True, "3.11.7"),
+        Finding("Isolation", "qemu", None, "not in [bold]this[/bold] version"),
+        Finding("Isolation", "process", False, "no util-linux", "apt-get install util-linux"),
+    )
+
+    def test_render_when_printed_then_areas_marks_and_hints_are_lines(self) -> None:
+        """The report reads the same in a pipe as on a terminal, and markup is not obeyed."""
+        console = Console(file=io.StringIO(), width=40)
+        render(self.FINDINGS, console)
+        assert cast(io.StringIO, console.file).getvalue().splitlines() == [
+            "Python",
+            "  ✓ Python  3.11.7",
+            "",
+            "Isolation",
+            "  – qemu     not in [bold]this[/bold] version",
+            "  ✗ process  no util-linux",
+            "             hint: apt-get install util-linux",
+            "",
+            "✗ 1 of what a node needs does not work here",
+        ]
+
+    def test_render_when_nothing_is_broken_then_the_last_line_says_so(self) -> None:
+        """What is optional and missing does not spoil the result."""
+        console = Console(file=io.StringIO())
+        render(self.FINDINGS[:2], console)
+        assert cast(io.StringIO, console.file).getvalue().endswith("✓ a node can run here\n")
+
+    def test_required_ok_when_only_optional_things_are_missing_then_it_is_true(self) -> None:
+        """Only False is a fault."""
+        assert required_ok(self.FINDINGS[:2])
+        assert not required_ok(self.FINDINGS)
+
+    def test_to_json_when_parsed_then_every_field_is_there(self) -> None:
+        """A program reads the same facts."""
+        report = json.loads(to_json(self.FINDINGS))
+        assert report["ok"] is False
+        assert report["findings"][2] == {
+            "area": "Isolation",
+            "name": "process",
+            "ok": False,
+            "detail": "no util-linux",
+            "hint": "apt-get install util-linux",
+        }
+
+    async def test_examine_when_run_here_then_all_areas_come_in_order_and_nothing_is_left(
+        self, place: Path
+    ) -> None:
+        """The whole examination, with real children: no process, descriptor or file remains."""
+        before, descriptors = children(), len(os.listdir("/proc/self/fd"))
+        config = configured(data_dir=place / "data", address="127.0.0.1:0")
+        findings = await examine(config, [sound("process")], find=lambda _: None)
+        areas = list(dict.fromkeys(finding.area for finding in findings))
+        assert areas == ["Python", "Isolation", "Compilers", "Node"]
+        assert [finding for finding in findings if finding.ok is False] == []
+        assert children() == before
+        assert len(os.listdir("/proc/self/fd")) <= descriptors
+        assert list(place.iterdir()) == []
+
+    async def test_examine_when_cancelled_then_its_children_are_ended(
+        self, place: Path, tools: Tools
+    ) -> None:
+        """Ctrl-C in the middle leaves no process."""
+        os.mkfifo(place / "started")
+        # Open at both ends, so that it is readable when the tool has written and not before.
+        fifo = os.open(place / "started", os.O_RDWR | os.O_NONBLOCK)
+        started = asyncio.Event()
+        asyncio.get_running_loop().add_reader(fifo, started.set)
+        before = children()
+        find = tools({"go": f"echo here > {place}/started; sleep 600"})
+        task = asyncio.create_task(examine(configured(), [], find=find))
+        try:
+            await asyncio.wait_for(started.wait(), 30)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        finally:
+            asyncio.get_running_loop().remove_reader(fifo)
+            os.close(fifo)
+        assert children() == before
