@@ -1,0 +1,282 @@
+"""The bundle: the directory that is a machine's truth on disk.
+
+One directory a machine, made before anything else of it and removed last. It holds the
+machine's configuration, its handle once it runs, its link socket, its console log and the
+artifact attached to it. This file owns that layout and the handle's form; what a handle's state
+means is the driver's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from plexspaces_node.errors import (
+    AlreadyExists,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+    WrongState,
+)
+from plexspaces_node.model import NAME_PATTERN, VmConfig, check_name
+
+SOCKET_PATH_LIMIT_BYTES = 107
+"""What `sockaddr_un.sun_path` holds on Linux, less its closing NUL."""
+
+_CONFIG = "config.json"
+_HANDLE = "handle.json"
+_TAIL_BYTES = 4096
+_RECORD_LIMIT_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class VmHandle:
+    """The serialisable record by which a restarted node finds a machine again.
+
+    Attributes:
+        driver: name of the driver that made it.
+        version: of the layout of `state`, owned by the driver.
+        vm_id: the machine's id, also the name of its bundle.
+        state: the driver's own facts (JSON values only), for example pid and its start time.
+    """
+
+    driver: str
+    version: int
+    vm_id: str
+    state: Mapping[str, str | int] = field(default_factory=dict)
+
+
+def new_vm_id() -> str:
+    """Return an id no other machine is likely to have: `vm-` and 8 hexadecimal digits."""
+    return f"vm-{secrets.token_hex(4)}"
+
+
+class Bundle:
+    """One machine's directory. Methods do short blocking file work; none keeps a file open.
+
+    Two objects with the same path are the same bundle. The directory can vanish at any time by
+    `remove`; the paths stay valid as names.
+    """
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: Path) -> None:
+        """Name a bundle without looking whether it exists; `path` is absolute."""
+        self.path = path
+
+    @classmethod
+    def create(cls, root: Path, vm_id: str, config: VmConfig, *, application: str = "") -> Bundle:
+        """Make the directory `root`/`vm_id`, for its owner only, with its configuration in it.
+
+        `application` is the name of the owner, "" for an empty VM. Raises `AlreadyExists` when
+        the directory is there, `InvalidArgument` for an id that is no name or a path too long for
+        a unix socket, `Unavailable` when the disk refuses; then nothing is left.
+        """
+        check_name(vm_id, what="VM id")
+        bundle = cls(root.resolve() / vm_id)
+        bundle._check_socket_path()
+        bundle._make_directory()
+        record = {"vm_id": vm_id, **asdict(config), "application": application}
+        try:
+            _write_atomically(bundle.path / _CONFIG, record)
+        except OSError as error:
+            bundle.remove()
+            raise _refused(bundle.path, error) from error
+        return bundle
+
+    @classmethod
+    def open(cls, path: Path) -> Bundle:
+        """Return the bundle at `path`, half-made or whole; raises `NotFound` without one."""
+        path = path.resolve()
+        if not path.is_dir():
+            raise NotFound(f"no bundle at {path}")
+        return cls(path)
+
+    @property
+    def vm_id(self) -> str:
+        """The machine's id."""
+        return self.path.name
+
+    @property
+    def link_socket(self) -> Path:
+        """The unix socket of the link between node and agent."""
+        return self.path / "link.sock"
+
+    @property
+    def console_log(self) -> Path:
+        """What the machine wrote by itself, not by its actor."""
+        return self.path / "console.log"
+
+    @property
+    def artifact(self) -> Path:
+        """The compiled artifact, once one is attached."""
+        return self.path / "artifact.cwasm"
+
+    @property
+    def config(self) -> VmConfig:
+        """The machine's size, read from disk; raises `NotFound` in a half-made bundle."""
+        record = self._record()
+        try:
+            return VmConfig(vcpus=record["vcpus"], memory_mib=record["memory_mib"])
+        except (KeyError, TypeError, InvalidArgument) as error:
+            raise NotFound(f"bundle {self.path} has no valid configuration") from error
+
+    @property
+    def application(self) -> str:
+        """The owner's name or "", read from disk; raises `NotFound` in a half-made bundle."""
+        return str(self._record().get("application", ""))
+
+    def write_handle(self, handle: VmHandle) -> None:
+        """Store the handle, whole or not at all, durably before returning; raises `OSError`."""
+        _write_atomically(self.path / _HANDLE, {**asdict(handle), "state": dict(handle.state)})
+
+    def read_handle(self) -> VmHandle | None:
+        """Return the stored handle; None when there is none or it cannot be read as one."""
+        record = _read_object(self.path / _HANDLE)
+        if record is None or set(record) != {"driver", "version", "vm_id", "state"}:
+            return None
+        handle = VmHandle(**record)
+        sound = (
+            isinstance(handle.driver, str)
+            and type(handle.version) is int
+            and handle.vm_id == self.vm_id
+            and isinstance(handle.state, dict)
+            and all(isinstance(value, str | int) for value in handle.state.values())
+        )
+        return handle if sound else None
+
+    def attach(self, file: Path) -> Path:
+        """Make `file` the bundle's artifact, by a hard link or a copy; return its path here.
+
+        Raises `WrongState` when there is one already, `NotFound` without the file, `OSError`.
+        """
+        if not file.is_file():
+            raise NotFound(f"no file {file} to attach to VM {self.vm_id}")
+        copy = self.artifact.with_suffix(".new")
+        try:
+            try:
+                # Resolved, because link(2) would link a symbolic link itself.
+                os.link(file.resolve(), self.artifact)
+            except FileExistsError:
+                raise
+            except OSError:  # on another file system, or not ours to link
+                shutil.copyfile(file, copy)
+                os.link(copy, self.artifact)
+        except FileExistsError as error:
+            raise WrongState(
+                f"VM {self.vm_id} has a file attached already", hint="start another VM for it"
+            ) from error
+        finally:
+            copy.unlink(missing_ok=True)
+        return self.artifact
+
+    def console_tail(self, lines: int = 5) -> str:
+        """Return the last lines of the console log that are not blank, "" when there are none."""
+        try:
+            with self.console_log.open("rb") as log:
+                log.seek(max(0, os.fstat(log.fileno()).st_size - _TAIL_BYTES))
+                text = log.read(_TAIL_BYTES).decode("utf-8", "replace")
+        except OSError:
+            return ""
+        return "\n".join([line.rstrip() for line in text.splitlines() if line.strip()][-lines:])
+
+    def remove(self) -> None:
+        """Remove the directory and all in it; silent when it is gone; raises `Unavailable`."""
+        try:
+            # Again when only something inside went away, or came, under our hands.
+            while self.path.exists():
+                with suppress(FileNotFoundError):
+                    shutil.rmtree(self.path)
+        except OSError as error:
+            raise Unavailable(
+                f"cannot remove bundle {self.path}: {error.strerror or error}",
+                hint=f"see what holds it with: ls -la {self.path}",
+            ) from error
+
+    def _record(self) -> dict[str, Any]:
+        record = _read_object(self.path / _CONFIG)
+        if record is None:
+            raise NotFound(f"bundle {self.path} is half-made: no readable {_CONFIG}")
+        return record
+
+    def _make_directory(self) -> None:
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise _refused(self.path, error) from error
+        try:
+            self.path.mkdir(mode=0o700)
+        except FileExistsError as error:
+            raise AlreadyExists(
+                f"a bundle of VM {self.vm_id} is at {self.path}",
+                hint="choose another id; `plexspaces list` shows those in use",
+            ) from error
+        except OSError as error:
+            raise _refused(self.path, error) from error
+
+    def _check_socket_path(self) -> None:
+        length = len(os.fsencode(self.link_socket))
+        if length > SOCKET_PATH_LIMIT_BYTES:
+            raise InvalidArgument(
+                f"the socket path {self.link_socket} has {length} bytes, "
+                f"{length - SOCKET_PATH_LIMIT_BYTES} more than a unix socket can have",
+                hint="start the node with a shorter data directory: --data-dir DIR",
+            )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Bundle) and other.path == self.path
+
+    def __hash__(self) -> int:
+        return hash(self.path)
+
+    def __repr__(self) -> str:
+        return f"Bundle({str(self.path)!r})"
+
+
+def bundles(root: Path) -> Iterator[Bundle]:
+    """Yield every bundle below `root` by name, half-made ones included; none without a root."""
+    try:
+        paths = sorted(root.resolve().iterdir())
+    except FileNotFoundError:
+        return
+    for path in paths:
+        if NAME_PATTERN.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+            yield Bundle(path)
+
+
+def _write_atomically(path: Path, record: dict[str, Any]) -> None:
+    temporary = path.with_name(f"{path.name}.new")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as file:
+        json.dump(record, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _read_object(path: Path) -> dict[str, Any] | None:
+    try:
+        with path.open("rb") as file:
+            record = json.loads(file.read(_RECORD_LIMIT_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _refused(path: Path, error: OSError) -> Unavailable:
+    return Unavailable(
+        f"cannot make bundle {path}: {error.strerror or error}",
+        hint=f"see space and permissions with: df -h {path.parent}; ls -ld {path.parent}",
+    )

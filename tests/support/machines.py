@@ -1,0 +1,152 @@
+"""What a suite needs of each driver: a way to make one, to kill by it, to look for rests."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio import StreamReader, StreamWriter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from plexspaces_node.model import VmConfig
+from plexspaces_node.vm import procfs
+from plexspaces_node.vm.bundle import Bundle, new_vm_id
+from plexspaces_node.vm.driver import Driver, Endpoint, Vm
+from plexspaces_node.vm.fake import FakeDriver
+from plexspaces_node.vm.process import ProcessDriver
+
+STANDIN_AGENT = Path(__file__).parents[1] / "contract" / "standin_agent.py"
+SMALL = VmConfig(vcpus=1, memory_mib=64)
+TIMEOUT_S = 20.0
+
+
+@dataclass
+class Link:
+    """The node's end of a link."""
+
+    reader: StreamReader
+    writer: StreamWriter
+
+    async def line(self) -> str:
+        """Read a line the agent sent."""
+        async with asyncio.timeout(TIMEOUT_S):
+            return (await self.reader.readline()).decode().rstrip("\n")
+
+    def say(self, text: str) -> None:
+        """Send the agent a line."""
+        self.writer.write(f"{text}\n".encode())
+
+
+@dataclass
+class Machine:
+    """A machine whose agent has dialled."""
+
+    bundle: Bundle
+    vm: Vm
+    link: Link
+
+
+class Harness:
+    """A driver under test, the directory of its bundles, and the rests it may leave."""
+
+    def __init__(self, root: Path, driver: Driver) -> None:
+        self.root = root
+        self.driver = driver
+
+    def bundle(self, config: VmConfig = SMALL) -> Bundle:
+        """Make a bundle."""
+        return Bundle.create(self.root, new_vm_id(), config)
+
+    @asynccontextmanager
+    async def machine(self, driver: Driver | None = None) -> AsyncIterator[Machine]:
+        """Start a machine the way a node does: listen, start, await its hello; then destroy it."""
+        driver = driver or self.driver
+        bundle = self.bundle()
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(driver.destroy, bundle)
+            accepted: asyncio.Queue[Link] = asyncio.Queue()
+
+            async def accept(reader: StreamReader, writer: StreamWriter) -> None:
+                accepted.put_nowait(Link(reader, writer))
+
+            server = await asyncio.start_unix_server(accept, bundle.link_socket)
+            undo.callback(server.close)
+            vm = await driver.start(bundle.config, bundle)
+            async with asyncio.timeout(TIMEOUT_S):
+                link = await accepted.get()
+            undo.callback(link.writer.close)
+            assert await link.line() == f"hello {bundle.vm_id}"
+            yield Machine(bundle, vm, link)
+
+    def restarted(self) -> Driver:
+        """Return the driver a node started anew would have."""
+        raise NotImplementedError
+
+    def kill(self, vm: Vm) -> None:
+        """Do what kill -9 of the machine does."""
+        raise NotImplementedError
+
+    def rests(self, bundle: Bundle) -> list[str]:
+        """Name what is left of a machine: processes, tasks, files."""
+        return [str(bundle.path)] if bundle.path.exists() else []
+
+
+class FakeHarness(Harness):
+    """The fake, with an agent that stays on the link until it ends."""
+
+    def __init__(self, root: Path) -> None:
+        self.fake = FakeDriver(_agent_in_memory)
+        super().__init__(root, self.fake)
+
+    def restarted(self) -> Driver:
+        return self.fake
+
+    def kill(self, vm: Vm) -> None:
+        self.fake.crash(vm.handle.vm_id, status=-signal.SIGKILL, reason="killed by SIGKILL")
+
+    def rests(self, bundle: Bundle) -> list[str]:
+        tasks = [task.get_name() for task in asyncio.all_tasks()]
+        live = [name for name in [*tasks, *self.fake.live] if bundle.vm_id in name]
+        return [*live, *super().rests(bundle)]
+
+
+class ProcessHarness(Harness):
+    """The process driver with a stand-in for the agent, in bubblewrap or without."""
+
+    def __init__(self, root: Path, bubblewrap: str | None) -> None:
+        self._bubblewrap = bubblewrap
+        self.wrapped = bubblewrap is not None
+        super().__init__(root, self.of_agent())
+
+    def of_agent(self, *options: str) -> ProcessDriver:
+        """Make a driver whose agent is the stand-in with these options."""
+        return self.of_python(STANDIN_AGENT.read_text(), *options)
+
+    def of_python(self, source: str, *options: str) -> ProcessDriver:
+        """Make a driver whose agent is a Python program."""
+        # By -c, since a sandbox does not show the tests' directory.
+        argv = (sys.executable, "-I", "-c", source, *options)
+        return ProcessDriver(agent_argv=argv, bubblewrap=self._bubblewrap)
+
+    def restarted(self) -> Driver:
+        return self.of_agent()
+
+    def kill(self, vm: Vm) -> None:
+        os.kill(int(vm.handle.state["pid"]), signal.SIGKILL)
+
+    def rests(self, bundle: Bundle) -> list[str]:
+        processes = procfs.with_arguments(bundle.vm_id, str(bundle.link_socket))
+        return [*(f"process {process.pid}" for process in processes), *super().rests(bundle)]
+
+
+async def _agent_in_memory(endpoint: Endpoint, vm_id: str) -> None:
+    reader, writer = await asyncio.open_unix_connection(endpoint.path)
+    try:
+        writer.write(f"hello {vm_id}\n".encode())
+        await reader.read()
+    finally:
+        writer.close()
