@@ -1,0 +1,207 @@
+"""The node's data directory: where everything lies, and who holds it.
+
+This file owns the layout, the lock and the stored node id. What is inside the files is the
+business of those who are given the paths.
+
+    DATA-DIR/
+      node.lock     held by the running node: its id and pid
+      node-id       the node this directory belongs to
+      registry.db   the truth about applications
+      artifacts/    WebAssembly files by digest
+      cache/        compiled artifacts: native code, never from a user
+      vms/          one bundle a machine
+      logs/         one log an application
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from plexspaces_node.errors import InvalidArgument, WrongState
+from plexspaces_node.model import check_name
+
+_OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+class _Holder(msgspec.Struct, frozen=True):
+    node_id: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class DataDirectory:
+    """The paths of a data directory that this process holds; made by `open`."""
+
+    path: Path
+    node_id: str
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path, node_id: str) -> Iterator[DataDirectory]:
+        """Make what is missing, take the directory for this process, give it back at the end.
+
+        Every directory made is its owner's alone. Blocks for a few file operations, never for
+        another node. Raises `WrongState` when another node holds the directory,
+        `InvalidArgument` when it belongs to another node id, when others could write to it, or
+        when it cannot be made or written. A lock left by a node that was killed is no obstacle.
+        """
+        check_name(node_id, what="node id")
+        directory = cls(path.absolute(), node_id)
+        with _usable(directory.path):
+            _make_private(directory.path, parents=True)
+            lock = _take_lock(directory)
+        try:
+            with _usable(directory.path):
+                _claim(directory)
+                for child in (
+                    directory.artifacts,
+                    directory.cache,
+                    directory.vms,
+                    directory.logs,
+                ):
+                    _make_private(child)
+            yield directory
+        finally:
+            # The file stays: removing it would let two nodes lock two files of one name.
+            os.close(lock)
+
+    @property
+    def lock(self) -> Path:
+        """The file the running node holds locked."""
+        return self.path / "node.lock"
+
+    @property
+    def node_id_file(self) -> Path:
+        """The file that says which node the directory belongs to."""
+        return self.path / "node-id"
+
+    @property
+    def registry(self) -> Path:
+        """The registry's file."""
+        return self.path / "registry.db"
+
+    @property
+    def artifacts(self) -> Path:
+        """The directory of WebAssembly files."""
+        return self.path / "artifacts"
+
+    @property
+    def cache(self) -> Path:
+        """The directory of compiled artifacts."""
+        return self.path / "cache"
+
+    @property
+    def vms(self) -> Path:
+        """The directory of bundles."""
+        return self.path / "vms"
+
+    @property
+    def logs(self) -> Path:
+        """The directory of application logs."""
+        return self.path / "logs"
+
+    def log(self, application: str) -> Path:
+        """Return the log file of an application; raises `InvalidArgument` for a bad name."""
+        check_name(application)
+        return self.logs / f"{application}.log"
+
+
+@contextmanager
+def _usable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InvalidArgument(
+            f"the data directory {path} cannot be used: {error.strerror} ({error.filename})",
+            hint="choose a directory you may write to: plexspaces start-node --data-dir DIR",
+        ) from error
+
+
+def _make_private(path: Path, *, parents: bool = False) -> None:
+    if parents:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        _check_private(path)
+
+
+def _check_private(path: Path) -> None:
+    # Native code and sockets lie below: whoever can write here runs as us.
+    status = path.stat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise InvalidArgument(
+            f"{path} is not a directory", hint="choose another with --data-dir DIR"
+        )
+    if status.st_uid != os.geteuid():
+        raise InvalidArgument(
+            f"{path} belongs to user {status.st_uid}, the node runs as user {os.geteuid()}",
+            hint=f"chown {os.geteuid()} {path}, or choose another with --data-dir DIR",
+        )
+    if status.st_mode & _OTHERS_MAY_WRITE:
+        raise InvalidArgument(
+            f"others may write to {path} (mode {stat.S_IMODE(status.st_mode):04o})",
+            hint=f"chmod 700 {path}, or choose another with --data-dir DIR",
+        )
+
+
+def _take_lock(directory: DataDirectory) -> int:
+    # flock and not a pid file: the kernel lets go of it however the node ends.
+    lock = os.open(directory.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, msgspec.json.encode(_Holder(directory.node_id, os.getpid())), 0)
+    except BlockingIOError as error:
+        holder = _describe_holder(os.pread(lock, 4096, 0))
+        os.close(lock)
+        raise WrongState(
+            f"the data directory {directory.path} is held by {holder}",
+            hint="stop that node first, or give this one another --data-dir",
+        ) from error
+    except OSError:
+        os.close(lock)
+        raise
+    return lock
+
+
+def _describe_holder(content: bytes) -> str:
+    try:
+        holder = msgspec.json.decode(content, type=_Holder)
+    except msgspec.DecodeError:
+        # Locked by a node that has not yet written who it is.
+        return "another node"
+    return f"node {holder.node_id!r} (pid {holder.pid})"
+
+
+def _claim(directory: DataDirectory) -> None:
+    try:
+        owner = directory.node_id_file.read_text(encoding="utf-8", errors="replace").strip()
+    except FileNotFoundError:
+        owner = ""
+    if not owner:
+        _write_whole(directory.node_id_file, directory.node_id + "\n")
+    elif owner != directory.node_id:
+        raise InvalidArgument(
+            f"the data directory {directory.path} belongs to node {owner!r},"
+            f" this node is {directory.node_id!r}",
+            hint=f"start with --node-id {owner}, or give this node another --data-dir",
+        )
+
+
+def _write_whole(path: Path, text: str) -> None:
+    # By rename, so that a node killed here leaves the old file or the new one, never a part.
+    temporary = path.with_name(f"{path.name}.new")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,323 @@
+"""An application's log: what its actor logged and wrote, kept on disk within a bound.
+
+This file owns the files of one log, `NAME.log` and the older `NAME.log.1`, one JSON object a line.
+It knows nothing of where lines come from. Lines come from guests, so nothing about them is
+trusted: neither their number nor their length.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from io import FileIO
+from itertools import islice
+from pathlib import Path
+from typing import Self
+
+import msgspec
+
+from plexspaces_node.errors import InvalidArgument, ResourceExhausted
+from plexspaces_node.model import MIB
+
+MESSAGE_LIMIT_BYTES = 16 * 1024
+"""The longest message kept whole, in bytes of UTF-8; a longer one is cut and marked.
+
+Less in a log of under 200 kB, so that the longest line always fits half of it.
+"""
+
+MIN_LIMIT_BYTES = 4096
+"""The least a log may be bounded to."""
+
+PENDING_LIMIT_BYTES = 1 * MIB
+"""Lines not yet on disk, or not yet taken by a follower; past this they are dropped and counted."""
+
+MAX_FOLLOWERS = 16
+"""Followers of one log at a time."""
+
+_MAX_TIME_NS = 2**63 - 1
+_WORD_LIMIT_BYTES = 16
+# What a line has beside its message at the most, and what JSON makes of one byte at the worst.
+_LINE_OVERHEAD_BYTES = 512
+_ESCAPE_GROWTH = 6
+
+
+class LogRecord(msgspec.Struct, frozen=True):
+    """One line of a log.
+
+    Attributes:
+        time_unix_ns: by the clock of whoever wrote it.
+        stream: "log", "stdout", "stderr", "agent" or "node".
+        level: "trace", "debug", "info", "warn" or "error".
+    """
+
+    time_unix_ns: int
+    stream: str
+    level: str
+    message: str
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(LogRecord)
+
+
+class _Backlog:
+    """Encoded lines that wait to be taken; bounded, and honest about what it had to drop."""
+
+    def __init__(self) -> None:
+        self._lines: list[bytes] = []
+        self._size_bytes = 0
+        self._dropped = 0
+        self._dropped_ns = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._lines or self._dropped)
+
+    @property
+    def count(self) -> int:
+        return len(self._lines) + self._dropped
+
+    def push(self, line: bytes, time_unix_ns: int) -> None:
+        # Once something was dropped all that follows is, until the lines are taken: the notice
+        # then stands exactly where lines are missing.
+        if self._dropped or self._size_bytes + len(line) > PENDING_LIMIT_BYTES:
+            self.drop(1, time_unix_ns)
+            return
+        self._lines.append(line)
+        self._size_bytes += len(line)
+
+    def drop(self, count: int, time_unix_ns: int) -> None:
+        self._dropped += count
+        self._dropped_ns = time_unix_ns
+
+    def lines(self) -> list[bytes]:
+        if not self._dropped:
+            return list(self._lines)
+        noun = "line" if self._dropped == 1 else "lines"
+        notice = LogRecord(self._dropped_ns, "node", "warn", f"{self._dropped} {noun} dropped")
+        return [*self._lines, _encode(notice)]
+
+    def lose(self, batch: _Backlog, written: int) -> None:
+        """Count what of `batch` was not written after its first `written` lines."""
+        self.drop(batch.count - written, batch._dropped_ns)
+
+
+class _Follower:
+    def __init__(self) -> None:
+        self.backlog = _Backlog()
+        self.wake = asyncio.Event()
+
+    def take(self) -> list[bytes]:
+        taken, self.backlog = self.backlog, _Backlog()
+        return taken.lines()
+
+
+class ApplicationLog:
+    """The log of one application. Used from one event loop; opens its file only to write or read.
+
+    Never holds more than `PENDING_LIMIT_BYTES` in memory, twice that for each follower, and never
+    more than `limit_bytes` on disk: of two halves the older is thrown away when the newer is full.
+    A line cut short by a crash or a full disk is skipped by readers. The directory of `path` must
+    exist; the files are made when there is something to write, readable by their owner only.
+    """
+
+    def __init__(self, path: Path, limit_bytes: int) -> None:
+        if limit_bytes < MIN_LIMIT_BYTES:
+            raise InvalidArgument(
+                f"a log cannot be bounded to {limit_bytes} bytes",
+                hint=f"allow at least {MIN_LIMIT_BYTES} bytes",
+            )
+        self._path = path
+        self._older = path.with_name(f"{path.name}.1")
+        self._half = limit_bytes // 2
+        self._message_limit = min(
+            MESSAGE_LIMIT_BYTES, (self._half - _LINE_OVERHEAD_BYTES) // _ESCAPE_GROWTH
+        )
+        self._pending = _Backlog()
+        self._followers: set[_Follower] = set()
+        # Held while a thread works on the files, so that a reader sees a whole number of lines
+        # and knows which ones are not there yet.
+        self._files = asyncio.Lock()
+        self._writing: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open"
+        return f"<ApplicationLog {self._path} {state}, {len(self._followers)} followers>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    def append(self, record: LogRecord) -> None:
+        """Take a line; returns at once and never raises.
+
+        What the disk or a follower is too slow for is dropped, and one line says how many were.
+        Silently ignored once closed.
+        """
+        if self._closed:
+            return
+        bounded = _bounded(record, self._message_limit)
+        line = _encode(bounded)
+        self._pending.push(line, bounded.time_unix_ns)
+        for follower in self._followers:
+            follower.backlog.push(line, bounded.time_unix_ns)
+            follower.wake.set()
+        if self._writing is None:
+            self._writing = asyncio.get_running_loop().create_task(self._write_pending())
+
+    async def read(self, tail: int = 0) -> list[LogRecord]:
+        """Return the last `tail` lines, oldest first; 0 means all that is kept."""
+        async with self._files:
+            lines = await asyncio.to_thread(self._read_files, tail, self._pending.lines())
+        return await asyncio.to_thread(_decode, lines)
+
+    async def follow(self, tail: int = 0) -> AsyncGenerator[LogRecord, None]:
+        """Yield the last `tail` lines (0: all that is kept), then each new one as it comes.
+
+        Without gap or repetition, but for lines dropped because the consumer is too slow, in
+        whose place a line says how many. Ends when the log is closed. Close it with `aclosing`.
+        Raises `ResourceExhausted` past `MAX_FOLLOWERS`.
+        """
+        if len(self._followers) >= MAX_FOLLOWERS:
+            raise ResourceExhausted(
+                f"{MAX_FOLLOWERS} followers read this log already, the most allowed",
+                hint="end another `plexspaces logs -f` of this application",
+            )
+        follower = _Follower()
+        self._followers.add(follower)
+        try:
+            async with self._files:
+                # No write is under way here, so every line is in exactly one place: on disk, in
+                # `pending`, or, from this moment on, coming to the follower.
+                follower.take()
+                pending = self._pending.lines()
+                past = await asyncio.to_thread(self._read_files, tail, pending)
+            for record in await asyncio.to_thread(_decode, past):
+                yield record
+            while follower.backlog or not self._closed:
+                follower.wake.clear()
+                for record in _decode(follower.take()):
+                    yield record
+                if not follower.backlog and not self._closed:
+                    await follower.wake.wait()
+        finally:
+            self._followers.discard(follower)
+
+    async def close(self) -> None:
+        """Write what is pending and end every follower after its last line. Idempotent."""
+        self._closed = True
+        for follower in self._followers:
+            follower.wake.set()
+        if self._writing is not None:
+            await asyncio.shield(self._writing)
+
+    async def remove(self) -> None:
+        """Close the log and remove its files; silent when there are none."""
+        await self.close()
+        async with self._files:
+            await asyncio.to_thread(self._unlink_files)
+
+    async def _write_pending(self) -> None:
+        try:
+            while self._pending:
+                async with self._files:
+                    batch, self._pending = self._pending, _Backlog()
+                    lines = batch.lines()
+                    written = await asyncio.to_thread(self._write_files, lines)
+                if written < len(lines):
+                    # The disk is full or gone. The next append tries again; trying now would
+                    # only spin.
+                    self._pending.lose(batch, written)
+                    return
+        finally:
+            self._writing = None
+
+    # ---- from here on, on a thread, with `_files` held --------------------------------------
+
+    def _read_files(self, tail: int, pending: list[bytes]) -> list[bytes]:
+        lines: list[bytes] = []
+        for path in (self._older, self._path):
+            with suppress(FileNotFoundError):
+                lines += path.read_bytes().splitlines(keepends=True)
+        lines += pending
+        return lines[-tail:] if tail else lines
+
+    def _write_files(self, lines: list[bytes]) -> int:
+        written = 0
+        with suppress(OSError):
+            while written < len(lines):
+                written += self._write_until_full(lines, written)
+                if written < len(lines):
+                    self._path.replace(self._older)
+        return written
+
+    def _write_until_full(self, lines: list[bytes], start: int) -> int:
+        with FileIO(self._path, "a+", opener=_open_private) as file:
+            size = file.seek(0, os.SEEK_END)
+            chunk = bytearray()
+            if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
+                chunk += b"\n"
+            count = 0
+            for line in islice(lines, start, None):
+                if size + len(chunk) + len(line) > self._half:
+                    break
+                chunk += line
+                count += 1
+            if count:
+                _write_all(file, size, chunk)
+        return count
+
+    def _unlink_files(self) -> None:
+        self._path.unlink(missing_ok=True)
+        self._older.unlink(missing_ok=True)
+
+
+def _write_all(file: FileIO, size: int, chunk: bytearray) -> None:
+    rest = memoryview(chunk)
+    try:
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError:
+        # Back to whole lines, so that what is counted as lost is not there in part.
+        file.truncate(size)
+        raise
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _bounded(record: LogRecord, message_limit: int) -> LogRecord:
+    return LogRecord(
+        max(0, min(record.time_unix_ns, _MAX_TIME_NS)),
+        _cut(record.stream, _WORD_LIMIT_BYTES),
+        _cut(record.level, _WORD_LIMIT_BYTES),
+        _cut(record.message, message_limit),
+    )
+
+
+def _cut(text: str, limit_bytes: int) -> str:
+    if text.isascii() and len(text) <= limit_bytes:
+        return text
+    # "replace", because a lone surrogate is no UTF-8 and a log line is no reason to fail.
+    data = text.encode("utf-8", "replace")
+    if len(data) <= limit_bytes:
+        return data.decode()
+    kept = data[:limit_bytes].decode("utf-8", "ignore")
+    return f"{kept} [cut: {len(data) - limit_bytes} bytes more]"
+
+
+def _encode(record: LogRecord) -> bytes:
+    return _encoder.encode(record) + b"\n"
+
+
+def _decode(lines: list[bytes]) -> list[LogRecord]:
+    records = []
+    for line in lines:
+        with suppress(msgspec.DecodeError):
+            records.append(_decoder.decode(line))
+    return records

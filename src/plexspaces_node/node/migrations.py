@@ -1,0 +1,99 @@
+"""The registry's schema, as the numbered steps that lead to it.
+
+This file owns the tables. A step that was released is never changed or removed, only followed by
+another one: files in the field were made by it. Only `registry` uses this module.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from plexspaces_node.errors import WrongState
+
+Migration: TypeAlias = Callable[[sqlite3.Connection], object]
+
+
+def _applications(connection: sqlite3.Connection) -> None:
+    connection.execute(
+        """
+        CREATE TABLE applications (
+            name TEXT PRIMARY KEY,
+            id TEXT NOT NULL UNIQUE,
+            version TEXT NOT NULL,
+            language TEXT NOT NULL,
+            kind TEXT NOT NULL,
+            digest TEXT NOT NULL,
+            vcpus INTEGER NOT NULL,
+            memory_mib INTEGER NOT NULL,
+            env TEXT NOT NULL,
+            desired TEXT NOT NULL CHECK (desired IN ('running', 'stopped')),
+            generation INTEGER NOT NULL,
+            request_id TEXT NOT NULL,
+            created_ns INTEGER NOT NULL,
+            timings TEXT,
+            keyvalue_bytes INTEGER NOT NULL DEFAULT 0
+        ) STRICT
+        """
+    )
+    connection.execute(
+        "CREATE UNIQUE INDEX applications_request_id ON applications (request_id)"
+        " WHERE request_id <> ''"
+    )
+
+
+def _state(connection: sqlite3.Connection) -> None:
+    connection.execute(
+        """
+        CREATE TABLE snapshots (
+            application TEXT PRIMARY KEY REFERENCES applications (name) ON DELETE CASCADE,
+            state BLOB NOT NULL,
+            taken_ns INTEGER NOT NULL
+        ) STRICT
+        """
+    )
+    connection.execute(
+        """
+        CREATE TABLE keyvalue (
+            application TEXT NOT NULL REFERENCES applications (name) ON DELETE CASCADE,
+            key TEXT NOT NULL,
+            value BLOB NOT NULL,
+            PRIMARY KEY (application, key)
+        ) STRICT
+        """
+    )
+
+
+MIGRATIONS: tuple[Migration, ...] = (_applications, _state)
+"""Step N of the schema is element N-1; append only."""
+
+
+def migrate(connection: sqlite3.Connection, steps: Sequence[Migration] = MIGRATIONS) -> int:
+    """Bring the file up to the last of `steps`; return how many were applied now.
+
+    Each step and its number are written in one transaction, so that a crash leaves a file that is
+    wholly at one number. The connection must be in autocommit mode. Raises `WrongState` for a
+    file that a newer version has written, and changes nothing then.
+    """
+    connection.execute("CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY) STRICT")
+    (applied,) = connection.execute("SELECT COALESCE(MAX(number), 0) FROM migrations").fetchone()
+    if applied > len(steps):
+        raise WrongState(
+            f"the registry has schema {applied}, this version of PlexSpaces knows {len(steps)}",
+            hint="pip install --upgrade plexspaces-node, or use another --data-dir",
+        )
+    for number in range(applied + 1, len(steps) + 1):
+        _apply(connection, number, steps[number - 1])
+    return len(steps) - int(applied)
+
+
+def _apply(connection: sqlite3.Connection, number: int, step: Migration) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        step(connection)
+        connection.execute("INSERT INTO migrations (number) VALUES (?)", (number,))
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")

@@ -1,0 +1,480 @@
+"""The registry: what it keeps, what it refuses, and what its file survives."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import inspect
+import signal
+import sqlite3
+import stat
+import sys
+from collections.abc import AsyncIterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from plexspaces_node.errors import (
+    AlreadyExists,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+    WrongState,
+)
+from plexspaces_node.model import ArtifactKind, Language, PhaseTimings, VmConfig
+from plexspaces_node.node import database
+from plexspaces_node.node.migrations import MIGRATIONS, migrate
+from plexspaces_node.node.registry import ApplicationRecord, Desired, Registry, SnapshotRecord
+
+RECORD = ApplicationRecord(
+    name="calculator",
+    id="app-1",
+    version="1.2.3",
+    language=Language.PYTHON,
+    kind=ArtifactKind.ACTOR,
+    digest="ab" * 32,
+    vm_config=VmConfig(vcpus=2, memory_mib=512),
+    env={"TOKEN": "s3cret", "NAÏVE": "ü"},
+    desired=Desired.RUNNING,
+    generation=1,
+    request_id="request-1",
+    created_ns=1_700_000_000_000_000_000,
+    timings=None,
+)
+OTHER = replace(RECORD, name="other", id="app-2", request_id="")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "registry.db"
+
+
+@pytest.fixture
+async def registry(path: Path) -> AsyncIterator[Registry]:
+    async with Registry.open(path, keyvalue_limit_bytes=1000) as opened:
+        yield opened
+
+
+def rows(path: Path) -> dict[str, int]:
+    """Count the rows of every table."""
+    with closing(sqlite3.connect(path)) as connection:
+        names = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()
+        return {
+            name: connection.execute(f"SELECT COUNT(*) FROM {name}").fetchone()[0]
+            for (name,) in names
+        }
+
+
+class TestApplications:
+    async def test_insert_when_reopened_then_every_field_is_as_it_was(self, path: Path) -> None:
+        """An application comes back from the file exactly as it was inserted."""
+        record = replace(RECORD, timings=PhaseTimings(upload_ns=1, compile_cached=True, total_ns=9))
+        async with Registry.open(path) as registry:
+            await registry.insert_application(record)
+        async with Registry.open(path) as registry:
+            assert await registry.get_application("calculator") == record
+
+    async def test_insert_when_the_name_is_taken_then_says_how_to_free_it(
+        self, registry: Registry
+    ) -> None:
+        """A taken name is refused with the command that frees it, and the first one stays."""
+        await registry.insert_application(RECORD)
+        with pytest.raises(AlreadyExists) as caught:
+            await registry.insert_application(replace(OTHER, name="calculator"))
+        assert caught.value.hint == "plexspaces undeploy --name calculator"
+        assert await registry.list_applications() == [RECORD]
+
+    async def test_insert_when_the_request_id_is_taken_then_names_its_application(
+        self, registry: Registry
+    ) -> None:
+        """One request id makes one application only."""
+        await registry.insert_application(RECORD)
+        with pytest.raises(AlreadyExists, match="calculator"):
+            await registry.insert_application(replace(OTHER, request_id="request-1"))
+
+    async def test_insert_when_many_race_for_a_name_then_one_wins(self, registry: Registry) -> None:
+        """Of concurrent inserts of one name exactly one succeeds, the rest are told."""
+        racers = [replace(RECORD, id=f"app-{n}", request_id=f"request-{n}") for n in range(20)]
+        results = await asyncio.gather(
+            *(registry.insert_application(racer) for racer in racers), return_exceptions=True
+        )
+        assert results.count(None) == 1
+        assert sum(isinstance(result, AlreadyExists) for result in results) == 19
+
+    async def test_get_when_unknown_then_not_found(self, registry: Registry) -> None:
+        """An unknown name is NotFound with a hint where to look."""
+        with pytest.raises(NotFound) as caught:
+            await registry.get_application("nobody")
+        assert caught.value.hint == "plexspaces list"
+
+    async def test_list_when_several_then_sorted_by_name(self, registry: Registry) -> None:
+        """Listing is ordered by name, not by insertion."""
+        await registry.insert_application(OTHER)
+        await registry.insert_application(RECORD)
+        assert [a.name for a in await registry.list_applications()] == ["calculator", "other"]
+
+    async def test_by_request_id_when_empty_then_none(self, registry: Registry) -> None:
+        """Applications without a request id are not found by the empty one."""
+        await registry.insert_application(OTHER)
+        await registry.insert_application(replace(OTHER, name="third", id="app-3"))
+        await registry.insert_application(RECORD)
+        assert await registry.by_request_id("") is None
+        assert await registry.by_request_id("request-9") is None
+        assert await registry.by_request_id("request-1") == RECORD
+
+    async def test_set_desired_when_repeated_then_generation_is_raised_once(
+        self, registry: Registry
+    ) -> None:
+        """Only a change of what is desired raises the generation."""
+        await registry.insert_application(RECORD)
+        stopped = await registry.set_desired("calculator", Desired.STOPPED)
+        assert stopped == replace(RECORD, desired=Desired.STOPPED, generation=2)
+        assert await registry.set_desired("calculator", Desired.STOPPED) == stopped
+        assert await registry.get_application("calculator") == stopped
+
+    async def test_updates_when_unknown_then_not_found(self, registry: Registry) -> None:
+        """Nothing can be set for an application that is not there."""
+        with pytest.raises(NotFound):
+            await registry.set_desired("nobody", Desired.STOPPED)
+        with pytest.raises(NotFound):
+            await registry.set_timings("nobody", PhaseTimings())
+
+    async def test_set_timings_when_set_then_returned(self, registry: Registry) -> None:
+        """The timings of a deploy are kept with the application."""
+        await registry.insert_application(RECORD)
+        timings = PhaseTimings(compile_ns=5, vm_ns=6)
+        await registry.set_timings("calculator", timings)
+        assert (await registry.get_application("calculator")).timings == timings
+
+    async def test_delete_when_it_had_state_then_no_row_is_left(self, path: Path) -> None:
+        """Deleting takes all state along, leaves others alone, and may be repeated."""
+        async with Registry.open(path) as registry:
+            for record in (RECORD, OTHER):
+                await registry.insert_application(record)
+                await registry.save_snapshot(record.name, b"state", taken_ns=1)
+                await registry.kv_put(record.name, "key", b"value")
+            await registry.delete_application("calculator")
+            await registry.delete_application("calculator")
+            assert await registry.load_snapshot("calculator") is None
+            assert await registry.kv_get("calculator", "key") is None
+            assert await registry.kv_get("other", "key") == b"value"
+        counts = rows(path)
+        assert counts.pop("migrations") == len(MIGRATIONS)
+        assert set(counts.values()) == {1}
+
+    async def test_repr_when_env_holds_a_secret_then_it_is_not_shown(self) -> None:
+        """A record in a log line does not give the environment away."""
+        assert "s3cret" not in repr(RECORD)
+
+
+class TestState:
+    async def test_snapshot_when_saved_twice_then_the_last_is_loaded(
+        self, registry: Registry
+    ) -> None:
+        """A snapshot replaces the one before."""
+        await registry.insert_application(RECORD)
+        assert await registry.load_snapshot("calculator") is None
+        await registry.save_snapshot("calculator", b"one", taken_ns=1)
+        await registry.save_snapshot("calculator", b"\0two", taken_ns=2)
+        expected = SnapshotRecord("calculator", b"\0two", 2)
+        assert await registry.load_snapshot("calculator") == expected
+
+    async def test_snapshot_when_the_application_is_gone_then_not_found(
+        self, registry: Registry, path: Path
+    ) -> None:
+        """A late snapshot of an undeployed application leaves no row."""
+        with pytest.raises(NotFound):
+            await registry.save_snapshot("gone", b"state", taken_ns=1)
+        assert rows(path)["snapshots"] == 0
+
+    async def test_kv_when_put_replaced_and_deleted_then_get_tells(
+        self, registry: Registry
+    ) -> None:
+        """Put sets, put again replaces, put of None deletes, silently also when absent."""
+        await registry.insert_application(RECORD)
+        assert await registry.kv_get("calculator", "k") is None
+        await registry.kv_put("calculator", "k", b"1")
+        await registry.kv_put("calculator", "k", b"")
+        assert await registry.kv_get("calculator", "k") == b""
+        await registry.kv_put("calculator", "k", None)
+        await registry.kv_put("calculator", "k", None)
+        assert await registry.kv_get("calculator", "k") is None
+
+    async def test_kv_when_two_applications_use_a_key_then_they_do_not_meet(
+        self, registry: Registry
+    ) -> None:
+        """Every application has its own keys."""
+        for record in (RECORD, OTHER):
+            await registry.insert_application(record)
+            await registry.kv_put(record.name, "k", record.name.encode())
+        assert await registry.kv_get("calculator", "k") == b"calculator"
+        assert await registry.kv_get("other", "k") == b"other"
+
+    async def test_kv_when_the_total_is_reached_then_refused_until_something_is_deleted(
+        self, registry: Registry
+    ) -> None:
+        """Keys and values count together; a refused put changes nothing, deleting makes room."""
+        await registry.insert_application(RECORD)
+        await registry.kv_put("calculator", "aaaa", b"x" * 496)
+        await registry.kv_put("calculator", "bbbb", b"x" * 496)
+        with pytest.raises(ResourceExhausted, match=r"1001 bytes, its limit is 1000") as caught:
+            await registry.kv_put("calculator", "bbbb", b"y" * 497)
+        assert "keyvalue_bytes" in (caught.value.hint or "")
+        assert await registry.kv_get("calculator", "bbbb") == b"x" * 496
+        await registry.kv_put("calculator", "aaaa", None)
+        await registry.kv_put("calculator", "bbbb", b"y" * 996)
+
+    async def test_kv_when_the_limit_was_lowered_then_shrinking_is_allowed(
+        self, path: Path
+    ) -> None:
+        """A store over a lowered limit can be emptied step by step."""
+        async with Registry.open(path) as registry:
+            await registry.insert_application(RECORD)
+            await registry.kv_put("calculator", "k", b"x" * 100)
+        async with Registry.open(path, keyvalue_limit_bytes=10) as registry:
+            await registry.kv_put("calculator", "k", b"x" * 50)
+            with pytest.raises(ResourceExhausted):
+                await registry.kv_put("calculator", "k", b"x" * 51)
+
+    @pytest.mark.parametrize("key", ["", "k" * 513, "ü" * 257])
+    async def test_kv_when_the_key_is_empty_or_too_long_then_refused(
+        self, registry: Registry, key: str
+    ) -> None:
+        """Keys have 1 to 512 bytes, counted as UTF-8."""
+        with pytest.raises(InvalidArgument, match=f"{len(key.encode())} bytes"):
+            await registry.kv_put("calculator", key, b"")
+        with pytest.raises(InvalidArgument):
+            await registry.kv_get("calculator", key)
+
+    async def test_kv_when_the_application_is_unknown_then_not_found(
+        self, registry: Registry
+    ) -> None:
+        """Nothing is kept for an application that is not there."""
+        with pytest.raises(NotFound):
+            await registry.kv_put("nobody", "k", b"v")
+
+    async def test_kv_when_keys_hold_odd_characters_then_they_stay_apart(
+        self, registry: Registry
+    ) -> None:
+        """NUL bytes, case and normal forms make different keys, and sizes are counted right."""
+        await registry.insert_application(RECORD)
+        keys = ["a", "A", "a\0b", "a\0c", "\u00e9", "e\u0301"]
+        for key in keys:
+            await registry.kv_put("calculator", key, key.encode())
+        for key in keys:
+            assert await registry.kv_get("calculator", key) == key.encode()
+            await registry.kv_put("calculator", key, None)
+        await registry.kv_put("calculator", "k", b"x" * 999)
+
+
+class TestThread:
+    async def test_calls_when_many_wait_then_each_gets_its_own_answer(
+        self, registry: Registry
+    ) -> None:
+        """Operations of one batch fail and succeed each for itself, in the order of the calls."""
+        await registry.insert_application(RECORD)
+        calls = [
+            registry.kv_put("nobody" if n % 3 == 0 else "calculator", f"{n:03}", b"")
+            for n in range(300)
+        ]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert [isinstance(r, NotFound) for r in results] == [n % 3 == 0 for n in range(300)]
+        last = [registry.kv_put("calculator", "000", b"%d" % n) for n in range(50)]
+        *_, value = await asyncio.gather(*last, registry.kv_get("calculator", "000"))
+        assert value == b"49"
+
+    async def test_calls_when_more_wait_than_allowed_then_refused_but_not_the_users(
+        self, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A flood of actors' writes is refused past the bound; a user's request still passes."""
+        await registry.insert_application(RECORD)
+        monkeypatch.setattr(database, "QUEUE_LIMIT", 0)
+        with pytest.raises(ResourceExhausted, match="wait for the disk"):
+            await registry.kv_put("calculator", "k", b"")
+        await registry.set_desired("calculator", Desired.STOPPED)
+
+    async def test_call_when_an_argument_is_no_sql_value_then_only_that_call_fails(
+        self, registry: Registry
+    ) -> None:
+        """A time beyond 64 bits fails its own call and leaves the thread at work."""
+        await registry.insert_application(RECORD)
+        bad = registry.save_snapshot("calculator", b"", taken_ns=2**70)
+        good = registry.save_snapshot("calculator", b"good", taken_ns=1)
+        first, second = await asyncio.gather(bad, good, return_exceptions=True)
+        assert isinstance(first, OverflowError)
+        assert second is None
+        assert await registry.load_snapshot("calculator") == SnapshotRecord(
+            "calculator", b"good", 1
+        )
+
+    async def test_call_when_cancelled_then_the_registry_goes_on(self, registry: Registry) -> None:
+        """A caller that goes away does not disturb the others."""
+        await registry.insert_application(RECORD)
+        leaving = asyncio.ensure_future(registry.kv_put("calculator", "k", b"v"))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        assert len(await registry.list_applications()) == 1
+
+    async def test_call_when_closed_then_unavailable(self, path: Path) -> None:
+        """A closed registry says so; what was asked for before closing was written."""
+        async with Registry.open(path) as registry:
+            inserting = asyncio.ensure_future(registry.insert_application(RECORD))
+            await asyncio.sleep(0)
+        await inserting
+        with pytest.raises(Unavailable, match="closed"):
+            await registry.list_applications()
+        assert rows(path)["applications"] == 1
+
+
+class TestFile:
+    async def test_open_when_new_then_only_the_owner_can_read_it(self, path: Path) -> None:
+        """The file and its companions hold secrets of environments: mode 0600."""
+        async with Registry.open(path) as registry:
+            await registry.insert_application(RECORD)
+            files = list(path.parent.iterdir())
+            assert len(files) == 3
+            assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+        assert list(path.parent.iterdir()) == [path]
+
+    async def test_open_when_the_directory_is_missing_then_invalid_with_a_hint(
+        self, tmp_path: Path
+    ) -> None:
+        """A path that cannot be made is the user's to correct."""
+        with pytest.raises(InvalidArgument) as caught:
+            async with Registry.open(tmp_path / "missing" / "registry.db"):
+                pass
+        assert "--data-dir" in (caught.value.hint or "")
+
+    async def test_open_when_the_file_is_no_database_then_says_how_to_go_on(
+        self, path: Path
+    ) -> None:
+        """A file of other contents is refused, left as it is, and the hint helps."""
+        path.write_bytes(b"this is not a database\n" * 100)
+        with pytest.raises(WrongState, match="damaged") as caught:
+            async with Registry.open(path):
+                pass
+        assert f"mv {path}" in (caught.value.hint or "")
+        assert path.read_bytes().startswith(b"this is not")
+
+    async def test_open_when_pages_are_overwritten_then_says_damaged(self, path: Path) -> None:
+        """Damage inside the table of applications is found at start, not at the first request."""
+        async with Registry.open(path) as registry:
+            for n in range(200):
+                record = replace(RECORD, name=f"a{n}", id=f"app-{n}", request_id="")
+                await registry.insert_application(record)
+        data = bytearray(path.read_bytes())
+        data[8192:-4096] = b"\xa5" * (len(data) - 12288)
+        path.write_bytes(data)
+        with pytest.raises(WrongState, match="damaged"):
+            async with Registry.open(path):
+                pass
+
+    async def test_open_when_another_program_holds_the_file_then_unavailable(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A lock that is not given back within the timeout is named, not waited for for ever."""
+        monkeypatch.setattr(database, "_BUSY_TIMEOUT_S", 0.01)
+        async with Registry.open(path) as registry:
+            with closing(sqlite3.connect(path, isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                with pytest.raises(Unavailable, match="another program"):
+                    await registry.insert_application(RECORD)
+            await registry.insert_application(RECORD)
+
+    async def test_kill_when_writes_were_acknowledged_then_they_are_there(self, path: Path) -> None:
+        """A node killed without warning loses no acknowledged deploy, snapshot or key-value."""
+        script = f"""
+import asyncio, sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_registry import RECORD, Registry
+
+async def main():
+    async with Registry.open(Path({str(path)!r})) as registry:
+        await registry.insert_application(RECORD)
+        await registry.save_snapshot("calculator", b"state", taken_ns=1)
+        await registry.kv_put("calculator", "k", b"v")
+        print("acknowledged", flush=True)
+        await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+        node = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", script), stdout=asyncio.subprocess.PIPE
+        )
+        assert node.stdout is not None
+        assert await node.stdout.readline() == b"acknowledged\n"
+        node.kill()
+        await node.communicate()
+        assert node.returncode == -signal.SIGKILL
+        async with Registry.open(path) as registry:
+            assert await registry.list_applications() == [RECORD]
+            assert await registry.kv_get("calculator", "k") == b"v"
+            snapshot = await registry.load_snapshot("calculator")
+        assert snapshot == SnapshotRecord("calculator", b"state", 1)
+
+
+class TestMigrations:
+    def test_released_steps_when_compared_then_unchanged(self) -> None:
+        """Steps that files in the field were made by are never edited, only followed."""
+        released = {
+            1: "eb93bef71db3b4ed",
+            2: "8036c5dfc8acfa4a",
+        }
+        for number, digest in released.items():
+            source = inspect.getsource(MIGRATIONS[number - 1])
+            assert hashlib.sha256(source.encode()).hexdigest()[:16] == digest
+
+    @pytest.mark.parametrize("steps", range(len(MIGRATIONS)))
+    async def test_open_when_the_file_is_of_an_older_schema_then_it_is_brought_up(
+        self, path: Path, steps: int
+    ) -> None:
+        """A file of every older schema opens and works."""
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            assert migrate(connection, MIGRATIONS[:steps]) == steps
+        async with Registry.open(path) as registry:
+            await registry.insert_application(RECORD)
+            await registry.kv_put("calculator", "k", b"v")
+        assert rows(path)["migrations"] == len(MIGRATIONS)
+
+    async def test_open_when_a_step_is_appended_then_old_rows_are_kept(self, path: Path) -> None:
+        """A new schema takes over what the old one held."""
+
+        def rename(connection: sqlite3.Connection) -> None:
+            connection.execute("UPDATE applications SET version = '2'")
+
+        async with Registry.open(path) as registry:
+            await registry.insert_application(RECORD)
+        async with Registry.open(path, migrations=[*MIGRATIONS, rename]) as registry:
+            assert await registry.get_application("calculator") == replace(RECORD, version="2")
+
+    async def test_open_when_the_file_is_newer_then_refused_and_untouched(self, path: Path) -> None:
+        """A file of a newer version is refused with both schema numbers."""
+        newer = [*MIGRATIONS, lambda connection: connection.execute("CREATE TABLE future (x)")]
+        async with Registry.open(path, migrations=newer):
+            pass
+        before = path.read_bytes()
+        with pytest.raises(WrongState, match=f"schema {len(newer)}") as caught:
+            async with Registry.open(path):
+                pass
+        assert "upgrade" in (caught.value.hint or "")
+        assert path.read_bytes() == before
+
+    async def test_open_when_a_step_fails_then_nothing_of_it_stays(self, path: Path) -> None:
+        """A step that fails half way leaves the file at the step before, and it still opens."""
+
+        def half(connection: sqlite3.Connection) -> None:
+            connection.execute("CREATE TABLE half (x)")
+            raise WrongState("the rest of the step does not work")
+
+        with pytest.raises(WrongState, match="the rest"):
+            async with Registry.open(path, migrations=[*MIGRATIONS, half]):
+                pass
+        assert "half" not in rows(path)
+        async with Registry.open(path) as registry:
+            await registry.insert_application(RECORD)
