@@ -484,7 +484,7 @@ class DeployResponse(_message.Message):
     PHASE_FIELD_NUMBER: _builtins.int
     APPLICATION_FIELD_NUMBER: _builtins.int
     phase: _builtins.str
-    """compile, vm, load or init: what has begun."""
+    """compile, vm or load: what has begun. The load includes the actor's init."""
     @_builtins.property
     def application(self) -> Global___Application: ...
     def __init__(

@@ -1,0 +1,21 @@
+"""The public async client of a node: what a program needs to deploy, invoke, list and stop.
+
+It knows the gRPC contract and nothing of what is behind it. Errors are those of `errors`.
+"""
+
+from __future__ import annotations
+
+from plexspaces_node.client.artifact import Artifact
+from plexspaces_node.client.deployment import ApplicationDeployment, DeployedApplication
+from plexspaces_node.client.node import DeployOptions, NodeClient, Progress
+from plexspaces_node.client.registry import VmRegistry
+
+__all__ = [
+    "ApplicationDeployment",
+    "Artifact",
+    "DeployOptions",
+    "DeployedApplication",
+    "NodeClient",
+    "Progress",
+    "VmRegistry",
+]

@@ -1,0 +1,172 @@
+"""`ApplicationDeployment`: say step by step what to deploy, then deploy it and hold on to it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from plexspaces_node.client.node import (
+    DEFAULT_ADDRESS,
+    INVOKE_TIMEOUT_S,
+    DeployOptions,
+    NodeClient,
+    OnProgress,
+)
+from plexspaces_node.errors import InvalidArgument, NotFound
+from plexspaces_node.model import Language, VmConfig, check_name
+from plexspaces_node.views import ApplicationInfo, InvokeResult, LogLine
+from plexspaces_node.wire.convert import language_named
+
+
+class ApplicationDeployment:
+    """What to deploy, said step by step; every step returns the same object.
+
+    What is wrong raises `InvalidArgument` at the step that said it where that can be known, else
+    in `deploy`.
+    """
+
+    def __init__(self, name: str) -> None:
+        check_name(name)
+        self._name = name
+        self._wasm: Path | bytes | None = None
+        self._options = DeployOptions()
+        self._node: NodeClient | str = DEFAULT_ADDRESS
+
+    def __repr__(self) -> str:
+        return f"<ApplicationDeployment {self._name!r}>"
+
+    def with_wasm(self, wasm: str | Path | bytes) -> Self:
+        """Deploy this WebAssembly file, or these bytes."""
+        self._wasm = Path(wasm) if isinstance(wasm, str) else wasm
+        return self
+
+    def with_language(self, language: Language | str) -> Self:
+        """Say what it was written in; without this the node reads it from the file."""
+        return self._with(replace(self._options, language=language_named(language)))
+
+    def with_vm_config(self, config: VmConfig) -> Self:
+        """Ask for a machine of this size instead of the node's default."""
+        size = replace(self._options, vcpus=config.vcpus, memory_mib=config.memory_mib)
+        return self._with(size)
+
+    def with_env(self, env: Mapping[str, str]) -> Self:
+        """Add environment variables that the actor sees."""
+        return self._with(replace(self._options, env={**self._options.env, **env}))
+
+    def with_version(self, version: str) -> Self:
+        """Name the version of the application."""
+        return self._with(replace(self._options, version=version))
+
+    def with_vm(self, vm_id: str) -> Self:
+        """Deploy into this empty machine instead of a new one."""
+        check_name(vm_id, what="VM id")
+        return self._with(replace(self._options, vm_id=vm_id))
+
+    def with_node(self, node: NodeClient | str) -> Self:
+        """Deploy to the node at this address, or over this open client."""
+        self._node = node
+        return self
+
+    async def deploy(self, *, on_progress: OnProgress | None = None) -> DeployedApplication:
+        """Deploy and return a handle; a message can be answered from then on.
+
+        Raises what `NodeClient.deploy` raises, and `InvalidArgument` without `with_wasm`. A
+        connection that was opened for this is closed again on a failure.
+        """
+        if self._wasm is None:
+            raise InvalidArgument(
+                f"nothing to deploy as {self._name}", hint="say .with_wasm(path) before .deploy()"
+            )
+        owned = isinstance(self._node, str)
+        client = NodeClient(self._node) if isinstance(self._node, str) else self._node
+        if owned:
+            await client.__aenter__()
+        deployed = False
+        try:
+            info = await client.deploy(
+                self._name, self._wasm, options=self._options, on_progress=on_progress
+            )
+            deployed = True
+        finally:
+            if owned and not deployed:
+                await client.close()
+        return DeployedApplication(client, info, owns_client=owned)
+
+    def _with(self, options: DeployOptions) -> Self:
+        self._options = options
+        return self
+
+
+class DeployedApplication:
+    """A running application.
+
+    As an async context manager it lives as long as the block: leaving it undeploys. Outside a
+    block the application lives on when the handle is gone; `close` only ends the connection.
+
+    Attributes:
+        info: the application as it was when it was deployed.
+    """
+
+    def __init__(self, client: NodeClient, info: ApplicationInfo, *, owns_client: bool) -> None:
+        self._client = client
+        self._owns_client = owns_client
+        self.info = info
+
+    def __repr__(self) -> str:
+        return f"<DeployedApplication {self.name!r} on {self._client.address}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            await self._client.undeploy(self.name)
+        except NotFound:
+            # Undeployed inside the block, by whomever: that is what leaving it is for.
+            pass
+        finally:
+            await self.close()
+
+    @property
+    def name(self) -> str:
+        """The application's name on its node."""
+        return self.info.name
+
+    async def invoke(
+        self, payload: bytes = b"", *, type: str = "", timeout_s: float = INVOKE_TIMEOUT_S
+    ) -> InvokeResult:
+        """Send a message and return the reply; raises what `NodeClient.invoke` raises."""
+        return await self._client.invoke(self.name, payload, type=type, timeout_s=timeout_s)
+
+    async def inspect(self) -> ApplicationInfo:
+        """Return the application as it is now."""
+        return await self._client.inspect(self.name)
+
+    def logs(self, *, follow: bool = False, tail: int = 0) -> AsyncGenerator[LogLine, None]:
+        """Yield its log; see `NodeClient.logs`."""
+        return self._client.logs(self.name, follow=follow, tail=tail)
+
+    async def stop(self) -> ApplicationInfo:
+        """Stop it, keeping its last snapshot; idempotent."""
+        return await self._client.stop(self.name)
+
+    async def start(self) -> ApplicationInfo:
+        """Start it again from its last snapshot; idempotent."""
+        return await self._client.start(self.name)
+
+    async def undeploy(self) -> None:
+        """Remove it from the node."""
+        await self._client.undeploy(self.name)
+
+    async def close(self) -> None:
+        """End the connection when it was opened for this handle; idempotent."""
+        if self._owns_client:
+            await self._client.close()

@@ -1,0 +1,403 @@
+"""`NodeClient`: one typed method a call of the node's gRPC service.
+
+This file owns deadlines, the upload stream and the mapping of failures to errors. It retries
+nothing: only the caller knows whether a message may be sent twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar
+
+import grpc
+
+from plexspaces_node.client.artifact import Artifact, check_wasm, read_artifact
+from plexspaces_node.errors import Internal, InvalidArgument, WrongState
+from plexspaces_node.model import (
+    MAX_MESSAGE_LIMIT_BYTES,
+    MIB,
+    ApplicationSpec,
+    Language,
+    VmConfig,
+    check_name,
+)
+from plexspaces_node.views import (
+    ApplicationInfo,
+    InvokeResult,
+    Listing,
+    LogLine,
+    NodeInfo,
+    StartedVm,
+)
+from plexspaces_node.wire import convert
+from plexspaces_node.wire.generated import application_pb2 as pb
+from plexspaces_node.wire.generated.application_pb2_grpc import ApplicationServiceStub
+from plexspaces_node.wire.options import UPLOAD_CHUNK_BYTES, client_options
+from plexspaces_node.wire.status import from_grpc
+
+if TYPE_CHECKING:
+    # The stubs' type files know this class, the generated code does not.
+    from plexspaces_node.wire.generated.application_pb2_grpc import ApplicationServiceAsyncStub
+
+DEFAULT_ADDRESS = "127.0.0.1:9000"
+READ_TIMEOUT_S = 15.0
+"""For calls that only look."""
+CHANGE_TIMEOUT_S = 120.0
+"""For calls that stop something or start a machine."""
+DEPLOY_TIMEOUT_S = 600.0
+"""For an upload and for a deploy: compiling a large artifact alone can take a minute."""
+INVOKE_TIMEOUT_S = 30.0
+MAX_INVOKE_TIMEOUT_S = 86_400.0
+
+# The node's own answer says which part took too long; gRPC's says only that time is up.
+_DEADLINE_SLACK_S = 2.0
+_NO_DIGEST_YET = "0" * 64
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a deploy is.
+
+    Attributes:
+        phase: `upload`, `cached` (the node has the artifact), `compile`, `vm`, `load` or `init`.
+        done_bytes: sent so far; only in the phase `upload`.
+        total_bytes: to send; only in the phase `upload`.
+    """
+
+    phase: str
+    done_bytes: int = 0
+    total_bytes: int = 0
+
+
+OnProgress: TypeAlias = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class DeployOptions:
+    """What a deploy may be told beyond a name and an artifact.
+
+    Attributes:
+        language: what the artifact was written in, or None to have it read from the artifact.
+        vcpus: of the machine, or None for the node's default.
+        memory_mib: of the machine, or None for the node's default.
+        vm_id: an empty machine to deploy into, or "" for a new one.
+    """
+
+    language: Language | None = None
+    version: str = convert.DEFAULT_VERSION
+    vcpus: int | None = None
+    memory_mib: int | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    vm_id: str = ""
+
+
+class NodeClient:
+    """A connection to one node; an async context manager, opened on entry.
+
+    Every method raises `WrongState` outside the context, `Unavailable` when no node answers and
+    `DeadlineExceeded` when it does not in time. May be used by many tasks of one event loop.
+    """
+
+    def __init__(self, address: str = DEFAULT_ADDRESS) -> None:
+        self.address = check_address(address)
+        self._channel: grpc.aio.Channel | None = None
+        self._opened: ApplicationServiceAsyncStub | None = None
+
+    def __repr__(self) -> str:
+        return f"<NodeClient {self.address} {'open' if self._channel else 'closed'}>"
+
+    async def __aenter__(self) -> Self:
+        if self._channel is not None:
+            raise WrongState(f"the client of {self.address} is open already")
+        self._channel = grpc.aio.insecure_channel(self.address, options=client_options())
+        self._opened = ApplicationServiceStub(self._channel)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection and end the calls in flight; idempotent."""
+        channel, self._channel, self._opened = self._channel, None, None
+        if channel is not None:
+            await channel.close()
+
+    async def inspect_node(self, *, timeout_s: float = READ_TIMEOUT_S) -> NodeInfo:
+        """Return what the node is and what it allows."""
+        request = pb.InspectNodeRequest()
+        reply = await self._answer(self._stub.InspectNode(request, timeout=timeout_s))
+        return convert.node_from_proto(reply)
+
+    async def find_artifact(self, digest: str) -> bool:
+        """Whether the node has the artifact with this SHA-256 already."""
+        request = pb.FindArtifactRequest(digest=digest)
+        reply = await self._answer(self._stub.FindArtifact(request, timeout=READ_TIMEOUT_S))
+        return reply.found
+
+    async def upload(self, artifact: Artifact, *, on_progress: OnProgress | None = None) -> None:
+        """Send an artifact to the node, which checks its digest; nothing is kept on a failure."""
+        stream = _upload_stream(artifact, on_progress)
+        call = self._stub.UploadArtifact(stream, timeout=DEPLOY_TIMEOUT_S)
+        await self._answer(call)
+
+    async def deploy(
+        self,
+        name: str,
+        wasm: Path | bytes,
+        *,
+        options: DeployOptions | None = None,
+        on_progress: OnProgress | None = None,
+        timeout_s: float = DEPLOY_TIMEOUT_S,
+    ) -> ApplicationInfo:
+        """Deploy a WebAssembly file under a name; returns once a message can be answered.
+
+        An artifact the node has already is not sent again. Raises `InvalidArgument` before
+        anything is sent when name, file or options cannot be right, `AlreadyExists` when the name
+        is taken, `ActorFailed` or `ActorTrapped` when the actor does not start; then nothing of
+        it is left on the node but the cached artifact.
+        """
+        wish = options or DeployOptions()
+        spec = ApplicationSpec(
+            name=name,
+            digest=_NO_DIGEST_YET,
+            version=wish.version,
+            language=wish.language,
+            vm_config=_complete(wish, VmConfig()),
+            env=dict(wish.env),
+        )
+        if wish.vm_id:
+            check_name(wish.vm_id, what="VM id")
+        size_bytes = await asyncio.to_thread(check_wasm, wasm)
+        node = await self.inspect_node()
+        _check_fits(size_bytes, _complete(wish, node.default_vm), node)
+        artifact = await asyncio.to_thread(read_artifact, wasm)
+        upload_ns = await self._bring(artifact, on_progress)
+        request = convert.deploy_to_proto(
+            replace(spec, digest=artifact.digest),
+            size=convert.size_to_proto(wish.vcpus, wish.memory_mib),
+            request_id=str(uuid.uuid4()),
+            vm_id=wish.vm_id,
+            upload_ns=upload_ns,
+        )
+        return await self._deploy(request, on_progress, timeout_s)
+
+    async def undeploy(self, name: str) -> None:
+        """Remove an application with its machine, state and log; raises `NotFound`."""
+        check_name(name)
+        request = pb.UndeployRequest(name=name)
+        await self._answer(self._stub.Undeploy(request, timeout=CHANGE_TIMEOUT_S))
+
+    async def stop(self, name: str) -> ApplicationInfo:
+        """Stop an application, keeping its last snapshot; idempotent. Raises `NotFound`."""
+        check_name(name)
+        request = pb.StopRequest(name=name)
+        reply = await self._answer(self._stub.Stop(request, timeout=CHANGE_TIMEOUT_S))
+        return convert.application_from_proto(reply.application)
+
+    async def start(self, name: str) -> ApplicationInfo:
+        """Start a stopped application from its last snapshot; idempotent. Raises `NotFound`."""
+        check_name(name)
+        request = pb.StartRequest(name=name)
+        reply = await self._answer(self._stub.Start(request, timeout=DEPLOY_TIMEOUT_S))
+        return convert.application_from_proto(reply.application)
+
+    async def invoke(
+        self,
+        name: str,
+        payload: bytes = b"",
+        *,
+        type: str = "",
+        timeout_s: float = INVOKE_TIMEOUT_S,
+    ) -> InvokeResult:
+        """Send a message to an application and return its reply.
+
+        Raises `ActorFailed` for the actor's own error, `ActorTrapped` when its code broke,
+        `ResourceExhausted` when its mailbox is full, `DeadlineExceeded` when it took longer than
+        `timeout_s`, `InvalidArgument` for a message no node accepts.
+        """
+        check_name(name)
+        if not 0 < timeout_s <= MAX_INVOKE_TIMEOUT_S:
+            raise InvalidArgument(
+                f"a timeout of {timeout_s:g} s is not possible",
+                hint=f"choose more than 0 and at most {MAX_INVOKE_TIMEOUT_S:g} s",
+            )
+        check_message(len(payload))
+        request = pb.InvokeRequest(
+            name=name, type=type, payload=payload, timeout_ms=math.ceil(timeout_s * 1000)
+        )
+        begin_ns = time.perf_counter_ns()
+        call = self._stub.Invoke(request, timeout=timeout_s + _DEADLINE_SLACK_S)
+        reply = await self._answer(call)
+        round_trip_ns = time.perf_counter_ns() - begin_ns
+        return convert.reply_from_proto(reply, round_trip_ns=round_trip_ns)
+
+    async def list(self) -> Listing:
+        """Return every application and every empty machine."""
+        reply = await self._answer(self._stub.List(pb.ListRequest(), timeout=READ_TIMEOUT_S))
+        return convert.listing_from_proto(reply)
+
+    async def inspect(self, name: str) -> ApplicationInfo:
+        """Return one application; raises `NotFound`."""
+        check_name(name)
+        request = pb.InspectRequest(name=name)
+        reply = await self._answer(self._stub.Inspect(request, timeout=READ_TIMEOUT_S))
+        return convert.application_from_proto(reply.application)
+
+    async def logs(
+        self, name: str, *, follow: bool = False, tail: int = 0
+    ) -> AsyncGenerator[LogLine, None]:
+        """Yield the application's log, oldest line first, at most `tail` lines of the past.
+
+        With `follow` it goes on until the application is undeployed or the caller stops; close
+        the iterator (`contextlib.aclosing`) to end the call at once. `tail` 0 means all.
+        """
+        check_name(name)
+        if tail < 0:
+            raise InvalidArgument(f"tail must be 0 or more, not {tail}")
+        request = pb.LogsRequest(name=name, follow=follow, tail=tail)
+        call = self._stub.Logs(request, timeout=None if follow else CHANGE_TIMEOUT_S)
+        try:
+            async for message in call:
+                yield convert.log_line_from_proto(message)
+        except grpc.aio.AioRpcError as error:
+            raise from_grpc(error, address=self.address) from error
+        finally:
+            call.cancel()
+
+    async def start_vm(self, vm_id: str = "", *, vm_config: VmConfig | None = None) -> StartedVm:
+        """Start an empty machine for a later deploy; "" lets the node choose its id."""
+        if vm_id:
+            check_name(vm_id, what="VM id")
+        config = None if vm_config is None else convert.vm_config_to_proto(vm_config)
+        request = pb.StartVmRequest(vm_id=vm_id, config=config)
+        reply = await self._answer(self._stub.StartVm(request, timeout=CHANGE_TIMEOUT_S))
+        return StartedVm(convert.vm_from_proto(reply.vm), reply.vm_ns)
+
+    async def stop_vm(self, vm_id: str) -> None:
+        """Stop an empty machine and remove it; idempotent."""
+        check_name(vm_id, what="VM id")
+        request = pb.StopVmRequest(vm_id=vm_id)
+        await self._answer(self._stub.StopVm(request, timeout=CHANGE_TIMEOUT_S))
+
+    @property
+    def _stub(self) -> ApplicationServiceAsyncStub:
+        if self._opened is None:
+            raise WrongState(
+                f"the client of {self.address} is not open",
+                hint="use it in a block: async with NodeClient(address) as node",
+            )
+        return self._opened
+
+    async def _answer(self, call: Awaitable[_T]) -> _T:
+        try:
+            return await call
+        except grpc.aio.AioRpcError as error:
+            raise from_grpc(error, address=self.address) from error
+
+    async def _bring(self, artifact: Artifact, on_progress: OnProgress | None) -> int:
+        if await self.find_artifact(artifact.digest):
+            if on_progress is not None:
+                on_progress(Progress("cached"))
+            return 0
+        begin_ns = time.perf_counter_ns()
+        await self.upload(artifact, on_progress=on_progress)
+        return time.perf_counter_ns() - begin_ns
+
+    async def _deploy(
+        self, request: pb.DeployRequest, on_progress: OnProgress | None, timeout_s: float
+    ) -> ApplicationInfo:
+        call = self._stub.Deploy(request, timeout=timeout_s)
+        deployed: ApplicationInfo | None = None
+        try:
+            async for event in call:
+                if event.WhichOneof("event") == "application":
+                    deployed = convert.application_from_proto(event.application)
+                elif on_progress is not None:
+                    on_progress(Progress(event.phase))
+        except grpc.aio.AioRpcError as error:
+            raise from_grpc(error, address=self.address) from error
+        finally:
+            call.cancel()
+        if deployed is None:
+            raise Internal(f"the node at {self.address} ended the deploy without a result")
+        return deployed
+
+
+def check_address(address: str) -> str:
+    """Return the address when it is HOST:PORT or unix:PATH, else raise `InvalidArgument`."""
+    if address.startswith("unix:") and len(address) > len("unix:"):
+        return address
+    host, colon, port = address.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    digits = port.isascii() and port.isdigit()
+    if not (host and colon and digits and 0 < int(port) < 65536 and (bracketed or ":" not in host)):
+        raise InvalidArgument(
+            f"node address {address!r} is not HOST:PORT",
+            hint=f"for example --node-address {DEFAULT_ADDRESS}",
+        )
+    return address
+
+
+def check_message(size_bytes: int) -> None:
+    """Raise `InvalidArgument` for a message that no node accepts; a node's own cap may be lower."""
+    if size_bytes > MAX_MESSAGE_LIMIT_BYTES:
+        raise InvalidArgument(
+            f"a message of {size_bytes} bytes is over the limit of {MAX_MESSAGE_LIMIT_BYTES}",
+            hint="send it in parts",
+        )
+
+
+def _complete(wish: DeployOptions, default: VmConfig) -> VmConfig:
+    return VmConfig(
+        vcpus=default.vcpus if wish.vcpus is None else wish.vcpus,
+        memory_mib=default.memory_mib if wish.memory_mib is None else wish.memory_mib,
+    )
+
+
+def _check_fits(size_bytes: int, config: VmConfig, node: NodeInfo) -> None:
+    if size_bytes > node.artifact_limit_bytes:
+        raise InvalidArgument(
+            f"the artifact has {size_bytes / MIB:.1f} MiB, "
+            f"the node accepts {node.artifact_limit_bytes / MIB:.1f} MiB",
+            hint="build it without debug information, or raise the node's artifact limit",
+        )
+    if config.vcpus > node.max_vcpus:
+        raise InvalidArgument(
+            f"vcpus must be at most {node.max_vcpus} on this node, not {config.vcpus}",
+            hint=f"deploy with --vcpus {node.max_vcpus}",
+        )
+    least, most = node.min_memory_mib, node.max_memory_mib
+    if not least <= config.memory_mib <= most:
+        nearest = min(max(config.memory_mib, least), most)
+        raise InvalidArgument(
+            f"memory must be from {least} to {most} MiB on this node, not {config.memory_mib}",
+            hint=f"deploy with --memory {nearest}",
+        )
+
+
+async def _upload_stream(
+    artifact: Artifact, on_progress: OnProgress | None
+) -> AsyncIterator[pb.UploadArtifactRequest]:
+    total = artifact.size_bytes
+    header = pb.UploadArtifactRequest.Header(digest=artifact.digest, size_bytes=total)
+    yield pb.UploadArtifactRequest(header=header)
+    for start in range(0, total, UPLOAD_CHUNK_BYTES):
+        if on_progress is not None:
+            on_progress(Progress("upload", start, total))
+        yield pb.UploadArtifactRequest(chunk=artifact.data[start : start + UPLOAD_CHUNK_BYTES])
+    if on_progress is not None:
+        on_progress(Progress("upload", total, total))

@@ -1,0 +1,48 @@
+"""`VmRegistry`: which machines a node runs, and which application runs in which."""
+
+from __future__ import annotations
+
+from plexspaces_node.client.node import DEFAULT_ADDRESS, NodeClient
+from plexspaces_node.errors import NotFound
+from plexspaces_node.views import Listing, VmInfo
+
+
+class VmRegistry:
+    """Discovers machines over the node's API; nothing is cached.
+
+    Given an address it connects for each question; given an open client it uses that.
+    """
+
+    def __init__(self, node: NodeClient | str = DEFAULT_ADDRESS) -> None:
+        self._node = node
+
+    def __repr__(self) -> str:
+        return f"<VmRegistry {getattr(self._node, 'address', self._node)}>"
+
+    async def discover(self) -> list[VmInfo]:
+        """Return every machine of the node, empty ones last."""
+        listing = await self._listing()
+        return list(listing.vms)
+
+    async def find(self, application: str) -> VmInfo:
+        """Return the machine an application runs in.
+
+        Raises `NotFound` when there is no such application, or while it has no machine.
+        """
+        listing = await self._listing()
+        for each in listing.applications:
+            if each.name != application:
+                continue
+            if each.vm is None:
+                raise NotFound(
+                    f"application {application} has no VM: it is {each.state}",
+                    hint=f"plexspaces start --name {application}",
+                )
+            return each.vm
+        raise NotFound(f"there is no application {application}", hint="plexspaces list")
+
+    async def _listing(self) -> Listing:
+        if isinstance(self._node, NodeClient):
+            return await self._node.list()
+        async with NodeClient(self._node) as client:
+            return await client.list()

@@ -1,0 +1,176 @@
+"""What a node tells of itself: the frozen records that clients read.
+
+This file owns the public shape of an application, a machine, a node, a log line and a reply. The
+node's service fills them, `wire.convert` carries them, the client hands them out. Nothing here
+does I/O or knows how the records travel. All durations are nanoseconds of wall time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from plexspaces_node.model import (
+    ApplicationState,
+    ArtifactKind,
+    Language,
+    PhaseTimings,
+    VmConfig,
+    VmState,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class VmInfo:
+    """A machine.
+
+    Attributes:
+        isolation: the driver that made it: `firecracker`, `qemu` or `process`.
+        socket: the unix socket of its link, on the node's machine.
+        rss_bytes: what it costs its host now; 0 when that cannot be measured.
+        cpu_ns: the processor time it has used; 0 when that cannot be measured.
+    """
+
+    id: str
+    state: VmState
+    isolation: str
+    socket: str
+    config: VmConfig = field(default_factory=VmConfig)
+    started_unix_ns: int = 0
+    rss_bytes: int = 0
+    cpu_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What an application has done since its node started.
+
+    Attributes:
+        coordinate_ns: from the node receiving each message to its reply, less compute.
+    """
+
+    messages: int = 0
+    failures: int = 0
+    compute_ns: int = 0
+    coordinate_ns: int = 0
+    in_flight: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationInfo:
+    """An application as its node sees it now.
+
+    Attributes:
+        vm: its machine, or None while it has none.
+        timings: of its last deploy or start.
+        restarts: machines started anew since the deploy because one ended by itself.
+        last_error: why it is Restarting or Failed, else "".
+    """
+
+    id: str
+    name: str
+    version: str
+    state: ApplicationState
+    language: Language
+    kind: ArtifactKind
+    digest: str
+    vm_config: VmConfig = field(default_factory=VmConfig)
+    vm: VmInfo | None = None
+    timings: PhaseTimings = field(default_factory=PhaseTimings)
+    created_unix_ns: int = 0
+    restarts: int = 0
+    last_error: str = ""
+    counters: Counters = field(default_factory=Counters)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Everything on a node.
+
+    Attributes:
+        discovery_ns: how long the node took to find it out.
+    """
+
+    applications: tuple[ApplicationInfo, ...]
+    empty_vms: tuple[VmInfo, ...]
+    discovery_ns: int
+
+    @property
+    def vms(self) -> tuple[VmInfo, ...]:
+        """Every machine, those with an application first."""
+        return (*(a.vm for a in self.applications if a.vm is not None), *self.empty_vms)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """What a node is and what it allows.
+
+    Attributes:
+        isolation_note: one line on what the isolation level protects against.
+        default_vm: the size of a machine that nobody chose a size for.
+    """
+
+    node_id: str
+    version: str
+    isolation: str
+    isolation_note: str
+    artifact_limit_bytes: int
+    message_limit_bytes: int
+    min_memory_mib: int
+    max_memory_mib: int
+    max_vcpus: int
+    default_vm: VmConfig = field(default_factory=VmConfig)
+    started_unix_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line of an application's log.
+
+    Attributes:
+        stream: `log`, `stdout`, `stderr`, `agent` or `node`.
+        level: `trace`, `debug`, `info`, `warn` or `error`.
+    """
+
+    time_unix_ns: int
+    stream: str
+    level: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class MessageTimings:
+    """Where the time of one message went, as measured by the node and its agent.
+
+    Attributes:
+        total_ns: from the node receiving the message to the reply being ready.
+        compute_ns: inside the actor's own code.
+        wait_ns: the actor waiting inside host calls.
+        queue_ns: in the mailbox.
+    """
+
+    total_ns: int = 0
+    compute_ns: int = 0
+    wait_ns: int = 0
+    queue_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class InvokeResult:
+    """A reply and its times.
+
+    Attributes:
+        round_trip_ns: from the client's request to the reply in its hands, by the client's clock;
+            0 where no client was involved.
+    """
+
+    payload: bytes
+    timings: MessageTimings
+    round_trip_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StartedVm:
+    """An empty machine and how long it took, from asking the driver to the agent's hello."""
+
+    vm: VmInfo
+    vm_ns: int

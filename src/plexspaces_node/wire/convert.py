@@ -1,0 +1,374 @@
+"""Between the messages of the gRPC contract and the records of `model` and `views`.
+
+This file owns the conversion and nothing else: no I/O, no decisions. Every pair of functions is
+its own inverse. What comes from a client is checked by the record it becomes, which raises
+`InvalidArgument`; what comes from a newer node and is not understood raises `Unsupported`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TypeVar
+
+from plexspaces_node.errors import (
+    ActorError,
+    ActorFailed,
+    ActorTrapped,
+    InvalidArgument,
+    Unsupported,
+)
+from plexspaces_node.model import (
+    ApplicationSpec,
+    ApplicationState,
+    ArtifactKind,
+    Language,
+    PhaseTimings,
+    VmConfig,
+    VmState,
+)
+from plexspaces_node.views import (
+    ApplicationInfo,
+    Counters,
+    InvokeResult,
+    Listing,
+    LogLine,
+    MessageTimings,
+    NodeInfo,
+    VmInfo,
+)
+from plexspaces_node.wire.generated import application_pb2 as pb
+
+_UINT32_MAX = 2**32 - 1
+DEFAULT_VERSION = "0.1.0"
+
+_E = TypeVar("_E", bound=StrEnum)
+
+
+def language_named(text: str) -> Language | None:
+    """Return the language a user named, None for ""; raises `InvalidArgument` for another word."""
+    if not text:
+        return None
+    named = [language for language in Language if language is not Language.UNKNOWN]
+    if text not in named:
+        raise InvalidArgument(
+            f"language {text!r} is not known",
+            hint=f"choose one of {', '.join(named)}, or leave it out: it is read from the file",
+        )
+    return Language(text)
+
+
+def size_to_proto(vcpus: int | None, memory_mib: int | None) -> pb.VmConfig:
+    """Convert a wish for a size; None means the node's default.
+
+    Raises `InvalidArgument` for a number that the contract cannot carry.
+    """
+    for what, value in (("vcpus", vcpus), ("memory", memory_mib)):
+        if value is not None and value > _UINT32_MAX:
+            raise InvalidArgument(f"{what} {value} is more than any machine has")
+    return pb.VmConfig(vcpus=vcpus or 0, memory_mib=memory_mib or 0)
+
+
+def vm_config_to_proto(config: VmConfig) -> pb.VmConfig:
+    """Convert a size; raises `InvalidArgument` for a number that the contract cannot carry."""
+    return size_to_proto(config.vcpus, config.memory_mib)
+
+
+def vm_config_from_proto(message: pb.VmConfig, *, default: VmConfig | None = None) -> VmConfig:
+    """Convert a size; each number that is 0 is taken from `default`."""
+    fallback = default or VmConfig()
+    return VmConfig(
+        vcpus=message.vcpus or fallback.vcpus,
+        memory_mib=message.memory_mib or fallback.memory_mib,
+    )
+
+
+def deploy_to_proto(
+    spec: ApplicationSpec,
+    *,
+    request_id: str,
+    size: pb.VmConfig | None = None,
+    vm_id: str = "",
+    upload_ns: int = 0,
+) -> pb.DeployRequest:
+    """Convert a client's wish; `size` stands in for the spec's where it leaves things open."""
+    return pb.DeployRequest(
+        name=spec.name,
+        digest=spec.digest,
+        version=spec.version,
+        language=spec.language or "",
+        config=vm_config_to_proto(spec.vm_config) if size is None else size,
+        env=spec.env,
+        request_id=request_id,
+        vm_id=vm_id,
+        upload_ns=upload_ns,
+    )
+
+
+def spec_from_proto(message: pb.DeployRequest, *, default_vm: VmConfig) -> ApplicationSpec:
+    """Convert a client's wish; raises `InvalidArgument` for what is wrong in it."""
+    return ApplicationSpec(
+        name=message.name,
+        digest=message.digest,
+        version=message.version or DEFAULT_VERSION,
+        language=language_named(message.language),
+        vm_config=vm_config_from_proto(message.config, default=default_vm),
+        env=dict(message.env),
+    )
+
+
+def timings_to_proto(timings: PhaseTimings) -> pb.PhaseTimings:
+    """Convert the times of a deploy."""
+    return pb.PhaseTimings(
+        upload_ns=timings.upload_ns,
+        compile_ns=timings.compile_ns,
+        compile_cached=timings.compile_cached,
+        vm_ns=timings.vm_ns,
+        load_ns=timings.load_ns,
+        init_ns=timings.init_ns,
+        total_ns=timings.total_ns,
+    )
+
+
+def timings_from_proto(message: pb.PhaseTimings) -> PhaseTimings:
+    """Convert the times of a deploy."""
+    return PhaseTimings(
+        upload_ns=message.upload_ns,
+        compile_ns=message.compile_ns,
+        compile_cached=message.compile_cached,
+        vm_ns=message.vm_ns,
+        load_ns=message.load_ns,
+        init_ns=message.init_ns,
+        total_ns=message.total_ns,
+    )
+
+
+def vm_to_proto(vm: VmInfo) -> pb.Vm:
+    """Convert a machine."""
+    return pb.Vm(
+        id=vm.id,
+        state=vm.state,
+        isolation=vm.isolation,
+        socket=vm.socket,
+        config=vm_config_to_proto(vm.config),
+        started_unix_ns=vm.started_unix_ns,
+        rss_bytes=vm.rss_bytes,
+        cpu_ns=vm.cpu_ns,
+    )
+
+
+def vm_from_proto(message: pb.Vm) -> VmInfo:
+    """Convert a machine."""
+    return VmInfo(
+        id=message.id,
+        state=_read(VmState, message.state, "VM state"),
+        isolation=message.isolation,
+        socket=message.socket,
+        config=vm_config_from_proto(message.config),
+        started_unix_ns=message.started_unix_ns,
+        rss_bytes=message.rss_bytes,
+        cpu_ns=message.cpu_ns,
+    )
+
+
+def counters_to_proto(counters: Counters) -> pb.Counters:
+    """Convert what an application has done."""
+    return pb.Counters(
+        messages=counters.messages,
+        failures=counters.failures,
+        compute_ns=counters.compute_ns,
+        coordinate_ns=counters.coordinate_ns,
+        in_flight=counters.in_flight,
+    )
+
+
+def counters_from_proto(message: pb.Counters) -> Counters:
+    """Convert what an application has done."""
+    return Counters(
+        messages=message.messages,
+        failures=message.failures,
+        compute_ns=message.compute_ns,
+        coordinate_ns=message.coordinate_ns,
+        in_flight=message.in_flight,
+    )
+
+
+def application_to_proto(application: ApplicationInfo) -> pb.Application:
+    """Convert an application; its machine is left out while it has none."""
+    return pb.Application(
+        id=application.id,
+        name=application.name,
+        version=application.version,
+        state=application.state,
+        language=application.language,
+        kind=application.kind,
+        digest=application.digest,
+        config=vm_config_to_proto(application.vm_config),
+        vm=None if application.vm is None else vm_to_proto(application.vm),
+        timings=timings_to_proto(application.timings),
+        created_unix_ns=application.created_unix_ns,
+        restarts=application.restarts,
+        last_error=application.last_error,
+        counters=counters_to_proto(application.counters),
+    )
+
+
+def application_from_proto(message: pb.Application) -> ApplicationInfo:
+    """Convert an application."""
+    known_languages: tuple[str, ...] = tuple(Language)
+    known = message.language in known_languages
+    return ApplicationInfo(
+        id=message.id,
+        name=message.name,
+        version=message.version,
+        state=_read(ApplicationState, message.state, "application state"),
+        language=Language(message.language) if known else Language.UNKNOWN,
+        kind=_read(ArtifactKind, message.kind, "artifact kind"),
+        digest=message.digest,
+        vm_config=vm_config_from_proto(message.config),
+        vm=vm_from_proto(message.vm) if message.HasField("vm") else None,
+        timings=timings_from_proto(message.timings),
+        created_unix_ns=message.created_unix_ns,
+        restarts=message.restarts,
+        last_error=message.last_error,
+        counters=counters_from_proto(message.counters),
+    )
+
+
+def listing_to_proto(listing: Listing) -> pb.ListResponse:
+    """Convert everything on a node."""
+    return pb.ListResponse(
+        applications=[application_to_proto(each) for each in listing.applications],
+        empty_vms=[vm_to_proto(each) for each in listing.empty_vms],
+        discovery_ns=listing.discovery_ns,
+    )
+
+
+def listing_from_proto(message: pb.ListResponse) -> Listing:
+    """Convert everything on a node."""
+    return Listing(
+        applications=tuple(application_from_proto(each) for each in message.applications),
+        empty_vms=tuple(vm_from_proto(each) for each in message.empty_vms),
+        discovery_ns=message.discovery_ns,
+    )
+
+
+def node_to_proto(node: NodeInfo) -> pb.InspectNodeResponse:
+    """Convert what a node is."""
+    return pb.InspectNodeResponse(
+        node_id=node.node_id,
+        version=node.version,
+        isolation=node.isolation,
+        isolation_note=node.isolation_note,
+        artifact_limit_bytes=node.artifact_limit_bytes,
+        message_limit_bytes=node.message_limit_bytes,
+        min_memory_mib=node.min_memory_mib,
+        max_memory_mib=node.max_memory_mib,
+        max_vcpus=node.max_vcpus,
+        default_vm=vm_config_to_proto(node.default_vm),
+        started_unix_ns=node.started_unix_ns,
+    )
+
+
+def node_from_proto(message: pb.InspectNodeResponse) -> NodeInfo:
+    """Convert what a node is."""
+    return NodeInfo(
+        node_id=message.node_id,
+        version=message.version,
+        isolation=message.isolation,
+        isolation_note=message.isolation_note,
+        artifact_limit_bytes=message.artifact_limit_bytes,
+        message_limit_bytes=message.message_limit_bytes,
+        min_memory_mib=message.min_memory_mib,
+        max_memory_mib=message.max_memory_mib,
+        max_vcpus=message.max_vcpus,
+        default_vm=vm_config_from_proto(message.default_vm),
+        started_unix_ns=message.started_unix_ns,
+    )
+
+
+def log_line_to_proto(line: LogLine) -> pb.LogsResponse:
+    """Convert a line of a log."""
+    return pb.LogsResponse(
+        time_unix_ns=line.time_unix_ns,
+        stream=line.stream,
+        level=line.level,
+        message=line.message,
+    )
+
+
+def log_line_from_proto(message: pb.LogsResponse) -> LogLine:
+    """Convert a line of a log."""
+    return LogLine(
+        time_unix_ns=message.time_unix_ns,
+        stream=message.stream,
+        level=message.level,
+        message=message.message,
+    )
+
+
+def message_timings_to_proto(timings: MessageTimings) -> pb.MessageTimings:
+    """Convert the times of a message."""
+    return pb.MessageTimings(
+        total_ns=timings.total_ns,
+        compute_ns=timings.compute_ns,
+        wait_ns=timings.wait_ns,
+        queue_ns=timings.queue_ns,
+    )
+
+
+def message_timings_from_proto(message: pb.MessageTimings) -> MessageTimings:
+    """Convert the times of a message."""
+    return MessageTimings(
+        total_ns=message.total_ns,
+        compute_ns=message.compute_ns,
+        wait_ns=message.wait_ns,
+        queue_ns=message.queue_ns,
+    )
+
+
+def failure_to_proto(error: ActorError) -> pb.ActorFailure:
+    """Convert what an actor did wrong."""
+    trapped = isinstance(error, ActorTrapped)
+    return pb.ActorFailure(
+        kind=pb.ActorFailure.KIND_TRAPPED if trapped else pb.ActorFailure.KIND_FAILED,
+        code=error.code,
+        message=error.message,
+        retryable=error.retryable,
+        hint=error.hint or "",
+    )
+
+
+def failure_from_proto(message: pb.ActorFailure) -> ActorError:
+    """Convert what an actor did wrong."""
+    cls = ActorTrapped if message.kind == pb.ActorFailure.KIND_TRAPPED else ActorFailed
+    return cls(
+        message.message,
+        code=message.code,
+        retryable=message.retryable,
+        hint=message.hint or None,
+    )
+
+
+def reply_to_proto(outcome: bytes | ActorError, timings: MessageTimings) -> pb.InvokeResponse:
+    """Convert a reply: the actor's payload, or what it did wrong."""
+    measured = message_timings_to_proto(timings)
+    if isinstance(outcome, ActorError):
+        return pb.InvokeResponse(failure=failure_to_proto(outcome), timings=measured)
+    return pb.InvokeResponse(payload=outcome, timings=measured)
+
+
+def reply_from_proto(message: pb.InvokeResponse, *, round_trip_ns: int = 0) -> InvokeResult:
+    """Convert a reply; raises `ActorFailed` or `ActorTrapped` when it is a failure."""
+    if message.WhichOneof("outcome") == "failure":
+        raise failure_from_proto(message.failure)
+    return InvokeResult(message.payload, message_timings_from_proto(message.timings), round_trip_ns)
+
+
+def _read(kind: type[_E], text: str, what: str) -> _E:
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise Unsupported(
+            f"the node speaks of the {what} {text!r}, which this client does not know",
+            hint="upgrade the client to the node's version: pip install -U plexspaces-node",
+        ) from error

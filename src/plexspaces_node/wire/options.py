@@ -1,0 +1,56 @@
+"""The gRPC options of a connection between client and node, chosen once for both ends.
+
+They belong together: a client that pings more often than the server permits is cut off, and a
+message must be allowed by its sender and its receiver alike.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from plexspaces_node.model import MAX_MESSAGE_LIMIT_BYTES, MIB
+
+ChannelOptions: TypeAlias = tuple[tuple[str, int], ...]
+
+UPLOAD_CHUNK_BYTES = 256 * 1024
+"""What a client sends of an artifact at a time; a node accepts chunks of up to 1 MiB."""
+
+ENVELOPE_BYTES = 64 * 1024
+"""What a gRPC message may be longer than the payload it carries."""
+
+LISTING_LIMIT_BYTES = 16 * MIB
+"""The most a client accepts in one reply: a listing of many thousand applications."""
+
+_PING_EVERY_MS = 60_000
+_PING_TIMEOUT_MS = 20_000
+
+
+def client_options() -> ChannelOptions:
+    """Options of a client's channel."""
+    return (
+        ("grpc.max_send_message_length", MAX_MESSAGE_LIMIT_BYTES + ENVELOPE_BYTES),
+        ("grpc.max_receive_message_length", LISTING_LIMIT_BYTES),
+        # A followed log may be silent for hours: pings find out that the node's host is gone.
+        ("grpc.keepalive_time_ms", _PING_EVERY_MS),
+        ("grpc.keepalive_timeout_ms", _PING_TIMEOUT_MS),
+        ("grpc.http2.max_pings_without_data", 0),
+        # What may be repeated is the caller's decision, never the transport's.
+        ("grpc.enable_retries", 0),
+        # A node is reached directly; a proxy set for the web would be asked for 127.0.0.1 too.
+        ("grpc.enable_http_proxy", 0),
+        # Otherwise channels of one process share a connection and its waiting time after a
+        # failure, and a node that has just come up looks absent.
+        ("grpc.use_local_subchannel_pool", 1),
+    )
+
+
+def server_options() -> ChannelOptions:
+    """Options of a node's server; the node itself checks its own, smaller message limit."""
+    return (
+        ("grpc.max_send_message_length", LISTING_LIMIT_BYTES),
+        ("grpc.max_receive_message_length", MAX_MESSAGE_LIMIT_BYTES + ENVELOPE_BYTES),
+        ("grpc.http2.min_ping_interval_without_data_ms", _PING_EVERY_MS // 2),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # Without this two nodes could listen on one port and share its clients between them.
+        ("grpc.so_reuseport", 0),
+    )

@@ -1,0 +1,203 @@
+"""Errors on the wire: the one table of error class and gRPC code, read in both directions.
+
+An error travels as a gRPC status whose `grpc-status-details-bin` holds a `google.rpc.Status` with
+one `ErrorInfo`, so that a client of any language can read it. This file owns that encoding. It
+knows nothing of what raises an error or of what is done about it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import grpc
+from google.protobuf.any_pb2 import Any
+from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+
+from plexspaces_node.errors import (
+    ActorError,
+    ActorFailed,
+    ActorTrapped,
+    AlreadyExists,
+    DeadlineExceeded,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    PlexSpacesError,
+    ResourceExhausted,
+    Unavailable,
+    Unsupported,
+    VmStartFailed,
+    WrongState,
+    platform_error,
+)
+
+DOMAIN = "plexspaces"
+"""Of an error of the platform; `ErrorInfo.reason` is its code."""
+ACTOR_DOMAIN = "plexspaces.actor"
+"""Of an error of the actor met outside `Invoke`; `reason` is failed or trapped."""
+
+DETAILS_KEY = "grpc-status-details-bin"
+START_NODE_HINT = "plexspaces start-node --node-id my-node"
+
+# gRPC refuses trailing metadata past 8 KiB, and the details travel in base64 beside the plain
+# text, which is percent-encoded (threefold where it is not ASCII). An actor's traceback is cut.
+_MESSAGE_BYTES = 3072
+_HINT_BYTES = 512
+_PLAIN_BYTES = 512
+
+_NO_CONNECTION = ("failed to connect", "errors resolving", "dns resolution")
+_NOBODY_THERE = ("connection refused", "no such file")
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """One row: the class, the code it is sent as, the foreign codes that are read as it."""
+
+    error: type[PlexSpacesError]
+    code: grpc.StatusCode
+    also: tuple[grpc.StatusCode, ...] = ()
+
+
+TABLE: tuple[Mapping, ...] = (
+    Mapping(
+        InvalidArgument,
+        grpc.StatusCode.INVALID_ARGUMENT,
+        also=(
+            grpc.StatusCode.OUT_OF_RANGE,
+            grpc.StatusCode.PERMISSION_DENIED,
+            grpc.StatusCode.UNAUTHENTICATED,
+        ),
+    ),
+    Mapping(NotFound, grpc.StatusCode.NOT_FOUND),
+    Mapping(AlreadyExists, grpc.StatusCode.ALREADY_EXISTS),
+    Mapping(WrongState, grpc.StatusCode.FAILED_PRECONDITION),
+    Mapping(ResourceExhausted, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    Mapping(
+        Unavailable,
+        grpc.StatusCode.UNAVAILABLE,
+        also=(grpc.StatusCode.ABORTED, grpc.StatusCode.CANCELLED),
+    ),
+    Mapping(DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED),
+    Mapping(Unsupported, grpc.StatusCode.UNIMPLEMENTED),
+    Mapping(
+        Internal,
+        grpc.StatusCode.INTERNAL,
+        also=(grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS),
+    ),
+    # Told from Internal by its details alone, hence after it.
+    Mapping(VmStartFailed, grpc.StatusCode.INTERNAL),
+)
+"""Every class of `errors.PLATFORM_ERRORS` once; the first row with a code reads foreign ones."""
+
+TrailingMetadata = tuple[tuple[str, bytes], ...]
+
+
+def to_grpc(error: PlexSpacesError | ActorError) -> tuple[grpc.StatusCode, str, TrailingMetadata]:
+    """Return the code, the plain text and the trailing metadata to end a call with.
+
+    Texts are cut to what gRPC can carry. An actor's error is for calls whose reply has no place
+    for it, such as a deploy whose actor fails in init.
+    """
+    code = _code_of(error)
+    info = ErrorInfo(domain=DOMAIN, reason=error.code)
+    if isinstance(error, ActorError):
+        info.domain = ACTOR_DOMAIN
+        info.reason = "trapped" if isinstance(error, ActorTrapped) else "failed"
+        info.metadata["code"] = _cut(error.code, _HINT_BYTES)
+        info.metadata["retryable"] = "true" if error.retryable else "false"
+    if error.hint is not None:
+        info.metadata["hint"] = _cut(error.hint, _HINT_BYTES)
+    if isinstance(error, VmStartFailed):
+        info.metadata["step"] = _cut(error.step, _HINT_BYTES)
+    detail = Any()
+    detail.Pack(info)
+    number: int = code.value[0]
+    status = Status(code=number, message=_cut(error.message, _MESSAGE_BYTES), details=[detail])
+    plain = _cut(error.message, _PLAIN_BYTES)
+    return code, plain, ((DETAILS_KEY, status.SerializeToString()),)
+
+
+def from_grpc(error: grpc.aio.AioRpcError, *, address: str) -> PlexSpacesError | ActorError:
+    """Rebuild the error a node ended a call with; one that no node made is mapped by its code.
+
+    Args:
+        error: what the call raised.
+        address: of the node that was called, for the message.
+    """
+    ours = _read_details(error)
+    if ours is not None:
+        return ours
+    said = error.details() or "no reason given"
+    code = error.code()
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return _unreachable(said, address)
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return DeadlineExceeded(f"the node at {address} did not answer in the time given")
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return Unsupported(
+            f"what answers at {address} does not know this call ({said})",
+            hint="check --node-address, and that node and client have the same version",
+        )
+    return _class_of(code)(f"{said} ({code.name} from {address})")
+
+
+def _code_of(error: PlexSpacesError | ActorError) -> grpc.StatusCode:
+    if isinstance(error, ActorError):
+        return grpc.StatusCode.FAILED_PRECONDITION
+    for row in TABLE:
+        if isinstance(error, row.error):
+            return row.code
+    return grpc.StatusCode.INTERNAL
+
+
+def _class_of(code: grpc.StatusCode) -> type[PlexSpacesError]:
+    for row in TABLE:
+        if code is row.code or code in row.also:
+            return row.error
+    return Internal
+
+
+def _read_details(error: grpc.aio.AioRpcError) -> PlexSpacesError | ActorError | None:
+    for key, value in error.trailing_metadata() or ():
+        if key != DETAILS_KEY or not isinstance(value, bytes):
+            continue
+        status, info = Status(), ErrorInfo()
+        try:
+            status.ParseFromString(value)
+            for detail in status.details:
+                if detail.Unpack(info) and info.domain in (DOMAIN, ACTOR_DOMAIN):
+                    return _rebuild(status.message, info)
+        except DecodeError:
+            # Somebody else's details: the code alone decides.
+            return None
+    return None
+
+
+def _rebuild(message: str, info: ErrorInfo) -> PlexSpacesError | ActorError:
+    hint = info.metadata.get("hint")
+    if info.domain == DOMAIN:
+        return platform_error(info.reason, message, hint=hint, step=info.metadata.get("step", ""))
+    cls = ActorTrapped if info.reason == "trapped" else ActorFailed
+    retryable = info.metadata.get("retryable") == "true"
+    return cls(message, code=info.metadata.get("code", ""), retryable=retryable, hint=hint)
+
+
+def _unreachable(said: str, address: str) -> Unavailable:
+    lowered = said.lower()
+    if any(sign in lowered for sign in _NO_CONNECTION):
+        nobody = any(sign in lowered for sign in _NOBODY_THERE)
+        why = "" if nobody else f" ({said.rpartition('last error: ')[2]})"
+        return Unavailable(f"no node answers at {address}{why}", hint=START_NODE_HINT)
+    return Unavailable(
+        f"the connection to the node at {address} broke ({said})",
+        hint="look at the node's own output; then try again",
+    )
+
+
+def _cut(text: str, limit: int) -> str:
+    encoded = text.encode("utf-8", "replace")
+    if len(encoded) <= limit:
+        return encoded.decode("utf-8")
+    return encoded[: limit - 3].decode("utf-8", "ignore") + "…"

@@ -1,0 +1,298 @@
+"""A node without machines: the gRPC service in memory, for tests of what talks to it.
+
+It keeps the promises of the contract that clients rely on (digest check, names taken, states) and
+can be told to fail. It runs in threads of its own, so that commands with an event loop of their
+own can be tested against it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from types import TracebackType
+from typing import NoReturn, Self
+
+import grpc
+
+from plexspaces_node.errors import ActorError, AlreadyExists, NotFound, PlexSpacesError
+from plexspaces_node.model import (
+    MIB,
+    ApplicationSpec,
+    ApplicationState,
+    ArtifactKind,
+    Language,
+    PhaseTimings,
+    VmConfig,
+    VmState,
+)
+from plexspaces_node.views import (
+    ApplicationInfo,
+    Listing,
+    LogLine,
+    MessageTimings,
+    NodeInfo,
+    VmInfo,
+)
+from plexspaces_node.wire import convert
+from plexspaces_node.wire.generated import application_pb2 as pb
+from plexspaces_node.wire.generated.application_pb2_grpc import (
+    ApplicationServiceServicer,
+    add_ApplicationServiceServicer_to_server,
+)
+from plexspaces_node.wire.options import server_options
+from plexspaces_node.wire.status import to_grpc
+
+WASM = b"\0asm\x01\0\0\0" + bytes(100)
+"""Looks like a module; the fake runs nothing."""
+
+Behaviour = Callable[[str, str, bytes], bytes | ActorError]
+
+NODE = NodeInfo(
+    node_id="fake-1",
+    version="0.1.0",
+    isolation="process",
+    isolation_note="a sandbox by WebAssembly, not by a VM",
+    artifact_limit_bytes=1 * MIB,
+    message_limit_bytes=1 * MIB,
+    min_memory_mib=64,
+    max_memory_mib=1024,
+    max_vcpus=4,
+    default_vm=VmConfig(2, 128),
+    started_unix_ns=1,
+)
+TIMINGS = MessageTimings(total_ns=5_000_000, compute_ns=4_000_000, wait_ns=0, queue_ns=1_000)
+LOG = (
+    LogLine(1_700_000_000_000_000_000, "log", "info", "ready"),
+    LogLine(1_700_000_000_500_000_000, "stdout", "info", "hello"),
+    LogLine(1_700_000_001_000_000_000, "stderr", "error", "two\nlines"),
+)
+
+
+def echo(name: str, type: str, payload: bytes) -> bytes:
+    """Answer with what was sent."""
+    return payload
+
+
+class FakeNode(ApplicationServiceServicer):
+    """A fake node; a context manager that serves on `address` while entered.
+
+    Attributes:
+        calls: the names of the calls received, in order.
+        fail: the error each named call is ended with.
+        behave: how every application answers.
+        deploys: the requests of every deploy.
+    """
+
+    def __init__(self, behave: Behaviour = echo) -> None:
+        self.behave = behave
+        self.calls: list[str] = []
+        self.fail: dict[str, PlexSpacesError | ActorError] = {}
+        self.deploys: list[pb.DeployRequest] = []
+        self.invokes: list[pb.InvokeRequest] = []
+        self.uploads: list[list[int]] = []
+        self.artifacts: set[str] = set()
+        self.applications: dict[str, ApplicationInfo] = {}
+        self.empty_vms: dict[str, VmInfo] = {}
+        self.log_gate = threading.Event()
+        self._server = grpc.server(ThreadPoolExecutor(8), options=server_options())
+        add_ApplicationServiceServicer_to_server(self, self._server)
+        port = self._server.add_insecure_port("127.0.0.1:0")
+        self.address = f"127.0.0.1:{port}"
+
+    def __enter__(self) -> Self:
+        self._server.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.log_gate.set()
+        self._server.stop(grace=None).wait(5)
+
+    def _enter(self, call: str, context: grpc.ServicerContext) -> None:
+        self.calls.append(call)
+        if call in self.fail:
+            _end(context, self.fail[call])
+
+    def _find(self, name: str, context: grpc.ServicerContext) -> ApplicationInfo:
+        if name not in self.applications:
+            missing = NotFound(f"there is no application {name}", hint="plexspaces list")
+            _end(context, missing)
+        return self.applications[name]
+
+    def InspectNode(
+        self, request: pb.InspectNodeRequest, context: grpc.ServicerContext
+    ) -> pb.InspectNodeResponse:
+        """Say what the fake is."""
+        self._enter("InspectNode", context)
+        return convert.node_to_proto(NODE)
+
+    def FindArtifact(
+        self, request: pb.FindArtifactRequest, context: grpc.ServicerContext
+    ) -> pb.FindArtifactResponse:
+        """Say whether the artifact was uploaded."""
+        self._enter("FindArtifact", context)
+        return pb.FindArtifactResponse(found=request.digest in self.artifacts)
+
+    def UploadArtifact(
+        self, request_iterator: Iterator[pb.UploadArtifactRequest], context: grpc.ServicerContext
+    ) -> pb.UploadArtifactResponse:
+        """Take an artifact and check what the header promised."""
+        self._enter("UploadArtifact", context)
+        header = next(request_iterator).header
+        chunks = [part.chunk for part in request_iterator]
+        data = b"".join(chunks)
+        self.uploads.append([len(chunk) for chunk in chunks])
+        digest = hashlib.sha256(data).hexdigest()
+        if (digest, len(data)) != (header.digest, header.size_bytes):
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "digest or size differ")
+        self.artifacts.add(digest)
+        return pb.UploadArtifactResponse(digest=digest, size_bytes=len(data))
+
+    def Deploy(
+        self, request: pb.DeployRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.DeployResponse]:
+        """Deploy in no time."""
+        self._enter("Deploy", context)
+        self.deploys.append(request)
+        spec = convert.spec_from_proto(request, default_vm=NODE.default_vm)
+        if spec.name in self.applications:
+            taken = AlreadyExists(
+                f"application {spec.name} is deployed already",
+                hint=f"plexspaces undeploy --name {spec.name}",
+            )
+            _end(context, taken)
+        for phase in ("compile", "vm", "load", "init"):
+            yield pb.DeployResponse(phase=phase)
+        vm_id = request.vm_id or f"vm-{spec.name}"
+        self.empty_vms.pop(vm_id, None)
+        made = _application(spec, vm_id, request.upload_ns)
+        self.applications[spec.name] = made
+        yield pb.DeployResponse(application=convert.application_to_proto(made))
+
+    def Undeploy(
+        self, request: pb.UndeployRequest, context: grpc.ServicerContext
+    ) -> pb.UndeployResponse:
+        """Forget the application."""
+        self._enter("Undeploy", context)
+        self._find(request.name, context)
+        del self.applications[request.name]
+        return pb.UndeployResponse()
+
+    def Stop(self, request: pb.StopRequest, context: grpc.ServicerContext) -> pb.StopResponse:
+        """Take the application's machine away."""
+        self._enter("Stop", context)
+        found = self._find(request.name, context)
+        stopped = replace(found, state=ApplicationState.STOPPED, vm=None)
+        self.applications[request.name] = stopped
+        return pb.StopResponse(application=convert.application_to_proto(stopped))
+
+    def Start(self, request: pb.StartRequest, context: grpc.ServicerContext) -> pb.StartResponse:
+        """Give the application a machine again."""
+        self._enter("Start", context)
+        found = self._find(request.name, context)
+        started = replace(found, state=ApplicationState.RUNNING, vm=_vm(f"vm-{found.name}-2"))
+        self.applications[request.name] = started
+        return pb.StartResponse(application=convert.application_to_proto(started))
+
+    def Invoke(self, request: pb.InvokeRequest, context: grpc.ServicerContext) -> pb.InvokeResponse:
+        """Answer as `behave` says."""
+        self._enter("Invoke", context)
+        self._find(request.name, context)
+        self.invokes.append(request)
+        outcome = self.behave(request.name, request.type, request.payload)
+        return convert.reply_to_proto(outcome, TIMINGS)
+
+    def List(self, request: pb.ListRequest, context: grpc.ServicerContext) -> pb.ListResponse:
+        """List what there is."""
+        self._enter("List", context)
+        listing = Listing(
+            tuple(self.applications.values()), tuple(self.empty_vms.values()), 3_000_000
+        )
+        return convert.listing_to_proto(listing)
+
+    def Inspect(
+        self, request: pb.InspectRequest, context: grpc.ServicerContext
+    ) -> pb.InspectResponse:
+        """Show one application."""
+        self._enter("Inspect", context)
+        found = self._find(request.name, context)
+        return pb.InspectResponse(application=convert.application_to_proto(found))
+
+    def Logs(
+        self, request: pb.LogsRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.LogsResponse]:
+        """Send `LOG`; followed, wait for `log_gate` and send one line more."""
+        self._enter("Logs", context)
+        self._find(request.name, context)
+        # Before the first line: a reader that has gone is not seen by what comes after it.
+        if request.follow and not context.add_callback(self.log_gate.set):
+            self.log_gate.set()
+        for line in LOG[-request.tail :]:
+            yield convert.log_line_to_proto(line)
+        if request.follow:
+            self.log_gate.wait(10)
+            yield pb.LogsResponse(time_unix_ns=1, stream="node", level="info", message="later")
+
+    def StartVm(
+        self, request: pb.StartVmRequest, context: grpc.ServicerContext
+    ) -> pb.StartVmResponse:
+        """Make an empty machine."""
+        self._enter("StartVm", context)
+        made = replace(_vm(request.vm_id or "vm-empty"), state=VmState.EMPTY)
+        self.empty_vms[made.id] = made
+        return pb.StartVmResponse(vm=convert.vm_to_proto(made), vm_ns=40_000_000)
+
+    def StopVm(self, request: pb.StopVmRequest, context: grpc.ServicerContext) -> pb.StopVmResponse:
+        """Forget an empty machine."""
+        self._enter("StopVm", context)
+        self.empty_vms.pop(request.vm_id, None)
+        return pb.StopVmResponse()
+
+
+def _end(context: grpc.ServicerContext, error: PlexSpacesError | ActorError) -> NoReturn:
+    code, text, metadata = to_grpc(error)
+    context.set_trailing_metadata(metadata)
+    context.abort(code, text)
+
+
+def _vm(vm_id: str) -> VmInfo:
+    return VmInfo(
+        id=vm_id,
+        state=VmState.RUNNING,
+        isolation="process",
+        socket=f"/run/plexspaces/{vm_id}/link.sock",
+        config=VmConfig(1, 256),
+        started_unix_ns=1_700_000_000_000_000_000,
+        rss_bytes=30 * MIB,
+        cpu_ns=1_000_000,
+    )
+
+
+def _application(spec: ApplicationSpec, vm_id: str, upload_ns: int) -> ApplicationInfo:
+    return ApplicationInfo(
+        id=f"app-{spec.name}",
+        name=spec.name,
+        version=spec.version,
+        state=ApplicationState.RUNNING,
+        language=spec.language or Language.RUST,
+        kind=ArtifactKind.ACTOR,
+        digest=spec.digest,
+        vm_config=spec.vm_config,
+        vm=_vm(vm_id),
+        timings=PhaseTimings(
+            upload_ns=upload_ns,
+            compile_cached=True,
+            vm_ns=20_000_000,
+            load_ns=3_000_000,
+            init_ns=1_000_000,
+            total_ns=25_000_000 + upload_ns,
+        ),
+        created_unix_ns=1_700_000_000_000_000_000,
+    )
