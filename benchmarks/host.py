@@ -1,0 +1,20 @@
+"""The node to be measured, in a process of its own; the first line on stdout is its address."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from plexspaces_node import NodeBuilder
+
+
+async def main(data_dir: str) -> None:
+    """Serve until stdin ends."""
+    builder = NodeBuilder("bench").with_address("127.0.0.1:0").with_isolation("process")
+    async with builder.with_data_dir(data_dir).build() as node:
+        print(node.address, flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1]))

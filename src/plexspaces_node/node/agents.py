@@ -1,0 +1,334 @@
+"""The node's end of the links: one `AgentClient` a machine.
+
+Speaks `wire.link` on a unix socket, keeps many requests in flight, and hands what the actor asks
+of the node to a `HostCalls`. Knows nothing of drivers, applications or SQL. A broken connection
+fails what was in flight at once; the agent dials again and the next request goes through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from plexspaces_node.errors import (
+    ActorError,
+    DeadlineExceeded,
+    PlexSpacesError,
+    ResourceExhausted,
+    Unavailable,
+    WrongState,
+)
+from plexspaces_node.model import MAX_MESSAGE_LIMIT_BYTES, MIB
+from plexspaces_node.vm.driver import Endpoint, LinkEnd
+from plexspaces_node.wire import link
+from plexspaces_node.wire.link import FromAgent, FromNode
+
+SILENCE_NS = 1_000_000_000
+"""How long past a message's deadline an agent may stay silent before it counts as deaf."""
+
+IN_FLIGHT_BYTES = 64 * MIB
+"""The most payload that may wait for one agent: the bound on what a fast sender costs the node."""
+
+_F = TypeVar("_F", bound=link.Frame)
+
+
+class HostCalls(Protocol):
+    """What an actor may ask of its node, and what its agent tells; one a machine."""
+
+    def log(self, frame: link.Log) -> None:
+        """Take a line of the log; must not block."""
+
+    def snapshot(self, state: bytes) -> None:
+        """Take a snapshot; must not block."""
+
+    async def answer(self, request: link.Ask | link.Tell | link.Get | link.Put) -> bytes | None:
+        """Do what the actor asks; a raised platform or actor error becomes its answer."""
+
+
+class _Connection(asyncio.Protocol):
+    """One connection of an agent, from its hello to its end."""
+
+    def __init__(self, client: AgentClient) -> None:
+        self._client = client
+        self._buffer = link.FrameBuffer(link.frame_limit(MAX_MESSAGE_LIMIT_BYTES))
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for body in self._buffer.feed(data):
+                self._client._received(self, link.decode_from_agent(body))
+        except link.LinkBroken as error:
+            self._client._complain(f"the link is broken: {error}")
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._client._lost(self)
+
+    def send(self, frame: FromNode) -> None:
+        assert self.transport is not None
+        self.transport.write(link.encode(frame))
+
+    def close(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+
+class AgentClient:
+    """The agent of one machine, as the node sees it.
+
+    Everything runs on the event loop that called `open`; nothing here blocks it.
+    """
+
+    def __init__(
+        self,
+        vm_id: str,
+        host: HostCalls,
+        *,
+        node_id: str,
+        message_limit: int,
+        in_flight_limit: int,
+    ) -> None:
+        self._vm_id = vm_id
+        self._host = host
+        self._node_id = node_id
+        self._message_limit = message_limit
+        self._in_flight_limit = in_flight_limit
+        self._ids = itertools.count(1)
+        self._pending: dict[int, asyncio.Future[Any]] = {}
+        self._bytes = 0
+        self._connection: _Connection | None = None
+        self._server: asyncio.Server | None = None
+        self._hello: asyncio.Future[link.Hello] = asyncio.get_running_loop().create_future()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._path: Path | None = None
+        self.deaf = asyncio.Event()
+        """Set when the agent did not answer in time, nor say that it could not."""
+
+    def __repr__(self) -> str:
+        connected = "connected" if self._connection else "not connected"
+        return f"<AgentClient {self._vm_id} {connected}, {len(self._pending)} in flight>"
+
+    @property
+    def in_flight(self) -> int:
+        """Requests sent and not yet answered."""
+        return len(self._pending)
+
+    async def listen(self, path: Path) -> None:
+        """Wait for the agent to dial; call before the machine starts. Replaces a stale socket."""
+        loop = asyncio.get_running_loop()
+        # asyncio removes a stale socket in the way, and nothing that is not a socket.
+        self._server = await loop.create_unix_server(lambda: _Connection(self), str(path))
+        path.chmod(0o600)
+        self._path = path
+
+    async def dial(self, endpoint: Endpoint) -> None:
+        """Connect to the agent where the machine's endpoint is the listening end."""
+        if endpoint.opened_by is LinkEnd.NODE_DIALS:
+            loop = asyncio.get_running_loop()
+            await loop.create_unix_connection(lambda: _Connection(self), str(endpoint.path))
+
+    async def hello(self) -> link.Hello:
+        """Wait for the agent's first word. Has no bound of its own: race it with the machine.
+
+        Raises `WrongState` for an agent of another generation or of another machine.
+        """
+        return await asyncio.shield(self._hello)
+
+    async def load(self, frame: Callable[[int], link.Load], timeout_s: float) -> link.Loaded:
+        """Have the agent load and start an application.
+
+        Raises what the actor's `init` did wrong, `DeadlineExceeded` or `Unavailable`.
+        """
+        return await self._request(frame, link.Loaded, timeout_s, "loading")
+
+    async def stop(self, timeout_s: float) -> None:
+        """Have the agent snapshot, shut its actor down and say goodbye.
+
+        Raises `DeadlineExceeded` or `Unavailable`; the machine is then to be stopped without.
+        """
+        timeout_ns = int(timeout_s * 1e9)
+        await self._request(lambda id: link.Stop(id, timeout_ns), link.Stopped, timeout_s, "stop")
+
+    async def invoke(
+        self, *, sender: str, msg_type: str, payload: bytes, timeout_ns: int
+    ) -> link.Reply:
+        """Send a message and wait for its reply, in which an actor's failure lies.
+
+        Cancelling takes the message out of the mailbox if it still waits there. Raises
+        `ResourceExhausted` when too much is in flight, `DeadlineExceeded` when the agent is deaf
+        and `Unavailable` when the link is or goes down.
+        """
+        return await self.post(
+            sender=sender, msg_type=msg_type, payload=payload, timeout_ns=timeout_ns
+        )
+
+    def post(
+        self, *, sender: str, msg_type: str, payload: bytes, timeout_ns: int
+    ) -> Coroutine[Any, Any, link.Reply]:
+        """Send a message now, and return what waits for its reply; raises as `invoke` does."""
+        connection = self._connected()
+        if len(self._pending) >= self._in_flight_limit or self._bytes > IN_FLIGHT_BYTES:
+            raise ResourceExhausted(
+                f"{len(self._pending)} messages are on their way already",
+                hint="send slower, or raise [limits] mailbox",
+            )
+        request_id = next(self._ids)
+        future = self._expect(request_id)
+        connection.send(link.Invoke(request_id, sender, msg_type, payload, timeout_ns))
+        self._bytes += len(payload)
+        return self._reply(request_id, future, len(payload), timeout_ns)
+
+    async def _reply(
+        self, request_id: int, future: asyncio.Future[Any], size: int, timeout_ns: int
+    ) -> link.Reply:
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later((timeout_ns + SILENCE_NS) / 1e9, self._silent, future, timeout_ns)
+        try:
+            reply: link.Reply = await future
+            return reply
+        except asyncio.CancelledError:
+            if self._connection is not None:
+                self._connection.send(link.Cancel(request_id))
+            raise
+        finally:
+            timer.cancel()
+            self._bytes -= size
+            self._pending.pop(request_id, None)
+
+    def _silent(self, future: asyncio.Future[Any], timeout_ns: int) -> None:
+        if future.done():
+            return
+        self.deaf.set()
+        future.set_exception(
+            DeadlineExceeded(
+                f"no answer within {timeout_ns / 1e9:g} s, nor a sign of life: "
+                "the machine is replaced",
+                hint="an actor that sleeps or waits outside WebAssembly cannot be interrupted",
+            )
+        )
+
+    async def idle(self) -> None:
+        """Wait until nothing is in flight."""
+        while self._pending:
+            await asyncio.wait(list(self._pending.values()))
+
+    async def close(self) -> None:
+        """Drop the connection, stop listening, fail what is in flight. Idempotent."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        if self._connection is not None:
+            self._connection.close()
+            self._lost(self._connection)
+        if not self._hello.done():
+            self._hello.cancel()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._path is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
+
+    async def _request(
+        self, frame: Callable[[int], FromNode], answer: type[_F], timeout_s: float, what: str
+    ) -> _F:
+        connection = self._connected()
+        request_id = next(self._ids)
+        future = self._expect(request_id)
+        connection.send(frame(request_id))
+        try:
+            async with asyncio.timeout(timeout_s):
+                reply = await future
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"{what}: the agent of {self._vm_id} did not answer within {timeout_s:g} s"
+            ) from error
+        finally:
+            self._pending.pop(request_id, None)
+        assert isinstance(reply, answer)
+        return reply
+
+    def _connected(self) -> _Connection:
+        if self._connection is None:
+            raise Unavailable(f"the agent of {self._vm_id} is not connected")
+        return self._connection
+
+    def _expect(self, request_id: int) -> asyncio.Future[Any]:
+        future = asyncio.get_running_loop().create_future()
+        self._pending[request_id] = future
+        return future
+
+    # ---- what the connection calls -----------------------------------------------------
+
+    def _received(self, connection: _Connection, frame: FromAgent) -> None:
+        match frame:
+            case link.Reply() | link.Loaded() | link.Stopped():
+                self._settle(frame.id, frame)
+            case link.Failed():
+                self._fail(frame.id, link.error_of(frame.failure))
+            case link.Log():
+                self._host.log(frame)
+            case link.State():
+                self._host.snapshot(frame.state)
+            case link.Hello():
+                self._greet(connection, frame)
+            case link.Ask() | link.Tell() | link.Get() | link.Put():
+                task = asyncio.get_running_loop().create_task(self._answer(connection, frame))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    def _greet(self, connection: _Connection, hello: link.Hello) -> None:
+        refused = ""
+        if hello.generation != link.GENERATION:
+            refused = f"generation {hello.generation}, this node speaks {link.GENERATION}"
+        elif hello.vm_id != self._vm_id:
+            refused = f"this link is for {self._vm_id}, not {hello.vm_id}"
+        connection.send(link.Welcome(link.GENERATION, self._node_id, self._message_limit, refused))
+        if refused:
+            self._complain(f"the agent was refused: {refused}")
+            if not self._hello.done():
+                self._hello.set_exception(WrongState(f"the agent was refused: {refused}"))
+            return
+        self._connection = connection
+        if not self._hello.done():
+            self._hello.set_result(hello)
+
+    async def _answer(
+        self, connection: _Connection, request: link.Ask | link.Tell | link.Get | link.Put
+    ) -> None:
+        payload, failure = None, None
+        try:
+            payload = await self._host.answer(request)
+        except (PlexSpacesError, ActorError) as error:
+            failure = link.failure_of(error)
+        connection.send(link.Answer(request.id, payload, failure))
+
+    def _settle(self, request_id: int, frame: FromAgent) -> None:
+        future = self._pending.get(request_id)
+        if future is not None and not future.done():
+            future.set_result(frame)
+
+    def _fail(self, request_id: int, error: Exception) -> None:
+        future = self._pending.get(request_id)
+        if future is not None and not future.done():
+            future.set_exception(error)
+
+    def _lost(self, connection: _Connection) -> None:
+        if connection is not self._connection:
+            return
+        self._connection = None
+        for request_id in list(self._pending):
+            self._fail(request_id, Unavailable(f"the link to {self._vm_id} broke"))
+
+    def _complain(self, message: str) -> None:
+        self._host.log(link.Log("node", "warn", message, 0))

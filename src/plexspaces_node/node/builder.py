@@ -1,0 +1,266 @@
+"""The composition root: reads the configuration, makes every part of a node, takes it apart again.
+
+`NodeBuilder` is the public way to a node inside a program; the command line uses it too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from time import time_ns
+from typing import Any, Self
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from plexspaces_node import __version__
+from plexspaces_node.config import Config, ConfigBootstrap
+from plexspaces_node.errors import InvalidArgument, Unavailable, Unsupported
+from plexspaces_node.model import ENGINE, ENGINE_REVISION, VmConfig
+from plexspaces_node.node.applications import Applications
+from plexspaces_node.node.artifacts import ArtifactStore
+from plexspaces_node.node.compiler import CompileLimits
+from plexspaces_node.node.datadir import DataDirectory
+from plexspaces_node.node.machines import AgentLimits
+from plexspaces_node.node.metrics import serve_metrics
+from plexspaces_node.node.registry import Registry
+from plexspaces_node.node.service import ApplicationService, ErrorInterceptor, ServiceLimits
+from plexspaces_node.node.supervisor import Surroundings
+from plexspaces_node.views import NodeInfo
+from plexspaces_node.vm.driver import Driver
+from plexspaces_node.vm.process import ProcessDriver
+from plexspaces_node.wire.generated import application_pb2 as pb
+from plexspaces_node.wire.generated import application_pb2_grpc as pb_grpc
+from plexspaces_node.wire.options import server_options
+
+_log = logging.getLogger(__name__)
+
+SERVICE = pb.DESCRIPTOR.services_by_name["ApplicationService"].full_name
+END_RPC_GRACE_S = 1.0
+"""For calls other than messages (a listing, a deploy being undone) to end on shutdown."""
+
+
+class Node:
+    """A running node. Made by `NodeBuilder.build`, ended by leaving its context."""
+
+    def __init__(self, config: Config, driver: Driver, note: str) -> None:
+        self.config = config
+        self.id = config.node.id
+        self.isolation = driver.name
+        self.isolation_note = note
+        self.address = config.node.address
+        self.recovered: tuple[str, ...] = ()
+        self.metrics_port: int | None = None
+        self.started_unix_ns = time_ns()
+        self._driver = driver
+        self._applications: Applications | None = None
+        self._server: grpc.aio.Server | None = None
+        self._health = health.aio.HealthServicer()
+        self._ended = False
+
+    def __repr__(self) -> str:
+        return f"<Node {self.id} {self.isolation} at {self.address}>"
+
+    def describe(self) -> NodeInfo:
+        """Say what this node is and what it allows."""
+        can, limits = self._driver.capabilities, self.config.limits
+        default = self.config.firecracker.default_vm
+        return NodeInfo(
+            node_id=self.id,
+            version=__version__,
+            isolation=self.isolation,
+            isolation_note=self.isolation_note,
+            artifact_limit_bytes=limits.artifact_bytes,
+            message_limit_bytes=limits.message_bytes,
+            min_memory_mib=can.min_memory_mib,
+            max_memory_mib=can.max_memory_mib,
+            max_vcpus=can.max_vcpus,
+            default_vm=VmConfig(default.vcpus, default.memory_mib),
+            started_unix_ns=self.started_unix_ns,
+        )
+
+    async def drain(self) -> None:
+        """Refuse new work, let running messages finish within the grace time, stop everything.
+
+        Idempotent; leaving the context drains too.
+        """
+        if self._ended:
+            return
+        self._ended = True
+        assert self._applications is not None
+        assert self._server is not None
+        await self._health.enter_graceful_shutdown()
+        stopping = asyncio.ensure_future(self._server.stop(self.config.node.grace_s))
+        await self._applications.drain(self.config.node.grace_s)
+        # Everything is stopped, so only streams and calls without an end are left.
+        await self._server.stop(END_RPC_GRACE_S)
+        await stopping
+
+    async def abort(self) -> None:
+        """End every machine at once, without letting anything finish."""
+        self._ended = True
+        assert self._applications is not None
+        assert self._server is not None
+        await self._applications.abort()
+        await self._server.stop(0)
+
+
+class NodeBuilder:
+    """Builds a node: `async with NodeBuilder("my-node").with_address(...).build() as node:`.
+
+    Every `with_` method returns the builder. What is not said comes from the environment and
+    `release.toml`, as for the command line.
+    """
+
+    def __init__(self, node_id: str) -> None:
+        self._flags: dict[str, object] = {"node.id": node_id}
+        self._config: Config | None = None
+        self._config_file: Path | None = None
+        self._driver: Driver | None = None
+
+    def with_address(self, address: str) -> Self:
+        """Listen on HOST:PORT; port 0 takes a free one, which `Node.address` then tells."""
+        self._flags["node.address"] = address
+        return self
+
+    def with_isolation(self, level: str) -> Self:
+        """Use `auto`, `firecracker`, `qemu` or `process`."""
+        self._flags["node.isolation"] = level
+        return self
+
+    def with_data_dir(self, path: Path | str) -> Self:
+        """Keep everything in this directory."""
+        self._flags["node.data_dir"] = str(path)
+        return self
+
+    def with_config_file(self, path: Path | str) -> Self:
+        """Read this `release.toml`."""
+        self._config_file = Path(path)
+        return self
+
+    def with_config(self, config: Config) -> Self:
+        """Use a configuration that is complete already; nothing else is read then."""
+        self._config = config
+        return self
+
+    def with_setting(self, key: str, value: object) -> Self:
+        """Set any setting by its dotted key, for example `limits.message_bytes`."""
+        self._flags[key] = value
+        return self
+
+    def with_driver(self, driver: Driver) -> Self:
+        """Make machines with this driver, whatever the isolation setting says."""
+        self._driver = driver
+        return self
+
+    @asynccontextmanager
+    async def build(self) -> AsyncIterator[Node]:
+        """Start the node; on leaving, drain it.
+
+        Raises `InvalidArgument`, `WrongState` for a data directory in use, `Unavailable` for a
+        port in use, `Unsupported` for an isolation level that does not work here.
+        """
+        config = self._config or ConfigBootstrap.load(self._config_file, self._flags)
+        config.check_listen()
+        driver, note = await choose_driver(config, self._driver)
+        async with AsyncExitStack() as stack:
+            data = stack.enter_context(DataDirectory.open(config.node.data_dir, config.node.id))
+            limits = config.limits
+            registry = await stack.enter_async_context(
+                Registry.open(data.registry, keyvalue_limit_bytes=limits.keyvalue_bytes)
+            )
+            artifacts = await stack.enter_async_context(
+                ArtifactStore(
+                    data.path,
+                    limit_bytes=limits.artifact_bytes,
+                    engine=f"{ENGINE} settings {ENGINE_REVISION}",
+                    limits=CompileLimits(limits.compile_timeout_s, limits.compile_memory_mib),
+                )
+            )
+            around = Surroundings(
+                driver=driver,
+                vms=data.vms,
+                registry=registry,
+                artifacts=artifacts,
+                limits=limits,
+                agent_limits=AgentLimits(
+                    config.node.id, limits.message_bytes, in_flight_limit=limits.mailbox
+                ),
+            )
+            applications = Applications(around, data.logs, config.node.grace_s)
+            node = Node(config, driver, note)
+            node._applications = applications
+            node._server = server = grpc.aio.server(
+                interceptors=(ErrorInterceptor(),), options=server_options()
+            )
+            _register(server, node, applications, artifacts)
+            node.address = _bind(server, config.node.address)
+            node.recovered = await applications.recover()
+            await server.start()
+            for name in ("", SERVICE):
+                await node._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+            stack.push_async_callback(node.drain)
+            node.metrics_port = stack.enter_context(
+                serve_metrics(config.node.metrics_address, applications.supervisors)
+            )
+            yield node
+
+
+async def choose_driver(config: Config, given: Driver | None = None) -> tuple[Driver, str]:
+    """Return the driver for the isolation level asked for, and one line about it.
+
+    `auto` takes the strongest whose probe succeeds. Raises `Unsupported` with the probe's reason
+    and hint when the level asked for does not work here.
+    """
+    level = config.node.isolation
+    driver = given or ProcessDriver()
+    if given is None and level not in ("auto", driver.name):
+        raise Unsupported(
+            f"isolation level {level!r} is not in this version",
+            hint="plexspaces start-node --node-id my-node --isolation process",
+        )
+    found = await driver.probe()
+    if not found.ok:
+        raise Unsupported(
+            f"isolation level {driver.name!r} does not work here: {found.reason}",
+            hint=found.hint or "plexspaces doctor",
+        )
+    note = f"{driver.capabilities.isolation} ({found.reason})"
+    if level == "auto" and driver.name == "process":
+        note = f"no microVM on this machine; {note}"
+    return driver, note
+
+
+def _register(
+    server: grpc.aio.Server, node: Node, applications: Applications, artifacts: ArtifactStore
+) -> None:
+    limits = ServiceLimits(node.config.limits.message_timeout_s)
+    service = ApplicationService(applications, artifacts, node.describe, limits)
+    pb_grpc.add_ApplicationServiceServicer_to_server(service, server)
+    health_pb2_grpc.add_HealthServicer_to_server(node._health, server)
+    names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
+
+
+def _bind(server: grpc.aio.Server, address: str) -> str:
+    host = address.rpartition(":")[0]
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        port = 0
+        why: Any = error
+    else:
+        why = None
+    if port == 0:
+        raise Unavailable(
+            f"cannot listen on {address}: the port is in use or the address is not this machine's",
+            hint="choose another with --address 127.0.0.1:9001, or see who holds it: ss -ltnp",
+        ) from why
+    return f"{host}:{port}"
+
+
+__all__ = ["InvalidArgument", "Node", "NodeBuilder", "choose_driver"]

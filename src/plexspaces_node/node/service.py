@@ -1,0 +1,224 @@
+"""The gRPC face of the node: decode, call `Applications`, encode. Nothing is decided here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from plexspaces_node.errors import ActorError, Internal, InvalidArgument, PlexSpacesError
+from plexspaces_node.node.applications import Applications, DeployRequest
+from plexspaces_node.node.artifacts import ArtifactStore
+from plexspaces_node.views import ApplicationInfo, LogLine, NodeInfo
+from plexspaces_node.wire import convert
+from plexspaces_node.wire.generated import application_pb2 as pb
+from plexspaces_node.wire.generated import application_pb2_grpc as pb_grpc
+from plexspaces_node.wire.status import to_grpc
+
+_log = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceLimits:
+    """What the service itself applies."""
+
+    message_timeout_s: float
+    max_timeout_s: float = 24 * 3600.0
+
+
+class ApplicationService(pb_grpc.ApplicationServiceServicer):
+    """`plexspaces.node.v1.ApplicationService`; errors are mapped by `ErrorInterceptor`."""
+
+    def __init__(
+        self,
+        applications: Applications,
+        artifacts: ArtifactStore,
+        describe: Callable[[], NodeInfo],
+        limits: ServiceLimits,
+    ) -> None:
+        self._applications = applications
+        self._artifacts = artifacts
+        self._describe = describe
+        self._limits = limits
+
+    async def InspectNode(
+        self, request: pb.InspectNodeRequest, context: Context
+    ) -> pb.InspectNodeResponse:
+        return convert.node_to_proto(self._describe())
+
+    async def FindArtifact(
+        self, request: pb.FindArtifactRequest, context: Context
+    ) -> pb.FindArtifactResponse:
+        return pb.FindArtifactResponse(found=self._artifacts.has(request.digest))
+
+    async def UploadArtifact(
+        self, request_iterator: AsyncIterator[pb.UploadArtifactRequest], context: Context
+    ) -> pb.UploadArtifactResponse:
+        first = await anext(request_iterator, None)
+        if first is None or first.WhichOneof("part") != "header":
+            raise InvalidArgument("an upload begins with its header")
+        header = first.header
+        async with self._artifacts.receive(header.digest, header.size_bytes) as upload:
+            async for part in request_iterator:
+                if part.WhichOneof("part") != "chunk":
+                    raise InvalidArgument("after its header an upload consists of chunks")
+                await upload.write(part.chunk)
+        return pb.UploadArtifactResponse(digest=header.digest, size_bytes=header.size_bytes)
+
+    async def Deploy(
+        self, request: pb.DeployRequest, context: Context
+    ) -> AsyncIterator[pb.DeployResponse]:
+        deploy = DeployRequest(
+            spec=convert.spec_from_proto(request, default_vm=self._describe().default_vm),
+            request_id=request.request_id,
+            vm_id=request.vm_id,
+            upload_ns=request.upload_ns,
+        )
+        events: asyncio.Queue[str | None] = asyncio.Queue()
+
+        async def run() -> ApplicationInfo:
+            try:
+                return await self._applications.deploy(deploy, events.put_nowait)
+            finally:
+                events.put_nowait(None)
+
+        task = asyncio.create_task(run())
+        try:
+            while (phase := await events.get()) is not None:
+                yield pb.DeployResponse(phase=phase)
+            yield pb.DeployResponse(application=convert.application_to_proto(await task))
+        finally:
+            # A client that went away: the deploy is undone, and the undoing awaited.
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def Undeploy(self, request: pb.UndeployRequest, context: Context) -> pb.UndeployResponse:
+        await self._applications.undeploy(request.name)
+        return pb.UndeployResponse()
+
+    async def Stop(self, request: pb.StopRequest, context: Context) -> pb.StopResponse:
+        info = await self._applications.stop(request.name)
+        return pb.StopResponse(application=convert.application_to_proto(info))
+
+    async def Start(self, request: pb.StartRequest, context: Context) -> pb.StartResponse:
+        info = await self._applications.start(request.name)
+        return pb.StartResponse(application=convert.application_to_proto(info))
+
+    async def Invoke(self, request: pb.InvokeRequest, context: Context) -> pb.InvokeResponse:
+        outcome = await self._applications.invoke(
+            request.name, request.type, request.payload, self._timeout_ns(request, context)
+        )
+        return convert.reply_to_proto(outcome.failure or outcome.payload, outcome.timings)
+
+    async def List(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:
+        return convert.listing_to_proto(await self._applications.list())
+
+    async def Inspect(self, request: pb.InspectRequest, context: Context) -> pb.InspectResponse:
+        info = await self._applications.inspect(request.name)
+        return pb.InspectResponse(application=convert.application_to_proto(info))
+
+    async def Logs(
+        self, request: pb.LogsRequest, context: Context
+    ) -> AsyncIterator[pb.LogsResponse]:
+        journal = self._applications.log_of(request.name)
+        if not request.follow:
+            for record in await journal.read(request.tail):
+                yield _line(record)
+            return
+        async with aclosing(journal.follow(request.tail)) as records:
+            async for record in records:
+                yield _line(record)
+
+    async def StartVm(self, request: pb.StartVmRequest, context: Context) -> pb.StartVmResponse:
+        config = convert.vm_config_from_proto(request.config, default=self._describe().default_vm)
+        vm, vm_ns = await self._applications.start_vm(request.vm_id, config)
+        return pb.StartVmResponse(vm=convert.vm_to_proto(vm), vm_ns=vm_ns)
+
+    async def StopVm(self, request: pb.StopVmRequest, context: Context) -> pb.StopVmResponse:
+        await self._applications.stop_vm(request.vm_id)
+        return pb.StopVmResponse()
+
+    def _timeout_ns(self, request: pb.InvokeRequest, context: Context) -> int:
+        if request.timeout_ms:
+            timeout_s = request.timeout_ms / 1000
+        else:
+            left = context.time_remaining()
+            timeout_s = self._limits.message_timeout_s if left is None else left
+        return int(min(timeout_s, self._limits.max_timeout_s) * 1e9)
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):
+    """Turns errors into gRPC statuses: one of the two places that catch every `Exception`."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Wrap the handler by the shape of its call."""
+        handler = await continuation(handler_call_details)
+        if handler is None or not handler_call_details.method.startswith("/plexspaces."):
+            return handler
+        make = (
+            grpc.stream_unary_rpc_method_handler
+            if handler.request_streaming
+            else grpc.unary_unary_rpc_method_handler
+        )
+        behavior = handler.stream_unary or handler.unary_unary
+        wrapped = _replying
+        if handler.response_streaming:
+            make, behavior, wrapped = (
+                grpc.unary_stream_rpc_method_handler,
+                handler.unary_stream,
+                _streaming,
+            )
+        return make(
+            wrapped(behavior),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+
+def _replying(behavior: Any) -> Any:
+    async def call(request: Any, context: Context) -> Any:
+        try:
+            return await behavior(request, context)
+        except Exception as error:  # noqa: BLE001 - the boundary
+            await _abort(error, context)
+
+    return call
+
+
+def _streaming(behavior: Any) -> Any:
+    async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+        try:
+            async with aclosing(behavior(request, context)) as responses:
+                async for response in responses:
+                    yield response
+        except Exception as error:  # noqa: BLE001 - the boundary
+            await _abort(error, context)
+
+    return call
+
+
+async def _abort(error: Exception, context: Context) -> None:
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if not isinstance(error, PlexSpacesError | ActorError):
+        _log.error("a call failed by a defect", exc_info=error)
+        error = Internal(f"internal error: {error!r}", hint="see the node's log, and report it")
+    code, text, metadata = to_grpc(error)
+    await context.abort(code, text, metadata)
+
+
+def _line(record: Any) -> pb.LogsResponse:
+    return convert.log_line_to_proto(
+        LogLine(record.time_unix_ns, record.stream, record.level, record.message)
+    )

@@ -1,0 +1,161 @@
+"""What the node does when machines fail, with a driver that fails on command."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from support.nodes import builder
+from support.traces import assert_nothing_left, bundles_of
+
+from plexspaces_node import NodeClient
+from plexspaces_node.errors import AlreadyExists, PlexSpacesError, Unsupported, VmStartFailed
+from plexspaces_node.vm.driver import Endpoint, Health
+from plexspaces_node.vm.fake import STEPS, FakeDriver
+from plexspaces_node.wire import link
+
+
+async def _agent_of_another_age(endpoint: Endpoint, vm_id: str) -> None:
+    _, writer = await asyncio.open_unix_connection(str(endpoint.path))
+    with closing(writer):
+        writer.write(link.encode(link.Hello(link.GENERATION + 1, vm_id, "wasmtime 99")))
+        await asyncio.get_running_loop().create_future()
+
+
+async def _agent_that_talks_nonsense(endpoint: Endpoint, vm_id: str) -> None:
+    _, writer = await asyncio.open_unix_connection(str(endpoint.path))
+    with closing(writer):
+        writer.write(b"\xff" * 100)
+        await writer.drain()
+
+
+@pytest.fixture
+def driver() -> FakeDriver:
+    return FakeDriver()
+
+
+@pytest.fixture
+async def client(driver: FakeDriver, data_dir: Path) -> AsyncIterator[NodeClient]:
+    build = builder(data_dir).with_driver(driver).build()
+    async with build as node, NodeClient(node.address) as client:
+        yield client
+
+
+async def _nothing(client: NodeClient, driver: FakeDriver, data_dir: Path) -> None:
+    listing = await client.list()
+    assert (listing.applications, listing.empty_vms) == ((), ())
+    assert driver.live == []
+    assert_nothing_left(data_dir)
+    assert list((data_dir / "logs").iterdir()) == []
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_start_that_fails_names_its_step_and_leaves_nothing(
+    client: NodeClient, driver: FakeDriver, data_dir: Path, probe_wasm: Path, step: str
+) -> None:
+    """Whatever step of a machine's start fails, the deploy says which, and all is undone."""
+    driver.fail_at(step)
+    with pytest.raises(VmStartFailed) as caught:
+        await client.deploy("one", probe_wasm)
+    assert caught.value.step == step
+    await _nothing(client, driver, data_dir)
+
+
+async def test_machine_that_ends_before_its_hello_fails_the_deploy_at_once(
+    client: NodeClient, driver: FakeDriver, data_dir: Path, probe_wasm: Path
+) -> None:
+    """Nobody waits for a hello from a machine that is gone."""
+    deploy = asyncio.create_task(client.deploy("one", probe_wasm))
+    async with asyncio.timeout(20):
+        while not driver.live:
+            await asyncio.sleep(0.001)
+        driver.crash(driver.live[0], reason="kernel panic")
+        with pytest.raises(VmStartFailed, match="kernel panic") as caught:
+            await deploy
+    assert caught.value.step == "hello"
+    await _nothing(client, driver, data_dir)
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_client_that_goes_away_while_a_start_hangs_leaves_nothing(
+    client: NodeClient, driver: FakeDriver, data_dir: Path, probe_wasm: Path, step: str
+) -> None:
+    """A hanging step is cancelled with its client."""
+    driver.hang_at(step)
+    deploy = asyncio.create_task(client.deploy("one", probe_wasm))
+    await driver.hanging.wait()
+    deploy.cancel()
+    await asyncio.gather(deploy, return_exceptions=True)
+    async with asyncio.timeout(20):
+        while bundles_of(data_dir) or (await client.list()).applications:
+            await asyncio.sleep(0.001)
+    await _nothing(client, driver, data_dir)
+
+
+async def test_shutdown_while_a_start_hangs_ends_it(
+    driver: FakeDriver, data_dir: Path, probe_wasm: Path
+) -> None:
+    """A node does not wait for a deploy that does not end, and its client is told."""
+    driver.hang_at("spawn")
+    build = builder(data_dir).with_driver(driver).build()
+    async with build as node, NodeClient(node.address) as client:
+        deploy = asyncio.create_task(client.deploy("one", probe_wasm))
+        await driver.hanging.wait()
+        async with asyncio.timeout(20):
+            await node.drain()
+        with pytest.raises(PlexSpacesError, match="shutting down"):
+            await deploy
+    assert driver.live == []
+    assert_nothing_left(data_dir)
+
+
+@pytest.mark.parametrize(
+    ("agent", "why"),
+    [(_agent_of_another_age, "generation 2"), (_agent_that_talks_nonsense, "ended before")],
+)
+async def test_agent_that_cannot_be_understood_fails_the_deploy(
+    data_dir: Path, probe_wasm: Path, agent: object, why: str
+) -> None:
+    """A wrong generation or bytes that are no frames end the start with the reason."""
+    driver = FakeDriver(agent)  # type: ignore[arg-type]
+    build = builder(data_dir).with_driver(driver).build()
+    async with build as node, NodeClient(node.address) as client:
+        with pytest.raises(VmStartFailed, match=why):
+            await client.deploy("one", probe_wasm)
+        await _nothing(client, driver, data_dir)
+
+
+async def test_empty_machine_that_cannot_start_leaves_its_id_free(
+    client: NodeClient, driver: FakeDriver, data_dir: Path
+) -> None:
+    """A failed start of an empty machine is no obstacle to the next."""
+    for _ in range(2):
+        driver.fail_at("spawn")
+        with pytest.raises(VmStartFailed):
+            await client.start_vm("vm-mine")
+    await _nothing(client, driver, data_dir)
+
+
+async def test_driver_that_does_not_work_refuses_the_node(data_dir: Path) -> None:
+    """A node with no way to make machines does not start, and says what helps."""
+    driver = FakeDriver()
+    driver.health = Health(False, "no /dev/kvm", "sudo usermod -aG kvm $USER")
+    with pytest.raises(Unsupported, match="no /dev/kvm") as caught:
+        async with builder(data_dir).with_driver(driver).build():
+            pytest.fail("a node without machines")
+    assert caught.value.hint == "sudo usermod -aG kvm $USER"
+
+
+async def test_name_of_a_deploy_under_way_is_taken_until_it_failed(
+    client: NodeClient, driver: FakeDriver, probe_wasm: Path
+) -> None:
+    """Two deploys of one name do not run at once; when the first fails the second may win."""
+    driver.fail_at("spawn", times=2)
+    outcomes = await asyncio.gather(
+        client.deploy("one", probe_wasm), client.deploy("one", probe_wasm), return_exceptions=True
+    )
+    assert [type(outcome) for outcome in outcomes] == [VmStartFailed, VmStartFailed]
+    assert not any(isinstance(outcome, AlreadyExists) for outcome in outcomes)

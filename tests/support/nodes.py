@@ -1,0 +1,57 @@
+"""Nodes for tests, in this process or in one of their own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from plexspaces_node import NodeBuilder
+
+
+def builder(data_dir: Path) -> NodeBuilder:
+    """A node builder with what every test wants."""
+    return (
+        NodeBuilder("node-test")
+        .with_address("127.0.0.1:0")
+        .with_isolation("process")
+        .with_data_dir(data_dir)
+        .with_setting("limits.snapshot_interval_s", 0.05)
+        .with_setting("node.grace_s", 2.0)
+    )
+
+
+_PROGRAM = """
+import asyncio, sys
+from pathlib import Path
+from support.nodes import builder
+async def main():
+    async with builder(Path(sys.argv[1])).build() as node:
+        print(node.address, flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+asyncio.run(main())
+"""
+
+
+@contextmanager
+def node_process(data_dir: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run a node in a process of its own, for tests that kill it; yields it and its address."""
+    tests = Path(__file__).parent.parent
+    process = subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM, str(data_dir)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tests,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        yield process, process.stdout.readline().strip()
+    finally:
+        process.stdin.close()
+        process.kill()
+        process.wait(20)
+        process.stdout.close()
