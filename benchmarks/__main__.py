@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import grpc
 from wasmtime import Store, WasiConfig
@@ -76,7 +77,7 @@ async def _measure(scratch: Path, floor: str) -> list[Row]:
             grpc.aio.insecure_channel(floor, options=client_options()) as channel,
         ):
             await client.deploy("echo", wasm)
-            bare = channel.unary_unary(METHOD)
+            bare: Any = channel.unary_unary(METHOD)
 
             async def product() -> object:
                 return await client.invoke("echo", PAYLOAD, type="e")

@@ -42,7 +42,11 @@ class ArtifactKind(StrEnum):
     """How an artifact is run."""
 
     ACTOR = "actor"
+    """A component that exports the actor contract."""
     COMMAND = "command"
+    """A core module with `_start`: WASI preview 1."""
+    COMMAND_COMPONENT = "command-component"
+    """A component that exports `wasi:cli/run`: WASI 0.2."""
 
 
 class ApplicationState(StrEnum):

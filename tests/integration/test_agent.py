@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.actors import Init, command, compiled, probe, routed
+from support.actors import Init, command, command_component, compiled, probe, routed
 from support.peer import MEMORY_BYTES, MESSAGE_LIMIT, Peer
 
 from plexspaces_node.wire import link
@@ -268,3 +268,14 @@ def test_command_that_misbehaves_costs_one_message(runner: Peer, first: bytes, c
     assert failure is not None
     assert failure.code == code
     assert runner.invoke("any", b"next").payload == b"next"
+
+
+def test_command_component_runs_like_any_command(peer: Peer, tmp_path: Path) -> None:
+    """A WASI 0.2 command reads stdin and answers on stdout; its error result is a failure."""
+    code = compiled(command_component(), tmp_path)
+    assert isinstance(peer.load(code, kind="command-component"), link.Loaded)
+    assert peer.invoke("any", b"through streams").payload == b"through streams"
+    failure = peer.invoke("any", b"").failure
+    assert failure is not None
+    assert (failure.origin, failure.code) == ("actor", "exit-1")
+    assert peer.invoke("any", b"again").payload == b"again"

@@ -32,6 +32,11 @@ def command() -> bytes:
     return bytes(wat2wasm((ACTORS / "command.wat").read_text()))
 
 
+def command_component() -> bytes:
+    """Return the WASI 0.2 command: see the comment of command-component.wat."""
+    return bytes(wat2wasm((ACTORS / "command-component.wat").read_text()))
+
+
 def compiled(wasm: bytes, directory: Path) -> Path:
     """Compile an artifact as the node does, and return the native code's path."""
     source, target = directory / "actor.wasm", directory / "actor.cwasm"

@@ -66,19 +66,26 @@ def _component(engine: Engine, data: bytes) -> tuple[ArtifactKind, list[str], li
     imports = list(component.type.imports(engine))
     exported = component.type.exports(engine)
     exports = list(exported)
-    entry = exported.get(contract.ACTOR)
-    actor = entry.ty if entry else None
-    if not isinstance(actor, ComponentInstanceType):
-        _refuse_entry(f"an instance {contract.ACTOR}", exports)
-    missing = set(contract.ACTOR_FUNCTIONS) - set(actor.exports(engine))
+    kind = ArtifactKind.ACTOR
+    if contract.ACTOR in exports:
+        _check_actor(engine, exported[contract.ACTOR].ty)
+    elif any(name.startswith(contract.CLI_RUN) for name in exports):
+        kind = ArtifactKind.COMMAND_COMPONENT
+    else:
+        _refuse_entry(f"{contract.ACTOR} or {contract.CLI_RUN}x", exports)
+    for name in imports:
+        if name not in contract.HOST_INTERFACES and not name.startswith(contract.WASI_OFFERED):
+            _refuse_import(name)
+    return kind, imports, exports, component.serialize()
+
+
+def _check_actor(engine: Engine, actor: object) -> None:
+    functions = set(actor.exports(engine)) if isinstance(actor, ComponentInstanceType) else set()
+    missing = set(contract.ACTOR_FUNCTIONS) - functions
     if missing:
         raise InvalidArgument(
             f"the component's {contract.ACTOR} lacks {', '.join(sorted(missing))}", hint=BUILD_HINT
         )
-    for name in imports:
-        if name not in contract.HOST_INTERFACES and not name.startswith(contract.WASI_OFFERED):
-            _refuse_import(name)
-    return ArtifactKind.ACTOR, imports, exports, component.serialize()
 
 
 def _module(engine: Engine, data: bytes) -> tuple[ArtifactKind, list[str], list[str], bytearray]:

@@ -21,6 +21,9 @@ MESSAGING: Final = interface("messaging")
 TYPES: Final = interface("types")
 HOST_INTERFACES: Final = frozenset({LOGGING, KEYVALUE, MESSAGING, TYPES})
 
+CLI_RUN: Final = "wasi:cli/run@0.2."
+"""What a WASI 0.2 command exports, whatever the patch version."""
+
 WASI_PREVIEW1: Final = "wasi_snapshot_preview1"
 WASI_OFFERED: Final = (
     "wasi:cli/",

@@ -1,19 +1,19 @@
 """Running an artifact: one wasmtime Store per actor instance, thrown away after a trap.
 
-Two ways, one interface: `ComponentRuntime` keeps an instance of an actor component between
-messages, `CommandRuntime` makes a new instance of a WASI command for each. Both turn whatever the
-guest does into a reply, an `ActorError` or `DeadlineExceeded`, and measure the time inside it.
+`Runtime` is the one interface. `ActorRuntime`, here, keeps an instance of an actor component
+between messages; `agent.command` makes a new instance of a WASI command for each. All turn
+whatever the guest does into a reply, an `ActorError` or `DeadlineExceeded`, and measure the time
+inside it.
 Blocking, for one thread at a time; the thread must not be the main one, since wasmtime's signal
 handling and Python's do not mix there.
 """
 
 from __future__ import annotations
 
-import os
-from time import monotonic_ns, perf_counter_ns
+from time import monotonic_ns
 from typing import Any, Protocol
 
-from wasmtime import Engine, ExitTrap, Func, Linker, Module, Store, Trap, WasiConfig, WasmtimeError
+from wasmtime import Engine, Store, WasiConfig, WasmtimeError
 from wasmtime.component import Component
 
 from plexspaces_node.agent import contract
@@ -41,7 +41,7 @@ _TRAPS = (
 )
 """What a trap's text contains, its code for programs, and what it means."""
 
-_LOGS_HINT = "see what it wrote with: plexspaces logs NAME"
+LOGS_HINT = "see what it wrote with: plexspaces logs NAME"
 
 
 class Measured:
@@ -110,7 +110,7 @@ class Settings:
         return store
 
 
-class ComponentRuntime:
+class ActorRuntime:
     """An actor component with one live instance."""
 
     stateful = True
@@ -164,7 +164,7 @@ class ComponentRuntime:
         if isinstance(answer, Err):
             record = answer.value
             raise ActorFailed(record["message"], code=record["code"], retryable=record["retryable"])
-        return _checked_reply(answer.value, self._settings.message_limit)
+        return checked_reply(answer.value, self._settings.message_limit)
 
     def snapshot(self, deadline_ns: int) -> bytes:
         state: bytes = self._call("snapshot-state", deadline_ns)
@@ -195,94 +195,6 @@ class ComponentRuntime:
             self.measured.compute_ns = max(0, function.elapsed_ns - host.waited_ns)
 
 
-class CommandRuntime:
-    """A WASI command: a new instance for each message, and so no state."""
-
-    stateful = False
-
-    def __init__(
-        self, engine: Engine, path: str, settings: Settings, *, name: str, output: Output
-    ) -> None:
-        """Load the compiled artifact at `path` by mapping it; `name` becomes argv[0]."""
-        self.measured = Measured()
-        self.alive = False
-        self._engine = engine
-        self._module = Module.deserialize_file(engine, path)
-        self._settings = settings
-        self._name = name
-        self._output = output
-        self._linker = Linker(engine)
-        self._linker.define_wasi()
-        self._watchdog = Watchdog(engine)
-        # Files in memory: the guest is given them by path, and truncating is cheaper than making.
-        self._stdin = os.memfd_create("stdin", os.MFD_CLOEXEC)
-        self._stdout = os.memfd_create("stdout", os.MFD_CLOEXEC)
-
-    def start(self, state: bytes, deadline_ns: int) -> None:
-        del state, deadline_ns
-        self.alive = True
-
-    def handle(self, sender: str, msg_type: str, payload: bytes, deadline_ns: int) -> bytes:
-        os.ftruncate(self._stdin, 0)
-        os.pwrite(self._stdin, payload, 0)
-        os.ftruncate(self._stdout, 0)
-        self.measured.compute_ns = self.measured.wait_ns = 0
-        store = self._settings.store(self._engine, self._wasi(sender, msg_type))
-        try:
-            self._run(store, deadline_ns)
-        finally:
-            store.close()
-        return self._reply()
-
-    def snapshot(self, deadline_ns: int) -> bytes:
-        del deadline_ns
-        return b""
-
-    def shutdown(self, deadline_ns: int) -> None:
-        del deadline_ns
-
-    def _wasi(self, sender: str, msg_type: str) -> WasiConfig:
-        wasi = WasiConfig()
-        wasi.argv = [self._name]
-        wasi.env = {
-            **self._settings.env,
-            "PLEXSPACES_MESSAGE_TYPE": msg_type,
-            "PLEXSPACES_SENDER": sender,
-        }.items()
-        wasi.stdin_file = f"/proc/self/fd/{self._stdin}"
-        wasi.stdout_file = f"/proc/self/fd/{self._stdout}"
-        wasi.stderr_file = self._output.stderr_path
-        return wasi
-
-    def _run(self, store: Store, deadline_ns: int) -> None:
-        begin = 0
-        try:
-            with self._watchdog.deadline(store, deadline_ns):
-                instance = self._linker.instantiate(store, self._module)
-                entry = instance.exports(store)["_start"]
-                assert isinstance(entry, Func)
-                begin = perf_counter_ns()
-                entry(store)
-        except ExitTrap as end:
-            if end.code != 0:
-                said = self._output.drain()
-                raise ActorFailed(
-                    said[-1] if said else f"the command ended with status {end.code}",
-                    code=f"exit-{end.code}",
-                    hint=_LOGS_HINT,
-                ) from end
-        except (Trap, WasmtimeError) as error:
-            raise explain(error, self._output, "_start") from error
-        finally:
-            if begin:
-                self.measured.compute_ns = perf_counter_ns() - begin
-
-    def _reply(self) -> bytes:
-        limit = self._settings.message_limit
-        reply = os.pread(self._stdout, limit + 1, 0)
-        return _checked_reply(reply, limit)
-
-
 def explain(error: Exception, output: Output, during: str) -> PlexSpacesError | ActorError:
     """Say what ended a guest, with its own last words where it left any."""
     text = str(error)
@@ -298,10 +210,10 @@ def explain(error: Exception, output: Output, during: str) -> PlexSpacesError | 
     for part, code, meaning in _TRAPS:
         if part in text:
             return ActorTrapped(
-                f"{during}: trap: {part}: {meaning}{words}", code=code, hint=_LOGS_HINT
+                f"{during}: trap: {part}: {meaning}{words}", code=code, hint=LOGS_HINT
             )
     cause = [line.strip() for line in text.splitlines() if line.strip()][-1:] or ["unknown"]
-    return ActorTrapped(f"{during}: {cause[0]}{words}", code="trap", hint=_LOGS_HINT)
+    return ActorTrapped(f"{during}: {cause[0]}{words}", code="trap", hint=LOGS_HINT)
 
 
 def in_time(timeout_ns: int) -> int:
@@ -309,7 +221,8 @@ def in_time(timeout_ns: int) -> int:
     return monotonic_ns() + timeout_ns
 
 
-def _checked_reply(reply: bytes, limit: int) -> bytes:
+def checked_reply(reply: bytes, limit: int) -> bytes:
+    """Return the reply, or raise `ActorFailed` when it is over the limit."""
     if len(reply) > limit:
         raise ActorFailed(
             f"a reply of {len(reply)} bytes or more is over the limit of {limit}",

@@ -16,10 +16,11 @@ from time import perf_counter_ns, time_ns
 from wasmtime import WasmtimeError
 
 from plexspaces_node.agent.actor import Actor, Outlets
+from plexspaces_node.agent.command import CommandRuntime, component_entry, module_entry
 from plexspaces_node.agent.engine import make_engine
 from plexspaces_node.agent.host import Host
 from plexspaces_node.agent.output import Output
-from plexspaces_node.agent.runtime import CommandRuntime, ComponentRuntime, Runtime, Settings
+from plexspaces_node.agent.runtime import ActorRuntime, Runtime, Settings
 from plexspaces_node.errors import ActorError, Internal, PlexSpacesError, WrongState
 from plexspaces_node.model import ENGINE, MAX_MESSAGE_LIMIT_BYTES, ArtifactKind
 from plexspaces_node.wire import link
@@ -239,12 +240,12 @@ class AgentServer:
         settings = Settings(
             env=frame.env, memory_bytes=frame.memory_bytes, message_limit=self._message_limit
         )
-        if frame.kind == ArtifactKind.COMMAND:
-            return CommandRuntime(
-                engine, frame.path, settings, name=frame.application, output=self._output
-            )
-        host = Host(self._services, self._message_limit)
-        return ComponentRuntime(engine, frame.path, settings, host, output=self._output)
+        if frame.kind == ArtifactKind.ACTOR:
+            host = Host(self._services, self._message_limit)
+            return ActorRuntime(engine, frame.path, settings, host, output=self._output)
+        load = module_entry if frame.kind == ArtifactKind.COMMAND else component_entry
+        entry = load(engine, frame.path)
+        return CommandRuntime(engine, entry, settings, name=frame.application, output=self._output)
 
     def _stop(self, frame: link.Stop) -> None:
         def goodbye() -> None:

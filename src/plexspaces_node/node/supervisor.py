@@ -235,7 +235,7 @@ class Supervisor:
         self.timings = PhaseTimings(
             compile_ns=compiled.duration_ns,
             compile_cached=compiled.cached,
-            vm_ns=machine.vm_ns,
+            vm_ns=0 if empty else machine.vm_ns,
             load_ns=load_ns,
             init_ns=loaded.init_ns,
             total_ns=perf_counter_ns() - begin,

@@ -159,7 +159,7 @@ class Application(_message.Message):
     language: _builtins.str
     """rust, typescript, go, python or unknown."""
     kind: _builtins.str
-    """actor or command."""
+    """actor, command (WASI preview 1) or command-component (WASI 0.2)."""
     digest: _builtins.str
     """SHA-256 of the artifact, in hex."""
     created_unix_ns: _builtins.int
