@@ -1,0 +1,63 @@
+"""The commands about this machine: `doctor` and `config show`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import typer
+
+from plexspaces_node.cli.doctor import examine, render, required_ok, to_json
+from plexspaces_node.cli.options import ConfigFile, Json
+from plexspaces_node.cli.output import print_json, say, stdout_console
+from plexspaces_node.config import ConfigBootstrap
+from plexspaces_node.vm.process import ProcessDriver
+
+app = typer.Typer()
+config_app = typer.Typer(help="What the configuration says.")
+app.add_typer(config_app, name="config")
+
+
+@app.command(epilog="Example:  plexspaces doctor")
+def doctor(config: ConfigFile = None, as_json: Json = False) -> None:
+    """Say what works on this machine, what does not, and which command mends it.
+
+    Ends with status 1 when something that a node needs does not work.
+    """
+    findings = asyncio.run(examine(ConfigBootstrap.load(config), (ProcessDriver(),)))
+    if as_json:
+        say(to_json(findings))
+    else:
+        render(findings, stdout_console())
+    if not required_ok(findings):
+        raise typer.Exit(1)
+
+
+@config_app.command("show", epilog="Example:  plexspaces config show --config release.toml")
+def config_show(config: ConfigFile = None, as_json: Json = False) -> None:
+    """Print every setting, its value and where the value comes from."""
+    settings = list(ConfigBootstrap.load(config).items())
+    if as_json:
+        print_json(
+            {key: {"value": _jsonable(value), "origin": origin} for key, value, origin in settings}
+        )
+        return
+    texts = [(f"{key} = {_as_toml(value)}", origin) for key, value, origin in settings]
+    width = min(max(len(text) for text, _ in texts), 60)
+    for text, origin in texts:
+        say(f"{text:<{width}}  # {origin}")
+
+
+@config_app.callback()
+def _config() -> None:
+    """Show what the configuration says and why."""
+
+
+def _jsonable(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value
+
+
+def _as_toml(value: object) -> str:
+    # A basic string of TOML is escaped as one of JSON is; None has no form in TOML.
+    return '""' if value is None else json.dumps(_jsonable(value), ensure_ascii=False)

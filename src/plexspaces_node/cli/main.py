@@ -1,0 +1,163 @@
+"""The entry point: which command is where, and how an error leaves the program.
+
+Exit status: 0 done, 1 failed, 2 used wrongly, 130 interrupted. A command's module is loaded when
+it is asked for, so that `plexspaces list` does not pay for the node.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Iterator, MutableMapping, Sequence
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
+
+import plexspaces_node
+from plexspaces_node.cli.output import flush_quietly, print_error, print_json, say
+from plexspaces_node.errors import ActorError, ActorTrapped, InvalidArgument, PlexSpacesError
+
+ALIAS = "polyglot_wasm_deployment"
+
+HOMES: dict[str, str] = {
+    "start-node": "node",
+    "deploy": "apps",
+    "invoke": "apps",
+    "list": "look",
+    "inspect": "look",
+    "logs": "look",
+    "stop": "apps",
+    "start": "apps",
+    "undeploy": "apps",
+    "run": "run",
+    "empty-vm-typescript": "run",
+    "build": "building",
+    "doctor": "machine",
+    "config": "machine",
+    "version": "main",
+}
+"""Every command and the module of this room that defines it, in the order of the help."""
+
+app = typer.Typer()
+
+
+class _Commands(MutableMapping[str, Any]):
+    """The commands by name, each made when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._made:
+            module = import_module(f"plexspaces_node.cli.{HOMES[name]}")
+            self._made |= typer.main.get_group(module.app).commands
+        return self._made[name]
+
+    def __setitem__(self, name: str, command: Any) -> None:
+        self._made[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError("commands are not taken away")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(HOMES)
+
+    def __len__(self) -> int:
+        return len(HOMES)
+
+
+class _Root(TyperGroup):
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = _Commands()
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(HOMES)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        say(f"plexspaces {plexspaces_node.__version__}")
+        raise typer.Exit
+
+
+root = typer.Typer(
+    cls=_Root,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="rich",
+    epilog="Begin with:  plexspaces doctor  ·  plexspaces start-node --node-id my-node",
+)
+
+
+@root.callback(invoke_without_command=True)
+def _plexspaces(
+    ctx: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and end."
+        ),
+    ] = False,
+) -> None:
+    """Deploy WebAssembly applications into microVMs and measure what they cost."""
+    if ctx.invoked_subcommand is None:
+        say(ctx.get_help())
+
+
+@app.command("version", epilog="Example:  plexspaces version --json")
+def _version(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Print the version of this program."""
+    if as_json:
+        print_json({"version": plexspaces_node.__version__})
+    else:
+        say(f"plexspaces {plexspaces_node.__version__}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return the exit status; never raises for what a user can cause."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that knows no ✓ shows a ?, and the command goes on.
+            stream.reconfigure(errors="replace")
+    called = os.path.basename(sys.argv[0])
+    try:
+        status = typer.main.get_command(root).main(
+            args=sys.argv[1:] if argv is None else argv,
+            prog_name=ALIAS if called == ALIAS else "plexspaces",
+            standalone_mode=False,
+        )
+    except TyperException as error:
+        return _used_wrongly(error)
+    except (PlexSpacesError, ActorError) as error:
+        return _failed(error)
+    except typer.Abort:
+        return 1
+    finally:
+        flush_quietly()
+    return status if isinstance(status, int) else 0
+
+
+def _used_wrongly(error: TyperException) -> int:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "plexspaces"
+    print_error(error.format_message(), f"{command} --help")
+    return error.exit_code
+
+
+def _failed(error: PlexSpacesError | ActorError) -> int:
+    if isinstance(error, ActorError):
+        what = "the actor's code trapped" if isinstance(error, ActorTrapped) else "the actor failed"
+        print_error(f"{what} ({error.code}): {error.message}", error.hint)
+        return 1
+    print_error(error.message, error.hint)
+    return 2 if isinstance(error, InvalidArgument) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""The command `start-node`: a node in the foreground, and what signals do to it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import plexspaces_node
+from plexspaces_node.cli import node_log
+from plexspaces_node.cli.options import ConfigFile
+from plexspaces_node.cli.output import note, print_fields, say
+
+if TYPE_CHECKING:
+    from plexspaces_node.node.builder import Node, NodeBuilder
+
+app = typer.Typer()
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@app.command("start-node", epilog="Example:  plexspaces start-node --node-id my-node")
+def start_node(
+    node_id: Annotated[str, typer.Option("--node-id", metavar="ID", help="Id of the node.")],
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where to listen.", show_default="127.0.0.1:9000"),
+    ] = None,
+    config: ConfigFile = None,
+    isolation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|firecracker|qemu|process",
+            help="Isolation level of the VMs.",
+            show_default="auto",
+        ),
+    ] = None,
+    data_dir: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where everything is kept.",
+            show_default="~/.local/share/plexspaces/ID",
+        ),
+    ] = None,
+) -> None:
+    """Start an empty node; Ctrl-C stops it in good order, twice at once."""
+    flags = {
+        "node.id": node_id,
+        "node.address": address,
+        "node.isolation": isolation,
+        "node.data_dir": data_dir,
+    }
+    loaded = plexspaces_node.ConfigBootstrap.load(config, flags)
+    node_log.configure(loaded.node.log_level, loaded.node.log_format)
+    say(f"Starting empty PlexSpaces node: {node_id}")
+    builder = plexspaces_node.NodeBuilder(node_id).with_config(loaded)
+    status = asyncio.run(_Service(builder).run())
+    if status:
+        raise typer.Exit(status)
+
+
+class _Service:
+    """A node from its start to its end: the first signal drains it, the second ends it at once."""
+
+    def __init__(self, builder: NodeBuilder) -> None:
+        self._builder = builder
+        self._node: Node | None = None
+        self._stop = asyncio.Event()
+        self._status = 0
+        self._serving: asyncio.Task[None] | None = None
+        self._aborting: asyncio.Task[None] | None = None
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        self._serving = loop.create_task(self._serve())
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self._on_signal, number)
+        try:
+            # Cancelled by a signal alone, whose status tells of it.
+            with suppress(asyncio.CancelledError):
+                await self._serving
+            if self._aborting is not None:
+                await self._aborting
+        finally:
+            for number in _SIGNALS:
+                loop.remove_signal_handler(number)
+        return self._status
+
+    async def _serve(self) -> None:
+        async with self._builder.build() as node:
+            self._node = node
+            _announce(node)
+            await self._stop.wait()
+            note("stopping: running messages may finish (again Ctrl-C: at once)")
+            await node.drain()
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        assert self._serving is not None
+        if self._node is not None and not self._stop.is_set():
+            self._stop.set()
+            return
+        self._status = 128 + number
+        if self._node is None:
+            self._serving.cancel()
+        elif self._aborting is None:
+            self._aborting = asyncio.get_running_loop().create_task(self._abort(self._node))
+
+    async def _abort(self, node: Node) -> None:
+        assert self._serving is not None
+        await node.abort()
+        self._serving.cancel()
+
+
+def _announce(node: Node) -> None:
+    say("✓ Empty node started successfully")
+    say(f"  Node ID: {node.id}")
+    say("  Node is ready to accept deployments via ApplicationService")
+    fields = [("Address", node.address), ("Isolation", f"{node.isolation}: {node.isolation_note}")]
+    if node.recovered:
+        fields.append(("Recovered", ", ".join(node.recovered)))
+    print_fields(fields)

@@ -1,0 +1,60 @@
+"""The flags that several commands share, and how their texts become values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated
+
+import typer
+
+import plexspaces_node
+from plexspaces_node.errors import InvalidArgument
+
+NodeAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--node-address",
+        metavar="HOST:PORT",
+        envvar="PLEXSPACES_NODE_ADDRESS",
+        show_default="node.address of the configuration, 127.0.0.1:9000",
+        help="The node to talk to.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The application's name.")]
+NameOption = Annotated[str, typer.Option("--name", metavar="NAME", help="The application's name.")]
+Operations = Annotated[
+    int, typer.Option("--operations", min=1, max=1_000_000, help="Messages per application.")
+]
+ConfigFile = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        show_default="release.toml here, or in ~/.config/plexspaces",
+        help="The configuration file.",
+    ),
+]
+
+
+def address_of(flag: str | None) -> str:
+    """Return the node's address: the flag's or variable's, else the configuration's.
+
+    Reads the configuration only when it is needed; raises `InvalidArgument` when that is wrong.
+    """
+    return flag or plexspaces_node.ConfigBootstrap.load().node.address
+
+
+def environment_of(pairs: Iterable[str]) -> dict[str, str]:
+    """Read `K=V` texts; raises `InvalidArgument` for one without `=`."""
+    env: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            # The text itself is not repeated: it may be a secret in the wrong place.
+            raise InvalidArgument(
+                "--env takes NAME=VALUE, and one given has no '='",
+                hint="plexspaces deploy … --env GREETING=hello",
+            )
+        env[key] = value
+    return env

@@ -1,0 +1,165 @@
+"""The commands that measure: `run` and `empty-vm-typescript`."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import uuid
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from plexspaces_node.build.workload import DEFAULT_PRIMES_LIMIT, MAX_PRIMES_LIMIT
+from plexspaces_node.cli.embedded import node_or_embedded
+from plexspaces_node.cli.options import Json, NodeAddress, Operations, address_of
+from plexspaces_node.cli.output import (
+    DeployDisplay,
+    counting,
+    milliseconds,
+    note,
+    print_error,
+    print_json,
+    say,
+)
+from plexspaces_node.cli.report import as_dict, render
+from plexspaces_node.cli.workload import (
+    BuiltSample,
+    Measured,
+    Work,
+    build_samples,
+    tracker_of,
+    undeployed_at_the_end,
+    work_through,
+)
+from plexspaces_node.client import DeployOptions, NodeClient
+from plexspaces_node.client.artifact import check_wasm
+from plexspaces_node.model import VmConfig, check_name
+from plexspaces_node.tracker import PerformanceReport
+
+app = typer.Typer()
+
+Limit = Annotated[
+    int,
+    typer.Option(
+        "--limit", min=2, max=MAX_PRIMES_LIMIT, help="Each message counts the primes up to this."
+    ),
+]
+
+
+@app.command(epilog="Example:  plexspaces run --operations 10")
+def run(
+    operations: Operations = 10,
+    limit: Limit = DEFAULT_PRIMES_LIMIT,
+    node_address: NodeAddress = None,
+    as_json: Json = False,
+) -> None:
+    """Build, deploy and measure every sample application.
+
+    Works on the node at the address if one answers there, else on an embedded one of its own.
+    """
+    work = Work(operations, limit)
+    measured = asyncio.run(_run(address_of(node_address), work))
+    total = _in_sum([one.report for one in measured])
+    if as_json:
+        print_json(
+            {
+                "operations": work.operations,
+                "limit": work.limit,
+                "correct": not any(one.wrong for one in measured),
+                "applications": [{**as_dict(one.report), "wrong": one.wrong} for one in measured],
+                "total": as_dict(total),
+            }
+        )
+    else:
+        reports = [one.report for one in measured] + [total]
+        say("\n\n".join(render(report) for report in reports))
+    _fail_when_wrong(measured)
+
+
+async def _run(address: str, work: Work) -> list[Measured]:
+    with tempfile.TemporaryDirectory(prefix="plexspaces-") as directory:
+        samples = await build_samples(Path(directory))
+        async with node_or_embedded(address) as client:
+            return [await _run_sample(client, sample, work) for sample in samples]
+
+
+async def _run_sample(client: NodeClient, sample: BuiltSample, work: Work) -> Measured:
+    # The name is new each time, so that two runs on one node do not meet.
+    name = f"run-{sample.project.name[:48].rstrip('-')}-{uuid.uuid4().hex[:8]}"
+    options = DeployOptions(language=sample.project.language)
+    with DeployDisplay() as display:
+        application = await client.deploy(name, sample.wasm, options=options, on_progress=display)
+    async with undeployed_at_the_end(client, name):
+        with counting(f"{name}: {work.operations} message(s)", work.operations) as on_message:
+            tracker = tracker_of(application)
+            return await work_through(client, tracker, name, work, on_message=on_message)
+
+
+def _in_sum(reports: Sequence[PerformanceReport]) -> PerformanceReport:
+    languages = dict.fromkeys(report.language for report in reports)
+    return PerformanceReport.combined(
+        reports, actor_id=f"all {len(reports)} application(s)", language=", ".join(languages)
+    )
+
+
+def _fail_when_wrong(measured: Sequence[Measured]) -> None:
+    for one in measured:
+        if one.wrong:
+            print_error(
+                f"{one.report.actor_id}: {one.wrong} of {one.report.messages} replies are wrong: "
+                f"it {one.complaint}",
+                "the application must answer the message `primes` with the number of primes",
+            )
+    if any(one.wrong for one in measured):
+        raise typer.Exit(1)
+
+
+@app.command(
+    "empty-vm-typescript",
+    epilog="Example:  plexspaces empty-vm-typescript --vm-id vm-1 --wasm greeter.wasm",
+)
+def empty_vm_typescript(  # noqa: PLR0913 - a command has a parameter for each of its flags
+    vm_id: Annotated[str, typer.Option("--vm-id", metavar="ID", help="Id of the VM.")],
+    wasm: Annotated[Path, typer.Option(metavar="FILE", help="The actor to deploy into it.")],
+    vcpus: Annotated[int, typer.Option(help="Virtual CPUs of the VM.")] = 1,
+    memory: Annotated[int, typer.Option(help="Memory of the VM in MiB.")] = 256,
+    operations: Operations = 10,
+    limit: Limit = DEFAULT_PRIMES_LIMIT,
+    node_address: NodeAddress = None,
+    as_json: Json = False,
+) -> None:
+    """Start an empty VM, deploy an actor into it, measure it, stop it.
+
+    Works on the node at the address if one answers there, else on an embedded one of its own.
+    """
+    check_name(vm_id, what="VM id")
+    check_wasm(wasm)
+    config, work = VmConfig(vcpus, memory), Work(operations, limit)
+    measured = asyncio.run(_empty_vm(address_of(node_address), vm_id, wasm, config, work))
+    if as_json:
+        print_json({**as_dict(measured.report), "wrong": measured.wrong})
+    else:
+        say(render(measured.report))
+    _fail_when_wrong([measured])
+
+
+async def _empty_vm(address: str, vm_id: str, wasm: Path, config: VmConfig, work: Work) -> Measured:
+    async with node_or_embedded(address) as client, AsyncExitStack() as stack:
+        note(f"Starting empty VM: {vm_id}")
+        started = await client.start_vm(vm_id, vm_config=config)
+        stack.push_async_callback(client.stop_vm, vm_id)
+        note(f"✓ Empty VM started in {milliseconds(started.vm_ns)} ({started.vm.isolation})")
+        options = DeployOptions(vcpus=config.vcpus, memory_mib=config.memory_mib, vm_id=vm_id)
+        with DeployDisplay() as display:
+            application = await client.deploy(vm_id, wasm, options=options, on_progress=display)
+        await stack.enter_async_context(undeployed_at_the_end(client, vm_id))
+        note(f"✓ Deployed into {vm_id} in {milliseconds(application.timings.total_ns)}")
+        with counting(f"{vm_id}: {work.operations} message(s)", work.operations) as on_message:
+            tracker = tracker_of(application, started=started)
+            measured = await work_through(client, tracker, vm_id, work, on_message=on_message)
+        await stack.aclose()
+        note(f"✓ Stopped {vm_id}")
+        return measured

@@ -1,0 +1,49 @@
+"""What the tests of the commands share: a node without machines, and the command itself."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.command import Command, make_command
+from support.fake_node import WASM, FakeNode
+
+
+@pytest.fixture
+def fake_node() -> Iterator[FakeNode]:
+    """A fake node that serves."""
+    with FakeNode() as node:
+        yield node
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+) -> Command:
+    """The command with no node to talk to."""
+    return make_command(monkeypatch, capsysbinary.readouterr, tmp_path)
+
+
+@pytest.fixture
+def plexspaces(command: Command, fake_node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The command, set to talk to the fake node."""
+    monkeypatch.setenv("PLEXSPACES_NODE_ADDRESS", fake_node.address)
+    return command
+
+
+@pytest.fixture
+def wasm(tmp_path: Path) -> Path:
+    """A file that looks like WebAssembly."""
+    path = tmp_path / "app.wasm"
+    path.write_bytes(WASM)
+    return path
+
+
+@pytest.fixture
+def free_address() -> str:
+    """An address at which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"

@@ -1,0 +1,186 @@
+"""The program as a whole: help, versions, errors and exit statuses."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.command import Command, Ran
+from support.fake_node import FakeNode
+
+import plexspaces_node
+from plexspaces_node.cli.main import HOMES
+from plexspaces_node.client import NodeClient
+from plexspaces_node.errors import PLATFORM_ERRORS, ActorFailed, PlexSpacesError, VmStartFailed
+from plexspaces_node.views import Listing
+
+
+@pytest.mark.parametrize("name", HOMES)
+def test_help_when_asked_of_any_command_then_it_has_text_and_an_example(
+    command: Command, name: str
+) -> None:
+    """Every command explains itself, and shows how it is used."""
+    ran = command(*(("config", "show") if name == "config" else (name,)), "--help")
+    assert ran.status == 0
+    assert "Usage: plexspaces" in ran.text
+    assert "Example:  plexspaces" in ran.text
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",)])
+def test_help_when_no_command_is_named_then_all_are_listed(
+    command: Command, arguments: tuple[str, ...]
+) -> None:
+    """A newcomer who types the bare name sees every command."""
+    ran = command(*arguments)
+    assert ran.status == 0
+    assert all(name in ran.text for name in HOMES)
+
+
+def test_version_when_asked_in_any_way_then_it_is_the_packages(command: Command) -> None:
+    """The flag and the command say the same."""
+    expected = f"plexspaces {plexspaces_node.__version__}\n"
+    assert command("--version").text == expected
+    assert command("version").text == expected
+    assert command("version", "--json").json == {"version": plexspaces_node.__version__}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "hint"),
+    [
+        (("lst",), "No such command 'lst'. Did you mean 'list'?", "plexspaces --help"),
+        (("stop",), "Missing option '--name'", "plexspaces stop --help"),
+        (("inspect",), "Missing argument 'NAME'", "plexspaces inspect --help"),
+        (("list", "--nope"), "No such option: --nope", "plexspaces list --help"),
+        (("run", "--operations", "0"), "greater than or equal to 1", "plexspaces run --help"),
+        (("logs", "x", "--tail", "-1"), "greater than or equal to 0", "plexspaces logs --help"),
+        (("invoke", "x", "--timeout", "soon"), "should be a valid number", "invoke --help"),
+        (("config",), "Missing command", "plexspaces config --help"),
+    ],
+)
+def test_usage_when_wrong_then_status_2_and_the_help_is_named(
+    plexspaces: Command, fake_node: FakeNode, arguments: tuple[str, ...], said: str, hint: str
+) -> None:
+    """A slip of the fingers costs one line of reading and reaches no node."""
+    ran = plexspaces(*arguments)
+    assert ran.status == 2
+    assert ran.stdout == b""
+    assert said in ran.stderr
+    assert ran.stderr.splitlines()[-1].startswith("hint: ")
+    assert hint in ran.stderr
+    assert fake_node.calls == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("list",),
+        ("inspect", "calc"),
+        ("logs", "calc"),
+        ("invoke", "calc"),
+        ("stop", "--name", "calc"),
+        ("start", "--name", "calc"),
+        ("undeploy", "--name", "calc"),
+        ("deploy", "--name", "calc", "--wasm", "app.wasm"),
+    ],
+)
+def test_command_when_no_node_answers_then_status_1_says_how_to_start_one(
+    command: Command, wasm: Path, free_address: str, arguments: tuple[str, ...]
+) -> None:
+    """Every command that needs a node says the same two lines without one."""
+    ran = command(*arguments, "--node-address", free_address)
+    assert ran.status == 1
+    assert ran.stdout == b""
+    assert ran.stderr.endswith(
+        f"error: no node answers at {free_address}\nhint: plexspaces start-node --node-id my-node\n"
+    )
+
+
+@pytest.mark.parametrize("address", ["nonsense", "host:", "host:99999"])
+def test_command_when_the_address_is_none_then_status_2(command: Command, address: str) -> None:
+    """An address that cannot be one is told from a node that is away."""
+    ran = command("list", "--node-address", address)
+    assert (ran.status, ran.stdout) == (2, b"")
+    assert f"error: node address '{address}' is not HOST:PORT" in ran.stderr
+
+
+def test_address_when_given_in_several_ways_then_the_nearest_wins(
+    command: Command, fake_node: FakeNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flag before environment before release.toml before the default."""
+    (tmp_path / "release.toml").write_text(f'[node]\naddress = "{fake_node.address}"\n')
+    assert command("list").status == 0
+    monkeypatch.setenv("PLEXSPACES_NODE_ADDRESS", "127.0.0.1:1")
+    assert "no node answers at 127.0.0.1:1\n" in command("list").stderr
+    assert command("list", "--node-address", fake_node.address).status == 0
+
+
+def test_command_when_the_configuration_is_wrong_then_status_2_names_the_key(
+    command: Command, tmp_path: Path
+) -> None:
+    """A typo in release.toml is found by the first command that reads it."""
+    (tmp_path / "release.toml").write_text("[node]\nadress = '127.0.0.1:1'\n")
+    ran = command("list")
+    assert ran.status == 2
+    assert "node.adress" in ran.stderr
+    assert "nearest known one is node.address" in ran.stderr
+
+
+@pytest.mark.parametrize("cls", PLATFORM_ERRORS)
+def test_error_when_from_the_node_then_message_hint_and_status(
+    plexspaces: Command, fake_node: FakeNode, cls: type[PlexSpacesError]
+) -> None:
+    """Whatever the node answers is shown in the same form; what the user did wrong ends with 2."""
+    text, hint = "what happened \x1b[31m here", "plexspaces doctor"
+    fake_node.fail["List"] = (
+        VmStartFailed(text, step="boot", hint=hint)
+        if cls is VmStartFailed
+        else cls(text, hint=hint)
+    )
+    ran = plexspaces("list")
+    assert ran.status == (2 if cls.code == "invalid_argument" else 1)
+    assert ran.stderr == "error: what happened \\x1b[31m here\nhint: plexspaces doctor\n"
+
+
+def test_error_when_of_several_lines_then_they_are_indented(
+    plexspaces: Command, fake_node: FakeNode
+) -> None:
+    """A compiler's or an actor's own words stay readable, however long a line is."""
+    long = "x" * 300
+    fake_node.fail["List"] = ActorFailed(f"init failed\n{long}", code="bad")
+    ran = plexspaces("list")
+    assert ran.status == 1
+    assert ran.stderr == f"error: the actor failed (bad): init failed\n  {long}\n"
+
+
+def test_command_when_interrupted_then_status_130_and_quiet(
+    plexspaces: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C is no failure to explain."""
+
+    async def interrupted(_: NodeClient) -> Listing:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(NodeClient, "list", interrupted)
+    assert plexspaces("list") == Ran(130, b"", "")
+
+
+def test_output_when_its_reader_has_gone_then_quiet(fake_node: FakeNode) -> None:
+    """`plexspaces … | head` leaves no traceback.
+
+    A process of its own: what is tested happens while the interpreter ends.
+    """
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as gone:
+        ran = subprocess.run(
+            [sys.executable, "-m", "plexspaces_node.cli.main", "version"],
+            stdout=gone,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
+        )
+    assert ran.stderr == b""
+    assert ran.returncode in (0, 1)
