@@ -1,0 +1,3 @@
+module example.com/go-primes
+
+go 1.21

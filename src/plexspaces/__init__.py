@@ -1,0 +1,63 @@
+"""Write a PlexSpaces application in Python.
+
+An application is a project with an ``app.py`` that holds one subclass of `Actor`::
+
+    from plexspaces import Actor, handler, log
+
+    class Counter(Actor):
+        count: int = 0                      # state: survives a restart
+
+        @handler("add")
+        def add(self, amount: int) -> int:  # payload and reply: JSON
+            self.count += amount
+            log.info("count is %d", self.count)
+            return self.count
+
+``plexspaces build`` makes a WebAssembly component of it, ``plexspaces deploy`` runs that.
+
+Payloads follow the annotation of a handler's parameter, replies the value it returns:
+
+==================  =====================================================================
+``bytes``           as they are
+``str``             UTF-8 text
+``None``            an empty payload
+anything else       JSON: ``bool int float list dict tuple``, dataclasses, ``X | None``
+==================  =====================================================================
+
+A handler that raises answers its caller with an error record and lives on: `ActorFailure` with
+the code it gives, anything else with the code ``exception`` and the traceback in the log. A
+payload that does not fit the annotation is answered with ``bad-payload``, a message without a
+handler with ``unknown-message``.
+
+Two things differ from Python elsewhere. Import at the top of a file: what is first imported while
+a message is handled is not in the component. What runs at the top of a file runs once, when the
+application is built.
+
+Outside a component, in pytest for example, the same names work on in-memory stand-ins: `keyvalue`
+is a dictionary, `tell` is recorded, `ask` reaches what the test put there, `log` is a logger of
+the standard library. See `plexspaces.testing`.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from . import keyvalue
+from ._actor import Actor, handler
+from ._errors import ActorFailure, DefinitionError, KeyValueError
+from ._messaging import ask, tell
+
+log = logging.getLogger("plexspaces")
+"""The application's log: a logger of the standard library whose lines reach the node."""
+
+__all__ = [
+    "Actor",
+    "ActorFailure",
+    "DefinitionError",
+    "KeyValueError",
+    "ask",
+    "handler",
+    "keyvalue",
+    "log",
+    "tell",
+]

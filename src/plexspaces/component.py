@@ -1,0 +1,195 @@
+"""Puts an application's actor behind the contract `plexspaces:application/actor`.
+
+Imported only by the module that `plexspaces build` writes, while the component is made: the
+bindings it needs exist nowhere else. Everything that crosses to the host is made fit here,
+because a value the host cannot take, or an exception that leaves an export, ends the instance.
+"""
+
+from __future__ import annotations
+
+import linecache
+import logging
+import os
+import sys
+import traceback
+from types import ModuleType
+
+from componentize_py_types import Err  # type: ignore[import-not-found]
+from wit_world import exports  # type: ignore[import-not-found]
+from wit_world.imports import keyvalue as wit_keyvalue  # type: ignore[import-not-found]
+from wit_world.imports import logging as wit_logging
+from wit_world.imports import messaging as wit_messaging
+from wit_world.imports.types import ActorError  # type: ignore[import-not-found]
+
+from . import _host
+from ._actor import Actor, contract_of, describe, find_actor
+from ._errors import ActorFailure, KeyValueError
+
+_log = logging.getLogger("plexspaces")
+
+
+def bind(module: ModuleType) -> type:
+    """Return the class that exports the one actor of `module`; raises `DefinitionError`."""
+    definition = find_actor(module)
+    contract_of(definition)
+    _host.install(WitHost())
+    _forward_log()
+    _keep_source_lines(os.path.dirname(module.__file__ or ""))
+    stage = Stage(definition)
+
+    # The runtime makes a new object of this class for every call: what lives on is in `stage`.
+    class Bound(exports.Actor):  # type: ignore[misc]
+        def init(self, initial_state: bytes) -> None:
+            stage.init(initial_state)
+
+        def handle_message(self, sender: str, msg_type: str, payload: bytes) -> bytes:
+            return stage.handle_message(sender, msg_type, payload)
+
+        def snapshot_state(self) -> bytes:
+            return stage.snapshot_state()
+
+        def shutdown(self) -> None:
+            stage.shutdown()
+
+    return Bound
+
+
+class Stage:
+    """The one actor of an instance, and its last good snapshot."""
+
+    def __init__(self, definition: type[Actor]) -> None:
+        self._definition = definition
+        self._actor: Actor | None = None
+        self._saved = b""
+
+    def init(self, state: bytes) -> None:
+        """Make the actor; every failure becomes the error text of the contract."""
+        try:
+            actor = self._definition()
+            if state:
+                actor.restore(state)
+            actor.start()
+        except (Exception, SystemExit) as exc:  # noqa: BLE001  (would end the instance)
+            _log.exception("the actor did not start")
+            raise Err(_text(describe(exc))) from None
+        self._actor, self._saved = actor, state
+
+    def handle_message(self, sender: str, message_type: str, payload: bytes) -> bytes:
+        """Pass a message on; every failure becomes the error record of the contract."""
+        try:
+            if self._actor is None:
+                raise ActorFailure("wrong-state", "the actor was not initialised")
+            return self._actor.receive(message_type, payload, sender=sender)
+        except ActorFailure as failure:
+            record = ActorError(
+                _text(failure.code), _text(failure.message), bool(failure.retryable)
+            )
+            raise Err(record) from None
+
+    def snapshot_state(self) -> bytes:
+        """Return the state.
+
+        The contract has no error here: when the actor fails, its last good state is returned and
+        the log says so, which costs less than the instance.
+        """
+        try:
+            if self._actor is not None:
+                self._saved = bytes(self._actor.snapshot())
+        except (Exception, SystemExit):  # noqa: BLE001  (would end the instance)
+            _log.exception("the state could not be saved; the one before it is kept")
+        return self._saved
+
+    def shutdown(self) -> None:
+        """Let the actor say good-bye; what it raises is logged."""
+        try:
+            if self._actor is not None:
+                self._actor.shutdown()
+        except (Exception, SystemExit):  # noqa: BLE001  (would end the instance)
+            _log.exception("the actor failed in shutdown")
+
+
+class WitHost:
+    """The host behind the contract's imports."""
+
+    def get(self, key: str) -> bytes | None:
+        try:
+            value: bytes | None = wit_keyvalue.get(_text(key))
+        except Err as exc:
+            raise KeyValueError(str(exc.value)) from None
+        return value
+
+    def put(self, key: str, value: bytes) -> None:
+        try:
+            wit_keyvalue.put(_text(key), value)
+        except Err as exc:
+            raise KeyValueError(str(exc.value)) from None
+
+    def delete(self, key: str) -> None:
+        try:
+            wit_keyvalue.delete(_text(key))
+        except Err as exc:
+            raise KeyValueError(str(exc.value)) from None
+
+    def tell(self, to: str, message_type: str, payload: bytes) -> None:
+        try:
+            wit_messaging.tell(_text(to), _text(message_type), payload)
+        except Err as exc:
+            raise _failure(exc.value) from None
+
+    def ask(self, to: str, message_type: str, payload: bytes, timeout_ms: int) -> bytes:
+        try:
+            reply: bytes = wit_messaging.ask(_text(to), _text(message_type), payload, timeout_ms)
+        except Err as exc:
+            raise _failure(exc.value) from None
+        return reply
+
+
+class HostHandler(logging.Handler):
+    """Sends the records of the standard library's `logging` to the application's log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = self.format(record)
+        except (Exception, SystemExit):  # noqa: BLE001  (would fail the handler)
+            # A line with wrong arguments must not be lost.
+            text = f"{record.msg} (could not be formatted)\n{traceback.format_exc()}"
+        wit_logging.log(_level(record.levelno), _text(text))
+
+
+def _forward_log() -> None:
+    root = logging.getLogger()
+    root.handlers[:] = [HostHandler()]
+    root.setLevel(logging.INFO)
+    _log.setLevel(logging.DEBUG)
+
+
+def _level(number: int) -> object:
+    levels = wit_logging.Level
+    for least, level in (
+        (logging.ERROR, levels.ERROR),
+        (logging.WARNING, levels.WARN),
+        (logging.INFO, levels.INFO),
+        (logging.DEBUG, levels.DEBUG),
+    ):
+        if number >= least:
+            return level
+    return levels.TRACE
+
+
+def _keep_source_lines(directory: str) -> None:
+    # The instance has no files: without this, tracebacks would not show the application's lines.
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if file and file.startswith(directory + os.sep):
+            lines = linecache.getlines(file)
+            # No modification time: the cache then does not look for the file.
+            linecache.cache[file] = (sum(map(len, lines)), None, lines, file)
+
+
+def _failure(record: ActorError) -> ActorFailure:
+    return ActorFailure(record.code, record.message, record.retryable)
+
+
+def _text(value: object) -> str:
+    # A lone surrogate is legal in a Python string and cannot cross the contract.
+    return str(value).encode("utf-8", "replace").decode()

@@ -1,0 +1,20 @@
+"""From a project's source to an artifact that can be deployed.
+
+`build` finds the language from the project's files, runs that language's own compiler and keeps
+the result by a digest of everything it came from. Knows the contract in ``wit/`` and the SDKs;
+knows nothing of nodes, machines or gRPC.
+"""
+
+from __future__ import annotations
+
+from plexspaces_node.build.builder import BuildResult, build
+from plexspaces_node.build.environment import BuildEnvironment
+from plexspaces_node.build.project import default_output, detect
+
+__all__ = [
+    "BuildEnvironment",
+    "BuildResult",
+    "build",
+    "default_output",
+    "detect",
+]

@@ -1,0 +1,65 @@
+"""What a build takes from around it: where compilers are looked for, the cache, the variables.
+
+The only file of this room that reads the process environment, once, in `BuildEnvironment.here`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from plexspaces_node.errors import InvalidArgument
+
+BUILD_TIMEOUT_S = 600.0
+"""A first build on a slow machine compiles the language's whole standard library."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildEnvironment:
+    """The surroundings of a build.
+
+    Attributes:
+        cache: directory of the build cache; made when first needed.
+        search: directories in which compilers are looked for, in order.
+        variables: what compilers inherit, as far as their language's recipe passes it on.
+        timeout_s: the longest one compilation may take.
+    """
+
+    cache: Path
+    search: tuple[Path, ...]
+    variables: Mapping[str, str]
+    timeout_s: float = BUILD_TIMEOUT_S
+
+    @classmethod
+    def here(cls) -> BuildEnvironment:
+        """Return the surroundings of this process.
+
+        Compilers installed beside this Python come before those on ``PATH``: they are the
+        versions the product was tested with. Raises `InvalidArgument` when there is no place for
+        a cache.
+        """
+        path = os.environ.get("PATH", os.defpath)
+        on_path = tuple(Path(entry) for entry in path.split(os.pathsep) if entry)
+        return cls(
+            cache=_cache_home(os.environ) / "plexspaces" / "build",
+            # Not resolved: in a virtual environment the link lies beside the compilers.
+            search=((Path(sys.executable).parent,) if sys.executable else ()) + on_path,
+            variables=dict(os.environ),
+        )
+
+
+def _cache_home(variables: Mapping[str, str]) -> Path:
+    named = Path(variables.get("XDG_CACHE_HOME", ""))
+    # The base directory specification says to ignore a relative path.
+    if named.is_absolute():
+        return named
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError as exc:
+        raise InvalidArgument(
+            "there is no home directory for the build cache",
+            hint="set XDG_CACHE_HOME to a directory you can write to",
+        ) from exc

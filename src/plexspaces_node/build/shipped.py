@@ -1,0 +1,35 @@
+"""Where the files lie that come with the product: the contract, the SDKs, the examples.
+
+In an installed wheel they are inside the packages; in a checkout some are at its root.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from plexspaces_node.errors import NotFound
+
+PACKAGE = "plexspaces_node"
+PYTHON_SDK = "plexspaces"
+
+
+def shipped(name: str) -> Path:
+    """Return the directory `name` (``wit``, ``examples``) of this installation.
+
+    Raises `NotFound` when the installation is not whole.
+    """
+    package = Path(str(resources.files(PACKAGE)))
+    # src/plexspaces_node in a checkout: its root is two levels up.
+    for place in (package / name, package.parent.parent / name):
+        if place.is_dir():
+            return place
+    raise NotFound(
+        f"the directory {name!r} of the {PACKAGE} package is missing",
+        hint="install it again: pip install --force-reinstall plexspaces-node",
+    )
+
+
+def python_sdk() -> Path:
+    """Return the directory of the package that applications in Python import."""
+    return Path(str(resources.files(PYTHON_SDK)))
