@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml requirements.txt scripts/setup
 	@touch $(STAMP)
 
 demo: $(STAMP) ## build the sample applications, run them on a node, print the reports
-	@$(BIN)/python scripts/demo.py
+	@scripts/demo
 
 test: check ## every check and test
 	@$(BIN)/pytest
