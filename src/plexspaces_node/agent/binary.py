@@ -36,25 +36,33 @@ def is_component(binary: bytes) -> bool:
 def languages(binary: bytes) -> list[str]:
     """Return the languages the `producers` sections name, outermost first, each once.
 
-    Raises `InvalidArgument` when a section ends beyond its container: the file is truncated.
+    A component with CPython inside is Python, whatever its producers say: componentize-py's own
+    output names only the language of an adapter. Raises `InvalidArgument` when a section ends
+    beyond its container: the file is truncated.
     """
     found: dict[str, None] = {}
-    for body in _producers(memoryview(binary), is_component(binary), 0):
-        for language in _producer_values(body, "language"):
-            found.setdefault(language)
+    for name, body in _custom_sections(memoryview(binary), is_component(binary), 0):
+        if name == "producers":
+            for language in _producer_values(body, "language"):
+                found.setdefault(language)
+        elif name == "dylink.0" and b"libpython3" in bytes(body):
+            found.setdefault("Python")
     return list(found)
 
 
 def processed_by(binary: bytes) -> list[str]:
     """Return the tools the `producers` sections name under `processed-by`, each once."""
     found: dict[str, None] = {}
-    for body in _producers(memoryview(binary), is_component(binary), 0):
-        for tool in _producer_values(body, "processed-by"):
-            found.setdefault(tool)
+    for name, body in _custom_sections(memoryview(binary), is_component(binary), 0):
+        if name == "producers":
+            for tool in _producer_values(body, "processed-by"):
+                found.setdefault(tool)
     return list(found)
 
 
-def _producers(binary: memoryview, component: bool, depth: int) -> Iterator[memoryview]:
+def _custom_sections(
+    binary: memoryview, component: bool, depth: int
+) -> Iterator[tuple[str, memoryview]]:
     if depth > _MAX_DEPTH:
         raise InvalidArgument(f"components nested deeper than {_MAX_DEPTH}")
     at = 8
@@ -70,10 +78,9 @@ def _producers(binary: memoryview, component: bool, depth: int) -> Iterator[memo
         body = binary[start:at]
         if section == _CUSTOM:
             name, rest = _name(body, 0)
-            if name == "producers":
-                yield body[rest:]
+            yield name, body[rest:]
         elif component and section in _NESTED:
-            yield from _producers(body, section == _COMPONENT, depth + 1)
+            yield from _custom_sections(body, section == _COMPONENT, depth + 1)
 
 
 def _producer_values(body: memoryview, wanted: str) -> Iterator[str]:
