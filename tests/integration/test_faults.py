@@ -32,6 +32,21 @@ async def _agent_that_talks_nonsense(endpoint: Endpoint, vm_id: str) -> None:
         await writer.drain()
 
 
+async def _agent_that_asks_too_much(endpoint: Endpoint, vm_id: str) -> None:
+    reader, writer = await asyncio.open_unix_connection(str(endpoint.path))
+    with closing(writer):
+        writer.write(link.encode(link.Hello(link.GENERATION, vm_id, "wasmtime 50.0.1")))
+        writer.writelines(link.encode(link.Get(id, "key")) for id in range(100_000))
+        await reader.read()
+
+
+async def _agent_that_speaks_before_its_hello(endpoint: Endpoint, vm_id: str) -> None:
+    reader, writer = await asyncio.open_unix_connection(str(endpoint.path))
+    with closing(writer):
+        writer.write(link.encode(link.Log("log", "info", "first!", 0)))
+        await reader.read()
+
+
 @pytest.fixture
 def driver() -> FakeDriver:
     return FakeDriver()
@@ -114,7 +129,12 @@ async def test_shutdown_while_a_start_hangs_ends_it(
 
 @pytest.mark.parametrize(
     ("agent", "why"),
-    [(_agent_of_another_age, "generation 2"), (_agent_that_talks_nonsense, "ended before")],
+    [
+        (_agent_of_another_age, "generation 2"),
+        (_agent_that_talks_nonsense, "ended before"),
+        (_agent_that_speaks_before_its_hello, "ended before"),
+        (_agent_that_asks_too_much, "ended|broke|not connected"),
+    ],
 )
 async def test_agent_that_cannot_be_understood_fails_the_deploy(
     data_dir: Path, probe_wasm: Path, agent: object, why: str
@@ -123,7 +143,7 @@ async def test_agent_that_cannot_be_understood_fails_the_deploy(
     driver = FakeDriver(agent)  # type: ignore[arg-type]
     build = builder(data_dir).with_driver(driver).build()
     async with build as node, NodeClient(node.address) as client:
-        with pytest.raises(VmStartFailed, match=why):
+        with pytest.raises(PlexSpacesError, match=why):
             await client.deploy("one", probe_wasm)
         await _nothing(client, driver, data_dir)
 

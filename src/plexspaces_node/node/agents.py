@@ -34,6 +34,9 @@ SILENCE_NS = 1_000_000_000
 IN_FLIGHT_BYTES = 64 * MIB
 """The most payload that may wait for one agent: the bound on what a fast sender costs the node."""
 
+HOST_CALLS = 64
+"""The most an agent may ask at once. Its actor waits for each answer, so an honest one asks one."""
+
 _F = TypeVar("_F", bound=link.Frame)
 
 
@@ -271,6 +274,8 @@ class AgentClient:
     # ---- what the connection calls -----------------------------------------------------
 
     def _received(self, connection: _Connection, frame: FromAgent) -> None:
+        if connection is not self._connection and not isinstance(frame, link.Hello):
+            raise link.LinkBroken("the first frame of a connection is a hello")
         match frame:
             case link.Reply() | link.Loaded() | link.Stopped():
                 self._settle(frame.id, frame)
@@ -283,6 +288,8 @@ class AgentClient:
             case link.Hello():
                 self._greet(connection, frame)
             case link.Ask() | link.Tell() | link.Get() | link.Put():
+                if len(self._tasks) >= HOST_CALLS:
+                    raise link.LinkBroken(f"more than {HOST_CALLS} host calls at once")
                 task = asyncio.get_running_loop().create_task(self._answer(connection, frame))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
@@ -299,6 +306,11 @@ class AgentClient:
             if not self._hello.done():
                 self._hello.set_exception(WrongState(f"the agent was refused: {refused}"))
             return
+        before = self._connection
+        if before is not None and before is not connection:
+            # An agent dials again only after it gave up the connection before.
+            self._lost(before)
+            before.close()
         self._connection = connection
         if not self._hello.done():
             self._hello.set_result(hello)
