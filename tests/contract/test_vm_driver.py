@@ -194,7 +194,7 @@ class TestAttach:
         """The agent can open what was attached."""
         async with harness.machine() as machine:
             path = await machine.vm.attach(file)
-            assert Path(path).read_bytes() == b"compiled"
+            assert harness.attached(machine, path) == b"compiled"
 
     async def test_attach_when_called_again_is_refused(self, harness: Harness, file: Path) -> None:
         """A machine takes one file in its life, and keeps it."""
@@ -202,7 +202,7 @@ class TestAttach:
             path = await machine.vm.attach(file)
             with pytest.raises(WrongState):
                 await machine.vm.attach(file)
-            assert Path(path).read_bytes() == b"compiled"
+            assert harness.attached(machine, path) == b"compiled"
 
     async def test_attach_of_a_missing_file_is_not_found_and_spends_nothing(
         self, harness: Harness, file: Path

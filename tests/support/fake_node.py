@@ -160,9 +160,14 @@ class FakeNode(ApplicationServiceServicer):
     ) -> Iterator[pb.DeployResponse]:
         """Deploy in no time."""
         self._enter("Deploy", context)
+        repeats = request.request_id in [earlier.request_id for earlier in self.deploys]
         self.deploys.append(request)
         spec = convert.spec_from_proto(request, default_vm=NODE.default_vm)
         if spec.name in self.applications:
+            if repeats:
+                known = self.applications[spec.name]
+                yield pb.DeployResponse(application=convert.application_to_proto(known))
+                return
             taken = AlreadyExists(
                 f"application {spec.name} is deployed already",
                 hint=f"plexspaces undeploy --name {spec.name}",

@@ -5,22 +5,29 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
+from plexspaces_node.config import ConfigBootstrap
+from plexspaces_node.levels import open_image
 from plexspaces_node.model import VmConfig
 from plexspaces_node.vm import procfs
 from plexspaces_node.vm.bundle import Bundle, new_vm_id
-from plexspaces_node.vm.driver import Driver, Endpoint, Vm
+from plexspaces_node.vm.driver import Driver, Endpoint, Health, Vm
 from plexspaces_node.vm.fake import FakeDriver
 from plexspaces_node.vm.process import ProcessDriver
+from plexspaces_node.vm.qemu import QemuDriver
+from plexspaces_node.wire.link import Hello, decode_from_agent
 
 STANDIN_AGENT = Path(__file__).parents[1] / "contract" / "standin_agent.py"
-SMALL = VmConfig(vcpus=1, memory_mib=64)
+SMALL = VmConfig(vcpus=1, memory_mib=128)
 TIMEOUT_S = 20.0
 
 
@@ -82,6 +89,11 @@ class Harness:
             assert await link.line() == f"hello {bundle.vm_id}"
             yield Machine(bundle, vm, link)
 
+    def attached(self, machine: Machine, path: str) -> bytes:
+        """Return what the agent of a machine would read at the path `attach` gave."""
+        del machine
+        return Path(path).read_bytes()
+
     def restarted(self) -> Driver:
         """Return the driver a node started anew would have."""
         raise NotImplementedError
@@ -141,6 +153,60 @@ class ProcessHarness(Harness):
     def rests(self, bundle: Bundle) -> list[str]:
         processes = procfs.with_arguments(bundle.vm_id, str(bundle.link_socket))
         return [*(f"process {process.pid}" for process in processes), *super().rests(bundle)]
+
+
+class QemuHarness(Harness):
+    """The QEMU driver with the agent that is in the guest image."""
+
+    _probed: ClassVar[QemuDriver | None] = None
+
+    @classmethod
+    async def probed(cls, root: Path) -> tuple[QemuHarness, Health]:
+        """Make a harness; what the probe found is kept for the next, for it takes seconds."""
+        driver = qemu_driver()
+        if cls._probed is not None:
+            driver._host, driver._health = cls._probed._host, cls._probed._health
+        health = await driver.probe()
+        if health.ok:
+            cls._probed = driver
+        return cls(root, driver), health
+
+    @asynccontextmanager
+    async def machine(self, driver: Driver | None = None) -> AsyncIterator[Machine]:
+        """Start a machine the way a node does, connect to it and await its hello."""
+        driver = driver or self.driver
+        bundle = self.bundle()
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(driver.destroy, bundle)
+            vm = await driver.start(bundle.config, bundle)
+            reader, writer = await asyncio.open_unix_connection(vm.endpoint.path)
+            undo.callback(writer.close)
+            async with asyncio.timeout(TIMEOUT_S):
+                length = int.from_bytes(await reader.readexactly(4), "little")
+                hello = decode_from_agent(await reader.readexactly(length))
+            assert isinstance(hello, Hello)
+            assert hello.vm_id == bundle.vm_id
+            yield Machine(bundle, vm, Link(reader, writer))
+
+    def attached(self, machine: Machine, path: str) -> bytes:
+        drive = str(machine.bundle.path / "drive.ext4")
+        debugfs = ["/usr/sbin/debugfs", "-R", f"cat /{Path(path).name}", drive]
+        return subprocess.run(debugfs, capture_output=True, check=True, timeout=10).stdout
+
+    def restarted(self) -> Driver:
+        return qemu_driver()
+
+    def kill(self, vm: Vm) -> None:
+        os.kill(int(vm.handle.state["pid"]), signal.SIGKILL)
+
+    def rests(self, bundle: Bundle) -> list[str]:
+        processes = procfs.with_arguments(bundle.vm_id, str(bundle.link_socket))
+        return [*(f"process {process.pid}" for process in processes), *super().rests(bundle)]
+
+
+def qemu_driver() -> QemuDriver:
+    """Make a QEMU driver for the image that this user's configuration names."""
+    return QemuDriver(partial(open_image, ConfigBootstrap.load()))
 
 
 async def _agent_in_memory(endpoint: Endpoint, vm_id: str) -> None:

@@ -28,7 +28,7 @@ import asyncio, sys
 from pathlib import Path
 from support.nodes import builder
 async def main():
-    async with builder(Path(sys.argv[1])).build() as node:
+    async with builder(Path(sys.argv[1])).with_isolation(sys.argv[2]).build() as node:
         print(node.address, flush=True)
         await asyncio.to_thread(sys.stdin.read)
 asyncio.run(main())
@@ -36,11 +36,13 @@ asyncio.run(main())
 
 
 @contextmanager
-def node_process(data_dir: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def node_process(
+    data_dir: Path, *, isolation: str = "process"
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Run a node in a process of its own, for tests that kill it; yields it and its address."""
     tests = Path(__file__).parent.parent
     process = subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM, str(data_dir)],
+        [sys.executable, "-c", _PROGRAM, str(data_dir), isolation],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -86,6 +86,7 @@ class Peer:
         timeout_ns: int = 5 * SECOND_NS,
         snapshot_interval_ns: int = 3600 * SECOND_NS,
         mailbox: int = 16,
+        memory_bytes: int = MEMORY_BYTES,
     ) -> link.Loaded | link.Failed:
         """Load an artifact and return the agent's answer."""
         self.send(
@@ -95,7 +96,7 @@ class Peer:
                 path=str(artifact),
                 kind=kind,
                 env={"GREETING": "hello"},
-                memory_bytes=MEMORY_BYTES,
+                memory_bytes=memory_bytes,
                 state=state,
                 timeout_ns=timeout_ns,
                 mailbox=mailbox,
@@ -127,6 +128,11 @@ class Peer:
         self.send(link.Stop(request_id, 5 * SECOND_NS))
         assert self.receive(link.Stopped).id == request_id
         assert self.process.wait(10) == 0
+
+    def rss_bytes(self) -> int:
+        """Return the memory the agent holds now."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) * 1024
 
     def of(self, kind: type[_F]) -> list[_F]:
         """Return what was seen of a kind while waiting for something else."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def agents_of(data_dir: Path) -> list[int]:
-    """Return the pids of agents that were started from this data directory."""
+    """Return the pids of what runs machines of this data directory: agents, or their VMMs."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -15,8 +15,9 @@ def agents_of(data_dir: Path) -> list[int]:
             arguments = (entry / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"plexspaces_node.agent" in arguments and any(
-            argument.startswith(bytes(data_dir)) for argument in arguments
+        if any(
+            argument.startswith(bytes(data_dir)) and argument.endswith(b"/link.sock")
+            for argument in arguments
         ):
             found.append(int(entry.name))
     return found

@@ -11,6 +11,10 @@ from plexspaces_node.agent.serve import AgentServer
 FILE_BYTES = 16 * 1024 * 1024
 """The most a guest can write to its stdout before the write fails: files in memory count too."""
 
+PATIENCE_S = 10.0
+"""A child process outlives a killed node only when it was born in the very moment: it ends itself
+then, where the kernel's death signal came too early."""
+
 
 def main() -> None:
     """Serve the node that listens at `--link` until it says stop."""
@@ -29,7 +33,7 @@ def main() -> None:
             raise
         return opened
 
-    AgentServer(arguments.vm_id, dial).run()
+    AgentServer(arguments.vm_id, dial, patience_s=PATIENCE_S).run()
 
 
 if __name__ == "__main__":

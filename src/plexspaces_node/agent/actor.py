@@ -7,7 +7,9 @@ the instance is made anew from the last snapshot. Owns no socket: replies go to 
 
 from __future__ import annotations
 
+import os
 import threading
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
@@ -64,6 +66,7 @@ class Actor:
         self._interval_ns = snapshot_interval_ns
         self._queue: SimpleQueue[_Arrived | _Stop | Callable[[], None]] = SimpleQueue()
         self._cancelled: set[int] = set()
+        self._answered = 0
         self._last_state = b""
         self._changed_ns: int | None = None
 
@@ -89,7 +92,7 @@ class Actor:
             done(perf_counter_ns() - started_ns, error)
 
         self._queue.put(begin)
-        threading.Thread(target=self._run, name="actor", daemon=True).start()
+        threading.Thread(target=self._work, name="actor", daemon=True).start()
 
     def post(self, message: Invoke) -> None:
         """Put a message into the mailbox; its reply comes through the outlet.
@@ -105,7 +108,9 @@ class Actor:
 
     def cancel(self, message_id: int) -> None:
         """Drop a message that still waits; one being handled is handled to its end."""
-        self._cancelled.add(message_id)
+        # Ids rise, so one that was answered needs no remembering.
+        if message_id > self._answered:
+            self._cancelled.add(message_id)
 
     def stop(self, timeout_ns: int, done: Callable[[], None]) -> None:
         """After the messages that wait: snapshot, shut the instance down, call `done`, end."""
@@ -114,6 +119,13 @@ class Actor:
     def resend_state(self) -> None:
         """Have the last snapshot sent again, to a node that may have missed it."""
         self._queue.put(lambda: self._outlets.state(self._last_state))
+
+    def _work(self) -> None:
+        try:
+            self._run()
+        except BaseException:  # noqa: BLE001 - a dead actor in a live agent would answer nobody
+            traceback.print_exc()
+            os._exit(70)
 
     def _run(self) -> None:
         while True:
@@ -139,6 +151,7 @@ class Actor:
 
     def _answer(self, item: _Arrived) -> None:
         message = item.message
+        self._answered = message.id
         if message.id in self._cancelled:
             self._cancelled.discard(message.id)
             return

@@ -33,6 +33,7 @@ from plexspaces_node.agent.runtime import (
     Settings,
     checked_reply,
     explain,
+    last_words,
 )
 from plexspaces_node.agent.watchdog import Watchdog
 from plexspaces_node.errors import ActorFailed
@@ -153,9 +154,9 @@ class CommandRuntime:
             if begin:
                 self.measured.compute_ns = perf_counter_ns() - begin
         if status != 0:
-            said = self._output.drain()
+            said = last_words(self._output.drain())
             raise ActorFailed(
-                said[-1] if said else f"the command ended with status {status}",
+                said or f"the command ended with status {status}",
                 code=f"exit-{status}",
                 hint=LOGS_HINT,
             )

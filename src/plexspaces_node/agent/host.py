@@ -15,7 +15,10 @@ from wasmtime.component import Linker
 
 from plexspaces_node.agent import boundary, contract
 from plexspaces_node.agent.boundary import Err, Ok, Optional, Record
-from plexspaces_node.wire.link import Answer, LinkFailure
+from plexspaces_node.wire.link import CODE_BYTES, TEXT_BYTES, Answer, LinkFailure, cut
+
+_KEY_CHARACTERS = 512
+_KEY_TOO_LONG = f"a key is at most {_KEY_CHARACTERS} bytes long"
 
 
 class Services(Protocol):
@@ -85,9 +88,11 @@ class Host:
         return max(0, self.deadline_ns - monotonic_ns())
 
     def _log(self, level: str, message: str) -> None:
-        self._services.log("log", level, message)
+        self._services.log("log", level, cut(message, TEXT_BYTES))
 
     def _get(self, key: str) -> Ok | Err:
+        if len(key) > _KEY_CHARACTERS:
+            return Err(_KEY_TOO_LONG)
         answer = self._services.get(key, self._left_ns())
         return Err(answer.failure.message) if answer.failure else Ok(Optional(answer.payload))
 
@@ -98,28 +103,34 @@ class Host:
         return self._write(key, None)
 
     def _write(self, key: str, value: bytes | None) -> Ok | Err:
+        if len(key) > _KEY_CHARACTERS:
+            return Err(_KEY_TOO_LONG)
+        if value is not None and len(value) > self._message_limit:
+            return Err(f"a value of {len(value)} bytes is over the limit of {self._message_limit}")
         answer = self._services.put(key, value, self._left_ns())
         return Err(answer.failure.message) if answer.failure else Ok()
 
     def _tell(self, to: str, msg_type: str, payload: bytes) -> Ok | Err:
-        refused = self._too_long(payload)
+        refused = self._too_long(to, msg_type, payload)
         if refused:
             return refused
         answer = self._services.tell(to, msg_type, payload, self._left_ns())
         return Err(_record(answer.failure)) if answer.failure else Ok()
 
     def _ask(self, to: str, msg_type: str, payload: bytes, timeout_ms: int) -> Ok | Err:
-        refused = self._too_long(payload)
+        refused = self._too_long(to, msg_type, payload)
         if refused:
             return refused
         timeout_ns = min(timeout_ms * 1_000_000, self._left_ns())
         answer = self._services.ask(to, msg_type, payload, timeout_ns)
         return Err(_record(answer.failure)) if answer.failure else Ok(answer.payload or b"")
 
-    def _too_long(self, payload: bytes) -> Err | None:
-        if len(payload) <= self._message_limit:
-            return None
+    def _too_long(self, to: str, msg_type: str, payload: bytes) -> Err | None:
         message = f"a message of {len(payload)} bytes is over the limit of {self._message_limit}"
+        if len(to) > CODE_BYTES or len(msg_type) > CODE_BYTES:
+            message = f"the name or the type of a message is over the limit of {CODE_BYTES} bytes"
+        elif len(payload) <= self._message_limit:
+            return None
         return Err(_record(LinkFailure("platform", "invalid_argument", message)))
 
 

@@ -19,7 +19,7 @@ Emit = Callable[[str, str], None]
 MAX_LINE_BYTES = 16 * 1024
 _CHUNK = 64 * 1024
 _CHUNKS_PER_READ = 16
-_KEPT_LINES = 5
+_KEPT_LINES = 64
 
 
 class _Pipe:

@@ -195,11 +195,24 @@ class ActorRuntime:
             self.measured.compute_ns = max(0, function.elapsed_ns - host.waited_ns)
 
 
+_LAST_WORDS = ("panic:", "fatal error:", "panicked at")
+"""What begins or marks the line in which a language's runtime says why it gives up."""
+
+
+def last_words(lines: list[str]) -> str:
+    """Return what a guest said of its end: the line of its panic, else the last line, else ""."""
+    for i in range(len(lines) - 1, -1, -1):
+        if any(mark in lines[i] for mark in _LAST_WORDS):
+            # Rust puts the message on the line after the place.
+            return " ".join(lines[i : i + 2]) if lines[i].endswith(":") else lines[i]
+    return lines[-1] if lines else ""
+
+
 def explain(error: Exception, output: Output, during: str) -> PlexSpacesError | ActorError:
     """Say what ended a guest, with its own last words where it left any."""
     text = str(error)
-    said = output.drain()
-    words = f"; it last wrote: {said[-1]}" if said else ""
+    said = last_words(output.drain())
+    words = f"; it last wrote: {said}" if said else ""
     if "wasm trap: interrupt" in text:
         return DeadlineExceeded(
             f"{during}: no answer within the time given; the actor was interrupted{words}",

@@ -11,7 +11,9 @@ import itertools
 import socket
 import threading
 from collections.abc import Callable
-from time import perf_counter_ns, time_ns
+from time import monotonic, perf_counter_ns, time_ns
+from types import TracebackType
+from typing import Protocol, Self
 
 from wasmtime import WasmtimeError
 
@@ -31,18 +33,44 @@ _REDIAL_S = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)
 _LOST = LinkFailure("platform", "unavailable", "the node is not reachable", None, True)
 _LATE = LinkFailure("platform", "deadline_exceeded", "no answer within the time given")
 
-Dial = Callable[[], socket.socket]
+
+class Stream(Protocol):
+    """A connection to the node: what a `socket.socket` is, and a guest's serial port is made."""
+
+    def recv(self, bufsize: int, /) -> bytes:
+        """Wait for bytes and return them, b"" at the end of the stream; raises `OSError`."""
+
+    def sendall(self, data: bytes, /) -> None:
+        """Send everything; blocks while the node does not read. Raises `OSError`."""
+
+    def shutdown(self, how: int, /) -> None:
+        """End the stream in both directions, so that `recv` on another thread returns."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None: ...
+
+
+Dial = Callable[[], Stream]
 """Opens a new connection to the node, or raises `OSError`."""
+Prepare = Callable[[str], None]
+"""Makes the artifact at a path readable, or raises a `PlexSpacesError`."""
 
 
 class _Connection:
     """The present connection, if any; frames sent without one are dropped."""
 
     def __init__(self) -> None:
-        self._socket: socket.socket | None = None
+        self._socket: Stream | None = None
         self._lock = threading.Lock()
 
-    def use(self, opened: socket.socket | None) -> None:
+    def use(self, opened: Stream | None) -> None:
         with self._lock:
             self._socket = opened
 
@@ -117,11 +145,24 @@ class NodeServices:
 
 
 class AgentServer:
-    """Serves one node on one link for the life of the machine."""
+    """Serves one node on one link for the life of the machine.
 
-    def __init__(self, vm_id: str, dial: Dial) -> None:
+    `prepare` is called with an artifact's path before it is loaded. With `patience_s` the agent
+    ends when its node has not been reachable for so many seconds.
+    """
+
+    def __init__(
+        self,
+        vm_id: str,
+        dial: Dial,
+        *,
+        prepare: Prepare | None = None,
+        patience_s: float | None = None,
+    ) -> None:
+        self._patience_s = patience_s
         self._vm_id = vm_id
         self._dial = dial
+        self._prepare = prepare
         self._connection = _Connection()
         self._services = NodeServices(self._connection)
         self._output = Output(self._wrote)
@@ -133,8 +174,11 @@ class AgentServer:
     def run(self) -> None:
         """Serve until the node has stopped this agent; blocks. Survives any number of breaks."""
         attempt = 0
+        reached_s = monotonic()
         while not self._stopped.wait(_REDIAL_S[min(attempt, len(_REDIAL_S) - 1)]):
             attempt += 1
+            if self._patience_s is not None and monotonic() - reached_s > self._patience_s:
+                return
             try:
                 opened = self._dial()
             except OSError:
@@ -142,10 +186,11 @@ class AgentServer:
             with opened:
                 if self._serve(opened):
                     attempt = 0
+                    reached_s = monotonic()
             self._connection.use(None)
             self._services.lost()
 
-    def _serve(self, opened: socket.socket) -> bool:
+    def _serve(self, opened: Stream) -> bool:
         self._connection.use(opened)
         self._connection.send(link.Hello(link.GENERATION, self._vm_id, ENGINE, self._application))
         buffer = FrameBuffer(link.frame_limit(MAX_MESSAGE_LIMIT_BYTES))
@@ -203,8 +248,7 @@ class AgentServer:
         begin = perf_counter_ns()
         try:
             runtime = self._runtime(frame)
-        except WasmtimeError as raised:
-            failure = Internal(f"the compiled artifact does not load: {raised}")
+        except PlexSpacesError as failure:
             self._connection.send(link.Failed(frame.id, link.failure_of(failure)))
             return
         load_ns = perf_counter_ns() - begin
@@ -236,6 +280,14 @@ class AgentServer:
         self._connection.send(reply)
 
     def _runtime(self, frame: link.Load) -> Runtime:
+        if self._prepare is not None:
+            self._prepare(frame.path)
+        try:
+            return self._open(frame)
+        except WasmtimeError as error:
+            raise Internal(f"the compiled artifact does not load: {error}") from error
+
+    def _open(self, frame: link.Load) -> Runtime:
         engine = make_engine()
         settings = Settings(
             env=frame.env, memory_bytes=frame.memory_bytes, message_limit=self._message_limit

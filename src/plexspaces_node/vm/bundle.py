@@ -222,13 +222,7 @@ class Bundle:
             raise _refused(self.path, error) from error
 
     def _check_socket_path(self) -> None:
-        length = len(os.fsencode(self.link_socket))
-        if length > SOCKET_PATH_LIMIT_BYTES:
-            raise InvalidArgument(
-                f"the socket path {self.link_socket} has {length} bytes, "
-                f"{length - SOCKET_PATH_LIMIT_BYTES} more than a unix socket can have",
-                hint="start the node with a shorter data directory: --data-dir DIR",
-            )
+        check_socket_room(self.path.parent, self.vm_id)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Bundle) and other.path == self.path
@@ -238,6 +232,18 @@ class Bundle:
 
     def __repr__(self) -> str:
         return f"Bundle({str(self.path)!r})"
+
+
+def check_socket_room(root: Path, vm_id: str = "vm-00000000") -> None:
+    """Raise `InvalidArgument` when the sockets of a machine below `root` could not be named."""
+    socket = Bundle(root / vm_id).link_socket
+    length = len(os.fsencode(socket))
+    if length > SOCKET_PATH_LIMIT_BYTES:
+        raise InvalidArgument(
+            f"the socket path {socket} has {length} bytes, "
+            f"{length - SOCKET_PATH_LIMIT_BYTES} more than a unix socket can have",
+            hint="start the node with a shorter data directory: --data-dir DIR",
+        )
 
 
 def bundles(root: Path) -> Iterator[Bundle]:

@@ -43,11 +43,14 @@ class Health:
         ok: machines can be made here, now.
         reason: one line a person understands, also when ok.
         hint: the command that mends it, or None.
+        emulated: machines can be made but are many times slower than this host; `auto` does not
+            choose such a level.
     """
 
     ok: bool
     reason: str
     hint: str | None = None
+    emulated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ class HostProcess:
         self._loop.add_reader(self._pidfd, self._on_end)
 
     @classmethod
-    def spawn(
+    def spawn(  # noqa: PLR0913 - all that a process is given, each by its name
         cls,
         argv: Sequence[str],
         *,
@@ -53,13 +53,14 @@ class HostProcess:
         env: Mapping[str, str],
         cwd: Path,
         output: Path,
+        descriptors: Sequence[int] = (),
     ) -> HostProcess:
         """Start a process in a new session; its output is appended to the file `output`.
 
-        It inherits no descriptor and reads nothing. Blocks until the program is executed, about
-        a millisecond. To be called on a thread that lives as long as the node, such as the event
-        loop's: a death signal asked for with PR_SET_PDEATHSIG is sent when the *thread* that
-        started the process ends. Raises `OSError`.
+        It inherits `descriptors`, under their numbers, and no other, and its input is empty.
+        Blocks until the program is executed, about a millisecond. To be called on a thread that
+        lives as long as the node, such as the event loop's: a death signal asked for with
+        PR_SET_PDEATHSIG is sent when the *thread* that started the process ends. Raises `OSError`.
         """
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         log = os.open(output, flags, 0o600)
@@ -71,6 +72,7 @@ class HostProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                pass_fds=descriptors,
                 start_new_session=True,
             )
         finally:

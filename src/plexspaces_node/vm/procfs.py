@@ -105,8 +105,18 @@ def cpu_ns(pid: int) -> int:
 
 def total_memory_mib() -> int:
     """Return the memory of this host."""
-    match = re.search(r"^MemTotal:\s+(\d+) kB", (_PROC / "meminfo").read_text(), re.MULTILINE)
-    assert match is not None, "the kernel always gives MemTotal"
+    return _memory_mib("MemTotal")
+
+
+def available_memory_mib() -> int:
+    """Return how much of this host's memory a new process could use without swapping."""
+    return _memory_mib("MemAvailable")
+
+
+def _memory_mib(name: str) -> int:
+    text = (_PROC / "meminfo").read_text()
+    match = re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)
+    assert match is not None, f"the kernel always gives {name}"
     return int(match.group(1)) // 1024
 
 

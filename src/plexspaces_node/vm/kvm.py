@@ -1,0 +1,55 @@
+"""Whether this host's KVM can be used: permission and version, asked of the kernel itself.
+
+That a guest boots under it is another question, which only booting one answers.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from plexspaces_node.errors import Unavailable
+
+KVM = Path("/dev/kvm")
+API_VERSION = 12
+"""Of KVM's interface since Linux 2.6.22; there will be no other."""
+
+_GET_API_VERSION = 0xAE00
+_CREATE_VM = 0xAE01
+
+
+def open_kvm(device: Path = KVM) -> None:
+    """Open KVM, make an empty virtual machine and drop it; blocks for about a millisecond.
+
+    Raises `Unavailable` with what to do about it: no device, no permission, or no KVM behind it.
+    """
+    try:
+        kvm = os.open(device, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise Unavailable(
+            f"there is no {device}: no KVM, or not in this container",
+            hint="load it: modprobe kvm_intel or kvm_amd; pass it on: docker run --device /dev/kvm",
+        ) from error
+    except PermissionError as error:
+        raise Unavailable(
+            f"this user may not open {device}",
+            hint="join its group, and log in again: sudo usermod -aG kvm $USER",
+        ) from error
+    except OSError as error:
+        raise Unavailable(
+            f"{device} cannot be opened: {error.strerror}",
+            hint="see whether the CPU's virtualisation is switched on: dmesg | grep -i kvm",
+        ) from error
+    try:
+        version = fcntl.ioctl(kvm, _GET_API_VERSION)
+        if version != API_VERSION:
+            raise Unavailable(f"{device} speaks version {version} of KVM, not {API_VERSION}")
+        os.close(fcntl.ioctl(kvm, _CREATE_VM, 0))
+    except OSError as error:
+        raise Unavailable(
+            f"{device} makes no virtual machine: {error.strerror}",
+            hint="see why with: dmesg | grep -i kvm",
+        ) from error
+    finally:
+        os.close(kvm)

@@ -1,0 +1,207 @@
+"""QEMU's command line: what a machine is made of and what holds the process that emulates it.
+
+Nothing is run here: this file turns data into argument vectors. The process needs no file and no
+directory by name: sockets and images reach it as open descriptors, so that it can run as a user
+to whom everything of the node is closed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+from plexspaces_node.model import MIB, VmConfig
+from plexspaces_node.vm.drive import SLOT_BYTES
+
+PORT = "plexspaces.link"
+"""Name of the virtio-serial port that is the link."""
+
+CONSOLE_LIMIT_BYTES = 4 * MIB
+"""The longest any file QEMU writes can become: its console log."""
+
+DESCRIPTOR_LIMIT = 256
+
+LINK_DEVICE = "link"
+"""Id of the port in QMP events."""
+
+SLOT_NODE = "slot"
+"""Name of the block node that takes the artifact's drive."""
+
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+"""All of QEMU's environment."""
+
+_ROOT_SET = 1
+ARTIFACT_SET = 2
+"""Number of the descriptor set the artifact's drive is handed over in."""
+
+_MACHINE = "microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on,pcie=off"
+_SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+_CODE_CACHE_MIB = 64
+"""For translated code. Measured: a boot and an actor fill 40; QEMU's own choice is 1 GiB."""
+
+# `reboot=t` and `panic=-1`: the machine resets at once, which with -no-reboot is its end.
+# The rest is time: 3.1 s to 1.8 s under emulation.
+_KERNEL = (
+    "console=ttyS0 reboot=t panic=-1 quiet cryptomgr.notests=1 lsm= audit=0 "
+    "rcupdate.rcu_expedited=1 init_on_alloc=0 8250.nr_uarts=1"
+)
+# The mitigations protect against a CPU that is not there; the rest keeps the kernel from
+# measuring timers against each other, which fails at random on a loaded host.
+_KERNEL_EMULATED = "mitigations=off noreplace-smp tsc=reliable no_timer_check"
+
+
+class Accelerator(StrEnum):
+    """How the guest's instructions are run."""
+
+    KVM = "kvm"
+    """By the CPU, under the kernel's virtualisation."""
+    TCG = "tcg"
+    """By QEMU, translated: needs nothing and is many times slower."""
+
+
+@dataclass(frozen=True, slots=True)
+class Emulator:
+    """The QEMU of this host and how it runs guests.
+
+    Attributes:
+        program: absolute path.
+        tsc_khz: rate of the host's time stamp counter, for `TCG`; None when it is not known.
+    """
+
+    program: str
+    accelerator: Accelerator
+    tsc_khz: int | None = None
+
+
+class Descriptors(NamedTuple):
+    """The open files a QEMU inherits, by number; the sockets are listening ones."""
+
+    kernel: int
+    initrd: int
+    root: int
+    link: int
+    control: int
+
+
+@dataclass(frozen=True, slots=True)
+class Walls:
+    """The programs that hold a QEMU process, as absolute paths, and how they are used here.
+
+    Attributes:
+        unshare: its command with the namespaces to leave; empty where they are not allowed.
+        drop_capabilities: the node runs as root.
+        own_user: every machine is to run as another user; only root can.
+        uid: user to run as, or None to stay.
+        gid: group to run as, with `uid`.
+    """
+
+    prlimit: str
+    setpriv: str
+    env: str
+    unshare: tuple[str, ...] = ()
+    drop_capabilities: bool = False
+    own_user: bool = False
+    uid: int | None = None
+    gid: int | None = None
+
+
+def held_command(walls: Walls, command: list[str]) -> list[str]:
+    """Return the argument vector that runs `command` within `walls`; pure.
+
+    Every program of the chain replaces itself by the next, so the process that is started is in
+    the end `command` itself.
+    """
+    argv = list(walls.unshare)
+    argv += [
+        walls.prlimit,
+        f"--nofile={DESCRIPTOR_LIMIT}",
+        "--core=0",
+        f"--fsize={CONSOLE_LIMIT_BYTES}",
+        "--",
+        walls.setpriv,
+    ]
+    if walls.uid is not None:
+        argv += ["--reuid", str(walls.uid), "--regid", str(walls.gid), "--clear-groups"]
+    if walls.drop_capabilities:
+        argv += ["--bounding-set", "-all", "--inh-caps", "-all"]
+    # A full console log must fail a write, not end the machine.
+    argv += ["--no-new-privs", "--", walls.env, "--ignore-signal=XFSZ", "--"]
+    return [*argv, *command]
+
+
+def qemu_command(
+    emulator: Emulator, config: VmConfig, marks: tuple[str, ...], *, descriptors: Descriptors
+) -> list[str]:
+    """Return QEMU's own argument vector; pure. The machine waits for `cont` on its QMP socket.
+
+    `marks` become arguments of their own, the VM's id first. The console is QEMU's output.
+    """
+    emulated = emulator.accelerator is Accelerator.TCG
+    argv = [emulator.program]
+    for mark in marks:
+        # The name of a QEMU is free text. Given again it is replaced, and both can be found.
+        argv += ["-name", mark]
+    argv += ["-M", _MACHINE]
+    argv += ["-accel", f"tcg,tb-size={_CODE_CACHE_MIB}" if emulated else "kvm"]
+    # Emulated, `rep movs` goes byte by byte: the guest must not take it for the fast way.
+    argv += ["-cpu", "max,-erms,-fsrm" if emulated else "host"]
+    argv += ["-m", str(config.memory_mib), "-smp", str(config.vcpus)]
+    argv += ["-kernel", f"/proc/self/fd/{descriptors.kernel}"]
+    argv += ["-initrd", f"/proc/self/fd/{descriptors.initrd}"]
+    argv += ["-append", kernel_arguments(emulator, marks[0])]
+    argv += ["-nodefaults", "-no-user-config", "-nographic", "-no-reboot", "-S"]
+    argv += ["-global", "virtio-mmio.force-legacy=false"]
+    argv += ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
+    argv += ["-chardev", f"socket,id=control,fd={descriptors.control},server=on,wait=off"]
+    argv += ["-mon", "chardev=control,mode=control"]
+    argv += ["-device", "virtio-serial-device,max_ports=2"]
+    argv += ["-chardev", f"socket,id=link,fd={descriptors.link},server=on,wait=off"]
+    argv += ["-device", f"virtserialport,chardev=link,name={PORT},id={LINK_DEVICE}"]
+    argv += _drives(descriptors.root)
+    return [*argv, "-sandbox", _SANDBOX]
+
+
+def kernel_arguments(emulator: Emulator, vm_id: str) -> str:
+    """Return the guest kernel's command line; pure."""
+    words = [_KERNEL]
+    if emulator.accelerator is Accelerator.TCG:
+        words.append(_KERNEL_EMULATED)
+        if emulator.tsc_khz is not None:
+            words.append(f"tsc_early_khz={emulator.tsc_khz}")
+    words += [f"plexspaces.vm={vm_id}", f"plexspaces.link=virtio-serial:{PORT}"]
+    return " ".join(words)
+
+
+def artifact_node() -> Mapping[str, object]:
+    """Return the block node of a drive that was handed over as `ARTIFACT_SET`."""
+    return _file_node(ARTIFACT_SET) | {"node-name": "artifact"}
+
+
+def filled_slot() -> Mapping[str, object]:
+    """Return what the slot becomes once it holds the node of `artifact_node`."""
+    return _slot_node("artifact")
+
+
+def _drives(root: int) -> list[str]:
+    # In this order they are vda and vdb. The slot is as long as any artifact can be, and reads as
+    # zeros until one is put in; the guest must not have mounted it before.
+    node = {"driver": "raw", "node-name": "root", "read-only": True, "file": _file_node(_ROOT_SET)}
+    empty = {"driver": "null-co", "node-name": "empty", "size": SLOT_BYTES, "read-zeroes": True}
+    return [
+        *("-add-fd", f"fd={root},set={_ROOT_SET}"),
+        *("-blockdev", json.dumps(node), "-device", "virtio-blk-device,drive=root"),
+        *("-blockdev", json.dumps(empty | {"read-only": True})),
+        *("-blockdev", json.dumps(_slot_node("empty"))),
+        *("-device", f"virtio-blk-device,drive={SLOT_NODE}"),
+    ]
+
+
+def _file_node(number: int) -> dict[str, object]:
+    return {"driver": "file", "filename": f"/dev/fdset/{number}", "read-only": True}
+
+
+def _slot_node(file: str) -> dict[str, object]:
+    return {"driver": "raw", "node-name": SLOT_NODE, "read-only": True, "file": file}

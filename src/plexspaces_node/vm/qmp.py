@@ -1,0 +1,142 @@
+"""A client of QMP, QEMU's control protocol: JSON lines on a unix socket.
+
+This file owns the protocol: greeting, commands, answers, events, descriptors that travel with a
+command. It knows no command's meaning. QEMU serves one client at a time, so a client connects for
+a piece of work and leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from plexspaces_node.errors import DeadlineExceeded, Unavailable
+
+ANSWER_TIMEOUT_S = 10.0
+"""For one answer: QEMU answers within a millisecond unless its host is overwhelmed."""
+
+_READ_BYTES = 64 * 1024
+_LINE_LIMIT_BYTES = 4 * 1024 * 1024
+_NONE: Mapping[str, Any] = MappingProxyType({})
+
+
+class QmpClient:
+    """A connection to one QEMU, ready for commands. Made by `connect_qmp` only."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._buffer = bytearray()
+        self._events: deque[dict[str, Any]] = deque()
+
+    async def execute(
+        self,
+        command: str,
+        arguments: Mapping[str, Any] = _NONE,
+        *,
+        descriptor: int | None = None,
+    ) -> Any:
+        """Run a command and return what it returns; `descriptor` is handed over with it.
+
+        Raises `Unavailable` when QEMU refuses the command, with its words, or has gone away, and
+        `DeadlineExceeded` when it does not answer.
+        """
+        line = json.dumps({"execute": command, "arguments": dict(arguments)}).encode() + b"\n"
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                await self._send(line, descriptor)
+                while True:
+                    message = await self._message()
+                    if "event" in message:
+                        self._events.append(message)
+                    elif "return" in message:
+                        return message["return"]
+                    elif "error" in message:
+                        raise Unavailable(f"QEMU refuses {command}: {_words(message['error'])}")
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"QEMU did not answer {command} within {ANSWER_TIMEOUT_S:g} s"
+            ) from error
+
+    async def event(self) -> tuple[str, dict[str, Any]]:
+        """Wait for the next event, those that came amid answers included; its name and data.
+
+        Has no bound of its own. Raises `Unavailable` when QEMU goes away.
+        """
+        message = self._events.popleft() if self._events else await self._message()
+        while "event" not in message:
+            message = await self._message()
+        return str(message["event"]), message.get("data") or {}
+
+    async def _send(self, line: bytes, descriptor: int | None) -> None:
+        try:
+            if descriptor is not None:
+                # The descriptor goes with the first byte. There is room: nothing else is under
+                # way, for every command before it was answered.
+                sent = socket.send_fds(self._connection, [line], [descriptor])
+                line = line[sent:]
+            if line:
+                await asyncio.get_running_loop().sock_sendall(self._connection, line)
+        except OSError as error:
+            raise _gone() from error
+
+    async def _message(self) -> dict[str, Any]:
+        while (end := self._buffer.find(b"\n")) < 0:
+            if len(self._buffer) > _LINE_LIMIT_BYTES:
+                raise Unavailable("QEMU's control socket talks without end")
+            loop = asyncio.get_running_loop()
+            try:
+                data = await loop.sock_recv(self._connection, _READ_BYTES)
+            except OSError as error:
+                raise _gone() from error
+            if not data:
+                raise _gone()
+            self._buffer += data
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        try:
+            message = json.loads(line)
+        except ValueError as error:
+            raise Unavailable(f"QEMU's control socket talks no QMP: {line[:80]!r}") from error
+        if not isinstance(message, dict):
+            raise Unavailable(f"QEMU's control socket talks no QMP: {line[:80]!r}")
+        return message
+
+
+@asynccontextmanager
+async def connect_qmp(path: Path) -> AsyncIterator[QmpClient]:
+    """Connect to the QEMU that listens at `path`; ready for commands, and for events from then on.
+
+    Waits while another client is served, at most `ANSWER_TIMEOUT_S`. Raises `Unavailable` when
+    nobody listens and `DeadlineExceeded` when nobody greets.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.setblocking(False)
+        client = QmpClient(connection)
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                await asyncio.get_running_loop().sock_connect(connection, str(path))
+                while "QMP" not in await client._message():
+                    pass
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"QEMU did not greet at {path} within {ANSWER_TIMEOUT_S:g} s"
+            ) from error
+        except OSError as error:
+            raise Unavailable(f"QEMU does not listen at {path}: {error.strerror}") from error
+        await client.execute("qmp_capabilities")
+        yield client
+
+
+def _gone() -> Unavailable:
+    return Unavailable("QEMU closed its control socket")
+
+
+def _words(error: Any) -> str:
+    return str(error.get("desc", error)) if isinstance(error, dict) else str(error)

@@ -1,0 +1,159 @@
+"""A Firecracker driver under test: over the stand-in program, or over the real one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from asyncio import StreamReader, StreamWriter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+from support import fake_firecracker
+from support.machines import Harness, Link, Machine
+
+from plexspaces_node.config import ConfigBootstrap
+from plexspaces_node.levels import open_image
+from plexspaces_node.vm import procfs
+from plexspaces_node.vm.bundle import Bundle
+from plexspaces_node.vm.driver import Driver, Health, Vm
+from plexspaces_node.vm.firecracker import FirecrackerDriver
+from plexspaces_node.vm.firecracker_host import Installation
+from plexspaces_node.vm.host_machine import marks_of
+from plexspaces_node.vm.image import GuestImage
+from plexspaces_node.wire.link import Hello, decode_from_agent
+
+HELLO_TIMEOUT_S = 180.0
+"""Generous: nested virtualisation under emulation is where these tests mostly run."""
+DEBUGFS = "/usr/sbin/debugfs"
+ELF_HEAD = b"\x7fELF" + bytes(14) + b"\x3e\x00"
+EXT4_HEAD = bytes(1024 + 56) + b"\x53\xef"
+
+
+def fake_program(directory: Path, *options: str) -> str:
+    """Make a program in `directory` that is Firecracker to its caller; return its path."""
+    path = directory / "firecracker"
+    command = shlex.join((sys.executable, "-I", fake_firecracker.__file__, *options))
+    path.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+def fake_image(directory: Path) -> Path:
+    """Make files that look like a guest image; return their directory."""
+    directory.mkdir(exist_ok=True)
+    (directory / "vmlinux").write_bytes(ELF_HEAD)
+    (directory / "initrd").write_bytes(b"initrd")
+    (directory / "rootfs.ext4").write_bytes(EXT4_HEAD)
+    GuestImage.seal(directory, generation=1, min_memory_mib=64, made_of={}, arch=os.uname().machine)
+    return directory
+
+
+def kvm_works() -> None:
+    """Find nothing wrong with KVM."""
+
+
+class _FirecrackerHarness(Harness):
+    """What both harnesses share."""
+
+    def attached(self, machine: Machine, path: str) -> bytes:
+        return attached_file(machine.bundle, path)
+
+    def kill(self, vm: Vm) -> None:
+        os.kill(int(vm.handle.state["pid"]), signal.SIGKILL)
+
+    def rests(self, bundle: Bundle) -> list[str]:
+        processes = procfs.with_arguments(*marks_of(bundle))
+        return [*(f"process {process.pid}" for process in processes), *super().rests(bundle)]
+
+
+class FakeFirecrackerHarness(_FirecrackerHarness):
+    """The Firecracker driver over the stand-in program, which is not jailed."""
+
+    def __init__(self, root: Path, scratch: Path) -> None:
+        self._scratch = scratch
+        self._trials = root
+        super().__init__(root, self.of_program())
+
+    def of_program(self, *options: str) -> FirecrackerDriver:
+        """Make a driver whose Firecracker is the stand-in with these options."""
+        return FirecrackerDriver(
+            partial(GuestImage.open, fake_image(self._scratch / "image")),
+            Installation(fake_program(self._scratch, *options), jailer=None),
+            scratch=self._trials,
+            check_kvm=kvm_works,
+        )
+
+    def restarted(self) -> FirecrackerDriver:
+        return self.of_program()
+
+
+class FirecrackerHarness(_FirecrackerHarness):
+    """The real Firecracker with the agent that is in the guest image, jailed or not."""
+
+    _probed: ClassVar[dict[bool, FirecrackerDriver]] = {}
+
+    def __init__(self, root: Path, driver: FirecrackerDriver, *, jailed: bool) -> None:
+        self.jailed = jailed
+        super().__init__(root, driver)
+
+    @classmethod
+    async def probed(cls, root: Path, *, jailed: bool) -> tuple[FirecrackerHarness, Health]:
+        """Make a harness; what the probe found is kept for the next, for it takes seconds."""
+        driver = firecracker_driver(root, jailed=jailed)
+        if jailed in cls._probed:
+            driver._ready, driver._health = cls._probed[jailed]._ready, cls._probed[jailed]._health
+        health = await driver.probe()
+        if health.ok:
+            cls._probed[jailed] = driver
+        return cls(root, driver, jailed=jailed), health
+
+    @asynccontextmanager
+    async def machine(self, driver: Driver | None = None) -> AsyncIterator[Machine]:
+        """Start a machine the way a node does: listen, start, await its hello; then destroy it."""
+        driver = driver or self.driver
+        bundle = self.bundle()
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(driver.destroy, bundle)
+            accepted: asyncio.Queue[Link] = asyncio.Queue()
+
+            async def accept(reader: StreamReader, writer: StreamWriter) -> None:
+                accepted.put_nowait(Link(reader, writer))
+
+            server = await asyncio.start_unix_server(accept, bundle.link_socket)
+            undo.callback(server.close)
+            vm = await driver.start(bundle.config, bundle)
+            async with asyncio.timeout(HELLO_TIMEOUT_S):
+                link = await accepted.get()
+                undo.callback(link.writer.close)
+                length = int.from_bytes(await link.reader.readexactly(4), "little")
+                hello = decode_from_agent(await link.reader.readexactly(length))
+            assert isinstance(hello, Hello)
+            assert hello.vm_id == bundle.vm_id
+            yield Machine(bundle, vm, link)
+
+    def restarted(self) -> FirecrackerDriver:
+        driver = firecracker_driver(self.root, jailed=self.jailed)
+        driver._ready = self._probed[self.jailed]._ready
+        return driver
+
+
+def attached_file(bundle: Bundle, path: str) -> bytes:
+    """Return what the guest reads at `path` of the artifact's drive."""
+    drive = str(bundle.path / "drive.ext4")
+    debugfs = [DEBUGFS, "-R", f"cat /{Path(path).name}", drive]
+    return subprocess.run(debugfs, capture_output=True, check=True, timeout=20).stdout
+
+
+def firecracker_driver(root: Path, *, jailed: bool) -> FirecrackerDriver:
+    """Make a driver of the Firecracker and the image that this user's configuration names."""
+    config = ConfigBootstrap.load()
+    program = str(config.firecracker.binary_path or "firecracker")
+    installation = Installation(program, "jailer" if jailed else None)
+    return FirecrackerDriver(partial(open_image, config), installation, scratch=root)

@@ -1,0 +1,110 @@
+"""The node as the end that connects: it dials again whenever the link breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from plexspaces_node.node import agents
+from plexspaces_node.node.agents import AgentClient
+from plexspaces_node.node.machines import SwitchedHostCalls
+from plexspaces_node.wire import link
+
+
+class ListeningAgent:
+    """An agent at a socket, as QEMU's port is: says hello to whoever connects."""
+
+    def __init__(self) -> None:
+        self.connections: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+        self.ended = asyncio.Event()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(link.encode(link.Hello(link.GENERATION, "vm-1", "wasmtime")))
+        self.connections.put_nowait(writer)
+        await reader.read(-1)
+        writer.close()
+        self.ended.set()
+
+    async def next(self) -> asyncio.StreamWriter:
+        async with asyncio.timeout(10):
+            return await self.connections.get()
+
+
+@pytest.fixture
+async def client(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AgentClient]:
+    monkeypatch.setattr(agents, "REDIAL_S", 0.001)
+    client = AgentClient(
+        "vm-1", SwitchedHostCalls(), node_id="n", message_limit=1024, in_flight_limit=8
+    )
+    yield client
+    await client.close()
+
+
+@pytest.fixture
+async def path() -> AsyncIterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="px-") as directory:
+        yield Path(directory, "link.sock")
+
+
+async def test_node_that_dials_gets_the_agents_hello(client: AgentClient, path: Path) -> None:
+    """An agent that is already there says hello to the connection."""
+    agent = ListeningAgent()
+    async with await asyncio.start_unix_server(agent.serve, str(path)):
+        client.dial(path)
+        async with asyncio.timeout(10):
+            assert (await client.hello()).vm_id == "vm-1"
+        await client.close()
+        await agent.ended.wait()
+
+
+async def test_node_that_dials_before_anybody_listens_tries_again(
+    client: AgentClient, path: Path
+) -> None:
+    """A socket that is not there yet is no end."""
+    client.dial(path)
+    await asyncio.sleep(0)
+    agent = ListeningAgent()
+    async with await asyncio.start_unix_server(agent.serve, str(path)):
+        async with asyncio.timeout(10):
+            assert (await client.hello()).vm_id == "vm-1"
+        await client.close()
+        await agent.ended.wait()
+
+
+async def test_link_that_breaks_is_dialled_again(client: AgentClient, path: Path) -> None:
+    """After a break, by nonsense or by an end, the next connection serves."""
+    agent = ListeningAgent()
+    async with await asyncio.start_unix_server(agent.serve, str(path)):
+        client.dial(path)
+        (await agent.next()).write(b"\xff" * 64)
+        (await agent.next()).close()
+        writer = await agent.next()
+        agent.ended.clear()
+        async with asyncio.timeout(10):
+            while (connection := client._connection) is None or connection.lost.is_set():
+                await asyncio.sleep(0.001)
+        assert not writer.is_closing()
+        await client.close()
+        await agent.ended.wait()
+
+
+async def test_client_that_is_closed_dials_no_more(client: AgentClient, path: Path) -> None:
+    """What was closed stays closed, a connection without a hello included."""
+    connected, ended = asyncio.Event(), asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connected.set()
+        await reader.read(-1)
+        writer.close()
+        ended.set()
+
+    async with await asyncio.start_unix_server(silent, str(path)), asyncio.timeout(10):
+        client.dial(path)
+        await connected.wait()
+        await client.close()
+        await ended.wait()
+    assert not client._tasks

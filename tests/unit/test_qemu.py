@@ -1,0 +1,285 @@
+"""QEMU's command line and what holds it, as data; and the driver where QEMU or KVM is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from plexspaces_node.errors import NotFound, Unavailable, Unsupported, VmStartFailed
+from plexspaces_node.model import VmConfig
+from plexspaces_node.vm import qemu, qemu_walls, tsc
+from plexspaces_node.vm.bundle import Bundle
+from plexspaces_node.vm.driver import Driver, LinkEnd
+from plexspaces_node.vm.image import GuestImage
+from plexspaces_node.vm.qemu import QemuDriver
+from plexspaces_node.vm.qemu_command import (
+    Accelerator,
+    Descriptors,
+    Emulator,
+    Walls,
+    artifact_node,
+    filled_slot,
+    held_command,
+    kernel_arguments,
+    qemu_command,
+)
+from plexspaces_node.vm.qemu_walls import FIRST_UID, LAST_UID, check_kvm, uid_of, walls_of
+
+TCG = Emulator("/usr/bin/qemu-system-x86_64", Accelerator.TCG, 2_500_000)
+KVM = Emulator("/usr/bin/qemu-system-x86_64", Accelerator.KVM)
+MARKS = ("vm-1", "/data/vms/vm-1/link.sock")
+OPEN = Descriptors(kernel=3, initrd=4, root=5, link=6, control=7)
+WALLS = Walls("/usr/bin/prlimit", "/usr/bin/setpriv", "/usr/bin/env")
+
+
+def command(emulator: Emulator = TCG, config: VmConfig | None = None) -> list[str]:
+    return qemu_command(emulator, config or VmConfig(2, 192), MARKS, descriptors=OPEN)
+
+
+def values(argv: list[str], flag: str) -> list[str]:
+    return [argv[place + 1] for place, word in enumerate(argv) if word == flag]
+
+
+def no_image() -> GuestImage:
+    raise NotFound("no guest image in /nowhere", hint="make it with: plexspaces image build")
+
+
+class TestCommand:
+    def test_machine_has_the_size_asked_for_and_nothing_by_default(self) -> None:
+        """Memory and CPUs are the application's; no device comes that was not named."""
+        argv = command()
+        assert (values(argv, "-m"), values(argv, "-smp")) == (["192"], ["2"])
+        assert {"-nodefaults", "-no-user-config", "-nographic", "-no-reboot", "-S"} <= set(argv)
+        assert [one.partition(",")[0] for one in values(argv, "-device")] == [
+            "virtio-serial-device",
+            "virtserialport",
+            "virtio-blk-device",
+            "virtio-blk-device",
+        ]
+        assert not {"-netdev", "-net", "-nic", "-virtfs", "-fsdev", "-usb"} & set(argv)
+
+    def test_machine_when_emulated_gets_a_cpu_that_python_and_emulation_like(self) -> None:
+        """RDRAND is there for Python's start, and the slow `rep movs` is not advertised."""
+        argv = command(TCG)
+        assert values(argv, "-accel") == ["tcg,tb-size=64"]
+        assert values(argv, "-cpu") == ["max,-erms,-fsrm"]
+
+    def test_machine_under_kvm_gets_the_hosts_cpu(self) -> None:
+        """Nothing is emulated that the CPU can do."""
+        argv = command(KVM)
+        assert (values(argv, "-accel"), values(argv, "-cpu")) == (["kvm"], ["host"])
+
+    def test_seccomp_is_on_and_denies_all_it_can(self) -> None:
+        """A QEMU that was taken over can start nothing and gain nothing."""
+        assert values(command(), "-sandbox") == [
+            "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+        ]
+
+    def test_files_and_sockets_are_descriptors_and_none_a_path(self) -> None:
+        """The process may be a user to whom the node's directories are closed."""
+        argv = command()
+        assert values(argv, "-kernel") == ["/proc/self/fd/3"]
+        assert values(argv, "-initrd") == ["/proc/self/fd/4"]
+        assert values(argv, "-add-fd") == ["fd=5,set=1"]
+        chardevs = values(argv, "-chardev")
+        assert "socket,id=link,fd=6,server=on,wait=off" in chardevs
+        assert "socket,id=control,fd=7,server=on,wait=off" in chardevs
+        assert not any("path=" in word or "/data/" in word for word in argv if word not in MARKS)
+
+    def test_marks_are_whole_arguments(self) -> None:
+        """What a node looks for to find a machine without a handle is there."""
+        assert values(command(), "-name") == list(MARKS)
+
+    def test_drives_are_read_only_the_root_first(self) -> None:
+        """No guest writes to what all share, nor to its artifact."""
+        argv = command()
+        nodes = [json.loads(text) for text in values(argv, "-blockdev")]
+        assert [node["node-name"] for node in nodes] == ["root", "empty", "slot"]
+        assert all(node["read-only"] is True for node in nodes)
+        drives = [one for one in values(argv, "-device") if one.startswith("virtio-blk")]
+        assert drives == ["virtio-blk-device,drive=root", "virtio-blk-device,drive=slot"]
+
+    def test_slot_when_filled_is_the_same_node_with_the_artifact_below(self) -> None:
+        """A reopen may change what lies below and nothing else."""
+        before = json.loads(values(command(), "-blockdev")[2])
+        assert filled_slot() == before | {"file": artifact_node()["node-name"]}
+        assert artifact_node()["filename"] == "/dev/fdset/2"
+        assert artifact_node()["read-only"] is True
+
+
+class TestKernelArguments:
+    def test_kernel_is_told_the_machine_and_its_link(self) -> None:
+        """The agent finds itself and its port on the kernel's command line."""
+        words = kernel_arguments(KVM, "vm-1").split()
+        assert "plexspaces.vm=vm-1" in words
+        assert "plexspaces.link=virtio-serial:plexspaces.link" in words
+
+    def test_kernel_when_emulated_need_not_measure_its_timers(self) -> None:
+        """What hangs at random on a loaded host is told and not measured."""
+        words = kernel_arguments(TCG, "vm-1").split()
+        assert {"tsc_early_khz=2500000", "tsc=reliable", "no_timer_check"} <= set(words)
+        unknown = kernel_arguments(replace(TCG, tsc_khz=None), "vm-1")
+        assert "tsc_early_khz" not in unknown
+
+    def test_kernel_under_kvm_keeps_its_mitigations_and_measures(self) -> None:
+        """The shortcuts of emulation are none for a kernel on a real CPU."""
+        words = kernel_arguments(KVM, "vm-1")
+        assert not {"mitigations", "tsc", "no_timer_check"} & {
+            word.partition("=")[0] for word in words.split()
+        }
+
+    def test_guest_that_panics_ends_its_machine(self) -> None:
+        """A panic is a reset, and a reset is the end."""
+        assert {"panic=-1", "reboot=t"} <= set(kernel_arguments(TCG, "vm-1").split())
+        assert "-no-reboot" in command()
+
+
+class TestWalls:
+    def test_chain_without_privileges_limits_and_forbids_new_ones(self) -> None:
+        """The whole vector, so that any change of it is a change of this test."""
+        assert held_command(WALLS, ["qemu", "-S"]) == [
+            "/usr/bin/prlimit",
+            "--nofile=256",
+            "--core=0",
+            "--fsize=4194304",
+            "--",
+            "/usr/bin/setpriv",
+            "--no-new-privs",
+            "--",
+            "/usr/bin/env",
+            "--ignore-signal=XFSZ",
+            "--",
+            "qemu",
+            "-S",
+        ]
+
+    def test_chain_under_root_leaves_the_network_and_becomes_another_user(self) -> None:
+        """Namespaces first, while that is allowed; then user, capabilities and privileges go."""
+        unshare = ("/usr/bin/unshare", "--net", "--ipc", "--uts", "--")
+        root = replace(WALLS, unshare=unshare, drop_capabilities=True, own_user=True)
+        argv = held_command(walls_of(root, Path("/data/vms/vm-1"), kvm=False), ["qemu"])
+        assert tuple(argv[:5]) == unshare
+        uid = str(uid_of(Path("/data/vms/vm-1")))
+        begin = argv.index("/usr/bin/setpriv")
+        assert argv[begin + 1 : argv.index("/usr/bin/env")] == [
+            "--reuid",
+            uid,
+            "--regid",
+            uid,
+            "--clear-groups",
+            "--bounding-set",
+            "-all",
+            "--inh-caps",
+            "-all",
+            "--no-new-privs",
+            "--",
+        ]
+
+    def test_user_of_a_machine_is_its_own_and_always_the_same(self) -> None:
+        """Two machines are two users, of a range that belongs to nobody."""
+        users = {uid_of(Path(f"/data/vms/vm-{number}")) for number in range(200)}
+        assert len(users) == 200
+        assert all(FIRST_UID <= uid <= LAST_UID for uid in users)
+        assert uid_of(Path("/data/vms/vm-7")) == uid_of(Path("/data/vms/vm-7"))
+
+    def test_user_stays_where_there_is_no_other(self) -> None:
+        """A node that is not root, or in a container with few users, changes none."""
+        assert walls_of(WALLS, Path("/data/vms/vm-1"), kvm=False) == WALLS
+
+    @pytest.mark.parametrize(
+        ("text", "exists"), [("0 0 4294967295\n", True), ("0 100000 65536\n", False), ("", False)]
+    )
+    def test_users_of_a_container_are_read_from_its_map(self, text: str, exists: bool) -> None:
+        """Only a user that the namespace knows can be become."""
+        assert qemu_walls._maps(text, FIRST_UID) is exists
+
+
+class TestKvm:
+    def test_kvm_when_missing_says_how_to_get_it(self, tmp_path: Path) -> None:
+        """A machine without virtualisation is told where to switch it on."""
+        with pytest.raises(Unavailable, match="there is no") as caught:
+            check_kvm(tmp_path / "kvm")
+        assert "modprobe kvm" in (caught.value.hint or "")
+
+    def test_kvm_when_it_is_no_device_says_so(self, tmp_path: Path) -> None:
+        """A file in its place, made by a wrong mount, is told."""
+        (tmp_path / "kvm").touch()
+        with pytest.raises(Unavailable, match="not a device"):
+            check_kvm(tmp_path / "kvm")
+
+    def test_kvm_that_may_not_be_opened_names_the_group_and_no_chmod_for_all(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The remedy is the kvm group."""
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
+        monkeypatch.setattr(os, "access", lambda *_: False)
+        with pytest.raises(Unavailable, match="may not be opened") as caught:
+            check_kvm(Path("/dev/null"))
+        assert caught.value.hint == "sudo usermod -aG kvm $USER, then log in again"
+
+
+class TestDriver:
+    async def test_probe_without_an_image_says_how_to_make_one(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nothing is started where there is nothing to boot."""
+        monkeypatch.setattr(qemu, "find_qemu", lambda: "/usr/bin/qemu-system-x86_64")
+        monkeypatch.setattr(qemu, "find_mke2fs", lambda: "/usr/sbin/mke2fs")
+        health = await QemuDriver(no_image).probe()
+        assert not health.ok
+        assert health.reason == "no guest image in /nowhere"
+        assert health.hint == "make it with: plexspaces image build"
+
+    async def test_probe_without_qemu_names_its_package(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A host without QEMU is told what to install."""
+        monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+        monkeypatch.setenv("PATH", "/nonexistent")
+        health = await QemuDriver(no_image).probe()
+        assert not health.ok
+        assert health.hint == "apt-get install qemu-system-x86"
+
+    def test_qemu_on_another_machine_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The microvm machine exists on x86-64 alone."""
+        monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+        with pytest.raises(Unsupported, match="riscv64"):
+            qemu_walls.find_qemu()
+
+    async def test_start_where_the_probe_fails_names_the_step_and_leaves_nothing(
+        self, tmp_path: Path
+    ) -> None:
+        """A start does what the probe does first."""
+        bundle = Bundle.create(tmp_path, "vm-1", VmConfig(1, 128))
+        driver = QemuDriver(no_image)
+        with pytest.raises(VmStartFailed) as caught:
+            await driver.start(bundle.config, bundle)
+        assert caught.value.step == "validate"
+        assert [path.name for path in bundle.path.iterdir()] == ["config.json"]
+        await driver.destroy(bundle)
+        assert not bundle.path.exists()
+
+    def test_driver_before_its_probe_states_its_bounds(self) -> None:
+        """What can be asked is known without a boot."""
+        driver = QemuDriver(no_image)
+        assert isinstance(driver, Driver)
+        assert driver.name == "qemu"
+        able = driver.capabilities
+        assert able.link is LinkEnd.NODE_DIALS
+        assert able.survives_node
+        assert able.overhead_mib < able.min_memory_mib < able.max_memory_mib
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="x86-64 has the counter")
+def test_rate_of_the_hosts_counter_is_measured_alike_twice() -> None:
+    """Two measurements agree within a part in a thousand, and are a CPU's."""
+    one, other = tsc.host_tsc_khz(), tsc.host_tsc_khz()
+    assert one is not None
+    assert other is not None
+    assert 500_000 < one < 10_000_000
+    assert abs(one - other) < one / 1000
