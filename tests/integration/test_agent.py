@@ -279,3 +279,18 @@ def test_command_component_runs_like_any_command(peer: Peer, tmp_path: Path) -> 
     assert failure is not None
     assert (failure.origin, failure.code) == ("actor", "exit-1")
     assert peer.invoke("any", b"again").payload == b"again"
+
+
+def test_texts_of_any_length_are_cut_and_the_link_lives(actor: Peer) -> None:
+    """A huge line of the log or error text is cut, a huge key refused; nothing else is lost."""
+    huge = b"x" * (MESSAGE_LIMIT - 8)
+    assert actor.invoke("o", huge).failure is None
+    [line] = actor.of(link.Log)
+    assert len(line.message) <= link.TEXT_BYTES
+    failure = actor.invoke("f", huge).failure
+    assert failure is not None
+    assert len(failure.message) <= link.TEXT_BYTES
+    refused = actor.invoke("p", huge).failure
+    assert refused is not None
+    assert "key" in refused.message
+    assert actor.of(link.Put) == []

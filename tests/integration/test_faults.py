@@ -12,7 +12,14 @@ from support.nodes import builder
 from support.traces import assert_nothing_left, bundles_of
 
 from plexspaces_node import NodeClient
-from plexspaces_node.errors import AlreadyExists, PlexSpacesError, Unsupported, VmStartFailed
+from plexspaces_node.errors import (
+    ActorFailed,
+    AlreadyExists,
+    PlexSpacesError,
+    Unavailable,
+    Unsupported,
+    VmStartFailed,
+)
 from plexspaces_node.vm.driver import Endpoint, Health
 from plexspaces_node.vm.fake import STEPS, FakeDriver
 from plexspaces_node.wire import link
@@ -146,6 +153,42 @@ async def test_agent_that_cannot_be_understood_fails_the_deploy(
         with pytest.raises(PlexSpacesError, match=why):
             await client.deploy("one", probe_wasm)
         await _nothing(client, driver, data_dir)
+
+
+async def _agent_that_lies(endpoint: Endpoint, vm_id: str) -> None:
+    reader, writer = await asyncio.open_unix_connection(str(endpoint.path))
+    buffer = link.FrameBuffer(1 << 22)
+    with closing(writer):
+        writer.write(link.encode(link.Hello(link.GENERATION, vm_id, "wasmtime 50.0.1")))
+        while data := await reader.read(1 << 16):
+            for body in buffer.feed(data):
+                frame = link.decode_from_node(body)
+                if isinstance(frame, link.Load):
+                    writer.write(link.encode(link.Loaded(frame.id, 1, 1)))
+                elif isinstance(frame, link.Invoke) and frame.type == "times":
+                    reply = link.Reply(frame.id, b"", None, 2**63 - 1, -5, 2**63 - 1)
+                    writer.write(link.encode(reply))
+                elif isinstance(frame, link.Invoke) and frame.type == "size":
+                    writer.write(link.encode(link.Reply(frame.id, bytes(2**21), None, 0, 0, 0)))
+                elif isinstance(frame, link.Invoke):
+                    writer.write(link.encode(link.Stopped(frame.id)))
+
+
+async def test_agent_that_lies_harms_only_its_own_application(
+    data_dir: Path, probe_wasm: Path
+) -> None:
+    """Impossible times, sizes and answers are bounded or refused, and the listing goes on."""
+    build = builder(data_dir).with_driver(FakeDriver(_agent_that_lies)).build()
+    async with build as node, NodeClient(node.address) as client:
+        await client.deploy("one", probe_wasm)
+        timings = (await client.invoke("one", type="times")).timings
+        assert 0 <= timings.compute_ns <= timings.total_ns
+        assert (timings.wait_ns, timings.queue_ns) == (0, timings.total_ns)
+        with pytest.raises(ActorFailed, match="limit"):
+            await client.invoke("one", type="size")
+        assert len((await client.list()).applications) == 1
+        with pytest.raises(Unavailable):
+            await client.invoke("one", type="wrong frame")
 
 
 async def test_empty_machine_that_cannot_start_leaves_its_id_free(

@@ -507,3 +507,87 @@ async def test_metrics_tell_what_was_done(data_dir: Path, probe_wasm: Path) -> N
         page = (await asyncio.to_thread(urlopen, url, timeout=10)).read().decode()
     assert 'plexspaces_messages_total{application="one"} 1.0' in page
     assert 'plexspaces_applications{state="Running"} 1.0' in page
+
+
+async def test_short_message_behind_a_long_one_ends_alone(
+    client: NodeClient, probe_wasm: Path, data_dir: Path
+) -> None:
+    """A message whose time runs out in the queue costs neither the machine nor the one at work."""
+    await client.deploy("one", probe_wasm)
+    agents = agents_of(data_dir)
+    long = asyncio.create_task(client.invoke("one", type="l", timeout_s=2.5))
+    async with asyncio.timeout(20):
+        while (await client.inspect("one")).counters.in_flight == 0:
+            await asyncio.sleep(0)
+    with pytest.raises(DeadlineExceeded, match="others"):
+        await client.invoke("one", type="c", timeout_s=0.2)
+    with pytest.raises(DeadlineExceeded, match="interrupted"):
+        await long
+    assert (await client.invoke("one", type="c")).payload == ONE
+    assert agents_of(data_dir) == agents
+
+
+async def test_stop_whose_caller_goes_away_is_finished(
+    client: NodeClient, node: Node, probe_wasm: Path, data_dir: Path
+) -> None:
+    """A stop is done whole: the application ends Stopped, and the node can shut down."""
+    await client.deploy("one", probe_wasm)
+    running = asyncio.create_task(client.invoke("one", type="l", timeout_s=1.0))
+    async with asyncio.timeout(20):
+        while (await client.inspect("one")).counters.in_flight == 0:
+            await asyncio.sleep(0)
+        stopping = asyncio.create_task(client.stop("one"))
+        while (await client.inspect("one")).state is not ApplicationState.STOPPING:
+            await asyncio.sleep(0)
+        stopping.cancel()
+        await asyncio.gather(stopping, running, return_exceptions=True)
+        while (await client.inspect("one")).state is not ApplicationState.STOPPED:
+            await asyncio.sleep(0.01)
+    await client.start("one")
+    assert (await client.invoke("one", b"x", type="e")).payload == b"x"
+    await node.drain()
+    assert_nothing_left(data_dir)
+
+
+async def test_shutdown_while_a_stop_is_under_way_waits_for_it(
+    client: NodeClient, node: Node, probe_wasm: Path, data_dir: Path
+) -> None:
+    """Two ends at once are one end."""
+    await client.deploy("one", probe_wasm)
+    running = asyncio.create_task(client.invoke("one", type="l", timeout_s=0.5))
+    async with asyncio.timeout(20):
+        while (await client.inspect("one")).counters.in_flight == 0:
+            await asyncio.sleep(0)
+        stopping = asyncio.create_task(client.stop("one"))
+        while (await client.inspect("one")).state is not ApplicationState.STOPPING:
+            await asyncio.sleep(0)
+        await node.drain()
+        assert (await stopping).state is ApplicationState.STOPPED
+    await asyncio.gather(running, return_exceptions=True)
+    assert_nothing_left(data_dir)
+
+
+async def test_impossible_upload_time_is_refused_and_listings_go_on(
+    client: NodeClient, node: Node, probe_wasm: Path
+) -> None:
+    """What one client says of itself cannot break what all others see."""
+    await client.deploy("one", probe_wasm)
+    digest = hashlib.sha256(probe_wasm.read_bytes()).hexdigest()
+    async with grpc.aio.insecure_channel(node.address) as channel:
+        stub = pb_grpc.ApplicationServiceStub(channel)
+        request = pb.DeployRequest(name="two", digest=digest, upload_ns=2**64 - 1)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            _ = [event async for event in stub.Deploy(request)]
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert [a.name for a in (await client.list()).applications] == ["one"]
+
+
+async def test_refused_artifact_is_not_kept(
+    client: NodeClient, tmp_path: Path, data_dir: Path
+) -> None:
+    """Bad input changes nothing, on disk neither."""
+    wasm = tmp_path / "bad.wasm"
+    wasm.write_bytes(b"\0asm\x01\0\0\0")
+    with pytest.raises(InvalidArgument):
+        await client.deploy("one", wasm)
+    assert list((data_dir / "artifacts").iterdir()) == []

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import os
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -18,15 +19,17 @@ from typing import Any, Protocol, TypeVar
 from plexspaces_node.errors import (
     ActorError,
     DeadlineExceeded,
+    Internal,
     PlexSpacesError,
     ResourceExhausted,
     Unavailable,
     WrongState,
 )
 from plexspaces_node.model import MAX_MESSAGE_LIMIT_BYTES, MIB
-from plexspaces_node.vm.driver import Endpoint, LinkEnd
 from plexspaces_node.wire import link
 from plexspaces_node.wire.link import FromAgent, FromNode
+
+_log = logging.getLogger(__name__)
 
 SILENCE_NS = 1_000_000_000
 """How long past a message's deadline an agent may stay silent before it counts as deaf."""
@@ -36,6 +39,15 @@ IN_FLIGHT_BYTES = 64 * MIB
 
 HOST_CALLS = 64
 """The most an agent may ask at once. Its actor waits for each answer, so an honest one asks one."""
+
+RECONNECT_S = 10.0
+"""How long an agent may be without a connection before its machine is replaced."""
+
+STREAMS = frozenset({"log", "stdout", "stderr", "agent"})
+"""What an agent may say a line of the log comes from; the node's own stream is not its to use."""
+
+REDIAL_S = 0.25
+"""Between the loss of a link and the next attempt, where the node is the end that connects."""
 
 _F = TypeVar("_F", bound=link.Frame)
 
@@ -60,6 +72,7 @@ class _Connection(asyncio.Protocol):
         self._client = client
         self._buffer = link.FrameBuffer(link.frame_limit(MAX_MESSAGE_LIMIT_BYTES))
         self.transport: asyncio.Transport | None = None
+        self.lost = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -74,13 +87,20 @@ class _Connection(asyncio.Protocol):
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.lost.set()
         self._client._lost(self)
 
     def send(self, frame: FromNode) -> None:
         assert self.transport is not None
         self.transport.write(link.encode(frame))
 
+    def end(self) -> None:
+        """Close once what was sent has arrived."""
+        if self.transport is not None:
+            self.transport.close()
+
     def close(self) -> None:
+        """Close at once."""
         if self.transport is not None:
             self.transport.abort()
 
@@ -106,13 +126,16 @@ class AgentClient:
         self._message_limit = message_limit
         self._in_flight_limit = in_flight_limit
         self._ids = itertools.count(1)
-        self._pending: dict[int, asyncio.Future[Any]] = {}
+        # In the order sent, each with the kind of frame that answers it.
+        self._pending: dict[int, tuple[asyncio.Future[Any], type[link.Frame]]] = {}
+        self._lost_timer: asyncio.TimerHandle | None = None
         self._bytes = 0
         self._connection: _Connection | None = None
         self._server: asyncio.Server | None = None
         self._hello: asyncio.Future[link.Hello] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[None]] = set()
         self._path: Path | None = None
+        self._dialling: asyncio.Task[None] | None = None
         self.deaf = asyncio.Event()
         """Set when the agent did not answer in time, nor say that it could not."""
 
@@ -133,11 +156,10 @@ class AgentClient:
         path.chmod(0o600)
         self._path = path
 
-    async def dial(self, endpoint: Endpoint) -> None:
-        """Connect to the agent where the machine's endpoint is the listening end."""
-        if endpoint.opened_by is LinkEnd.NODE_DIALS:
-            loop = asyncio.get_running_loop()
-            await loop.create_unix_connection(lambda: _Connection(self), str(endpoint.path))
+    def dial(self, path: Path) -> None:
+        """Connect to an agent that is reached at a socket, and again whenever the link breaks."""
+        loop = asyncio.get_running_loop()
+        self._dialling = loop.create_task(self._keep_dialled(str(path)))
 
     async def hello(self) -> link.Hello:
         """Wait for the agent's first word. Has no bound of its own: race it with the machine.
@@ -185,7 +207,7 @@ class AgentClient:
                 hint="send slower, or raise [limits] mailbox",
             )
         request_id = next(self._ids)
-        future = self._expect(request_id)
+        future = self._expect(request_id, link.Reply)
         connection.send(link.Invoke(request_id, sender, msg_type, payload, timeout_ns))
         self._bytes += len(payload)
         return self._reply(request_id, future, len(payload), timeout_ns)
@@ -194,7 +216,9 @@ class AgentClient:
         self, request_id: int, future: asyncio.Future[Any], size: int, timeout_ns: int
     ) -> link.Reply:
         loop = asyncio.get_running_loop()
-        timer = loop.call_later((timeout_ns + SILENCE_NS) / 1e9, self._silent, future, timeout_ns)
+        timer = loop.call_later(
+            (timeout_ns + SILENCE_NS) / 1e9, self._silent, request_id, future, timeout_ns
+        )
         try:
             reply: link.Reply = await future
             return reply
@@ -207,8 +231,19 @@ class AgentClient:
             self._bytes -= size
             self._pending.pop(request_id, None)
 
-    def _silent(self, future: asyncio.Future[Any], timeout_ns: int) -> None:
+    def _silent(self, request_id: int, future: asyncio.Future[Any], timeout_ns: int) -> None:
         if future.done():
+            return
+        if request_id != next(iter(self._pending)):
+            # It waits behind a message that has more time: nothing is wrong with the machine.
+            if self._connection is not None:
+                self._connection.send(link.Cancel(request_id))
+            future.set_exception(
+                DeadlineExceeded(
+                    f"the message's {timeout_ns / 1e9:g} s ran out while others were handled",
+                    hint="give it more time, or send slower",
+                )
+            )
             return
         self.deaf.set()
         future.set_exception(
@@ -222,19 +257,21 @@ class AgentClient:
     async def idle(self) -> None:
         """Wait until nothing is in flight."""
         while self._pending:
-            await asyncio.wait(list(self._pending.values()))
+            await asyncio.wait([future for future, _ in self._pending.values()])
 
     async def close(self) -> None:
-        """Drop the connection, stop listening, fail what is in flight. Idempotent."""
+        """Drop the connection, stop listening and dialling, fail what is in flight. Idempotent."""
         if self._server is not None:
             self._server.close()
             self._server = None
         if self._connection is not None:
             self._connection.close()
             self._lost(self._connection)
+        if self._lost_timer is not None:
+            self._lost_timer.cancel()
         if not self._hello.done():
             self._hello.cancel()
-        tasks = list(self._tasks)
+        tasks = [*self._tasks, *([self._dialling] if self._dialling else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -247,7 +284,7 @@ class AgentClient:
     ) -> _F:
         connection = self._connected()
         request_id = next(self._ids)
-        future = self._expect(request_id)
+        future = self._expect(request_id, answer)
         connection.send(frame(request_id))
         try:
             async with asyncio.timeout(timeout_s):
@@ -258,18 +295,30 @@ class AgentClient:
             ) from error
         finally:
             self._pending.pop(request_id, None)
-        assert isinstance(reply, answer)
-        return reply
+        answered: _F = reply
+        return answered
 
     def _connected(self) -> _Connection:
         if self._connection is None:
             raise Unavailable(f"the agent of {self._vm_id} is not connected")
         return self._connection
 
-    def _expect(self, request_id: int) -> asyncio.Future[Any]:
+    def _expect(self, request_id: int, answer: type[link.Frame]) -> asyncio.Future[Any]:
         future = asyncio.get_running_loop().create_future()
-        self._pending[request_id] = future
+        self._pending[request_id] = (future, answer)
         return future
+
+    async def _keep_dialled(self, path: str) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            with contextlib.suppress(OSError):
+                _, connection = await loop.create_unix_connection(lambda: _Connection(self), path)
+                try:
+                    await connection.lost.wait()
+                finally:
+                    connection.close()
+            # Long enough for the agent to see that nobody is there, and so to say hello anew.
+            await asyncio.sleep(REDIAL_S)
 
     # ---- what the connection calls -----------------------------------------------------
 
@@ -281,10 +330,12 @@ class AgentClient:
                 self._settle(frame.id, frame)
             case link.Failed():
                 self._fail(frame.id, link.error_of(frame.failure))
-            case link.Log():
+            case link.Log() if frame.stream in STREAMS:
                 self._host.log(frame)
-            case link.State():
+            case link.State() if len(frame.state) <= link.STATE_LIMIT_BYTES:
                 self._host.snapshot(frame.state)
+            case link.Log() | link.State():
+                raise link.LinkBroken(f"a {type(frame).__name__} that no agent sends")
             case link.Hello():
                 self._greet(connection, frame)
             case link.Ask() | link.Tell() | link.Get() | link.Put():
@@ -305,6 +356,7 @@ class AgentClient:
             self._complain(f"the agent was refused: {refused}")
             if not self._hello.done():
                 self._hello.set_exception(WrongState(f"the agent was refused: {refused}"))
+            connection.end()
             return
         before = self._connection
         if before is not None and before is not connection:
@@ -312,6 +364,8 @@ class AgentClient:
             self._lost(before)
             before.close()
         self._connection = connection
+        if self._lost_timer is not None:
+            self._lost_timer.cancel()
         if not self._hello.done():
             self._hello.set_result(hello)
 
@@ -323,15 +377,21 @@ class AgentClient:
             payload = await self._host.answer(request)
         except (PlexSpacesError, ActorError) as error:
             failure = link.failure_of(error)
+        except Exception as error:  # noqa: BLE001 - the actor waits: whatever it is, it must hear
+            _log.error("a host call failed by a defect", exc_info=error)
+            failure = link.failure_of(Internal(f"internal error: {error!r}"))
         connection.send(link.Answer(request.id, payload, failure))
 
     def _settle(self, request_id: int, frame: FromAgent) -> None:
-        future = self._pending.get(request_id)
-        if future is not None and not future.done():
-            future.set_result(frame)
+        future, answer = self._pending.get(request_id, (None, link.Frame))
+        if future is None or future.done():
+            return
+        if not isinstance(frame, answer):
+            raise link.LinkBroken(f"a {type(frame).__name__} where a {answer.__name__} was due")
+        future.set_result(frame)
 
     def _fail(self, request_id: int, error: Exception) -> None:
-        future = self._pending.get(request_id)
+        future, _ = self._pending.get(request_id, (None, None))
         if future is not None and not future.done():
             future.set_exception(error)
 
@@ -339,6 +399,8 @@ class AgentClient:
         if connection is not self._connection:
             return
         self._connection = None
+        loop = asyncio.get_running_loop()
+        self._lost_timer = loop.call_later(RECONNECT_S, self.deaf.set)
         for request_id in list(self._pending):
             self._fail(request_id, Unavailable(f"the link to {self._vm_id} broke"))
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter_ns, time_ns
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from plexspaces_node.errors import (
@@ -46,6 +46,9 @@ from plexspaces_node.wire import link
 _log = logging.getLogger(__name__)
 
 _MAX_TYPE_BYTES = 256
+_MAX_UPLOAD_NS = 24 * 3600 * 10**9
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +97,13 @@ class Applications:
     _supervisors: dict[str, Supervisor] = field(default_factory=dict)
     _empties: dict[str, tuple[Machine, asyncio.Task[None]]] = field(default_factory=dict)
     _locks: dict[str, _NameLock] = field(default_factory=dict)
-    _asks: dict[str, str] = field(default_factory=dict)
+    _asks: dict[str, link.Ask] = field(default_factory=dict)
     """Which application waits for which: one entry an actor that is inside `ask`."""
     _told: set[asyncio.Task[None]] = field(default_factory=set)
     _acts: set[asyncio.Task[Any]] = field(default_factory=set)
     """Deploys and starts under way, which a shutdown cancels."""
+    _ending: set[asyncio.Task[Any]] = field(default_factory=set)
+    """Stops and undoings under way, which a shutdown awaits."""
     _draining: bool = False
 
     # ---- messages ----------------------------------------------------------------------
@@ -112,6 +117,8 @@ class Applications:
         a message over a limit, `DeadlineExceeded`. What the actor did wrong is in the outcome.
         """
         begin = perf_counter_ns()
+        if self._draining and not sender:
+            raise _shutting_down()
         supervisor = self._named(name)
         self._check_message(msg_type, payload, timeout_ns)
         try:
@@ -121,33 +128,36 @@ class Applications:
         except PlexSpacesError:
             supervisor.tally.failures += 1
             raise
-        total_ns = perf_counter_ns() - begin
+        timings = _timings(reply, perf_counter_ns() - begin)
         failure = link.error_of(reply.failure) if reply.failure else None
         supervisor.tally.add(
-            total_ns=total_ns, compute_ns=reply.compute_ns, failed=failure is not None
+            total_ns=timings.total_ns, compute_ns=timings.compute_ns, failed=failure is not None
         )
         if isinstance(failure, PlexSpacesError):
             raise failure
-        timings = MessageTimings(total_ns, reply.compute_ns, reply.wait_ns, reply.queue_ns)
+        if len(reply.payload) > self.around.limits.message_bytes:
+            failure = ActorFailed("the reply is over the limit", code="reply-too-large")
         return Outcome(reply.payload, failure, timings)
 
     async def ask(self, sender: str, request: link.Ask) -> bytes:
         """Pass an actor's message on and return the reply; see `supervisor.Router`."""
-        waits_for: str | None = request.to
-        while waits_for is not None and waits_for != sender:
-            waits_for = self._asks.get(waits_for)
+        waits_for = request.to
+        while waits_for != sender and waits_for in self._asks:
+            waits_for = self._asks[waits_for].to
         if waits_for == sender:
             raise ActorFailed(
                 f"{sender!r} asks {request.to!r}, which would wait for {sender!r} itself",
                 code="call-cycle",
             )
-        self._asks[sender] = request.to
+        self._asks[sender] = request
         try:
             outcome = await self.invoke(
                 request.to, request.type, request.payload, request.timeout_ns, sender=sender
             )
         finally:
-            del self._asks[sender]
+            # An actor whose ask timed out may have asked again: that entry is not ours to remove.
+            if self._asks.get(sender) is request:
+                del self._asks[sender]
         if outcome.failure is not None:
             raise outcome.failure
         return outcome.payload
@@ -169,9 +179,10 @@ class Applications:
                 why: str | None = str(error)
             else:
                 why = reply.failure.message if reply.failure else None
+                timings = _timings(reply, perf_counter_ns() - begin)
                 target.tally.add(
-                    total_ns=perf_counter_ns() - begin,
-                    compute_ns=reply.compute_ns,
+                    total_ns=timings.total_ns,
+                    compute_ns=timings.compute_ns,
                     failed=why is not None,
                 )
             if why is not None:
@@ -205,6 +216,8 @@ class Applications:
         """
         begin = perf_counter_ns()
         spec = request.spec
+        if request.upload_ns > _MAX_UPLOAD_NS:
+            raise InvalidArgument(f"an upload of {request.upload_ns} ns is longer than a day")
         self.around.driver.capabilities.check(spec.vm_config)
         async with self._act(), self._lock(spec.name):
             known = self._supervisors.get(spec.name)
@@ -218,7 +231,7 @@ class Applications:
             if request.vm_id and request.vm_id not in self._empties:
                 raise _no_vm(request.vm_id)
             progress("compile")
-            compiled = await self.around.artifacts.compile(spec.digest)
+            compiled = await self._compile(spec.digest)
             supervisor = self._supervise(_record(request, compiled))
             try:
                 await self.around.registry.insert_application(supervisor.record)
@@ -234,24 +247,41 @@ class Applications:
                 )
                 await self.around.registry.set_timings(spec.name, supervisor.timings)
             except BaseException:
-                await asyncio.shield(self._forget(supervisor))
+                await self._to_the_end(self._forget(supervisor))
                 raise
             return await supervisor.info()
 
+    async def _compile(self, digest: str) -> Compiled:
+        try:
+            return await self.around.artifacts.compile(digest)
+        except InvalidArgument:
+            # It can never run here, and bad input changes nothing.
+            if digest not in {supervisor.record.digest for supervisor in self.supervisors()}:
+                await self.around.artifacts.remove(digest)
+            raise
+
     async def undeploy(self, name: str) -> None:
         """Remove an application without a trace but its artifact; raises `NotFound`."""
-        async with self._lock(name):
-            supervisor = self._named(name)
-            await supervisor.stop(self.grace_s)
-            await self._forget(supervisor)
+
+        async def act() -> None:
+            async with self._lock(name):
+                supervisor = self._named(name)
+                await supervisor.stop(self.grace_s)
+                await self._forget(supervisor)
+
+        await self._to_the_end(act())
 
     async def stop(self, name: str) -> ApplicationInfo:
         """Stop an application and keep its last snapshot. Idempotent; raises `NotFound`."""
-        async with self._lock(name):
-            supervisor = self._named(name)
-            supervisor.record = await self.around.registry.set_desired(name, Desired.STOPPED)
-            await supervisor.stop(self.grace_s)
-            return await supervisor.info()
+
+        async def act() -> ApplicationInfo:
+            async with self._lock(name):
+                supervisor = self._named(name)
+                supervisor.record = await self.around.registry.set_desired(name, Desired.STOPPED)
+                await supervisor.stop(self.grace_s)
+                return await supervisor.info()
+
+        return await self._to_the_end(act())
 
     async def start(self, name: str) -> ApplicationInfo:
         """Start a stopped or failed application from its last snapshot. Idempotent.
@@ -341,11 +371,15 @@ class Applications:
         What should run keeps that wish, and does so when a node opens this directory again.
         """
         await self._end_acts()
-        async with asyncio.TaskGroup() as group:
-            for supervisor in self._supervisors.values():
-                group.create_task(supervisor.stop(grace_s))
-            for vm_id in list(self._empties):
-                group.create_task(self.stop_vm(vm_id))
+        ends = await asyncio.gather(
+            *(self._drain_one(supervisor, grace_s) for supervisor in self.supervisors()),
+            *(self.stop_vm(vm_id) for vm_id in list(self._empties)),
+            return_exceptions=True,
+        )
+        for error in ends:
+            if isinstance(error, BaseException):
+                # One machine that cannot be ended must not keep the others running.
+                _log.error("shutting down: %s", error, exc_info=error)
         await self._close_logs()
 
     async def abort(self) -> None:
@@ -370,9 +404,8 @@ class Applications:
     @asynccontextmanager
     async def _act(self) -> AsyncIterator[None]:
         """Do something that a shutdown cancels, undone, before the node ends."""
-        refusal = Unavailable("the node is shutting down", hint="plexspaces start-node")
         if self._draining:
-            raise refusal
+            raise _shutting_down()
         task = asyncio.current_task()
         assert task is not None
         self._acts.add(task)
@@ -382,7 +415,7 @@ class Applications:
             if not self._draining:
                 raise
             task.uncancel()
-            raise refusal from None
+            raise _shutting_down() from None
         finally:
             self._acts.discard(task)
 
@@ -392,6 +425,18 @@ class Applications:
         for task in acts:
             task.cancel()
         await asyncio.gather(*acts, return_exceptions=True)
+        await asyncio.gather(*self._ending, return_exceptions=True)
+
+    async def _to_the_end(self, act: Coroutine[Any, Any, _T]) -> _T:
+        """Do what must not be left half done, also when whoever asked for it goes away."""
+        task = asyncio.create_task(act)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        return await asyncio.shield(task)
+
+    async def _drain_one(self, supervisor: Supervisor, grace_s: float) -> None:
+        async with self._lock(supervisor.name):
+            await supervisor.stop(grace_s)
 
     @asynccontextmanager
     async def _lock(self, name: str) -> AsyncIterator[None]:
@@ -417,7 +462,11 @@ class Applications:
         await supervisor.journal.remove()
 
     async def _answer_again(self, known: Supervisor, request: DeployRequest) -> ApplicationInfo:
-        same = request.request_id and known.record.request_id == request.request_id
+        same = (
+            request.request_id
+            and known.record.request_id == request.request_id
+            and known.record.digest == request.spec.digest
+        )
         if not same:
             raise AlreadyExists(
                 f"application {known.name!r} is deployed already, and {known.state}",
@@ -445,6 +494,21 @@ class Applications:
             task.cancel()
         for supervisor in self._supervisors.values():
             await supervisor.journal.close()
+
+
+def _timings(reply: link.Reply, total_ns: int) -> MessageTimings:
+    """Return where the time went; what an agent says is believed within the node's own measure."""
+
+    def within(value: int) -> int:
+        return min(max(0, value), total_ns)
+
+    return MessageTimings(
+        total_ns, within(reply.compute_ns), within(reply.wait_ns), within(reply.queue_ns)
+    )
+
+
+def _shutting_down() -> Unavailable:
+    return Unavailable("the node is shutting down", hint="plexspaces start-node --node-id ID")
 
 
 def _record(request: DeployRequest, compiled: Compiled) -> ApplicationRecord:

@@ -221,6 +221,10 @@ class ArtifactStore:
             # write that was cancelled may still be under way, and is waited for.
             await asyncio.shield(asyncio.to_thread(file.discard))
 
+    async def remove(self, digest: str) -> None:
+        """Remove an artifact that nothing uses; silent when it is not here."""
+        await asyncio.to_thread(self._artifact(digest).unlink, missing_ok=True)
+
     async def compile(self, digest: str) -> Compiled:
         """Return the artifact compiled for this engine, from the cache or compiled now.
 

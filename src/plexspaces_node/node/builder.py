@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from time import time_ns
@@ -20,6 +19,7 @@ from grpc_reflection.v1alpha import reflection
 from plexspaces_node import __version__
 from plexspaces_node.config import Config, ConfigBootstrap
 from plexspaces_node.errors import InvalidArgument, Unavailable, Unsupported
+from plexspaces_node.levels import make_drivers
 from plexspaces_node.model import ENGINE, ENGINE_REVISION, VmConfig
 from plexspaces_node.node.applications import Applications
 from plexspaces_node.node.artifacts import ArtifactStore
@@ -32,7 +32,6 @@ from plexspaces_node.node.service import ApplicationService, ErrorInterceptor, S
 from plexspaces_node.node.supervisor import Surroundings
 from plexspaces_node.views import NodeInfo
 from plexspaces_node.vm.driver import Driver
-from plexspaces_node.vm.process import ProcessDriver
 from plexspaces_node.wire.generated import application_pb2 as pb
 from plexspaces_node.wire.generated import application_pb2_grpc as pb_grpc
 from plexspaces_node.wire.options import server_options
@@ -94,11 +93,9 @@ class Node:
         assert self._applications is not None
         assert self._server is not None
         await self._health.enter_graceful_shutdown()
-        stopping = asyncio.ensure_future(self._server.stop(self.config.node.grace_s))
+        # The server goes last: until then whoever calls is told that the node is shutting down.
         await self._applications.drain(self.config.node.grace_s)
-        # Everything is stopped, so only streams and calls without an end are left.
         await self._server.stop(END_RPC_GRACE_S)
-        await stopping
 
     async def abort(self) -> None:
         """End every machine at once, without letting anything finish."""
@@ -213,26 +210,47 @@ class NodeBuilder:
 async def choose_driver(config: Config, given: Driver | None = None) -> tuple[Driver, str]:
     """Return the driver for the isolation level asked for, and one line about it.
 
-    `auto` takes the strongest whose probe succeeds. Raises `Unsupported` with the probe's reason
-    and hint when the level asked for does not work here.
+    `auto` takes the strongest whose probe succeeds without emulation. Raises `Unsupported` with
+    the probe's reason and hint when the level asked for does not work here.
     """
     level = config.node.isolation
-    driver = given or ProcessDriver()
-    if given is None and level not in ("auto", driver.name):
-        raise Unsupported(
-            f"isolation level {level!r} is not in this version",
-            hint="plexspaces start-node --node-id my-node --isolation process",
-        )
+    if given is None and level == "auto":
+        return await _choose_strongest(config)
+    driver = given or _named(level, make_drivers(config))
     found = await driver.probe()
     if not found.ok:
         raise Unsupported(
             f"isolation level {driver.name!r} does not work here: {found.reason}",
             hint=found.hint or "plexspaces doctor",
         )
-    note = f"{driver.capabilities.isolation} ({found.reason})"
-    if level == "auto" and driver.name == "process":
-        note = f"no microVM on this machine; {note}"
-    return driver, note
+    return driver, f"{driver.capabilities.isolation} ({found.reason})"
+
+
+async def _choose_strongest(config: Config) -> tuple[Driver, str]:
+    passed_over = []
+    for driver in make_drivers(config, emulation=False):
+        found = await driver.probe()
+        if not found.ok:
+            _log.info("isolation level %s does not work here: %s", driver.name, found.reason)
+            passed_over.append(f"{driver.name}: {found.reason}")
+            continue
+        note = f"{driver.capabilities.isolation} ({found.reason})"
+        if driver.name == "process":
+            note = f"no microVM on this machine; {note}"
+        return driver, note
+    raise Unsupported(
+        f"no isolation level works here: {'; '.join(passed_over)}", hint="plexspaces doctor"
+    )
+
+
+def _named(level: str, drivers: Sequence[Driver]) -> Driver:
+    for driver in drivers:
+        if driver.name == level:
+            return driver
+    raise Unsupported(
+        f"isolation level {level!r} is not in this version",
+        hint="plexspaces start-node --node-id my-node --isolation process",
+    )
 
 
 def _register(

@@ -27,6 +27,7 @@ import msgspec
 
 from plexspaces_node.errors import InvalidArgument, WrongState
 from plexspaces_node.model import check_name
+from plexspaces_node.vm.bundle import check_socket_room
 
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
@@ -54,6 +55,7 @@ class DataDirectory:
         when it cannot be made or written. A lock left by a node that was killed is no obstacle.
         """
         check_name(node_id, what="node id")
+        check_socket_room(path.absolute() / "vms")
         directory = cls(path.absolute(), node_id)
         with _usable(directory.path):
             _make_private(directory.path, parents=True)

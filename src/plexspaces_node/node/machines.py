@@ -21,7 +21,7 @@ from plexspaces_node.model import VmState
 from plexspaces_node.node.agents import AgentClient, HostCalls
 from plexspaces_node.views import VmInfo
 from plexspaces_node.vm.bundle import Bundle
-from plexspaces_node.vm.driver import Driver, Vm, VmExit
+from plexspaces_node.vm.driver import Driver, LinkEnd, Vm, VmExit
 from plexspaces_node.wire import link
 
 HELLO_TIMEOUT_S = 30.0
@@ -177,10 +177,12 @@ async def start_machine(driver: Driver, bundle: Bundle, limits: AgentLimits) -> 
             in_flight_limit=limits.in_flight_limit,
         )
         undo.push_async_callback(agent.close)
-        await agent.listen(bundle.link_socket)
+        if driver.capabilities.link is LinkEnd.GUEST_DIALS:
+            await agent.listen(bundle.link_socket)
         vm = await driver.start(bundle.config, bundle)
         undo.push_async_callback(vm.stop, 0)
-        await agent.dial(vm.endpoint)
+        if vm.endpoint.opened_by is LinkEnd.NODE_DIALS:
+            agent.dial(vm.endpoint.path)
         await _hello(agent, vm, bundle)
         undo.pop_all()
     machine = Machine(driver, bundle, vm=vm, agent=agent, host=switch)

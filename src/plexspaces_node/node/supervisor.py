@@ -8,7 +8,6 @@ last snapshot. Messages do not pass here; they go to `agent` directly.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -34,7 +33,7 @@ from plexspaces_node.node.artifacts import ArtifactStore
 from plexspaces_node.node.logs import ApplicationLog, LogRecord
 from plexspaces_node.node.machines import AgentLimits, Machine, start_machine
 from plexspaces_node.node.registry import ApplicationRecord, Registry
-from plexspaces_node.node.restart import wait_before_restart
+from plexspaces_node.node.restart import WINDOW_S, wait_before_restart
 from plexspaces_node.views import ApplicationInfo, Counters
 from plexspaces_node.vm.bundle import Bundle, new_vm_id
 from plexspaces_node.vm.driver import Driver
@@ -145,6 +144,7 @@ class Supervisor:
         the state is then Failed.
         """
         self._move(ApplicationState.STARTING)
+        self._ends_s.clear()
         try:
             await self._bring_up(empty, progress or (lambda phase: None))
         except BaseException as error:
@@ -166,10 +166,13 @@ class Supervisor:
         await self._end_keeper()
         machine = self.machine
         if machine is not None:
-            with contextlib.suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(grace_s):
                     await machine.agent.idle()
-            await machine.stop(GOODBYE_S)
+                await machine.stop(GOODBYE_S)
+            except TimeoutError:
+                # Its actor is busy beyond the grace: a goodbye would only wait in its mailbox.
+                await machine.destroy()
             self.machine = None
         await self._saved()
         self._move(ApplicationState.STOPPED)
@@ -289,7 +292,7 @@ class Supervisor:
     async def _recover(self) -> None:
         try:
             await self._bring_up(None, lambda phase: None)
-        except (PlexSpacesError, ActorError) as error:
+        except (PlexSpacesError, ActorError, OSError) as error:
             self._ended(str(error))
             if not await self._try_again():
                 return
@@ -307,14 +310,15 @@ class Supervisor:
             self.restarts += 1
             try:
                 await self._bring_up(None, lambda phase: None)
-            except (PlexSpacesError, ActorError) as error:
+            except (PlexSpacesError, ActorError, OSError) as error:
                 self._ended(str(error))
             else:
                 return True
 
     def _ended(self, why: str) -> None:
         self.last_error = why
-        self._ends_s.append(asyncio.get_running_loop().time())
+        now_s = asyncio.get_running_loop().time()
+        self._ends_s = [end for end in self._ends_s if now_s - end < WINDOW_S] + [now_s]
         self._move(ApplicationState.RESTARTING)
         self.log(link.Log("node", "error", why, 0))
 

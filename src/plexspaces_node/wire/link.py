@@ -13,8 +13,14 @@ from typing import TypeAlias
 
 import msgspec
 
-from plexspaces_node.errors import ActorError, ActorFailed, ActorTrapped, PlexSpacesError
-from plexspaces_node.errors import VmStartFailed, platform_error
+from plexspaces_node.errors import (
+    ActorError,
+    ActorFailed,
+    ActorTrapped,
+    PlexSpacesError,
+    VmStartFailed,
+    platform_error,
+)
 
 GENERATION = 1
 """Changes when the two ends could no longer understand each other; refused at the handshake."""
@@ -24,6 +30,12 @@ FRAME_OVERHEAD_BYTES = 64 * 1024
 
 STATE_LIMIT_BYTES = 2 * 1024 * 1024
 """The most a snapshot can be: what wasmtime hands over as one `list<u8>`, less a margin."""
+
+TEXT_BYTES = 16 * 1024
+"""The longest text of an error or a line of the log; a longer one is cut and marked."""
+
+CODE_BYTES = 256
+"""The longest code of an actor's error, and the longest type of a message."""
 
 _LENGTH = struct.Struct("<I")
 
@@ -310,9 +322,21 @@ def failure_of(error: PlexSpacesError | ActorError) -> LinkFailure:
     """Turn an error into what the link carries."""
     if isinstance(error, ActorError):
         origin = "trap" if isinstance(error, ActorTrapped) else "actor"
-        return LinkFailure(origin, error.code, error.message, error.hint, error.retryable)
+        code, message = cut(error.code, CODE_BYTES), cut(error.message, TEXT_BYTES)
+        return LinkFailure(origin, code, message, error.hint, error.retryable)
     step = error.step if isinstance(error, VmStartFailed) else ""
-    return LinkFailure("platform", error.code, error.message, error.hint, error.retryable, step)
+    message = cut(error.message, TEXT_BYTES)
+    return LinkFailure("platform", error.code, message, error.hint, error.retryable, step)
+
+
+def cut(text: str, limit_bytes: int) -> str:
+    """Return the text, or its beginning and a mark when it is longer than so many bytes."""
+    if len(text) <= limit_bytes // 4:
+        return text
+    encoded = text.encode("utf-8", "replace")
+    if len(encoded) <= limit_bytes:
+        return text
+    return encoded[: limit_bytes - 4].decode("utf-8", "ignore") + " …"
 
 
 def error_of(failure: LinkFailure) -> PlexSpacesError | ActorError:
