@@ -3,9 +3,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.stamp
+TOOLCHAINS := $(VENV)/.toolchains
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fmt bench proto lock clean
+.PHONY: help setup toolchains demo test check fmt bench proto lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 18
@@ -16,11 +17,17 @@ $(STAMP): pyproject.toml requirements.txt scripts/setup
 	@scripts/setup $(PYTHON) $(VENV)
 	@touch $(STAMP)
 
-demo: $(STAMP) ## build the sample applications, run them on a node, print the reports
+toolchains: $(TOOLCHAINS) ## install the compilers of the four languages
+
+$(TOOLCHAINS): $(STAMP) scripts/toolchains src/plexspaces_node/build/toolchains/typescript/package-lock.json
+	@scripts/toolchains
+	@touch $(TOOLCHAINS)
+
+demo: $(TOOLCHAINS) ## build the sample applications, run them on a node, print the reports
 	@scripts/demo
 
-test: check ## every check and test
-	@$(BIN)/pytest
+test: check $(TOOLCHAINS) ## every check and test; PYTEST_ARGS names what must run
+	@$(BIN)/pytest $(PYTEST_ARGS)
 
 check: $(STAMP) ## formatting, lint, types, layers, drift of generated stubs
 	@$(BIN)/ruff format --check .

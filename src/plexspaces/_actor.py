@@ -106,6 +106,9 @@ class Actor:
             return encode(getattr(self, entry.method)(*entry.arguments(payload)))
         except ActorFailure:
             raise
+        except MemoryError:
+            # What is left of the instance cannot be trusted to work: it ends, and is made anew.
+            raise
         except (Exception, SystemExit) as exc:
             _explain(exc)
             cause = exc.__traceback__.tb_next if exc.__traceback__ else None

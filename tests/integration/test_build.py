@@ -14,7 +14,7 @@ import pytest
 from wasmtime import Config, Engine, ExitTrap, Linker, Module, Store, WasiConfig
 from wasmtime import component as wit
 
-from plexspaces_node.build import BuildEnvironment, BuildResult, build
+from plexspaces_node.build import BuildEnvironment, BuildResult, build, new_project
 from plexspaces_node.build.workload import examples, primes_payload, primes_reply
 from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.model import ArtifactKind, Language
@@ -397,6 +397,18 @@ def test_examples_pass_their_own_unit_tests(copy: Path, command: list[str]) -> N
     """Each example's tests pass in its language's own test tool, outside of this repository."""
     done = subprocess.run(
         command, cwd=copy, capture_output=True, text=True, timeout=300, check=False
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_new_python_project_passes_its_own_unit_tests(tmp_path: Path) -> None:
+    """What `plexspaces new python` makes is tested by plain pytest, as its README says."""
+    made = new_project(Language.PYTHON, "my-app", tmp_path / "my-app")
+    pytest_there = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+
+    done = subprocess.run(
+        pytest_there, cwd=made, capture_output=True, text=True, timeout=120, check=False
     )
 
     assert done.returncode == 0, done.stdout + done.stderr

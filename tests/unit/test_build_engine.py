@@ -293,19 +293,6 @@ async def test_build_without_the_compiler_names_the_one_command(bench: Bench) ->
     assert bench.left() == []
 
 
-@pytest.mark.parametrize(
-    ("file", "language"), [("Cargo.toml", "rust"), ("package.json", "typescr")]
-)
-async def test_build_of_a_language_not_built_yet_says_so(
-    bench: Bench, file: str, language: str
-) -> None:
-    """Rust and TypeScript are recognised and refused as coming later."""
-    bench.write(file, "")
-
-    with pytest.raises(Unsupported, match=f"{language}.*comes in a later version"):
-        await bench.build()
-
-
 @pytest.mark.parametrize("version", ["0.24.0", "1.0.0"])
 async def test_build_with_an_untested_python_compiler_refuses(bench: Bench, version: str) -> None:
     """A compiler of another series makes other bindings, so it is refused with the remedy."""

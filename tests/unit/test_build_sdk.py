@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any, ClassVar, Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from plexspaces import (
@@ -229,7 +229,8 @@ _json = st.recursive(
 )
 
 
-@settings(max_examples=30)
+# How fast a busy machine draws examples says nothing about the SDK.
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(_json))
 def test_encode_then_decode_gives_the_value_back(value: list[Any]) -> None:
     """Whatever JSON can say survives the way there and back."""

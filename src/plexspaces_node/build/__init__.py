@@ -1,15 +1,16 @@
 """From a project's source to an artifact that can be deployed.
 
 `build` finds the language from the project's files, runs that language's own compiler and keeps
-the result by a digest of everything it came from. Knows the contract in ``wit/`` and the SDKs;
-knows nothing of nodes, machines or gRPC.
+the result by a digest of everything it came from. `new_project` begins a project from a template.
+Knows the contract in ``wit/`` and the SDKs; knows nothing of nodes, machines or gRPC.
 """
 
 from __future__ import annotations
 
 from plexspaces_node.build.builder import BuildResult, build
 from plexspaces_node.build.environment import BuildEnvironment
-from plexspaces_node.build.project import default_output, detect
+from plexspaces_node.build.project import default_output, detect, project_name
+from plexspaces_node.build.scaffold import new_project
 
 __all__ = [
     "BuildEnvironment",
@@ -17,4 +18,6 @@ __all__ = [
     "build",
     "default_output",
     "detect",
+    "new_project",
+    "project_name",
 ]

@@ -26,12 +26,14 @@ class BuildEnvironment:
         search: directories in which compilers are looked for, in order.
         variables: what compilers inherit, as far as their language's recipe passes it on.
         timeout_s: the longest one compilation may take.
+        wasi_libc: where a distribution puts the C library of wasip1; Debian's and Ubuntu's place.
     """
 
     cache: Path
     search: tuple[Path, ...]
     variables: Mapping[str, str]
     timeout_s: float = BUILD_TIMEOUT_S
+    wasi_libc: Path = Path("/usr/lib/wasm32-wasi")
 
     @classmethod
     def here(cls) -> BuildEnvironment:
@@ -48,6 +50,23 @@ class BuildEnvironment:
             # Not resolved: in a virtual environment the link lies beside the compilers.
             search=((Path(sys.executable).parent,) if sys.executable else ()) + on_path,
             variables=dict(os.environ),
+        )
+
+    @property
+    def toolchains(self) -> Path:
+        """The directory of compilers that ``plexspaces toolchain install`` installs.
+
+        Raises `InvalidArgument` when there is no place for it.
+        """
+        named = Path(self.variables.get("XDG_DATA_HOME", ""))
+        if named.is_absolute():
+            return named / "plexspaces" / "toolchains"
+        home = Path(self.variables.get("HOME", ""))
+        if home.is_absolute():
+            return home / ".local" / "share" / "plexspaces" / "toolchains"
+        raise InvalidArgument(
+            "there is no home directory for compilers",
+            hint="set XDG_DATA_HOME to a directory you can write to",
         )
 
 

@@ -1,6 +1,8 @@
-"""Go: a project with ``go.mod`` becomes a WASI command, through the stock Go compiler.
+"""Go: a project with ``go.mod`` becomes an actor or a WASI command, by the stock Go compiler.
 
-No SDK: the program reads its message from stdin and writes the reply to stdout.
+It is an actor when its go.mod requires the SDK: the compiler then makes a core module, and `wrap`
+a component of it. Without the SDK the program reads its message from stdin and writes the reply
+to stdout.
 """
 
 from __future__ import annotations
@@ -9,20 +11,39 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from plexspaces_node import __version__
 from plexspaces_node.build.environment import BuildEnvironment
 from plexspaces_node.build.process import run
+from plexspaces_node.build.producers import with_producers
+from plexspaces_node.build.shipped import shipped
+from plexspaces_node.build.threads import in_thread
 from plexspaces_node.build.toolchain import Compilation
-from plexspaces_node.errors import InvalidArgument, Unsupported
+from plexspaces_node.build.wrap import wrap, wrapper_digest
+from plexspaces_node.errors import InvalidArgument, NotFound, Unsupported
 from plexspaces_node.model import ArtifactKind, Language
 
 OLDEST = (1, 21)
 """The first version that compiles to wasip1."""
+OLDEST_FOR_ACTORS = (1, 24)
+"""The first version that exports functions."""
+
+SDK = "plexspaces"
+"""The SDK's module path, and the directory of a project where its copy lies."""
+SDK_VERSION = "v0.1.0"
 
 _FLAGS = ("-trimpath", "-ldflags=-s -w")
 _VERSION = re.compile(r"go version go(?P<version>(?P<major>\d+)\.(?P<minor>\d+)\S*)")
 _LOCAL_REPLACEMENT = re.compile(
     r'=>\s*"?(?P<path>\.{1,2}/[^\s"]*|\.{1,2}|/[^\s"]*)"?\s*(?://|$)', re.M
 )
+
+_REQUIRES_SDK = re.compile(rf"^\s*(?:require\s+)?{SDK}\s+v\d", re.M)
+_SDK_REPLACEMENT = re.compile(
+    rf'^\s*(?:replace\s+)?{SDK}(?:\s+v\S+)?\s*=>\s*"?(?P<path>[^\s"]+)', re.M
+)
+_NO_SDK = re.compile(rf"package {SDK}/\S+ is not in std|no required module provides package {SDK}/")
+
+_PROGRAM_HINT = "begin its files with `package main` and write `func main()`"
 
 _TARGET = {
     "GOOS": "wasip1",
@@ -57,11 +78,12 @@ class GoToolchain:
         return match["version"]
 
     def ingredients(self) -> list[str]:
-        return [*_FLAGS, *(f"{name}={value}" for name, value in _TARGET.items())]
+        target = [f"{name}={value}" for name, value in _TARGET.items()]
+        return [*_FLAGS, *target, __version__, wrapper_digest()]
 
     def directories(self, project: Path) -> list[Path]:
         """Return the modules that go.mod replaces by directories outside the project."""
-        text = (project / "go.mod").read_text(errors="replace")
+        text = _go_mod(project)
         top = project.resolve()
         paths = ((top / match["path"]).resolve() for match in _LOCAL_REPLACEMENT.finditer(text))
         return sorted({path for path in paths if path.is_dir() and not path.is_relative_to(top)})
@@ -74,23 +96,82 @@ class GoToolchain:
             kept.setdefault("GOPATH", str(environment.cache / "go"))
         return {**kept, **_TARGET, "TMPDIR": str(scratch)}
 
+    def kind_of(self, project: Path) -> ArtifactKind:
+        """Return what the project becomes. Blocks."""
+        uses_sdk = _REQUIRES_SDK.search(_go_mod(project))
+        return ArtifactKind.ACTOR if uses_sdk else ArtifactKind.COMMAND
+
     async def compile(self, compilation: Compilation) -> None:
+        actor = self.kind_of(compilation.project) is ArtifactKind.ACTOR
+        if actor:
+            self._check_actor(compilation)
+        module = compilation.scratch / "module.wasm" if actor else compilation.output
         finished = await run(
             [
                 *(str(compilation.compiler.program), "build", *_FLAGS),
-                *("-o", str(compilation.output), "."),
+                *(("-buildmode=c-shared",) if actor else ()),
+                *("-o", str(module), "."),
             ],
             cwd=compilation.project,
             variables=compilation.variables,
             timeout_s=compilation.timeout_s,
         )
         if finished.status:
-            raise InvalidArgument(f"the program does not compile:\n{finished.output.strip()}")
-        with compilation.output.open("rb") as file:
+            raise _not_compiled(finished.output.strip(), compilation.project)
+        with module.open("rb") as file:
             is_wasm = file.read(4) == b"\0asm"
         if not is_wasm:
             # Of any package but main, the compiler writes an archive.
             raise InvalidArgument(
-                f"the package in {compilation.project} is not a program",
-                hint="begin its files with `package main` and write `func main()`",
+                f"the package in {compilation.project} is not a program", hint=_PROGRAM_HINT
             )
+        if actor:
+            await in_thread(_wrap, module, compilation)
+
+    def _check_actor(self, compilation: Compilation) -> None:
+        oldest = ".".join(map(str, OLDEST_FOR_ACTORS))
+        version = tuple(map(int, re.findall(r"\d+", compilation.compiler.version)[:2]))
+        if version < OLDEST_FOR_ACTORS:
+            raise Unsupported(
+                f"Go {compilation.compiler.version} cannot build actors: it must be {oldest} or "
+                "newer",
+                hint=self.install,
+            )
+        replacement = _SDK_REPLACEMENT.search(_go_mod(compilation.project))
+        if replacement is None or not (compilation.project / replacement["path"]).is_dir():
+            raise InvalidArgument(
+                f"the SDK that go.mod requires is not there: {replacement['path']}"
+                if replacement
+                else "go.mod requires the SDK and does not say where it is",
+                hint=_sdk_hint(),
+            )
+
+
+def _go_mod(project: Path) -> str:
+    return (project / "go.mod").read_text(errors="replace")
+
+
+def _not_compiled(said: str, project: Path) -> InvalidArgument:
+    if "-buildmode=c-shared requires exactly one main package" in said:
+        return InvalidArgument(f"the package in {project} is not a program", hint=_PROGRAM_HINT)
+    hint = _sdk_hint() if _NO_SDK.search(said) else None
+    return InvalidArgument(f"the program does not compile:\n{said}", hint=hint)
+
+
+def _sdk_hint() -> str:
+    try:
+        sdk = shipped("sdk/go")
+    except NotFound as exc:
+        return str(exc.hint)
+    return (
+        f"in the project: cp -r {sdk} {SDK} && "
+        f"go mod edit -require={SDK}@{SDK_VERSION} -replace={SDK}=./{SDK}"
+    )
+
+
+def _wrap(module: Path, compilation: Compilation) -> None:
+    made_by = {
+        "language": {"Go": compilation.compiler.version},
+        "sdk": {"plexspaces": __version__},
+    }
+    compilation.output.write_bytes(with_producers(wrap(module.read_bytes()), made_by))

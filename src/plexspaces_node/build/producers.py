@@ -6,24 +6,22 @@ from Python says "Rust" only. The section is put first, before any nested module
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
+from plexspaces_node.build.sections import (
+    HEADER_BYTES,
+    leb,
+    number,
+    section,
+    sections,
+    string,
+    with_size,
+)
 from plexspaces_node.errors import Internal
 
-_HEADER_BYTES = 8
 _CUSTOM = 0
-_NAME = b"producers"
+_NAME = "producers"
 
 Fields = dict[str, dict[str, str]]
 """Field (``language``, ``processed-by``, ``sdk``) to name to version."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Section:
-    start: int
-    body: int
-    end: int
 
 
 def with_producers(binary: bytes, added: Fields) -> bytes:
@@ -40,73 +38,36 @@ def with_producers(binary: bytes, added: Fields) -> bytes:
 def _merge(binary: bytes, added: Fields) -> bytes:
     fields: Fields = {field: dict(values) for field, values in added.items()}
     kept: list[bytes] = []
-    begin = _HEADER_BYTES
-    for section in _sections(binary):
-        name, at = _string(binary, section.body) if binary[section.start] == _CUSTOM else ("", 0)
-        if name.encode() != _NAME:
+    begin = HEADER_BYTES
+    for part in sections(binary):
+        name, at = string(binary, part.body) if part.kind == _CUSTOM else ("", 0)
+        if name != _NAME:
             continue
         for field, values in _fields(binary, at).items():
             fields[field] = {**values, **fields.get(field, {})}
-        kept.append(binary[begin : section.start])
-        begin = section.end
+        kept.append(binary[begin : part.start])
+        begin = part.end
     kept.append(binary[begin:])
-    return b"".join([binary[:_HEADER_BYTES], _encode(fields), *kept])
-
-
-def _sections(binary: bytes) -> Iterator[_Section]:
-    at = _HEADER_BYTES
-    while at < len(binary):
-        size, body = _number(binary, at + 1)
-        if body + size > len(binary):
-            raise IndexError(body + size)
-        yield _Section(at, body, body + size)
-        at = body + size
+    return b"".join([binary[:HEADER_BYTES], _encode(fields), *kept])
 
 
 def _fields(binary: bytes, at: int) -> Fields:
     fields: Fields = {}
-    count, at = _number(binary, at)
+    count, at = number(binary, at)
     for _ in range(count):
-        field, at = _string(binary, at)
-        values, at = _number(binary, at)
+        field, at = string(binary, at)
+        values, at = number(binary, at)
         for _ in range(values):
-            name, at = _string(binary, at)
-            version, at = _string(binary, at)
+            name, at = string(binary, at)
+            version, at = string(binary, at)
             fields.setdefault(field, {})[name] = version
     return fields
 
 
 def _encode(fields: Fields) -> bytes:
-    body = _bytes(_NAME) + _leb(len(fields))
+    body = with_size(_NAME.encode()) + leb(len(fields))
     for field, values in fields.items():
-        body += _bytes(field.encode()) + _leb(len(values))
+        body += with_size(field.encode()) + leb(len(values))
         for name, version in values.items():
-            body += _bytes(name.encode()) + _bytes(version.encode())
-    return bytes([_CUSTOM]) + _bytes(body)
-
-
-def _bytes(data: bytes) -> bytes:
-    return _leb(len(data)) + data
-
-
-def _leb(number: int) -> bytes:
-    out = bytearray()
-    while number >= 0x80:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-def _string(binary: bytes, at: int) -> tuple[str, int]:
-    size, at = _number(binary, at)
-    return binary[at : at + size].decode(), at + size
-
-
-def _number(binary: bytes, at: int) -> tuple[int, int]:
-    number = shift = 0
-    while binary[at] & 0x80:
-        number |= (binary[at] & 0x7F) << shift
-        shift += 7
-        at += 1
-    return number | binary[at] << shift, at + 1
+            body += with_size(name.encode()) + with_size(version.encode())
+    return section(_CUSTOM, body)

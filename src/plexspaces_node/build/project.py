@@ -53,6 +53,9 @@ _NOT_SOURCE = frozenset(
     }
 )
 
+_NOT_SOURCE_MARKS = ("pyvenv.cfg", "CACHEDIR.TAG")
+"""Files that say that their directory is made: a virtual environment, cargo's ``target``."""
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -145,7 +148,7 @@ def _walk(directory: Path) -> Iterator[Path]:
 
 
 def _is_source(path: Path, top: Path) -> bool:
-    if path.name in _NOT_SOURCE or (path / "pyvenv.cfg").exists():
+    if path.name in _NOT_SOURCE or any((path / mark).exists() for mark in _NOT_SOURCE_MARKS):
         return False
     return path != top / OUTPUT_DIRECTORY
 

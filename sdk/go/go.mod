@@ -1,0 +1,3 @@
+module plexspaces
+
+go 1.24

@@ -1,0 +1,301 @@
+/**
+ * Compiles one TypeScript project: `node build.mjs REQUEST.json`.
+ *
+ * Checks its types (tsc), bundles it with the SDK (esbuild) and puts the bundle into a component
+ * with a JavaScript engine (componentize-qjs). Run by `plexspaces build`, which writes the request;
+ * the three tools are in the directory `tools` of it. Exits 1 with the tools' own words when the
+ * project does not compile.
+ */
+
+import { spawn } from "node:child_process";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { join, resolve } from "node:path";
+
+const WORLD = "typescript";
+/** What the engine runs; newer syntax is translated. */
+const SYNTAX = "es2023";
+/** What the engine brings. */
+const LIBRARY = "ES2024";
+/** A place in the bundle, under the name the engine gives to it. */
+const FRAME = /componentize-qjs:user\.js:(\d+):(\d+)/;
+const UNRESOLVED = /^Could not resolve "(?![./])([^"]+)"/;
+
+const COLOR = /\x1b\[[0-9;]*m/g;
+/** The place of a mistake in the settings that are written here, and the line as it is shown. */
+const PLACE = /^\S*tsconfig\.json:1:\d+ - (?=error TS5)/gm;
+const SHOWN = /\n\n1 \{"extends":.*\n.*~$/gm;
+
+/** What the project did wrong, in words for its author. */
+class DoesNotCompile extends Error {}
+
+async function main(request) {
+  const require = createRequire(join(request.tools, "package.json"));
+  const checking = checkTypes(request);
+  // Looked at below, and not lost when bundling fails first.
+  checking.catch(() => {});
+  const bundle = await bundled(request, require("esbuild"));
+  const component = componentized(request, bundle, require("componentize-qjs"));
+  component.catch(() => {});
+  // Types first: what they find is often why the code does not start.
+  await checking;
+  writeFileSync(request.output, await component);
+}
+
+// ---- types -----------------------------------------------------------------------------------
+
+async function checkTypes(request) {
+  const config = join(request.scratch, "tsconfig.json");
+  writeFileSync(config, JSON.stringify(await typesConfig(request)));
+  const ran = await tsc(request, "--project", config, "--pretty", "true");
+  if (ran.status !== 0) {
+    const words = ran.output.replace(COLOR, "").replace(/\n+Found \d+ error.*/s, "");
+    // What the settings above inherit from the project's is shown as a mistake in them.
+    throw new DoesNotCompile(words.replace(PLACE, "tsconfig.json - ").replace(SHOWN, "").trim());
+  }
+}
+
+/**
+ * The settings of the check: the project's tsconfig.json with defaults below it, and above it what
+ * the engine decides. What an application finds when it runs is not for the project to say.
+ */
+async function typesConfig(request) {
+  const own = join(request.project, "tsconfig.json");
+  const options = existsSync(own) ? await optionsOf(request, own) : {};
+  const paths = Object.entries(options.paths ?? {}).map(([name, places]) => [
+    name,
+    places.map((place) => resolve(request.project, place)),
+  ]);
+  const unsaid = {
+    ...(options.strict === undefined && { strict: true }),
+    ...(options.module === undefined && { module: "preserve", moduleResolution: "bundler" }),
+  };
+  return {
+    ...(existsSync(own) && { extends: own }),
+    compilerOptions: {
+      ...unsaid,
+      paths: { ...Object.fromEntries(paths), plexspaces: [join(request.sdk, "index.ts")] },
+      allowImportingTsExtensions: true,
+      allowJs: true,
+      target: SYNTAX,
+      lib: [LIBRARY],
+      types: [],
+      rootDir: "/",
+      skipLibCheck: true,
+      noEmit: true,
+      composite: false,
+      incremental: false,
+      declaration: false,
+      declarationMap: false,
+      emitDeclarationOnly: false,
+      isolatedDeclarations: false,
+    },
+    files: [join(request.project, request.entry), join(request.sdk, "globals.d.ts")],
+    include: [],
+    references: [],
+  };
+}
+
+async function optionsOf(request, config) {
+  const shown = await tsc(request, "--project", config, "--showConfig");
+  try {
+    return JSON.parse(shown.output).compilerOptions ?? {};
+  } catch {
+    // It is broken: the check, which extends it, says where.
+    return {};
+  }
+}
+
+function tsc(request, ...words) {
+  const program = join(request.tools, "node_modules", "typescript", "lib", "tsc.js");
+  const child = spawn(process.execPath, [program, ...words], {
+    cwd: request.project,
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  const parts = [];
+  child.stdout.on("data", (part) => parts.push(part));
+  child.stderr.on("data", (part) => parts.push(part));
+  return new Promise((done, fail) => {
+    child.on("error", fail);
+    child.on("close", (status) => done({ status, output: Buffer.concat(parts).toString() }));
+  });
+}
+
+// ---- the bundle ------------------------------------------------------------------------------
+
+async function bundled(request, esbuild) {
+  let result;
+  try {
+    result = await esbuild.build({
+      absWorkingDir: request.project,
+      stdin: {
+        contents: entry(request.entry),
+        resolveDir: request.project,
+        sourcefile: "plexspaces:entry",
+      },
+      bundle: true,
+      write: false,
+      outfile: "bundle.js",
+      format: "esm",
+      platform: "neutral",
+      mainFields: ["module", "main"],
+      conditions: ["import", "module", "default"],
+      define: { "process.env.NODE_ENV": '"production"' },
+      target: SYNTAX,
+      charset: "utf8",
+      legalComments: "none",
+      sourcemap: "external",
+      sourcesContent: false,
+      logLevel: "silent",
+      plugins: [modules(request)],
+    });
+  } catch (failure) {
+    if (failure.errors === undefined) {
+      throw failure;
+    }
+    const told = await esbuild.formatMessages(failure.errors.map(advised), { kind: "error" });
+    throw new DoesNotCompile(told.join("").trim());
+  }
+  const text = (name) => result.outputFiles.find((file) => file.path.endsWith(name)).text;
+  return { code: text("bundle.js"), sources: sourcesOf(JSON.parse(text("bundle.js.map"))) };
+}
+
+/** An error with advice that fits an application, which has no externals and no plugins. */
+function advised(error) {
+  const missing = UNRESOLVED.exec(error.text)?.[1];
+  const text = `Packages are taken from the project's node_modules: npm install ${missing}`;
+  return { ...error, pluginName: "", notes: missing ? [{ text }] : error.notes };
+}
+
+function entry(file) {
+  return `
+    import "plexspaces:sdk/polyfill";
+    import * as application from ${JSON.stringify(`./${file}`)};
+    import { bind } from "plexspaces:sdk/component";
+    export const actor = bind(application, ${JSON.stringify(file)});
+  `;
+}
+
+/** Where modules that are no files of the project come from: the SDK, and the engine's bindings. */
+function modules({ sdk }) {
+  const namespace = "plexspaces";
+  const ours = (name) => ({ path: name, namespace });
+  return {
+    name: "plexspaces",
+    setup(build) {
+      build.onResolve({ filter: /^plexspaces$/ }, () => ours("index"));
+      build.onResolve({ filter: /^plexspaces\// }, ({ path }) => ({
+        errors: [{ text: `${path} is for unit tests and cannot be part of an application` }],
+      }));
+      build.onResolve({ filter: /^plexspaces:sdk\// }, ({ path }) => ours(path.split("/")[1]));
+      build.onResolve({ filter: /^\.\/.*\.js$/, namespace }, ({ path }) => ours(path.slice(2, -3)));
+      build.onResolve({ filter: /^(plexspaces|wasi):/, namespace }, ({ path }) => ({
+        path,
+        external: true,
+      }));
+      build.onResolve({ filter: /^node:/ }, ({ path }) => ({
+        errors: [{ text: `${path} is part of Node.js, which applications do not run on` }],
+      }));
+      build.onLoad({ filter: /.*/, namespace }, ({ path }) => ({
+        contents: readFileSync(join(sdk, `${path}.ts`), "utf8"),
+        loader: "ts",
+      }));
+    },
+  };
+}
+
+// ---- where a line of the bundle came from ----------------------------------------------------
+
+const DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/**
+ * A source map in the form the SDK reads: `files`, and for each line of the bundle, in threes, from
+ * which column on, which file, which line. Without the SDK's own files.
+ */
+function sourcesOf(map) {
+  const files = map.sources.map((file) => (file.startsWith("plexspaces:") ? undefined : file));
+  let [file, line] = [0, 0];
+  const lines = map.mappings.split(";").map((segments) => {
+    const parts = [];
+    let column = 0;
+    for (const segment of segments.split(",")) {
+      const numbers = decoded(segment);
+      column += numbers[0] ?? 0;
+      if (numbers.length > 1) {
+        file += numbers[1];
+        line += numbers[2];
+        const last = parts.slice(-2);
+        if (files[file] !== undefined && (last[0] !== file || last[1] !== line + 1)) {
+          parts.push(column + 1, file, line + 1);
+        }
+      }
+    }
+    return parts;
+  });
+  return { files: files.map((name) => name ?? ""), lines };
+}
+
+function decoded(segment) {
+  const numbers = [];
+  let value = 0;
+  let shift = 0;
+  for (const char of segment) {
+    const digit = DIGITS.indexOf(char);
+    value |= (digit & 31) << shift;
+    shift += 5;
+    if ((digit & 32) === 0) {
+      numbers.push(value & 1 ? -(value >> 1) : value >> 1);
+      value = 0;
+      shift = 0;
+    }
+  }
+  return numbers;
+}
+
+// ---- the component ---------------------------------------------------------------------------
+
+async function componentized(request, { code, sources }, { componentize }) {
+  const known = `globalThis.__plexspaces_sources__ = ${JSON.stringify(JSON.stringify(sources))};`;
+  try {
+    const { component } = await componentize({
+      witPath: request.wit,
+      world: WORLD,
+      jsSource: `${code}\n${known}\n`,
+      sync: true,
+    });
+    return component;
+  } catch (failure) {
+    throw new DoesNotCompile(readable(failure.message, sources));
+  }
+}
+
+/** The engine's words on what was thrown at the top of a file, with the project's own places. */
+function readable(message, sources) {
+  const words = message.trim().replace(/^.*JavaScript module(?: evaluation)?: /, "");
+  const lines = words.split("\n").map((line) => placed(line, sources));
+  return lines.filter((line) => line !== undefined).join("\n");
+}
+
+/** A line with the place in the bundle replaced, undefined for a frame of the SDK's. */
+function placed(line, { files, lines }) {
+  const at = FRAME.exec(line);
+  if (at === null) {
+    return line;
+  }
+  const parts = lines[at[1] - 1] ?? [];
+  let place;
+  for (let part = 0; part < parts.length && (!place || parts[part] <= at[2]); part += 3) {
+    place = `${files[parts[part + 1]]}:${parts[part + 2]}`;
+  }
+  return place && line.replace(FRAME, place);
+}
+
+try {
+  await main(JSON.parse(readFileSync(process.argv[2], "utf8")));
+} catch (error) {
+  if (!(error instanceof DoesNotCompile)) {
+    throw error;
+  }
+  process.stderr.write(`${error.message}\n`);
+  process.exitCode = 1;
+}

@@ -1,0 +1,106 @@
+"""A new project: where it may lie, what it may be called, what is left of a failure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from plexspaces_node.build import detect, new_project
+from plexspaces_node.build.project import read_sources
+from plexspaces_node.build.scaffold import PLACEHOLDER, SDK_COPY, SDKS, TEMPLATES
+from plexspaces_node.build.shipped import shipped
+from plexspaces_node.errors import AlreadyExists, InvalidArgument, PlexSpacesError, Unsupported
+from plexspaces_node.model import Language
+
+AVAILABLE = [language for language in Language if (shipped(TEMPLATES) / language).is_dir()]
+
+
+@pytest.mark.parametrize("language", AVAILABLE)
+def test_new_project_of_a_language_is_one_of_that_language(
+    tmp_path: Path, language: Language
+) -> None:
+    """The name is everywhere it belongs, and the files say which language it is."""
+    made = new_project(language, "my-app", tmp_path / "somewhere")
+
+    assert made == tmp_path / "somewhere"
+    assert detect(made) is language
+    files = [path for path in made.rglob("*") if path.is_file()]
+    assert not any(PLACEHOLDER in str(path) for path in files)
+    assert not any(PLACEHOLDER.encode() in path.read_bytes() for path in files)
+    assert "my-app" in (made / "README.md").read_text()
+    assert any("test" in path.name for path in files)
+    assert (made / ".gitignore").is_file()
+
+
+@pytest.mark.parametrize("language", [one for one in AVAILABLE if one is not Language.PYTHON])
+def test_new_project_brings_a_copy_of_the_sdk(tmp_path: Path, language: Language) -> None:
+    """What no package manager brings lies in the project, whole."""
+    made = new_project(language, "my-app", tmp_path / "somewhere")
+
+    sdk = read_sources(shipped(SDKS) / language)
+    copied = read_sources(made / SDK_COPY)
+    assert [source.relative for source in copied] == [source.relative for source in sdk]
+    assert all(a.path.read_bytes() == b.path.read_bytes() for a, b in zip(sdk, copied, strict=True))
+
+
+def test_new_project_in_an_empty_directory_fills_it(tmp_path: Path) -> None:
+    """The directory stays the same one: it may be a shell's working directory."""
+    before = tmp_path.stat().st_ino
+
+    made = new_project(Language.PYTHON, "my-app", tmp_path)
+
+    assert made.stat().st_ino == before
+    assert (made / "app.py").is_file()
+    assert not list(tmp_path.glob(".plexspaces-*"))
+
+
+def test_new_project_through_a_link_fills_what_it_points_to(tmp_path: Path) -> None:
+    """A link is followed and stays a link."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+
+    assert new_project(Language.PYTHON, "my-app", tmp_path / "link") == tmp_path / "real"
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "app.py").is_file()
+
+
+@pytest.mark.parametrize(
+    ("language", "name", "place", "kind", "said", "hint"),
+    [
+        (Language.PYTHON, "My App", "new", InvalidArgument, "'My App'", "a-z, 0-9"),
+        (Language.PYTHON, "../app", "new", InvalidArgument, "'../app'", "a-z, 0-9"),
+        (Language.RUST, "1st", "new", InvalidArgument, "begins with a digit", "rust app-1st"),
+        (Language.PYTHON, "app", "full", AlreadyExists, "full is not empty", "--dir"),
+        (Language.PYTHON, "app", "full/note", AlreadyExists, "note is a file", "--dir"),
+        (Language.PYTHON, "app", "none/new", InvalidArgument, "none does not exist", "mkdir -p"),
+        (Language.UNKNOWN, "app", "new", Unsupported, "no template for unknown", "new --help"),
+    ],
+)
+def test_new_project_that_cannot_be_leaves_everything_as_it_was(
+    tmp_path: Path,
+    language: Language,
+    name: str,
+    place: str,
+    kind: type[PlexSpacesError],
+    said: str,
+    hint: str,
+) -> None:
+    """Nothing that is there is written over, and no half of a project is left."""
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "note").write_text("mine")
+
+    with pytest.raises(kind, match=said) as error:
+        new_project(language, name, tmp_path / place)
+
+    assert hint in (error.value.hint or "")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["full", "note"]
+    assert (tmp_path / "full" / "note").read_text() == "mine"
+
+
+def test_new_project_where_nothing_can_be_written_says_so() -> None:
+    """Not even root can make a directory there."""
+    with pytest.raises(InvalidArgument, match="cannot be written") as error:
+        new_project(Language.PYTHON, "app", Path("/proc/self/app"))
+
+    assert "--dir" in (error.value.hint or "")
