@@ -24,7 +24,9 @@ import grpc
 from wasmtime import Store, WasiConfig
 from wasmtime.component import Component
 
+from benchmarks import languages
 from benchmarks.floor import METHOD
+from benchmarks.languages import LanguageRow
 from plexspaces_node import NodeClient
 from plexspaces_node.agent import contract
 from plexspaces_node.agent.boundary import ComponentFunction
@@ -56,9 +58,13 @@ async def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="px-") as scratch, _floor() as floor:
-        rows = await _measure(Path(scratch), floor)
+        rows, by_language = await _measure(Path(scratch), floor)
     if arguments.json:
-        print(json.dumps([asdict(row) for row in rows], indent=2))
+        both = {
+            "node": [asdict(row) for row in rows],
+            "languages": [asdict(row) for row in by_language],
+        }
+        print(json.dumps(both, indent=2))
         return
     print(f"{'':44} {'product':>12} {'floor':>12} {'ratio':>8}")
     for row in rows:
@@ -66,9 +72,10 @@ async def main() -> None:
             f"{row.name:44} {row.product:9.2f} {row.unit} {row.floor:9.2f} {row.unit} "
             f"{row.ratio:7.2f}×"
         )
+    print(f"\n{languages.table(by_language)}")
 
 
-async def _measure(scratch: Path, floor: str) -> list[Row]:
+async def _measure(scratch: Path, floor: str) -> tuple[list[Row], list[LanguageRow]]:
     wasm = scratch / "probe.wasm"
     wasm.write_bytes(_probe())
     with _node(scratch / "data") as address:
@@ -85,11 +92,12 @@ async def _measure(scratch: Path, floor: str) -> list[Row]:
             async def base() -> object:
                 return await bare(PAYLOAD)
 
-            return [
+            rows = [
                 await _compare("round trip, echo of 100 bytes", "ms", product, base, _latency_ms),
                 await _compare("throughput, 32 callers", "/s", product, base, _per_second),
                 await _deploys(client, wasm, scratch),
             ]
+            return rows, await languages.measure(client, scratch / "data", scratch, note=_note)
 
 
 async def _compare(
@@ -133,6 +141,10 @@ async def _deploys(client: NodeClient, wasm: Path, scratch: Path) -> Row:
         await client.undeploy(f"fresh-{round_}")
         pairs.append((deployed * 1e3, _in_process_ms(code)))
     return _row("deploy to first reply, artifact cached", "ms", pairs)
+
+
+def _note(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _in_process_ms(code: Path) -> float:

@@ -4,23 +4,41 @@ from __future__ import annotations
 
 import pytest
 
-KNOWN_DRIVERS = ("fake", "process", "bubblewrap")
+from plexspaces_node.model import Language
+
+KNOWN_DRIVERS = (
+    *("fake", "process", "bubblewrap", "qemu"),
+    *("firecracker-fake", "firecracker", "firecracker-jailed"),
+)
+KNOWN_LANGUAGES = tuple(language.value for language in Language if language != Language.UNKNOWN)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--drivers`: what the contract suite runs against."""
+    """Add `--drivers` and `--languages`: what the contract suites run against."""
     parser.addoption(
         "--drivers",
         default="fake,process",
         help="drivers the contract suite runs against, each of which must work here: "
         f"{', '.join(KNOWN_DRIVERS)} (default: %(default)s)",
     )
+    parser.addoption(
+        "--firecracker-api",
+        metavar="PATH",
+        help="the makers' description of Firecracker's API (firecracker.yaml) to check against",
+    )
+    parser.addoption(
+        "--languages",
+        default="",
+        help="languages the conformance suite runs against, each of which must be buildable here: "
+        f"{', '.join(KNOWN_LANGUAGES)} (default: those whose compiler is installed)",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse a driver nobody knows before any test runs."""
-    unknown = set(config.getoption("--drivers").split(",")) - set(KNOWN_DRIVERS)
-    if unknown:
-        raise pytest.UsageError(
-            f"--drivers: unknown {', '.join(sorted(unknown))}; there are {', '.join(KNOWN_DRIVERS)}"
-        )
+    """Refuse a driver or language nobody knows before any test runs."""
+    for option, known in (("--drivers", KNOWN_DRIVERS), ("--languages", KNOWN_LANGUAGES)):
+        unknown = set(filter(None, config.getoption(option).split(","))) - set(known)
+        if unknown:
+            raise pytest.UsageError(
+                f"{option}: unknown {', '.join(sorted(unknown))}; there are {', '.join(known)}"
+            )

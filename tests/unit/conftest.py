@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.command import Command, make_command
 from support.fake_node import WASM, FakeNode
+
+
+@pytest.fixture
+def short_dir() -> Iterator[Path]:
+    """A directory whose path is short enough for a socket's."""
+    path = Path(tempfile.mkdtemp(prefix="px-"))
+    yield path
+    shutil.rmtree(path)
 
 
 @pytest.fixture

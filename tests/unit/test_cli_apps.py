@@ -1,19 +1,16 @@
-"""Deploy, invoke, stop, start and undeploy on the command line."""
+"""Invoke, stop, start and undeploy on the command line."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
 import pytest
 from support.command import Command
-from support.fake_node import NODE, WASM, FakeNode
+from support.fake_node import FakeNode
 
 from plexspaces_node.errors import ActorFailed, ActorTrapped
 from plexspaces_node.model import ApplicationState
-
-DIGEST = hashlib.sha256(WASM).hexdigest()
 
 
 @pytest.fixture
@@ -21,161 +18,6 @@ def deployed(plexspaces: Command, wasm: Path) -> Command:
     """The command, after `calc` was deployed."""
     assert plexspaces("deploy", "--name", "calc", "--wasm", wasm).status == 0
     return plexspaces
-
-
-class TestDeploy:
-    """`plexspaces deploy`."""
-
-    def test_deploy_when_done_then_ids_digest_and_phases_are_shown(
-        self, plexspaces: Command, fake_node: FakeNode, wasm: Path
-    ) -> None:
-        """What was made, and where the time went; progress goes to stderr."""
-        ran = plexspaces("deploy", "--name", "calc", "--language", "go", "--wasm", wasm)
-        assert ran.status == 0
-        lines = ran.text.splitlines()
-        assert lines[:6] == [
-            "✓ Deployed calc",
-            "  Application ID: app-calc",
-            "  VM ID:          vm-calc",
-            "  Isolation:      process",
-            "  Language:       go (actor)",
-            f"  Digest:         {DIGEST}",
-        ]
-        phases = dict(line.split(maxsplit=1) for line in lines[7:])
-        assert list(phases) == ["Phase", "upload", "compile", "VM", "load", "init", "total"]
-        assert (phases["compile"], phases["VM"], phases["load"]) == ("cached", "20 ms", "3.00 ms")
-        assert ran.stderr.splitlines() == [
-            "uploading 108 B",
-            "compiling",
-            "starting the VM",
-            "loading the artifact",
-            "starting the actor",
-        ]
-        assert fake_node.calls == ["InspectNode", "FindArtifact", "UploadArtifact", "Deploy"]
-
-    def test_deploy_when_the_node_has_the_artifact_then_no_upload(
-        self, deployed: Command, fake_node: FakeNode, wasm: Path
-    ) -> None:
-        """The second deploy of a file sends its digest only, and says so."""
-        ran = deployed("deploy", "--name", "again", "--wasm", wasm)
-        assert ["upload", "not", "needed"] in [line.split() for line in ran.text.splitlines()]
-        assert ran.stderr.startswith("the node has the artifact already\n")
-        assert len(fake_node.uploads) == 1
-
-    def test_deploy_when_every_flag_is_given_then_each_reaches_the_node(
-        self, plexspaces: Command, fake_node: FakeNode, wasm: Path
-    ) -> None:
-        """Size, version and variables are the user's; a value may hold an equals sign."""
-        ran = plexspaces(
-            *("deploy", "--name", "calc", "--wasm", wasm, "--vcpus", "2", "--memory", "512"),
-            *("--version", "1.2.3", "--env", "A=b=c", "--env", "EMPTY=", "--json"),
-        )
-        request = fake_node.deploys[0]
-        assert (request.config.vcpus, request.config.memory_mib) == (2, 512)
-        assert (request.version, request.language) == ("1.2.3", "")
-        assert dict(request.env) == {"A": "b=c", "EMPTY": ""}
-        assert (ran.json["name"], ran.json["digest"]) == ("calc", DIGEST)
-        assert ran.json["timings"]["vm_ns"] == 20_000_000
-
-    def test_deploy_when_no_size_is_given_then_the_nodes_default(
-        self, deployed: Command, fake_node: FakeNode
-    ) -> None:
-        """The command has no opinion of its own on sizes."""
-        assert fake_node.applications["calc"].vm_config == NODE.default_vm
-
-    def test_deploy_when_the_name_is_taken_then_nothing_changes(
-        self, deployed: Command, fake_node: FakeNode, wasm: Path
-    ) -> None:
-        """The hint frees the name."""
-        before = dict(fake_node.applications)
-        ran = deployed("deploy", "--name", "calc", "--wasm", wasm)
-        assert (ran.status, ran.stdout) == (1, b"")
-        assert ran.stderr.endswith(
-            "error: application calc is deployed already\nhint: plexspaces undeploy --name calc\n"
-        )
-        assert fake_node.applications == before
-
-    @pytest.mark.parametrize(
-        ("flags", "said", "hint"),
-        [
-            (("--name", "Calc"), "application name 'Calc'", "1 to 63 of a-z, 0-9 and -"),
-            (("--name", "-calc"), "application name '-calc'", "1 to 63 of a-z"),
-            (("--name", "c" * 64), "application name", "1 to 63 of a-z"),
-            (("--name", "../x"), "application name '../x'", "1 to 63 of a-z"),
-            (("--language", "cobol"), "language 'cobol' is not known", "rust, typescript, go"),
-            (("--vcpus", "0"), "vcpus must be at least 1, not 0", "--vcpus 1"),
-            (("--vcpus", "-2"), "vcpus must be at least 1, not -2", "--vcpus 1"),
-            (("--memory", "0"), "memory must be at least 1 MiB", "--memory 256"),
-            (("--version", "a b"), "version 'a b' is not valid", "letters, digits"),
-            (("--env", "NOVALUE"), "--env takes NAME=VALUE", "--env GREETING=hello"),
-            (("--env", "1X=y"), "environment variable '1X'", "NAME=VALUE"),
-            (("--env", "=y"), "environment variable ''", "NAME=VALUE"),
-            (("--wasm", "none.wasm"), "there is no file 'none.wasm'", "path of a .wasm file"),
-            (("--wasm", "empty.wasm"), "'empty.wasm' is empty", "plexspaces build"),
-            (("--wasm", "text.wasm"), "begins with 68 65 6c 6c", "plexspaces build"),
-            (("--wasm", "app.py"), "'app.py' is Python source", "plexspaces build ."),
-            (("--wasm", "."), "'.' is a directory", "plexspaces build . -o "),
-        ],
-    )
-    def test_deploy_when_the_input_is_bad_then_status_2_and_nothing_is_sent(
-        self,
-        plexspaces: Command,
-        fake_node: FakeNode,
-        wasm: Path,
-        tmp_path: Path,
-        flags: tuple[str, str],
-        said: str,
-        hint: str,
-    ) -> None:
-        """Each mistake is named with its value and its cure before the node hears of it."""
-        (tmp_path / "empty.wasm").touch()
-        (tmp_path / "text.wasm").write_text("hello")
-        (tmp_path / "app.py").write_text("import os")
-        given = {"--name": "calc", "--wasm": str(wasm), flags[0]: flags[1]}
-        ran = plexspaces("deploy", *(word for pair in given.items() for word in pair))
-        assert (ran.status, ran.stdout) == (2, b"")
-        error, advice = ran.stderr.splitlines()
-        assert error.startswith("error: ")
-        assert said in error
-        assert advice.startswith("hint: ")
-        assert hint in advice
-        assert fake_node.calls == []
-
-    @pytest.mark.parametrize(
-        ("flag", "value", "hint"),
-        [("--vcpus", "5", "--vcpus 4"), ("--memory", "9999999", "--memory 1024")],
-    )
-    def test_deploy_when_the_node_cannot_make_the_machine_then_nothing_is_uploaded(
-        self,
-        plexspaces: Command,
-        fake_node: FakeNode,
-        wasm: Path,
-        flag: str,
-        value: str,
-        hint: str,
-    ) -> None:
-        """The node's own bounds are in the hint."""
-        ran = plexspaces("deploy", "--name", "calc", "--wasm", wasm, flag, value)
-        assert ran.status == 2
-        assert hint in ran.stderr
-        assert fake_node.calls == ["InspectNode"]
-
-    def test_deploy_when_a_secret_has_no_equals_sign_then_it_is_not_repeated(
-        self, plexspaces: Command, wasm: Path
-    ) -> None:
-        """What was given to --env by mistake may be a secret."""
-        ran = plexspaces("deploy", "--name", "calc", "--wasm", wasm, "--env", "s3cret")
-        assert "s3cret" not in ran.stderr
-
-    def test_deploy_when_the_actor_fails_in_init_then_its_own_words(
-        self, plexspaces: Command, fake_node: FakeNode, wasm: Path
-    ) -> None:
-        """An actor that does not start is told from a platform that does not work."""
-        fake_node.fail["Deploy"] = ActorFailed("no table `users`", code="init")
-        ran = plexspaces("deploy", "--name", "calc", "--wasm", wasm)
-        assert ran.status == 1
-        assert "error: the actor failed (init): no table `users`\n" in ran.stderr
-        assert fake_node.applications == {}
 
 
 class TestInvoke:
@@ -292,6 +134,17 @@ class TestLife:
         assert deployed("start", "--name", "calc").text == "✓ calc is Running in vm-calc-2\n"
         assert deployed("undeploy", "--name", "calc").text == "✓ Undeployed calc\n"
         assert fake_node.applications == {}
+
+    def test_application_when_json_is_asked_then_it_is_the_application(
+        self, deployed: Command
+    ) -> None:
+        """A program reads the new state; of what is gone there is only the name."""
+        stopped = deployed("stop", "--name", "calc", "--json").json
+        assert (stopped["name"], stopped["state"], stopped["vm"]) == ("calc", "Stopped", None)
+        started = deployed("start", "--name", "calc", "--json").json
+        assert (started["state"], started["vm"]["id"]) == ("Running", "vm-calc-2")
+        gone = deployed("undeploy", "--name", "calc", "--json").json
+        assert gone == {"name": "calc", "undeployed": True}
 
     @pytest.mark.parametrize("verb", ["stop", "start", "undeploy"])
     def test_application_when_not_there_then_status_1(self, plexspaces: Command, verb: str) -> None:

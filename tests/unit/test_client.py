@@ -173,13 +173,13 @@ class TestDeploy:
         assert hint in (caught.value.hint or "")
         assert node.calls == []
 
-    async def test_deploy_when_given_a_directory_then_it_says_build(
+    async def test_deploy_when_given_a_directory_then_it_says_which_command_takes_one(
         self, node: FakeNode, client: NodeClient, tmp_path: Path
     ) -> None:
-        """A project directory is not an artifact."""
+        """A project directory is not an artifact; the command builds one, the client does not."""
         with pytest.raises(InvalidArgument, match="is a directory") as caught:
             await client.deploy("calc", tmp_path)
-        assert (caught.value.hint or "").startswith("plexspaces build ")
+        assert caught.value.hint == f"if it is a project: plexspaces deploy {tmp_path}"
         assert node.calls == []
 
     @pytest.mark.parametrize(
@@ -217,20 +217,49 @@ class TestDeploy:
             await client.deploy("calc", path)
         assert node.calls == ["InspectNode"]
 
-    async def test_deploy_when_the_name_is_taken_then_already_exists(
-        self, client: NodeClient, wasm: Path
+    async def test_deploy_when_the_name_is_taken_then_nothing_is_uploaded(
+        self, node: FakeNode, client: NodeClient, wasm: Path
     ) -> None:
-        """The node's error arrives with its class, its text and its hint."""
-        await client.deploy("calc", wasm)
-        with pytest.raises(AlreadyExists, match="application calc is deployed already") as caught:
+        """A name is asked for before the artifact is sent, and the hint frees it."""
+        await client.deploy("calc", WASM)
+        with pytest.raises(AlreadyExists, match="'calc' is deployed already, and Run") as caught:
             await client.deploy("calc", wasm)
-        assert caught.value.hint == "plexspaces undeploy --name calc"
+        assert (caught.value.hint or "").startswith("plexspaces undeploy --name calc, or ")
+        assert len(node.uploads) == 1
+        assert [request.name for request in node.deploys] == ["calc"]
+
+    async def test_deploy_when_a_request_is_repeated_then_its_answer_comes_again(
+        self, node: FakeNode, client: NodeClient, wasm: Path
+    ) -> None:
+        """A client that did not see the end of a deploy asks again, whether it was done or not."""
+        options = DeployOptions(request_id="0e6b")
+        first = await client.deploy("calc", wasm, options=options)
+        assert await client.deploy("calc", wasm, options=options) == first
+        assert [request.request_id for request in node.deploys] == ["0e6b", "0e6b"]
+
+    @pytest.mark.parametrize(
+        ("name", "options", "kind"),
+        [
+            ("calc", DeployOptions(), AlreadyExists),
+            ("other", DeployOptions(vcpus=5), InvalidArgument),
+            ("No Name", DeployOptions(), InvalidArgument),
+        ],
+    )
+    async def test_check_deploy_when_a_deploy_would_be_refused_then_it_raises_the_same(
+        self, client: NodeClient, name: str, options: DeployOptions, kind: type[PlexSpacesError]
+    ) -> None:
+        """What does not depend on the artifact can be asked before there is one."""
+        await client.deploy("calc", WASM)
+        with pytest.raises(kind):
+            await client.check_deploy(name, options=options)
+        await client.check_deploy("free")
 
     @pytest.mark.parametrize(
         "error",
         [
             VmStartFailed("no hello", step="handshake", hint="plexspaces doctor"),
             ActorFailed("no table", code="bad-init"),
+            AlreadyExists("taken a moment ago", hint="choose another"),
         ],
     )
     async def test_deploy_when_the_node_fails_then_its_error_is_raised(

@@ -197,6 +197,15 @@ class TestIsolation:
         findings = await check_isolation(configured(), drivers)
         assert one(findings, "auto").detail == "takes firecracker"
 
+    async def test_check_isolation_when_a_stronger_level_is_emulated_then_auto_passes_it_over(
+        self,
+    ) -> None:
+        """Emulation works when it is asked for, and is never what `auto` means."""
+        slow = driver("qemu", Health(True, "boots by emulation", emulated=True))
+        findings = await check_isolation(configured(), [slow, sound("process")])
+        assert one(findings, "qemu").ok is True
+        assert one(findings, "auto").detail == "takes process"
+
     async def test_check_isolation_when_a_stronger_level_is_ill_then_it_is_no_fault(self) -> None:
         """With `auto` a weaker level serves; reason and hint of the ill one are shown."""
         ill = driver("firecracker", Health(False, "no /dev/kvm", "join the kvm group"))

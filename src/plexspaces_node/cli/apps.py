@@ -1,4 +1,4 @@
-"""The commands that change an application or send it a message."""
+"""The commands on one application: stop, start, undeploy, and a message to it."""
 
 from __future__ import annotations
 
@@ -9,115 +9,19 @@ from typing import Annotated
 
 import typer
 
-from plexspaces_node.cli.options import (
-    Json,
-    Name,
-    NameOption,
-    NodeAddress,
-    address_of,
-    environment_of,
-)
-from plexspaces_node.cli.output import (
-    DeployDisplay,
-    milliseconds,
-    note,
-    print_fields,
-    print_json,
-    print_times,
-    say,
-)
-from plexspaces_node.client import DeployOptions, NodeClient
+from plexspaces_node.cli.options import Json, Name, NameOption, NodeAddress, address_of
+from plexspaces_node.cli.output import milliseconds, note, print_json, say
+from plexspaces_node.client import NodeClient
 from plexspaces_node.client.node import INVOKE_TIMEOUT_S, check_message
-from plexspaces_node.errors import InvalidArgument
-from plexspaces_node.model import MAX_MESSAGE_LIMIT_BYTES, PhaseTimings
+from plexspaces_node.errors import InvalidArgument, NotFound
+from plexspaces_node.model import MAX_MESSAGE_LIMIT_BYTES, VmState
 from plexspaces_node.views import ApplicationInfo, InvokeResult
-from plexspaces_node.wire.convert import DEFAULT_VERSION, language_named
 
 app = typer.Typer()
 
 
-@app.command(
-    epilog="Example:  plexspaces deploy --name calculator --language python --wasm calculator.wasm"
-)
-def deploy(  # noqa: PLR0913 - a command has a parameter for each of its flags
-    name: NameOption,
-    wasm: Annotated[Path, typer.Option(metavar="FILE", help="The WebAssembly file.")],
-    language: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LANG",
-            help="What it was written in: rust, typescript, go or python.",
-            show_default="read from the file",
-        ),
-    ] = None,
-    vcpus: Annotated[
-        int | None, typer.Option(help="Virtual CPUs.", show_default="the node's, 1")
-    ] = None,
-    memory: Annotated[
-        int | None, typer.Option(help="Memory in MiB.", show_default="the node's, 256")
-    ] = None,
-    version: Annotated[str, typer.Option(help="Version of the application.")] = DEFAULT_VERSION,
-    env: Annotated[
-        list[str] | None,
-        typer.Option(metavar="K=V", help="A variable the actor sees; may be given many times."),
-    ] = None,
-    node_address: NodeAddress = None,
-    as_json: Json = False,
-) -> None:
-    """Deploy a WebAssembly file as an application in a VM of its own."""
-    options = DeployOptions(
-        language=language_named(language or ""),
-        version=version,
-        vcpus=vcpus,
-        memory_mib=memory,
-        env=environment_of(env or ()),
-    )
-    application = asyncio.run(_deploy(address_of(node_address), name, wasm, options))
-    if as_json:
-        print_json(application)
-    else:
-        _print_deployed(application)
-
-
-async def _deploy(address: str, name: str, wasm: Path, options: DeployOptions) -> ApplicationInfo:
-    async with NodeClient(address) as client:
-        with DeployDisplay() as display:
-            return await client.deploy(name, wasm, options=options, on_progress=display)
-
-
-def _print_deployed(application: ApplicationInfo) -> None:
-    vm = application.vm
-    say(f"✓ Deployed {application.name}")
-    print_fields(
-        [
-            ("Application ID", application.id),
-            ("VM ID", vm.id if vm else "none"),
-            ("Isolation", vm.isolation if vm else "none"),
-            ("Language", f"{application.language} ({application.kind})"),
-            ("Digest", application.digest),
-        ]
-    )
-    say()
-    print_times(phases(application.timings))
-
-
-def phases(timings: PhaseTimings) -> list[tuple[str, str]]:
-    """Name each phase of a deploy and show its time, or why it took none."""
-    upload = milliseconds(timings.upload_ns) if timings.upload_ns else "not needed"
-    compiled = "cached" if timings.compile_cached else milliseconds(timings.compile_ns)
-    return [
-        ("Phase", "Time"),
-        ("upload", upload),
-        ("compile", compiled),
-        ("VM", milliseconds(timings.vm_ns)),
-        ("load", milliseconds(timings.load_ns)),
-        ("init", milliseconds(timings.init_ns)),
-        ("total", milliseconds(timings.total_ns)),
-    ]
-
-
 @app.command(epilog="Example:  plexspaces undeploy --name calculator")
-def undeploy(name: NameOption, node_address: NodeAddress = None) -> None:
+def undeploy(name: NameOption, node_address: NodeAddress = None, as_json: Json = False) -> None:
     """Remove an application: its VM, its state and its log."""
 
     async def act() -> None:
@@ -125,23 +29,41 @@ def undeploy(name: NameOption, node_address: NodeAddress = None) -> None:
             await client.undeploy(name)
 
     asyncio.run(act())
-    say(f"✓ Undeployed {name}")
+    if as_json:
+        print_json({"name": name, "undeployed": True})
+    else:
+        say(f"✓ Undeployed {name}")
 
 
 @app.command(epilog="Example:  plexspaces stop --name calculator")
-def stop(name: NameOption, node_address: NodeAddress = None) -> None:
-    """Stop an application; its last snapshot is kept, its VM is not."""
+def stop(name: NameOption, node_address: NodeAddress = None, as_json: Json = False) -> None:
+    """Stop an application, keeping its last snapshot; or remove an empty VM of that id."""
 
-    async def act() -> ApplicationInfo:
+    async def act() -> ApplicationInfo | None:
         async with NodeClient(address_of(node_address)) as client:
-            return await client.stop(name)
+            try:
+                return await client.stop(name)
+            except NotFound:
+                if name not in {vm.id for vm in (await client.list()).empty_vms}:
+                    raise
+                await client.stop_vm(name)
+                return None
 
     application = asyncio.run(act())
-    say(f"✓ {name} is {application.state}")
+    if application is None:
+        if as_json:
+            print_json({"vm_id": name, "state": VmState.GONE})
+        else:
+            say(f"✓ empty VM {name} is gone")
+        return
+    if as_json:
+        print_json(application)
+    else:
+        say(f"✓ {name} is {application.state}")
 
 
 @app.command(epilog="Example:  plexspaces start --name calculator")
-def start(name: NameOption, node_address: NodeAddress = None) -> None:
+def start(name: NameOption, node_address: NodeAddress = None, as_json: Json = False) -> None:
     """Start a stopped or failed application again, from its last snapshot."""
 
     async def act() -> ApplicationInfo:
@@ -149,6 +71,9 @@ def start(name: NameOption, node_address: NodeAddress = None) -> None:
             return await client.start(name)
 
     application = asyncio.run(act())
+    if as_json:
+        print_json(application)
+        return
     vm = f" in {application.vm.id}" if application.vm else ""
     say(f"✓ {name} is {application.state}{vm}")
 

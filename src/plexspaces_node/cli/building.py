@@ -1,18 +1,55 @@
-"""The command `build`: from a project's source to a WebAssembly file."""
+"""The commands `new` and `build`: from nothing to a project, from source to a WebAssembly file."""
 
 from __future__ import annotations
 
 import asyncio
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from plexspaces_node.build import build as build_project
+from plexspaces_node.build import new_project
 from plexspaces_node.cli.options import Json
 from plexspaces_node.cli.output import milliseconds, note, print_json, say, size
+from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.model import Language
 
 app = typer.Typer()
+
+
+@app.command(epilog="Example:  plexspaces new python hello")
+def new(
+    language: Annotated[
+        str, typer.Argument(metavar="LANG", help="rust, typescript, go or python.")
+    ],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The project's name.")],
+    directory: Annotated[
+        Path | None,
+        typer.Option("--dir", metavar="DIR", help="Where to.", show_default="a directory NAME"),
+    ] = None,
+) -> None:
+    """Begin a project: a small application that builds at once, with a unit test."""
+    made = new_project(_language(language), name, directory or Path(name))
+    here = Path.cwd()
+    say(f"✓ Created {name} ({language}) in {made}")
+    say("Next:")
+    if made != here:
+        shown = made.relative_to(here) if made.is_relative_to(here) else made
+        say(f"  cd {shlex.quote(str(shown))}")
+    say("  plexspaces build")
+    say("  plexspaces deploy .")
+    say("README.md says what can be sent to it, and how its tests are run.")
+
+
+def _language(text: str) -> Language:
+    known = [language for language in Language if language is not Language.UNKNOWN]
+    if text not in known:
+        raise InvalidArgument(
+            f"language {text!r} is not known", hint=f"choose one of {', '.join(known)}"
+        )
+    return Language(text)
 
 
 @app.command(epilog="Example:  plexspaces build examples/python-calculator -o calculator.wasm")

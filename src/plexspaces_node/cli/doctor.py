@@ -230,7 +230,8 @@ async def check_isolation(
     healths = await _all(*(_probe(driver, timeout_s) for driver in drivers))
     health = {driver.name: one for driver, one in zip(drivers, healths, strict=True)}
     wanted = config.node.isolation
-    auto = next((level for level in LEVELS if level in health and health[level].ok), None)
+    strong = (level for level in LEVELS if level in health and health[level].ok)
+    auto = next((level for level in strong if not health[level].emulated), None)
     findings = [_level(level, health.get(level), needed=level == wanted) for level in LEVELS]
     detail = f"takes {auto}" if auto else "finds no level that works"
     findings.append(Finding("Isolation", "auto", _needed(bool(auto), wanted == "auto"), detail))
@@ -273,8 +274,8 @@ class _Tool:
     at_least: tuple[int, int] = (0, 0)
 
 
-_RUSTUP = "install Rust with rustup (https://rustup.rs), then: rustup target add wasm32-wasip2"
-_NODE = "install Node.js: apt-get install nodejs npm"
+_RUSTUP = "install Rust with rustup, then: rustup target add wasm32-wasip2"
+_NODE = "pip install 'plexspaces-node[build-typescript]', or: apt-get install nodejs npm"
 _TOOLS = (
     _Tool("python", "componentize-py", "--version", "pip install 'plexspaces-node[build-python]'"),
     # Exported functions of a WebAssembly library came with Go 1.24.

@@ -11,7 +11,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from plexspaces_node.cli.apps import phases
 from plexspaces_node.cli.options import Json, Name, NodeAddress, address_of
 from plexspaces_node.cli.output import (
     milliseconds,
@@ -19,7 +18,7 @@ from plexspaces_node.cli.output import (
     print_fields,
     print_json,
     print_json_line,
-    print_times,
+    print_phases,
     printable,
     say,
     size,
@@ -140,7 +139,7 @@ def _print_application(application: ApplicationInfo) -> None:
     ]
     print_fields(fields)
     say()
-    print_times(phases(application.timings))
+    print_phases(application.timings)
 
 
 @app.command(epilog="Example:  plexspaces logs calculator -f")

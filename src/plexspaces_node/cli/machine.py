@@ -12,7 +12,7 @@ from plexspaces_node.cli.doctor import examine, render, required_ok, to_json
 from plexspaces_node.cli.options import ConfigFile, Json
 from plexspaces_node.cli.output import print_json, say, stdout_console
 from plexspaces_node.config import ConfigBootstrap
-from plexspaces_node.vm.process import ProcessDriver
+from plexspaces_node.levels import make_drivers
 
 app = typer.Typer()
 config_app = typer.Typer(help="What the configuration says.")
@@ -25,7 +25,8 @@ def doctor(config: ConfigFile = None, as_json: Json = False) -> None:
 
     Ends with status 1 when something that a node needs does not work.
     """
-    findings = asyncio.run(examine(ConfigBootstrap.load(config), (ProcessDriver(),)))
+    loaded = ConfigBootstrap.load(config)
+    findings = asyncio.run(examine(loaded, make_drivers(loaded)))
     if as_json:
         say(to_json(findings))
     else:

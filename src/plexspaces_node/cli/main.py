@@ -6,9 +6,12 @@ it is asked for, so that `plexspaces list` does not pay for the node.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator, MutableMapping, Sequence
 from importlib import import_module
 from typing import Annotated, Any
@@ -25,7 +28,7 @@ ALIAS = "polyglot_wasm_deployment"
 
 HOMES: dict[str, str] = {
     "start-node": "node",
-    "deploy": "apps",
+    "deploy": "deploy",
     "invoke": "apps",
     "list": "look",
     "inspect": "look",
@@ -35,7 +38,10 @@ HOMES: dict[str, str] = {
     "undeploy": "apps",
     "run": "run",
     "empty-vm-typescript": "run",
+    "new": "building",
     "build": "building",
+    "toolchain": "toolchain",
+    "image": "image",
     "doctor": "machine",
     "config": "machine",
     "version": "main",
@@ -126,6 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             # A terminal that knows no ✓ shows a ?, and the command goes on.
             stream.reconfigure(errors="replace")
     called = os.path.basename(sys.argv[0])
+    before = _end_on_signals()
     try:
         status = typer.main.get_command(root).main(
             args=sys.argv[1:] if argv is None else argv,
@@ -138,9 +145,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(error)
     except typer.Abort:
         return 1
+    except OSError as error:
+        # Of our own output only: what a node, a file or a compiler does is a PlexSpacesError.
+        if error.errno != errno.EPIPE:
+            print_error(f"cannot write: {error.strerror}", None)
+        return 1
     finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
         flush_quietly()
     return status if isinstance(status, int) else 0
+
+
+def _end_on_signals() -> dict[signal.Signals, Any]:
+    """Make SIGTERM and SIGHUP undo what is under way, as Ctrl-C does; return what was before."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {
+        number: signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
+        for number in (signal.SIGTERM, signal.SIGHUP)
+    }
 
 
 def _used_wrongly(error: TyperException) -> int:

@@ -22,7 +22,7 @@ from rich.progress import Progress as ProgressDisplay
 from rich.text import Text
 
 from plexspaces_node.client import Progress
-from plexspaces_node.model import MIB
+from plexspaces_node.model import MIB, PhaseTimings
 
 NS_PER_MS = 1_000_000
 
@@ -88,6 +88,23 @@ def print_times(rows: Sequence[tuple[str, str]]) -> None:
     right = max(len(value) for _, value in rows)
     for name, value in rows:
         say(f"  {name:<{left}}  {value:>{right}}")
+
+
+def print_phases(timings: PhaseTimings) -> None:
+    """Print how long each phase of a deploy took, or why it took no time."""
+    upload = milliseconds(timings.upload_ns) if timings.upload_ns else "not needed"
+    compiled = "cached" if timings.compile_cached else milliseconds(timings.compile_ns)
+    print_times(
+        [
+            ("Phase", "Time"),
+            ("upload", upload),
+            ("compile", compiled),
+            ("VM", milliseconds(timings.vm_ns)),
+            ("load", milliseconds(timings.load_ns)),
+            ("init", milliseconds(timings.init_ns)),
+            ("total", milliseconds(timings.total_ns)),
+        ]
+    )
 
 
 def milliseconds(duration_ns: int) -> str:
@@ -186,9 +203,11 @@ class DeployDisplay:
 
 def flush_quietly() -> None:
     """Flush stdout; a reader that has gone is no error of ours."""
+    if sys.stdout is None:  # closed by whoever called us
+        return
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError:
         # Python flushes once more at exit and would complain; nobody reads it anyway.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

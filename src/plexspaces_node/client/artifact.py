@@ -62,7 +62,7 @@ def check_wasm(wasm: Path | bytes) -> int:
     if wasm.is_dir():
         raise InvalidArgument(
             f"{str(wasm)!r} is a directory, not a WebAssembly file",
-            hint=f"plexspaces build {wasm} -o {wasm.resolve().name}.wasm, then deploy that file",
+            hint=f"if it is a project: plexspaces deploy {wasm}",
         )
     try:
         size_bytes = wasm.stat().st_size

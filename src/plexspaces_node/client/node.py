@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar
 import grpc
 
 from plexspaces_node.client.artifact import Artifact, check_wasm, read_artifact
-from plexspaces_node.errors import Internal, InvalidArgument, WrongState
+from plexspaces_node.errors import (
+    AlreadyExists,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    WrongState,
+)
 from plexspaces_node.model import (
     MAX_MESSAGE_LIMIT_BYTES,
     MIB,
@@ -90,6 +96,8 @@ class DeployOptions:
         vcpus: of the machine, or None for the node's default.
         memory_mib: of the machine, or None for the node's default.
         vm_id: an empty machine to deploy into, or "" for a new one.
+        request_id: of an earlier deploy whose end was not seen, to be given its answer if it was
+            done; "" for a deploy of its own.
     """
 
     language: Language | None = None
@@ -98,6 +106,7 @@ class DeployOptions:
     memory_mib: int | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     vm_id: str = ""
+    request_id: str = ""
 
 
 class NodeClient:
@@ -171,29 +180,33 @@ class NodeClient:
         it is left on the node but the cached artifact.
         """
         wish = options or DeployOptions()
-        spec = ApplicationSpec(
-            name=name,
-            digest=_NO_DIGEST_YET,
-            version=wish.version,
-            language=wish.language,
-            vm_config=_complete(wish, VmConfig()),
-            env=dict(wish.env),
-        )
-        if wish.vm_id:
-            check_name(wish.vm_id, what="VM id")
         size_bytes = await asyncio.to_thread(check_wasm, wasm)
-        node = await self.inspect_node()
-        _check_fits(size_bytes, _complete(wish, node.default_vm), node)
+        await self.check_deploy(name, options=wish, size_bytes=size_bytes)
         artifact = await asyncio.to_thread(read_artifact, wasm)
         upload_ns = await self._bring(artifact, on_progress)
         request = convert.deploy_to_proto(
-            replace(spec, digest=artifact.digest),
+            replace(_spec(name, wish), digest=artifact.digest),
             size=convert.size_to_proto(wish.vcpus, wish.memory_mib),
-            request_id=str(uuid.uuid4()),
+            request_id=wish.request_id or str(uuid.uuid4()),
             vm_id=wish.vm_id,
             upload_ns=upload_ns,
         )
         return await self._deploy(request, on_progress, timeout_s)
+
+    async def check_deploy(
+        self, name: str, *, options: DeployOptions | None = None, size_bytes: int = 0
+    ) -> None:
+        """Raise what `deploy` would raise before it sends an artifact of this size.
+
+        `InvalidArgument` for a name or options that cannot be right, here or on this node, and
+        `AlreadyExists` for a name that is taken, unless the options repeat a request.
+        """
+        wish = options or DeployOptions()
+        _spec(name, wish)
+        node = await self.inspect_node()
+        _check_fits(size_bytes, _complete(wish, node.default_vm), node)
+        if not wish.request_id:
+            await self._check_free(name)
 
     async def undeploy(self, name: str) -> None:
         """Remove an application with its machine, state and log; raises `NotFound`."""
@@ -308,6 +321,16 @@ class NodeClient:
         except grpc.aio.AioRpcError as error:
             raise from_grpc(error, address=self.address) from error
 
+    async def _check_free(self, name: str) -> None:
+        try:
+            taken = await self.inspect(name)
+        except NotFound:
+            return
+        raise AlreadyExists(
+            f"application {name!r} is deployed already, and {taken.state}",
+            hint=f"plexspaces undeploy --name {name}, or choose another --name",
+        )
+
     async def _bring(self, artifact: Artifact, on_progress: OnProgress | None) -> int:
         if await self.find_artifact(artifact.digest):
             if on_progress is not None:
@@ -359,6 +382,19 @@ def check_message(size_bytes: int) -> None:
             f"a message of {size_bytes} bytes is over the limit of {MAX_MESSAGE_LIMIT_BYTES}",
             hint="send it in parts",
         )
+
+
+def _spec(name: str, wish: DeployOptions) -> ApplicationSpec:
+    if wish.vm_id:
+        check_name(wish.vm_id, what="VM id")
+    return ApplicationSpec(
+        name=name,
+        digest=_NO_DIGEST_YET,
+        version=wish.version,
+        language=wish.language,
+        vm_config=_complete(wish, VmConfig()),
+        env=dict(wish.env),
+    )
 
 
 def _complete(wish: DeployOptions, default: VmConfig) -> VmConfig:

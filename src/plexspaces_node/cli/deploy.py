@@ -1,0 +1,156 @@
+"""The command `deploy`: a WebAssembly file, or a project that is built first."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from plexspaces_node.build import build, detect, project_name
+from plexspaces_node.cli.options import Json, NodeAddress, address_of, environment_of
+from plexspaces_node.cli.output import (
+    DeployDisplay,
+    note,
+    print_fields,
+    print_json,
+    print_phases,
+    say,
+)
+from plexspaces_node.client import DeployOptions, NodeClient
+from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.views import ApplicationInfo
+from plexspaces_node.wire.convert import DEFAULT_VERSION, language_named
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example:  plexspaces deploy --name calculator examples/python-calculator")
+def deploy(  # noqa: PLR0913 - a command has a parameter for each of its flags
+    project: Annotated[
+        Path | None, typer.Argument(metavar="PROJECT", help="A project's directory: build it.")
+    ] = None,
+    wasm: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Instead of a project: a WebAssembly file.")
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="The application's name.", show_default="the project's, if any"
+        ),
+    ] = None,
+    language: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LANG",
+            help="What it was written in: rust, typescript, go or python.",
+            show_default="read from the file",
+        ),
+    ] = None,
+    vcpus: Annotated[
+        int | None, typer.Option(help="Virtual CPUs.", show_default="the node's, 1")
+    ] = None,
+    memory: Annotated[
+        int | None, typer.Option(help="Memory in MiB.", show_default="the node's, 256")
+    ] = None,
+    version: Annotated[str, typer.Option(help="Version of the application.")] = DEFAULT_VERSION,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(metavar="K=V", help="A variable the actor sees; may be given many times."),
+    ] = None,
+    node_address: NodeAddress = None,
+    as_json: Json = False,
+) -> None:
+    """Deploy a project, or a WebAssembly file, as an application in a VM of its own."""
+    options = DeployOptions(
+        language=language_named(language or ""),
+        version=version,
+        vcpus=vcpus,
+        memory_mib=memory,
+        env=environment_of(env or ()),
+    )
+    address = address_of(node_address)
+    if project is not None and wasm is None:
+        named, options = _of_project(project, name, options)
+        deploying = _deploy_project(address, named, project, options)
+    elif wasm is not None and project is None:
+        deploying = _deploy_file(address, _of_file(wasm, name), wasm, options)
+    else:
+        raise InvalidArgument(
+            "deploy takes a project's directory or --wasm FILE, one of the two",
+            hint="plexspaces deploy DIR, or plexspaces deploy --name NAME --wasm FILE",
+        )
+    application = asyncio.run(deploying)
+    if as_json:
+        print_json(application)
+    else:
+        _print_deployed(application)
+
+
+def _of_project(
+    project: Path, name: str | None, options: DeployOptions
+) -> tuple[str, DeployOptions]:
+    """Return what a project says of itself where the user did not."""
+    if project.is_file():
+        raise InvalidArgument(
+            f"{str(project)!r} is a file, not a project's directory",
+            hint=f"plexspaces deploy --name NAME --wasm {project}",
+        )
+    language = detect(project)
+    if options.language not in (None, language):
+        raise InvalidArgument(
+            f"{project} is a {language} project, not one in {options.language}",
+            hint=f"leave --language out, or say --language {language}",
+        )
+    return name or project_name(project), replace(options, language=language)
+
+
+def _of_file(wasm: Path, name: str | None) -> str:
+    if name is None:
+        raise InvalidArgument(
+            "a file needs a name to be deployed under",
+            hint=f"plexspaces deploy --name NAME --wasm {wasm}",
+        )
+    return name
+
+
+async def _deploy_project(
+    address: str, name: str, project: Path, options: DeployOptions
+) -> ApplicationInfo:
+    async with NodeClient(address) as client:
+        # Before the build, which may take longer than anyone wants to wait for a refusal.
+        await client.check_deploy(name, options=options)
+        built = await build(project, progress=note)
+        return await _deploy(client, name, built.path, options)
+
+
+async def _deploy_file(
+    address: str, name: str, wasm: Path, options: DeployOptions
+) -> ApplicationInfo:
+    async with NodeClient(address) as client:
+        return await _deploy(client, name, wasm, options)
+
+
+async def _deploy(
+    client: NodeClient, name: str, wasm: Path, options: DeployOptions
+) -> ApplicationInfo:
+    with DeployDisplay() as display:
+        return await client.deploy(name, wasm, options=options, on_progress=display)
+
+
+def _print_deployed(application: ApplicationInfo) -> None:
+    vm = application.vm
+    say(f"✓ Deployed {application.name}")
+    print_fields(
+        [
+            ("Application ID", application.id),
+            ("VM ID", vm.id if vm else "none"),
+            ("Isolation", vm.isolation if vm else "none"),
+            ("Language", f"{application.language} ({application.kind})"),
+            ("Digest", application.digest),
+        ]
+    )
+    say()
+    print_phases(application.timings)

@@ -1,0 +1,45 @@
+"""The command `toolchain install`: compilers that no package of this product brings."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from plexspaces_node.build import BuildEnvironment
+from plexspaces_node.build.builder import TOOLCHAINS
+from plexspaces_node.build.rust import install as install_rust
+from plexspaces_node.build.typescript import install as install_typescript
+from plexspaces_node.cli.output import note, say
+from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.model import Language
+
+app = typer.Typer()
+_EXAMPLE = "Example:  plexspaces toolchain install typescript"
+
+toolchain_app = typer.Typer(help="Install the compilers of the languages.", epilog=_EXAMPLE)
+app.add_typer(toolchain_app, name="toolchain")
+
+_INSTALLERS = {Language.RUST: install_rust, Language.TYPESCRIPT: install_typescript}
+
+
+@toolchain_app.command("install", epilog=_EXAMPLE)
+def install(
+    language: Annotated[str, typer.Argument(metavar="LANG", help="rust or typescript.")],
+) -> None:
+    """Install what `build` needs for a language, for this user, in pinned versions."""
+    installer = next((_INSTALLERS[one] for one in _INSTALLERS if one == language), None)
+    if installer is None:
+        other = next((one.install for one in TOOLCHAINS if one.language == language), None)
+        raise InvalidArgument(
+            f"no toolchain for {language!r} is installed by this command",
+            hint=other or f"choose one of {', '.join(_INSTALLERS)}",
+        )
+    place = asyncio.run(installer(BuildEnvironment.here(), progress=note))
+    say(f"✓ The toolchain for {language} is in {place}")
+
+
+@toolchain_app.callback()
+def _toolchain() -> None:
+    """Install the compilers of the languages."""

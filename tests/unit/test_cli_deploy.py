@@ -1,0 +1,294 @@
+"""Deploy on the command line: a file, or a project that is built first."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+import pytest
+from support.command import Command
+from support.fake_node import NODE, WASM, FakeNode
+
+from plexspaces_node.errors import ActorFailed
+
+DIGEST = hashlib.sha256(WASM).hexdigest()
+
+
+@pytest.fixture
+def deployed(plexspaces: Command, wasm: Path) -> Command:
+    """The command, after `calc` was deployed."""
+    assert plexspaces("deploy", "--name", "calc", "--wasm", wasm).status == 0
+    return plexspaces
+
+
+class TestFile:
+    """`plexspaces deploy --name NAME --wasm FILE`."""
+
+    def test_deploy_when_done_then_ids_digest_and_phases_are_shown(
+        self, plexspaces: Command, fake_node: FakeNode, wasm: Path
+    ) -> None:
+        """What was made, and where the time went; progress goes to stderr."""
+        ran = plexspaces("deploy", "--name", "calc", "--language", "go", "--wasm", wasm)
+        assert ran.status == 0
+        lines = ran.text.splitlines()
+        assert lines[:6] == [
+            "✓ Deployed calc",
+            "  Application ID: app-calc",
+            "  VM ID:          vm-calc",
+            "  Isolation:      process",
+            "  Language:       go (actor)",
+            f"  Digest:         {DIGEST}",
+        ]
+        phases = dict(line.split(maxsplit=1) for line in lines[7:])
+        assert list(phases) == ["Phase", "upload", "compile", "VM", "load", "init", "total"]
+        assert (phases["compile"], phases["VM"], phases["load"]) == ("cached", "20 ms", "3.00 ms")
+        assert ran.stderr.splitlines() == [
+            "uploading 108 B",
+            "compiling",
+            "starting the VM",
+            "loading the artifact",
+            "starting the actor",
+        ]
+        assert fake_node.calls == [
+            *("InspectNode", "Inspect", "FindArtifact", "UploadArtifact", "Deploy")
+        ]
+
+    def test_deploy_when_the_node_has_the_artifact_then_no_upload(
+        self, deployed: Command, fake_node: FakeNode, wasm: Path
+    ) -> None:
+        """The second deploy of a file sends its digest only, and says so."""
+        ran = deployed("deploy", "--name", "again", "--wasm", wasm)
+        assert ["upload", "not", "needed"] in [line.split() for line in ran.text.splitlines()]
+        assert ran.stderr.startswith("the node has the artifact already\n")
+        assert len(fake_node.uploads) == 1
+
+    def test_deploy_when_every_flag_is_given_then_each_reaches_the_node(
+        self, plexspaces: Command, fake_node: FakeNode, wasm: Path
+    ) -> None:
+        """Size, version and variables are the user's; a value may hold an equals sign."""
+        ran = plexspaces(
+            *("deploy", "--name", "calc", "--wasm", wasm, "--vcpus", "2", "--memory", "512"),
+            *("--version", "1.2.3", "--env", "A=b=c", "--env", "EMPTY=", "--json"),
+        )
+        request = fake_node.deploys[0]
+        assert (request.config.vcpus, request.config.memory_mib) == (2, 512)
+        assert (request.version, request.language) == ("1.2.3", "")
+        assert dict(request.env) == {"A": "b=c", "EMPTY": ""}
+        assert (ran.json["name"], ran.json["digest"]) == ("calc", DIGEST)
+        assert ran.json["timings"]["vm_ns"] == 20_000_000
+
+    def test_deploy_when_no_size_is_given_then_the_nodes_default(
+        self, deployed: Command, fake_node: FakeNode
+    ) -> None:
+        """The command has no opinion of its own on sizes."""
+        assert fake_node.applications["calc"].vm_config == NODE.default_vm
+
+    def test_deploy_when_the_name_is_taken_then_nothing_changes(
+        self, deployed: Command, fake_node: FakeNode, wasm: Path
+    ) -> None:
+        """The hint frees the name."""
+        before = dict(fake_node.applications)
+        ran = deployed("deploy", "--name", "calc", "--wasm", wasm)
+        assert (ran.status, ran.stdout) == (1, b"")
+        assert ran.stderr == (
+            "error: application 'calc' is deployed already, and Running\n"
+            "hint: plexspaces undeploy --name calc, or choose another --name\n"
+        )
+        assert fake_node.applications == before
+
+    @pytest.mark.parametrize(
+        ("flags", "said", "hint"),
+        [
+            (("--name", "Calc"), "application name 'Calc'", "1 to 63 of a-z, 0-9 and -"),
+            (("--name", "-calc"), "application name '-calc'", "1 to 63 of a-z"),
+            (("--name", "c" * 64), "application name", "1 to 63 of a-z"),
+            (("--name", "../x"), "application name '../x'", "1 to 63 of a-z"),
+            (("--language", "cobol"), "language 'cobol' is not known", "rust, typescript, go"),
+            (("--vcpus", "0"), "vcpus must be at least 1, not 0", "--vcpus 1"),
+            (("--vcpus", "-2"), "vcpus must be at least 1, not -2", "--vcpus 1"),
+            (("--memory", "0"), "memory must be at least 1 MiB", "--memory 256"),
+            (("--version", "a b"), "version 'a b' is not valid", "letters, digits"),
+            (("--env", "NOVALUE"), "--env takes NAME=VALUE", "--env GREETING=hello"),
+            (("--env", "1X=y"), "environment variable '1X'", "NAME=VALUE"),
+            (("--env", "=y"), "environment variable ''", "NAME=VALUE"),
+            (("--wasm", "none.wasm"), "there is no file 'none.wasm'", "path of a .wasm file"),
+            (("--wasm", "empty.wasm"), "'empty.wasm' is empty", "plexspaces build"),
+            (("--wasm", "text.wasm"), "begins with 68 65 6c 6c", "plexspaces build"),
+            (("--wasm", "app.py"), "'app.py' is Python source", "plexspaces build ."),
+            (("--wasm", "."), "'.' is a directory", "plexspaces deploy ."),
+        ],
+    )
+    def test_deploy_when_the_input_is_bad_then_status_2_and_nothing_is_sent(
+        self,
+        plexspaces: Command,
+        fake_node: FakeNode,
+        wasm: Path,
+        tmp_path: Path,
+        flags: tuple[str, str],
+        said: str,
+        hint: str,
+    ) -> None:
+        """Each mistake is named with its value and its cure before the node hears of it."""
+        (tmp_path / "empty.wasm").touch()
+        (tmp_path / "text.wasm").write_text("hello")
+        (tmp_path / "app.py").write_text("import os")
+        given = {"--name": "calc", "--wasm": str(wasm), flags[0]: flags[1]}
+        ran = plexspaces("deploy", *(word for pair in given.items() for word in pair))
+        assert (ran.status, ran.stdout) == (2, b"")
+        error, advice = ran.stderr.splitlines()
+        assert error.startswith("error: ")
+        assert said in error
+        assert advice.startswith("hint: ")
+        assert hint in advice
+        assert fake_node.calls == []
+
+    @pytest.mark.parametrize(
+        ("flag", "value", "hint"),
+        [("--vcpus", "5", "--vcpus 4"), ("--memory", "9999999", "--memory 1024")],
+    )
+    def test_deploy_when_the_node_cannot_make_the_machine_then_nothing_is_uploaded(
+        self,
+        plexspaces: Command,
+        fake_node: FakeNode,
+        wasm: Path,
+        flag: str,
+        value: str,
+        hint: str,
+    ) -> None:
+        """The node's own bounds are in the hint."""
+        ran = plexspaces("deploy", "--name", "calc", "--wasm", wasm, flag, value)
+        assert ran.status == 2
+        assert hint in ran.stderr
+        assert fake_node.calls == ["InspectNode"]
+
+    def test_deploy_when_a_secret_has_no_equals_sign_then_it_is_not_repeated(
+        self, plexspaces: Command, wasm: Path
+    ) -> None:
+        """What was given to --env by mistake may be a secret."""
+        ran = plexspaces("deploy", "--name", "calc", "--wasm", wasm, "--env", "s3cret")
+        assert "s3cret" not in ran.stderr
+
+    def test_deploy_when_the_actor_fails_in_init_then_its_own_words(
+        self, plexspaces: Command, fake_node: FakeNode, wasm: Path
+    ) -> None:
+        """An actor that does not start is told from a platform that does not work."""
+        fake_node.fail["Deploy"] = ActorFailed("no table `users`", code="init")
+        ran = plexspaces("deploy", "--name", "calc", "--wasm", wasm)
+        assert ran.status == 1
+        assert "error: the actor failed (init): no table `users`\n" in ran.stderr
+        assert fake_node.applications == {}
+
+
+COMPILER = """#!/bin/sh
+case $1 in --version) echo 'componentize-py 0.25.1'; exit;; esac
+echo run >>"$(dirname "$0")/runs"
+while [ $# -gt 0 ]; do case $1 in --output) out=$2;; esac; shift; done
+printf '\\0asm\\1\\0\\0\\0' >"$out"
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Python project, and a compiler that counts its runs and writes an empty module."""
+    compiler = tmp_path / "tools" / "componentize-py"
+    compiler.parent.mkdir()
+    compiler.write_text(COMPILER)
+    compiler.chmod(0o755)
+    # Compilers are looked for beside this Python first.
+    monkeypatch.setattr(sys, "executable", str(compiler.with_name("python")))
+    project = tmp_path / "My Calc"
+    project.mkdir()
+    (project / "app.py").write_text("x = 1\n")
+    return project
+
+
+class TestProject:
+    """`plexspaces deploy DIR`."""
+
+    def test_deploy_when_given_a_project_then_it_is_built_and_named_after_it(
+        self, plexspaces: Command, fake_node: FakeNode, project: Path
+    ) -> None:
+        """Build, then deploy, under the directory's name and in the project's language."""
+        ran = plexspaces("deploy", project)
+        assert (ran.status, ran.text.splitlines()[0]) == (0, "✓ Deployed my-calc")
+        assert ran.stderr.startswith("my-calc: compiling with componentize-py 0.25.1\nuploading ")
+        assert [(r.name, r.language) for r in fake_node.deploys] == [("my-calc", "python")]
+        assert (project / "dist" / "my-calc.wasm").is_file()
+
+    def test_deploy_when_the_project_is_unchanged_then_nothing_is_built_or_sent(
+        self, plexspaces: Command, fake_node: FakeNode, project: Path
+    ) -> None:
+        """The build's cache and the node's are both asked; --name chooses another name."""
+        plexspaces("deploy", project)
+        ran = plexspaces("deploy", "--name", "again", project, "--memory", "512", "--json")
+        assert (ran.json["name"], ran.json["vm_config"]["memory_mib"]) == ("again", 512)
+        assert "my-calc: unchanged" in ran.stderr
+        assert "the node has the artifact already" in ran.stderr
+        assert len(fake_node.uploads) == 1
+
+    @pytest.mark.parametrize(
+        ("flags", "status", "said"),
+        [
+            (("--name", "taken"), 1, "'taken' is deployed already"),
+            (("--name", "No Name"), 2, "application name 'No Name'"),
+            (("--vcpus", "0"), 2, "vcpus must be at least 1"),
+            (("--vcpus", "5"), 2, "at most 4 on this node"),
+            (("--language", "go"), 2, "is a python project, not one in go"),
+            (("--wasm", "app.wasm"), 2, "one of the two"),
+        ],
+    )
+    def test_deploy_when_it_would_be_refused_then_nothing_is_built(
+        self,
+        plexspaces: Command,
+        project: Path,
+        wasm: Path,
+        flags: tuple[str, str],
+        status: int,
+        said: str,
+    ) -> None:
+        """Nobody waits for a compiler to be told that the name is taken."""
+        plexspaces("deploy", "--name", "taken", "--wasm", wasm)
+        ran = plexspaces("deploy", project, *flags)
+        assert (ran.status, ran.stdout) == (status, b"")
+        assert said in ran.stderr
+        assert not (project.parent / "tools" / "runs").exists()
+
+    def test_deploy_when_it_does_not_compile_then_nothing_is_deployed(
+        self, plexspaces: Command, fake_node: FakeNode, project: Path
+    ) -> None:
+        """The compiler's own words, and no application."""
+        compiler = project.parent / "tools" / "componentize-py"
+        compiler.write_text(COMPILER.replace("echo run", "echo 'line 1: no'; exit 1; echo"))
+        ran = plexspaces("deploy", project)
+        assert ran.status == 2
+        assert ran.stderr.endswith("error: app.py does not build:\n  line 1: no\n")
+        assert fake_node.applications == {}
+
+    @pytest.mark.parametrize(
+        ("arguments", "status", "said", "hint"),
+        [
+            ((), 2, "a project's directory or --wasm FILE", "plexspaces deploy DIR, or "),
+            (("--wasm", "app.wasm"), 2, "needs a name", "--name NAME --wasm app.wasm"),
+            (("app.wasm",), 2, "is a file, not a project's", "--name NAME --wasm app.wasm"),
+            (("nowhere",), 1, "nowhere does not exist", "with a project's directory"),
+            (("tools",), 2, "tools is not a project", "holds the project's files"),
+        ],
+    )
+    def test_deploy_when_it_is_not_clear_what_then_nothing_is_sent(
+        self,
+        plexspaces: Command,
+        fake_node: FakeNode,
+        project: Path,
+        wasm: Path,
+        arguments: tuple[str, ...],
+        status: int,
+        said: str,
+        hint: str,
+    ) -> None:
+        """One of a project and a named file; what was meant is in the hint."""
+        ran = plexspaces("deploy", *arguments)
+        assert (ran.status, ran.stdout) == (status, b"")
+        assert said in ran.stderr
+        assert hint in ran.stderr.splitlines()[-1]
+        assert fake_node.calls == []
