@@ -121,7 +121,8 @@ async def test_image_whose_root_is_empty_fails_the_probe_with_the_guests_words(
     health = await QemuDriver(lambda: image).probe()
     assert not health.ok
     assert "before its agent opened the link" in health.reason
-    assert "Kernel panic" in health.reason or "plexspaces" in health.reason
+    assert "opened the link: Kernel panic" in health.reason
+    assert health.hint == "plexspaces image verify"
 
 
 async def test_guest_whose_agent_says_nothing_fails_the_start_at_its_boot(

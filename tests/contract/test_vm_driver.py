@@ -160,8 +160,11 @@ class TestEnd:
         async with harness.machine() as machine, asyncio.timeout(TIMEOUT_S):
             harness.kill(machine.vm)
             ended = await machine.vm.wait()
-            assert ended.status == -signal.SIGKILL
-            assert ended.reason == "killed by SIGKILL"
+            if harness.statuses:
+                assert ended.status == -signal.SIGKILL
+                assert ended.reason == "killed by SIGKILL"
+            else:
+                assert (ended.status, ended.reason) == (None, "Firecracker ended")
 
     async def test_stop_after_the_machine_died_returns_how_it_died(self, harness: Harness) -> None:
         """Stopping what is dead neither fails nor hides why it died."""

@@ -79,7 +79,7 @@ class FakeFirecrackerHarness(_FirecrackerHarness):
     def __init__(self, root: Path, scratch: Path) -> None:
         self._scratch = scratch
         self._trials = root
-        super().__init__(root, self.of_program())
+        super().__init__(root, self.ready())
 
     def of_program(self, *options: str) -> FirecrackerDriver:
         """Make a driver whose Firecracker is the stand-in with these options."""
@@ -90,8 +90,14 @@ class FakeFirecrackerHarness(_FirecrackerHarness):
             check_kvm=kvm_works,
         )
 
+    def ready(self, *options: str) -> FirecrackerDriver:
+        """Make a driver that has found all well already, with a stand-in of these options."""
+        driver = self.of_program(*options)
+        driver._ready = driver._look()
+        return driver
+
     def restarted(self) -> FirecrackerDriver:
-        return self.of_program()
+        return self.ready()
 
 
 class FirecrackerHarness(_FirecrackerHarness):
@@ -101,6 +107,8 @@ class FirecrackerHarness(_FirecrackerHarness):
 
     def __init__(self, root: Path, driver: FirecrackerDriver, *, jailed: bool) -> None:
         self.jailed = jailed
+        # The jailer ends as soon as it has made the machine, which is nobody's child then.
+        self.statuses = not jailed
         super().__init__(root, driver)
 
     @classmethod

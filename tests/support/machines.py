@@ -58,7 +58,13 @@ class Machine:
 
 
 class Harness:
-    """A driver under test, the directory of its bundles, and the rests it may leave."""
+    """A driver under test, the directory of its bundles, and the rests it may leave.
+
+    Attributes:
+        statuses: the machines are the node's children, so that it learns how they ended.
+    """
+
+    statuses = True
 
     def __init__(self, root: Path, driver: Driver) -> None:
         self.root = root

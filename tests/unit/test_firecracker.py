@@ -14,11 +14,12 @@ from support.firecracker import FakeFirecrackerHarness, fake_image, fake_program
 from support.machines import SMALL
 
 from plexspaces_node.errors import Unavailable, Unsupported, VmStartFailed
-from plexspaces_node.vm import firecracker, firecracker_host, kvm, procfs
+from plexspaces_node.vm import firecracker, firecracker_host, firecracker_start, kvm, procfs
 from plexspaces_node.vm.drive import GUEST_PATH, SLOT_BYTES
 from plexspaces_node.vm.driver import VmExit
-from plexspaces_node.vm.firecracker import FirecrackerDriver, kernel_arguments
+from plexspaces_node.vm.firecracker import FirecrackerDriver
 from plexspaces_node.vm.firecracker_host import Installation, find_host, release_of
+from plexspaces_node.vm.firecracker_start import kernel_arguments
 from plexspaces_node.vm.image import GuestImage
 
 CONFIGURE = [
@@ -32,16 +33,8 @@ CONFIGURE = [
 
 @pytest.fixture
 def harness(short_dir: Path, tmp_path: Path) -> FakeFirecrackerHarness:
-    """The driver over the stand-in, probed by nobody yet."""
+    """The driver over the stand-in."""
     return FakeFirecrackerHarness(short_dir, tmp_path)
-
-
-async def _spoilt(harness: FakeFirecrackerHarness, *options: str) -> FirecrackerDriver:
-    """Return a driver that found all well, and then got a Firecracker with these options."""
-    driver = harness.of_program()
-    assert (await driver.probe()).ok
-    harness.of_program(*options)  # writes the program anew, in the same place
-    return driver
 
 
 class TestStart:
@@ -52,30 +45,34 @@ class TestStart:
     ) -> None:
         """Refused, dead or mad at any call: the step and the call are in the error."""
         step = "configure" if call in CONFIGURE else "boot"
-        await self._check_failed(harness, "connect" if call == "GET /" else step, call, fault, call)
+        driver = harness.ready(fault, call)
+        step = "connect" if call == "GET /" else step
+        await self._check_failed(harness, driver, step, call)
 
     @pytest.mark.parametrize("call", ["GET /", "PUT /vsock"])
     async def test_start_when_a_call_hangs_ends_in_time_and_leaves_nothing(
         self, harness: FakeFirecrackerHarness, call: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A Firecracker that does not answer is given up."""
-        monkeypatch.setattr(firecracker, "CALL_TIMEOUT_S", 0.2)
+        driver = harness.ready("--hang", call)
+        for module in (firecracker, firecracker_start):
+            monkeypatch.setattr(module, "CALL_TIMEOUT_S", 0.5)
         step = "connect" if call == "GET /" else "configure"
-        await self._check_failed(harness, step, "within", "--hang", call)
+        await self._check_failed(harness, driver, step, "within")
 
     async def test_start_when_the_api_is_never_served_ends_in_time_and_leaves_nothing(
         self, harness: FakeFirecrackerHarness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """So is one that never listens."""
-        monkeypatch.setattr(firecracker, "CONNECT_TIMEOUT_S", 0.2)
-        await self._check_failed(harness, "connect", "did not serve its API", "--no-api")
+        driver = harness.ready("--no-api")
+        monkeypatch.setattr(firecracker_start, "CONNECT_TIMEOUT_S", 0.2)
+        await self._check_failed(harness, driver, "connect", "did not serve its API")
 
     async def test_start_when_the_image_has_gone_names_the_step(
         self, harness: FakeFirecrackerHarness, tmp_path: Path
     ) -> None:
         """What was there when the node started may be gone later."""
-        driver = harness.driver
-        assert (await driver.probe()).ok
+        driver = harness.ready()
         (tmp_path / "image" / "vmlinux").unlink()
         bundle = harness.bundle()
         with pytest.raises(VmStartFailed, match="vmlinux") as failed:
@@ -87,32 +84,31 @@ class TestStart:
         self, harness: FakeFirecrackerHarness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A host that is full says so before anything is made."""
-        assert (await harness.driver.probe()).ok
+        driver = harness.ready()
         monkeypatch.setattr(procfs, "available_memory_mib", lambda: 100)
         bundle = harness.bundle()
         with pytest.raises(VmStartFailed, match="100 MiB available") as failed:
-            await harness.driver.start(SMALL, bundle)
+            await driver.start(SMALL, bundle)
         assert failed.value.step == "validate"
-        await harness.driver.destroy(bundle)
+        await driver.destroy(bundle)
 
     async def test_start_when_a_socket_is_in_the_way_fails_and_leaves_nothing(
         self, harness: FakeFirecrackerHarness
     ) -> None:
         """Firecracker refuses to start over a stale socket, and its last words are told."""
-        assert (await harness.driver.probe()).ok
+        driver = harness.ready()
         bundle = harness.bundle()
         (bundle.path / "api.sock").touch()
         with pytest.raises(VmStartFailed, match="Failed to open the API socket") as failed:
-            await harness.driver.start(SMALL, bundle)
+            await driver.start(SMALL, bundle)
         assert failed.value.step == "connect"
         assert harness.rests(bundle) == [str(bundle.path)]
-        await harness.driver.destroy(bundle)
+        await driver.destroy(bundle)
 
     @staticmethod
     async def _check_failed(
-        harness: FakeFirecrackerHarness, step: str, words: str, *options: str
+        harness: FakeFirecrackerHarness, driver: FirecrackerDriver, step: str, words: str
     ) -> None:
-        driver = await _spoilt(harness, *options)
         bundle = harness.bundle()
         with pytest.raises(VmStartFailed, match=words) as failed:
             await driver.start(SMALL, bundle)
@@ -129,7 +125,7 @@ class TestMachine:
         """The guest's kernel sees no change of length, and the disk no more blocks."""
         file = tmp_path / "some.cwasm"
         file.write_bytes(b"compiled")
-        async with harness.machine() as machine:
+        async with harness.machine(harness.ready()) as machine:
             assert await machine.vm.attach(file) == GUEST_PATH
             drive, slot = machine.bundle.path / "drive.ext4", machine.bundle.path / "slot"
             assert drive.stat().st_size == slot.stat().st_size == SLOT_BYTES
@@ -140,7 +136,7 @@ class TestMachine:
         self, harness: FakeFirecrackerHarness
     ) -> None:
         """A guest that ignores Ctrl-Alt-Del is not waited for longer than half the grace."""
-        driver = await _spoilt(harness, "--deaf-guest")
+        driver = harness.ready("--deaf-guest")
         bundle = harness.bundle()
         vm = await driver.start(SMALL, bundle)
         assert await vm.stop(0.4) == VmExit(-signal.SIGTERM, "stopped when asked")
@@ -150,7 +146,7 @@ class TestMachine:
         self, harness: FakeFirecrackerHarness
     ) -> None:
         """In the end it is insisted."""
-        driver = await _spoilt(harness, "--deaf-guest", "--deaf")
+        driver = harness.ready("--deaf-guest", "--deaf")
         bundle = harness.bundle()
         vm = await driver.start(SMALL, bundle)
         assert await vm.stop(0.2) == VmExit(-signal.SIGKILL, "killed while stopping")
@@ -160,7 +156,7 @@ class TestMachine:
         self, harness: FakeFirecrackerHarness
     ) -> None:
         """Not by the last line of the register dump."""
-        async with harness.machine() as machine:
+        async with harness.machine(harness.ready()) as machine:
             machine.bundle.console_log.write_text("[ 1] Kernel panic - not syncing: x\nCR2: 0\n")
             machine.link.say("exit 0")
             ended = await machine.vm.wait()
@@ -304,13 +300,13 @@ async def test_start_when_two_ask_for_one_bundle_makes_one_machine(
     harness: FakeFirecrackerHarness,
 ) -> None:
     """The second is refused and disturbs nothing."""
-    assert (await harness.driver.probe()).ok
+    driver = harness.ready()
     bundle = harness.bundle()
     results = await asyncio.gather(
-        *(harness.driver.start(SMALL, bundle) for _ in range(2)), return_exceptions=True
+        *(driver.start(SMALL, bundle) for _ in range(2)), return_exceptions=True
     )
     failed = [result for result in results if isinstance(result, VmStartFailed)]
     assert len(failed) == 1
     assert failed[0].step == "validate"
-    await harness.driver.destroy(bundle)
+    await driver.destroy(bundle)
     assert harness.rests(bundle) == []

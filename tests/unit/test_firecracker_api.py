@@ -7,7 +7,7 @@ import json
 import os
 from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +193,10 @@ async def _served(
 async def _listening(
     directory: Path, answer: bytes, *, hang_up: bool = False, seen: list[bytes] | None = None
 ) -> AsyncIterator[Path]:
+    ended: list[asyncio.Task[None] | None] = []
+
     async def serve(reader: StreamReader, writer: StreamWriter) -> None:
+        ended.append(asyncio.current_task())
         while data := await reader.read(65536):
             if seen is not None:
                 seen.append(data)
@@ -201,8 +204,11 @@ async def _listening(
             if hang_up:
                 break
         writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
 
     accept: Callable[[StreamReader, StreamWriter], Coroutine[Any, Any, None]] = serve
     server = await asyncio.start_unix_server(accept, directory / "api.sock")
     async with server:
         yield directory / "api.sock"
+        await asyncio.gather(*(task for task in ended if task), return_exceptions=True)

@@ -78,7 +78,7 @@ impl<A: 'static> Default for Handlers<A> {
 
 /// What can handle messages for an actor of type `A`. `M` only tells the forms apart.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot handle messages for `{A}`",
+    message = "`{Self}` cannot be a handler of messages",
     note = "a handler is `fn(&A) -> R`, `fn(&A, P) -> R`, or either with `&mut A`",
     note = "P must be `serde::de::DeserializeOwned`, R `serde::Serialize` or `Result<_>`"
 )]
@@ -160,3 +160,113 @@ form!(&A);
 form!(&A, P);
 form!(&mut A);
 form!(&mut A, P);
+
+#[cfg(test)]
+mod tests {
+    use std::panic::catch_unwind;
+
+    use super::*;
+    use crate::{Actor, State, testing};
+
+    /// Saves its state in a form of its own: it is no `Serialize`.
+    struct Tally(u8);
+
+    impl State for Tally {
+        fn initial() -> Self {
+            Self(1)
+        }
+
+        fn restore(state: &[u8]) -> Result<Self> {
+            match state {
+                [number] => Ok(Self(*number)),
+                _ => Err(Failure::new("bad-state", "one byte was expected")),
+            }
+        }
+
+        fn snapshot(&self) -> Result<Vec<u8>> {
+            Ok(vec![self.0])
+        }
+    }
+
+    impl Tally {
+        fn add(&mut self, number: u8) -> Result<u8> {
+            let sum = self.0.checked_add(number);
+            self.0 = sum.ok_or_else(|| Failure::new("full", "").retryable())?;
+            Ok(self.0)
+        }
+    }
+
+    fn parse(_: &Tally, text: String) -> Result<i64> {
+        Ok(text.parse::<i64>()?)
+    }
+
+    impl Actor for Tally {
+        fn handlers() -> Handlers<Self> {
+            Handlers::new()
+                .on("add", Self::add)
+                .on("parse", parse)
+                .on("twice", |tally: &Self| u16::from(tally.0) * 2)
+                .on("clear", |tally: &mut Self| tally.0 = 0)
+        }
+    }
+
+    #[test]
+    fn methods_functions_and_closures_answer() {
+        let mut tally = Tally::initial();
+
+        assert_eq!(testing::send(&mut tally, "add", "2").unwrap(), b"3");
+        assert_eq!(testing::send(&mut tally, "twice", "").unwrap(), b"6");
+        assert_eq!(testing::send(&mut tally, "parse", "-4").unwrap(), b"-4");
+        assert_eq!(testing::send(&mut tally, "clear", "").unwrap(), b"");
+        assert_eq!(testing::restarted(&tally).unwrap().0, 0);
+    }
+
+    #[test]
+    fn every_failure_has_its_code() {
+        let mut tally = Tally::initial();
+        let mut code = |message_type, payload| {
+            let failure = testing::send(&mut tally, message_type, payload).unwrap_err();
+            (failure.code, failure.retryable)
+        };
+
+        assert_eq!(code("add", "255"), ("full".to_owned(), true));
+        assert_eq!(code("add", "256"), ("bad-payload".to_owned(), false));
+        assert_eq!(code("parse", "x"), ("exception".to_owned(), false));
+        assert_eq!(code("sub", ""), ("unknown-message".to_owned(), false));
+    }
+
+    #[test]
+    fn an_unknown_type_is_answered_with_the_known_ones() {
+        let failure = testing::send(&mut Tally::initial(), "sub", "").unwrap_err();
+
+        assert_eq!(
+            failure.message,
+            "Tally does not know \"sub\"; it knows: add, clear, parse, twice"
+        );
+    }
+
+    #[test]
+    fn an_error_that_was_not_expected_tells_where_it_came_from() {
+        let failure = testing::send(&mut Tally::initial(), "parse", "x").unwrap_err();
+
+        let trace = failure.trace().unwrap();
+        assert!(
+            trace.starts_with("invalid digit found in string\n  at src"),
+            "{trace}"
+        );
+        assert!(trace.contains("handler.rs:"), "{trace}");
+    }
+
+    #[test]
+    fn mistakes_show_as_soon_as_the_handlers_are_made() {
+        let twice = || Handlers::new().on("add", Tally::add).on("add", Tally::add);
+        let misread = || {
+            Handlers::new().on("text", |_: &Tally| -> std::result::Result<(), String> {
+                Ok(())
+            })
+        };
+
+        assert!(catch_unwind(twice).is_err());
+        assert!(catch_unwind(misread).is_err());
+    }
+}

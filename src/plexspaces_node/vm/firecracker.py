@@ -18,8 +18,8 @@ import secrets
 import signal
 import tempfile
 from asyncio import StreamReader, StreamWriter
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,6 @@ from time import monotonic
 from typing import NoReturn
 
 from plexspaces_node.errors import (
-    DeadlineExceeded,
     NotFound,
     PlexSpacesError,
     ResourceExhausted,
@@ -39,10 +38,18 @@ from plexspaces_node.model import VmConfig
 from plexspaces_node.vm import firecracker_api as api
 from plexspaces_node.vm import procfs
 from plexspaces_node.vm.bundle import Bundle, VmHandle
-from plexspaces_node.vm.drive import GUEST_PATH, SLOT_BYTES, find_mke2fs, make_drive
+from plexspaces_node.vm.drive import GUEST_PATH, find_mke2fs, make_drive
 from plexspaces_node.vm.driver import Capabilities, Endpoint, Health, LinkEnd, VmExit, VmStats
-from plexspaces_node.vm.firecracker_api import Action, ApiRequest, FirecrackerApi
+from plexspaces_node.vm.firecracker_api import Action, FirecrackerApi
 from plexspaces_node.vm.firecracker_host import FirecrackerHost, Installation, find_host
+from plexspaces_node.vm.firecracker_start import (
+    ARTIFACT_DRIVE,
+    CALL_TIMEOUT_S,
+    connected,
+    lengthen,
+    prepare,
+    spawn,
+)
 from plexspaces_node.vm.host_machine import (
     finished,
     identity_in,
@@ -54,12 +61,8 @@ from plexspaces_node.vm.host_machine import (
 from plexspaces_node.vm.host_process import HostProcess, kill_all
 from plexspaces_node.vm.image import GuestImage
 from plexspaces_node.vm.jailer import (
-    ENVIRONMENT,
-    VSOCK_PORT,
     Places,
     find_cgroups,
-    jailed_command,
-    plain_command,
     remove_cgroup,
 )
 from plexspaces_node.vm.kvm import open_kvm
@@ -73,15 +76,8 @@ MAX_VCPUS = 32
 COLD_BOOTS = 2
 """The most that boot at once: on a small host more of them hinder each other."""
 
-ROOT_DRIVE = "root"
-ARTIFACT_DRIVE = "artifact"
-
 DEFAULT_INSTALLATION = Installation()
 
-JAIL_TIMEOUT_S = 20.0
-CONNECT_TIMEOUT_S = 10.0
-"""For Firecracker to serve its API, which takes it milliseconds."""
-CALL_TIMEOUT_S = 10.0
 BOOT_TIMEOUT_S = 30.0
 """For the call that loads the kernel into the guest's memory and starts it."""
 TRIAL_TIMEOUT_S = 60.0
@@ -90,15 +86,6 @@ TRIAL_TIMEOUT_S = 60.0
 _ASK_TIMEOUT_S = 1.0
 _PANIC_LINES = 100
 """How far from the end the line is that names a panic: before registers and stack."""
-
-# The machine ends with its guest: `reboot=k` asks the keyboard controller, which Firecracker has
-# for this purpose, and a panic reboots at once. The rest keeps the kernel from waiting for what
-# is not there.
-_KERNEL = (
-    "console=ttyS0 reboot=k panic=-1 quiet loglevel=3 i8042.noaux i8042.nomux i8042.dumbkbd "
-    "swiotlb=noforce cryptomgr.notests=1 lsm= audit=0 rcupdate.rcu_expedited=1 init_on_alloc=0 "
-    "8250.nr_uarts=1"
-)
 
 _log = logging.getLogger(__name__)
 
@@ -178,7 +165,7 @@ class FirecrackerVm:
         bundle = self._places.bundle
         drive = bundle.path / "drive.ext4"
         make_drive(bundle.attach(file), drive)
-        _lengthen(drive)
+        lengthen(drive)
         return self._places.show(drive, drive.name)
 
     def _refuse_ended(self) -> NoReturn:
@@ -273,15 +260,15 @@ class FirecrackerDriver:
                 places = Places.of(bundle, ready.host.programs)
                 undo.push_async_callback(asyncio.to_thread, _remove_group, ready.host, bundle)
                 step = "prepare"
-                requests = await finished(asyncio.to_thread(_prepare, ready.image, places, config))
+                requests = await finished(asyncio.to_thread(prepare, ready.image, places, config))
                 step = "spawn"
-                process = await _spawn(ready.host, places, config)
+                process = await spawn(ready.host, places, config)
                 undo.push_async_callback(process.kill)
                 step = "handle"
                 handle = _handle_of(process, places)
                 await finished(asyncio.to_thread(bundle.write_handle, handle))
                 step = "connect"
-                async with _connected(places, process) as connection:
+                async with connected(places, process) as connection:
                     step = "configure"
                     for request in requests:
                         await connection.call(request, CALL_TIMEOUT_S)
@@ -398,118 +385,6 @@ class FirecrackerDriver:
         self._machines[bundle] = vm
         process.when_ended(partial(self._machines.pop, bundle, None))
         return vm
-
-
-def kernel_arguments(vm_id: str) -> str:
-    """Return the guest kernel's command line; pure."""
-    return f"{_KERNEL} plexspaces.vm={vm_id} plexspaces.link=vsock:2:{VSOCK_PORT}"
-
-
-def _prepare(image: GuestImage, places: Places, config: VmConfig) -> tuple[ApiRequest, ...]:
-    """Put every file in its place and return the requests that make the machine of them."""
-    places.prepare()
-    places.show_link()
-    slot = places.bundle.path / "slot"
-    slot.touch()
-    _lengthen(slot)
-    return (
-        api.machine_config(config),
-        api.boot_source(
-            kernel=places.show(image.kernel, "kernel"),
-            initrd=places.show(image.initrd, "initrd"),
-            arguments=kernel_arguments(places.bundle.vm_id),
-        ),
-        api.drive(ROOT_DRIVE, places.show(image.rootfs, "root")),
-        api.drive(ARTIFACT_DRIVE, places.show(slot, "slot")),
-        api.vsock(places.vsock_name),
-    )
-
-
-def _lengthen(drive: Path) -> None:
-    """Give a drive the length of every drive in the slot; the file grows by no block.
-
-    The guest's kernel hears of another length only some time after the file was changed.
-    """
-    os.truncate(drive, SLOT_BYTES)
-    drive.chmod(0o444)
-
-
-async def _spawn(host: FirecrackerHost, places: Places, config: VmConfig) -> HostProcess:
-    """Start Firecracker, which then waits for requests."""
-    bundle, root = places.bundle, os.geteuid() == 0
-    if places.root is None:
-        return HostProcess.spawn(
-            plain_command(host.programs, places, drop_capabilities=root),
-            marks=marks_of(bundle),
-            env=ENVIRONMENT,
-            cwd=bundle.path,
-            output=bundle.console_log,
-        )
-    command = jailed_command(host.programs, places, config, cgroups=host.cgroups)
-    try:
-        await _run_jailer(command, bundle)
-        return _jailed(places)
-    except BaseException:
-        await kill_all(await asyncio.to_thread(procfs.with_arguments, *marks_of(bundle)))
-        raise
-
-
-async def _run_jailer(command: list[str], bundle: Bundle) -> None:
-    """Run the jailer to its end, which comes as soon as Firecracker runs; raises `Unavailable`."""
-    with bundle.console_log.open("ab") as log:
-        jailer = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=ENVIRONMENT,
-            cwd=bundle.path,
-            start_new_session=True,
-        )
-    try:
-        async with asyncio.timeout(JAIL_TIMEOUT_S):
-            status = await jailer.wait()
-    except TimeoutError as error:
-        raise DeadlineExceeded(f"the jailer did not end within {JAIL_TIMEOUT_S:g} s") from error
-    finally:
-        if jailer.returncode is None:
-            with suppress(ProcessLookupError):
-                jailer.kill()
-            await jailer.wait()
-    if status != 0:
-        raise Unavailable(f"the jailer ended with status {status}")
-
-
-def _jailed(places: Places) -> HostProcess:
-    """Take hold of the process that the jailer has made."""
-    pid = int(places.pid_file.read_text())
-    identity = procfs.identify(pid)
-    if identity is None:
-        raise Unavailable("Firecracker ended as soon as it was started")
-    return HostProcess.adopt(identity, marks_of(places.bundle))
-
-
-@asynccontextmanager
-async def _connected(places: Places, process: HostProcess) -> AsyncIterator[FirecrackerApi]:
-    """Connect to the API as soon as it is served; raises `Unavailable`, `DeadlineExceeded`."""
-    async with AsyncExitStack() as opened:
-        pause_s, deadline = 0.001, monotonic() + CONNECT_TIMEOUT_S
-        client = FirecrackerApi(places.api_socket, pid=process.identity.pid)
-        while True:
-            with suppress(FileNotFoundError, ConnectionRefusedError):
-                connection = await opened.enter_async_context(client)
-                break
-            if monotonic() > deadline:
-                raise DeadlineExceeded(
-                    f"firecracker did not serve its API within {CONNECT_TIMEOUT_S:g} s"
-                )
-            if await process.ended_within(pause_s):
-                raise Unavailable(f"firecracker ended with status {await process.wait()}")
-            pause_s = min(pause_s * 1.5, 0.05)
-        info = await connection.call(api.instance_info(), CALL_TIMEOUT_S)
-        if info.get("id") != places.bundle.vm_id:
-            raise Unavailable(f"{places.api_socket} is served for {info.get('id')!r}")
-        yield connection
 
 
 def _trial_bundle(scratch: Path | None, config: VmConfig) -> Bundle:

@@ -14,6 +14,7 @@ import socket
 import struct
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -128,7 +129,7 @@ class FirecrackerApi:
         self._reader, self._writer = reader, writer
         served_by = _peer_pid(writer.get_extra_info("socket"))
         if served_by != self._pid:
-            writer.close()
+            await _close(writer)
             raise Unavailable(
                 f"{self._path} is served by process {served_by}, not by process {self._pid}"
             )
@@ -141,7 +142,7 @@ class FirecrackerApi:
         trace: TracebackType | None,
     ) -> None:
         assert self._writer is not None
-        self._writer.transport.abort()
+        await _close(self._writer)
 
     async def call(self, request: ApiRequest, timeout_s: float) -> Mapping[str, Any]:
         """Make a request and return the object in its answer, an empty one for none.
@@ -166,6 +167,13 @@ class FirecrackerApi:
             why = body.get("fault_message", f"status {status}")
             raise Unavailable(f"firecracker refused {request}: {why}")
         return body
+
+
+async def _close(writer: StreamWriter) -> None:
+    # At once: what was not sent yet is of no use to anybody.
+    writer.transport.abort()
+    with suppress(OSError):
+        await writer.wait_closed()
 
 
 def _peer_pid(connection: socket.socket) -> int:

@@ -34,6 +34,7 @@ NEWEST_RELEASE: Release = (1, 16)
 DOWNLOADS = "https://github.com/firecracker-microvm/firecracker/releases"
 INSTALL_HINT = f"install release {'.'.join(map(str, NEWEST_RELEASE))} from {DOWNLOADS}"
 
+_JAILER_HINT = "install `jailer` from the release that `firecracker` is of"
 _TIMEOUT_S = 20.0
 
 
@@ -73,8 +74,11 @@ def find_host(installation: Installation) -> FirecrackerHost:
 
     Raises `Unsupported` with what to install.
     """
-    if platform.machine() not in ("x86_64", "aarch64"):
-        raise Unsupported(f"Firecracker does not run on {platform.machine()}")
+    if platform.machine() != "x86_64":
+        raise Unsupported(
+            f"Firecracker machines are not made on {platform.machine()} yet, only on x86_64",
+            hint="plexspaces start-node --node-id my-node --isolation process",
+        )
     found = _which(installation.firecracker, INSTALL_HINT)
     version = _version(found)
     note = _release_note(version)
@@ -132,9 +136,8 @@ def _version(program: Path) -> str:
 
 def _jailer(firecracker: Path, name: str, version: str) -> Path:
     """Find the jailer: beside Firecracker, or else on the path."""
-    beside = firecracker.resolve().with_name(name)
-    found = beside if "/" not in name and os.access(beside, os.X_OK) else None
-    found = found or _which(name, "install `jailer` from the release that `firecracker` is of")
+    beside = firecracker.resolve().parent / name
+    found = beside if os.access(beside, os.X_OK) else _which(name, _JAILER_HINT)
     if _version(found) != version:
         raise Unsupported(
             f"{found} is of version {_version(found)}, {firecracker} of {version}",

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import tempfile
@@ -68,7 +69,7 @@ from plexspaces_node.vm.tsc import host_tsc_khz
 HANDLE_VERSION = 1
 BOOT_TIMEOUT_S = 60.0
 """From the first instruction until the agent opens its port: twenty times what emulation takes."""
-KVM_PROBE_TIMEOUT_S = 30.0
+KVM_PROBE_TIMEOUT_S = 45.0
 """For the first boot under KVM: a nested one that does not work may hang instead of failing."""
 COLD_BOOTS = 2
 """The most that boot at once: on a small host more of them hinder each other."""
@@ -77,6 +78,9 @@ MIN_MEMORY_MIB = 96
 OVERHEAD_MIB = 88
 """What kernel and agent take of the guest's memory: of 128 MiB an actor was seen to use 44."""
 MAX_VCPUS = 32
+
+_PANIC_LINES = 60
+"""How far from the end of the console its first line can be."""
 
 _END_TIMEOUT_S = 2.0
 """For a QEMU whose control socket has closed to end."""
@@ -153,7 +157,7 @@ class QemuVm:
             return VmExit(status, f"killed by {signal.Signals(-status).name}")
         # A guest that panics resets, as one does that ends in good order: its console tells.
         reason = {None: "ended", 0: "the guest ended"}.get(status, f"QEMU failed, status {status}")
-        last = self._bundle.console_tail(1)
+        last = _last_words(self._bundle)
         return VmExit(status, f"{reason}: {last}" if last else reason)
 
     def __repr__(self) -> str:
@@ -287,7 +291,8 @@ class QemuDriver:
             emulator = Emulator(qemu, Accelerator.TCG, tsc_khz)
             await self._try(_Host(emulator, walls, image), BOOT_TIMEOUT_S)
         except PlexSpacesError as error:
-            return Health(False, f"the guest image does not boot: {error}", error.hint)
+            hint = error.hint or "plexspaces image verify"
+            return Health(False, f"the guest image does not boot: {error}; {fault}", hint)
         return Health(
             True,
             f"the guest image boots in QEMU by emulation, many times slower; {fault}",
@@ -312,7 +317,8 @@ class QemuDriver:
                     undo.push_async_callback(process.kill)
                     await _boot(process, bundle, timeout_s)
             except (OSError, PlexSpacesError) as error:
-                raise Unavailable(f"{error}: {bundle.console_tail(1)}") from error
+                words = _last_words(bundle)
+                raise Unavailable(f"{error}: {words}" if words else str(error)) from error
         self._host = host
 
     def _keep(self, vm: QemuVm, process: HostProcess) -> QemuVm:
@@ -376,6 +382,13 @@ async def _boot(process: HostProcess, bundle: Bundle, timeout_s: float) -> None:
             how = "the guest ended" if status == 0 else f"QEMU ended with status {status}"
             raise Unavailable(f"{how} before its agent opened the link") from error
         raise
+
+
+def _last_words(bundle: Bundle) -> str:
+    """Return the line of the console that tells most about an end: a panic, or else the last."""
+    lines = bundle.console_tail(_PANIC_LINES).splitlines()
+    told = [line for line in lines if "Kernel panic" in line or "plexspaces:" in line] or lines
+    return re.sub(r"^\[ *[0-9.]+\] ", "", told[-1]) if told else ""
 
 
 def _control_socket(bundle: Bundle) -> Path:

@@ -19,8 +19,8 @@ from typing import Any
 
 from plexspaces_node.errors import DeadlineExceeded, Unavailable
 
-ANSWER_TIMEOUT_S = 10.0
-"""For one answer: QEMU answers within a millisecond unless its host is overwhelmed."""
+ANSWER_TIMEOUT_S = 20.0
+"""For one answer or greeting, a QEMU's start included: milliseconds on a host that is at ease."""
 
 _READ_BYTES = 64 * 1024
 _LINE_LIMIT_BYTES = 4 * 1024 * 1024
