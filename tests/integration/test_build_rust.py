@@ -131,15 +131,21 @@ def test_build_twice_takes_the_second_from_the_cache(
     assert {path.name for path in copy.iterdir()} == before | {"dist", "Cargo.lock"}
 
 
-def test_build_in_another_directory_makes_the_same_bytes(
-    sources: Path, tmp_path: Path, counter: BuildResult
-) -> None:
+def test_build_in_another_directory_makes_the_same_bytes(sources: Path, tmp_path: Path) -> None:
     """Where a project lies does not show in its artifact."""
-    copy = copied(sources, tmp_path / "elsewhere" / "rust-counter")
-    if (sources / "Cargo.lock").is_file():
-        shutil.copyfile(sources / "Cargo.lock", copy / "Cargo.lock")
+    here = copied(sources, tmp_path / "here" / "rust-counter")
+    there = copied(sources, tmp_path / "some" / "where" / "rust-counter")
+    for project in (here, there):
+        # Nothing that is compiled, and nothing that an earlier run of this test knows.
+        (project / "NOTES.md").write_text(uuid.uuid4().hex)
+    first = built(here)
+    shutil.copyfile(here / "Cargo.lock", there / "Cargo.lock")
 
-    assert built(copy).path.read_bytes() == counter.path.read_bytes()
+    second = built(there)
+
+    assert not first.cached
+    assert not second.cached
+    assert second.path.read_bytes() == first.path.read_bytes()
 
 
 def test_build_of_two_projects_whose_libraries_share_a_name_keeps_them_apart(
