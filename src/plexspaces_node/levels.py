@@ -33,7 +33,8 @@ def _firecracker(config: Config) -> FirecrackerDriver:
     program = str(vmm.binary_path or "firecracker")
     installation = Installation(program, seccomp=not vmm.no_seccomp)
     image = partial(open_image, config)
-    return FirecrackerDriver(image, installation, scratch=config.node.data_dir)
+    # Among the machines, so that the next start ends a trial that this one did not live to end.
+    return FirecrackerDriver(image, installation, scratch=config.node.data_dir / "vms")
 
 
 def open_image(config: Config) -> GuestImage:

@@ -70,7 +70,7 @@ from plexspaces_node.vm.kvm import open_kvm
 HANDLE_VERSION = 1
 MIN_MEMORY_MIB = 96
 """The least a guest boots with; an image may want more."""
-OVERHEAD_MIB = 64
+OVERHEAD_MIB = 88
 """What kernel and agent take of the guest's memory."""
 MAX_VCPUS = 32
 COLD_BOOTS = 2
@@ -389,7 +389,7 @@ class FirecrackerDriver:
 
 def _trial_bundle(scratch: Path | None, config: VmConfig) -> Bundle:
     root = scratch if scratch is not None and scratch.is_dir() else Path(tempfile.gettempdir())
-    return Bundle.create(root, f"probe-{secrets.token_hex(4)}", config)
+    return Bundle.create(root, f"try-{secrets.token_hex(3)}", config)
 
 
 async def _first(dialled: asyncio.Event, vm: FirecrackerVm, bundle: Bundle) -> None:
