@@ -65,7 +65,8 @@ async def test_group_bounds_a_jailed_machine_and_goes_with_it(
     async with machines.machine() as machine:
         pid = str(machine.vm.handle.state["pid"])
         group = cgroups.group(machine.bundle.vm_id)
-        assert (group / "cgroup.procs").read_text().split() == [pid]
+        # A thread of the kernel that works for this machine may be with it.
+        assert pid in (group / "cgroup.procs").read_text().split()
         if "memory" in cgroups.controllers:
             assert (group / "memory.max").read_text().strip().isdigit()
         await machine.vm.stop(5)

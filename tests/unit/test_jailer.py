@@ -48,7 +48,7 @@ class TestPlainCommand:
         assert " ".join(command) == (
             "/bin/setpriv --pdeathsig KILL --no-new-privs -- "
             f"/bin/prlimit --nofile=256 --core=0 --fsize={CONSOLE_LIMIT_BYTES} -- "
-            "/opt/firecracker --id vm-1 --api-sock /data/vms/vm-1/api.sock --level Error "
+            "/opt/firecracker --id vm-1 --api-sock /data/vms/vm-1/api.sock --level Off "
             "-- /data/vms/vm-1/link.sock"
         )
 
@@ -78,7 +78,7 @@ class TestJailedCommand:
             f"--resource-limit fsize={CONSOLE_LIMIT_BYTES} --resource-limit no-file=256 "
             "--cgroup-version 2 --parent-cgroup plexspaces "
             f"--cgroup memory.max={320 * MIB} --cgroup pids.max=18 "
-            "-- --api-sock /api.sock --level Error -- /data/vms/vm-1/link.sock"
+            "-- --api-sock /api.sock --level Off -- /data/vms/vm-1/link.sock"
         )
 
     def test_command_without_cgroups_names_none(self) -> None:
