@@ -6,7 +6,7 @@ STAMP := $(VENV)/.stamp
 TOOLCHAINS := $(VENV)/.toolchains
 
 .DEFAULT_GOAL := help
-.PHONY: help setup toolchains demo test check fmt bench proto lock clean
+.PHONY: help setup toolchains microvms demo test check fmt bench proto lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 18
@@ -22,6 +22,9 @@ toolchains: $(TOOLCHAINS) ## install the compilers of the four languages
 $(TOOLCHAINS): $(STAMP) scripts/toolchains src/plexspaces_node/build/toolchains/typescript/package-lock.json
 	@scripts/toolchains
 	@touch $(TOOLCHAINS)
+
+microvms: $(STAMP) ## install QEMU and build the guest image, for tests in microVMs
+	@scripts/microvms
 
 demo: $(TOOLCHAINS) ## build the sample applications, run them on a node, print the reports
 	@scripts/demo
@@ -41,7 +44,7 @@ fmt: $(STAMP) ## format and mend what can be mended
 	@$(BIN)/ruff check --fix .
 
 bench: $(STAMP) ## measure against floors taken in the same run
-	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 proto: $(STAMP) ## generate the gRPC stubs anew
 	@scripts/proto

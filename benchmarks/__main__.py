@@ -21,17 +21,16 @@ from time import perf_counter
 from typing import Any
 
 import grpc
-from wasmtime import Store, WasiConfig
-from wasmtime.component import Component
 
-from benchmarks import languages
+from benchmarks import languages, machines
 from benchmarks.floor import METHOD
 from benchmarks.languages import LanguageRow
+from benchmarks.machines import MachineReport
 from plexspaces_node import NodeClient
 from plexspaces_node.agent import contract
 from plexspaces_node.agent.boundary import ComponentFunction
-from plexspaces_node.agent.engine import make_engine
 from plexspaces_node.agent.host import Host
+from plexspaces_node.agent.wasm import Component, Engine, Store, Wasi
 from plexspaces_node.wire.options import client_options
 
 ROOT = Path(__file__).parent.parent
@@ -56,34 +55,66 @@ async def main() -> None:
     """Run everything and print a table, or JSON with --json."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--only", choices=("node", "languages", "machines"))
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="px-") as scratch, _floor() as floor:
-        rows, by_language = await _measure(Path(scratch), floor)
+    with tempfile.TemporaryDirectory(prefix="px-") as scratch:
+        report = await _measure(Path(scratch), arguments.only)
     if arguments.json:
-        both = {
-            "node": [asdict(row) for row in rows],
-            "languages": [asdict(row) for row in by_language],
-        }
-        print(json.dumps(both, indent=2))
-        return
-    print(f"{'':44} {'product':>12} {'floor':>12} {'ratio':>8}")
-    for row in rows:
-        print(
+        print(json.dumps(asdict(report), indent=2))
+    else:
+        print(_text(report))
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run measured; a part that was not asked for, or has no means here, is empty."""
+
+    node: list[Row]
+    languages: list[LanguageRow]
+    machines: MachineReport | None
+
+
+def _text(report: Report) -> str:
+    parts = []
+    if report.node:
+        lines = [f"{'':44} {'product':>12} {'floor':>12} {'ratio':>8}"]
+        lines += [
             f"{row.name:44} {row.product:9.2f} {row.unit} {row.floor:9.2f} {row.unit} "
             f"{row.ratio:7.2f}×"
-        )
-    print(f"\n{languages.table(by_language)}")
+            for row in report.node
+        ]
+        parts.append("\n".join(lines))
+    if report.languages:
+        parts.append(languages.table(report.languages))
+    if report.machines is not None:
+        parts.append(machines.table(report.machines))
+    return "\n\n".join(parts)
 
 
-async def _measure(scratch: Path, floor: str) -> tuple[list[Row], list[LanguageRow]]:
+async def _measure(scratch: Path, only: str | None) -> Report:
     wasm = scratch / "probe.wasm"
     wasm.write_bytes(_probe())
-    with _node(scratch / "data") as address:
-        async with (
-            NodeClient(address) as client,
-            grpc.aio.insecure_channel(floor, options=client_options()) as channel,
-        ):
-            await client.deploy("echo", wasm)
+    rows: list[Row] = []
+    by_language: list[LanguageRow] = []
+    by_machine = None
+    if only in (None, "node", "languages"):
+        with _node(scratch / "data") as address:
+            async with NodeClient(address) as client:
+                if only != "languages":
+                    rows = await _of_node(client, wasm, scratch)
+                if only != "node":
+                    by_language = await languages.measure(
+                        client, scratch / "data", scratch, note=_note
+                    )
+    if only in (None, "machines"):
+        by_machine = await machines.measure(wasm, scratch, note=_note)
+    return Report(rows, by_language, by_machine)
+
+
+async def _of_node(client: NodeClient, wasm: Path, scratch: Path) -> list[Row]:
+    await client.deploy("echo", wasm)
+    with _floor() as floor:
+        async with grpc.aio.insecure_channel(floor, options=client_options()) as channel:
             bare: Any = channel.unary_unary(METHOD)
 
             async def product() -> object:
@@ -92,12 +123,11 @@ async def _measure(scratch: Path, floor: str) -> tuple[list[Row], list[LanguageR
             async def base() -> object:
                 return await bare(PAYLOAD)
 
-            rows = [
+            return [
                 await _compare("round trip, echo of 100 bytes", "ms", product, base, _latency_ms),
                 await _compare("throughput, 32 callers", "/s", product, base, _per_second),
                 await _deploys(client, wasm, scratch),
             ]
-            return rows, await languages.measure(client, scratch / "data", scratch, note=_note)
 
 
 async def _compare(
@@ -148,19 +178,16 @@ def _note(line: str) -> None:
 
 
 def _in_process_ms(code: Path) -> float:
-    engine = make_engine()
+    engine = Engine()
     host = Host(None, 1 << 20)  # type: ignore[arg-type]  # the echo calls no host function
-    linker, _alive = host.linker(engine)
+    linker = host.linker(engine)
     begin = perf_counter()
-    component = Component.deserialize_file(engine, str(code))
+    component = Component(engine, str(code))
     store = Store(engine)
-    store.set_wasi(WasiConfig())
+    store.set_wasi(Wasi({}))
     store.set_epoch_deadline(1)
     instance = linker.instantiate(store, component)
-    actor = instance.get_export_index(store, contract.ACTOR)
-    index = instance.get_export_index(store, "handle-message", actor)
-    assert index is not None
-    function = instance.get_func(store, index)
+    function = instance.function(contract.ACTOR, "handle-message")
     assert function is not None
     ComponentFunction(store, function, 3)("", "e", PAYLOAD)
     return (perf_counter() - begin) * 1e3

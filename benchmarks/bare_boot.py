@@ -1,0 +1,80 @@
+"""The floor under a machine's start: a bare boot of the guest's kernel to its first user process.
+
+The same kernel, the same QEMU, the same devices and the same initial RAM disk as a machine of the
+product, but for a first program that says one word and restarts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from time import perf_counter
+
+from plexspaces_node.build.image.initrd import Archive
+from plexspaces_node.model import VmConfig
+from plexspaces_node.vm.image import GuestImage
+from plexspaces_node.vm.qemu_command import ENVIRONMENT, Descriptors, Emulator, qemu_command
+from plexspaces_node.vm.qmp import connect_qmp
+
+_WORD = b"first-user-process"
+_INIT = b"#!/bin/busybox sh\n/bin/busybox echo %s\n/bin/busybox reboot -f\n" % _WORD
+_TIMEOUT_S = 60.0
+
+
+async def bare_boot_s(image: GuestImage, emulator: Emulator, config: VmConfig) -> float:
+    """Return the seconds from starting QEMU until the first user process of its guest speaks."""
+    with tempfile.TemporaryDirectory(prefix="px-bare-") as directory, ExitStack() as opened:
+        initrd = Path(directory, "initrd")
+        initrd.write_bytes(image.initrd.read_bytes() + _other_init())
+        kernel, ramdisk, root = (
+            opened.enter_context(path.open("rb")).fileno()
+            for path in (image.kernel, initrd, image.rootfs)
+        )
+        control = Path(directory, "control")
+        descriptors = Descriptors(
+            *(kernel, ramdisk, root),
+            link=_listening(Path(directory, "link"), opened),
+            control=_listening(control, opened),
+        )
+        argv = qemu_command(emulator, config, ("bare",), descriptors=descriptors)
+        async with asyncio.timeout(_TIMEOUT_S):
+            return await _boot_s(argv, descriptors, control)
+
+
+async def _boot_s(argv: list[str], descriptors: Descriptors, control: Path) -> float:
+    begin = perf_counter()
+    process = await asyncio.create_subprocess_exec(
+        *argv,
+        env=ENVIRONMENT,
+        pass_fds=descriptors,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        async with connect_qmp(control) as qmp:
+            await qmp.execute("cont")
+        await process.stdout.readuntil(_WORD)
+        return perf_counter() - begin
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()
+
+
+def _other_init() -> bytes:
+    # Of two files of one name in what the kernel unpacks the later one stays.
+    archive = Archive()
+    archive.file("init", _INIT, mode=0o755)
+    return archive.finished()
+
+
+def _listening(path: Path, opened: ExitStack) -> int:
+    listener = opened.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+    listener.bind(str(path))
+    listener.listen(1)
+    return listener.fileno()
