@@ -52,6 +52,18 @@ def test_store_over_the_bound_removes_what_was_not_used_for_longest(tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["huge.wasm"]
 
 
+def test_store_while_another_build_cleans_up_is_not_disturbed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another process removes between being listed and being looked at is no error."""
+    cache = BuildCache(tmp_path)
+    listed = Path.glob
+    gone = [tmp_path / "scratch-gone", tmp_path / "gone.wasm"]
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: [*gone, *listed(self, pattern)])
+
+    assert store(cache, "aa", b"wasm").read_bytes() == b"wasm"
+
+
 def test_find_marks_a_build_as_used(tmp_path: Path) -> None:
     """A build that is found outlives one that was stored after it and never used."""
     cache = BuildCache(tmp_path, max_bytes=10)

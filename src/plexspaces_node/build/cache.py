@@ -76,8 +76,8 @@ class BuildCache:
     def _prune(self, *, keep: Path) -> None:
         self._remove_abandoned_scratch()
         left = self._max_bytes
-        builds = [(path.stat(), path) for path in self._directory.glob("*.wasm")]
-        for status, path in sorted(builds, key=lambda b: b[0].st_mtime, reverse=True):
+        builds = [found for path in self._directory.glob("*.wasm") if (found := _seen(path))]
+        for path, status in sorted(builds, key=lambda b: b[1].st_mtime, reverse=True):
             left -= status.st_size
             if left < 0 and path != keep:
                 path.unlink(missing_ok=True)
@@ -86,5 +86,14 @@ class BuildCache:
         # Of builds that were killed: no build lasts this long.
         oldest = time.time() - _SCRATCH_LIFE_S
         for path in self._directory.glob(f"{_SCRATCH_PREFIX}*"):
-            if path.stat().st_mtime < oldest:
+            found = _seen(path)
+            if found is not None and found[1].st_mtime < oldest:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _seen(path: Path) -> tuple[Path, os.stat_result] | None:
+    """Return a path and its status, None when another build has removed it."""
+    try:
+        return path, path.stat()
+    except FileNotFoundError:
+        return None
