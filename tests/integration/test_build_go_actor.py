@@ -139,7 +139,7 @@ def test_build_is_the_same_wherever_the_project_lies(ledger: BuildResult, tmp_pa
     [
         ("package main\n\nfunc main() {\n\tx\n}\n", r"\./main\.go:4:2: undefined: x"),
         ("package lib\n", "is not a program"),
-        ("package main\n\nfunc main() {}\n", "does not export"),
+        ("package main\n\nfunc main() {}\n", "serves no actor"),
         (
             'package main\n\nimport "plexspaces/actor"\n\nvar _ = '
             'actor.Handle("x", func(int, int) (int, error) { return 0, nil })\n\nfunc main() {}\n',

@@ -135,7 +135,7 @@ async def test_compile_without_the_sdk_names_the_commands(
         await project.compile()
 
     hint = str(error.value.hint)
-    assert hint.startswith("in the project: cp -r ")
+    assert hint.startswith("in the project: rm -rf plexspaces && cp -r ")
     assert "go mod edit -require=plexspaces@v0.1.0 -replace=plexspaces=./plexspaces" in hint
     assert not project.argv.exists()
 
@@ -155,9 +155,21 @@ async def test_compile_without_the_sdk_names_the_commands(
             "go mod edit",
         ),
         ("printf '!<arch>' >\"$out\"", "is not a program", "package main"),
-        ("printf '\\0asm\\1\\0\\0\\0' >\"$out\"", "does not export 'memory'", "SDK"),
+        ("printf '\\0asm\\1\\0\\0\\0' >\"$out\"", "serves no actor", r"actor.Serve"),
+        ("echo 'mine: no non-test Go files in /mine'; exit 1", "holds no program", "main.go"),
+        (
+            "echo 'package mine: build constraints exclude all Go files in x'; exit 1",
+            "holds no program",
+            "main.go",
+        ),
+        (
+            "printf '\\0asm\\1\\0\\0\\0\\7\\053\\1\\047"
+            'plexspaces:application/actor@0.2.0#init\\3\\0\' >"$out"',
+            r"speaks plexspaces:application@0\.2\.0, this version 0\.1\.0",
+            "cp -r",
+        ),
     ],
-    ids=["error", "library", "import", "archive", "no-actor"],
+    ids=["error", "library", "import", "archive", "no-actor", "empty", "excluded", "version"],
 )
 async def test_compile_that_fails_says_why(
     project: Project, script: str, said: str, hint: str | None

@@ -212,7 +212,7 @@ async def test_find_asks_in_the_project_where_rustup_is_told_which_compiler(benc
         ((), "install rustup, then: rustup target add wasm32-wasip2"),
         (("rustup",), RUSTUP_INSTALL),
         (("apt-get",), DEBIAN_INSTALL),
-        (("rustup", "apt-get"), f"{RUSTUP_INSTALL} or {DEBIAN_INSTALL}"),
+        (("rustup", "apt-get"), f"{RUSTUP_INSTALL} || {DEBIAN_INSTALL}"),
     ],
 )
 async def test_build_without_a_compiler_names_what_installs_one(
@@ -501,21 +501,23 @@ async def test_build_forgets_compilers_that_are_gone(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("made", "said"),
+    ("made", "said", "hint"),
     [
-        (module(imported="0.2.0"), "logging@0.2.0"),
-        (module(exported="0.2.0"), "actor@0.1.0#init"),
-        (bytes(wat2wasm("(module)")), r"src/lib\.rs exports no actor"),
+        (module(imported="0.2.0"), r"speaks plexspaces:application@0\.2\.0, .* 0\.1\.0", "cp -r "),
+        (module(exported="0.2.0"), r"speaks plexspaces:application@0\.2\.0, .* 0\.1\.0", "cp -r "),
+        (bytes(wat2wasm("(module)")), r"src/lib\.rs exports no actor", "plexspaces::export!"),
     ],
 )
 async def test_build_of_a_module_of_another_contract_is_refused(
-    bench: Bench, made: bytes, said: str
+    bench: Bench, made: bytes, said: str, hint: str
 ) -> None:
-    """The wrapper says which version was spoken."""
+    """The wrapper says which version was spoken, and the hint how to come to this one."""
     bench.distribution(made)
 
-    with pytest.raises(InvalidArgument, match=said):
+    with pytest.raises(InvalidArgument, match=said) as error:
         await bench.build()
+
+    assert hint in str(error.value.hint)
 
 
 async def test_install_makes_the_library_without_a_project(bench: Bench) -> None:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
-import tomllib
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
 from plexspaces_node.build.python import readable
-from plexspaces_node.build.shipped import python_sdk, shipped
+from plexspaces_node.build.shipped import shipped
 from plexspaces_node.build.workload import (
     MAX_PRIMES_LIMIT,
     count_primes,
@@ -73,13 +76,41 @@ def test_shipped_in_an_installation_prefers_the_package(
         shipped("sdk")
 
 
-def test_the_wheel_holds_what_a_build_needs() -> None:
-    """The SDK, the contract and the examples are in the distribution's list of contents."""
-    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
-    wheel = wheel["targets"]["wheel"]
+def test_wheel_holds_what_a_build_needs_and_nothing_that_one_left(tmp_path: Path) -> None:
+    """Contract, SDKs and examples are packed; what compilers and npm put beside them is not."""
+    tree = tmp_path / "tree"
+    for name in ("src", "examples", "guest", "sdk", "wit"):
+        left = shutil.ignore_patterns("node_modules", "target", "dist", "__pycache__")
+        shutil.copytree(ROOT / name, tree / name, ignore=left)
+    for name in (".gitignore", "LICENSE", "README.md", "pyproject.toml"):
+        shutil.copy(ROOT / name, tree)
+    junk = (
+        "examples/go-ledger/dist/junk.wasm",
+        "examples/python-calculator/__pycache__/junk.pyc",
+        "examples/rust-counter/target/release/junk.rlib",
+        "examples/ts-greeter/node_modules/junk/junk.js",
+        "sdk/rust/target/junk.rlib",
+    )
+    for name in junk:
+        (tree / name).parent.mkdir(parents=True)
+        (tree / name).write_text("junk")
 
-    assert f"src/{python_sdk().name}" in wheel["packages"]
-    assert {"wit", "examples"} <= set(wheel["force-include"])
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=tree, check=True, capture_output=True, timeout=120)
+
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(ZipFile(wheel).namelist())
+    assert names >= {
+        "plexspaces/__init__.py",
+        "plexspaces_node/__init__.py",
+        "plexspaces_node/build/toolchains/typescript/package-lock.json",
+        "plexspaces_node/examples/go-ledger/main.go",
+        "plexspaces_node/examples/rust-counter/src/lib.rs",
+        "plexspaces_node/guest/init",
+        "plexspaces_node/sdk/go/go.mod",
+        "plexspaces_node/wit/application.wit",
+    }
+    assert [name for name in names if "junk" in name] == []
 
 
 def test_readable_with_a_failing_import_shows_the_projects_frames_only() -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import select
 import socket
 import stat
 import tomllib
@@ -19,6 +20,10 @@ import grpc
 import pytest
 from rich.console import Console
 
+from plexspaces_node.build import BuildEnvironment, typescript
+from plexspaces_node.build.rust_compiler import DEBIAN_INSTALL
+from plexspaces_node.build.toolchain import Toolchain
+from plexspaces_node.build.typescript import tools_directory
 from plexspaces_node.cli.doctor import (
     DEPENDENCIES,
     Finding,
@@ -29,13 +34,13 @@ from plexspaces_node.cli.doctor import (
     check_memory,
     check_python,
     examine,
-    find_tool,
     render,
     required_ok,
     to_json,
 )
 from plexspaces_node.config import Config, ConfigBootstrap
-from plexspaces_node.errors import Unavailable
+from plexspaces_node.errors import DeadlineExceeded, Unavailable, Unsupported
+from plexspaces_node.model import Language
 from plexspaces_node.vm.driver import Driver, Health
 from plexspaces_node.wire.generated.application_pb2 import (
     InspectNodeRequest,
@@ -43,8 +48,7 @@ from plexspaces_node.wire.generated.application_pb2 import (
 )
 
 ROOT = Path(__file__).parents[2]
-Find = Callable[[str], str | None]
-Tools = Callable[[dict[str, str]], Find]
+Machine = Callable[[dict[str, str]], BuildEnvironment]
 
 
 class ProbeOnly:
@@ -84,17 +88,21 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def tools(tmp_path: Path) -> Tools:
-    """Make fake compilers of shell script texts, by name."""
+def machine(tmp_path: Path) -> Machine:
+    """Make the surroundings of a build with fake compilers only, of shell script texts, by name."""
 
-    def make(scripts: dict[str, str]) -> Find:
+    def make(scripts: dict[str, str]) -> BuildEnvironment:
         directory = tmp_path / "tools"
         directory.mkdir()
         for name, script in scripts.items():
             path = directory / name
             path.write_text(f"#!/bin/sh\n{script}\n")
             path.chmod(0o755)
-        return lambda name: str(directory / name) if name in scripts else None
+        return BuildEnvironment(
+            cache=tmp_path / "cache",
+            search=(directory,),
+            variables={"PATH": os.defpath, "HOME": str(tmp_path / "home")},
+        )
 
     return make
 
@@ -247,113 +255,175 @@ class TestIsolation:
         assert one(findings, "auto").detail == "takes process"
 
 
-class TestCompilers:
+class OneLanguage:
+    """A toolchain of which the doctor may only ask what it is and what it would use."""
+
+    install = "install it"
+
+    def __init__(self, language: Language, answer: str | Exception | None) -> None:
+        """Set what `describe` gives, raises, or (None) never gives."""
+        self.language = language
+        self._answer = answer
+
+    async def describe(self, environment: BuildEnvironment) -> str:
+        """Answer as told."""
+        if self._answer is None:
+            await asyncio.Event().wait()
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return cast(str, self._answer)
+
+
+def toolchain(answer: str | Exception | None, language: Language = Language.GO) -> Toolchain:
+    """Make a toolchain that can be described and nothing else."""
+    return cast(Toolchain, OneLanguage(language, answer))
+
+
+class TestLanguages:
     async def test_check_compilers_when_nothing_is_installed_then_each_has_its_command(
-        self,
+        self, machine: Machine
     ) -> None:
         """A missing compiler is no fault, and the line says how to get it."""
-        findings = await check_compilers(lambda _: None)
+        findings = await check_compilers(machine({"apt-get": ""}))
         assert {finding.ok for finding in findings} == {None}
         assert required_ok(findings)
-        hints = {finding.name: str(finding.hint) for finding in findings}
-        assert hints["python: componentize-py"] == "pip install 'plexspaces-node[build-python]'"
-        assert hints["go: go"] == "pip install 'plexspaces-node[build-go]'"
-        assert "rustup target add wasm32-wasip2" in hints["rust: rustc"]
-        assert "nodejs" in hints["typescript: npm"]
+        assert {finding.name: finding.hint for finding in findings} == {
+            "python": "pip install 'plexspaces-node[build-python]'",
+            "go": "pip install 'plexspaces-node[build-go]'",
+            "typescript": "pip install 'plexspaces-node[build-typescript]'",
+            "rust": DEBIAN_INSTALL,
+        }
 
-    async def test_check_compilers_when_installed_then_version_and_place_are_shown(
-        self, place: Path, tools: Tools
+    async def test_check_compilers_when_installed_then_versions_and_places_are_shown(
+        self, place: Path, machine: Machine
     ) -> None:
-        """Versions come from the tools themselves, and targets from the compiler's own root."""
+        """What a build would use is found by the very search of a build."""
         (place / "lib/rustlib/wasm32-wasip2/lib").mkdir(parents=True)
-        find = tools(
+        environment = machine(
             {
+                "cargo": "",
+                "componentize-py": "echo componentize-py 0.25.1",
                 "go": "echo go version go1.26.6 linux/amd64",
-                "rustc": f'[ "$1" = --print ] && echo {place} || echo rustc 1.95.0',
                 "node": "echo v20.20.2",
+                "rustc": f"[ $1 = --print ] && echo {place} || echo release: 1.95.0",
             }
         )
-        findings = await check_compilers(find)
-        assert one(findings, "go: go").ok is True
-        assert one(findings, "go: go").detail == (
-            f"go version go1.26.6 linux/amd64 at {find('go')}"
-        )
-        assert one(findings, "typescript: node").detail.startswith("v20.20.2 at ")
-        assert one(findings, "rust: wasm32-wasip2").ok is True
-        assert one(findings, "rust: wasm32-wasip1").ok is None
-        assert one(findings, "rust: wasm32-wasip1").hint == "rustup target add wasm32-wasip1"
-        assert [finding.name for finding in findings] == [
-            "python: componentize-py",
-            "go: go",
-            "rust: rustc",
-            "rust: cargo",
-            "rust: wasm32-wasip2",
-            "rust: wasm32-wasip1",
-            "typescript: node",
-            "typescript: npm",
+        tools_directory(environment).mkdir(parents=True)
+        findings = await check_compilers(environment)
+        assert [(finding.name, finding.ok) for finding in findings] == [
+            ("python", True),
+            ("go", True),
+            ("typescript", True),
+            ("rust", True),
         ]
+        (tools,) = environment.search
+        assert (
+            one(findings, "python").detail == f"componentize-py 0.25.1 at {tools}/componentize-py"
+        )
+        assert one(findings, "go").detail == f"go 1.26.6 at {tools}/go"
+        assert one(findings, "typescript").detail.startswith(f"node 20.20.2 at {tools}/node, with ")
+        assert f"in {tools_directory(environment)}" in one(findings, "typescript").detail
+        assert one(findings, "rust").detail == (
+            f"rustc 1.95.0 at {tools}/rustc, with its library for wasm32-wasip2"
+        )
+
+    async def test_check_compilers_when_the_npm_packages_are_missing_then_their_command_is_shown(
+        self, machine: Machine
+    ) -> None:
+        """Node.js alone makes no component, and is not asked for again."""
+        findings = await check_compilers(machine({"node": "echo v20.20.2"}))
+        finding = one(findings, "typescript")
+        assert (finding.ok, finding.hint) == (None, typescript.INSTALL)
+        assert "node 20.20.2" in finding.detail
 
     @pytest.mark.parametrize(
         ("script", "detail"),
         [
-            ("echo go version go1.21.3 linux/amd64", "1.24 is the oldest that works"),
-            ("echo what", "1.24 is the oldest that works"),
-            ("echo no toolchain >&2; exit 3", "it ended with status 3: no toolchain"),
-            ("kill -9 $$", "signal 9 ended it"),
+            ("echo go version go1.21.3 linux/amd64", "1.24 or newer"),
+            ("echo what", "'what' cannot be used"),
+            ("echo no toolchain >&2; exit 3", "does not work: no toolchain"),
+            ("kill -9 $$", "does not work: status -9"),
         ],
     )
     async def test_check_compilers_when_a_tool_is_of_no_use_then_the_reason_is_shown(
-        self, tools: Tools, script: str, detail: str
+        self, machine: Machine, script: str, detail: str
     ) -> None:
-        """Too old, without a version, failing and crashing are told apart."""
-        finding = one(await check_compilers(tools({"go": script})), "go: go")
+        """Too old for actors, without a version, failing and crashing are told apart."""
+        finding = one(await check_compilers(machine({"go": script})), "go")
         assert finding.ok is None
         assert detail in finding.detail
         assert finding.hint == "pip install 'plexspaces-node[build-go]'"
 
     async def test_check_compilers_when_a_tool_is_no_program_then_the_reason_is_shown(
-        self, place: Path
+        self, machine: Machine
     ) -> None:
         """A file that the kernel does not run is an answer, not a crash."""
-        path = place / "go"
-        path.write_bytes(b"\x7fELF nonsense")
-        path.chmod(0o755)
-        findings = await check_compilers(lambda name: str(path) if name == "go" else None)
-        assert "Exec format error" in one(findings, "go: go").detail
+        environment = machine({"go": ""})
+        (environment.search[0] / "go").write_bytes(b"\x7fELF nonsense")
+        findings = await check_compilers(environment)
+        assert "Exec format error" in one(findings, "go").detail
+
+    @pytest.mark.parametrize(
+        ("answer", "hint"),
+        [
+            (None, "install it"),
+            (DeadlineExceeded("too slow", hint="is the machine busy?"), "install it"),
+            (Unsupported("none", hint="get one"), "get one"),
+            (OSError("no room"), "install it"),
+        ],
+    )
+    async def test_check_compilers_when_one_has_no_answer_then_it_costs_its_own_line_only(
+        self, machine: Machine, answer: Exception | None, hint: str
+    ) -> None:
+        """A toolchain that hangs or fails is told, and hides no other."""
+        toolchains = [toolchain(answer), toolchain("rustc 1.96", Language.RUST)]
+        findings = await check_compilers(machine({}), toolchains=toolchains, timeout_s=0.05)
+        assert [(found.name, found.ok, found.hint) for found in findings] == [
+            ("go", None, hint),
+            ("rust", True, None),
+        ]
 
     async def test_check_compilers_when_a_tool_hangs_then_it_and_its_children_are_ended(
-        self, place: Path, tools: Tools
+        self, place: Path, machine: Machine
     ) -> None:
         """A hanging tool costs the time given, whoever holds its output, and leaves nothing."""
-        find = tools({"go": f"sleep 600 & echo $! > {place}/pid; wait", "node": "echo v20.1.0"})
+        os.mkfifo(place / "lifeline")
+        # Everything that the tool starts holds the other end: the last of it to end closes it.
+        lifeline = os.open(place / "lifeline", os.O_RDONLY | os.O_NONBLOCK)
+        environment = machine({"go": f"exec 9>{place}/lifeline; sleep 600 & wait"})
         before = children()
-        findings = await check_compilers(find, timeout_s=0.5)
-        assert "did not end in time" in one(findings, "go: go").detail
-        assert one(findings, "typescript: node").ok is True
-        assert children() == before
-        grandchild = Path(f"/proc/{(place / 'pid').read_text().strip()}/stat")
-        assert not grandchild.exists() or ") Z " in grandchild.read_text()
+        try:
+            findings = await check_compilers(environment, timeout_s=0.5)
+            assert "did not end in time" in one(findings, "go").detail
+            assert children() == before
+            ready, _, _ = await asyncio.to_thread(select.select, [lifeline], [], [], 30)
+            assert ready, "what the tool started lives on"
+            assert os.read(lifeline, 1) == b""
+        finally:
+            os.close(lifeline)
 
     async def test_check_compilers_when_a_tool_prints_without_end_then_a_short_line_is_kept(
-        self, tools: Tools
+        self, machine: Machine
     ) -> None:
         """Output is cut, and control characters do not reach the terminal."""
         script = "printf '\\033[31mgo1.26 '; head -c 300000 /dev/zero | tr '\\0' x"
-        finding = one(await check_compilers(tools({"go": script})), "go: go")
-        assert len(finding.detail) < 400
+        finding = one(await check_compilers(machine({"go": script})), "go")
+        assert len(finding.detail) <= 500
         assert "\033" not in finding.detail
 
-    def test_find_tool_when_beside_the_interpreter_or_on_path_then_it_is_found(
-        self, place: Path, monkeypatch: pytest.MonkeyPatch
+    async def test_check_compilers_when_there_is_no_place_for_a_cache_then_it_is_no_fault(
+        self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """What pip installed goes first, then PATH; a relative entry becomes absolute."""
-        program = place / "go-for-doctor"
-        program.write_text("#!/bin/sh\n")
-        program.chmod(0o755)
-        monkeypatch.setenv("PATH", ".")
-        assert find_tool("go-for-doctor") == str(program)
-        assert find_tool("no-such-program-here") is None
-        assert find_tool("pytest") is not None
+        """Where nothing can be built at all, one line says why."""
+
+        def no_home(_: type[Path]) -> Path:
+            raise RuntimeError("no home directory")
+
+        monkeypatch.setattr(Path, "home", classmethod(no_home))
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        (finding,) = await check_compilers()
+        assert (finding.name, finding.ok) == ("build", None)
+        assert "XDG_CACHE_HOME" in str(finding.hint)
 
 
 @asynccontextmanager
@@ -609,21 +679,21 @@ class TestReport:
         }
 
     async def test_examine_when_run_here_then_all_areas_come_in_order_and_nothing_is_left(
-        self, place: Path
+        self, place: Path, machine: Machine
     ) -> None:
         """The whole examination, with real children: no process, descriptor or file remains."""
         before, descriptors = children(), len(os.listdir("/proc/self/fd"))
         config = configured(data_dir=place / "data", address="127.0.0.1:0")
-        findings = await examine(config, [sound("process")], find=lambda _: None)
+        findings = await examine(config, [sound("process")], environment=machine({}))
         areas = list(dict.fromkeys(finding.area for finding in findings))
-        assert areas == ["Python", "Isolation", "Compilers", "Node"]
+        assert areas == ["Python", "Isolation", "Languages", "Node"]
         assert [finding for finding in findings if finding.ok is False] == []
         assert children() == before
         assert len(os.listdir("/proc/self/fd")) <= descriptors
         assert list(place.iterdir()) == []
 
     async def test_examine_when_cancelled_then_its_children_are_ended(
-        self, place: Path, tools: Tools
+        self, place: Path, machine: Machine
     ) -> None:
         """Ctrl-C in the middle leaves no process."""
         os.mkfifo(place / "started")
@@ -632,8 +702,8 @@ class TestReport:
         started = asyncio.Event()
         asyncio.get_running_loop().add_reader(fifo, started.set)
         before = children()
-        find = tools({"go": f"echo here > {place}/started; sleep 600"})
-        task = asyncio.create_task(examine(configured(), [], find=find))
+        environment = machine({"go": f"echo here > {place}/started; sleep 600"})
+        task = asyncio.create_task(examine(configured(), [], environment=environment))
         try:
             await asyncio.wait_for(started.wait(), 30)
             task.cancel()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.sections import number, sections, string
 
 MAGIC = b"\0asm"
 CORE_LAYER = b"\x01\x00\x00\x00"
@@ -65,52 +66,22 @@ def _custom_sections(
 ) -> Iterator[tuple[str, memoryview]]:
     if depth > _MAX_DEPTH:
         raise InvalidArgument(f"components nested deeper than {_MAX_DEPTH}")
-    at = 8
-    while at < len(binary):
-        section = binary[at]
-        size, start = _leb(binary, at + 1)
-        at = start + size
-        if at > len(binary):
-            raise InvalidArgument(
-                f"truncated: a section needs {at} bytes, the file has {len(binary)}",
-                hint="build it again, or copy it whole",
-            )
-        body = binary[start:at]
-        if section == _CUSTOM:
-            name, rest = _name(body, 0)
+    for part in sections(binary):
+        body = binary[part.body : part.end]
+        if part.kind == _CUSTOM:
+            name, rest = string(body, 0)
             yield name, body[rest:]
-        elif component and section in _NESTED:
-            yield from _custom_sections(body, section == _COMPONENT, depth + 1)
+        elif component and part.kind in _NESTED:
+            yield from _custom_sections(body, part.kind == _COMPONENT, depth + 1)
 
 
 def _producer_values(body: memoryview, wanted: str) -> Iterator[str]:
-    fields, at = _leb(body, 0)
+    fields, at = number(body, 0)
     for _ in range(fields):
-        field, at = _name(body, at)
-        count, at = _leb(body, at)
+        field, at = string(body, at)
+        count, at = number(body, at)
         for _ in range(count):
-            value, at = _name(body, at)
-            _version, at = _name(body, at)
+            value, at = string(body, at)
+            _version, at = string(body, at)
             if field == wanted:
                 yield value
-
-
-def _name(data: memoryview, at: int) -> tuple[str, int]:
-    size, start = _leb(data, at)
-    end = start + size
-    if end > len(data):
-        raise InvalidArgument("truncated: a name ends beyond its section")
-    return bytes(data[start:end]).decode("utf-8", "replace"), end
-
-
-def _leb(data: memoryview, at: int) -> tuple[int, int]:
-    result = shift = 0
-    while True:
-        if at >= len(data) or shift > 28:
-            raise InvalidArgument("truncated: a number ends beyond its section")
-        byte = data[at]
-        at += 1
-        result |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return result, at
-        shift += 7

@@ -14,14 +14,19 @@ from pathlib import Path
 from typing import NoReturn
 
 from wasmtime import Engine, Module, WasmtimeError
-from wasmtime.component import Component, ComponentInstanceType
+from wasmtime.component import Component, ComponentInstanceType, FuncType
 
 from plexspaces_node.agent import binary, contract
 from plexspaces_node.agent.engine import make_engine
+from plexspaces_node.agent.signature import spelled
 from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.model import ENGINE, ArtifactKind
 
 BUILD_HINT = "export the world in wit/application.wit, or build a WASI command with a main function"
+CONTRACT_HINT = (
+    f"build it from the wit/application.wit of version {contract.VERSION}, "
+    "or with the SDK that came with this version"
+)
 
 
 def main(argv: list[str]) -> int:
@@ -72,20 +77,31 @@ def _component(engine: Engine, data: bytes) -> tuple[ArtifactKind, list[str], li
     elif any(name.startswith(contract.CLI_RUN) for name in exports):
         kind = ArtifactKind.COMMAND_COMPONENT
     else:
+        _refuse_foreign(exports)
         _refuse_entry(f"{contract.ACTOR} or {contract.CLI_RUN}x", exports)
+    _refuse_foreign(imports)
     for name in imports:
-        if name not in contract.HOST_INTERFACES and not name.startswith(contract.WASI_OFFERED):
+        if name not in contract.HOST_INTERFACES and not _is_wasi(name):
             _refuse_import(name)
     return kind, imports, exports, component.serialize()
 
 
 def _check_actor(engine: Engine, actor: object) -> None:
-    functions = set(actor.exports(engine)) if isinstance(actor, ComponentInstanceType) else set()
-    missing = set(contract.ACTOR_FUNCTIONS) - functions
+    exports = actor.exports(engine) if isinstance(actor, ComponentInstanceType) else {}
+    functions = {name: one.ty for name, one in exports.items() if isinstance(one.ty, FuncType)}
+    missing = set(contract.ACTOR_FUNCTIONS) - set(functions)
     if missing:
         raise InvalidArgument(
             f"the component's {contract.ACTOR} lacks {', '.join(sorted(missing))}", hint=BUILD_HINT
         )
+    for name, wanted in contract.ACTOR_FUNCTIONS.items():
+        found = spelled(functions[name])
+        if found != wanted:
+            raise InvalidArgument(
+                f"the component's {name} of {contract.ACTOR} has the wrong type: it is {found} "
+                f"and must be {wanted}",
+                hint=CONTRACT_HINT,
+            )
 
 
 def _module(engine: Engine, data: bytes) -> tuple[ArtifactKind, list[str], list[str], bytearray]:
@@ -100,8 +116,23 @@ def _module(engine: Engine, data: bytes) -> tuple[ArtifactKind, list[str], list[
     return ArtifactKind.COMMAND, imports, exports, module.serialize()
 
 
+def _is_wasi(name: str) -> bool:
+    return name.startswith(contract.WASI_OFFERED) and contract.WASI_VERSION in name
+
+
+def _refuse_foreign(names: list[str]) -> None:
+    """Refuse another version of the contract: of the one spoken here every name is known."""
+    for name in names:
+        package, _, version = name.partition("@")
+        if package.startswith(f"{contract.PACKAGE}/") and version != contract.VERSION:
+            raise InvalidArgument(
+                f"it speaks {contract.PACKAGE}@{version}, this node {contract.VERSION}",
+                hint=CONTRACT_HINT,
+            )
+
+
 def _refuse_entry(wanted: str, exports: list[str]) -> NoReturn:
-    said = ", ".join(exports[:20]) if exports else "nothing"
+    said = ", ".join(exports[:20]) or "nothing"
     raise InvalidArgument(f"no known entry: wanted {wanted}; it exports {said}", hint=BUILD_HINT)
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 PACKAGE: Final = "plexspaces:application"
 VERSION: Final = "0.1.0"
@@ -14,7 +18,15 @@ def interface(name: str) -> str:
 
 
 ACTOR: Final = interface("actor")
-ACTOR_FUNCTIONS: Final = ("init", "handle-message", "snapshot-state", "shutdown")
+_ACTOR_ERROR: Final = "record { code: string, message: string, retryable: bool }"
+ACTOR_FUNCTIONS: Final[Mapping[str, str]] = {
+    "init": "func(list<u8>) -> result<_, string>",
+    "handle-message": f"func(string, string, list<u8>) -> result<list<u8>, {_ACTOR_ERROR}>",
+    "snapshot-state": "func() -> list<u8>",
+    "shutdown": "func()",
+}
+"""What an actor exports, and the types as `signature.spelled` spells them."""
+
 LOGGING: Final = interface("logging")
 KEYVALUE: Final = interface("keyvalue")
 MESSAGING: Final = interface("messaging")
@@ -34,3 +46,4 @@ WASI_OFFERED: Final = (
     "wasi:sockets/",
 )
 """What wasmtime's `add_wasip2` defines. Nothing is preopened and no address may be reached."""
+WASI_VERSION: Final = "@0.2."

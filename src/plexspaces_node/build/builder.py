@@ -30,7 +30,6 @@ from plexspaces_node.build.toolchain import (
     Compilation,
     Compiler,
     Toolchain,
-    find_compiler,
 )
 from plexspaces_node.build.typescript import TypeScriptToolchain
 from plexspaces_node.errors import InvalidArgument, Unsupported
@@ -84,7 +83,7 @@ async def build(
     project = project.resolve()
     toolchain = _toolchain(detect(project), project)
     output = _checked_output(output or default_output(project), project)
-    compiler = await _compiler(toolchain, project, environment, progress)
+    compiler = await toolchain.ready(project, environment, progress=progress)
     job = _Job(toolchain, compiler, project, output, environment)
     inputs = await in_thread(job.read)
     found = await in_thread(job.cache.find, inputs.digest)
@@ -97,7 +96,7 @@ async def build(
     return BuildResult(
         path=output,
         language=toolchain.language,
-        kind=_kind(toolchain, project),
+        kind=await in_thread(toolchain.kind_of, project),
         size_bytes=output.stat().st_size,
         duration_ns=time.perf_counter_ns() - started,
         cached=found is not None,
@@ -162,26 +161,6 @@ def _toolchain(language: Language, project: Path) -> Toolchain:
         f"{project} is a {language} project: building {language} comes in a later version",
         hint="build it with the language's own tools and deploy the .wasm file",
     )
-
-
-async def _compiler(
-    toolchain: Toolchain,
-    project: Path,
-    environment: BuildEnvironment,
-    progress: Callable[[str], None],
-) -> Compiler:
-    if not isinstance(toolchain, RustToolchain):
-        return await find_compiler(toolchain, environment)
-    # The project has a say in which compiler it is.
-    with tempfile.TemporaryDirectory(prefix="plexspaces-") as scratch:
-        return await toolchain.make_ready(
-            project, environment, scratch=Path(scratch), progress=progress
-        )
-
-
-def _kind(toolchain: Toolchain, project: Path) -> ArtifactKind:
-    # Go makes either, as the project asks for.
-    return toolchain.kind_of(project) if isinstance(toolchain, GoToolchain) else toolchain.kind
 
 
 def _checked_output(output: Path, project: Path) -> Path:

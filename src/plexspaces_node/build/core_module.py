@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from plexspaces_node.build.sections import (
+from plexspaces_node.errors import Internal, InvalidArgument
+from plexspaces_node.sections import (
     HEADER_BYTES,
     leb,
     number,
@@ -18,7 +19,6 @@ from plexspaces_node.build.sections import (
     string,
     with_size,
 )
-from plexspaces_node.errors import Internal
 
 _HEADER = b"\0asm\1\0\0\0"
 _IMPORTS = 2
@@ -63,7 +63,7 @@ def read_core_module(binary: bytes) -> CoreModule:
                 imports = tuple(_imports(binary, part.body))
             elif part.kind == _EXPORTS:
                 exports = frozenset(_exports(binary, part.body))
-    except (IndexError, UnicodeDecodeError) as exc:
+    except InvalidArgument as exc:
         raise Internal("the compiler's output is not whole WebAssembly") from exc
     return CoreModule(binary, imports, exports)
 

@@ -8,17 +8,19 @@ to stdout.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from plexspaces_node import __version__
+from plexspaces_node.build.core_module import read_core_module
 from plexspaces_node.build.environment import BuildEnvironment
 from plexspaces_node.build.process import run
 from plexspaces_node.build.producers import with_producers
 from plexspaces_node.build.shipped import shipped
 from plexspaces_node.build.threads import in_thread
-from plexspaces_node.build.toolchain import Compilation
-from plexspaces_node.build.wrap import wrap, wrapper_digest
+from plexspaces_node.build.toolchain import Compilation, Compiler, find_compiler
+from plexspaces_node.build.wrap import CONTRACT, wrap, wrapper_digest
 from plexspaces_node.errors import InvalidArgument, NotFound, Unsupported
 from plexspaces_node.model import ArtifactKind, Language
 
@@ -30,6 +32,9 @@ OLDEST_FOR_ACTORS = (1, 24)
 SDK = "plexspaces"
 """The SDK's module path, and the directory of a project where its copy lies."""
 SDK_VERSION = "v0.1.0"
+
+_ACTOR = f"{CONTRACT}/actor@"
+"""How the exports of an actor begin, whatever version of the contract it speaks."""
 
 _FLAGS = ("-trimpath", "-ldflags=-s -w")
 _VERSION = re.compile(r"go version go(?P<version>(?P<major>\d+)\.(?P<minor>\d+)\S*)")
@@ -43,7 +48,14 @@ _SDK_REPLACEMENT = re.compile(
 )
 _NO_SDK = re.compile(rf"package {SDK}/\S+ is not in std|no required module provides package {SDK}/")
 
+_NO_FILES = re.compile(r"no (?:non-test )?Go files in|build constraints exclude all Go files in")
+
 _PROGRAM_HINT = "begin its files with `package main` and write `func main()`"
+_NO_FILES_HINT = "write main.go, with `package main` and `func main()`: plexspaces new go"
+_ACTOR_HINT = (
+    f"import {SDK}/actor and write `func main() {{ actor.Serve(...) }}`; a program without the SDK "
+    "in its go.mod becomes a WASI command"
+)
 
 _TARGET = {
     "GOOS": "wasip1",
@@ -63,7 +75,6 @@ class GoToolchain:
     """See `toolchain.Toolchain`."""
 
     language: Language = Language.GO
-    kind: ArtifactKind = ArtifactKind.COMMAND
     program: str = "go"
     install: str = "pip install 'plexspaces-node[build-go]'"
     version_arguments: tuple[str, ...] = ("version",)
@@ -76,6 +87,20 @@ class GoToolchain:
                 f"{output!r} cannot be used: Go must be {oldest} or newer", hint=self.install
             )
         return match["version"]
+
+    def kind_of(self, project: Path) -> ArtifactKind:
+        uses_sdk = _REQUIRES_SDK.search(_go_mod(project))
+        return ArtifactKind.ACTOR if uses_sdk else ArtifactKind.COMMAND
+
+    async def describe(self, environment: BuildEnvironment) -> str:
+        compiler = await find_compiler(self, environment)
+        self._check_version(compiler)
+        return compiler.placed
+
+    async def ready(
+        self, project: Path, environment: BuildEnvironment, *, progress: Callable[[str], None]
+    ) -> Compiler:
+        return await find_compiler(self, environment)
 
     def ingredients(self) -> list[str]:
         target = [f"{name}={value}" for name, value in _TARGET.items()]
@@ -95,11 +120,6 @@ class GoToolchain:
             kept.setdefault("GOCACHE", str(environment.cache / "go-build"))
             kept.setdefault("GOPATH", str(environment.cache / "go"))
         return {**kept, **_TARGET, "TMPDIR": str(scratch)}
-
-    def kind_of(self, project: Path) -> ArtifactKind:
-        """Return what the project becomes. Blocks."""
-        uses_sdk = _REQUIRES_SDK.search(_go_mod(project))
-        return ArtifactKind.ACTOR if uses_sdk else ArtifactKind.COMMAND
 
     async def compile(self, compilation: Compilation) -> None:
         actor = self.kind_of(compilation.project) is ArtifactKind.ACTOR
@@ -128,15 +148,18 @@ class GoToolchain:
         if actor:
             await in_thread(_wrap, module, compilation)
 
-    def _check_actor(self, compilation: Compilation) -> None:
-        oldest = ".".join(map(str, OLDEST_FOR_ACTORS))
-        version = tuple(map(int, re.findall(r"\d+", compilation.compiler.version)[:2]))
+    def _check_version(self, compiler: Compiler) -> None:
+        version = tuple(map(int, re.findall(r"\d+", compiler.version)[:2]))
         if version < OLDEST_FOR_ACTORS:
+            oldest = ".".join(map(str, OLDEST_FOR_ACTORS))
             raise Unsupported(
-                f"Go {compilation.compiler.version} cannot build actors: it must be {oldest} or "
-                "newer",
+                f"Go {compiler.version} cannot build actors: it must be {oldest} or newer; "
+                f"found at {compiler.program}",
                 hint=self.install,
             )
+
+    def _check_actor(self, compilation: Compilation) -> None:
+        self._check_version(compilation.compiler)
         replacement = _SDK_REPLACEMENT.search(_go_mod(compilation.project))
         if replacement is None or not (compilation.project / replacement["path"]).is_dir():
             raise InvalidArgument(
@@ -154,6 +177,8 @@ def _go_mod(project: Path) -> str:
 def _not_compiled(said: str, project: Path) -> InvalidArgument:
     if "-buildmode=c-shared requires exactly one main package" in said:
         return InvalidArgument(f"the package in {project} is not a program", hint=_PROGRAM_HINT)
+    if _NO_FILES.search(said):
+        return InvalidArgument(f"{project} holds no program:\n{said}", hint=_NO_FILES_HINT)
     hint = _sdk_hint() if _NO_SDK.search(said) else None
     return InvalidArgument(f"the program does not compile:\n{said}", hint=hint)
 
@@ -164,14 +189,19 @@ def _sdk_hint() -> str:
     except NotFound as exc:
         return str(exc.hint)
     return (
-        f"in the project: cp -r {sdk} {SDK} && "
+        f"in the project: rm -rf {SDK} && cp -r {sdk} {SDK} && "
         f"go mod edit -require={SDK}@{SDK_VERSION} -replace={SDK}=./{SDK}"
     )
 
 
 def _wrap(module: Path, compilation: Compilation) -> None:
+    binary = module.read_bytes()
+    if not any(name.startswith(_ACTOR) for name in read_core_module(binary).exports):
+        raise InvalidArgument(
+            f"the program in {compilation.project} serves no actor", hint=_ACTOR_HINT
+        )
     made_by = {
         "language": {"Go": compilation.compiler.version},
         "sdk": {"plexspaces": __version__},
     }
-    compilation.output.write_bytes(with_producers(wrap(module.read_bytes()), made_by))
+    compilation.output.write_bytes(with_producers(wrap(binary, hint=_sdk_hint()), made_by))

@@ -6,7 +6,8 @@ from Python says "Rust" only. The section is put first, before any nested module
 
 from __future__ import annotations
 
-from plexspaces_node.build.sections import (
+from plexspaces_node.errors import Internal, InvalidArgument
+from plexspaces_node.sections import (
     HEADER_BYTES,
     leb,
     number,
@@ -15,7 +16,6 @@ from plexspaces_node.build.sections import (
     string,
     with_size,
 )
-from plexspaces_node.errors import Internal
 
 _CUSTOM = 0
 _NAME = "producers"
@@ -31,7 +31,7 @@ def with_producers(binary: bytes, added: Fields) -> bytes:
     """
     try:
         return _merge(binary, added)
-    except (IndexError, UnicodeDecodeError) as exc:
+    except InvalidArgument as exc:
         raise Internal("the compiler's output is not whole WebAssembly") from exc
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from plexspaces_node.build.producers import with_producers
 from plexspaces_node.build.project import digest_sources, read_sources
 from plexspaces_node.build.shipped import PYTHON_SDK, python_sdk, shipped
 from plexspaces_node.build.threads import in_thread
-from plexspaces_node.build.toolchain import Compilation
+from plexspaces_node.build.toolchain import Compilation, Compiler, find_compiler
 from plexspaces_node.errors import InvalidArgument, Unsupported
 from plexspaces_node.model import ArtifactKind, Language
 
@@ -51,7 +52,6 @@ class PythonToolchain:
     """See `toolchain.Toolchain`."""
 
     language: Language = Language.PYTHON
-    kind: ArtifactKind = ArtifactKind.ACTOR
     program: str = "componentize-py"
     install: str = "pip install 'plexspaces-node[build-python]'"
     version_arguments: tuple[str, ...] = ("--version",)
@@ -64,6 +64,17 @@ class PythonToolchain:
                 hint=self.install,
             )
         return version
+
+    def kind_of(self, project: Path) -> ArtifactKind:
+        return ArtifactKind.ACTOR
+
+    async def describe(self, environment: BuildEnvironment) -> str:
+        return (await find_compiler(self, environment)).placed
+
+    async def ready(
+        self, project: Path, environment: BuildEnvironment, *, progress: Callable[[str], None]
+    ) -> Compiler:
+        return await find_compiler(self, environment)
 
     def ingredients(self) -> list[str]:
         contract = digest_sources(read_sources(shipped("wit")), ())

@@ -19,7 +19,7 @@ from plexspaces_node.build.environment import BuildEnvironment
 from plexspaces_node.build.process import run
 from plexspaces_node.build.producers import with_producers
 from plexspaces_node.build.rust_compiler import (
-    RUSTUP_INSTALL,
+    INSTALL,
     RustCompiler,
     find_rust,
 )
@@ -61,13 +61,15 @@ class RustToolchain:
     """See `toolchain.Toolchain`."""
 
     language: Language = Language.RUST
-    kind: ArtifactKind = ArtifactKind.ACTOR
-    program: str = "cargo"
-    install: str = RUSTUP_INSTALL
-    version_arguments: tuple[str, ...] = ("--version",)
+    install: str = INSTALL
 
-    def parse_version(self, output: str) -> str:
-        return output.split()[1] if len(output.split()) > 1 else output
+    def kind_of(self, project: Path) -> ArtifactKind:
+        return ArtifactKind.ACTOR
+
+    async def describe(self, environment: BuildEnvironment) -> str:
+        with tempfile.TemporaryDirectory(prefix="plexspaces-") as scratch:
+            variables = self.variables(environment, Path(scratch))
+            return (await find_rust(Path(scratch), environment, variables)).described
 
     def ingredients(self) -> list[str]:
         return [__version__, wrapper_digest()]
@@ -85,35 +87,18 @@ class RustToolchain:
         kept.setdefault("CARGO_HOME", str(_cargo_home(environment)))
         return {**kept, "CARGO_TERM_COLOR": "never", "TMPDIR": str(scratch)}
 
-    async def make_ready(
-        self,
-        project: Path,
-        environment: BuildEnvironment,
-        *,
-        scratch: Path,
-        progress: Callable[[str], None],
+    async def ready(
+        self, project: Path, environment: BuildEnvironment, *, progress: Callable[[str], None]
     ) -> RustCompiler:
-        """Return the compiler, with what it needs: a standard library, and a lock file.
-
-        Raises `Unsupported` with what installs a compiler, and `InvalidArgument` with cargo's words
-        when it cannot settle on the versions of what the project depends on.
-        """
+        # Among what the project has a say in: the compiler, and the crates of its lock file.
         await in_thread(library, project)
-        variables = self.variables(environment, scratch)
-        compiler = await find_rust(project, environment, variables)
-        await make_standard_library(
-            compiler, variables, timeout_s=environment.timeout_s, progress=progress
-        )
-        if not ((await in_thread(workspace, project)) / LOCK).is_file():
-            progress("rust: choosing the versions of the crates, for Cargo.lock")
-            finished = await run(
-                [str(compiler.program), "fetch", "--quiet"],
-                cwd=project,
-                variables={**variables, "RUSTC": str(compiler.rustc)},
-                timeout_s=environment.timeout_s,
+        with tempfile.TemporaryDirectory(prefix="plexspaces-") as scratch:
+            variables = self.variables(environment, Path(scratch))
+            compiler = await find_rust(project, environment, variables)
+            await make_standard_library(
+                compiler, variables, timeout_s=environment.timeout_s, progress=progress
             )
-            if finished.status:
-                raise _refused("the project cannot be built", finished.output, project)
+            await _lock(project, compiler, environment, variables=variables, progress=progress)
         return compiler
 
     async def compile(self, compilation: Compilation) -> None:
@@ -140,6 +125,28 @@ class RustToolchain:
                 raise Internal(f"cargo ended well and made no {made.name}:\n{finished.output}")
             binary = await in_thread(made.read_bytes)
         await in_thread(_finish, compilation, compiler, found, binary=binary)
+
+
+async def _lock(
+    project: Path,
+    compiler: RustCompiler,
+    environment: BuildEnvironment,
+    *,
+    variables: Mapping[str, str],
+    progress: Callable[[str], None],
+) -> None:
+    """Have cargo settle on the versions of what the project depends on, where it has not yet."""
+    if ((await in_thread(workspace, project)) / LOCK).is_file():
+        return
+    progress("rust: choosing the versions of the crates, for Cargo.lock")
+    finished = await run(
+        [str(compiler.program), "fetch", "--quiet"],
+        cwd=project,
+        variables={**variables, "RUSTC": str(compiler.rustc)},
+        timeout_s=environment.timeout_s,
+    )
+    if finished.status:
+        raise _refused("the project cannot be built", finished.output, project)
 
 
 async def install(environment: BuildEnvironment, *, progress: Callable[[str], None]) -> Path:
@@ -195,7 +202,7 @@ def _finish(
     if compiler.makes_components:
         _check_component(binary)
     else:
-        binary = wrap(binary)
+        binary = wrap(binary, hint=_sdk_hint())
     made_by = {
         "language": {"Rust": compiler.version.partition(" ")[0]},
         "sdk": {"plexspaces": __version__},

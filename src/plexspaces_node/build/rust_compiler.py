@@ -31,6 +31,7 @@ OLDEST = (1, 85)
 
 RUSTUP_INSTALL = f"rustup target add {COMPONENT_TARGET}"
 DEBIAN_INSTALL = "apt-get install rustc-web cargo-web rust-web-src wasi-libc lld-22"
+INSTALL = f"install rustup, then: {RUSTUP_INSTALL}"
 
 _RELEASE = re.compile(r"^release: (?P<version>(?P<major>\d+)\.(?P<minor>\d+)\S*)", re.M)
 _LINKER = re.compile(r"wasm-ld(?:-(?P<version>\d+))?")
@@ -75,6 +76,18 @@ class RustCompiler(Compiler):
     def sysroot(self) -> Path | None:
         """The directory of the standard library that is compiled here."""
         return self.home / "sysroot" if self.parts else None
+
+    @property
+    def described(self) -> str:
+        """The compiler in words: version, place, and the way to WebAssembly."""
+        version = self.version.partition(" ")[0]
+        words = f"rustc {version} at {self.rustc}, "
+        if self.parts is None:
+            wrapped = "" if self.makes_components else ", whose modules are wrapped"
+            return f"{words}with its library for {self.target}{wrapped}"
+        made = self.sysroot is not None and self.sysroot.is_dir()
+        when = "" if made else ", in the first build or by: plexspaces toolchain install rust"
+        return f"{words}with the library for {self.target} compiled from {self.parts.sources}{when}"
 
     @asynccontextmanager
     async def alone(self, timeout_s: float) -> AsyncIterator[None]:
@@ -249,4 +262,5 @@ def _install(environment: BuildEnvironment) -> str:
         for name, command in (("rustup", RUSTUP_INSTALL), ("apt-get", DEBIAN_INSTALL))
         if name in there
     ]
-    return " or ".join(ways) or f"install rustup, then: {RUSTUP_INSTALL}"
+    # One line for a shell: the second where the first does not help.
+    return " || ".join(ways) or INSTALL

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -29,6 +29,11 @@ class Compiler:
     def named(self) -> str:
         """The compiler in words: its name and version."""
         return f"{self.program.name} {self.version}"
+
+    @property
+    def placed(self) -> str:
+        """The compiler in words, and where it is."""
+        return f"{self.named} at {self.program}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +65,27 @@ class Toolchain(Protocol):
         """The language it compiles."""
 
     @property
-    def kind(self) -> ArtifactKind:
-        """What it makes."""
-
-    @property
-    def program(self) -> str:
-        """File name of the compiler."""
-
-    @property
     def install(self) -> str:
         """The command that installs the compiler."""
 
-    @property
-    def version_arguments(self) -> tuple[str, ...]:
-        """What makes the compiler print its version."""
+    def kind_of(self, project: Path) -> ArtifactKind:
+        """Return what the project becomes. Blocks."""
 
-    def parse_version(self, output: str) -> str:
-        """Return the version from what the compiler printed; raises `Unsupported` for a bad one."""
+    async def describe(self, environment: BuildEnvironment) -> str:
+        """Return in one line what a build would use: versions and places.
+
+        Looks as `ready` does, installs and makes nothing. Raises `Unsupported` with the command
+        that installs what is missing for an actor, and what `process.run` raises.
+        """
+
+    async def ready(
+        self, project: Path, environment: BuildEnvironment, *, progress: Callable[[str], None]
+    ) -> Compiler:
+        """Return the compiler for a project, with all it needs made ready.
+
+        Raises `Unsupported` with the command that installs what is missing, and
+        `InvalidArgument` when the project leaves no compiler a choice.
+        """
 
     def variables(self, environment: BuildEnvironment, scratch: Path) -> dict[str, str]:
         """Return the environment in which the compiler runs. May make directories in `scratch`."""
@@ -95,27 +104,53 @@ class Toolchain(Protocol):
         """
 
 
-async def find_compiler(toolchain: Toolchain, environment: BuildEnvironment) -> Compiler:
+class CompilerProgram(Protocol):
+    """A compiler that is one program, which is taken where it is first found."""
+
+    @property
+    def language(self) -> Language:
+        """The language it compiles."""
+
+    @property
+    def program(self) -> str:
+        """File name of the compiler."""
+
+    @property
+    def install(self) -> str:
+        """The command that installs it."""
+
+    @property
+    def version_arguments(self) -> tuple[str, ...]:
+        """What makes it print its version."""
+
+    def parse_version(self, output: str) -> str:
+        """Return the version from what it printed; raises `Unsupported` for a bad one."""
+
+    def variables(self, environment: BuildEnvironment, scratch: Path) -> dict[str, str]:
+        """Return the environment in which it runs; see `Toolchain`."""
+
+
+async def find_compiler(sought: CompilerProgram, environment: BuildEnvironment) -> Compiler:
     """Return the compiler; raises `Unsupported` with the command that installs it."""
     for directory in environment.search:
-        program = directory / toolchain.program
+        program = directory / sought.program
         if program.is_file() and os.access(program, os.X_OK):
             break
     else:
         raise Unsupported(
-            f"building {toolchain.language} needs {toolchain.program}, which is not installed",
-            hint=toolchain.install,
+            f"building {sought.language} needs {sought.program}, which is not installed",
+            hint=sought.install,
         )
     with tempfile.TemporaryDirectory(prefix="plexspaces-") as scratch:
         finished = await run(
-            [str(program), *toolchain.version_arguments],
+            [str(program), *sought.version_arguments],
             cwd=Path(scratch),
-            variables=toolchain.variables(environment, Path(scratch)),
+            variables=sought.variables(environment, Path(scratch)),
             timeout_s=VERSION_TIMEOUT_S,
         )
     if finished.status:
         raise Unsupported(
             f"{program} does not work: {finished.output.strip() or f'status {finished.status}'}",
-            hint=toolchain.install,
+            hint=sought.install,
         )
-    return Compiler(program, toolchain.parse_version(finished.output.strip()))
+    return Compiler(program, sought.parse_version(finished.output.strip()))

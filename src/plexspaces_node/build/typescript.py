@@ -22,7 +22,7 @@ from plexspaces_node.build.producers import with_producers
 from plexspaces_node.build.project import digest_sources, read_sources
 from plexspaces_node.build.shipped import shipped
 from plexspaces_node.build.threads import in_thread
-from plexspaces_node.build.toolchain import Compilation
+from plexspaces_node.build.toolchain import Compilation, Compiler, find_compiler
 from plexspaces_node.errors import Internal, InvalidArgument, Unavailable, Unsupported
 from plexspaces_node.model import ArtifactKind, Language
 
@@ -44,7 +44,6 @@ class TypeScriptToolchain:
     """See `toolchain.Toolchain`."""
 
     language: Language = Language.TYPESCRIPT
-    kind: ArtifactKind = ArtifactKind.ACTOR
     program: str = "node"
     install: str = "pip install 'plexspaces-node[build-typescript]'"
     version_arguments: tuple[str, ...] = ("--version",)
@@ -59,6 +58,30 @@ class TypeScriptToolchain:
             )
         return version
 
+    def kind_of(self, project: Path) -> ArtifactKind:
+        return ArtifactKind.ACTOR
+
+    async def describe(self, environment: BuildEnvironment) -> str:
+        compiler = await self._compiler(environment)
+        packages = ", ".join(f"{name} {version}" for name, version in _packages().items())
+        return f"{compiler.placed}, with {packages} in {tools_directory(environment)}"
+
+    async def ready(
+        self, project: Path, environment: BuildEnvironment, *, progress: Callable[[str], None]
+    ) -> Compiler:
+        return await self._compiler(environment)
+
+    async def _compiler(self, environment: BuildEnvironment) -> Compiler:
+        compiler = await find_compiler(self, environment)
+        tools = tools_directory(environment)
+        if not tools.is_dir():
+            raise Unsupported(
+                f"beside {compiler.placed}, building typescript needs esbuild, tsc and "
+                f"componentize-qjs, which are not installed in {tools}",
+                hint=INSTALL,
+            )
+        return compiler
+
     def ingredients(self) -> list[str]:
         parts = (_toolchain(), _sdk(), shipped("wit"))
         return [__version__, *(digest_sources(read_sources(part), ()) for part in parts)]
@@ -67,18 +90,11 @@ class TypeScriptToolchain:
         return []
 
     def variables(self, environment: BuildEnvironment, scratch: Path) -> dict[str, str]:
-        tools = tools_directory(environment)
-        if not tools.is_dir():
-            raise Unsupported(
-                "building typescript needs esbuild, tsc and componentize-qjs, which are not "
-                f"installed in {tools}",
-                hint=INSTALL,
-            )
         return {
             "PATH": environment.variables.get("PATH", os.defpath),
             "HOME": str(scratch),
             "TMPDIR": str(scratch),
-            _TOOLS_VARIABLE: str(tools),
+            _TOOLS_VARIABLE: str(tools_directory(environment)),
         }
 
     async def compile(self, compilation: Compilation) -> None:
@@ -211,13 +227,18 @@ def _stage(compilation: Compilation, entry: str) -> Path:
 
 
 def _stamp(compilation: Compilation) -> None:
-    packages = json.loads((_toolchain() / _PACKAGES[0]).read_text())["dependencies"]
+    packages = _packages()
     made_by = {
         "language": {"TypeScript": ""},
         "processed-by": {"componentize-qjs": packages["componentize-qjs"]},
         "sdk": {"plexspaces": __version__},
     }
     compilation.output.write_bytes(with_producers(compilation.output.read_bytes(), made_by))
+
+
+def _packages() -> dict[str, str]:
+    packages: dict[str, str] = json.loads((_toolchain() / _PACKAGES[0]).read_text())["dependencies"]
+    return packages
 
 
 def _toolchain() -> Path:

@@ -22,15 +22,14 @@ files and no sockets (see ``wat/preview1.wat``).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
 from wasmtime import WasmtimeError, wat2wasm
 
 from plexspaces_node.build.core_module import CoreModule, read_core_module, with_distinct_imports
 from plexspaces_node.build.project import digest_sources, read_sources
-from plexspaces_node.build.sections import section, sections
 from plexspaces_node.errors import Internal, InvalidArgument
+from plexspaces_node.sections import section, sections
 
 CONTRACT = "plexspaces:application"
 VERSION = "0.1.0"
@@ -52,16 +51,20 @@ _REALLOC = "cabi_realloc"
 _INITIALIZE = "_initialize"
 _WAT = Path(__file__).with_name("wat")
 _CONTRACT_NAME = re.compile(rf"{CONTRACT}/[^@]+@(?P<version>[^#]+)")
+_SDK_HINT = "build it with the SDK that came with this version"
+_CONTRACT_HINT = "build it with the SDK of its language; wit/application.wit is the contract"
 _WASI_FUNCTION = re.compile(r'\(func \(export "(\w+)"\)')
 
 
-def wrap(core: bytes) -> bytes:
+def wrap(core: bytes, *, hint: str = _SDK_HINT) -> bytes:
     """Return the actor component around a core module; see above for its form.
 
-    Takes some milliseconds. Raises `InvalidArgument` when the module lacks an export or imports
+    Takes some milliseconds. `hint` says how a module of another version of the contract is brought
+    to this one. Raises `InvalidArgument` when the module lacks an export or imports
     what is not offered, and `Internal` when it is not a whole core module.
     """
     module = read_core_module(core)
+    _check_version(module, hint)
     _check(module)
     module = with_distinct_imports(module)
     return _with_module(_assembled(_wrapper(module)), module.binary)
@@ -72,34 +75,32 @@ def wrapper_digest() -> str:
     return digest_sources(read_sources(_WAT), ())
 
 
+def _check_version(module: CoreModule, hint: str) -> None:
+    names = [*module.exports, *(entry.module for entry in module.imports)]
+    foreign = {match["version"] for match in map(_CONTRACT_NAME.match, names) if match} - {VERSION}
+    if foreign:
+        raise InvalidArgument(
+            f"the project speaks {CONTRACT}@{', '.join(sorted(foreign))}, this version {VERSION}",
+            hint=hint,
+        )
+
+
 def _check(module: CoreModule) -> None:
     offered = {**_HOST, WASI: frozenset(_WASI_FUNCTION.findall(_read("preview1_trampolines.wat")))}
     for entry in module.imports:
         if entry.type is None or entry.name not in offered.get(entry.module, ()):
             raise InvalidArgument(
                 f"the module imports {entry.name!r} of {entry.module!r}, which no actor is given",
-                hint=_hint([entry.module]),
+                hint=_CONTRACT_HINT,
             )
     for name in ("memory", *(f"{ACTOR}#{function}" for function in FUNCTIONS)):
         if name not in module.exports:
-            raise InvalidArgument(
-                f"the module does not export {name!r}", hint=_hint(module.exports)
-            )
+            raise InvalidArgument(f"the module does not export {name!r}", hint=_CONTRACT_HINT)
     if _REALLOC not in module.exports and not _imports_of(module, ARENA):
         raise InvalidArgument(
             f"the module neither exports {_REALLOC!r} nor imports {ARENA!r}",
             hint="build it with the SDK of its language",
         )
-
-
-def _hint(names: Iterable[str]) -> str:
-    foreign = {match["version"] for match in map(_CONTRACT_NAME.match, names) if match} - {VERSION}
-    if not foreign:
-        return "build it with the SDK of its language; wit/application.wit is the contract"
-    return (
-        f"it is built for {CONTRACT}@{', '.join(sorted(foreign))} and this version speaks "
-        f"{VERSION}: build it with the SDK that came with this version"
-    )
 
 
 def _imports_of(module: CoreModule, name: str) -> bool:

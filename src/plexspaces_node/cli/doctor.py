@@ -1,10 +1,10 @@
 """The examination behind `plexspaces doctor`: what works on this machine, and what mends the rest.
 
 This file owns the checks and how they are shown. A check does the thing rather than look for a
-file: packages are imported, a module is compiled and run, compilers are asked their version, the
-port is bound. Whatever could crash or hang runs in a child process or under a deadline, and
-nothing is left behind. Which drivers exist is the caller's knowledge; the node is asked over its
-API and never imported.
+file: packages are imported, a module is compiled and run, toolchains look for their compilers as
+they do in a build, the port is bound. Whatever could crash or hang runs in a child process or under
+a deadline, and nothing is left behind. Which drivers exist is the caller's knowledge; the node is
+asked over its API and never imported.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import socket
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -31,8 +31,11 @@ import grpc
 from rich.console import Console
 from rich.text import Text
 
+from plexspaces_node.build import BuildEnvironment
+from plexspaces_node.build.builder import TOOLCHAINS
+from plexspaces_node.build.toolchain import Toolchain
 from plexspaces_node.config import Config, is_loopback, split_address
-from plexspaces_node.errors import InvalidArgument, PlexSpacesError
+from plexspaces_node.errors import DeadlineExceeded, InvalidArgument, PlexSpacesError
 from plexspaces_node.model import MIB
 from plexspaces_node.vm.bundle import SOCKET_PATH_LIMIT_BYTES, Bundle
 from plexspaces_node.vm.driver import Driver, Health
@@ -59,11 +62,11 @@ DEPENDENCIES: Mapping[str, str] = {
 }
 """What is imported to prove each dependency of the package; a test compares with pyproject."""
 
-RUST_TARGETS = ("wasm32-wasip2", "wasm32-wasip1")
 MIN_FREE_DISK_BYTES = 512 * MIB
 CHECK_TIMEOUT_S = 60.0
 _CONNECT_TIMEOUT_S = 3.0
 _OUTPUT_LIMIT_BYTES = 64 * 1024
+_DETAIL_LIMIT = 500
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _REINSTALL = f"{sys.executable} -m pip install --force-reinstall plexspaces-node"
 
@@ -108,17 +111,11 @@ class Finding:
     hint: str | None = None
 
 
-def find_tool(name: str) -> str | None:
-    """Find a program beside the running Python, where extras of pip put it, or else on PATH."""
-    found = shutil.which(name, path=os.path.dirname(sys.executable)) or shutil.which(name)
-    return os.path.abspath(found) if found else None
-
-
 async def examine(
     config: Config,
     drivers: Sequence[Driver],
     *,
-    find: Callable[[str], str | None] = find_tool,
+    environment: BuildEnvironment | None = None,
     timeout_s: float = CHECK_TIMEOUT_S,
 ) -> list[Finding]:
     """Run every check at once and return what each found, in a fixed order of areas.
@@ -129,7 +126,7 @@ async def examine(
     groups = await _all(
         check_python(timeout_s),
         check_isolation(config, drivers, timeout_s=timeout_s),
-        check_compilers(find, timeout_s),
+        check_compilers(environment, timeout_s=timeout_s),
         check_address(config),
         asyncio.to_thread(check_data_directory, config),
         asyncio.to_thread(check_memory, config),
@@ -262,75 +259,42 @@ def _needed(ok: bool, needed: bool) -> bool | None:
     return True if ok else (False if needed else None)
 
 
-# ---- compilers -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Tool:
-    language: str
-    program: str
-    version_argument: str
-    hint: str
-    at_least: tuple[int, int] = (0, 0)
-
-
-_RUSTUP = "install Rust with rustup, then: rustup target add wasm32-wasip2"
-_NODE = "pip install 'plexspaces-node[build-typescript]', or: apt-get install nodejs npm"
-_TOOLS = (
-    _Tool("python", "componentize-py", "--version", "pip install 'plexspaces-node[build-python]'"),
-    # Exported functions of a WebAssembly library came with Go 1.24.
-    _Tool("go", "go", "version", "pip install 'plexspaces-node[build-go]'", (1, 24)),
-    _Tool("rust", "rustc", "--version", _RUSTUP),
-    _Tool("rust", "cargo", "--version", _RUSTUP),
-    _Tool("typescript", "node", "--version", _NODE),
-    _Tool("typescript", "npm", "--version", _NODE),
-)
+# ---- languages -----------------------------------------------------------------------------
 
 
 async def check_compilers(
-    find: Callable[[str], str | None] = find_tool, timeout_s: float = CHECK_TIMEOUT_S
+    environment: BuildEnvironment | None = None,
+    *,
+    toolchains: Sequence[Toolchain] = TOOLCHAINS,
+    timeout_s: float = CHECK_TIMEOUT_S,
 ) -> list[Finding]:
-    """Ask each language's tools for their version. Never a fault: a node runs without them."""
-    checks = (_tool(tool, find, timeout_s) for tool in _TOOLS)
-    groups = await _all(*checks, _rust_targets(find, timeout_s))
-    findings = [finding for group in groups for finding in group]
-    languages = [tool.language for tool in _TOOLS]
-    return sorted(findings, key=lambda one: languages.index(one.name.partition(":")[0]))
+    """Ask each language's toolchain what a build would use, by default of this process.
+
+    Never a fault: a node runs without them.
+    """
+    try:
+        environment = environment or BuildEnvironment.here()
+    except PlexSpacesError as error:
+        return [Finding("Languages", "build", None, error.message, error.hint)]
+    return await _all(*(_language(one, environment, timeout_s) for one in toolchains))
 
 
-async def _tool(tool: _Tool, find: Callable[[str], str | None], timeout_s: float) -> list[Finding]:
-    name = f"{tool.language}: {tool.program}"
-    path = find(tool.program)
-    if path is None:
-        return [Finding("Compilers", name, None, "not found", tool.hint)]
-    ran = await _run([path, tool.version_argument], timeout_s)
-    if ran.status != 0:
-        return [Finding("Compilers", name, None, f"{path}: {ran.fault}", tool.hint)]
-    version = re.search(r"(\d+)\.(\d+)", ran.text)
-    if version is None or (int(version[1]), int(version[2])) < tool.at_least:
-        oldest = ".".join(str(part) for part in tool.at_least)
-        detail = f"{_one_line(ran.text)} at {path}, but {oldest} is the oldest that works"
-        return [Finding("Compilers", name, None, detail, tool.hint)]
-    return [Finding("Compilers", name, True, f"{_one_line(ran.text)} at {path}")]
-
-
-async def _rust_targets(find: Callable[[str], str | None], timeout_s: float) -> list[Finding]:
-    rustc = find("rustc")
-    if rustc is None:
-        return []
-    ran = await _run([rustc, "--print", "sysroot"], timeout_s)
-    if ran.status != 0:
-        return []
-    libraries = Path(_one_line(ran.text)) / "lib" / "rustlib"
-    findings = []
-    for target in RUST_TARGETS:
-        there = os.path.isdir(libraries / target / "lib")
-        detail = "installed" if there else f"not in {libraries}"
-        hint = None if there else f"rustup target add {target}"
-        findings.append(
-            Finding("Compilers", f"rust: {target}", True if there else None, detail, hint)
-        )
-    return findings
+async def _language(
+    toolchain: Toolchain, environment: BuildEnvironment, timeout_s: float
+) -> Finding:
+    name = str(toolchain.language)
+    try:
+        async with asyncio.timeout(timeout_s):
+            detail = await toolchain.describe(environment)
+    except (TimeoutError, DeadlineExceeded):
+        detail = "its compiler does not say its version: it did not end in time"
+        return Finding("Languages", name, None, detail, toolchain.install)
+    except PlexSpacesError as error:
+        detail = _clean(error.message)
+        return Finding("Languages", name, None, detail, error.hint or toolchain.install)
+    except OSError as error:
+        return Finding("Languages", name, None, _clean(str(error)), toolchain.install)
+    return Finding("Languages", name, True, _clean(detail))
 
 
 # ---- where the node will be ----------------------------------------------------------------
@@ -519,8 +483,7 @@ class _Ran:
 
 async def _run(command: Sequence[str], timeout_s: float) -> _Ran:
     # Output goes to memory and not through a pipe: a grandchild that keeps a pipe open cannot
-    # make us wait. The root as working directory keeps rustup and go from reading a project's
-    # toolchain file, which can start a download.
+    # make us wait. The root as working directory: nothing in the present one is read.
     output = os.memfd_create("doctor")
     try:
         process = await asyncio.create_subprocess_exec(
@@ -556,5 +519,12 @@ async def _all(*checks: Coroutine[Any, Any, Any]) -> list[Any]:
 
 def _one_line(text: str, *, last: bool = False) -> str:
     lines = [line for line in text.splitlines() if line.strip()] or [""]
-    line = "".join(char for char in lines[-1 if last else 0] if char.isprintable())
-    return line.strip()[:160]
+    return _printable(lines[-1 if last else 0])[:160]
+
+
+def _clean(text: str) -> str:
+    return _printable(" ".join(text.split()))[:_DETAIL_LIMIT]
+
+
+def _printable(text: str) -> str:
+    return "".join(char for char in text if char.isprintable()).strip()
