@@ -17,16 +17,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import monotonic_ns, perf_counter_ns
 
-from wasmtime import Store, WasiConfig
-from wasmtime.component import Component
-
 from plexspaces_node import NodeClient
 from plexspaces_node.agent import contract
 from plexspaces_node.agent.boundary import ComponentFunction
-from plexspaces_node.agent.engine import make_engine
 from plexspaces_node.agent.host import Host
 from plexspaces_node.agent.output import Output
 from plexspaces_node.agent.runtime import ActorRuntime, Settings
+from plexspaces_node.agent.wasm import Component, Engine, Store, Wasi
 from plexspaces_node.build import BuildEnvironment, BuildResult, build, new_project
 from plexspaces_node.errors import Unsupported
 from plexspaces_node.model import MIB, Language
@@ -189,29 +186,26 @@ _OUTPUT = Output(lambda _stream, _line: None)
 def _started(code: Path) -> ActorRuntime:
     settings = Settings(env={}, memory_bytes=_MEMORY_BYTES, message_limit=_LIMIT)
     host = Host(None, _LIMIT)  # type: ignore[arg-type]  # the echo calls no host function
-    runtime = ActorRuntime(make_engine(), str(code), settings, host, output=_OUTPUT)
+    runtime = ActorRuntime(Engine(), str(code), settings, host, output=_OUTPUT)
     runtime.start(b"", monotonic_ns() + 10 * 10**9)
     return runtime
 
 
 def _instance_kib(code: Path) -> float:
-    engine = make_engine()
+    engine = Engine()
     host = Host(None, _LIMIT)  # type: ignore[arg-type]  # as above
     host.deadline_ns = monotonic_ns()
-    linker, _alive = host.linker(engine)
-    component = Component.deserialize_file(engine, str(code))
+    linker = host.linker(engine)
+    component = Component(engine, str(code))
     stores = []
 
     def start() -> None:
         store = Store(engine)
-        store.set_wasi(WasiConfig())
+        store.set_wasi(Wasi({}))
         store.set_epoch_deadline(1)
         instance = linker.instantiate(store, component)
-        actor = instance.get_export_index(store, contract.ACTOR)
         for name, arguments in (("init", (b"",)), ("handle-message", ("", "echo", PAYLOAD))):
-            index = instance.get_export_index(store, name, actor)
-            assert index is not None
-            function = instance.get_func(store, index)
+            function = instance.function(contract.ACTOR, name)
             assert function is not None
             ComponentFunction(store, function, len(arguments))(*arguments)
         stores.append(store)

@@ -1,14 +1,15 @@
 """PlexSpaces node: deploy WebAssembly applications into microVMs, one machine each.
 
 The front door: every name a library user needs. Names are loaded when first used, so that the
-agent inside a Vm, which lives in this package too, does not pay for gRPC.
+agent inside a Vm, which lives in this package too, does not pay for gRPC, nor for
+`typing`, which only type checkers are shown.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from plexspaces_node.client import ApplicationDeployment, NodeClient, VmRegistry
     from plexspaces_node.config import ConfigBootstrap

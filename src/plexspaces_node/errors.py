@@ -8,7 +8,9 @@ can tell a broken node from a broken actor.
 
 from __future__ import annotations
 
-from typing import ClassVar
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar
 
 
 class PlexSpacesError(Exception):

@@ -1,7 +1,7 @@
 """The nouns of the product: frozen records, enumerations and the tables of legal states.
 
-This file owns the words every room shares. It does no I/O and imports nothing but `errors`, so
-that the agent inside a Vm can import it at no cost.
+This file owns the words every room shares. It does no I/O and imports nothing but `errors` and
+`artifact`, the part of it that the agent inside a Vm imports.
 """
 
 from __future__ import annotations
@@ -10,22 +10,17 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from plexspaces_node import artifact
+from plexspaces_node.artifact import DEFAULT_MESSAGE_LIMIT_BYTES as DEFAULT_MESSAGE_LIMIT_BYTES
+from plexspaces_node.artifact import ENGINE as ENGINE
+from plexspaces_node.artifact import ENGINE_REVISION as ENGINE_REVISION
+from plexspaces_node.artifact import MAX_MESSAGE_LIMIT_BYTES as MAX_MESSAGE_LIMIT_BYTES
 from plexspaces_node.errors import InvalidArgument
 
 MIB = 1024 * 1024
 NAME_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 VERSION_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 ENV_NAME_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-ENGINE = "wasmtime 50.0.1"
-"""The runtime that compiles and runs artifacts; pinned in pyproject.toml, equal by test."""
-
-ENGINE_REVISION = 1
-"""Raised whenever `agent.engine` changes a setting: part of the key of compiled artifacts."""
-
-DEFAULT_MESSAGE_LIMIT_BYTES = 1 * MIB
-MAX_MESSAGE_LIMIT_BYTES = 2 * MIB
-"""What the runtime can carry: past about 2.8 MB a guest's `list<u8>` is refused by wasmtime."""
 
 
 class Language(StrEnum):
@@ -41,12 +36,9 @@ class Language(StrEnum):
 class ArtifactKind(StrEnum):
     """How an artifact is run."""
 
-    ACTOR = "actor"
-    """A component that exports the actor contract."""
-    COMMAND = "command"
-    """A core module with `_start`: WASI preview 1."""
-    COMMAND_COMPONENT = "command-component"
-    """A component that exports `wasi:cli/run`: WASI 0.2."""
+    ACTOR = artifact.ACTOR
+    COMMAND = artifact.COMMAND
+    COMMAND_COMPONENT = artifact.COMMAND_COMPONENT
 
 
 class ApplicationState(StrEnum):

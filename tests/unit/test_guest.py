@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from plexspaces_node.agent import guest
 from plexspaces_node.agent.guest import VirtioPort, arguments_of, dialer, find_port
-from plexspaces_node.agent.serve import AgentServer
+from plexspaces_node.agent.serve import AgentServer, Surroundings
 from plexspaces_node.errors import InvalidArgument, Unavailable
 from plexspaces_node.wire import link
 
@@ -183,7 +184,7 @@ def test_load_when_the_artifact_cannot_be_prepared_then_the_node_is_told_why() -
         prepared.append(path)
         raise Unavailable("no such drive")
 
-    server = AgentServer("vm-1", lambda: mine, prepare=prepare)
+    server = AgentServer("vm-1", lambda: mine, around=Surroundings(prepare=prepare))
     running = threading.Thread(target=server.run)
     with node:
         node.settimeout(10)
@@ -199,3 +200,25 @@ def test_load_when_the_artifact_cannot_be_prepared_then_the_node_is_told_why() -
     assert isinstance(failed, link.Failed)
     assert failed.failure.message == "no such drive"
     assert stopped == link.Stopped(2)
+
+
+@pytest.mark.parametrize(("fault_ns", "set_to"), [(0, []), (-2_000_000_000, [10**18])])
+def test_clock_when_welcomed_is_set_to_the_nodes_if_it_is_off(
+    monkeypatch: pytest.MonkeyPatch, fault_ns: int, set_to: list[int]
+) -> None:
+    """The welcome carries the time; a clock that is right is left alone."""
+    clock: list[int] = []
+    monkeypatch.setattr(time, "time_ns", lambda: 10**18 + fault_ns)
+    monkeypatch.setattr(time, "clock_settime_ns", lambda _, time_ns: clock.append(time_ns))
+    mine, node = socket.socketpair()
+    around = Surroundings(set_clock=guest.set_clock)
+    running = threading.Thread(target=AgentServer("vm-1", lambda: mine, around=around).run)
+    with node:
+        node.settimeout(10)
+        running.start()
+        welcome = link.Welcome(link.GENERATION, "node-1", 1 << 20, time_ns=10**18)
+        node.sendall(link.encode(welcome) + link.encode(link.Stop(1, 10**9)))
+        while node.recv(1 << 16):
+            pass
+    running.join(10)
+    assert clock == set_to

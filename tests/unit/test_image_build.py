@@ -188,7 +188,7 @@ async def test_root_when_made_then_its_own_python_runs_the_agent_without_this_ma
     interpreter = Interpreter.here()
     tree = tmp_path / "root"
     versions = await make_root(tools, interpreter, tree)
-    assert {"agent", "python", "wasmtime", "msgspec", "plexspaces-node"} == set(versions)
+    assert {"agent", "python", "wasmtime", "plexspaces-node"} == set(versions)
     assert list(tree.rglob("*.py")) == []
     assert [path.name for path in (tree / "usr/bin").iterdir()] == ["python3"]
     code = (

@@ -1,10 +1,13 @@
-"""The agent's command line: `python -m plexspaces_node.agent --vm-id ID --link PATH`."""
+"""The agent's command line: `python -m plexspaces_node.agent --vm-id ID --link PATH`.
+
+`PATH` is the unix socket on which the node listens.
+"""
 
 from __future__ import annotations
 
-import argparse
 import resource
 import socket
+import sys
 
 from plexspaces_node.agent.serve import AgentServer
 
@@ -18,22 +21,21 @@ then, where the kernel's death signal came too early."""
 
 def main() -> None:
     """Serve the node that listens at `--link` until it says stop."""
-    parser = argparse.ArgumentParser(prog="plexspaces-agent")
-    parser.add_argument("--vm-id", required=True)
-    parser.add_argument("--link", required=True, help="unix socket on which the node listens")
-    arguments = parser.parse_args()
+    # Not argparse, which is long to import: only the node writes this command.
+    options = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
+    vm_id, path = options["--vm-id"], options["--link"]
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
 
     def dial() -> socket.socket:
         opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            opened.connect(arguments.link)
+            opened.connect(path)
         except OSError:
             opened.close()
             raise
         return opened
 
-    AgentServer(arguments.vm_id, dial, patience_s=PATIENCE_S).run()
+    AgentServer(vm_id, dial, patience_s=PATIENCE_S).run()
 
 
 if __name__ == "__main__":

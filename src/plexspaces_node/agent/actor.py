@@ -8,10 +8,9 @@ the instance is made anew from the last snapshot. Owns no socket: replies go to 
 from __future__ import annotations
 
 import os
+import sys
 import threading
-import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from time import monotonic_ns, perf_counter_ns
 
@@ -28,30 +27,45 @@ SNAPSHOT_TIMEOUT_NS = 5_000_000_000
 """For a snapshot, which the contract wants small and quick."""
 
 
-@dataclass(frozen=True, slots=True)
+# Written out, since what would write them is long to import, at every start of a machine.
+
+
 class _Arrived:
-    message: Invoke
-    arrived_ns: int
-    deadline_ns: int = field(init=False)
+    __slots__ = ("arrived_ns", "deadline_ns", "message")
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "deadline_ns", self.arrived_ns + self.message.timeout_ns)
+    def __init__(self, message: Invoke, arrived_ns: int) -> None:
+        self.message = message
+        self.arrived_ns = arrived_ns
+        self.deadline_ns = arrived_ns + message.timeout_ns
 
 
-@dataclass(frozen=True, slots=True)
 class _Stop:
-    timeout_ns: int
-    done: Callable[[], None]
+    __slots__ = ("done", "timeout_ns")
+
+    def __init__(self, timeout_ns: int, done: Callable[[], None]) -> None:
+        self.timeout_ns = timeout_ns
+        self.done = done
 
 
-@dataclass(frozen=True, slots=True)
 class Outlets:
-    """Where an actor's results go; each is called on the actor's own thread."""
+    """Where an actor's results go; each is called on the actor's own thread.
 
-    reply: Callable[[Reply], None]
-    state: Callable[[bytes], None]
-    complain: Callable[[str], None]
-    """One line about the actor for its log."""
+    Attributes:
+        complain: takes one line about the actor for its log.
+    """
+
+    __slots__ = ("complain", "reply", "state")
+
+    def __init__(
+        self,
+        *,
+        reply: Callable[[Reply], None],
+        state: Callable[[bytes], None],
+        complain: Callable[[str], None],
+    ) -> None:
+        self.reply = reply
+        self.state = state
+        self.complain = complain
 
 
 class Actor:
@@ -124,7 +138,7 @@ class Actor:
         try:
             self._run()
         except BaseException:  # noqa: BLE001 - a dead actor in a live agent would answer nobody
-            traceback.print_exc()
+            sys.excepthook(*sys.exc_info())
             os._exit(70)
 
     def _run(self) -> None:

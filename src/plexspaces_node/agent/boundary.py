@@ -4,7 +4,7 @@ wasmtime's own Python conversion makes one ctypes object per byte of a `list<u8>
 the type of every value on every call: 118 ms for an echo of 100 kB where this file takes under
 10, and 150 µs for one of 100 bytes where this takes about 30 (WASM.md). It reaches
 below wasmtime's public Python API, which is why pyproject.toml pins the exact version and
-`tests/integration/test_agent_boundary.py` covers every shape.
+`tests/integration/test_agent.py` covers every shape.
 
 A C value names its own kind, so lifting needs no types. Lowering goes by the Python value: str,
 bytes, bool, int (as u32), `Ok`, `Err`, `Optional` and `Record`. Lists are of u8 only: the
@@ -15,57 +15,63 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from dataclasses import dataclass
+from ctypes import byref
 from time import perf_counter_ns
-from typing import Any
 
-from wasmtime import Store, WasmtimeError
-from wasmtime import _ffi as ffi
-from wasmtime.component import Func, LinkerInstance
+from plexspaces_node.agent import capi
+from plexspaces_node.agent.capi import Value
+from plexspaces_node.agent.wasm import Store, check
 
-_VALUE = ffi.wasmtime_component_val_t
-_VALUE_BYTES = ctypes.sizeof(_VALUE)
-_OF = _VALUE.of.offset
-_NAME = ffi.wasm_byte_vec_t
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
-_BOOL = ffi.WASMTIME_COMPONENT_BOOL.value
-_U8 = ffi.WASMTIME_COMPONENT_U8.value
-_U32 = ffi.WASMTIME_COMPONENT_U32.value
-_STRING = ffi.WASMTIME_COMPONENT_STRING.value
-_LIST = ffi.WASMTIME_COMPONENT_LIST.value
-_RECORD = ffi.WASMTIME_COMPONENT_RECORD.value
-_ENUM = ffi.WASMTIME_COMPONENT_ENUM.value
-_OPTION = ffi.WASMTIME_COMPONENT_OPTION.value
-_RESULT = ffi.WASMTIME_COMPONENT_RESULT.value
-_U8_KIND = bytes([_U8])
+    HostFunction = Callable[..., Any]
+
+_VALUE_BYTES = ctypes.sizeof(Value)
+_OF = Value.of.offset
+_U8_KIND = bytes([capi.U8])
+
+_view_of = ctypes.pythonapi.PyMemoryView_FromMemory
+_view_of.restype = ctypes.py_object
+_view_of.argtypes = (ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int)
+_WRITABLE = 0x200
 
 
-@dataclass(frozen=True, slots=True)
 class Ok:
     """The ok case of a result; value None for `result<_, E>`."""
 
-    value: Any = None
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any = None) -> None:
+        self.value = value
 
 
-@dataclass(frozen=True, slots=True)
 class Err:
     """The error case of a result."""
 
-    value: Any
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
 
 
-@dataclass(frozen=True, slots=True)
 class Optional:
     """An option; value None is its none case."""
 
-    value: Any
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
 
 
-@dataclass(frozen=True, slots=True)
 class Record:
     """A record: its fields in the order the contract declares them."""
 
-    fields: tuple[tuple[str, Any], ...]
+    __slots__ = ("fields",)
+
+    def __init__(self, fields: tuple[tuple[str, Any], ...]) -> None:
+        self.fields = fields
 
 
 def lift(value: Any) -> Any:
@@ -75,29 +81,29 @@ def lift(value: Any) -> Any:
     """
     kind = value.kind
     of = value.of
-    if kind == _LIST:
+    if kind == capi.LIST:
         items = of.list
         size = items.size
-        # One copy of the whole array, then every _VALUE_BYTES-th byte: no object per element.
-        return ctypes.string_at(items.data, size * _VALUE_BYTES)[_OF::_VALUE_BYTES] if size else b""
-    if kind == _STRING:
+        # Every _VALUE_BYTES-th byte: no object per element, and no copy of the long array.
+        return _bytes_at(items, size)[_OF::_VALUE_BYTES].tobytes() if size else b""
+    if kind == capi.STRING:
         return _lift_name(of.string)
-    if kind == _RESULT:
+    if kind == capi.RESULT:
         result = of.result
         inner = lift(result.val.contents) if result.val else None
         return Ok(inner) if result.is_ok else Err(inner)
-    if kind == _RECORD:
+    if kind == capi.RECORD:
         entries = of.record
         return {
             _lift_name(entries.data[i].name): lift(entries.data[i].val) for i in range(entries.size)
         }
-    if kind == _U32:
+    if kind == capi.U32:
         return of.u32
-    if kind == _BOOL:
+    if kind == capi.BOOL:
         return of.boolean
-    if kind == _ENUM:
+    if kind == capi.ENUM:
         return _lift_name(of.enumeration)
-    if kind == _OPTION:
+    if kind == capi.OPTION:
         return lift(of.option.contents) if of.option else None
     raise TypeError(f"no value of kind {kind} in the actor contract")
 
@@ -109,20 +115,20 @@ def lower(python: Any, value: Any) -> None:
         _lower_bytes(python, value)
     elif isinstance(python, str):
         of.string = _lower_name(python)
-        value.kind = _STRING
+        value.kind = capi.STRING
     elif isinstance(python, bool):
         of.boolean = python
-        value.kind = _BOOL
+        value.kind = capi.BOOL
     elif isinstance(python, int):
         of.u32 = python
-        value.kind = _U32
+        value.kind = capi.U32
     elif isinstance(python, Ok | Err):
         of.result.val = None if python.value is None else _boxed(python.value)
         of.result.is_ok = isinstance(python, Ok)
-        value.kind = _RESULT
+        value.kind = capi.RESULT
     elif isinstance(python, Optional):
         of.option = None if python.value is None else _boxed(python.value)
-        value.kind = _OPTION
+        value.kind = capi.OPTION
     elif isinstance(python, Record):
         _lower_record(python, value)
     else:
@@ -135,39 +141,42 @@ def _lift_name(name: Any) -> str:
 
 def _lower_name(text: str) -> Any:
     data = text.encode()
-    name = _NAME()
-    image = (ffi.wasm_byte_t * len(data)).from_buffer_copy(data)
-    ffi.wasm_byte_vec_new(ctypes.byref(name), len(data), image)
+    name = capi.Bytes()
+    capi.bytes_new(byref(name), len(data), data)
     return name
 
 
 def _lower_bytes(data: bytes, value: Any) -> None:
     size = len(data)
-    items = ffi.wasmtime_component_vallist_t()
-    ffi.wasmtime_component_vallist_new_uninit(ctypes.byref(items), size)
+    items = capi.Values()
+    capi.values_new(byref(items), size)
     if size:
-        image = bytearray(size * _VALUE_BYTES)
-        image[0::_VALUE_BYTES] = _U8_KIND * size
+        image = _bytes_at(items, size)
+        image[::_VALUE_BYTES] = _U8_KIND * size
         image[_OF::_VALUE_BYTES] = data
-        ctypes.memmove(items.data, (ctypes.c_char * len(image)).from_buffer(image), len(image))
     value.of.list = items
-    value.kind = _LIST
+    value.kind = capi.LIST
+
+
+def _bytes_at(items: Any, size: int) -> Any:
+    """Return a view of the memory of so many values: it owns nothing."""
+    return _view_of(ctypes.addressof(items.data.contents), size * _VALUE_BYTES, _WRITABLE)
 
 
 def _lower_record(record: Record, value: Any) -> None:
-    entries = ffi.wasmtime_component_valrecord_t()
-    ffi.wasmtime_component_valrecord_new_uninit(ctypes.byref(entries), len(record.fields))
+    entries = capi.Fields()
+    capi.fields_new(byref(entries), len(record.fields))
     for i, (name, field) in enumerate(record.fields):
         entries.data[i].name = _lower_name(name)
         lower(field, entries.data[i].val)
     value.of.record = entries
-    value.kind = _RECORD
+    value.kind = capi.RECORD
 
 
 def _boxed(python: Any) -> Any:
-    inner = _VALUE()
+    inner = Value()
     lower(python, inner)
-    return ffi.wasmtime_component_val_new(ctypes.byref(inner))
+    return capi.value_new(byref(inner))
 
 
 class ComponentFunction:
@@ -177,59 +186,61 @@ class ComponentFunction:
     interpreter's lock released.
     """
 
-    def __init__(self, store: Store, function: Func, parameters: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        function: capi.ComponentFunction,
+        parameters: int,
+        *,
+        has_result: bool = True,
+    ) -> None:
+        """Take a function and what the contract says of it."""
         self._store = store
-        self._function = function._func
+        self._function = function
         self._count = parameters
-        self._parameters = (_VALUE * parameters)()
-        self._has_result = function.type(store).result is not None
+        self._parameters = (Value * parameters)()
+        self._has_result = has_result
         self.elapsed_ns = 0
 
     def __call__(self, *arguments: Any) -> Any:
         """Call the guest; return its lifted result, or None when it has none.
 
         Afterwards `elapsed_ns` is the wall time inside the guest, conversions by this file not
-        counted. Raises `WasmtimeError` for a trap, after which the store is lost.
+        counted. Raises `WasmError` for a trap, after which the store is lost.
         """
         if len(arguments) != self._count:
             raise TypeError(f"{len(arguments)} arguments for {self._count} parameters")
         parameters = self._parameters
-        result = _VALUE()
+        result = Value()
         lowered = 0
         try:
             for argument in arguments:
                 lower(argument, parameters[lowered])
                 lowered += 1
             begin = perf_counter_ns()
-            error = ffi.wasmtime_component_func_call(
-                ctypes.byref(self._function),
-                self._store._context(),
+            error = capi.component_call(
+                byref(self._function),
+                self._store.context,
                 parameters,
                 lowered,
-                ctypes.byref(result) if self._has_result else None,
+                byref(result) if self._has_result else None,
                 1 if self._has_result else 0,
             )
             self.elapsed_ns = perf_counter_ns() - begin
         finally:
             for i in range(lowered):
-                ffi.wasmtime_component_val_delete(ctypes.byref(parameters[i]))
-        if error:
-            raise WasmtimeError._from_ptr(error)
+                capi.value_delete(byref(parameters[i]))
+        check(error)
         if not self._has_result:
             return None
         try:
             return lift(result)
         finally:
-            ffi.wasmtime_component_val_delete(ctypes.byref(result))
+            capi.value_delete(byref(result))
 
 
-HostFunction = Callable[..., Any]
-
-_NO_FINALIZER = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(0)
-
-
-def define(instance: LinkerInstance, name: str, function: HostFunction) -> object:
-    """Define a host function for guests; return what must be kept alive as long as the linker.
+def callback(name: str, function: HostFunction) -> Any:
+    """Return what a `ComponentLinker` takes as the host function `name`.
 
     The function gets lifted arguments and returns what `lower` takes, or None when the contract
     has no result. Whatever it raises, even `SystemExit`, becomes a trap of the guest: an exception
@@ -250,20 +261,8 @@ def define(instance: LinkerInstance, name: str, function: HostFunction) -> objec
             if answer is not None:
                 lower(answer, results[0])
         except BaseException as error:  # noqa: BLE001 - see the docstring
-            refusal = WasmtimeError(f"host function {name} failed: {error!r}")
-            return ctypes.cast(refusal._consume(), ctypes.c_void_p).value or 0
+            refusal = f"host function {name} failed: {error!r}".replace("\0", "?")
+            return capi.error_new(refusal.encode()) or 0
         return 0
 
-    callback = ffi.wasmtime_component_func_callback_t(call)
-    encoded = name.encode()
-    error = ffi.wasmtime_component_linker_instance_add_func(
-        instance.ptr(),
-        ctypes.create_string_buffer(encoded),
-        len(encoded),
-        callback,
-        None,
-        _NO_FINALIZER,
-    )
-    if error:
-        raise WasmtimeError._from_ptr(error)
-    return callback
+    return capi.HostFunction(call)

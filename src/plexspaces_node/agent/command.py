@@ -11,19 +11,6 @@ import os
 from collections.abc import Callable
 from time import perf_counter_ns
 
-from wasmtime import (
-    Engine,
-    ExitTrap,
-    Func,
-    Linker,
-    Module,
-    Store,
-    Trap,
-    WasiConfig,
-    WasmtimeError,
-    component,
-)
-
 from plexspaces_node.agent import contract
 from plexspaces_node.agent.boundary import ComponentFunction, Err
 from plexspaces_node.agent.output import Output
@@ -35,6 +22,15 @@ from plexspaces_node.agent.runtime import (
     explain,
     last_words,
 )
+from plexspaces_node.agent.wasm import (
+    Component,
+    ComponentLinker,
+    Engine,
+    Module,
+    Store,
+    Wasi,
+    WasmError,
+)
 from plexspaces_node.agent.watchdog import Watchdog
 from plexspaces_node.errors import ActorFailed
 
@@ -44,16 +40,13 @@ Entry = Callable[[Store], Callable[[], int]]
 
 def module_entry(engine: Engine, path: str) -> Entry:
     """Load a core module with `_start`; blocks for about a millisecond."""
-    module = Module.deserialize_file(engine, path)
-    linker = Linker(engine)
-    linker.define_wasi()
+    module = Module(engine, path)
 
     def instantiate(store: Store) -> Callable[[], int]:
-        start = linker.instantiate(store, module).exports(store)["_start"]
-        assert isinstance(start, Func)
+        instance = module.instantiate(store)
 
         def run() -> int:
-            start(store)
+            instance.run("_start")
             return 0
 
         return run
@@ -63,17 +56,12 @@ def module_entry(engine: Engine, path: str) -> Entry:
 
 def component_entry(engine: Engine, path: str) -> Entry:
     """Load a component that exports `wasi:cli/run`; blocks for about a millisecond."""
-    loaded = component.Component.deserialize_file(engine, path)
-    linker = component.Linker(engine)
-    linker.add_wasip2()
-    exported = loaded.type.exports(engine)
-    name = next(name for name in exported if name.startswith(contract.CLI_RUN))
+    component = Component(engine, path)
+    linker = ComponentLinker(engine)
+    name = next(name for name in component.exports() if name.startswith(contract.CLI_RUN))
 
     def instantiate(store: Store) -> Callable[[], int]:
-        instance = linker.instantiate(store, loaded)
-        interface = instance.get_export_index(store, name)
-        index = instance.get_export_index(store, "run", interface)
-        function = instance.get_func(store, index) if index else None
+        function = linker.instantiate(store, component).function(name, "run")
         if function is None:
             raise ActorFailed(f"the component has no function run in {name}", code="no-entry")
         call = ComponentFunction(store, function, 0)
@@ -126,17 +114,18 @@ class CommandRuntime:
     def shutdown(self, deadline_ns: int) -> None:
         del deadline_ns
 
-    def _wasi(self, sender: str, msg_type: str) -> WasiConfig:
-        wasi = WasiConfig()
-        wasi.argv = [self._name]
-        wasi.env = {
+    def _wasi(self, sender: str, msg_type: str) -> Wasi:
+        env = {
             **self._settings.env,
             "PLEXSPACES_MESSAGE_TYPE": msg_type,
             "PLEXSPACES_SENDER": sender,
-        }.items()
-        wasi.stdin_file = f"/proc/self/fd/{self._stdin}"
-        wasi.stdout_file = f"/proc/self/fd/{self._stdout}"
-        wasi.stderr_file = self._output.stderr_path
+        }
+        wasi = Wasi(env, argv=(self._name,))
+        wasi.files(
+            stdin=f"/proc/self/fd/{self._stdin}",
+            stdout=f"/proc/self/fd/{self._stdout}",
+            stderr=self._output.stderr_path,
+        )
         return wasi
 
     def _run(self, store: Store, deadline_ns: int) -> None:
@@ -146,10 +135,10 @@ class CommandRuntime:
                 run = self._entry(store)
                 begin = perf_counter_ns()
                 status = run()
-        except ExitTrap as end:
-            status = end.code
-        except (Trap, WasmtimeError) as error:
-            raise explain(error, self._output, "running the command") from error
+        except WasmError as end:
+            if end.exit_status is None:
+                raise explain(end, self._output, "running the command") from end
+            status = end.exit_status
         finally:
             if begin:
                 self.measured.compute_ns = perf_counter_ns() - begin

@@ -1,30 +1,19 @@
-"""The wasmtime engine's settings, equal wherever an artifact is compiled or loaded.
+"""The engine that compiles artifacts: `codegen.SETTINGS` on the `wasmtime` package's own `Engine`.
 
-A compiled artifact is refused by an engine with other settings, so this is the only file that
-makes an `Engine`. Change anything here and raise `model.ENGINE_REVISION`: the cache of compiled
-artifacts is keyed by it.
+The agent makes its engine in `agent.wasm`, without that package.
 """
 
 from __future__ import annotations
 
-import platform
-
 from wasmtime import Config, Engine
 
-WASM_STACK_BYTES = 1024 * 1024
-"""Twice wasmtime's default: CPython inside WebAssembly recurses deeply."""
+from plexspaces_node.agent.codegen import SETTINGS
 
 
 def make_engine(*, parallel: bool = False) -> Engine:
-    """Return an engine for the baseline of this machine's architecture.
-
-    The baseline, and not this very CPU: what was compiled for one CPU model's extensions is
-    refused on another, and a guest's CPU is not its host's.
-    """
+    """Return an engine for the baseline of this machine's architecture."""
     config = Config()
-    config.target = f"{platform.machine()}-unknown-linux-gnu"
-    config.epoch_interruption = True
-    config.max_wasm_stack = WASM_STACK_BYTES
-    config.wasm_threads = False
+    for name, value in SETTINGS.items():
+        setattr(config, name, value)
     config.parallel_compilation = parallel
     return Engine(config)

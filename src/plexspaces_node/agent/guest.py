@@ -1,7 +1,7 @@
 """The agent as the first process of a guest.
 
-`guest/init` runs `main`, once it has loaded the modules and mounted the root, `/proc` and `/dev`.
-This file owns what the agent does as PID 1: the other file systems, the link as the kernel's
+`guest/init` runs `main`, once it has loaded the modules and mounted the root. This file owns what
+the agent does as PID 1: the other file systems, the link as the kernel's
 command line names it, the artifact's drive, and the end of the machine. Nothing here knows which
 VMM is outside.
 
@@ -16,28 +16,37 @@ import ctypes
 import errno
 import os
 import select
-import socket
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
+from importlib import import_module
 from types import TracebackType
-from typing import Self, TypeVar
 
-from plexspaces_node.agent.serve import AgentServer, Dial, Stream
+from plexspaces_node.agent import swap
+from plexspaces_node.agent.memory import of_guest
+from plexspaces_node.agent.serve import AgentServer, Dial, Stream, Surroundings
 from plexspaces_node.errors import InvalidArgument, PlexSpacesError, Unavailable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any, Self, TypeVar
+
+    _T = TypeVar("_T")
 
 ARTIFACT_DIRECTORY = "/artifact"
 ARTIFACT_DEVICE = "/dev/vdb"
 ARTIFACT_WAIT_S = 2.0
 """For the drive that the host has just put in to be seen by the guest's kernel."""
 
-PORTS = Path("/sys/class/virtio-ports")
+PORTS = "/sys/class/virtio-ports"
 PORT_WAIT_S = 5.0
 """For a virtio port to appear once its driver is loaded."""
 
 _VM_KEY, _LINK_KEY = "plexspaces.vm", "plexspaces.link"
 _LONGEST_PAUSE_S = 0.05
+_CLOCK_FAULT_NS = 5_000_000
+"""What the way of the node's answer may cost: no reason to set the clock back."""
 _WRITE_BYTES = 32 * 1024
 """What the kernel takes in one write to a virtio port."""
 
@@ -50,9 +59,6 @@ _MOUNTS = (
     ("devtmpfs", "/dev", _MS_NOSUID | _MS_NOEXEC, ""),
     ("tmpfs", "/run", _NO_FILES, "size=4m,mode=755"),
 )
-
-
-_T = TypeVar("_T")
 
 
 class VirtioPort:
@@ -170,27 +176,34 @@ def open_port(name: str) -> Stream:
     return port
 
 
-def find_port(ports: Path, name: str) -> str | None:
+def find_port(ports: Path | str, name: str) -> str | None:
     """Return the device of the virtio port of this name, as sysfs at `ports` tells, or None."""
     try:
-        for entry in sorted(ports.iterdir()):
-            if (entry / "name").read_text().strip() == name:
-                return f"/dev/{entry.name}"
+        for entry in sorted(os.listdir(ports)):
+            if _content(f"{ports}/{entry}/name").strip() == name:
+                return f"/dev/{entry}"
     except OSError:
         # The bus is not there yet, or a port went away between two looks.
         pass
     return None
 
 
+def _content(path: str) -> str:
+    with open(path) as opened:
+        return opened.read()
+
+
 def open_vsock(cid: int, port: int) -> Stream:
     """Connect to a port of the host, cid 2; raises `OSError`."""
+    # Not imported with this file: a guest whose link is a port has no use for it.
+    socket: Any = import_module("socket")
     opened = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
     try:
         opened.connect((cid, port))
     except OSError:
         opened.close()
         raise
-    return opened
+    return opened  # type: ignore[no-any-return]
 
 
 def mount_artifact(path: str) -> None:
@@ -238,6 +251,15 @@ def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> No
         raise OSError(code, os.strerror(code), target)
 
 
+def set_clock(time_ns: int) -> None:
+    """Set the clock to the node's time.
+
+    At boot it has whole seconds only, where the VMM offers no better source than a PC's clock.
+    """
+    if abs(time_ns - time.time_ns()) > _CLOCK_FAULT_NS:
+        time.clock_settime_ns(time.CLOCK_REALTIME, time_ns)
+
+
 def complain(line: str) -> None:
     """Write a line to the console."""
     os.write(2, f"plexspaces: {line}\n".encode())
@@ -250,18 +272,29 @@ def restart() -> None:
 
 def main() -> None:
     """Make the guest what the agent needs, serve the node, and end the machine."""
-    _open_standard_streams()
     for kind, target, flags, data in _MOUNTS:
         if not os.path.ismount(target):
             mount(kind, target, kind, flags, data)
+    _open_standard_streams()
     try:
-        vm_id, link = arguments_of(Path("/proc/cmdline").read_text())
+        vm_id, link = arguments_of(_content("/proc/cmdline"))
         dial = dialer(link)
     except PlexSpacesError as error:
         # The kernel panics when its first process ends, and the machine ends with it.
         sys.exit(f"plexspaces: {error}")
-    AgentServer(vm_id, dial, prepare=mount_artifact).run()
+    around = Surroundings(
+        prepare=mount_artifact, settle=_settle, measure=of_guest, set_clock=set_clock
+    )
+    AgentServer(vm_id, dial, around=around).run()
     restart()
+
+
+def _settle() -> None:
+    try:
+        swap.enable()
+    except OSError as error:
+        # All works without it, but long messages in little memory.
+        complain(f"no swap space: {error}")
 
 
 def _open_standard_streams() -> None:

@@ -8,14 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic_ns, perf_counter_ns
-from typing import Any, Protocol
 
-from wasmtime import Engine
-from wasmtime.component import Linker
+from plexspaces_node.agent import contract
+from plexspaces_node.agent.boundary import Err, Ok, Optional, Record, callback
+from plexspaces_node.agent.memory import of_process
+from plexspaces_node.agent.room import Room
+from plexspaces_node.agent.wasm import ComponentLinker, Engine
+from plexspaces_node.errors import ResourceExhausted
+from plexspaces_node.wire.link import (
+    CODE_BYTES,
+    TEXT_BYTES,
+    Answer,
+    LinkFailure,
+    cut,
+    failure_of,
+)
 
-from plexspaces_node.agent import boundary, contract
-from plexspaces_node.agent.boundary import Err, Ok, Optional, Record
-from plexspaces_node.wire.link import CODE_BYTES, TEXT_BYTES, Answer, LinkFailure, cut
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+else:
+    Protocol = object
 
 _KEY_CHARACTERS = 512
 _KEY_TOO_LONG = f"a key is at most {_KEY_CHARACTERS} bytes long"
@@ -47,24 +60,23 @@ class Services(Protocol):
 class Host:
     """The host side of one actor: its functions and the time it spent waiting in them."""
 
-    def __init__(self, services: Services, message_limit: int) -> None:
+    def __init__(self, services: Services, message_limit: int, *, room: Room | None = None) -> None:
         self._services = services
+        self._room = room or Room(of_process)
         self._message_limit = message_limit
         self.waited_ns = 0
         self.deadline_ns = 0
         """Of the call at hand, on the monotonic clock: no host call waits beyond it."""
 
-    def linker(self, engine: Engine) -> tuple[Linker, list[object]]:
-        """Return a linker with WASI and the contract, and what must live as long as it."""
-        linker = Linker(engine)
-        linker.add_wasip2()
-        alive: list[object] = []
-        with linker.root() as root:
-            for interface, functions in self._interfaces().items():
-                with root.add_instance(interface) as instance:
-                    for name, function in functions.items():
-                        alive.append(boundary.define(instance, name, self._timed(function)))
-        return linker, alive
+    def linker(self, engine: Engine) -> ComponentLinker:
+        """Return a linker with WASI and the contract."""
+        linker = ComponentLinker(engine)
+        for interface, functions in self._interfaces().items():
+            timed = {
+                name: callback(name, self._timed(function)) for name, function in functions.items()
+            }
+            linker.define(interface, timed)
+        return linker
 
     def _interfaces(self) -> dict[str, dict[str, Callable[..., Any]]]:
         return {
@@ -94,7 +106,8 @@ class Host:
         if len(key) > _KEY_CHARACTERS:
             return Err(_KEY_TOO_LONG)
         answer = self._services.get(key, self._left_ns())
-        return Err(answer.failure.message) if answer.failure else Ok(Optional(answer.payload))
+        failure = answer.failure or self._no_room(answer)
+        return Err(failure.message) if failure else Ok(Optional(answer.payload))
 
     def _put(self, key: str, value: bytes) -> Ok | Err:
         return self._write(key, value)
@@ -123,7 +136,15 @@ class Host:
             return refused
         timeout_ns = min(timeout_ms * 1_000_000, self._left_ns())
         answer = self._services.ask(to, msg_type, payload, timeout_ns)
-        return Err(_record(answer.failure)) if answer.failure else Ok(answer.payload or b"")
+        failure = answer.failure or self._no_room(answer)
+        return Err(_record(failure)) if failure else Ok(answer.payload or b"")
+
+    def _no_room(self, answer: Answer) -> LinkFailure | None:
+        try:
+            self._room.check(len(answer.payload or b""))
+        except ResourceExhausted as error:
+            return failure_of(error)
+        return None
 
     def _too_long(self, to: str, msg_type: str, payload: bytes) -> Err | None:
         message = f"a message of {len(payload)} bytes is over the limit of {self._message_limit}"

@@ -11,15 +11,14 @@ handling and Python's do not mix there.
 from __future__ import annotations
 
 from time import monotonic_ns
-from typing import Any, Protocol
-
-from wasmtime import Engine, Store, WasiConfig, WasmtimeError
-from wasmtime.component import Component
 
 from plexspaces_node.agent import contract
 from plexspaces_node.agent.boundary import ComponentFunction, Err
 from plexspaces_node.agent.host import Host
+from plexspaces_node.agent.memory import of_process
 from plexspaces_node.agent.output import Output
+from plexspaces_node.agent.room import Room
+from plexspaces_node.agent.wasm import Component, Engine, Store, Wasi, WasmError
 from plexspaces_node.agent.watchdog import Watchdog
 from plexspaces_node.errors import (
     ActorError,
@@ -30,7 +29,19 @@ from plexspaces_node.errors import (
 )
 from plexspaces_node.wire.link import STATE_LIMIT_BYTES
 
-_FUNCTION_PARAMETERS = {"init": 1, "handle-message": 3, "snapshot-state": 0, "shutdown": 0}
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+else:
+    Protocol = object
+
+_FUNCTIONS = {
+    "init": (1, True),
+    "handle-message": (3, True),
+    "snapshot-state": (0, True),
+    "shutdown": (0, False),
+}
+"""Of each function: how many parameters, and whether it has a result."""
 
 _TRAPS = (
     ("unreachable", "unreachable", "the actor panicked, aborted or ran out of its memory"),
@@ -72,8 +83,8 @@ class Runtime(Protocol):
     def handle(self, sender: str, msg_type: str, payload: bytes, deadline_ns: int) -> bytes:
         """Hand over one message and return the reply.
 
-        Raises `ActorFailed` (the instance lives on), or `ActorTrapped` or `DeadlineExceeded`
-        (it does not).
+        Raises `ActorFailed`, or `ResourceExhausted` without the memory to hand it over (the
+        instance lives on), or `ActorTrapped` or `DeadlineExceeded` (it does not).
         """
 
     def snapshot(self, deadline_ns: int) -> bytes:
@@ -86,26 +97,27 @@ class Runtime(Protocol):
 class Settings:
     """What bounds a guest, fixed for the life of the machine."""
 
-    def __init__(self, *, env: dict[str, str], memory_bytes: int, message_limit: int) -> None:
+    def __init__(
+        self,
+        *,
+        env: dict[str, str],
+        memory_bytes: int,
+        message_limit: int,
+        room: Room | None = None,
+    ) -> None:
         self.env = env
+        self.room = room or Room(of_process)
         self.memory_bytes = memory_bytes
         self.message_limit = message_limit
 
-    def store(self, engine: Engine, wasi: WasiConfig) -> Store:
+    def store(self, engine: Engine, wasi: Wasi) -> Store:
         """Return a store bounded by these settings.
 
         The memory bound holds for each linear memory, of which components have one in practice;
         the machine's own memory bounds their sum.
         """
         store = Store(engine)
-        store.set_limits(
-            memory_size=self.memory_bytes,
-            table_elements=1_000_000,
-            instances=256,
-            tables=256,
-            memories=16,
-        )
-        # Without a WASI context the first WASI call would abort the whole process.
+        store.limit(memory_bytes=self.memory_bytes, table_elements=1_000_000, instances=256)
         store.set_wasi(wasi)
         return store
 
@@ -122,11 +134,11 @@ class ActorRuntime:
         self.measured = Measured()
         self.alive = False
         self._engine = engine
-        self._component = Component.deserialize_file(engine, path)
+        self._component = Component(engine, path)
         self._settings = settings
         self._host = host
         self._output = output
-        self._linker, self._keep = host.linker(engine)
+        self._linker = host.linker(engine)
         self._watchdog = Watchdog(engine)
         self._store: Store | None = None
         self._functions: dict[str, ComponentFunction] = {}
@@ -136,23 +148,24 @@ class ActorRuntime:
         self._functions = {}
         if self._store is not None:
             self._store.close()
-        wasi = WasiConfig()
-        wasi.stdout_file = self._output.stdout_path
-        wasi.stderr_file = self._output.stderr_path
-        wasi.env = self._settings.env.items()
+        # Only Go reads it: its collector does not know of the cap, and would trap at 40 % of it.
+        collect_at = {"GOMEMLIMIT": str(self._settings.memory_bytes * 3 // 4)}
+        wasi = Wasi(collect_at | self._settings.env)
+        wasi.files(stdout=self._output.stdout_path, stderr=self._output.stderr_path)
         self._store = store = self._settings.store(self._engine, wasi)
         try:
             with self._watchdog.deadline(store, deadline_ns):
                 instance = self._linker.instantiate(store, self._component)
-        except WasmtimeError as error:
+        except WasmError as error:
             raise explain(error, self._output, "starting the actor") from error
-        actor = instance.get_export_index(store, contract.ACTOR)
-        for name, parameters in _FUNCTION_PARAMETERS.items():
-            index = instance.get_export_index(store, name, actor)
-            function = instance.get_func(store, index) if index else None
+        for name, (parameters, has_result) in _FUNCTIONS.items():
+            function = instance.function(contract.ACTOR, name)
             if function is None:
                 raise ActorFailed(f"the component has no function {name}", code="no-entry")
-            self._functions[name] = ComponentFunction(store, function, parameters)
+            self._functions[name] = ComponentFunction(
+                store, function, parameters, has_result=has_result
+            )
+        self._settings.room.check(len(state))
         self.alive = True
         answer = self._call("init", deadline_ns, state)
         if isinstance(answer, Err):
@@ -160,6 +173,7 @@ class ActorRuntime:
             raise ActorFailed(f"init: {answer.value}", code="init")
 
     def handle(self, sender: str, msg_type: str, payload: bytes, deadline_ns: int) -> bytes:
+        self._settings.room.check(len(payload))
         answer = self._call("handle-message", deadline_ns, sender, msg_type, payload)
         if isinstance(answer, Err):
             record = answer.value
@@ -187,7 +201,7 @@ class ActorRuntime:
         try:
             with self._watchdog.deadline(self._store, deadline_ns):
                 return function(*arguments)
-        except WasmtimeError as error:
+        except WasmError as error:
             self.alive = False
             raise explain(error, self._output, name) from error
         finally:

@@ -8,34 +8,40 @@ answer that the main thread reads.
 from __future__ import annotations
 
 import itertools
-import socket
 import threading
 from collections.abc import Callable
 from time import monotonic, perf_counter_ns, time_ns
 from types import TracebackType
-from typing import Protocol, Self
-
-from wasmtime import WasmtimeError
 
 from plexspaces_node.agent.actor import Actor, Outlets
 from plexspaces_node.agent.command import CommandRuntime, component_entry, module_entry
-from plexspaces_node.agent.engine import make_engine
 from plexspaces_node.agent.host import Host
+from plexspaces_node.agent.memory import Memory, of_process
 from plexspaces_node.agent.output import Output
+from plexspaces_node.agent.room import Room
 from plexspaces_node.agent.runtime import ActorRuntime, Runtime, Settings
+from plexspaces_node.agent.wasm import Engine, WasmError
+from plexspaces_node.artifact import ACTOR, COMMAND, ENGINE, MAX_MESSAGE_LIMIT_BYTES
 from plexspaces_node.errors import ActorError, Internal, PlexSpacesError, WrongState
-from plexspaces_node.model import ENGINE, MAX_MESSAGE_LIMIT_BYTES, ArtifactKind
 from plexspaces_node.wire import link
 from plexspaces_node.wire.link import Answer, FrameBuffer, FromAgent, FromNode, LinkFailure
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol, Self
+else:
+    Protocol = object
+
 _READ_BYTES = 256 * 1024
+_SHUT_RDWR = 2
+"""`socket.SHUT_RDWR`: the module is long to import, and only some links are sockets."""
 _REDIAL_S = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)
 _LOST = LinkFailure("platform", "unavailable", "the node is not reachable", None, True)
 _LATE = LinkFailure("platform", "deadline_exceeded", "no answer within the time given")
 
 
 class Stream(Protocol):
-    """A connection to the node: what a `socket.socket` is, and a guest's serial port is made."""
+    """A connection to the node: what a socket is, and a guest's serial port is made."""
 
     def recv(self, bufsize: int, /) -> bytes:
         """Wait for bytes and return them, b"" at the end of the stream; raises `OSError`."""
@@ -63,6 +69,34 @@ Prepare = Callable[[str], None]
 """Makes the artifact at a path readable, or raises a `PlexSpacesError`."""
 
 
+class Surroundings:
+    """What the agent asks of the machine it runs in.
+
+    Attributes:
+        prepare: called with an artifact's path before it is loaded.
+        settle: called once, after the first hello: what is needed later must not delay that.
+        measure: says how much memory is in use, or raises `Unavailable`.
+        set_clock: is told the node's time, in nanoseconds since the epoch, at every welcome.
+    """
+
+    def __init__(
+        self,
+        *,
+        prepare: Prepare | None = None,
+        settle: Callable[[], None] | None = None,
+        measure: Callable[[], Memory] = of_process,
+        set_clock: Callable[[int], None] | None = None,
+    ) -> None:
+        self.prepare = prepare
+        self.settle = settle
+        self.measure = measure
+        self.set_clock = set_clock
+
+
+PROCESS = Surroundings()
+"""Of an agent that is a process like any other."""
+
+
 class _Connection:
     """The present connection, if any; frames sent without one are dropped."""
 
@@ -78,7 +112,7 @@ class _Connection:
         """Wake the reader with an end of stream."""
         with self._lock:
             if self._socket is not None:
-                self._socket.shutdown(socket.SHUT_RDWR)
+                self._socket.shutdown(_SHUT_RDWR)
 
     def send(self, frame: FromAgent) -> bool:
         """Send a frame; blocks while the node does not read. False when it cannot arrive."""
@@ -147,8 +181,7 @@ class NodeServices:
 class AgentServer:
     """Serves one node on one link for the life of the machine.
 
-    `prepare` is called with an artifact's path before it is loaded. With `patience_s` the agent
-    ends when its node has not been reachable for so many seconds.
+    With `patience_s` the agent ends when its node has not been reachable for so many seconds.
     """
 
     def __init__(
@@ -156,13 +189,14 @@ class AgentServer:
         vm_id: str,
         dial: Dial,
         *,
-        prepare: Prepare | None = None,
+        around: Surroundings = PROCESS,
         patience_s: float | None = None,
     ) -> None:
         self._patience_s = patience_s
+        self._around = around
+        self._settled = False
         self._vm_id = vm_id
         self._dial = dial
-        self._prepare = prepare
         self._connection = _Connection()
         self._services = NodeServices(self._connection)
         self._output = Output(self._wrote)
@@ -192,7 +226,11 @@ class AgentServer:
 
     def _serve(self, opened: Stream) -> bool:
         self._connection.use(opened)
-        self._connection.send(link.Hello(link.GENERATION, self._vm_id, ENGINE, self._application))
+        hello = link.Hello(link.GENERATION, self._vm_id, ENGINE, self._application, measures=True)
+        self._connection.send(hello)
+        if self._around.settle is not None and not self._settled:
+            self._settled = True
+            self._around.settle()
         buffer = FrameBuffer(link.frame_limit(MAX_MESSAGE_LIMIT_BYTES))
         welcomed = False
         while not self._stopped.is_set():
@@ -222,6 +260,8 @@ class AgentServer:
                 self._load(frame)
             case link.Stop():
                 self._stop(frame)
+            case link.Measure():
+                self._say_memory(frame)
             case link.Welcome():
                 self._welcome(frame)
 
@@ -229,6 +269,8 @@ class AgentServer:
         if frame.refused:
             raise link.LinkBroken(frame.refused)
         self._message_limit = frame.message_limit
+        if self._around.set_clock is not None and frame.time_ns:
+            self._around.set_clock(frame.time_ns)
         if self._actor:
             self._actor.resend_state()
 
@@ -280,22 +322,26 @@ class AgentServer:
         self._connection.send(reply)
 
     def _runtime(self, frame: link.Load) -> Runtime:
-        if self._prepare is not None:
-            self._prepare(frame.path)
+        if self._around.prepare is not None:
+            self._around.prepare(frame.path)
         try:
             return self._open(frame)
-        except WasmtimeError as error:
+        except WasmError as error:
             raise Internal(f"the compiled artifact does not load: {error}") from error
 
     def _open(self, frame: link.Load) -> Runtime:
-        engine = make_engine()
+        engine = Engine()
+        room = Room(self._around.measure)
         settings = Settings(
-            env=frame.env, memory_bytes=frame.memory_bytes, message_limit=self._message_limit
+            env=frame.env,
+            memory_bytes=frame.memory_bytes,
+            message_limit=self._message_limit,
+            room=room,
         )
-        if frame.kind == ArtifactKind.ACTOR:
-            host = Host(self._services, self._message_limit)
+        if frame.kind == ACTOR:
+            host = Host(self._services, self._message_limit, room=room)
             return ActorRuntime(engine, frame.path, settings, host, output=self._output)
-        load = module_entry if frame.kind == ArtifactKind.COMMAND else component_entry
+        load = module_entry if frame.kind == COMMAND else component_entry
         entry = load(engine, frame.path)
         return CommandRuntime(engine, entry, settings, name=frame.application, output=self._output)
 
@@ -310,6 +356,12 @@ class AgentServer:
             goodbye()
         else:
             self._actor.stop(frame.timeout_ns, goodbye)
+
+    def _say_memory(self, frame: link.Measure) -> None:
+        try:
+            self._connection.send(link.Measured(frame.id, *self._around.measure()))
+        except PlexSpacesError as error:
+            self._connection.send(link.Failed(frame.id, link.failure_of(error)))
 
     def _wrote(self, stream: str, line: str) -> None:
         self._services.log(stream, "info" if stream == "stdout" else "warn", line)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic_ns
 
-from wasmtime import Engine, Store
+from plexspaces_node.agent.wasm import Engine, Store
 
 _IDLE_NS = 3_600_000_000_000
 

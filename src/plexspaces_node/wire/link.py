@@ -3,15 +3,13 @@
 One stream a machine. A frame is a little-endian u32 length and a msgpack array whose first
 element is the frame's tag. Requests carry an id chosen by the sender of the request, so that many
 are in flight at once; ids of the two directions are separate. This file is imported by the agent
-inside the Vm: standard library and msgspec only.
+inside the Vm, at every start: the standard library's smallest modules only.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import TypeAlias
-
-import msgspec
+from collections.abc import Mapping
 
 from plexspaces_node.errors import (
     ActorError,
@@ -21,6 +19,11 @@ from plexspaces_node.errors import (
     VmStartFailed,
     platform_error,
 )
+from plexspaces_node.wire.pack import Malformed, Record, Size, nestable, pack, unpack
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 GENERATION = 1
 """Changes when the two ends could no longer understand each other; refused at the handshake."""
@@ -40,11 +43,12 @@ CODE_BYTES = 256
 _LENGTH = struct.Struct("<I")
 
 
-class Frame(msgspec.Struct, array_like=True, tag=True, tag_field="frame", frozen=True):
-    """Base of every frame."""
+class Frame(Record):
+    """Base of every frame: an array of the class's name and the values of its fields."""
 
 
-class LinkFailure(msgspec.Struct, array_like=True, frozen=True):
+@nestable
+class LinkFailure(Record):
     """An error on the link.
 
     Attributes:
@@ -63,21 +67,23 @@ class LinkFailure(msgspec.Struct, array_like=True, frozen=True):
 # ---- agent to node -------------------------------------------------------------------------
 
 
-class Hello(Frame, frozen=True):
+class Hello(Frame):
     """First frame of every connection.
 
     Attributes:
         application: name of the application the agent already runs, after a redial; else "".
         engine: the runtime and its version, for example "wasmtime 50.0.1".
+        measures: the agent answers `Measure`; one of an older image would take it for garbage.
     """
 
     generation: int
     vm_id: str
     engine: str
     application: str = ""
+    measures: bool = False
 
 
-class Loaded(Frame, frozen=True):
+class Loaded(Frame):
     """The actor of a `Load` answers messages now."""
 
     id: int
@@ -85,7 +91,7 @@ class Loaded(Frame, frozen=True):
     init_ns: int
 
 
-class Reply(Frame, frozen=True):
+class Reply(Frame):
     """The answer to an `Invoke`: a payload, or a failure.
 
     Attributes:
@@ -102,26 +108,43 @@ class Reply(Frame, frozen=True):
     queue_ns: int
 
 
-class Failed(Frame, frozen=True):
-    """The answer to a `Load` or `Stop` that did not succeed."""
+class Failed(Frame):
+    """The answer to a `Load`, `Stop` or `Measure` that did not succeed."""
 
     id: int
     failure: LinkFailure
 
 
-class State(Frame, frozen=True):
+class State(Frame):
     """A snapshot of the actor's state, sent when it may have changed since the last."""
 
     state: bytes
 
 
-class Stopped(Frame, frozen=True):
+class Stopped(Frame):
     """The agent's goodbye: the answer to `Stop` and its last frame."""
 
     id: int
 
 
-class Log(Frame, frozen=True):
+class Measured(Frame):
+    """The answer to `Measure`: the memory of the guest, or of the agent where there is no guest.
+
+    Attributes:
+        guest: it is a whole guest's; otherwise that of the agent's process alone.
+        total_bytes: what there is, for a process what its limit allows; 0 for no limit.
+        used_bytes: what of it cannot be had; for a process what it has allocated.
+        available_bytes: what more can be had; 0 where there is no limit.
+    """
+
+    id: int
+    guest: bool
+    total_bytes: Size
+    used_bytes: Size
+    available_bytes: Size
+
+
+class Log(Frame):
     """One line the actor logged or wrote.
 
     Attributes:
@@ -136,7 +159,7 @@ class Log(Frame, frozen=True):
     time_ns: int
 
 
-class Ask(Frame, frozen=True):
+class Ask(Frame):
     """The actor asks another application and waits; answered by `Answer`."""
 
     id: int
@@ -146,7 +169,7 @@ class Ask(Frame, frozen=True):
     timeout_ns: int
 
 
-class Tell(Frame, frozen=True):
+class Tell(Frame):
     """The actor sends a message to another application; answered once that one has queued it."""
 
     id: int
@@ -155,14 +178,14 @@ class Tell(Frame, frozen=True):
     payload: bytes
 
 
-class Get(Frame, frozen=True):
+class Get(Frame):
     """The actor reads a key of its store; `Answer.payload` is None when there is no such key."""
 
     id: int
     key: str
 
 
-class Put(Frame, frozen=True):
+class Put(Frame):
     """The actor writes a key of its store; with value None it deletes the key."""
 
     id: int
@@ -173,20 +196,22 @@ class Put(Frame, frozen=True):
 # ---- node to agent -------------------------------------------------------------------------
 
 
-class Welcome(Frame, frozen=True):
+class Welcome(Frame):
     """The node's answer to `Hello`.
 
     Attributes:
         refused: why the node will not talk to this agent, or "".
+        time_ns: since the epoch, by the node's clock; 0 when it does not say.
     """
 
     generation: int
     node_id: str
     message_limit: int
     refused: str = ""
+    time_ns: int = 0
 
 
-class Load(Frame, frozen=True):
+class Load(Frame):
     """Load an artifact and start its actor.
 
     Attributes:
@@ -210,7 +235,7 @@ class Load(Frame, frozen=True):
     snapshot_interval_ns: int
 
 
-class Invoke(Frame, frozen=True):
+class Invoke(Frame):
     """Hand a message to the actor; answered by `Reply`."""
 
     id: int
@@ -220,13 +245,13 @@ class Invoke(Frame, frozen=True):
     timeout_ns: int
 
 
-class Cancel(Frame, frozen=True):
+class Cancel(Frame):
     """Nobody waits for this `Invoke` any more: drop it if it still lies in the mailbox."""
 
     id: int
 
 
-class Answer(Frame, frozen=True):
+class Answer(Frame):
     """The answer to `Ask`, `Tell`, `Get` or `Put`."""
 
     id: int
@@ -234,21 +259,26 @@ class Answer(Frame, frozen=True):
     failure: LinkFailure | None = None
 
 
-class Stop(Frame, frozen=True):
+class Stop(Frame):
     """Finish the message at hand, snapshot, shut the actor down, say goodbye and end."""
 
     id: int
     timeout_ns: int
 
 
-FromAgent: TypeAlias = (
-    Hello | Loaded | Reply | Failed | State | Stopped | Log | Ask | Tell | Get | Put
-)
-FromNode: TypeAlias = Welcome | Load | Invoke | Cancel | Answer | Stop
+class Measure(Frame):
+    """Say how much memory is in use; answered by `Measured`, from an agent whose hello said so."""
 
-_encoder = msgspec.msgpack.Encoder()
-from_agent_decoder: msgspec.msgpack.Decoder[FromAgent] = msgspec.msgpack.Decoder(FromAgent)
-from_node_decoder: msgspec.msgpack.Decoder[FromNode] = msgspec.msgpack.Decoder(FromNode)
+    id: int
+
+
+FromAgent = (
+    Hello | Loaded | Reply | Failed | State | Stopped | Measured | Log | Ask | Tell | Get | Put
+)
+FromNode = Welcome | Load | Invoke | Cancel | Answer | Stop | Measure
+
+_FROM_AGENT: dict[str, type[FromAgent]] = {kind.__name__: kind for kind in FromAgent.__args__}
+_FROM_NODE: dict[str, type[FromNode]] = {kind.__name__: kind for kind in FromNode.__args__}
 
 
 class LinkBroken(Exception):
@@ -258,7 +288,7 @@ class LinkBroken(Exception):
 def encode(frame: FromAgent | FromNode) -> bytes:
     """Return the frame's bytes as they go on the stream, length first."""
     buffer = bytearray(4)
-    _encoder.encode_into(frame, buffer, 4)
+    pack([type(frame).__name__, *frame.values()], buffer)
     _LENGTH.pack_into(buffer, 0, len(buffer) - 4)
     return bytes(buffer)
 
@@ -304,18 +334,27 @@ class FrameBuffer:
 
 def decode_from_agent(body: bytes) -> FromAgent:
     """Decode a frame the agent sent; raises `LinkBroken` when it is none."""
-    try:
-        return from_agent_decoder.decode(body)
-    except msgspec.MsgspecError as error:
-        raise LinkBroken(f"not a frame of an agent: {error}") from error
+    frame: FromAgent = _decode(body, _FROM_AGENT, "an agent")
+    return frame
 
 
 def decode_from_node(body: bytes) -> FromNode:
     """Decode a frame the node sent; raises `LinkBroken` when it is none."""
+    frame: FromNode = _decode(body, _FROM_NODE, "a node")
+    return frame
+
+
+def _decode(body: bytes, kinds: Mapping[str, type[Frame]], sender: str) -> Any:
     try:
-        return from_node_decoder.decode(body)
-    except msgspec.MsgspecError as error:
-        raise LinkBroken(f"not a frame of a node: {error}") from error
+        array = unpack(body)
+        if type(array) is not list or not array or type(array[0]) is not str:
+            raise Malformed("no array that begins with a name")
+        kind = kinds.get(array[0])
+        if kind is None:
+            raise Malformed(f"no frame is named {array[0][:CODE_BYTES]!r}")
+        return kind.of(array[1:])
+    except Malformed as error:
+        raise LinkBroken(f"not a frame of {sender}: {error}") from error
 
 
 def failure_of(error: PlexSpacesError | ActorError) -> LinkFailure:

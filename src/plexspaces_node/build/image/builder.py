@@ -11,9 +11,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+from plexspaces_node.agent.swap import MODULES as SWAP_MODULES
 from plexspaces_node.build.environment import BuildEnvironment
 from plexspaces_node.build.image.filesystem import make_filesystem
-from plexspaces_node.build.image.initrd import make_initrd
+from plexspaces_node.build.image.initrd import make_initrd, modules_of
 from plexspaces_node.build.image.kernel import extract_vmlinux
 from plexspaces_node.build.image.packages import Package, Tools, fetch, unpack
 from plexspaces_node.build.image.root import Interpreter, make_root
@@ -29,6 +30,8 @@ MIN_MEMORY_MIB = 96
 STEP_TIMEOUT_S = 300.0
 """For any one program: fetching a kernel over a slow line is the longest."""
 
+_SWAP = ("lzo-rle", "zsmalloc", "zram")
+"""What `agent.swap` loads, each after those it needs."""
 _LABEL = "plexspaces"
 _SCRATCH_PREFIX = ".image-"
 _SCRATCH_LIFE_S = 24 * 3600.0
@@ -69,6 +72,7 @@ async def build_image(
         progress("copying Python and the agent")
         tree = scratch / "root"
         versions = await make_root(tools, Interpreter.here(), tree)
+        await in_thread(_write_swap_modules, unpacked, tree)
         progress("writing the root file system")
         await make_filesystem(tools, tree, made / ROOTFS, label=_LABEL)
         await in_thread(_seal, made, packages, versions)
@@ -115,6 +119,13 @@ def _write_boot_files(unpacked: Path, made: Path) -> None:
     init = (shipped("guest") / "init").read_bytes()
     busybox = (unpacked / "bin" / "busybox").read_bytes()
     (made / INITRD).write_bytes(make_initrd(init, busybox, unpacked))
+
+
+def _write_swap_modules(unpacked: Path, tree: Path) -> None:
+    directory = tree / SWAP_MODULES.lstrip("/")
+    directory.mkdir(parents=True)
+    for name, content in modules_of(unpacked, _SWAP):
+        (directory / name).write_bytes(content)
 
 
 def _seal(made: Path, packages: tuple[Package, ...], versions: dict[str, str]) -> None:

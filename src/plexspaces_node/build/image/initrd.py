@@ -76,22 +76,29 @@ def make_initrd(init: bytes, busybox: bytes, modules: Path) -> bytes:
     archive.file("bin/busybox", busybox, mode=0o755)
     for group, names in MODULES.items():
         archive.directory(f"modules/{group}")
-        for order, (name, content) in enumerate(_modules(modules, names)):
-            archive.file(f"modules/{group}/{order}-{name}.ko", content)
+        for name, content in modules_of(modules, names):
+            archive.file(f"modules/{group}/{name}", content)
     return archive.finished()
 
 
-def _modules(tree: Path, names: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
+def modules_of(tree: Path, names: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
+    """Give the modules of a kernel's package by names that sort in the order of loading.
+
+    What is built into the kernel is left out. Raises `InvalidArgument` for one that is missing.
+    """
     built_in = {
         Path(line).stem
         for listing in tree.rglob("modules.builtin")
         for line in listing.read_text().splitlines()
     }
+    order = 0
     for name in names:
         found = sorted([*tree.rglob(f"{name}.ko"), *tree.rglob(f"{name}.ko.xz")])
         if found:
             content = found[0].read_bytes()
-            yield name, lzma.decompress(content) if found[0].suffix == ".xz" else content
+            unpacked = lzma.decompress(content) if found[0].suffix == ".xz" else content
+            yield f"{order}-{name}.ko", unpacked
+            order += 1
         elif name not in built_in:
             raise InvalidArgument(f"the kernel's package has no module {name}")
 

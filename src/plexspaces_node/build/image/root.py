@@ -24,12 +24,19 @@ from plexspaces_node.build.threads import in_thread
 from plexspaces_node.errors import Internal, Unsupported
 
 ENTRY_MODULE = "plexspaces_node.agent.guest"
-LATE_MODULES = ("encodings.ascii", "linecache", "os", "traceback")
+LATE_MODULES = ("encodings.ascii", "linecache", "os", "socket", "traceback")
 """What is imported only when something is run or goes wrong."""
-WHOLE_PACKAGES = ("msgspec", "wasmtime")
-"""Taken with every module, because they import some of their own late."""
+TAKEN = {"wasmtime": (".so",)}
+"""What is taken of other packages: of wasmtime its library alone, to which the agent speaks."""
 
-_SHELVES = ("__init__.py", "errors.py", "model.py", "wire/__init__.py", "wire/link.py")
+_SHELVES = (
+    "__init__.py",
+    "artifact.py",
+    "errors.py",
+    "wire/__init__.py",
+    "wire/link.py",
+    "wire/pack.py",
+)
 """What the agent imports of this package beside its own room."""
 
 MOUNT_POINTS = ("artifact", "dev", "proc", "run", "sys", "tmp")
@@ -101,7 +108,7 @@ async def _modules(tools: Tools, interpreter: Interpreter, scratch: Path) -> lis
     # A directory with these packages alone: what is installed beside them could be imported too.
     site = scratch / "site"
     site.mkdir()
-    for package in (plexspaces_node.__name__, *WHOLE_PACKAGES):
+    for package in (plexspaces_node.__name__, *TAKEN):
         (site / package).symlink_to(_home(package) / package)
     listing = await run_python(
         tools,
@@ -114,7 +121,7 @@ async def _modules(tools: Tools, interpreter: Interpreter, scratch: Path) -> lis
         name, _, text = line.partition("\t")
         file = Path(text)
         if file.is_relative_to(site):
-            if name.partition(".")[0] not in WHOLE_PACKAGES:
+            if name.partition(".")[0] not in TAKEN:
                 found.append((file.relative_to(site), file))
         elif file.resolve().is_relative_to(interpreter.stdlib):
             found.append((file.resolve().relative_to(interpreter.stdlib), file))
@@ -134,10 +141,10 @@ def _home(package: str) -> Path:
 
 
 def _whole() -> Iterator[_Module]:
-    for package in WHOLE_PACKAGES:
+    for package, kinds in TAKEN.items():
         home = _home(package)
         for file in sorted((home / package).rglob("*")):
-            if file.suffix in (".py", ".so"):
+            if file.suffix in kinds:
                 yield file.relative_to(home), file
 
 
@@ -242,5 +249,5 @@ def _versions() -> dict[str, str]:
         "agent": agent_digest(),
         "python": platform.python_version(),
         "plexspaces-node": plexspaces_node.__version__,
-        **{package: metadata.version(package) for package in WHOLE_PACKAGES},
+        **{package: metadata.version(package) for package in TAKEN},
     }
