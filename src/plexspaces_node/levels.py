@@ -7,6 +7,7 @@ takes one of them, and for `doctor`, which tries them all.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import partial
 
 from plexspaces_node.config import Config
@@ -19,30 +20,34 @@ from plexspaces_node.vm.qemu import QemuDriver
 from plexspaces_node.wire import link
 
 
-def make_drivers(config: Config, *, emulation: bool = True) -> tuple[Driver, ...]:
+def make_drivers(
+    config: Config, *, emulation: bool = True, environ: Mapping[str, str] | None = None
+) -> tuple[Driver, ...]:
     """Make a driver for each level, strongest first: the order in which `auto` tries them.
 
-    Without `emulation` a level whose machines would be emulated does not work. Looks at nothing.
+    Without `emulation` a level whose machines would be emulated does not work. `environ` replaces
+    the process environment, as in `ConfigBootstrap.load`. Looks at nothing.
     """
-    image = partial(open_image, config)
-    return (_firecracker(config), QemuDriver(image, emulation=emulation), ProcessDriver())
-
-
-def _firecracker(config: Config) -> FirecrackerDriver:
     vmm = config.firecracker
+    image = partial(open_image, config, environ)
     program = str(vmm.binary_path or "firecracker")
     installation = Installation(program, seccomp=not vmm.no_seccomp)
-    image = partial(open_image, config)
     # Among the machines, so that the next start ends a trial that this one did not live to end.
-    return FirecrackerDriver(image, installation, scratch=config.node.data_dir / "vms")
+    trials = config.node.data_dir / "vms"
+    return (
+        FirecrackerDriver(image, installation, scratch=trials),
+        QemuDriver(image, emulation=emulation, scratch=trials),
+        ProcessDriver(),
+    )
 
 
-def open_image(config: Config) -> GuestImage:
+def open_image(config: Config, environ: Mapping[str, str] | None = None) -> GuestImage:
     """Return the guest image that the configuration names, or else the user's own.
 
-    Blocks for some milliseconds. Raises `NotFound`, `InvalidArgument` and `WrongState` as
-    `GuestImage.open` and `find_directory` do.
+    `environ` says where a user's own lies. Blocks for some milliseconds. Raises `NotFound`,
+    `InvalidArgument` and `WrongState` as `GuestImage.open` and `find_directory` do.
     """
     vmm = config.firecracker
-    directory = find_directory(vmm.kernel_path, vmm.rootfs_path, default_directory(os.environ))
+    default = default_directory(os.environ if environ is None else environ)
+    directory = find_directory(vmm.kernel_path, vmm.rootfs_path, default)
     return GuestImage.open(directory, generation=link.GENERATION)

@@ -28,6 +28,8 @@ class VmInfo:
         socket: the unix socket of its link, on the node's machine.
         rss_bytes: what it costs its host now; 0 when that cannot be measured.
         cpu_ns: the processor time it has used; 0 when that cannot be measured.
+        application: the name of the one it runs, "" while it runs none.
+        uptime_ns: since its agent said hello, by the node's clock; 0 before.
     """
 
     id: str
@@ -38,6 +40,52 @@ class VmInfo:
     started_unix_ns: int = 0
     rss_bytes: int = 0
     cpu_ns: int = 0
+    application: str = ""
+    uptime_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class VmStep:
+    """One step of a machine's start: `start`, `hello`, `attach`, `load` or `init`."""
+
+    name: str
+    duration_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class VmMemory:
+    """The memory inside a machine, as its agent says.
+
+    Attributes:
+        guest: it is a whole guest's; otherwise that of the agent's process, as there is no guest.
+        total_bytes: what there is, for a process what its limit allows; 0 for no limit.
+        used_bytes: what of it cannot be had; for a process what it has allocated.
+        available_bytes: what more can be had; 0 where there is no limit.
+    """
+
+    guest: bool
+    total_bytes: int
+    used_bytes: int
+    available_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class VmInspection:
+    """All that a node can find out of a machine.
+
+    Attributes:
+        pid: of the process on the node's machine that is it; 0 when there is none.
+        console: the path of its console's log, on the node's machine.
+        steps: of its start, in their order; those not done yet are missing.
+        memory: inside it, or None, and then `memory_unknown` says why.
+    """
+
+    vm: VmInfo
+    pid: int
+    console: str
+    steps: tuple[VmStep, ...] = ()
+    memory: VmMemory | None = None
+    memory_unknown: str = ""
 
 
 @dataclass(frozen=True, slots=True)

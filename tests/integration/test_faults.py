@@ -164,7 +164,7 @@ async def _agent_that_lies(endpoint: Endpoint, vm_id: str) -> None:
             for body in buffer.feed(data):
                 frame = link.decode_from_node(body)
                 if isinstance(frame, link.Load):
-                    writer.write(link.encode(link.Loaded(frame.id, 1, 1)))
+                    writer.write(link.encode(link.Loaded(frame.id, -7, 2**62)))
                 elif isinstance(frame, link.Invoke) and frame.type == "times":
                     reply = link.Reply(frame.id, b"", None, 2**63 - 1, -5, 2**63 - 1)
                     writer.write(link.encode(reply))
@@ -180,7 +180,9 @@ async def test_agent_that_lies_harms_only_its_own_application(
     """Impossible times, sizes and answers are bounded or refused, and the listing goes on."""
     build = builder(data_dir).with_driver(FakeDriver(_agent_that_lies)).build()
     async with build as node, NodeClient(node.address) as client:
-        await client.deploy("one", probe_wasm)
+        phases = (await client.deploy("one", probe_wasm)).timings
+        assert 0 <= phases.load_ns <= phases.total_ns
+        assert 0 <= phases.init_ns <= phases.total_ns
         timings = (await client.invoke("one", type="times")).timings
         assert 0 <= timings.compute_ns <= timings.total_ns
         assert (timings.wait_ns, timings.queue_ns) == (0, timings.total_ns)

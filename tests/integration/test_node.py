@@ -549,6 +549,23 @@ async def test_stop_whose_caller_goes_away_is_finished(
     assert_nothing_left(data_dir)
 
 
+async def test_end_of_an_empty_machine_whose_caller_goes_away_is_finished(
+    client: NodeClient, node: Node, data_dir: Path
+) -> None:
+    """A machine is never lost between the list of the node and its end."""
+    await client.start_vm("vm-mine")
+    assert node._applications is not None
+    stopping = asyncio.create_task(node._applications.stop_vm("vm-mine"))
+    while (await client.list()).empty_vms:
+        await asyncio.sleep(0)
+    stopping.cancel()
+    await asyncio.gather(stopping, return_exceptions=True)
+    async with asyncio.timeout(20):
+        while bundles_of(data_dir):
+            await asyncio.sleep(0.01)
+    assert_nothing_left(data_dir)
+
+
 async def test_shutdown_while_a_stop_is_under_way_waits_for_it(
     client: NodeClient, node: Node, probe_wasm: Path, data_dir: Path
 ) -> None:

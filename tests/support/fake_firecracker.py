@@ -2,9 +2,10 @@
 
 Strict where Firecracker is: an unknown path, field or state is refused with its kind of answer,
 and what belongs before the boot is not taken after it. Its guest is a stand-in for the agent that
-dials the vsock port the kernel's command line names, says hello and does what it is told. Run as a
-program: `fake_firecracker.py [--fail CALL] [--hang CALL] ... FIRECRACKER'S OWN ARGUMENTS`, where
-a CALL is for example `PUT /vsock`.
+dials the vsock port the kernel's command line names, says hello and does what it is told, or, with
+`--hello`, says just that. SIGUSR1 is a guest that restarts, SIGUSR2 one that panics, which is the
+same to Firecracker. Run as a program: `fake_firecracker.py [--fail CALL] [--hang CALL] ...
+FIRECRACKER'S OWN ARGUMENTS`, where a CALL is for example `PUT /vsock`.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ FIELDS: dict[str, dict[str, tuple[type, bool]]] = {
 AFTER_BOOT = ("PATCH /drives",)
 ACTIONS = ("InstanceStart", "SendCtrlAltDel", "FlushMetrics")
 FIRST_FREE_CID = 3
+NOBODY = b"vm-00000000"
+"""What stands in the hello for the machine's id."""
 
 
 class Refused(Exception):
@@ -162,6 +165,8 @@ class FakeFirecracker:
             self._run(self._end(0))
 
     async def _guest(self) -> None:
+        if self._options.panic:
+            panic()
         words = dict(
             word.partition("=")[::2]
             for word in self.state.bodies["PUT /boot-source"]["boot_args"].split()
@@ -172,7 +177,13 @@ class FakeFirecracker:
             reader, writer = await asyncio.open_unix_connection(f"{uds_path}_{port}")
         except OSError:
             return
-        writer.write(f"hello {words['plexspaces.vm']}\n".encode())
+        vm_id = words["plexspaces.vm"]
+        if self._options.hello:
+            hello = bytes.fromhex(self._options.hello)
+            writer.write(hello.replace(NOBODY, vm_id.encode()))
+            await reader.read()
+            return
+        writer.write(f"hello {vm_id}\n".encode())
         while line := (await reader.readline()).decode().split():
             if line[0] == "exit":
                 await self._end(int(line[1]))
@@ -232,6 +243,18 @@ def _respond(writer: StreamWriter, status: str, body: dict[str, Any]) -> bool:
     return True
 
 
+def panic(*_: object) -> None:
+    """Be a guest whose kernel panics, which resets it."""
+    sys.stderr.write("[    9.1] Kernel panic - not syncing: told to\n[    9.1] CR2: 0\n")
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def restart(*_: object) -> None:
+    """Be a guest that restarts."""
+    os._exit(0)
+
+
 def main() -> None:
     """Be Firecracker."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
@@ -241,6 +264,9 @@ def main() -> None:
     parser.add_argument("--garble", help="the call to answer with what is no HTTP")
     parser.add_argument("--deaf-guest", action="store_true", help="a guest that does nothing")
     parser.add_argument("--deaf", action="store_true", help="ignore SIGTERM")
+    parser.add_argument("--hello", help="what the guest says, in hexadecimal digits")
+    parser.add_argument("--panic", action="store_true", help="a guest that panics as it boots")
+    parser.add_argument("--once", help="a file: faults of the guest happen while it is not there")
     parser.add_argument("--no-api", action="store_true", help="never serve the API")
     parser.add_argument("--release", default="1.16.1")
     parser.add_argument("--version", action="store_true")
@@ -255,8 +281,15 @@ def main() -> None:
         return
     if options.deaf:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, restart)
+    signal.signal(signal.SIGUSR2, panic)
+    if options.die == "start":
+        sys.exit("told to die")
     if options.no_api:
         signal.pause()
+    if options.once is not None and options.id is not None:
+        options.deaf_guest = options.deaf_guest and not os.path.exists(options.once)
+        Path(options.once).touch()
     asyncio.run(FakeFirecracker(options).serve())
 
 

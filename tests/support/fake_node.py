@@ -35,6 +35,9 @@ from plexspaces_node.views import (
     MessageTimings,
     NodeInfo,
     VmInfo,
+    VmInspection,
+    VmMemory,
+    VmStep,
 )
 from plexspaces_node.wire import convert
 from plexspaces_node.wire.generated import application_pb2 as pb
@@ -63,6 +66,8 @@ NODE = NodeInfo(
     default_vm=VmConfig(2, 128),
     started_unix_ns=1,
 )
+VM_MEMORY = VmMemory(True, 240 * MIB, 90 * MIB, 150 * MIB)
+VM_STEPS = (VmStep("start", 90_000_000), VmStep("hello", 10_000_000))
 TIMINGS = MessageTimings(total_ns=5_000_000, compute_ns=4_000_000, wait_ns=0, queue_ns=1_000)
 LOG = (
     LogLine(1_700_000_000_000_000_000, "log", "info", "ready"),
@@ -84,6 +89,9 @@ class FakeNode(ApplicationServiceServicer):
         fail: the error each named call is ended with.
         behave: how every application answers.
         deploys: the requests of every deploy.
+        inside: what every agent says of the memory around it, or why it does not.
+        console: what every machine wrote to its console.
+        consoles: the requests for a console.
     """
 
     def __init__(self, behave: Behaviour = echo) -> None:
@@ -97,6 +105,9 @@ class FakeNode(ApplicationServiceServicer):
         self.applications: dict[str, ApplicationInfo] = {}
         self.empty_vms: dict[str, VmInfo] = {}
         self.log_gate = threading.Event()
+        self.inside: VmMemory | str = VM_MEMORY
+        self.console = b""
+        self.consoles: list[pb.VmConsoleRequest] = []
         self._server = grpc.server(ThreadPoolExecutor(8), options=server_options())
         add_ApplicationServiceServicer_to_server(self, self._server)
         port = self._server.add_insecure_port("127.0.0.1:0")
@@ -260,6 +271,51 @@ class FakeNode(ApplicationServiceServicer):
         self.empty_vms.pop(request.vm_id, None)
         return pb.StopVmResponse()
 
+    def ListVms(
+        self, request: pb.ListVmsRequest, context: grpc.ServicerContext
+    ) -> pb.ListVmsResponse:
+        """List every machine."""
+        self._enter("ListVms", context)
+        return pb.ListVmsResponse(vms=[convert.vm_to_proto(vm) for vm in self._vms()])
+
+    def InspectVm(
+        self, request: pb.InspectVmRequest, context: grpc.ServicerContext
+    ) -> pb.InspectVmResponse:
+        """Show one machine."""
+        self._enter("InspectVm", context)
+        memory = self.inside if isinstance(self.inside, VmMemory) else None
+        inspection = VmInspection(
+            vm=self._find_vm(request.name, context),
+            pid=4711,
+            console="/run/plexspaces/console.log",
+            steps=VM_STEPS,
+            memory=memory,
+            memory_unknown="" if memory else str(self.inside),
+        )
+        return convert.inspection_to_proto(inspection)
+
+    def VmConsole(
+        self, request: pb.VmConsoleRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.VmConsoleResponse]:
+        """Send `console`, a few bytes at a time."""
+        self._enter("VmConsole", context)
+        self._find_vm(request.name, context)
+        self.consoles.append(request)
+        for start in range(0, len(self.console), 7):
+            yield pb.VmConsoleResponse(chunk=self.console[start : start + 7])
+
+    def _vms(self) -> list[VmInfo]:
+        applications = self.applications.values()
+        used = [replace(one.vm, application=one.name) for one in applications if one.vm]
+        return [*used, *self.empty_vms.values()]
+
+    def _find_vm(self, name: str, context: grpc.ServicerContext) -> VmInfo:
+        found = [vm for vm in self._vms() if name in (vm.application, vm.id)]
+        if not found:
+            text = f"there is no application or VM {name}"
+            _end(context, NotFound(text, hint="plexspaces vms list"))
+        return found[0]
+
 
 def _end(context: grpc.ServicerContext, error: PlexSpacesError | ActorError) -> NoReturn:
     code, text, metadata = to_grpc(error)
@@ -277,6 +333,7 @@ def _vm(vm_id: str) -> VmInfo:
         started_unix_ns=1_700_000_000_000_000_000,
         rss_bytes=30 * MIB,
         cpu_ns=1_000_000,
+        uptime_ns=3_723_000_000_000,
     )
 
 

@@ -92,6 +92,33 @@ async def test_link_that_breaks_is_dialled_again(client: AgentClient, path: Path
         await agent.ended.wait()
 
 
+async def test_agent_that_missed_the_connection_is_dialled_again(
+    client: AgentClient, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no hello comes the node hangs up and connects anew; one that said hello is kept."""
+    monkeypatch.setattr(agents, "GREETING_S", 0.01)
+    agent, missed = ListeningAgent(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if missed.is_set():
+            await agent.serve(reader, writer)
+            return
+        assert await reader.read(-1) == b""
+        writer.close()
+        missed.set()
+
+    async with await asyncio.start_unix_server(serve, str(path)), asyncio.timeout(10):
+        client.dial(path)
+        await client.hello()
+        assert missed.is_set()
+        # Well beyond the time for a greeting.
+        await asyncio.sleep(10 * agents.GREETING_S)
+        assert client._connection is not None
+        assert not agent.ended.is_set()
+        await client.close()
+        await agent.ended.wait()
+
+
 async def test_client_that_is_closed_dials_no_more(client: AgentClient, path: Path) -> None:
     """What was closed stays closed, a connection without a hello included."""
     connected, ended = asyncio.Event(), asyncio.Event()

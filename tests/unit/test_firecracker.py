@@ -68,18 +68,6 @@ class TestStart:
         monkeypatch.setattr(firecracker_start, "CONNECT_TIMEOUT_S", 0.2)
         await self._check_failed(harness, driver, "connect", "did not serve its API")
 
-    async def test_start_when_the_image_has_gone_names_the_step(
-        self, harness: FakeFirecrackerHarness, tmp_path: Path
-    ) -> None:
-        """What was there when the node started may be gone later."""
-        driver = harness.ready()
-        (tmp_path / "image" / "vmlinux").unlink()
-        bundle = harness.bundle()
-        with pytest.raises(VmStartFailed, match="vmlinux") as failed:
-            await driver.start(SMALL, bundle)
-        assert failed.value.step == "configure"
-        await driver.destroy(bundle)
-
     async def test_start_wants_no_more_memory_than_there_is(
         self, harness: FakeFirecrackerHarness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -90,19 +78,6 @@ class TestStart:
         with pytest.raises(VmStartFailed, match="100 MiB available") as failed:
             await driver.start(SMALL, bundle)
         assert failed.value.step == "validate"
-        await driver.destroy(bundle)
-
-    async def test_start_when_a_socket_is_in_the_way_fails_and_leaves_nothing(
-        self, harness: FakeFirecrackerHarness
-    ) -> None:
-        """Firecracker refuses to start over a stale socket, and its last words are told."""
-        driver = harness.ready()
-        bundle = harness.bundle()
-        (bundle.path / "api.sock").touch()
-        with pytest.raises(VmStartFailed, match="Failed to open the API socket") as failed:
-            await driver.start(SMALL, bundle)
-        assert failed.value.step == "connect"
-        assert harness.rests(bundle) == [str(bundle.path)]
         await driver.destroy(bundle)
 
     @staticmethod
@@ -160,7 +135,7 @@ class TestMachine:
             machine.bundle.console_log.write_text("[ 1] Kernel panic - not syncing: x\nCR2: 0\n")
             machine.link.say("exit 0")
             ended = await machine.vm.wait()
-        assert ended.reason == "the guest ended: [ 1] Kernel panic - not syncing: x"
+        assert ended.reason == "the guest ended: Kernel panic - not syncing: x"
 
 
 class TestProbe:
@@ -190,8 +165,10 @@ class TestProbe:
         image = partial(GuestImage.open, fake_image(tmp_path / "image"))
         driver = FirecrackerDriver(image, Installation("no-such-firecracker"))
         health = await driver.probe()
-        assert (health.ok, health.reason) == (False, "no-such-firecracker is not installed")
-        assert "releases" in (health.hint or "")
+        reason = "no-such-firecracker is not installed; supported are 1.15 to 1.16"
+        assert (health.ok, health.reason) == (False, reason)
+        assert "releases/download" in (health.hint or "")
+        assert "sha256sum -c" in (health.hint or "")
 
     async def test_probe_without_kvm_says_how_to_get_it(self, tmp_path: Path) -> None:
         """Nothing else can be tried then."""
@@ -286,6 +263,8 @@ class TestHost:
     def test_downloads_are_the_makers_own(self) -> None:
         """The hint leads to the releases of the project itself."""
         assert firecracker_host.DOWNLOADS.startswith("https://github.com/firecracker-microvm/")
+        newest = ".".join(map(str, firecracker_host.NEWEST_RELEASE))
+        assert f"firecracker-v{newest}." in firecracker_host.INSTALL_HINT
 
 
 def test_kernel_arguments_carry_the_machine_and_its_link_and_end_it_with_its_guest() -> None:

@@ -16,8 +16,6 @@ from plexspaces_node.vm.bundle import SOCKET_PATH_LIMIT_BYTES, Bundle
 from plexspaces_node.vm.host_machine import marks_of
 from plexspaces_node.vm.jailer import (
     CONSOLE_LIMIT_BYTES,
-    FIRST_UID,
-    LAST_UID,
     Cgroups,
     Places,
     Programs,
@@ -26,8 +24,8 @@ from plexspaces_node.vm.jailer import (
     jailed_command,
     plain_command,
     remove_cgroup,
-    uid_of,
 )
+from plexspaces_node.vm.users import FIRST_UID, LAST_UID, uid_of
 
 CONFIG = VmConfig(vcpus=2, memory_mib=256)
 PLAIN = Programs(Path("/opt/firecracker"), None, "/bin/setpriv", "/bin/prlimit")

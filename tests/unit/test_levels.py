@@ -128,6 +128,13 @@ def test_image_when_there_is_none_says_how_to_make_it(home: Path) -> None:
     assert "plexspaces image build" in (caught.value.hint or "")
 
 
+def test_image_is_looked_for_where_the_environment_given_says(tmp_path: Path) -> None:
+    """A program with a node inside need not change its own environment."""
+    elsewhere = tmp_path / "elsewhere"
+    with pytest.raises(NotFound, match=str(elsewhere)):
+        open_image(configured(), {"XDG_DATA_HOME": str(elsewhere)})
+
+
 def test_image_when_the_files_named_are_not_one_is_refused(home: Path) -> None:
     """Kernel and root of two images do not belong together."""
     for name in ("kernel", "rootfs"):

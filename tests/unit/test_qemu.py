@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +27,8 @@ from plexspaces_node.vm.qemu_command import (
     kernel_arguments,
     qemu_command,
 )
-from plexspaces_node.vm.qemu_walls import FIRST_UID, LAST_UID, check_kvm, uid_of, walls_of
+from plexspaces_node.vm.qemu_walls import check_kvm, walls_of
+from plexspaces_node.vm.users import FIRST_UID, LAST_UID, knows, uid_of
 
 TCG = Emulator("/usr/bin/qemu-system-x86_64", Accelerator.TCG, 2_500_000)
 KVM = Emulator("/usr/bin/qemu-system-x86_64", Accelerator.KVM)
@@ -162,9 +162,9 @@ class TestWalls:
         """Namespaces first, while that is allowed; then user, capabilities and privileges go."""
         unshare = ("/usr/bin/unshare", "--net", "--ipc", "--uts", "--")
         root = replace(WALLS, unshare=unshare, drop_capabilities=True, own_user=True)
-        argv = held_command(walls_of(root, Path("/data/vms/vm-1"), kvm=False), ["qemu"])
+        argv = held_command(walls_of(root, Bundle(Path("/data/vms/vm-1")), kvm=False), ["qemu"])
         assert tuple(argv[:5]) == unshare
-        uid = str(uid_of(Path("/data/vms/vm-1")))
+        uid = str(uid_of(Bundle(Path("/data/vms/vm-1"))))
         begin = argv.index("/usr/bin/setpriv")
         assert argv[begin + 1 : argv.index("/usr/bin/env")] == [
             "--reuid",
@@ -182,45 +182,47 @@ class TestWalls:
 
     def test_user_of_a_machine_is_its_own_and_always_the_same(self) -> None:
         """Two machines are two users, of a range that belongs to nobody."""
-        users = {uid_of(Path(f"/data/vms/vm-{number}")) for number in range(200)}
+        users = {uid_of(Bundle(Path(f"/data/vms/vm-{number}"))) for number in range(200)}
         assert len(users) == 200
         assert all(FIRST_UID <= uid <= LAST_UID for uid in users)
-        assert uid_of(Path("/data/vms/vm-7")) == uid_of(Path("/data/vms/vm-7"))
+        assert uid_of(Bundle(Path("/data/vms/vm-7"))) == uid_of(Bundle(Path("/data/vms/vm-7")))
 
     def test_user_stays_where_there_is_no_other(self) -> None:
         """A node that is not root, or in a container with few users, changes none."""
-        assert walls_of(WALLS, Path("/data/vms/vm-1"), kvm=False) == WALLS
+        assert walls_of(WALLS, Bundle(Path("/data/vms/vm-1")), kvm=False) == WALLS
 
     @pytest.mark.parametrize(
         ("text", "exists"), [("0 0 4294967295\n", True), ("0 100000 65536\n", False), ("", False)]
     )
     def test_users_of_a_container_are_read_from_its_map(self, text: str, exists: bool) -> None:
         """Only a user that the namespace knows can be become."""
-        assert qemu_walls._maps(text, FIRST_UID) is exists
+        assert knows(text, FIRST_UID) is exists
 
 
 class TestKvm:
     def test_kvm_when_missing_says_how_to_get_it(self, tmp_path: Path) -> None:
         """A machine without virtualisation is told where to switch it on."""
         with pytest.raises(Unavailable, match="there is no") as caught:
-            check_kvm(tmp_path / "kvm")
+            check_kvm(tmp_path / "kvm", own_user=False)
         assert "modprobe kvm" in (caught.value.hint or "")
 
     def test_kvm_when_it_is_no_device_says_so(self, tmp_path: Path) -> None:
         """A file in its place, made by a wrong mount, is told."""
         (tmp_path / "kvm").touch()
-        with pytest.raises(Unavailable, match="not a device"):
-            check_kvm(tmp_path / "kvm")
+        with pytest.raises(Unavailable, match="makes no virtual machine"):
+            check_kvm(tmp_path / "kvm", own_user=False)
 
-    def test_kvm_that_may_not_be_opened_names_the_group_and_no_chmod_for_all(
-        self, monkeypatch: pytest.MonkeyPatch
+    def test_kvm_closed_to_the_users_of_machines_names_the_group(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The remedy is the kvm group."""
-        monkeypatch.setattr(os, "geteuid", lambda: 1000)
-        monkeypatch.setattr(os, "access", lambda *_: False)
-        with pytest.raises(Unavailable, match="may not be opened") as caught:
-            check_kvm(Path("/dev/null"))
-        assert caught.value.hint == "sudo usermod -aG kvm $USER, then log in again"
+        """Root may open it; what runs as another user needs the device's group, and no more."""
+        device = tmp_path / "kvm"
+        device.touch(mode=0o600)
+        monkeypatch.setattr(qemu_walls, "open_kvm", lambda device: None)
+        check_kvm(device, own_user=False)
+        with pytest.raises(Unavailable, match="no group that may open it") as caught:
+            check_kvm(device, own_user=True)
+        assert caught.value.hint == f"chgrp kvm {device} && chmod 660 {device}"
 
 
 class TestDriver:

@@ -38,6 +38,7 @@ HOMES: dict[str, str] = {
     "undeploy": "apps",
     "run": "run",
     "empty-vm-typescript": "run",
+    "vms": "vms",
     "new": "building",
     "build": "building",
     "toolchain": "toolchain",

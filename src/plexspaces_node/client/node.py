@@ -41,6 +41,8 @@ from plexspaces_node.views import (
     LogLine,
     NodeInfo,
     StartedVm,
+    VmInfo,
+    VmInspection,
 )
 from plexspaces_node.wire import convert
 from plexspaces_node.wire.generated import application_pb2 as pb
@@ -305,6 +307,44 @@ class NodeClient:
         check_name(vm_id, what="VM id")
         request = pb.StopVmRequest(vm_id=vm_id)
         await self._answer(self._stub.StopVm(request, timeout=CHANGE_TIMEOUT_S))
+
+    async def list_vms(self) -> tuple[VmInfo, ...]:
+        """Return every machine, those that are still starting too."""
+        reply = await self._answer(self._stub.ListVms(pb.ListVmsRequest(), timeout=READ_TIMEOUT_S))
+        return tuple(convert.vm_from_proto(vm) for vm in reply.vms)
+
+    async def inspect_vm(self, name: str) -> VmInspection:
+        """Return all there is of a machine, named by its application or its id.
+
+        Raises `NotFound`; an agent that does not answer is no error, see `VmInspection`.
+        """
+        check_name(name, what="application or VM")
+        request = pb.InspectVmRequest(name=name)
+        reply = await self._answer(self._stub.InspectVm(request, timeout=READ_TIMEOUT_S))
+        return convert.inspection_from_proto(reply)
+
+    async def vm_console(
+        self, name: str, *, follow: bool = False, tail: int = 0
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield what a machine wrote to its console, named by its application or its id.
+
+        The last `tail` lines of the past, 0 for all that is kept; with `follow` it goes on until
+        the machine is gone or the caller stops. Close the iterator (`contextlib.aclosing`) to end
+        the call at once. The bytes are the guest's: not for a terminal as they are. Raises
+        `NotFound`.
+        """
+        check_name(name, what="application or VM")
+        if tail < 0:
+            raise InvalidArgument(f"tail must be 0 or more, not {tail}")
+        request = pb.VmConsoleRequest(name=name, follow=follow, tail=tail)
+        call = self._stub.VmConsole(request, timeout=None if follow else CHANGE_TIMEOUT_S)
+        try:
+            async for message in call:
+                yield message.chunk
+        except grpc.aio.AioRpcError as error:
+            raise from_grpc(error, address=self.address) from error
+        finally:
+            call.cancel()
 
     @property
     def _stub(self) -> ApplicationServiceAsyncStub:

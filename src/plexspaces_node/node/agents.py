@@ -14,6 +14,7 @@ import logging
 import os
 from collections.abc import Callable, Coroutine
 from pathlib import Path
+from time import time_ns
 from typing import Any, Protocol, TypeVar
 
 from plexspaces_node.errors import (
@@ -23,6 +24,7 @@ from plexspaces_node.errors import (
     PlexSpacesError,
     ResourceExhausted,
     Unavailable,
+    Unsupported,
     WrongState,
 )
 from plexspaces_node.model import MAX_MESSAGE_LIMIT_BYTES, MIB
@@ -48,6 +50,9 @@ STREAMS = frozenset({"log", "stdout", "stderr", "agent"})
 
 REDIAL_S = 0.25
 """Between the loss of a link and the next attempt, where the node is the end that connects."""
+GREETING_S = 5.0
+"""For the hello on a connection that the node made. Where the agent is told of no event when the
+host comes, as at a virtio port, it may miss one: of 120 boots on a loaded host one was seen to."""
 
 _F = TypeVar("_F", bound=link.Frame)
 
@@ -136,6 +141,7 @@ class AgentClient:
         self._tasks: set[asyncio.Task[None]] = set()
         self._path: Path | None = None
         self._dialling: asyncio.Task[None] | None = None
+        self._measures = False
         self.deaf = asyncio.Event()
         """Set when the agent did not answer in time, nor say that it could not."""
 
@@ -182,6 +188,21 @@ class AgentClient:
         """
         timeout_ns = int(timeout_s * 1e9)
         await self._request(lambda id: link.Stop(id, timeout_ns), link.Stopped, timeout_s, "stop")
+
+    async def measure(self, timeout_s: float) -> link.Measured:
+        """Ask how much memory is in use inside.
+
+        An agent that does not answer is not deaf for that. With more than `SILENCE_NS` a message
+        that waits behind could no longer tell that it is. Raises `Unsupported` for an agent of an
+        older image, `DeadlineExceeded`, `Unavailable`.
+        """
+        self._connected()
+        if not self._measures:
+            raise Unsupported(
+                f"the agent of {self._vm_id} is older than this node and cannot tell",
+                hint="plexspaces image build",
+            )
+        return await self._request(link.Measure, link.Measured, timeout_s, "memory")
 
     async def invoke(
         self, *, sender: str, msg_type: str, payload: bytes, timeout_ns: int
@@ -313,12 +334,18 @@ class AgentClient:
         while True:
             with contextlib.suppress(OSError):
                 _, connection = await loop.create_unix_connection(lambda: _Connection(self), path)
+                timer = loop.call_later(GREETING_S, self._close_ungreeted, connection)
                 try:
                     await connection.lost.wait()
                 finally:
+                    timer.cancel()
                     connection.close()
             # Long enough for the agent to see that nobody is there, and so to say hello anew.
             await asyncio.sleep(REDIAL_S)
+
+    def _close_ungreeted(self, connection: _Connection) -> None:
+        if connection is not self._connection:
+            connection.close()
 
     # ---- what the connection calls -----------------------------------------------------
 
@@ -326,7 +353,7 @@ class AgentClient:
         if connection is not self._connection and not isinstance(frame, link.Hello):
             raise link.LinkBroken("the first frame of a connection is a hello")
         match frame:
-            case link.Reply() | link.Loaded() | link.Stopped():
+            case link.Reply() | link.Loaded() | link.Stopped() | link.Measured():
                 self._settle(frame.id, frame)
             case link.Failed():
                 self._fail(frame.id, link.error_of(frame.failure))
@@ -351,7 +378,11 @@ class AgentClient:
             refused = f"generation {hello.generation}, this node speaks {link.GENERATION}"
         elif hello.vm_id != self._vm_id:
             refused = f"this link is for {self._vm_id}, not {hello.vm_id}"
-        connection.send(link.Welcome(link.GENERATION, self._node_id, self._message_limit, refused))
+        connection.send(
+            link.Welcome(
+                link.GENERATION, self._node_id, self._message_limit, refused, time_ns=time_ns()
+            )
+        )
         if refused:
             self._complain(f"the agent was refused: {refused}")
             if not self._hello.done():
@@ -364,6 +395,7 @@ class AgentClient:
             self._lost(before)
             before.close()
         self._connection = connection
+        self._measures = hello.measures
         if self._lost_timer is not None:
             self._lost_timer.cancel()
         if not self._hello.done():

@@ -343,9 +343,17 @@ class Applications:
                     f"VM {vm_id!r} runs application {supervisor.name!r}",
                     hint=f"plexspaces stop --name {supervisor.name}",
                 )
-        if vm_id in self._empties:
-            machine = await self._take_empty(vm_id)
-            await machine.stop(1.0)
+
+        async def act() -> None:
+            if vm_id in self._empties:
+                machine = await self._take_empty(vm_id)
+                await machine.stop(1.0)
+
+        await self._to_the_end(act())
+
+    def empty_machines(self) -> tuple[Machine, ...]:
+        """Return the machines that wait for an application."""
+        return tuple(machine for machine, _ in self._empties.values())
 
     # ---- the life of the node ----------------------------------------------------------
 
@@ -370,9 +378,14 @@ class Applications:
 
         What should run keeps that wish, and does so when a node opens this directory again.
         """
+
+        async def end(supervisor: Supervisor) -> None:
+            async with self._lock(supervisor.name):
+                await supervisor.stop(grace_s)
+
         await self._end_acts()
         ends = await asyncio.gather(
-            *(self._drain_one(supervisor, grace_s) for supervisor in self.supervisors()),
+            *(end(supervisor) for supervisor in self.supervisors()),
             *(self.stop_vm(vm_id) for vm_id in list(self._empties)),
             return_exceptions=True,
         )
@@ -433,10 +446,6 @@ class Applications:
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
         return await asyncio.shield(task)
-
-    async def _drain_one(self, supervisor: Supervisor, grace_s: float) -> None:
-        async with self._lock(supervisor.name):
-            await supervisor.stop(grace_s)
 
     @asynccontextmanager
     async def _lock(self, name: str) -> AsyncIterator[None]:

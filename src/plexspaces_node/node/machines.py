@@ -16,18 +16,28 @@ from pathlib import Path
 from time import perf_counter_ns, time_ns
 from typing import Any
 
-from plexspaces_node.errors import PlexSpacesError, Unavailable, VmStartFailed
+from plexspaces_node.errors import (
+    DeadlineExceeded,
+    PlexSpacesError,
+    Unavailable,
+    VmStartFailed,
+)
 from plexspaces_node.model import VmState
 from plexspaces_node.node.agents import AgentClient, HostCalls
-from plexspaces_node.views import VmInfo
+from plexspaces_node.views import VmInfo, VmInspection, VmMemory, VmStep
 from plexspaces_node.vm.bundle import Bundle
-from plexspaces_node.vm.driver import Driver, LinkEnd, Vm, VmExit
+from plexspaces_node.vm.driver import Driver, LinkEnd, Vm, VmExit, VmHandle
+from plexspaces_node.vm.host_machine import step
 from plexspaces_node.wire import link
 
+FIRST_HELLO_TIMEOUT_S = 15.0
+"""For a machine's agent to say hello: five times what a cold boot under emulation takes."""
 HELLO_TIMEOUT_S = 30.0
-"""For a machine's agent to say hello: ten times what a cold boot under emulation takes."""
+"""The same for the second try: a boot may hang at random where many run on few CPUs."""
 STOP_GRACE_S = 2.0
 """Between asking a machine to end and insisting."""
+MEASURE_TIMEOUT_S = 1.0
+"""For an agent to say how much memory is in use; see `AgentClient.measure`."""
 
 _log = logging.getLogger(__name__)
 
@@ -74,15 +84,18 @@ class Machine:
         host: SwitchedHostCalls,
     ) -> None:
         self.id = bundle.vm_id
+        self.bundle = bundle
         self.agent = agent
         self.config = bundle.config
         self.host = host
+        self.application = ""
+        self.steps: list[VmStep] = []
         self.vm_ns = 0
         self.started_unix_ns = time_ns()
         self.state = VmState.EMPTY
         self._driver = driver
-        self._bundle = bundle
         self._vm = vm
+        self._hello_ns = perf_counter_ns()
 
     def __repr__(self) -> str:
         return f"<Machine {self.id} {self.state}>"
@@ -95,8 +108,16 @@ class Machine:
         `frame` makes the request from its id and the path at which the agent finds the artifact.
         Raises what `init` did wrong, or a platform error that names what failed.
         """
+        begin = perf_counter_ns()
         path = await self._vm.attach(artifact)
-        loading = asyncio.ensure_future(self.agent.load(lambda id: frame(id, path), timeout_s))
+        attached = perf_counter_ns()
+
+        def request(request_id: int) -> link.Load:
+            made = frame(request_id, path)
+            self.application = made.application
+            return made
+
+        loading = asyncio.ensure_future(self.agent.load(request, timeout_s))
         ended = asyncio.ensure_future(self._vm.wait())
         try:
             await asyncio.wait({loading, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -108,6 +129,18 @@ class Machine:
             loaded = loading.result()
         finally:
             await _cancel(loading, ended)
+        # What an agent says is believed within the node's own measure.
+        within = perf_counter_ns() - attached
+        loaded = link.Loaded(
+            loaded.id,
+            load_ns=min(max(0, loaded.load_ns), within),
+            init_ns=min(max(0, loaded.init_ns), within),
+        )
+        self.steps += [
+            VmStep("attach", attached - begin),
+            VmStep("load", loaded.load_ns),
+            VmStep("init", loaded.init_ns),
+        ]
         self.state = VmState.RUNNING
         return loaded
 
@@ -138,7 +171,7 @@ class Machine:
         self.state = VmState.STOPPING
         await self._vm.stop(STOP_GRACE_S)
         await self.agent.close()
-        await self._driver.destroy(self._bundle)
+        await self._driver.destroy(self.bundle)
         self.state = VmState.GONE
 
     async def info(self) -> VmInfo:
@@ -156,15 +189,56 @@ class Machine:
             started_unix_ns=self.started_unix_ns,
             rss_bytes=rss_bytes,
             cpu_ns=cpu_ns,
+            application=self.application,
+            uptime_ns=perf_counter_ns() - self._hello_ns,
         )
+
+    async def inspect(self) -> VmInspection:
+        """Find out all there is of the machine as it is now; its agent gets a second to answer."""
+        memory, unknown = None, ""
+        try:
+            told = await self.agent.measure(MEASURE_TIMEOUT_S)
+            memory = VmMemory(told.guest, told.total_bytes, told.used_bytes, told.available_bytes)
+        except PlexSpacesError as error:
+            unknown = f"{error.message} ({error.hint})" if error.hint else error.message
+        return VmInspection(
+            vm=await self.info(),
+            pid=pid_in(self._vm.handle),
+            console=str(self.bundle.console_log),
+            steps=tuple(self.steps),
+            memory=memory,
+            memory_unknown=unknown,
+        )
+
+
+def pid_in(handle: VmHandle) -> int:
+    """Return the process that is a machine, 0 when its driver has none or did not say."""
+    pid = handle.state.get("pid")
+    return pid if isinstance(pid, int) and pid > 0 else 0
 
 
 async def start_machine(driver: Driver, bundle: Bundle, limits: AgentLimits) -> Machine:
     """Start a machine and wait for its agent's hello; `vm_ns` of the result says how long it took.
 
-    On any failure, cancelling included, everything of the attempt is gone, the bundle too. Raises
-    `VmStartFailed` naming the step.
+    One whose agent stays silent is given up and made once more under the same id. On any failure,
+    cancelling included, everything of the attempt is gone, the bundle too. Raises `VmStartFailed`
+    naming the step.
     """
+    begin = perf_counter_ns()
+    config, application = bundle.config, bundle.application
+    try:
+        machine = await _start(driver, bundle, limits, FIRST_HELLO_TIMEOUT_S)
+    except VmStartFailed as error:
+        if error.step != "hello" or not isinstance(error.__cause__, DeadlineExceeded):
+            raise
+        _log.warning("%s; it is started once more", error)
+        again = Bundle.create(bundle.path.parent, bundle.vm_id, config, application=application)
+        machine = await _start(driver, again, limits, HELLO_TIMEOUT_S)
+    machine.vm_ns = perf_counter_ns() - begin
+    return machine
+
+
+async def _start(driver: Driver, bundle: Bundle, limits: AgentLimits, timeout_s: float) -> Machine:
     begin = perf_counter_ns()
     async with AsyncExitStack() as undo:
         undo.push_async_callback(driver.destroy, bundle)
@@ -178,38 +252,33 @@ async def start_machine(driver: Driver, bundle: Bundle, limits: AgentLimits) -> 
         )
         undo.push_async_callback(agent.close)
         if driver.capabilities.link is LinkEnd.GUEST_DIALS:
-            await agent.listen(bundle.link_socket)
+            with step("listen", bundle):
+                await agent.listen(bundle.link_socket)
         vm = await driver.start(bundle.config, bundle)
+        started = perf_counter_ns()
         undo.push_async_callback(vm.stop, 0)
         if vm.endpoint.opened_by is LinkEnd.NODE_DIALS:
             agent.dial(vm.endpoint.path)
-        await _hello(agent, vm, bundle)
+        with step("hello", bundle):
+            await _hello(agent, vm, timeout_s)
         undo.pop_all()
     machine = Machine(driver, bundle, vm=vm, agent=agent, host=switch)
-    machine.vm_ns = perf_counter_ns() - begin
+    end = perf_counter_ns()
+    machine.steps += [VmStep("start", started - begin), VmStep("hello", end - started)]
     return machine
 
 
-async def _hello(agent: AgentClient, vm: Vm, bundle: Bundle) -> None:
+async def _hello(agent: AgentClient, vm: Vm, timeout_s: float) -> None:
     hello = asyncio.ensure_future(agent.hello())
     ended = asyncio.ensure_future(vm.wait())
     try:
-        await asyncio.wait(
-            {hello, ended}, timeout=HELLO_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED
-        )
-        if hello.done() and hello.exception() is None:
-            return
+        await asyncio.wait({hello, ended}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if hello.done():
-            why = str(hello.exception())
+            hello.result()
         elif ended.done():
-            why = f"it ended before its agent said hello: {ended.result().reason}"
+            raise Unavailable(f"it ended before its agent said hello: {ended.result().reason}")
         else:
-            why = f"its agent said no hello within {HELLO_TIMEOUT_S:g} s"
-        raise VmStartFailed(
-            f"machine {bundle.vm_id}: {why}\n{bundle.console_tail()}".rstrip(),
-            step="hello",
-            hint="plexspaces doctor",
-        )
+            raise DeadlineExceeded(f"its agent said no hello within {timeout_s:g} s")
     finally:
         await _cancel(hello, ended)
 

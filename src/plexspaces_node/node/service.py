@@ -14,6 +14,7 @@ import grpc
 from plexspaces_node.errors import ActorError, Internal, InvalidArgument, PlexSpacesError
 from plexspaces_node.node.applications import Applications, DeployRequest
 from plexspaces_node.node.artifacts import ArtifactStore
+from plexspaces_node.node.vms import Vms
 from plexspaces_node.views import ApplicationInfo, LogLine, NodeInfo
 from plexspaces_node.wire import convert
 from plexspaces_node.wire.generated import application_pb2 as pb
@@ -44,6 +45,7 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
         limits: ServiceLimits,
     ) -> None:
         self._applications = applications
+        self._vms = Vms(applications)
         self._artifacts = artifacts
         self._describe = describe
         self._limits = limits
@@ -144,6 +146,23 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
     async def StopVm(self, request: pb.StopVmRequest, context: Context) -> pb.StopVmResponse:
         await self._applications.stop_vm(request.vm_id)
         return pb.StopVmResponse()
+
+    async def ListVms(self, request: pb.ListVmsRequest, context: Context) -> pb.ListVmsResponse:
+        vms = await self._vms.list()
+        return pb.ListVmsResponse(vms=[convert.vm_to_proto(vm) for vm in vms])
+
+    async def InspectVm(
+        self, request: pb.InspectVmRequest, context: Context
+    ) -> pb.InspectVmResponse:
+        return convert.inspection_to_proto(await self._vms.inspect(request.name))
+
+    async def VmConsole(
+        self, request: pb.VmConsoleRequest, context: Context
+    ) -> AsyncIterator[pb.VmConsoleResponse]:
+        console = self._vms.console(request.name, tail=request.tail, follow=request.follow)
+        async with aclosing(console) as chunks:
+            async for chunk in chunks:
+                yield pb.VmConsoleResponse(chunk=chunk)
 
     def _timeout_ns(self, request: pb.InvokeRequest, context: Context) -> int:
         if request.timeout_ms:

@@ -155,7 +155,8 @@ class Bundle:
     def attach(self, file: Path) -> Path:
         """Make `file` the bundle's artifact, by a hard link or a copy; return its path here.
 
-        Raises `WrongState` when there is one already, `NotFound` without the file, `OSError`.
+        Raises `WrongState` when there is one already, `NotFound` without the file, and then, or
+        with `OSError` when the disk is full, leaves nothing new.
         """
         if not file.is_file():
             raise NotFound(f"no file {file} to attach to VM {self.vm_id}")

@@ -17,12 +17,11 @@ from typing import TypeAlias
 from plexspaces_node.errors import Unsupported
 from plexspaces_node.vm.jailer import (
     ENVIRONMENT,
-    FIRST_UID,
-    LAST_UID,
     Cgroups,
     Programs,
     find_cgroups,
 )
+from plexspaces_node.vm.users import FIRST_UID, LAST_UID, users_exist
 
 Release: TypeAlias = tuple[int, int]
 """Major and minor number."""
@@ -32,7 +31,14 @@ NEWEST_RELEASE: Release = (1, 16)
 """The newest of which this product's tests have seen a machine; later ones are tried."""
 
 DOWNLOADS = "https://github.com/firecracker-microvm/firecracker/releases"
-INSTALL_HINT = f"install release {'.'.join(map(str, NEWEST_RELEASE))} from {DOWNLOADS}"
+_VERSION = "v1.16.1"
+"""What the hint names, of `NEWEST_RELEASE`."""
+_ARCHIVE = f"firecracker-{_VERSION}-x86_64.tgz"
+_URL = f"{DOWNLOADS}/download/{_VERSION}/{_ARCHIVE}"
+INSTALL_HINT = (
+    f"curl -fLO {_URL} -O {_URL}.sha256.txt && sha256sum -c {_ARCHIVE}.sha256.txt && "
+    f"tar -xzf {_ARCHIVE}, then put its firecracker and jailer on PATH under these names"
+)
 
 _JAILER_HINT = "install `jailer` from the release that `firecracker` is of"
 _TIMEOUT_S = 20.0
@@ -79,7 +85,8 @@ def find_host(installation: Installation) -> FirecrackerHost:
             f"Firecracker machines are not made on {platform.machine()} yet, only on x86_64",
             hint="plexspaces start-node --node-id my-node --isolation process",
         )
-    found = _which(installation.firecracker, INSTALL_HINT)
+    supported = f"supported are {_text(OLDEST_RELEASE)} to {_text(NEWEST_RELEASE)}"
+    found = _which(installation.firecracker, INSTALL_HINT, note=f"; {supported}")
     version = _version(found)
     note = _release_note(version)
     jailer = None
@@ -100,9 +107,9 @@ def release_of(version: str) -> Release:
         raise Unsupported(f"{version!r} is no version of Firecracker", hint=INSTALL_HINT)
     release = int(match[1]), int(match[2])
     if release < OLDEST_RELEASE:
-        oldest = ".".join(map(str, OLDEST_RELEASE))
         raise Unsupported(
-            f"Firecracker {version} is older than {oldest}, the oldest release still maintained",
+            f"Firecracker {version} is older than {_text(OLDEST_RELEASE)}, "
+            "the oldest release still maintained",
             hint=INSTALL_HINT,
         )
     return release
@@ -113,10 +120,14 @@ def _release_note(version: str) -> str:
     return f"Firecracker {version} is newer than any this node was tried with" if newer else ""
 
 
-def _which(name: str, hint: str) -> Path:
+def _text(release: Release) -> str:
+    return ".".join(map(str, release))
+
+
+def _which(name: str, hint: str, *, note: str = "") -> Path:
     found = shutil.which(name)
     if found is None:
-        raise Unsupported(f"{name} is not installed", hint=hint)
+        raise Unsupported(f"{name} is not installed{note}", hint=hint)
     return Path(found).absolute()
 
 
@@ -143,15 +154,9 @@ def _jailer(firecracker: Path, name: str, version: str) -> Path:
             f"{found} is of version {_version(found)}, {firecracker} of {version}",
             hint="install both from one release",
         )
-    maps = [Path(f"/proc/self/{kind}_map").read_text() for kind in ("uid", "gid")]
-    if not all(_maps(text, FIRST_UID) and _maps(text, LAST_UID) for text in maps):
+    if not users_exist():
         raise Unsupported(
             f"there are no users {FIRST_UID} to {LAST_UID} in this container for machines to be",
             hint="run the node outside of a user namespace, or not as root",
         )
     return found
-
-
-def _maps(text: str, number: int) -> bool:
-    ranges = (map(int, line.split()) for line in text.splitlines())
-    return any(first <= number < first + count for first, _, count in ranges)

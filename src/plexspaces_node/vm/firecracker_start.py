@@ -131,8 +131,10 @@ async def _run_jailer(command: list[str], bundle: Bundle) -> None:
 
 def _jailed(places: Places) -> HostProcess:
     """Take hold of the process that the jailer has made."""
-    pid = int(places.pid_file.read_text())
-    identity = procfs.identify(pid)
+    text = places.pid_file.read_text()
+    # Zero and one would be no process of ours.
+    pid = int(text) if text.strip().isdecimal() else 0
+    identity = procfs.identify(pid) if pid > 1 else None
     if identity is None:
         raise Unavailable("Firecracker ended as soon as it was started")
     return HostProcess.adopt(identity, marks_of(places.bundle))

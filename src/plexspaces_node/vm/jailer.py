@@ -11,7 +11,6 @@ Command lines are made by pure functions. `Places` does short blocking file work
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import shutil
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 from plexspaces_node.errors import Unavailable
 from plexspaces_node.model import MIB, VmConfig
 from plexspaces_node.vm.bundle import Bundle
+from plexspaces_node.vm.users import uid_of
 
 VSOCK_PORT = 52
 """The port of the host on which a guest reaches its node."""
@@ -44,10 +44,6 @@ WANTED_CONTROLLERS = ("cpu", "memory", "pids")
 
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 """All of the environment; the jailer empties it altogether."""
-
-FIRST_UID = 0x7000_0000
-LAST_UID = 0x7FFF_FFFF
-"""Users of this range belong to nobody: systemd's list of them leaves it unused."""
 
 _VMM_THREADS = 16
 _CGROUP_TIMEOUT_S = 1.0
@@ -137,6 +133,8 @@ class Places:
         What the jail is made of belongs to root until the jailer runs, so that nobody can put a
         link where the jailer writes.
         """
+        for name in (_API_SOCKET, _VSOCK):  # Firecracker would not start over a stale one
+            (self.bundle.path / name).unlink(missing_ok=True)
         if self.root is not None:
             self.root.mkdir(mode=0o700, parents=True)
             self.api_socket.symlink_to(self.root / _API_SOCKET)
@@ -187,16 +185,6 @@ class Places:
 def jail_base(bundle: Bundle) -> Path:
     """Return the directory below which the jailer makes a bundle's jail."""
     return bundle.path / "jail"
-
-
-def uid_of(bundle: Bundle) -> int:
-    """Return the user, and group, a jailed machine runs as: its own, with nothing else.
-
-    Above everything that distributions, containers and user namespaces give out. Two machines
-    have the same with a chance of one in 268 million.
-    """
-    digest = hashlib.sha256(os.fsencode(bundle.path)).digest()
-    return FIRST_UID + int.from_bytes(digest[:8], "big") % (LAST_UID - FIRST_UID + 1)
 
 
 def firecracker_arguments(places: Places, *, seccomp: bool) -> list[str]:

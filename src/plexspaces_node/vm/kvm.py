@@ -15,6 +15,9 @@ KVM = Path("/dev/kvm")
 API_VERSION = 12
 """Of KVM's interface since Linux 2.6.22; there will be no other."""
 
+KVM_HINT = "see whether KVM works here: dmesg | grep -i kvm"
+"""For a KVM that can be opened, and under which no guest boots."""
+
 _GET_API_VERSION = 0xAE00
 _CREATE_VM = 0xAE01
 

@@ -19,29 +19,27 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import signal
 import sys
 import tempfile
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
 
-from plexspaces_node.errors import (
-    NotFound,
-    PlexSpacesError,
-    Unavailable,
-    VmStartFailed,
-    WrongState,
-)
+from plexspaces_node.errors import Unavailable
 from plexspaces_node.model import VmConfig
 from plexspaces_node.vm import procfs
 from plexspaces_node.vm.bundle import Bundle, VmHandle
-from plexspaces_node.vm.driver import Capabilities, Endpoint, Health, LinkEnd, VmExit, VmStats
-from plexspaces_node.vm.host_process import HostProcess, kill_all
-from plexspaces_node.vm.procfs import ProcessId
+from plexspaces_node.vm.driver import Capabilities, Health, LinkEnd, VmExit, VmStats
+from plexspaces_node.vm.host_machine import (
+    HostDriver,
+    HostVm,
+    finished,
+    identity_state,
+    marks_of,
+    step,
+)
+from plexspaces_node.vm.host_process import HostProcess
 from plexspaces_node.vm.sandbox import ENVIRONMENT, Sandbox, agent_command, bubblewrap_views
 
 HANDLE_VERSION = 1
@@ -51,73 +49,38 @@ _PROBE_TIMEOUT_S = 20.0
 _AGENT_MODULE = "plexspaces_node.agent"
 
 
-class ProcessVm:
+class ProcessVm(HostVm):
     """A machine of the process driver."""
 
     def __init__(self, handle: VmHandle, bundle: Bundle, process: HostProcess) -> None:
         """Take a process that was started from `bundle`."""
-        self.handle = handle
-        self.endpoint = Endpoint(bundle.link_socket, LinkEnd.GUEST_DIALS)
-        self._bundle = bundle
-        self._process = process
+        super().__init__(handle, bundle, process, link=LinkEnd.GUEST_DIALS)
         self._wrapped = bool(handle.state.get("wrapped"))
-        self._stop_asked = False
-        self._exit: VmExit | None = None
 
-    async def attach(self, file: Path) -> str:
-        if self._process.ended:
-            self._refuse_ended()
-        return str(await asyncio.to_thread(self._bundle.attach, file))
+    async def _attach(self, file: Path) -> str:
+        return str(await asyncio.to_thread(self.bundle.attach, file))
 
-    async def wait(self) -> VmExit:
-        status = await self._process.wait()
-        if self._exit is None:
-            self._exit = self._explain(status)
-        return self._exit
+    async def _ask_to_end(self, grace_s: float) -> None:
+        await self.process.terminate(spare_leader=self._wrapped)
+        await self.process.ended_within(grace_s)
 
-    async def stop(self, grace_s: float) -> VmExit:
-        self._stop_asked = self._stop_asked or not self._process.ended
-        if grace_s > 0:
-            await self._process.terminate(spare_leader=self._wrapped)
-            await self._process.ended_within(grace_s)
-        await self._process.kill()
-        return await self.wait()
-
-    async def stats(self) -> VmStats:
-        if self._process.ended:
-            self._refuse_ended()
-        stats = await asyncio.to_thread(_measure, self._process.identity.pid)
-        if stats.rss_bytes == 0:
-            self._refuse_ended()
-        return stats
-
-    def _refuse_ended(self) -> NoReturn:
-        raise Unavailable(f"VM {self.handle.vm_id} has ended", hint="look with: plexspaces list")
+    async def _measure(self) -> VmStats:
+        return await asyncio.to_thread(_measure, self.process.identity.pid)
 
     def _explain(self, status: int | None) -> VmExit:
         if self._wrapped and status is not None and status > 128:
             status = 128 - status  # bwrap reports a signal as a shell does
-        if self._stop_asked and status in (None, 0, -signal.SIGTERM):
-            return VmExit(status, "stopped when asked")
-        if self._stop_asked and status == -signal.SIGKILL:
-            return VmExit(status, "killed while stopping")
-        if status is None:
-            reason = "ended"
-        elif status < 0:
-            reason = f"killed by {signal.Signals(-status).name}"
-        else:
-            reason = f"exited with status {status}"
-        last = self._bundle.console_tail(1)
-        return VmExit(status, f"{reason}: {last}" if last else reason)
+        return super()._explain(status)
 
-    def __repr__(self) -> str:
-        return f"ProcessVm({self.handle.vm_id}, {self._process!r})"
+    def _reason(self, status: int | None) -> str:
+        return "ended" if status is None else f"exited with status {status}"
 
 
-class ProcessDriver:
+class ProcessDriver(HostDriver[ProcessVm]):
     """Makes machines as child processes. Belongs to the event loop it is first used in."""
 
     name = "process"
+    handle_version = HANDLE_VERSION
 
     def __init__(
         self,
@@ -133,6 +96,7 @@ class ProcessDriver:
             agent_argv: the agent's command, if it is not this package's own agent.
             bubblewrap: name or path of bwrap, used where it works; None to do without.
         """
+        super().__init__()
         self._python = python
         self._agent = tuple(agent_argv or (python, "-I", "-m", _AGENT_MODULE))
         # What `probe` runs: all of the agent but its work, so that a module the sandbox hides is
@@ -142,7 +106,6 @@ class ProcessDriver:
         self._bubblewrap = bubblewrap
         self._sandbox: Sandbox | None = None
         self._probing = asyncio.Lock()
-        self._machines: dict[Bundle, ProcessVm] = {}
 
     @property
     def capabilities(self) -> Capabilities:
@@ -177,40 +140,22 @@ class ProcessDriver:
             return Health(True, f"agents run as child processes without bubblewrap: {fault}", hint)
 
     async def start(self, config: VmConfig, bundle: Bundle) -> ProcessVm:
-        step = "validate"
-        try:
+        with self._claimed(bundle):
+            with step("validate", bundle):
+                self.capabilities.check(config)
+                sandbox = await self._working_sandbox()
             async with AsyncExitStack() as undo:
-                sandbox = await self._validate(config, bundle)
-                step = "spawn"
-                process = self._spawn(sandbox, self._agent, bundle, config.memory_mib)
-                undo.push_async_callback(process.kill)
-                step = "handle"
-                handle = _handle_of(process, sandbox, bundle)
-                await _finished(asyncio.to_thread(bundle.write_handle, handle))
+                with step("spawn", bundle):
+                    process = self._spawn(sandbox, self._agent, bundle, config.memory_mib)
+                    undo.push_async_callback(process.kill)
+                with step("handle", bundle):
+                    handle = _handle_of(process, sandbox, bundle)
+                    await finished(asyncio.to_thread(bundle.write_handle, handle))
                 undo.pop_all()
-        except (OSError, PlexSpacesError) as error:
-            raise _start_failed(step, bundle, error) from error
-        return self._keep(ProcessVm(handle, bundle, process), bundle, process)
+            return self._keep(ProcessVm(handle, bundle, process))
 
-    async def recover(self, handle: VmHandle, bundle: Bundle) -> ProcessVm:
-        known = self._machines.get(bundle)
-        if known is not None:
-            return known
-        identity = _identity_in(handle)
-        if identity is None:
-            raise NotFound(
-                f"the process of VM {handle.vm_id} has ended", hint="start the application again"
-            )
-        process = HostProcess.adopt(identity, _marks(bundle))
-        return self._keep(ProcessVm(handle, bundle, process), bundle, process)
-
-    async def destroy(self, bundle: Bundle) -> None:
-        known = self._machines.get(bundle)
-        if known is not None:
-            await known.stop(0)
-        while found := await asyncio.to_thread(_running_from, bundle):
-            await kill_all(found)
-        await asyncio.to_thread(bundle.remove)
+    async def _recovered(self, handle: VmHandle, bundle: Bundle, process: HostProcess) -> ProcessVm:
+        return ProcessVm(handle, bundle, process)
 
     async def _try_bubblewrap(self, plain: Sandbox) -> tuple[str | None, str | None]:
         bubblewrap = shutil.which(self._bubblewrap) if self._bubblewrap is not None else None
@@ -241,12 +186,7 @@ class ProcessDriver:
         self._sandbox = sandbox
         return None
 
-    async def _validate(self, config: VmConfig, bundle: Bundle) -> Sandbox:
-        self.capabilities.check(config)
-        if not bundle.path.is_dir():
-            raise NotFound(f"no bundle at {bundle.path}")
-        if bundle in self._machines:
-            raise WrongState(f"VM {bundle.vm_id} runs already")
+    async def _working_sandbox(self) -> Sandbox:
         if self._sandbox is None:
             health = await self.probe()
             if self._sandbox is None:
@@ -258,74 +198,21 @@ class ProcessDriver:
     ) -> HostProcess:
         return HostProcess.spawn(
             agent_command(sandbox, command, bundle, memory_mib=memory_mib),
-            marks=_marks(bundle),
+            marks=marks_of(bundle),
             env=ENVIRONMENT,
             cwd=bundle.path,
             output=bundle.console_log,
         )
 
-    def _keep(self, vm: ProcessVm, bundle: Bundle, process: HostProcess) -> ProcessVm:
-        self._machines[bundle] = vm
-        process.when_ended(partial(self._machines.pop, bundle, None))
-        return vm
-
-
-async def _finished(work: Coroutine[Any, Any, None]) -> None:
-    """Await to the end even when cancelled: a thread cannot be stopped, only waited for."""
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    finally:
-        await asyncio.wait([task])
-
-
-def _marks(bundle: Bundle) -> tuple[str, ...]:
-    return (bundle.vm_id, str(bundle.link_socket))
-
 
 def _handle_of(process: HostProcess, sandbox: Sandbox, bundle: Bundle) -> VmHandle:
-    state: dict[str, str | int] = {
-        "pid": process.identity.pid,
-        "start_ticks": process.identity.start_ticks,
-        "boot_id": procfs.boot_id(),
-        "wrapped": int(sandbox.bubblewrap is not None),
-    }
+    wrapped = int(sandbox.bubblewrap is not None)
+    state = {**identity_state(process.identity), "wrapped": wrapped}
     return VmHandle(ProcessDriver.name, HANDLE_VERSION, bundle.vm_id, state)
 
 
-def _identity_in(handle: VmHandle) -> ProcessId | None:
-    """Read which process a handle names; None when it cannot be one of this boot."""
-    if handle.driver != ProcessDriver.name or handle.version != HANDLE_VERSION:
-        return None
-    pid, start_ticks = handle.state.get("pid"), handle.state.get("start_ticks")
-    if handle.state.get("boot_id") != procfs.boot_id():
-        return None
-    if not isinstance(pid, int) or not isinstance(start_ticks, int) or pid < 2:
-        return None
-    return ProcessId(pid, start_ticks)
-
-
-def _running_from(bundle: Bundle) -> list[ProcessId]:
-    """Find what runs from a bundle, with or without a handle."""
-    found = procfs.with_arguments(*_marks(bundle))
-    handle = bundle.read_handle()
-    identity = _identity_in(handle) if handle is not None else None
-    if identity is not None and procfs.identify(identity.pid) == identity:
-        found += procfs.tree(identity.pid)
-    return found
-
-
 def _measure(pid: int) -> VmStats:
-    members = [member.pid for member in procfs.tree(pid)]
+    members = procfs.family(pid)
     return VmStats(
         rss_bytes=sum(map(procfs.resident_bytes, members)), cpu_ns=sum(map(procfs.cpu_ns, members))
-    )
-
-
-def _start_failed(step: str, bundle: Bundle, error: OSError | PlexSpacesError) -> VmStartFailed:
-    tail = bundle.console_tail()
-    console = f"; its console, {bundle.console_log}, ends:\n{tail}" if tail else ""
-    hint = error.hint if isinstance(error, PlexSpacesError) else None
-    return VmStartFailed(
-        f"VM {bundle.vm_id} did not start at step {step}: {error}{console}", step=step, hint=hint
     )

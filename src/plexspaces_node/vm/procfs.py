@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _PROC = Path("/proc")
+_CGROUPS = Path("/sys/fs/cgroup")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -69,6 +70,18 @@ def tree(root: int) -> list[ProcessId]:
     return sorted(members, key=lambda member: member.start_ticks)
 
 
+def family(root: int) -> list[int]:
+    """Return the pids of a process and its living descendants, parents first; none when it ended.
+
+    Asks the kernel for each one's children and scans nothing, so that it costs the same on a host
+    with many processes; a child that is orphaned, or born in this moment, is not among them.
+    """
+    if not (_PROC / "thread-self/children").exists():
+        # A kernel built without such files.
+        return [member.pid for member in tree(root)]
+    return _family(root)
+
+
 def with_arguments(*arguments: str) -> list[ProcessId]:
     """Return the other processes whose command line has each of these as an argument."""
     wanted = {os.fsencode(argument) for argument in arguments}
@@ -109,8 +122,55 @@ def total_memory_mib() -> int:
 
 
 def available_memory_mib() -> int:
-    """Return how much of this host's memory a new process could use without swapping."""
-    return _memory_mib("MemAvailable")
+    """Return how much memory a new process of ours could use without swapping or being killed.
+
+    What the host has available, or less in a container or service whose memory is limited.
+    """
+    return min([_memory_mib("MemAvailable"), *groups_room_mib()])
+
+
+def groups_room_mib(proc: Path = _PROC, mount: Path = _CGROUPS) -> list[int]:
+    """Return what is left to each limited group of the unified hierarchy that this process is in.
+
+    Files that the kernel can drop from memory count as left. Empty where there are no limits.
+    """
+    try:
+        lines = (proc / "self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    own = next((line[3:].strip("/") for line in lines if line.startswith("0::")), None)
+    if own is None or ".." in own.split("/"):
+        return []
+    group = mount / own
+    chain = [group, *(parent for parent in group.parents if parent.is_relative_to(mount))]
+    return [room for room in map(_room_mib, chain) if room is not None]
+
+
+def _room_mib(group: Path) -> int | None:
+    try:
+        limit = int((group / "memory.max").read_text())
+        used = int((group / "memory.current").read_text())
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        droppable = int(stat.get("inactive_file", "0"))
+    except (OSError, ValueError):  # also for `max`, which is no limit
+        return None
+    return max(0, limit - used + droppable) // (1024 * 1024)
+
+
+def _family(root: int) -> list[int]:
+    try:
+        threads = os.listdir(_PROC / str(root) / "task")
+    except OSError:
+        return []
+    found = [root]
+    for thread in threads:
+        try:
+            children = (_PROC / str(root) / "task" / thread / "children").read_text().split()
+        except OSError:
+            continue
+        for child in children:
+            found += _family(int(child))
+    return found
 
 
 def _memory_mib(name: str) -> int:

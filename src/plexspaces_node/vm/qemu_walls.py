@@ -5,23 +5,18 @@ Looks and tries; keeps nothing. What it finds becomes `qemu_command.Walls`.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import shutil
-import stat
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 from plexspaces_node.errors import Unavailable, Unsupported
+from plexspaces_node.vm.bundle import Bundle
+from plexspaces_node.vm.kvm import KVM, open_kvm
 from plexspaces_node.vm.qemu_command import ENVIRONMENT, Walls
-
-KVM = Path("/dev/kvm")
-
-FIRST_UID = 0x7000_0000
-LAST_UID = 0x7FFF_FFFF
-"""Users of this range belong to nobody: systemd's list of them leaves it unused."""
+from plexspaces_node.vm.users import uid_of, users_exist
 
 _TRY_TIMEOUT_S = 10.0
 _NAMESPACES = ("--net", "--ipc", "--uts")
@@ -59,11 +54,11 @@ def find_walls() -> Walls:
         env,
         unshare=_unshare(root),
         drop_capabilities=root,
-        own_user=root and _users_exist(),
+        own_user=root and users_exist(),
     )
 
 
-def walls_of(walls: Walls, bundle: Path, *, kvm: bool) -> Walls:
+def walls_of(walls: Walls, bundle: Bundle, *, kvm: bool) -> Walls:
     """Return the walls of one machine: its own user where machines have one."""
     if not walls.own_user:
         return walls
@@ -71,34 +66,14 @@ def walls_of(walls: Walls, bundle: Path, *, kvm: bool) -> Walls:
     return replace(walls, uid=uid, gid=KVM.stat().st_gid if kvm else uid)
 
 
-def uid_of(bundle: Path) -> int:
-    """Return the user a machine runs as under root: one that no other machine is likely to have."""
-    number = int.from_bytes(hashlib.sha256(os.fsencode(bundle)).digest()[:8], "big")
-    return FIRST_UID + number % (LAST_UID - FIRST_UID + 1)
-
-
-def check_kvm(device: Path = KVM) -> None:
+def check_kvm(device: Path = KVM, *, own_user: bool) -> None:
     """Raise `Unavailable` with what helps unless a machine of ours may use `device`.
 
-    Looks at permissions only; whether a guest boots is found by booting one.
+    Makes an empty virtual machine; whether a guest boots is found by booting one. With `own_user`
+    a machine runs as a user that has nothing but the device's group.
     """
-    try:
-        status = device.stat()
-    except OSError as error:
-        raise Unavailable(
-            f"there is no {device}",
-            hint="switch virtualisation on in the firmware, or load its module: modprobe kvm",
-        ) from error
-    if not stat.S_ISCHR(status.st_mode):
-        raise Unavailable(f"{device} is not a device", hint=f"rm {device}, then: modprobe kvm")
-    if os.geteuid() != 0:
-        if not os.access(device, os.R_OK | os.W_OK):
-            raise Unavailable(
-                f"{device} may not be opened by this user",
-                hint="sudo usermod -aG kvm $USER, then log in again",
-            )
-    elif status.st_mode & 0o060 != 0o060:
-        # Under root a machine runs as a user that has nothing but the device's group.
+    open_kvm(device)
+    if own_user and device.stat().st_mode & 0o060 != 0o060:
         raise Unavailable(
             f"{device} has no group that may open it",
             hint=f"chgrp kvm {device} && chmod 660 {device}",
@@ -123,14 +98,3 @@ def _works(*command: str) -> bool:
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0
-
-
-def _users_exist() -> bool:
-    # In the user namespace of a container there may be only a few.
-    maps = (Path(f"/proc/self/{kind}_map").read_text() for kind in ("uid", "gid"))
-    return all(_maps(text, FIRST_UID) and _maps(text, LAST_UID) for text in maps)
-
-
-def _maps(text: str, number: int) -> bool:
-    ranges = (map(int, line.split()) for line in text.splitlines())
-    return any(first <= number < first + count for first, _, count in ranges)

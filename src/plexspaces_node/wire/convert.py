@@ -35,6 +35,9 @@ from plexspaces_node.views import (
     MessageTimings,
     NodeInfo,
     VmInfo,
+    VmInspection,
+    VmMemory,
+    VmStep,
 )
 from plexspaces_node.wire.generated import application_pb2 as pb
 
@@ -153,6 +156,8 @@ def vm_to_proto(vm: VmInfo) -> pb.Vm:
         started_unix_ns=vm.started_unix_ns,
         rss_bytes=vm.rss_bytes,
         cpu_ns=vm.cpu_ns,
+        application=vm.application,
+        uptime_ns=vm.uptime_ns,
     )
 
 
@@ -167,6 +172,56 @@ def vm_from_proto(message: pb.Vm) -> VmInfo:
         started_unix_ns=message.started_unix_ns,
         rss_bytes=message.rss_bytes,
         cpu_ns=message.cpu_ns,
+        application=message.application,
+        uptime_ns=message.uptime_ns,
+    )
+
+
+def inspection_to_proto(inspection: VmInspection) -> pb.InspectVmResponse:
+    """Convert all that is known of a machine."""
+    message = pb.InspectVmResponse(
+        vm=vm_to_proto(inspection.vm),
+        pid=inspection.pid,
+        console=inspection.console,
+        steps=[
+            pb.InspectVmResponse.Step(name=step.name, duration_ns=step.duration_ns)
+            for step in inspection.steps
+        ],
+    )
+    if inspection.memory is None:
+        message.memory_unknown = inspection.memory_unknown
+    else:
+        message.memory.CopyFrom(_memory_to_proto(inspection.memory))
+    return message
+
+
+def inspection_from_proto(message: pb.InspectVmResponse) -> VmInspection:
+    """Convert all that is known of a machine."""
+    return VmInspection(
+        vm=vm_from_proto(message.vm),
+        pid=message.pid,
+        console=message.console,
+        steps=tuple(VmStep(step.name, step.duration_ns) for step in message.steps),
+        memory=_memory_from_proto(message.memory) if message.HasField("memory") else None,
+        memory_unknown=message.memory_unknown,
+    )
+
+
+def _memory_to_proto(memory: VmMemory) -> pb.VmMemory:
+    return pb.VmMemory(
+        guest=memory.guest,
+        total_bytes=memory.total_bytes,
+        used_bytes=memory.used_bytes,
+        available_bytes=memory.available_bytes,
+    )
+
+
+def _memory_from_proto(message: pb.VmMemory) -> VmMemory:
+    return VmMemory(
+        guest=message.guest,
+        total_bytes=message.total_bytes,
+        used_bytes=message.used_bytes,
+        available_bytes=message.available_bytes,
     )
 
 

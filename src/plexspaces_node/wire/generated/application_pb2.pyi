@@ -61,6 +61,8 @@ class Vm(_message.Message):
     STARTED_UNIX_NS_FIELD_NUMBER: _builtins.int
     RSS_BYTES_FIELD_NUMBER: _builtins.int
     CPU_NS_FIELD_NUMBER: _builtins.int
+    APPLICATION_FIELD_NUMBER: _builtins.int
+    UPTIME_NS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     state: _builtins.str
     """Starting, Empty, Running, Stopping or Gone."""
@@ -72,6 +74,10 @@ class Vm(_message.Message):
     rss_bytes: _builtins.int
     """What the machine costs its host now; 0 when it cannot be measured."""
     cpu_ns: _builtins.int
+    application: _builtins.str
+    """The name of the application it runs, empty while it runs none."""
+    uptime_ns: _builtins.int
+    """Since its agent said hello, by the node's clock; 0 before."""
     @_builtins.property
     def config(self) -> Global___VmConfig: ...
     def __init__(
@@ -85,10 +91,12 @@ class Vm(_message.Message):
         started_unix_ns: _builtins.int = ...,
         rss_bytes: _builtins.int = ...,
         cpu_ns: _builtins.int = ...,
+        application: _builtins.str = ...,
+        uptime_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "cpu_ns", b"cpu_ns", "id", b"id", "isolation", b"isolation", "rss_bytes", b"rss_bytes", "socket", b"socket", "started_unix_ns", b"started_unix_ns", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["application", b"application", "config", b"config", "cpu_ns", b"cpu_ns", "id", b"id", "isolation", b"isolation", "rss_bytes", b"rss_bytes", "socket", b"socket", "started_unix_ns", b"started_unix_ns", "state", b"state", "uptime_ns", b"uptime_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -974,3 +982,204 @@ class StopVmResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StopVmResponse: _TypeAlias = StopVmResponse  # noqa: Y015
+
+@_typing.final
+class ListVmsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListVmsRequest: _TypeAlias = ListVmsRequest  # noqa: Y015
+
+@_typing.final
+class ListVmsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def vms(self) -> _containers.RepeatedCompositeFieldContainer[Global___Vm]: ...
+    def __init__(
+        self,
+        *,
+        vms: _abc.Iterable[Global___Vm] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["vms", b"vms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListVmsResponse: _TypeAlias = ListVmsResponse  # noqa: Y015
+
+@_typing.final
+class InspectVmRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """An application's name or a Vm's id; the application is meant where both are there."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InspectVmRequest: _TypeAlias = InspectVmRequest  # noqa: Y015
+
+@_typing.final
+class InspectVmResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Step(_message.Message):
+        """One step of a Vm's start: start, hello, attach, load or init."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NAME_FIELD_NUMBER: _builtins.int
+        DURATION_NS_FIELD_NUMBER: _builtins.int
+        name: _builtins.str
+        duration_ns: _builtins.int
+        def __init__(
+            self,
+            *,
+            name: _builtins.str = ...,
+            duration_ns: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_ns", b"duration_ns", "name", b"name"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VM_FIELD_NUMBER: _builtins.int
+    PID_FIELD_NUMBER: _builtins.int
+    CONSOLE_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    MEMORY_UNKNOWN_FIELD_NUMBER: _builtins.int
+    pid: _builtins.int
+    """Of the process on the node's machine that is the Vm; 0 when there is none."""
+    console: _builtins.str
+    """The path of the console's log, on the node's machine."""
+    memory_unknown: _builtins.str
+    """Why the agent did not say."""
+    @_builtins.property
+    def vm(self) -> Global___Vm: ...
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___InspectVmResponse.Step]:
+        """In the order in which they were done; those not done yet are missing."""
+
+    @_builtins.property
+    def memory(self) -> Global___VmMemory: ...
+    def __init__(
+        self,
+        *,
+        vm: Global___Vm | None = ...,
+        pid: _builtins.int = ...,
+        console: _builtins.str = ...,
+        steps: _abc.Iterable[Global___InspectVmResponse.Step] | None = ...,
+        memory: Global___VmMemory | None = ...,
+        memory_unknown: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["inside", b"inside", "memory", b"memory", "memory_unknown", b"memory_unknown", "vm", b"vm"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["console", b"console", "inside", b"inside", "memory", b"memory", "memory_unknown", b"memory_unknown", "pid", b"pid", "steps", b"steps", "vm", b"vm"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_inside: _TypeAlias = _typing.Literal["memory", "memory_unknown"]  # noqa: Y015
+    _WhichOneofArgType_inside: _TypeAlias = _typing.Literal["inside", b"inside"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_inside) -> _WhichOneofReturnType_inside | None: ...
+
+Global___InspectVmResponse: _TypeAlias = InspectVmResponse  # noqa: Y015
+
+@_typing.final
+class VmMemory(_message.Message):
+    """What an agent says of the memory around it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GUEST_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    USED_BYTES_FIELD_NUMBER: _builtins.int
+    AVAILABLE_BYTES_FIELD_NUMBER: _builtins.int
+    guest: _builtins.bool
+    """Of the whole guest; otherwise of the agent's process alone, as there is no guest."""
+    total_bytes: _builtins.int
+    """What there is, for a process what its limit allows; 0 for no limit."""
+    used_bytes: _builtins.int
+    """For a process what it has allocated."""
+    available_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        guest: _builtins.bool = ...,
+        total_bytes: _builtins.int = ...,
+        used_bytes: _builtins.int = ...,
+        available_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available_bytes", b"available_bytes", "guest", b"guest", "total_bytes", b"total_bytes", "used_bytes", b"used_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VmMemory: _TypeAlias = VmMemory  # noqa: Y015
+
+@_typing.final
+class VmConsoleRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FOLLOW_FIELD_NUMBER: _builtins.int
+    TAIL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As in InspectVmRequest."""
+    follow: _builtins.bool
+    tail: _builtins.int
+    """The most lines of the past; 0 means all that is kept."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        follow: _builtins.bool = ...,
+        tail: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "name", b"name", "tail", b"tail"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VmConsoleRequest: _TypeAlias = VmConsoleRequest  # noqa: Y015
+
+@_typing.final
+class VmConsoleResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """At most 32 KiB."""
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VmConsoleResponse: _TypeAlias = VmConsoleResponse  # noqa: Y015

@@ -99,6 +99,21 @@ class ApplicationServiceStub:
                 request_serializer=plexspaces__node_dot_wire_dot_generated_dot_application__pb2.StopVmRequest.SerializeToString,
                 response_deserializer=plexspaces__node_dot_wire_dot_generated_dot_application__pb2.StopVmResponse.FromString,
                 _registered_method=True)
+        self.ListVms = channel.unary_unary(
+                '/plexspaces.node.v1.ApplicationService/ListVms',
+                request_serializer=plexspaces__node_dot_wire_dot_generated_dot_application__pb2.ListVmsRequest.SerializeToString,
+                response_deserializer=plexspaces__node_dot_wire_dot_generated_dot_application__pb2.ListVmsResponse.FromString,
+                _registered_method=True)
+        self.InspectVm = channel.unary_unary(
+                '/plexspaces.node.v1.ApplicationService/InspectVm',
+                request_serializer=plexspaces__node_dot_wire_dot_generated_dot_application__pb2.InspectVmRequest.SerializeToString,
+                response_deserializer=plexspaces__node_dot_wire_dot_generated_dot_application__pb2.InspectVmResponse.FromString,
+                _registered_method=True)
+        self.VmConsole = channel.unary_stream(
+                '/plexspaces.node.v1.ApplicationService/VmConsole',
+                request_serializer=plexspaces__node_dot_wire_dot_generated_dot_application__pb2.VmConsoleRequest.SerializeToString,
+                response_deserializer=plexspaces__node_dot_wire_dot_generated_dot_application__pb2.VmConsoleResponse.FromString,
+                _registered_method=True)
 
 
 class ApplicationServiceServicer:
@@ -197,6 +212,29 @@ class ApplicationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListVms(self, request, context):
+        """Every Vm, whoever it is for: those with an application, empty ones, and those whose agent or
+        application is not ready yet, which are Starting.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def InspectVm(self, request, context):
+        """One Vm, by its application's name or its own id, with what its agent says of its memory.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VmConsole(self, request, context):
+        """What a Vm wrote to its console, oldest first, then as it comes when follow is set, until the
+        Vm is gone. Bytes as they were written: a guest's may hold anything.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ApplicationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -264,6 +302,21 @@ def add_ApplicationServiceServicer_to_server(servicer, server):
                     servicer.StopVm,
                     request_deserializer=plexspaces__node_dot_wire_dot_generated_dot_application__pb2.StopVmRequest.FromString,
                     response_serializer=plexspaces__node_dot_wire_dot_generated_dot_application__pb2.StopVmResponse.SerializeToString,
+            ),
+            'ListVms': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListVms,
+                    request_deserializer=plexspaces__node_dot_wire_dot_generated_dot_application__pb2.ListVmsRequest.FromString,
+                    response_serializer=plexspaces__node_dot_wire_dot_generated_dot_application__pb2.ListVmsResponse.SerializeToString,
+            ),
+            'InspectVm': grpc.unary_unary_rpc_method_handler(
+                    servicer.InspectVm,
+                    request_deserializer=plexspaces__node_dot_wire_dot_generated_dot_application__pb2.InspectVmRequest.FromString,
+                    response_serializer=plexspaces__node_dot_wire_dot_generated_dot_application__pb2.InspectVmResponse.SerializeToString,
+            ),
+            'VmConsole': grpc.unary_stream_rpc_method_handler(
+                    servicer.VmConsole,
+                    request_deserializer=plexspaces__node_dot_wire_dot_generated_dot_application__pb2.VmConsoleRequest.FromString,
+                    response_serializer=plexspaces__node_dot_wire_dot_generated_dot_application__pb2.VmConsoleResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -617,6 +670,87 @@ class ApplicationService:
             '/plexspaces.node.v1.ApplicationService/StopVm',
             plexspaces__node_dot_wire_dot_generated_dot_application__pb2.StopVmRequest.SerializeToString,
             plexspaces__node_dot_wire_dot_generated_dot_application__pb2.StopVmResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListVms(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/plexspaces.node.v1.ApplicationService/ListVms',
+            plexspaces__node_dot_wire_dot_generated_dot_application__pb2.ListVmsRequest.SerializeToString,
+            plexspaces__node_dot_wire_dot_generated_dot_application__pb2.ListVmsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InspectVm(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/plexspaces.node.v1.ApplicationService/InspectVm',
+            plexspaces__node_dot_wire_dot_generated_dot_application__pb2.InspectVmRequest.SerializeToString,
+            plexspaces__node_dot_wire_dot_generated_dot_application__pb2.InspectVmResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VmConsole(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/plexspaces.node.v1.ApplicationService/VmConsole',
+            plexspaces__node_dot_wire_dot_generated_dot_application__pb2.VmConsoleRequest.SerializeToString,
+            plexspaces__node_dot_wire_dot_generated_dot_application__pb2.VmConsoleResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -67,6 +67,16 @@ class ApplicationServiceStub:
     """Start an empty Vm: a machine with an agent and no application, for a later Deploy."""
     StopVm: _grpc.UnaryUnaryMultiCallable[_application_pb2.StopVmRequest, _application_pb2.StopVmResponse]
     """Stop an empty Vm and remove it; an application's Vm is stopped with Stop. Idempotent."""
+    ListVms: _grpc.UnaryUnaryMultiCallable[_application_pb2.ListVmsRequest, _application_pb2.ListVmsResponse]
+    """Every Vm, whoever it is for: those with an application, empty ones, and those whose agent or
+    application is not ready yet, which are Starting.
+    """
+    InspectVm: _grpc.UnaryUnaryMultiCallable[_application_pb2.InspectVmRequest, _application_pb2.InspectVmResponse]
+    """One Vm, by its application's name or its own id, with what its agent says of its memory."""
+    VmConsole: _grpc.UnaryStreamMultiCallable[_application_pb2.VmConsoleRequest, _application_pb2.VmConsoleResponse]
+    """What a Vm wrote to its console, oldest first, then as it comes when follow is set, until the
+    Vm is gone. Bytes as they were written: a guest's may hold anything.
+    """
 
 @_typing.type_check_only
 class ApplicationServiceAsyncStub(ApplicationServiceStub):
@@ -101,6 +111,16 @@ class ApplicationServiceAsyncStub(ApplicationServiceStub):
     """Start an empty Vm: a machine with an agent and no application, for a later Deploy."""
     StopVm: _aio.UnaryUnaryMultiCallable[_application_pb2.StopVmRequest, _application_pb2.StopVmResponse]  # type: ignore[assignment]
     """Stop an empty Vm and remove it; an application's Vm is stopped with Stop. Idempotent."""
+    ListVms: _aio.UnaryUnaryMultiCallable[_application_pb2.ListVmsRequest, _application_pb2.ListVmsResponse]  # type: ignore[assignment]
+    """Every Vm, whoever it is for: those with an application, empty ones, and those whose agent or
+    application is not ready yet, which are Starting.
+    """
+    InspectVm: _aio.UnaryUnaryMultiCallable[_application_pb2.InspectVmRequest, _application_pb2.InspectVmResponse]  # type: ignore[assignment]
+    """One Vm, by its application's name or its own id, with what its agent says of its memory."""
+    VmConsole: _aio.UnaryStreamMultiCallable[_application_pb2.VmConsoleRequest, _application_pb2.VmConsoleResponse]  # type: ignore[assignment]
+    """What a Vm wrote to its console, oldest first, then as it comes when follow is set, until the
+    Vm is gone. Bytes as they were written: a guest's may hold anything.
+    """
 
 class ApplicationServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -210,5 +230,33 @@ class ApplicationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_application_pb2.StopVmResponse, _abc.Awaitable[_application_pb2.StopVmResponse]]:
         """Stop an empty Vm and remove it; an application's Vm is stopped with Stop. Idempotent."""
+
+    @_abc_1.abstractmethod
+    def ListVms(
+        self,
+        request: _application_pb2.ListVmsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_application_pb2.ListVmsResponse, _abc.Awaitable[_application_pb2.ListVmsResponse]]:
+        """Every Vm, whoever it is for: those with an application, empty ones, and those whose agent or
+        application is not ready yet, which are Starting.
+        """
+
+    @_abc_1.abstractmethod
+    def InspectVm(
+        self,
+        request: _application_pb2.InspectVmRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_application_pb2.InspectVmResponse, _abc.Awaitable[_application_pb2.InspectVmResponse]]:
+        """One Vm, by its application's name or its own id, with what its agent says of its memory."""
+
+    @_abc_1.abstractmethod
+    def VmConsole(
+        self,
+        request: _application_pb2.VmConsoleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_application_pb2.VmConsoleResponse], _abc.AsyncIterator[_application_pb2.VmConsoleResponse]]:
+        """What a Vm wrote to its console, oldest first, then as it comes when follow is set, until the
+        Vm is gone. Bytes as they were written: a guest's may hold anything.
+        """
 
 def add_ApplicationServiceServicer_to_server(servicer: ApplicationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

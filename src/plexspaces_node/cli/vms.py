@@ -1,0 +1,225 @@
+"""The commands about machines: `vms list`, `vms inspect` and `vms console`."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import aclosing
+from typing import Annotated
+
+import typer
+
+from plexspaces_node.cli.options import Json, NodeAddress, address_of
+from plexspaces_node.cli.output import (
+    milliseconds,
+    moment,
+    note,
+    print_fields,
+    print_json,
+    print_times,
+    printable,
+    say,
+    size,
+)
+from plexspaces_node.client import NodeClient
+from plexspaces_node.views import VmInfo, VmInspection
+
+UNKNOWN = "–"
+
+app = typer.Typer()
+vms_app = typer.Typer()
+app.add_typer(vms_app, name="vms")
+
+VmName = Annotated[
+    str, typer.Argument(metavar="NAME", help="The name of the VM's application, or the VM's id.")
+]
+
+
+@vms_app.callback(epilog="Example:  plexspaces vms list")
+def _vms() -> None:
+    """Look at the VMs of a node: what runs, what it costs, what a guest said."""
+
+
+@vms_app.command("list", epilog="Example:  plexspaces vms list --json")
+def list_vms(node_address: NodeAddress = None, as_json: Json = False) -> None:
+    """List every VM of a node: with an application, empty, or still starting.
+
+    RSS is what its process holds of the host's memory; – is not known.
+    """
+
+    async def look() -> tuple[VmInfo, ...]:
+        async with NodeClient(address_of(node_address)) as client:
+            return await client.list_vms()
+
+    vms = asyncio.run(look())
+    if as_json:
+        print_json(vms)
+        return
+    if not vms:
+        say("No VMs run on this node.")
+        note("hint: plexspaces deploy --name NAME --wasm FILE")
+        return
+    for line in table(vms):
+        say(line)
+
+
+def table(vms: Sequence[VmInfo]) -> Iterator[str]:
+    """Yield a heading and a line for each VM, in columns."""
+    rows = [("VM", "APPLICATION", "STATE", "ISOLATION", "VCPUS", "MEMORY", "RSS", "CPU", "UPTIME")]
+    for vm in vms:
+        rows.append(
+            (
+                vm.id,
+                vm.application or UNKNOWN,
+                vm.state,
+                vm.isolation,
+                str(vm.config.vcpus),
+                f"{vm.config.memory_mib} MiB",
+                size(vm.rss_bytes) if vm.rss_bytes else UNKNOWN,
+                milliseconds(vm.cpu_ns) if vm.cpu_ns else UNKNOWN,
+                _uptime(vm),
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        yield printable("  ".join(cells).rstrip())
+
+
+@vms_app.command("inspect", epilog="Example:  plexspaces vms inspect calculator")
+def inspect_vm(name: VmName, node_address: NodeAddress = None, as_json: Json = False) -> None:
+    """Show a VM: its state, what it costs its host, its memory inside, how its start went.
+
+    The memory inside is what its agent says: that of the whole guest.
+    At process isolation there is no guest: what the agent's process has.
+    """
+
+    async def look() -> VmInspection:
+        async with NodeClient(address_of(node_address)) as client:
+            return await client.inspect_vm(name)
+
+    inspection = asyncio.run(look())
+    if as_json:
+        print_json(inspection)
+        return
+    vm = inspection.vm
+    say(vm.id)
+    print_fields(
+        [
+            ("Application", vm.application or "none"),
+            ("State", vm.state),
+            ("Isolation", vm.isolation),
+            ("Size", f"{vm.config.vcpus} vCPU, {vm.config.memory_mib} MiB"),
+            ("Started", moment(vm.started_unix_ns) if vm.started_unix_ns else UNKNOWN),
+            ("Uptime", _uptime(vm)),
+            ("PID", str(inspection.pid or UNKNOWN)),
+            ("RSS", f"{size(vm.rss_bytes)} on the host" if vm.rss_bytes else UNKNOWN),
+            ("CPU time", milliseconds(vm.cpu_ns) if vm.cpu_ns else UNKNOWN),
+            memory_inside(inspection),
+            ("Socket", vm.socket),
+            ("Console", inspection.console),
+        ]
+    )
+    if inspection.steps:
+        say()
+        steps = [(step.name, milliseconds(step.duration_ns)) for step in inspection.steps]
+        print_times([("Step", "Time"), *steps])
+
+
+def memory_inside(inspection: VmInspection) -> tuple[str, str]:
+    """Return what is known of the memory inside a VM: whose it is, and the numbers."""
+    memory = inspection.memory
+    if memory is None:
+        return "Memory inside", f"unknown: {inspection.memory_unknown}"
+    used, total, available = (
+        size(value) for value in (memory.used_bytes, memory.total_bytes, memory.available_bytes)
+    )
+    if memory.guest:
+        return "Guest memory", f"{used} of {total} in use, {available} available"
+    bound = f"at most {total}" if memory.total_bytes else "without a limit"
+    return "Agent memory", f"{used} allocated by its process, {bound}; there is no guest"
+
+
+@vms_app.command("console", epilog="Example:  plexspaces vms console calculator --tail 20")
+def console(
+    name: VmName,
+    follow: Annotated[
+        bool, typer.Option("-f", "--follow", help="Go on as it comes, until the VM is gone.")
+    ] = False,
+    tail: Annotated[
+        int, typer.Option(min=0, help="At most this many lines of the past; 0 means all.")
+    ] = 0,
+    node_address: NodeAddress = None,
+) -> None:
+    """Print what a VM wrote to its console: a guest's boot log, a panic's last words.
+
+    At process isolation there is no guest: what the agent's process wrote.
+    What the application itself logs is in `plexspaces logs`.
+    A terminal sees control characters escaped, a pipe gets the bytes.
+    """
+
+    async def read() -> bool:
+        write = _to_terminal() if sys.stdout.isatty() else _as_it_is
+        any_came = False
+        async with (
+            NodeClient(address_of(node_address)) as client,
+            aclosing(client.vm_console(name, follow=follow, tail=tail)) as chunks,
+        ):
+            async for chunk in chunks:
+                write(chunk)
+                any_came = True
+        return any_came
+
+    if not asyncio.run(read()):
+        note(f"the console of {name} is empty: nothing was written to it")
+    elif follow:
+        note(f"the VM of {name} is gone")
+
+
+def _as_it_is(chunk: bytes) -> None:
+    sys.stdout.buffer.write(chunk)
+    sys.stdout.buffer.flush()
+
+
+def _to_terminal() -> Callable[[bytes], None]:
+    visible = Visible()
+
+    def write(chunk: bytes) -> None:
+        sys.stdout.write(visible(chunk))
+        sys.stdout.flush()
+
+    return write
+
+
+class Visible:
+    """Makes a stream of bytes text that steers no terminal: lines stay, all else is escaped."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        self._held = ""
+
+    def __call__(self, chunk: bytes) -> str:
+        text = self._held + self._decoder.decode(chunk)
+        # A serial line ends in both, and they may come in two chunks.
+        self._held = "\r" if text.endswith("\r") else ""
+        lines = text.removesuffix(self._held).replace("\r\n", "\n").split("\n")
+        return "\n".join(map(printable, lines))
+
+
+def _uptime(vm: VmInfo) -> str:
+    return duration(vm.uptime_ns) if vm.uptime_ns else UNKNOWN
+
+
+def duration(length_ns: int) -> str:
+    """Show how long something has lasted, in its two largest units."""
+    seconds = length_ns // 1_000_000_000
+    for unit, lower, length_s, lower_s in (
+        ("d", "h", 86_400, 3_600),
+        ("h", "min", 3_600, 60),
+        ("min", "s", 60, 1),
+    ):
+        if seconds >= length_s:
+            return f"{seconds // length_s} {unit} {seconds % length_s // lower_s} {lower}"
+    return f"{seconds} s"

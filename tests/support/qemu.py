@@ -1,0 +1,79 @@
+"""The QEMU driver under test over a stand-in program, which needs neither QEMU nor KVM."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+
+from support import fake_qemu
+from support.firecracker import fake_image
+from support.machines import QemuHarness
+
+from plexspaces_node.model import ENGINE
+from plexspaces_node.vm.image import GuestImage
+from plexspaces_node.vm.qemu import QemuDriver, _Host
+from plexspaces_node.vm.qemu_command import Accelerator, Emulator, Walls
+from plexspaces_node.wire import link
+
+
+def fake_qemu_program(directory: Path, *options: str) -> str:
+    """Make a program in `directory` that is QEMU to its caller; return its path."""
+    path = directory / "qemu-system-x86_64"
+    hello = ("--hello", hello_in_hex())
+    command = shlex.join((sys.executable, "-I", fake_qemu.__file__, *hello, *options))
+    path.write_text(f'#!/bin/sh\nexec {command} -- "$@"\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+def hello_in_hex() -> str:
+    """Return an agent's hello in which the stand-ins put the id of their machine."""
+    hello = link.Hello(link.GENERATION, fake_qemu.NOBODY.decode(), ENGINE)
+    return link.encode(hello).hex()
+
+
+def plain_walls() -> Walls:
+    """Return walls without another user, to whom the stand-in's files would be closed."""
+    prlimit, setpriv, env = (shutil.which(name) for name in ("prlimit", "setpriv", "env"))
+    assert prlimit is not None
+    assert setpriv is not None
+    assert env is not None
+    return Walls(prlimit, setpriv, env)
+
+
+class _OverFake(QemuDriver):
+    """A driver that finds the stand-in where it would look for QEMU."""
+
+    program = ""
+
+    def _look(self) -> tuple[str, Walls, GuestImage]:
+        return self.program, plain_walls(), self._image()
+
+
+class FakeQemuHarness(QemuHarness):
+    """The QEMU driver over the stand-in program."""
+
+    def __init__(self, root: Path, scratch: Path) -> None:
+        self._scratch = scratch
+        self._trials = root
+        self.image = fake_image(scratch / "image")
+        super().__init__(root, self.ready())
+
+    def of_program(self, *options: str) -> QemuDriver:
+        """Make a driver whose QEMU is the stand-in with these options."""
+        driver = _OverFake(partial(GuestImage.open, self.image), scratch=self._trials)
+        driver.program = fake_qemu_program(self._scratch, *options)
+        return driver
+
+    def ready(self, *options: str) -> QemuDriver:
+        """Make a driver that has found all well already, with a stand-in of these options."""
+        driver = self.of_program(*options)
+        program, walls, image = driver._look()
+        driver._host = _Host(Emulator(program, Accelerator.TCG), walls, image)
+        return driver
+
+    def restarted(self) -> QemuDriver:
+        return self.ready()
