@@ -18,9 +18,11 @@ from plexspaces_node.build.environment import BuildEnvironment
 from plexspaces_node.build.process import run
 from plexspaces_node.build.producers import with_producers
 from plexspaces_node.build.project import digest_sources, read_sources
+from plexspaces_node.build.python_returns import freeing_returned_bytes
 from plexspaces_node.build.shipped import PYTHON_SDK, python_sdk, shipped
 from plexspaces_node.build.threads import in_thread
 from plexspaces_node.build.toolchain import Compilation, Compiler, find_compiler
+from plexspaces_node.build.wrap import wrapper_digest
 from plexspaces_node.errors import InvalidArgument, Unsupported
 from plexspaces_node.model import ArtifactKind, Language
 
@@ -79,7 +81,7 @@ class PythonToolchain:
     def ingredients(self) -> list[str]:
         contract = digest_sources(read_sources(shipped("wit")), ())
         sdk = digest_sources(read_sources(python_sdk()), ())
-        return [contract, sdk, __version__, _SHIM_SOURCE]
+        return [contract, sdk, __version__, _SHIM_SOURCE, wrapper_digest()]
 
     def directories(self, project: Path) -> list[Path]:
         return []
@@ -154,4 +156,5 @@ def _stamp(compilation: Compilation) -> None:
         "processed-by": {"componentize-py": compilation.compiler.version},
         "sdk": {"plexspaces": __version__},
     }
-    compilation.output.write_bytes(with_producers(compilation.output.read_bytes(), made_by))
+    component = freeing_returned_bytes(compilation.output.read_bytes())
+    compilation.output.write_bytes(with_producers(component, made_by))
