@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+from support.python_component import python_component
 
 from plexspaces_node.build import BuildEnvironment, BuildResult, build
 from plexspaces_node.errors import DeadlineExceeded, InvalidArgument, PlexSpacesError, Unsupported
 from plexspaces_node.model import ArtifactKind, Language
 
 MODULE = r"printf '\0asm\1\0\0\0'"
+COMPONENT = 'cat "$(dirname "$0")/component.wasm" >"$out"'
 ARCHIVE = "printf '!<arch>'"
 OUTPUT = "out=; while [ $# -gt 0 ]; do case $1 in -o|--output) out=$2;; esac; shift; done"
 
@@ -53,8 +55,9 @@ class Bench:
         self.compiler("go", f"go version go{version} linux/amd64", script)
         self.write("go.mod", "module thing\n")
 
-    def python(self, script: str = f'{MODULE} >"$out"', version: str = "0.25.1") -> None:
+    def python(self, script: str = COMPONENT, version: str = "0.25.1") -> None:
         """Install a Python compiler and make the project a Python one."""
+        (self.tools / "component.wasm").write_bytes(python_component())
         self.compiler("componentize-py", f"componentize-py {version}", script)
         self.write("app.py", "x = 1\n")
 
@@ -330,7 +333,7 @@ async def test_build_with_a_compiler_for_another_machine_says_so(bench: Bench) -
 
 async def test_build_with_a_python_compiler_hides_the_users_environment(bench: Bench) -> None:
     """The Python compiler sees an empty virtual environment, and none of the user's variables."""
-    bench.python(f'env >"{bench.directory}/env"; {MODULE} >"$out"')
+    bench.python(f'env >"{bench.directory}/env"; {COMPONENT}')
 
     await bench.build()
 

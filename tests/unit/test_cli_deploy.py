@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from support.command import Command
 from support.fake_node import NODE, WASM, FakeNode
+from support.python_component import python_component
 
 from plexspaces_node.errors import ActorFailed
 
@@ -184,15 +185,16 @@ COMPILER = """#!/bin/sh
 case $1 in --version) echo 'componentize-py 0.25.1'; exit;; esac
 echo run >>"$(dirname "$0")/runs"
 while [ $# -gt 0 ]; do case $1 in --output) out=$2;; esac; shift; done
-printf '\\0asm\\1\\0\\0\\0' >"$out"
+cat "$(dirname "$0")/component.wasm" >"$out"
 """
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A Python project, and a compiler that counts its runs and writes an empty module."""
+    """A Python project, and a compiler that counts its runs and writes an empty actor."""
     compiler = tmp_path / "tools" / "componentize-py"
     compiler.parent.mkdir()
+    compiler.with_name("component.wasm").write_bytes(python_component())
     compiler.write_text(COMPILER)
     compiler.chmod(0o755)
     # Compilers are looked for beside this Python first.
