@@ -11,7 +11,9 @@ at_end() { :; } # scripts put what ends their machines here
 
 finish() {
     status=$?
-    trap - EXIT INT TERM HUP
+    # Whoever is impatient and presses Ctrl-C again must not leave what would be ended now.
+    trap - EXIT
+    trap '' INT TERM HUP
     at_end >"$work/end.log" 2>&1 || { cat "$work/end.log" >&2; [ $status -ne 0 ] || status=1; }
     rm -rf "$work"
     exit $status

@@ -193,6 +193,36 @@ async def test_agent_that_lies_harms_only_its_own_application(
             await client.invoke("one", type="wrong frame")
 
 
+async def _agent_that_will_not_end(endpoint: Endpoint, vm_id: str) -> None:
+    reader, writer = await asyncio.open_unix_connection(str(endpoint.path))
+    buffer = link.FrameBuffer(1 << 22)
+    refusal = link.LinkFailure("actor", "no", "never")
+    with closing(writer):
+        hello = link.Hello(link.GENERATION, vm_id, "wasmtime 50.0.1", measures=True)
+        writer.write(link.encode(hello))
+        while data := await reader.read(1 << 16):
+            for body in buffer.feed(data):
+                frame = link.decode_from_node(body)
+                if isinstance(frame, link.Load):
+                    writer.write(link.encode(link.Loaded(frame.id, 1, 1)))
+                elif isinstance(frame, link.Stop | link.Measure):
+                    writer.write(link.encode(link.Failed(frame.id, refusal)))
+
+
+async def test_agent_that_will_not_end_is_ended(data_dir: Path, probe_wasm: Path) -> None:
+    """Whatever it answers to a goodbye, its machine goes, with and without an application."""
+    driver = FakeDriver(_agent_that_will_not_end)
+    build = builder(data_dir).with_driver(driver).build()
+    async with build as node, NodeClient(node.address) as client:
+        await client.start_vm("vm-evil")
+        assert "never" in (await client.inspect_vm("vm-evil")).memory_unknown
+        await client.stop_vm("vm-evil")
+        assert driver.live == []
+        await client.deploy("one", probe_wasm)
+        await client.undeploy("one")
+        await _nothing(client, driver, data_dir)
+
+
 async def test_empty_machine_that_cannot_start_leaves_its_id_free(
     client: NodeClient, driver: FakeDriver, data_dir: Path
 ) -> None:

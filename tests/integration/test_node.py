@@ -566,6 +566,22 @@ async def test_end_of_an_empty_machine_whose_caller_goes_away_is_finished(
     assert_nothing_left(data_dir)
 
 
+async def test_machine_ended_by_a_signal_without_a_name_is_replaced(
+    client: NodeClient, probe_wasm: Path, data_dir: Path
+) -> None:
+    """Whatever number ends a machine, its application comes back and can be removed."""
+    await client.deploy("one", probe_wasm)
+    os.kill((await client.inspect_vm("one")).pid, 40)
+    async with asyncio.timeout(20):
+        while (info := await client.inspect("one")).restarts == 0 or (
+            info.state is not ApplicationState.RUNNING
+        ):
+            await asyncio.sleep(0.01)
+    assert (await client.invoke("one", b"x", type="e")).payload == b"x"
+    await client.undeploy("one")
+    assert_nothing_left(data_dir)
+
+
 async def test_shutdown_while_a_stop_is_under_way_waits_for_it(
     client: NodeClient, node: Node, probe_wasm: Path, data_dir: Path
 ) -> None:

@@ -11,14 +11,16 @@ from plexspaces_node.agent import memory
 from plexspaces_node.errors import Unavailable
 from plexspaces_node.wire import link
 
-MEMINFO = "MemTotal:         249000 kB\nMemFree:  1 kB\nMemAvailable:     150000 kB\n"
+MEMINFO = (
+    "MemTotal:         249000 kB\nMemFree:  1 kB\nMemAvailable:     150000 kB\nSwapFree: 7 kB\n"
+)
 
 
 def test_memory_of_a_guest_when_measured_then_it_is_the_kernels(tmp_path: Path) -> None:
     """In use is what can no longer be had, whatever the kernel keeps in its caches."""
     (tmp_path / "meminfo").write_text(MEMINFO)
     found = memory.of_guest(tmp_path)
-    assert found == (True, 249_000 * 1024, 99_000 * 1024, 150_000 * 1024)
+    assert found == (True, 249_000 * 1024, 99_000 * 1024, 150_000 * 1024, 7 * 1024)
 
 
 def test_memory_of_a_process_when_limited_then_it_is_told_against_the_limit(
@@ -30,11 +32,11 @@ def test_memory_of_a_process_when_limited_then_it_is_told_against_the_limit(
     limits = {"limit": 5 * 1024 * 1024}
     monkeypatch.setattr(resource, "getrlimit", lambda _: (limits["limit"], 0))
     mib = 1024 * 1024
-    assert memory.of_process(tmp_path) == (False, 5 * mib, 2 * mib, 3 * mib)
+    assert memory.of_process(tmp_path) == (False, 5 * mib, 2 * mib, 3 * mib, 0)
     limits["limit"] = mib
-    assert memory.of_process(tmp_path) == (False, mib, 2 * mib, 0)
+    assert memory.of_process(tmp_path) == (False, mib, 2 * mib, 0, 0)
     limits["limit"] = resource.RLIM_INFINITY
-    assert memory.of_process(tmp_path) == (False, 0, 2 * mib, 0)
+    assert memory.of_process(tmp_path) == (False, 0, 2 * mib, 0, 0)
 
 
 @pytest.mark.parametrize("text", ["", "MemTotal: 1 kB\n", "MemTotal:\nMemAvailable: x kB\n"])

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from plexspaces_node.errors import PLATFORM_ERRORS, ActorFailed, ActorTrapped, VmStartFailed
 from plexspaces_node.wire import link
+from plexspaces_node.wire.pack import pack
 
 FAILURES = st.none() | st.builds(
     link.LinkFailure, st.sampled_from(["platform", "actor", "trap"]), st.text(), st.text()
@@ -33,6 +34,21 @@ def test_frames_cut_anywhere_arrive_whole_and_in_order(
     for at in range(0, len(stream), step):
         bodies += buffer.feed(stream[at : at + step])
     assert [link.decode_from_agent(body) for body in bodies] == frames
+
+
+def test_frame_of_an_agent_with_a_multitude_of_items_is_refused() -> None:
+    """What may be added to a frame by a later version is little; more would keep a node busy."""
+    frame = link.Log("log", "info", "text", 1)
+    later = ["Log", *frame.values(), *range(10)]
+    assert link.decode_from_agent(_packed(later)) == frame
+    with pytest.raises(link.LinkBroken, match="too long"):
+        link.decode_from_agent(_packed([*later, *range(60)]))
+
+
+def _packed(value: object) -> bytes:
+    data = bytearray()
+    pack(value, data)
+    return bytes(data)
 
 
 @given(st.binary(max_size=200))

@@ -87,6 +87,19 @@ def test_unpack_when_it_lies_about_lengths_or_depth_then_refused_at_once(data: b
         unpack(data)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [[0] * 65, [[0] * 60, [0] * 4], {str(number): 0 for number in range(65)}, [[]] * 65],
+    ids=["an array", "arrays", "a map", "empty arrays"],
+)
+def test_unpack_when_there_are_more_items_than_allowed_then_refused(value: object) -> None:
+    """A sender cannot make a reader busy: what it may send is counted, nested or not."""
+    data = msgspec.msgpack.encode(value)
+    assert unpack(data, items=66) == value
+    with pytest.raises(Malformed, match="too long"):
+        unpack(data, items=64)
+
+
 def test_record_when_sent_then_it_comes_back_equal() -> None:
     """Nested records and defaults included."""
     record = Outer(-1, 2, flag=True, data=None, names={}, inner=Inner("t"))

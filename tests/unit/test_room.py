@@ -14,30 +14,35 @@ from plexspaces_node.errors import ResourceExhausted, Unavailable
 MIB = 1024 * 1024
 
 
-def room(*, guest: bool, available_mib: int, total_mib: int = 96) -> Room:
-    """Return the room of a machine with so much memory left."""
-    found = Memory(guest, total_mib * MIB, (total_mib - available_mib) * MIB, available_mib * MIB)
+def room(*, available_mib: int, swap_mib: int = 0, total_mib: int = 96) -> Room:
+    """Return the room of a machine with so much memory and swap space left."""
+    used, available = (total_mib - available_mib) * MIB, available_mib * MIB
+    found = Memory(bool(swap_mib), total_mib * MIB, used, available, swap_mib * MIB)
     return Room(lambda: found)
 
 
 @pytest.mark.parametrize(
-    ("guest", "available_mib", "length"),
-    [(True, 20, 400_000), (True, 160, 2 * MIB), (False, 200, 2 * MIB), (True, 0, UNCHECKED_BYTES)],
+    ("available_mib", "swap_mib", "length"),
+    [(20, 192, 400_000), (160, 512, 2 * MIB), (360, 0, 2 * MIB), (0, 192, UNCHECKED_BYTES)],
 )
 def test_check_when_there_is_memory_then_nothing_is_refused(
-    guest: bool, available_mib: int, length: int
+    available_mib: int, swap_mib: int, length: int
 ) -> None:
     """A guest is reckoned with its swap space, and short messages are never looked at."""
-    room(guest=guest, available_mib=available_mib).check(length)
+    room(available_mib=available_mib, swap_mib=swap_mib).check(length)
 
 
-@pytest.mark.parametrize(("guest", "available_mib"), [(True, 20), (False, 79)])
+@pytest.mark.parametrize(
+    ("available_mib", "swap_mib"),
+    [(20, 192), (159, 0), (40, 100)],
+    ids=["little", "no swap space", "swap space in use"],
+)
 def test_check_when_memory_is_short_then_the_error_tells_how_much_and_what_helps(
-    guest: bool, available_mib: int
+    available_mib: int, swap_mib: int
 ) -> None:
     """The sender learns the size, what there is, and the option that mends it."""
     with pytest.raises(ResourceExhausted, match=r"1048576 bytes .* 96 MiB") as caught:
-        room(guest=guest, available_mib=available_mib).check(MIB)
+        room(available_mib=available_mib, swap_mib=swap_mib).check(MIB)
     assert "--memory" in (caught.value.hint or "")
 
 

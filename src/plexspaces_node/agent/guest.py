@@ -23,7 +23,7 @@ from importlib import import_module
 from types import TracebackType
 
 from plexspaces_node.agent import swap
-from plexspaces_node.agent.memory import of_guest
+from plexspaces_node.agent.memory import give_back_large, of_guest
 from plexspaces_node.agent.serve import AgentServer, Dial, Stream, Surroundings
 from plexspaces_node.errors import InvalidArgument, PlexSpacesError, Unavailable
 
@@ -290,6 +290,8 @@ def main() -> None:
 
 
 def _settle() -> None:
+    # By itself the C library would keep what one long message took, and swap it in and out.
+    give_back_large()
     try:
         swap.enable()
     except OSError as error:

@@ -5,6 +5,7 @@ Pure reading of /proc, a few dozen microseconds. Knows nothing of the link.
 
 from __future__ import annotations
 
+import ctypes
 import resource
 from collections import namedtuple
 
@@ -16,24 +17,36 @@ if TYPE_CHECKING:
     from typing import NamedTuple
 
     class Memory(NamedTuple):
-        """What `wire.link.Measured` carries."""
+        """What `wire.link.Measured` carries, and the swap space that is free."""
 
         guest: bool
         total_bytes: int
         used_bytes: int
         available_bytes: int
+        swap_bytes: int = 0
 else:
     # Without `typing`, which is long to import at every start of a machine.
-    Memory = namedtuple("Memory", "guest total_bytes used_bytes available_bytes")
+    Memory = namedtuple(
+        "Memory", "guest total_bytes used_bytes available_bytes swap_bytes", defaults=(0,)
+    )
+
+LARGE_BYTES = 1024 * 1024
+"""What is allocated at this length or above goes back to the kernel when it is freed."""
 
 _PROC = "/proc"
+_M_MMAP_THRESHOLD = -3
+
+
+def give_back_large() -> None:
+    """Have the C library keep nothing of what one long message took."""
+    ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
 def of_guest(proc: Path | str = _PROC) -> Memory:
     """Return the memory of the machine this kernel runs; raises `Unavailable`."""
-    found = _fields(f"{proc}/meminfo", "MemTotal", "MemAvailable")
+    found = _fields(f"{proc}/meminfo", "MemTotal", "MemAvailable", "SwapFree")
     total, available = found["MemTotal"], found["MemAvailable"]
-    return Memory(True, total, total - available, available)
+    return Memory(True, total, total - available, available, found["SwapFree"])
 
 
 def of_process(proc: Path | str = _PROC) -> Memory:

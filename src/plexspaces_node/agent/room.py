@@ -12,7 +12,7 @@ from collections.abc import Callable
 from plexspaces_node.agent.memory import Memory
 from plexspaces_node.errors import ResourceExhausted, Unavailable
 
-BYTES_PER_BYTE = 80
+BYTES_PER_BYTE = 90
 """What a byte costs while it crosses; measured 82 to 94 for a message and as much for its reply."""
 
 SWAP_GAIN = 4
@@ -41,11 +41,10 @@ class Room:
             return
         if not found.total_bytes:
             return
-        if found.guest:
-            # The reply may be as long: most answers of that length are of the same data.
-            needed, room = 2 * length * BYTES_PER_BYTE, found.available_bytes * SWAP_GAIN
-        else:
-            needed, room = length * BYTES_PER_BYTE, found.available_bytes
+        # The reply may be as long: most answers of that length are of the same data.
+        needed = 2 * length * BYTES_PER_BYTE
+        free = found.available_bytes
+        room = min(free * SWAP_GAIN, free + found.swap_bytes)
         if needed <= room:
             return
         raise ResourceExhausted(

@@ -359,7 +359,7 @@ class AgentServer:
 
     def _say_memory(self, frame: link.Measure) -> None:
         try:
-            self._connection.send(link.Measured(frame.id, *self._around.measure()))
+            self._connection.send(link.Measured(frame.id, *self._around.measure()[:4]))
         except PlexSpacesError as error:
             self._connection.send(link.Failed(frame.id, link.failure_of(error)))
 

@@ -16,10 +16,6 @@ MODULES = "/modules/swap"
 TIMES_MEMORY = 2
 """How many times the guest's memory may be swapped out: what it costs is what it compresses to."""
 
-LARGE_BYTES = 1024 * 1024
-"""What is allocated at this length or above goes back to the kernel when it is freed."""
-
-_M_MMAP_THRESHOLD = -3
 _DEVICE = "/dev/zram0"
 _SYSFS = "/sys/block/zram0"
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -30,8 +26,6 @@ _FINIT_MODULE = 313
 def enable() -> None:
     """Load the modules, make the device and swap to it; raises `OSError`."""
     libc = ctypes.CDLL(None, use_errno=True)
-    # By itself the C library would keep what one long message took, and swap it in and out.
-    libc.mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
     for name in sorted(os.listdir(MODULES)):
         descriptor = os.open(f"{MODULES}/{name}", os.O_RDONLY | os.O_CLOEXEC)
         try:

@@ -65,13 +65,16 @@ def print_error(message: str, hint: str | None) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print records, dicts or lists of them as indented JSON."""
-    say(json.dumps(value, default=_plain, ensure_ascii=False, indent=2))
+    """Print records, dicts or lists of them as indented JSON.
+
+    On a terminal in ASCII alone: texts of a guest may hold letters that steer one.
+    """
+    say(json.dumps(value, default=_plain, ensure_ascii=sys.stdout.isatty(), indent=2))
 
 
 def print_json_line(value: Any) -> None:
     """Print one record as JSON on one line."""
-    say(json.dumps(value, default=_plain, ensure_ascii=False))
+    say(json.dumps(value, default=_plain, ensure_ascii=sys.stdout.isatty()))
 
 
 def print_fields(fields: Iterable[tuple[str, str]]) -> None:

@@ -158,9 +158,13 @@ class AgentClient:
         """Wait for the agent to dial; call before the machine starts. Replaces a stale socket."""
         loop = asyncio.get_running_loop()
         # asyncio removes a stale socket in the way, and nothing that is not a socket.
-        self._server = await loop.create_unix_server(lambda: _Connection(self), str(path))
-        path.chmod(0o600)
+        # Made without a pause in which a cancelled caller would leave a server that nobody knows.
+        self._server = await loop.create_unix_server(
+            lambda: _Connection(self), str(path), start_serving=False
+        )
         self._path = path
+        path.chmod(0o600)
+        await self._server.start_serving()
 
     def dial(self, path: Path) -> None:
         """Connect to an agent that is reached at a socket, and again whenever the link breaks."""
@@ -423,7 +427,10 @@ class AgentClient:
         future.set_result(frame)
 
     def _fail(self, request_id: int, error: Exception) -> None:
-        future, _ = self._pending.get(request_id, (None, None))
+        future, answer = self._pending.get(request_id, (None, None))
+        if isinstance(error, ActorError) and answer is not link.Loaded:
+            # An actor fails while it starts, and in replies. Elsewhere only a lying agent says so.
+            error = Unavailable(f"the agent of {self._vm_id} failed: {error.message}")
         if future is not None and not future.done():
             future.set_exception(error)
 

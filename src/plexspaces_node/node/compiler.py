@@ -31,6 +31,7 @@ from plexspaces_node.errors import (
     platform_error,
 )
 from plexspaces_node.model import MIB, ArtifactKind
+from plexspaces_node.vm.host_process import signal_name
 
 COMPILER = (sys.executable, "-I", "-m", "plexspaces_node.agent.compile")
 """The compiler's command line; the source and the target are appended."""
@@ -185,7 +186,7 @@ def _broken(status: int | None, said: str, limits: CompileLimits) -> PlexSpacesE
         return Unsupported(
             f"the compiler cannot be started: {_last_line(said)}", hint="plexspaces doctor"
         )
-    end = f"exit status {status}" if status > 0 else signal.Signals(-status).name
+    end = f"exit status {status}" if status > 0 else signal_name(-status)
     return InvalidArgument(
         f"the compiler failed on the artifact ({end}): {_last_line(said)}",
         hint="build the artifact again; `plexspaces doctor` tells whether the compiler works",

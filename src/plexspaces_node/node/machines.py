@@ -164,14 +164,17 @@ class Machine:
             await self.agent.stop(timeout_s)
         except PlexSpacesError as error:
             _log.warning("machine %s did not say goodbye: %s", self.id, error)
-        await self.destroy()
+        finally:
+            await self.destroy()
 
     async def destroy(self) -> None:
         """Leave no process, socket or directory of the machine. Idempotent."""
         self.state = VmState.STOPPING
-        await self._vm.stop(STOP_GRACE_S)
-        await self.agent.close()
-        await self._driver.destroy(self.bundle)
+        try:
+            await self._vm.stop(STOP_GRACE_S)
+        finally:
+            await self.agent.close()
+            await self._driver.destroy(self.bundle)
         self.state = VmState.GONE
 
     async def info(self) -> VmInfo:

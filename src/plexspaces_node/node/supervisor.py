@@ -162,7 +162,9 @@ class Supervisor:
         """Let messages in flight finish for `grace_s`, snapshot, leave no machine. Idempotent."""
         if self.state is ApplicationState.STOPPED:
             return
-        self._move(ApplicationState.STOPPING)
+        if self.state is not ApplicationState.STOPPING:
+            # It is already where an earlier stop failed: this one goes on from there.
+            self._move(ApplicationState.STOPPING)
         await self._end_keeper()
         machine = self.machine
         if machine is not None:

@@ -88,20 +88,14 @@ class Vms:
             self._followers -= follow
 
     async def _find(self, name: str) -> Machine | _Starting:
-        ready = self._ready()
-        for machine in ready:
-            if machine.application == name:
-                return machine
-        for machine in ready:
-            if machine.id == name:
-                return machine
-        starting = await self._starting()
-        for one in starting:
-            if one.info.application == name:
-                return one
-        for one in starting:
-            if one.info.id == name:
-                return one
+        named: list[tuple[str, str, Machine | _Starting]] = [
+            (one.info.application, one.info.id, one) for one in await self._starting()
+        ]
+        named += [(machine.application, machine.id, machine) for machine in self._ready()]
+        for place in (0, 1):
+            for entry in named:
+                if entry[place] == name:
+                    return entry[2]
         raise self._not_found(name)
 
     def _ready(self) -> tuple[Machine, ...]:

@@ -267,7 +267,7 @@ class FirecrackerDriver(HostDriver[FirecrackerVm]):
         self._check_free_memory(config)
         try:
             async with self._boots, AsyncExitStack() as undo:
-                bundle = await asyncio.to_thread(trial_bundle, self._scratch, config)
+                bundle = trial_bundle(self._scratch, config)
                 undo.push_async_callback(self.destroy, bundle)
                 server = await asyncio.start_unix_server(accept, bundle.link_socket)
                 undo.push_async_callback(server.wait_closed)

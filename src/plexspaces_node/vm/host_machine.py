@@ -33,7 +33,7 @@ from plexspaces_node.model import VmConfig
 from plexspaces_node.vm import procfs
 from plexspaces_node.vm.bundle import Bundle, VmHandle
 from plexspaces_node.vm.driver import Capabilities, Endpoint, LinkEnd, VmExit, VmStats
-from plexspaces_node.vm.host_process import HostProcess, kill_all
+from plexspaces_node.vm.host_process import HostProcess, kill_all, signal_name
 from plexspaces_node.vm.procfs import ProcessId
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -112,7 +112,7 @@ class HostVm(ABC):
         if status == -signal.SIGKILL:
             return VmExit(status, "killed by SIGKILL")
         if status is not None and status < 0:
-            reason = f"killed by {signal.Signals(-status).name}"
+            reason = f"killed by {signal_name(-status)}"
         else:
             reason = self._reason(status)
         # A guest that panics resets, as one does that ends in good order: its console tells.
@@ -244,6 +244,8 @@ def running_from(bundle: Bundle, *, driver: str, version: int) -> list[ProcessId
 
 def trial_bundle(scratch: Path | None, config: VmConfig) -> Bundle:
     """Make the bundle of a machine that only `probe` wants; raises as `Bundle.create` does.
+
+    Blocks for a moment, so that whoever is cancelled has it or has it not.
 
     In `scratch` if that is there and ours: among the node's own bundles the node's next start ends
     a trial that this process did not live to end. Otherwise among the temporary files.

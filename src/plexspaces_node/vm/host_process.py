@@ -218,6 +218,14 @@ async def _ended(pid: int, descriptor: int) -> None:
         loop.remove_reader(descriptor)
 
 
+def signal_name(number: int) -> str:
+    """Return a signal's name; not every number that can end a process has one."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def _signal(identity: ProcessId, number: signal.Signals) -> None:
     with suppress(ProcessLookupError, PermissionError):
         descriptor = os.pidfd_open(identity.pid)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -68,7 +69,7 @@ class ProcessVm(HostVm):
         return await asyncio.to_thread(_measure, self.process.identity.pid)
 
     def _explain(self, status: int | None) -> VmExit:
-        if self._wrapped and status is not None and status > 128:
+        if self._wrapped and status is not None and 128 < status < 128 + signal.NSIG:
             status = 128 - status  # bwrap reports a signal as a shell does
         return super()._explain(status)
 

@@ -256,7 +256,7 @@ class QemuDriver(HostDriver[QemuVm]):
         config = VmConfig(memory_mib=host.image.min_memory_mib)
         self._check_free_memory(config)
         async with self._boots, AsyncExitStack() as undo:
-            bundle = await asyncio.to_thread(trial_bundle, self._scratch, config)
+            bundle = trial_bundle(self._scratch, config)
             undo.push_async_callback(self.destroy, bundle)
             try:
                 vm = await _start(host, config, bundle, timeout_s)

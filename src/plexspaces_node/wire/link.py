@@ -334,19 +334,25 @@ class FrameBuffer:
 
 def decode_from_agent(body: bytes) -> FromAgent:
     """Decode a frame the agent sent; raises `LinkBroken` when it is none."""
-    frame: FromAgent = _decode(body, _FROM_AGENT, "an agent")
+    frame: FromAgent = _decode(body, _FROM_AGENT, "an agent", items=_AGENT_ITEMS)
     return frame
 
 
 def decode_from_node(body: bytes) -> FromNode:
     """Decode a frame the node sent; raises `LinkBroken` when it is none."""
-    frame: FromNode = _decode(body, _FROM_NODE, "a node")
+    frame: FromNode = _decode(body, _FROM_NODE, "a node", items=_NODE_ITEMS)
     return frame
 
 
-def _decode(body: bytes, kinds: Mapping[str, type[Frame]], sender: str) -> Any:
+_AGENT_ITEMS = 64
+"""Of a frame's arrays: an agent's has at most fourteen. Whoever is in the machine chooses them."""
+_NODE_ITEMS = 1 << 20
+"""The same of the node's, one of which carries an application's environment."""
+
+
+def _decode(body: bytes, kinds: Mapping[str, type[Frame]], sender: str, *, items: int) -> Any:
     try:
-        array = unpack(body)
+        array = unpack(body, items=items)
         if type(array) is not list or not array or type(array[0]) is not str:
             raise Malformed("no array that begins with a name")
         kind = kinds.get(array[0])

@@ -216,13 +216,14 @@ def _pack_int(value: int, into: bytearray) -> None:
         raise Malformed(f"{value} does not fit 64 bits")
 
 
-def unpack(data: bytes) -> Any:
+def unpack(data: bytes, *, items: int = 1 << 32) -> Any:
     """Return the one value in `data`: None, bool, int, str, bytes, list or dict.
 
-    Raises `Malformed` for anything else, also for what lies deeper than `NESTING`.
+    Raises `Malformed` for anything else, also for what lies deeper than `NESTING`, or has more
+    than `items` items in all its arrays and maps: a megabyte of them takes seconds to be read.
     """
     try:
-        value, end = _unpack(data, 0, NESTING)
+        value, end = _unpack(data, 0, NESTING, [items])
     except (IndexError, struct.error, UnicodeDecodeError) as error:
         raise Malformed(str(error)) from error
     if end != len(data):
@@ -244,7 +245,7 @@ _LONG: dict[int, tuple[type, struct.Struct]] = {
 }
 
 
-def _unpack(data: bytes, at: int, nesting: int) -> tuple[Any, int]:
+def _unpack(data: bytes, at: int, nesting: int, left: list[int]) -> tuple[Any, int]:
     first = data[at]
     at += 1
     if first < 0x80:
@@ -267,29 +268,35 @@ def _unpack(data: bytes, at: int, nesting: int) -> tuple[Any, int]:
     else:
         kind, length = list if first >= 0x90 else dict, first & 0x0F
     if kind is list or kind is dict:
-        return _unpack_many(data, at, nesting, length=length, names=kind is dict)
+        # Every item takes a byte at least: a length beyond that is a lie.
+        left[0] -= length
+        if nesting == 0 or length > len(data) - at or left[0] < 0:
+            raise Malformed("arrays too deep or too long")
+        items = _unpack_map if kind is dict else _unpack_array
+        return items(data, at, nesting - 1, left, length)
     end = at + length
     if end > len(data):
         raise Malformed(f"{length} bytes were to come and {len(data) - at} did")
     return (data[at:end] if kind is bytes else str(data[at:end], "utf-8")), end
 
 
-def _unpack_many(
-    data: bytes, at: int, nesting: int, *, length: int, names: bool
+def _unpack_array(
+    data: bytes, at: int, nesting: int, left: list[int], length: int
 ) -> tuple[Any, int]:
-    # Every item takes a byte at least: a length beyond that is a lie, and not to be waited for.
-    if nesting == 0 or length > len(data) - at:
-        raise Malformed("arrays too deep or too long")
-    if not names:
-        items = []
-        for _ in range(length):
-            item, at = _unpack(data, at, nesting - 1)
-            items.append(item)
-        return items, at
+    items = []
+    for _ in range(length):
+        item, at = _unpack(data, at, nesting, left)
+        items.append(item)
+    return items, at
+
+
+def _unpack_map(
+    data: bytes, at: int, nesting: int, left: list[int], length: int
+) -> tuple[Any, int]:
     named = {}
     for _ in range(length):
-        name, at = _unpack(data, at, nesting - 1)
+        name, at = _unpack(data, at, nesting, left)
         if type(name) is not str:
             raise Malformed("a name that is no text")
-        named[name], at = _unpack(data, at, nesting - 1)
+        named[name], at = _unpack(data, at, nesting, left)
     return named, at
