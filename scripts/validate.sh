@@ -87,7 +87,8 @@ environment() {
 
 # Only where a VMM could boot one; of its own, so that the user's is neither needed nor touched.
 guest_image() {
-    if [ "$isolation" = process ] || ! command -v firecracker qemu-system-x86_64; then
+    if [ "$isolation" = process ] ||
+        ! { command -v firecracker || command -v qemu-system-x86_64; }; then
         fact "not needed"
         return 0
     fi
@@ -98,7 +99,7 @@ guest_image() {
 node_started() {
     tries=0
     until grep -qs 'Address:' "$work/node.out"; do
-        if ! kill -0 "$node" || [ $tries -ge 1200 ]; then
+        if ! kill -0 "$node" 2>/dev/null || [ $tries -ge 1200 ]; then
             cat "$work/node.out" "$work/node.log"
             return 1
         fi

@@ -74,7 +74,7 @@ class TestInvoke:
             (("text",), "'text' is one argument too many"),
             (("--file", "none"), "'none' cannot be read: No such file"),
             (("--file", "."), "'.' cannot be read: Is a directory"),
-            (("--file", "large"), "over the limit of 2097152"),
+            (("--file", "large"), "longer than 2097152 bytes"),
             (("--timeout", "0"), "a timeout of 0 s is not possible"),
             (("--timeout", "nan"), "a timeout of nan s is not possible"),
         ],
@@ -160,3 +160,25 @@ class TestLife:
         """A name that cannot exist is not asked for."""
         assert plexspaces(verb, "--name", "No Name").status == 2
         assert fake_node.calls == []
+
+
+class TestName:
+    """The application's name, which three commands take in two ways."""
+
+    def test_stop_when_named_by_argument_then_as_by_flag(
+        self, plexspaces: Command, fake_node: FakeNode, wasm: Path
+    ) -> None:
+        """Both forms do the same, also together."""
+        plexspaces("deploy", "--name", "calc", "--wasm", wasm)
+        assert plexspaces("stop", "calc").text == "✓ calc is Stopped\n"
+        assert plexspaces("start", "--name", "calc").status == 0
+        assert plexspaces("undeploy", "calc", "--name", "calc").status == 0
+        assert fake_node.applications == {}
+
+    def test_stop_when_two_names_are_given_then_neither_is_taken(
+        self, plexspaces: Command, fake_node: FakeNode
+    ) -> None:
+        """What is not clear is asked, before anything is stopped."""
+        ran = plexspaces("stop", "one", "--name", "two")
+        assert (ran.status, ran.stdout) == (2, b"")
+        assert "two names are given" in ran.stderr

@@ -274,7 +274,7 @@ class TestProject:
             (("--wasm", "app.wasm"), 2, "needs a name", "--name NAME --wasm app.wasm"),
             (("app.wasm",), 2, "is a file, not a project's", "--name NAME --wasm app.wasm"),
             (("nowhere",), 1, "nowhere does not exist", "with a project's directory"),
-            (("tools",), 2, "tools is not a project", "holds the project's files"),
+            (("tools",), 2, "tools is not a project", "the directory of a project"),
         ],
     )
     def test_deploy_when_it_is_not_clear_what_then_nothing_is_sent(

@@ -130,7 +130,7 @@ def test_list_when_the_agent_is_older_then_it_says_so(command: Command, default:
     """It boots, but not what was changed since."""
     put(default, agent="0" * 12)
     ran = command("image", "list")
-    assert "can be booted" in ran.text
+    assert "complete by its sizes" in ran.text
     assert "its agent is not the one of this program" in ran.stderr
 
 

@@ -51,7 +51,7 @@ def test_version_when_asked_in_any_way_then_it_is_the_packages(command: Command)
     ("arguments", "said", "hint"),
     [
         (("lst",), "No such command 'lst'. Did you mean 'list'?", "plexspaces --help"),
-        (("stop",), "Missing option '--name'", "plexspaces stop --help"),
+        (("stop",), "the application's name is missing", "plexspaces list"),
         (("inspect",), "Missing argument 'NAME'", "plexspaces inspect --help"),
         (("list", "--nope"), "No such option: --nope", "plexspaces list --help"),
         (("run", "--operations", "0"), "greater than or equal to 1", "plexspaces run --help"),

@@ -51,7 +51,7 @@ _NO_SDK = re.compile(rf"package {SDK}/\S+ is not in std|no required module provi
 _NO_FILES = re.compile(r"no (?:non-test )?Go files in|build constraints exclude all Go files in")
 
 _PROGRAM_HINT = "begin its files with `package main` and write `func main()`"
-_NO_FILES_HINT = "write main.go, with `package main` and `func main()`: plexspaces new go"
+_NO_FILES_HINT = "write main.go, with `package main` and `func main()`: plexspaces new go NAME"
 _ACTOR_HINT = (
     f"import {SDK}/actor and write `func main() {{ actor.Serve(...) }}`; a program without the SDK "
     "in its go.mod becomes a WASI command"

@@ -82,7 +82,7 @@ def detect(project: Path) -> Language:
         marks = ", ".join(mark for mark, _ in (*_MARKS, *_WEAK_MARKS))
         raise InvalidArgument(
             f"{project} is not a project: it holds none of {marks}",
-            hint="name the directory that holds the project's files",
+            hint="name the directory of a project, or begin one: plexspaces new --help",
         )
     if len(found) > 1:
         marks = " and ".join(mark for mark, _ in found)

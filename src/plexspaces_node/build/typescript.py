@@ -202,7 +202,8 @@ def _entry(project: Path) -> str:
             return entry
     raise InvalidArgument(
         f"{project} has no {ENTRIES[0]}",
-        hint=f"write `export default actor({{ ... }})` in {ENTRIES[0]}: plexspaces new typescript",
+        hint=f"write `export default actor({{ ... }})` in {ENTRIES[0]}; "
+        "plexspaces new typescript NAME shows one",
     )
 
 

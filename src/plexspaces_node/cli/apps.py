@@ -9,10 +9,18 @@ from typing import Annotated
 
 import typer
 
-from plexspaces_node.cli.options import Json, Name, NameOption, NodeAddress, address_of
+from plexspaces_node.cli.options import (
+    GivenName,
+    Json,
+    Name,
+    NameOption,
+    NodeAddress,
+    address_of,
+    name_of,
+)
 from plexspaces_node.cli.output import milliseconds, note, print_json, say
 from plexspaces_node.client import NodeClient
-from plexspaces_node.client.node import INVOKE_TIMEOUT_S, check_message
+from plexspaces_node.client.node import INVOKE_TIMEOUT_S
 from plexspaces_node.errors import InvalidArgument, NotFound
 from plexspaces_node.model import MAX_MESSAGE_LIMIT_BYTES, VmState
 from plexspaces_node.views import ApplicationInfo, InvokeResult
@@ -20,9 +28,15 @@ from plexspaces_node.views import ApplicationInfo, InvokeResult
 app = typer.Typer()
 
 
-@app.command(epilog="Example:  plexspaces undeploy --name calculator")
-def undeploy(name: NameOption, node_address: NodeAddress = None, as_json: Json = False) -> None:
+@app.command(epilog="Example:  plexspaces undeploy calculator")
+def undeploy(
+    given: GivenName = None,
+    option: NameOption = None,
+    node_address: NodeAddress = None,
+    as_json: Json = False,
+) -> None:
     """Remove an application: its VM, its state and its log."""
+    name = name_of(given, option)
 
     async def act() -> None:
         async with NodeClient(address_of(node_address)) as client:
@@ -35,9 +49,15 @@ def undeploy(name: NameOption, node_address: NodeAddress = None, as_json: Json =
         say(f"✓ Undeployed {name}")
 
 
-@app.command(epilog="Example:  plexspaces stop --name calculator")
-def stop(name: NameOption, node_address: NodeAddress = None, as_json: Json = False) -> None:
+@app.command(epilog="Example:  plexspaces stop calculator")
+def stop(
+    given: GivenName = None,
+    option: NameOption = None,
+    node_address: NodeAddress = None,
+    as_json: Json = False,
+) -> None:
     """Stop an application, keeping its last snapshot; or remove an empty VM of that id."""
+    name = name_of(given, option)
 
     async def act() -> ApplicationInfo | None:
         async with NodeClient(address_of(node_address)) as client:
@@ -62,9 +82,15 @@ def stop(name: NameOption, node_address: NodeAddress = None, as_json: Json = Fal
         say(f"✓ {name} is {application.state}")
 
 
-@app.command(epilog="Example:  plexspaces start --name calculator")
-def start(name: NameOption, node_address: NodeAddress = None, as_json: Json = False) -> None:
+@app.command(epilog="Example:  plexspaces start calculator")
+def start(
+    given: GivenName = None,
+    option: NameOption = None,
+    node_address: NodeAddress = None,
+    as_json: Json = False,
+) -> None:
     """Start a stopped or failed application again, from its last snapshot."""
+    name = name_of(given, option)
 
     async def act() -> ApplicationInfo:
         async with NodeClient(address_of(node_address)) as client:
@@ -132,7 +158,11 @@ def _message(stdin: str | None, data: str | None, file: Path | None) -> bytes:
 
 
 def _read_all(content: bytes) -> bytes:
-    check_message(len(content))
+    if len(content) > MAX_MESSAGE_LIMIT_BYTES:
+        raise InvalidArgument(
+            f"the message is longer than {MAX_MESSAGE_LIMIT_BYTES} bytes, which no node takes",
+            hint="send it in parts",
+        )
     return content
 
 

@@ -129,9 +129,9 @@ def _print(found: _Found) -> None:
             note(f"hint: {problem.hint}")
         return
     say(f"{image.digest[:_SHOWN_DIGITS]}  {found.directory}")
-    state = found.problem.message if found.problem else "can be booted"
+    state = found.problem.message if found.problem else "complete by its sizes"
     fields = [
-        ("State", state + (", and is what a node boots" if found.in_use else "")),
+        ("State", state + ("; it is what a node boots" if found.in_use else "")),
         ("Size", size(image.size_bytes)),
         ("Memory", f"at least {image.min_memory_mib} MiB"),
         ("Engine", image.engine),

@@ -97,6 +97,7 @@ class _Service:
             await self._stop.wait()
             note("stopping: running messages may finish (again Ctrl-C: at once)")
             await node.drain()
+        note("stopped")
 
     def _on_signal(self, number: signal.Signals) -> None:
         assert self._serving is not None

@@ -22,7 +22,12 @@ NodeAddress = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The application's name.")]
-NameOption = Annotated[str, typer.Option("--name", metavar="NAME", help="The application's name.")]
+GivenName = Annotated[
+    str | None, typer.Argument(metavar="NAME", help="The application's name.", show_default=False)
+]
+NameOption = Annotated[
+    str | None, typer.Option("--name", metavar="NAME", help="The same, as a flag.")
+]
 Operations = Annotated[
     int, typer.Option("--operations", min=1, max=1_000_000, help="Messages per application.")
 ]
@@ -43,6 +48,15 @@ def address_of(flag: str | None) -> str:
     Reads the configuration only when it is needed; raises `InvalidArgument` when that is wrong.
     """
     return flag or plexspaces_node.ConfigBootstrap.load().node.address
+
+
+def name_of(given: str | None, option: str | None) -> str:
+    """Return the name that was given in one of two ways; raises `InvalidArgument` otherwise."""
+    name = given or option
+    if name is None or (given and option and given != option):
+        fault = "the application's name is missing" if name is None else "two names are given"
+        raise InvalidArgument(fault, hint="give one NAME; see them with: plexspaces list")
+    return name
 
 
 def environment_of(pairs: Iterable[str]) -> dict[str, str]:

@@ -133,6 +133,8 @@ def empty_vm_typescript(  # noqa: PLR0913 - a command has a parameter for each o
 ) -> None:
     """Start an empty VM, deploy an actor into it, measure it, stop it.
 
+    The actor must answer the message `primes`, as every example does.
+
     Works on the node at the address if one answers there, else on an embedded one of its own.
     """
     check_name(vm_id, what="VM id")

@@ -17,7 +17,7 @@ from plexspaces_node.build.workload import (
 )
 from plexspaces_node.cli.output import note
 from plexspaces_node.client import NodeClient
-from plexspaces_node.errors import NotFound, Unsupported
+from plexspaces_node.errors import ActorFailed, NotFound, Unsupported
 from plexspaces_node.tracker import Coordination, CoordinationComputeTracker, PerformanceReport
 from plexspaces_node.views import ApplicationInfo, StartedVm
 
@@ -92,6 +92,9 @@ def tracker_of(
     return tracker
 
 
+_WORKLOAD_HINT = f"the actor must answer {PRIMES_MESSAGE_TYPE!r}, as examples/ts-greeter does"
+
+
 async def work_through(
     client: NodeClient,
     tracker: CoordinationComputeTracker,
@@ -107,9 +110,13 @@ async def work_through(
     payload, expected = primes_payload(work.limit), primes_reply(work.limit)
     wrong, complaint = 0, ""
     for _ in range(work.operations):
-        result = await client.invoke(
-            name, payload, type=PRIMES_MESSAGE_TYPE, timeout_s=MESSAGE_TIMEOUT_S
-        )
+        try:
+            result = await client.invoke(
+                name, payload, type=PRIMES_MESSAGE_TYPE, timeout_s=MESSAGE_TIMEOUT_S
+            )
+        except ActorFailed as error:
+            error.hint = error.hint or _WORKLOAD_HINT
+            raise
         compute_ns = result.timings.compute_ns
         tracker.add_compute_ns(compute_ns)
         # Two clocks: on a virtual machine they may differ by more than a short message takes.

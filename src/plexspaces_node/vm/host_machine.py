@@ -199,7 +199,7 @@ class HostDriver(ABC, Generic[_V]):
         if config.memory_mib > free_mib:
             raise ResourceExhausted(
                 f"the VM wants {config.memory_mib} MiB and this host has {free_mib} MiB available",
-                hint=f"deploy with --memory {self.capabilities.min_memory_mib}, or stop another",
+                hint=f"deploy with at most --memory {free_mib}, or stop another: plexspaces list",
             )
 
 
