@@ -7,14 +7,15 @@ import pytest
 from plexspaces_node.model import Language
 
 KNOWN_DRIVERS = (
-    *("fake", "process", "bubblewrap", "qemu"),
+    *("fake", "process", "bubblewrap", "qemu-fake", "qemu"),
     *("firecracker-fake", "firecracker", "firecracker-jailed"),
 )
+KNOWN_LEVELS = ("process", "qemu", "firecracker")
 KNOWN_LANGUAGES = tuple(language.value for language in Language if language != Language.UNKNOWN)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--drivers` and `--languages`: what the contract suites run against."""
+    """Add `--drivers`, `--levels` and `--languages`: what the contract suites run against."""
     parser.addoption(
         "--drivers",
         default="fake,process",
@@ -27,6 +28,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="the makers' description of Firecracker's API (firecracker.yaml) to check against",
     )
     parser.addoption(
+        "--levels",
+        default="process",
+        help="isolation levels the conformance suite of the languages runs on, each of which must "
+        f"work here: {', '.join(KNOWN_LEVELS)} (default: %(default)s)",
+    )
+    parser.addoption(
         "--languages",
         default="",
         help="languages the conformance suite runs against, each of which must be buildable here: "
@@ -35,8 +42,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse a driver or language nobody knows before any test runs."""
-    for option, known in (("--drivers", KNOWN_DRIVERS), ("--languages", KNOWN_LANGUAGES)):
+    """Refuse a driver, level or language nobody knows before any test runs."""
+    for option, known in (
+        ("--drivers", KNOWN_DRIVERS),
+        ("--levels", KNOWN_LEVELS),
+        ("--languages", KNOWN_LANGUAGES),
+    ):
         unknown = set(filter(None, config.getoption(option).split(","))) - set(known)
         if unknown:
             raise pytest.UsageError(

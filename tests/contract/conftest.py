@@ -1,20 +1,22 @@
-"""What the contract suites run against, as `--drivers` and `--languages` name it."""
+"""What the contract suites run against, as `--drivers`, `--levels` and `--languages` name it."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from support.firecracker import FakeFirecrackerHarness, FirecrackerHarness
-from support.languages import CONFORMANCE, Built, built_from, compiled_by, projects
+from support.languages import CONFORMANCE, Applications, Built, built_from, load, projects
+from support.levels import MachinePeer, Machines, Place, open_place
 from support.machines import FakeHarness, Harness, ProcessHarness, QemuHarness
-from support.nodes import node_process
-from support.traces import assert_nothing_left
+from support.qemu import FakeQemuHarness
 
 from plexspaces_node import NodeClient
+from plexspaces_node.build import BuildResult
 from plexspaces_node.errors import Unsupported
 
 
@@ -36,6 +38,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "processes" in metafunc.fixturenames:
         real = [name for name in named if name in ("process", "bubblewrap")]
         metafunc.parametrize("processes", real, indirect=True)
+    if "level" in metafunc.fixturenames:
+        levels = metafunc.config.getoption("--levels").split(",")
+        metafunc.parametrize("level", levels, indirect=True, scope="session")
     if "language" in metafunc.fixturenames:
         languages = metafunc.config.getoption("--languages")
         chosen = languages.split(",") if languages else projects()
@@ -47,6 +52,8 @@ async def harness(request: pytest.FixtureRequest, root: Path, tmp_path: Path) ->
     """Each driver in turn; one that does not work here fails the test."""
     if request.param == "fake":
         return FakeHarness(root)
+    if request.param == "qemu-fake":
+        return FakeQemuHarness(root, tmp_path)
     if request.param == "qemu":
         return await _qemu_harness(root)
     if request.param == "firecracker-fake":
@@ -90,44 +97,92 @@ def language(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def languages_node() -> Iterator[tuple[str, Path]]:
-    """A node in a process of its own, for all languages: its address and data directory."""
-    with tempfile.TemporaryDirectory(prefix="px-") as directory:
-        data = Path(directory, "data")
-        with node_process(data) as (process, address):
-            yield address, data
-            process.communicate(timeout=30)
-        assert_nothing_left(data)
+def level(request: pytest.FixtureRequest) -> str:
+    """Each isolation level in turn."""
+    name: str = request.param
+    return name
 
 
 @pytest.fixture(scope="session")
-def built(
-    language: str,
-    languages_node: tuple[str, Path],
-    tmp_path_factory: pytest.TempPathFactory,
-    request: pytest.FixtureRequest,
-) -> Built:
-    """The language's conformance actor, built from source and compiled.
+def places() -> Iterator[Callable[[str], Place]]:
+    """Opens each level once, when it is first asked for, and all stay open until the end.
+
+    The tests of a level do not come one after the other, since pytest goes by language too.
+    """
+    with ExitStack() as stack:
+        opened: dict[str, Place] = {}
+
+        def place(level: str) -> Place:
+            if level not in opened:
+                opened[level] = stack.enter_context(open_place(level))
+            return opened[level]
+
+        yield place
+
+
+@pytest.fixture(scope="session")
+def place(level: str, places: Callable[[str], Place]) -> Place:
+    """The machines and the node of the level."""
+    return places(level)
+
+
+@pytest.fixture(scope="session")
+def machines(place: Place) -> Machines:
+    """Empty machines of the level, for the cases at a bare link."""
+    return place.machines
+
+
+@pytest.fixture(scope="session")
+def artifact(
+    language: str, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> BuildResult:
+    """The language's conformance actor, built from source.
 
     Skips where the compiler is missing, unless `--languages` says that it must be there.
     """
-    address, data = languages_node
     if not (CONFORMANCE / language).is_dir():
         pytest.fail(f"--languages names {language}, but it has no conformance actor")
     try:
         output = tmp_path_factory.mktemp("built") / f"{language}.wasm"
-        result = built_from(CONFORMANCE / language, output)
+        return built_from(CONFORMANCE / language, output)
     except Unsupported as missing:
         why = f"{missing.message} (hint: {missing.hint})"
         if request.config.getoption("--languages"):
             pytest.fail(f"--languages names {language}, but: {why}")
         pytest.skip(why)
-    return Built(result, compiled_by(address, data / "cache", result.path))
+
+
+@pytest.fixture(scope="session")
+def applications(artifact: BuildResult, place: Place) -> Iterator[Applications]:
+    """The language's actor on the node, under the names the cases use."""
+    with Applications(place.address, place.data / "cache", artifact.path) as applications:
+        yield applications
+
+
+@pytest.fixture(scope="session")
+def built(artifact: BuildResult, applications: Applications) -> Built:
+    """The language's conformance actor, built from source and compiled."""
+    return Built(artifact, applications.code)
+
+
+@pytest.fixture(scope="session")
+def shared_peer(machines: Machines, built: Built) -> Iterator[Callable[[], MachinePeer]]:
+    """Gives the machine whose actor all cases use that need no new one; another if it is dead."""
+    with ExitStack() as stack:
+        living: list[MachinePeer] = []
+
+        def peer() -> MachinePeer:
+            if not (living and living[-1].alive()):
+                living.append(stack.enter_context(machines.take()))
+                load(living[-1], built)
+            living[-1].forget()
+            return living[-1]
+
+        yield peer
 
 
 @pytest.fixture
-async def client(languages_node: tuple[str, Path]) -> AsyncIterator[NodeClient]:
-    """A client of the node for all languages."""
-    address, _ = languages_node
-    async with NodeClient(address) as client:
+async def client(place: Place) -> AsyncIterator[NodeClient]:
+    """A client of the level's node."""
+    async with NodeClient(place.address) as client:
         yield client

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 from support.firecracker import FirecrackerHarness
+from support.patience import patient
 
 from plexspaces_node.vm import procfs
-from plexspaces_node.vm.jailer import FIRST_UID, LAST_UID, find_cgroups
+from plexspaces_node.vm.jailer import find_cgroups
+from plexspaces_node.vm.users import FIRST_UID, LAST_UID
 
 KINDS = ("firecracker", "firecracker-jailed")
 
@@ -79,7 +81,7 @@ async def test_guest_that_is_asked_to_restart_ends_firecracker(
     """Ctrl-Alt-Del is enough for a guest whose kernel is well; nobody has to be killed."""
     async with machines.machine() as machine:
         pid = int(machine.vm.handle.state["pid"])
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(patient(30)):
             ended = await machine.vm.stop(60)
         assert ended.reason == "stopped when asked"
         assert ended.status in (0, None)

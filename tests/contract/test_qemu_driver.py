@@ -129,7 +129,8 @@ async def test_guest_whose_agent_says_nothing_fails_the_start_at_its_boot(
     machines: QemuHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A boot that hangs ends with its bound, and nothing of it is left."""
-    monkeypatch.setattr(qemu, "BOOT_TIMEOUT_S", 0.01)
+    for name in ("FIRST_BOOT_TIMEOUT_S", "BOOT_TIMEOUT_S"):
+        monkeypatch.setattr(qemu, name, 0.01)
     bundle = machines.bundle()
     with pytest.raises(VmStartFailed, match=r"within 0\.01 s") as caught:
         await machines.driver.start(SMALL, bundle)

@@ -15,6 +15,7 @@ import pytest
 from support.actors import Init, probe, routed
 from support.machines import QemuHarness
 from support.nodes import builder, node_process
+from support.patience import patient
 from support.traces import agents_of, assert_nothing_left, bundles_of
 
 from plexspaces_node import NodeClient, VmConfig
@@ -25,7 +26,7 @@ from plexspaces_node.node.agents import AgentClient
 from plexspaces_node.vm.qmp import connect_qmp
 
 ONE, TWO = (1).to_bytes(4, "little"), (2).to_bytes(4, "little")
-BOOT_S = 90
+BOOT_S = patient(90)
 """For a machine to come back on a host that does other things too."""
 
 
@@ -71,13 +72,14 @@ async def test_life_of_an_application_in_its_machine(
     large = os.urandom(1024 * 1024)
     assert (await client.invoke("one", large, type="e")).payload == large
     await client.invoke("one", b"key", type="p")
-    assert (await client.invoke("one", type="c")).payload == ONE
     replies = await asyncio.gather(*(client.invoke("one", b"x", type="e") for _ in range(50)))
     assert {reply.payload for reply in replies} == {b"x"}
     with pytest.raises(ActorTrapped):
         await client.invoke("one", type="t")
     with pytest.raises(DeadlineExceeded, match="interrupted"):
         await client.invoke("one", type="l", timeout_s=0.5)
+    # After the traps, which may cost what was counted since the last snapshot.
+    assert (await client.invoke("one", type="c")).payload == ONE
     await client.stop("one")
     assert_nothing_left(data_dir)
     await client.start("one")
@@ -121,7 +123,7 @@ async def test_machine_that_dies_is_replaced_whatever_it_dies_of(
     await client.stop("one")
     await client.start("one")
     running = asyncio.create_task(client.invoke("one", type="l", timeout_s=60))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(patient(20)):
         while (await client.inspect("one")).counters.in_flight == 0:
             await asyncio.sleep(0)
         os.kill(agents_of(data_dir)[0], signal.SIGKILL)
@@ -168,7 +170,7 @@ async def test_link_that_breaks_is_mended_and_the_application_lives_on(
     connection = agents[0]._connection
     assert connection is not None
     connection.close()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(patient(20)):
         while agents[0]._connection in (None, connection):
             await asyncio.sleep(0.01)
     assert (await client.invoke("one", type="c")).payload == TWO

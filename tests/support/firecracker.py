@@ -17,6 +17,7 @@ from typing import ClassVar
 
 from support import fake_firecracker
 from support.machines import Harness, Link, Machine
+from support.patience import patient
 
 from plexspaces_node.config import ConfigBootstrap
 from plexspaces_node.levels import open_image
@@ -29,8 +30,7 @@ from plexspaces_node.vm.host_machine import marks_of
 from plexspaces_node.vm.image import GuestImage
 from plexspaces_node.wire.link import Hello, decode_from_agent
 
-HELLO_TIMEOUT_S = 180.0
-"""Generous: nested virtualisation under emulation is where these tests mostly run."""
+HELLO_TIMEOUT_S = patient(20.0)
 DEBUGFS = "/usr/sbin/debugfs"
 ELF_HEAD = b"\x7fELF" + bytes(14) + b"\x3e\x00"
 EXT4_HEAD = bytes(1024 + 56) + b"\x53\xef"

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from support.actors import ACTORS
+from support.peer import SECOND_NS, NodeEnd
 
 from plexspaces_node import NodeClient
 from plexspaces_node.build import BuildResult, build
 from plexspaces_node.model import MIB, Language
+from plexspaces_node.wire import link
 
 CONFORMANCE = ACTORS / "conformance"
 MEMORY_BYTES = 128 * MIB
@@ -68,15 +71,48 @@ def built_from(project: Path, output: Path) -> BuildResult:
     return asyncio.run(build(project, output, progress=lambda _line: None))
 
 
-def compiled_by(address: str, cache: Path, wasm: Path) -> Path:
-    """Have a node compile an artifact, by a deploy that is undone, and return the native code."""
+def load(peer: NodeEnd, built: Built, state: bytes = b"") -> None:
+    """Load the actor into an empty machine, or fail with what it said."""
+    loaded = peer.load(
+        built.code,
+        state=state,
+        memory_bytes=MEMORY_BYTES,
+        timeout_ns=int(peer.seconds(15) * SECOND_NS),
+    )
+    assert isinstance(loaded, link.Loaded), loaded
 
-    async def deploy() -> None:
-        async with NodeClient(address) as client:
-            await client.deploy("conformance", wasm)
-            await client.undeploy("conformance")
 
-    before = set(cache.glob("*.cwasm"))
-    asyncio.run(deploy())
-    [code] = set(cache.glob("*.cwasm")) - before
-    return code
+class Applications:
+    """A conformance actor on a node, deployed under `NAMES` for as long as this context lasts.
+
+    Attributes:
+        code: what the node's compiler made of the artifact.
+    """
+
+    NAMES = ("one", "two", "three", "stopped")
+
+    def __init__(self, address: str, cache: Path, wasm: Path) -> None:
+        self._address = address
+        self._wasm = wasm
+        self._cache = cache
+
+    def __enter__(self) -> Self:
+        before = set(self._cache.glob("*.cwasm"))
+        asyncio.run(self._deploy())
+        [self.code] = set(self._cache.glob("*.cwasm")) - before
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        asyncio.run(self._undeploy())
+
+    async def _deploy(self) -> None:
+        async with NodeClient(self._address) as client:
+            # The first has it compiled, and the others need not wait for each other.
+            first, *others = self.NAMES
+            await client.deploy(first, self._wasm)
+            await asyncio.gather(*(client.deploy(name, self._wasm) for name in others))
+            await client.stop("stopped")
+
+    async def _undeploy(self) -> None:
+        async with NodeClient(self._address) as client:
+            await asyncio.gather(*(client.undeploy(name) for name in self.NAMES))

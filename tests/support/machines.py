@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
+from support.patience import patient
+
 from plexspaces_node.config import ConfigBootstrap
 from plexspaces_node.levels import open_image
 from plexspaces_node.model import VmConfig
@@ -28,7 +30,7 @@ from plexspaces_node.wire.link import Hello, decode_from_agent
 
 STANDIN_AGENT = Path(__file__).parents[1] / "contract" / "standin_agent.py"
 SMALL = VmConfig(vcpus=1, memory_mib=128)
-TIMEOUT_S = 20.0
+TIMEOUT_S = patient(20.0)
 
 
 @dataclass

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from support.patience import patient
+
 from plexspaces_node import NodeBuilder
 
 
@@ -20,6 +22,7 @@ def builder(data_dir: Path) -> NodeBuilder:
         .with_data_dir(data_dir)
         .with_setting("limits.snapshot_interval_s", 0.05)
         .with_setting("node.grace_s", 2.0)
+        .with_setting("limits.deploy_timeout_s", patient(120.0))
     )
 
 

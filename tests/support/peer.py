@@ -1,4 +1,4 @@
-"""The node's end of a link, bare: enough to drive a real agent process in tests."""
+"""The node's end of a link, bare: enough to drive a real agent in tests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from time import time_ns
 from typing import Self, TypeVar
+
+from support.patience import patient
 
 from plexspaces_node.wire import link
 
@@ -18,40 +21,44 @@ MESSAGE_LIMIT = 1024 * 1024
 MEMORY_BYTES = 64 * 1024 * 1024
 
 
-class Peer:
-    """Starts an agent, speaks frames with it, and ends it."""
+class NodeEnd:
+    """Speaks frames with an agent, wherever it runs.
 
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / "link.sock"
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(self._path))
-        self._listener.listen(1)
-        self._listener.settimeout(20)
-        self._ids = itertools.count(1)
-        argv = [sys.executable, "-m", "plexspaces_node.agent", "--vm-id", "vm-test"]
-        self.process = subprocess.Popen([*argv, "--link", str(self._path)])
+    Attributes:
+        slowness: how many times slower than the host itself the agent's machine is.
+        host_answers: what each kind of host call is answered with.
+        seen: the frames that came while another was waited for.
+    """
+
+    def __init__(self, *, slowness: float = 1.0) -> None:
+        self.slowness = slowness
         self.host_answers: dict[type[link.Frame], link.Answer] = {}
         self.seen: list[link.FromAgent] = []
-        self.accept()
+        self._ids = itertools.count(1)
 
-    def __enter__(self) -> Self:
-        return self
+    def seconds(self, seconds: float) -> float:
+        """Return how long to wait for what takes so many seconds on an ordinary machine."""
+        return patient(seconds) * self.slowness
 
-    def __exit__(self, *exc_info: object) -> None:
-        self.process.kill()
-        self.process.wait(10)
-        self._connection.close()
-        self._listener.close()
-
-    def accept(self) -> link.Hello:
-        """Take the agent's next connection, welcome it, and return its hello."""
-        self._connection, _ = self._listener.accept()
-        self._connection.settimeout(20)
+    def welcome(self, connection: socket.socket) -> link.Hello:
+        """Take a connection, welcome its agent, and return the agent's hello."""
+        self._connection = connection
+        self._connection.settimeout(self.seconds(20))
         self._buffer = link.FrameBuffer(link.frame_limit(2 * MESSAGE_LIMIT))
         self._frames: list[link.FromAgent] = []
         hello = self.receive(link.Hello)
-        self.send(link.Welcome(link.GENERATION, "node-test", MESSAGE_LIMIT))
+        now_ns = time_ns()
+        self.send(link.Welcome(link.GENERATION, "node-test", MESSAGE_LIMIT, time_ns=now_ns))
         return hello
+
+    def forget(self) -> None:
+        """Begin a new case: what was seen and the answers of before are gone."""
+        self.host_answers.clear()
+        self.seen.clear()
+
+    def shown(self, artifact: Path) -> str:
+        """Return the path at which the agent finds an artifact."""
+        return str(artifact)
 
     def drop(self) -> None:
         """Break the connection."""
@@ -83,7 +90,7 @@ class Peer:
         *,
         kind: str = "actor",
         state: bytes = b"",
-        timeout_ns: int = 5 * SECOND_NS,
+        timeout_ns: int | None = None,
         snapshot_interval_ns: int = 3600 * SECOND_NS,
         mailbox: int = 16,
         memory_bytes: int = MEMORY_BYTES,
@@ -93,12 +100,12 @@ class Peer:
             link.Load(
                 id=next(self._ids),
                 application="app",
-                path=str(artifact),
+                path=self.shown(artifact),
                 kind=kind,
                 env={"GREETING": "hello"},
                 memory_bytes=memory_bytes,
                 state=state,
-                timeout_ns=timeout_ns,
+                timeout_ns=timeout_ns or int(self.seconds(5) * SECOND_NS),
                 mailbox=mailbox,
                 snapshot_interval_ns=snapshot_interval_ns,
             )
@@ -108,13 +115,16 @@ class Peer:
             answer = self.receive(link.Frame)
         return answer
 
-    def post(self, msg_type: str, payload: bytes = b"", *, timeout_s: float = 5.0) -> int:
-        """Send a message and return its id."""
+    def post(self, msg_type: str, payload: bytes = b"", *, timeout_s: float | None = None) -> int:
+        """Send a message, which has 5 s unless told otherwise, and return its id."""
         request_id = next(self._ids)
-        self.send(link.Invoke(request_id, "tester", msg_type, payload, int(timeout_s * SECOND_NS)))
+        timeout_ns = int((timeout_s or self.seconds(5)) * SECOND_NS)
+        self.send(link.Invoke(request_id, "tester", msg_type, payload, timeout_ns))
         return request_id
 
-    def invoke(self, msg_type: str, payload: bytes = b"", *, timeout_s: float = 5.0) -> link.Reply:
+    def invoke(
+        self, msg_type: str, payload: bytes = b"", *, timeout_s: float | None = None
+    ) -> link.Reply:
         """Send a message and return its reply."""
         request_id = self.post(msg_type, payload, timeout_s=timeout_s)
         while True:
@@ -123,17 +133,48 @@ class Peer:
                 return reply
 
     def stop(self) -> None:
-        """Stop the agent in good order and wait for its process."""
+        """Stop the agent in good order and wait for its machine to end."""
         request_id = next(self._ids)
-        self.send(link.Stop(request_id, 5 * SECOND_NS))
+        self.send(link.Stop(request_id, int(self.seconds(5) * SECOND_NS)))
         assert self.receive(link.Stopped).id == request_id
-        assert self.process.wait(10) == 0
+        self.ended()
 
-    def rss_bytes(self) -> int:
-        """Return the memory the agent holds now."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.split("VmRSS:")[1].split()[0]) * 1024
+    def ended(self) -> None:
+        """Wait for the agent's end after its goodbye; fail if that was not in good order."""
+        raise NotImplementedError
 
     def of(self, kind: type[_F]) -> list[_F]:
         """Return what was seen of a kind while waiting for something else."""
         return [frame for frame in self.seen if isinstance(frame, kind)]
+
+
+class Peer(NodeEnd):
+    """Starts an agent in a process, and ends it."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self._path = directory / "link.sock"
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(self._path))
+        self._listener.listen(1)
+        self._listener.settimeout(self.seconds(20))
+        argv = [sys.executable, "-m", "plexspaces_node.agent", "--vm-id", "vm-test"]
+        self.process = subprocess.Popen([*argv, "--link", str(self._path)])
+        self.accept()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.process.kill()
+        self.process.wait(10)
+        self._connection.close()
+        self._listener.close()
+
+    def accept(self) -> link.Hello:
+        """Take the agent's next connection, welcome it, and return its hello."""
+        connection, _ = self._listener.accept()
+        return self.welcome(connection)
+
+    def ended(self) -> None:
+        assert self.process.wait(self.seconds(10)) == 0
