@@ -374,7 +374,7 @@ class TestHost:
         monkeypatch.setattr(procfs, "available_memory_mib", lambda: 100)
         words = "wants 128 MiB and this host has 100 MiB available"
         failed = await start_fails(vmm, driver, step="validate", words=words, console=False)
-        assert "--memory 64" in (failed.hint or "")
+        assert "at most --memory 100" in (failed.hint or "")
 
     async def test_probe_on_a_host_without_memory_says_so(
         self, vmm: VmmHarness, monkeypatch: pytest.MonkeyPatch
