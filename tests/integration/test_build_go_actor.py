@@ -425,10 +425,13 @@ def test_actor_that_does_not_start_says_why(
 
 
 def test_surroundings_are_those_of_a_component(probe: Peer) -> None:
-    """There is a program's name and the application's environment, and there are no files."""
+    """There is a program's name, the application's environment and a limit for the collector.
+
+    The limit is three quarters of the memory; there are no files.
+    """
     assert json.loads(sent(probe, "surroundings")) == {
         "args": ["actor"],
-        "env": ["GREETING=hello"],
+        "env": ["GOMEMLIMIT=50331648", "GREETING=hello"],
         "os": "wasip1",
         "age": True,
         "file": True,
