@@ -13,7 +13,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from support.firecracker import HELLO_TIMEOUT_S, FirecrackerHarness
+from support.firecracker import FirecrackerHarness
+from support.machines import TIMEOUT_S
 from support.nodes import builder
 from support.traces import agents_of, assert_nothing_left
 
@@ -41,7 +42,7 @@ async def client(
     trials = data_dir.parent
     harness, health = await FirecrackerHarness.probed(trials, jailed=kind == KINDS[1])
     assert health.ok, f"--drivers names {kind}, but: {health.reason} (hint: {health.hint})"
-    monkeypatch.setattr(machines, "FIRST_HELLO_TIMEOUT_S", HELLO_TIMEOUT_S)
+    monkeypatch.setattr(machines, "FIRST_HELLO_TIMEOUT_S", TIMEOUT_S)
     build = builder(data_dir).with_driver(harness.driver).build()
     async with build as node, NodeClient(node.address) as client:
         yield client
@@ -79,7 +80,7 @@ async def test_microvm_that_is_killed_is_replaced(
     await client.deploy("one", probe_wasm, options=SMALL)
     [before] = agents_of(data_dir)
     os.kill(before, signal.SIGKILL)
-    async with asyncio.timeout(HELLO_TIMEOUT_S):
+    async with asyncio.timeout(TIMEOUT_S):
         while True:
             info = await client.inspect("one")
             if info.state is ApplicationState.RUNNING and info.restarts == 1:

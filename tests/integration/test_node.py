@@ -39,6 +39,12 @@ ONE = (1).to_bytes(4, "little")
 TWO = (2).to_bytes(4, "little")
 
 
+async def _at_work(client: NodeClient) -> None:
+    """Wait until the application has a message in hand."""
+    while (await client.inspect("one")).counters.in_flight == 0:
+        await asyncio.sleep(0)
+
+
 async def test_deploy_returns_when_a_message_can_be_answered(
     client: NodeClient, probe_wasm: Path
 ) -> None:
@@ -439,8 +445,7 @@ async def test_message_in_flight_when_the_machine_dies_fails_at_once(
     await client.deploy("one", probe_wasm)
     running = asyncio.create_task(client.invoke("one", type="l", timeout_s=60))
     async with asyncio.timeout(20):
-        while (await client.inspect("one")).counters.in_flight == 0:
-            await asyncio.sleep(0)
+        await _at_work(client)
         os.kill(agents_of(data_dir)[0], signal.SIGKILL)
         with pytest.raises(Unavailable):
             await running
@@ -471,8 +476,7 @@ async def test_drain_lets_a_running_message_finish_and_leaves_nothing(
     await client.deploy("one", probe_wasm)
     running = asyncio.create_task(client.invoke("one", type="l", timeout_s=0.5))
     async with asyncio.timeout(20):
-        while (await client.inspect("one")).counters.in_flight == 0:
-            await asyncio.sleep(0)
+        await _at_work(client)
     await node.drain()
     with pytest.raises(DeadlineExceeded, match="interrupted"):
         await running
@@ -517,8 +521,7 @@ async def test_short_message_behind_a_long_one_ends_alone(
     agents = agents_of(data_dir)
     long = asyncio.create_task(client.invoke("one", type="l", timeout_s=2.5))
     async with asyncio.timeout(20):
-        while (await client.inspect("one")).counters.in_flight == 0:
-            await asyncio.sleep(0)
+        await _at_work(client)
     with pytest.raises(DeadlineExceeded, match="others"):
         await client.invoke("one", type="c", timeout_s=0.2)
     with pytest.raises(DeadlineExceeded, match="interrupted"):
@@ -534,8 +537,7 @@ async def test_stop_whose_caller_goes_away_is_finished(
     await client.deploy("one", probe_wasm)
     running = asyncio.create_task(client.invoke("one", type="l", timeout_s=1.0))
     async with asyncio.timeout(20):
-        while (await client.inspect("one")).counters.in_flight == 0:
-            await asyncio.sleep(0)
+        await _at_work(client)
         stopping = asyncio.create_task(client.stop("one"))
         while (await client.inspect("one")).state is not ApplicationState.STOPPING:
             await asyncio.sleep(0)
@@ -589,8 +591,7 @@ async def test_shutdown_while_a_stop_is_under_way_waits_for_it(
     await client.deploy("one", probe_wasm)
     running = asyncio.create_task(client.invoke("one", type="l", timeout_s=0.5))
     async with asyncio.timeout(20):
-        while (await client.inspect("one")).counters.in_flight == 0:
-            await asyncio.sleep(0)
+        await _at_work(client)
         stopping = asyncio.create_task(client.stop("one"))
         while (await client.inspect("one")).state is not ApplicationState.STOPPING:
             await asyncio.sleep(0)

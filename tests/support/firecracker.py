@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shlex
-import signal
-import subprocess
 import sys
-from asyncio import StreamReader, StreamWriter
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 from support import fake_firecracker
-from support.machines import Harness, Link, Machine
-from support.patience import patient
+from support.machines import GuestHarness, Link
 
 from plexspaces_node.config import ConfigBootstrap
 from plexspaces_node.levels import open_image
-from plexspaces_node.vm import procfs
-from plexspaces_node.vm.bundle import Bundle
-from plexspaces_node.vm.driver import Driver, Health, Vm
+from plexspaces_node.vm.driver import Health
 from plexspaces_node.vm.firecracker import FirecrackerDriver
 from plexspaces_node.vm.firecracker_host import Installation
-from plexspaces_node.vm.host_machine import marks_of
 from plexspaces_node.vm.image import GuestImage
-from plexspaces_node.wire.link import Hello, decode_from_agent
 
-HELLO_TIMEOUT_S = patient(20.0)
-DEBUGFS = "/usr/sbin/debugfs"
 ELF_HEAD = b"\x7fELF" + bytes(14) + b"\x3e\x00"
 EXT4_HEAD = bytes(1024 + 56) + b"\x53\xef"
 
@@ -59,21 +46,7 @@ def kvm_works() -> None:
     """Find nothing wrong with KVM."""
 
 
-class _FirecrackerHarness(Harness):
-    """What both harnesses share."""
-
-    def attached(self, machine: Machine, path: str) -> bytes:
-        return attached_file(machine.bundle, path)
-
-    def kill(self, vm: Vm) -> None:
-        os.kill(int(vm.handle.state["pid"]), signal.SIGKILL)
-
-    def rests(self, bundle: Bundle) -> list[str]:
-        processes = procfs.with_arguments(*marks_of(bundle))
-        return [*(f"process {process.pid}" for process in processes), *super().rests(bundle)]
-
-
-class FakeFirecrackerHarness(_FirecrackerHarness):
+class FakeFirecrackerHarness(GuestHarness):
     """The Firecracker driver over the stand-in program, which is not jailed."""
 
     def __init__(self, root: Path, scratch: Path) -> None:
@@ -100,7 +73,7 @@ class FakeFirecrackerHarness(_FirecrackerHarness):
         return self.ready()
 
 
-class FirecrackerHarness(_FirecrackerHarness):
+class FirecrackerHarness(GuestHarness):
     """The real Firecracker with the agent that is in the guest image, jailed or not."""
 
     _probed: ClassVar[dict[bool, FirecrackerDriver]] = {}
@@ -122,41 +95,13 @@ class FirecrackerHarness(_FirecrackerHarness):
             cls._probed[jailed] = driver
         return cls(root, driver, jailed=jailed), health
 
-    @asynccontextmanager
-    async def machine(self, driver: Driver | None = None) -> AsyncIterator[Machine]:
-        """Start a machine the way a node does: listen, start, await its hello; then destroy it."""
-        driver = driver or self.driver
-        bundle = self.bundle()
-        async with AsyncExitStack() as undo:
-            undo.push_async_callback(driver.destroy, bundle)
-            accepted: asyncio.Queue[Link] = asyncio.Queue()
-
-            async def accept(reader: StreamReader, writer: StreamWriter) -> None:
-                accepted.put_nowait(Link(reader, writer))
-
-            server = await asyncio.start_unix_server(accept, bundle.link_socket)
-            undo.callback(server.close)
-            vm = await driver.start(bundle.config, bundle)
-            async with asyncio.timeout(HELLO_TIMEOUT_S):
-                link = await accepted.get()
-                undo.callback(link.writer.close)
-                length = int.from_bytes(await link.reader.readexactly(4), "little")
-                hello = decode_from_agent(await link.reader.readexactly(length))
-            assert isinstance(hello, Hello)
-            assert hello.vm_id == bundle.vm_id
-            yield Machine(bundle, vm, link)
+    async def _greeted(self, link: Link, vm_id: str) -> None:
+        assert (await link.hello()).vm_id == vm_id
 
     def restarted(self) -> FirecrackerDriver:
         driver = firecracker_driver(self.root, jailed=self.jailed)
         driver._ready = self._probed[self.jailed]._ready
         return driver
-
-
-def attached_file(bundle: Bundle, path: str) -> bytes:
-    """Return what the guest reads at `path` of the artifact's drive."""
-    drive = str(bundle.path / "drive.ext4")
-    debugfs = [DEBUGFS, "-R", f"cat /{Path(path).name}", drive]
-    return subprocess.run(debugfs, capture_output=True, check=True, timeout=20).stdout
 
 
 def firecracker_driver(root: Path, *, jailed: bool) -> FirecrackerDriver:

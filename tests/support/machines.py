@@ -24,6 +24,7 @@ from plexspaces_node.vm import procfs
 from plexspaces_node.vm.bundle import Bundle, new_vm_id
 from plexspaces_node.vm.driver import Driver, Endpoint, Health, Vm
 from plexspaces_node.vm.fake import FakeDriver
+from plexspaces_node.vm.host_machine import marks_of
 from plexspaces_node.vm.process import ProcessDriver
 from plexspaces_node.vm.qemu import QemuDriver
 from plexspaces_node.wire.link import Hello, decode_from_agent
@@ -44,6 +45,13 @@ class Link:
         """Read a line the agent sent."""
         async with asyncio.timeout(TIMEOUT_S):
             return (await self.reader.readline()).decode().rstrip("\n")
+
+    async def hello(self) -> Hello:
+        """Read the frame that a real agent begins with."""
+        length = int.from_bytes(await self.reader.readexactly(4), "little")
+        hello = decode_from_agent(await self.reader.readexactly(length))
+        assert isinstance(hello, Hello)
+        return hello
 
     def say(self, text: str) -> None:
         """Send the agent a line."""
@@ -83,19 +91,30 @@ class Harness:
         bundle = self.bundle()
         async with AsyncExitStack() as undo:
             undo.push_async_callback(driver.destroy, bundle)
-            accepted: asyncio.Queue[Link] = asyncio.Queue()
-
-            async def accept(reader: StreamReader, writer: StreamWriter) -> None:
-                accepted.put_nowait(Link(reader, writer))
-
-            server = await asyncio.start_unix_server(accept, bundle.link_socket)
-            undo.callback(server.close)
-            vm = await driver.start(bundle.config, bundle)
-            async with asyncio.timeout(TIMEOUT_S):
-                link = await accepted.get()
+            vm, link = await self._linked(driver, bundle, undo)
             undo.callback(link.writer.close)
-            assert await link.line() == f"hello {bundle.vm_id}"
+            async with asyncio.timeout(TIMEOUT_S):
+                await self._greeted(link, bundle.vm_id)
             yield Machine(bundle, vm, link)
+
+    async def _linked(
+        self, driver: Driver, bundle: Bundle, undo: AsyncExitStack
+    ) -> tuple[Vm, Link]:
+        """Start the machine and have its link, which its agent dials."""
+        accepted: asyncio.Queue[Link] = asyncio.Queue()
+
+        async def accept(reader: StreamReader, writer: StreamWriter) -> None:
+            accepted.put_nowait(Link(reader, writer))
+
+        server = await asyncio.start_unix_server(accept, bundle.link_socket)
+        undo.callback(server.close)
+        vm = await driver.start(bundle.config, bundle)
+        async with asyncio.timeout(TIMEOUT_S):
+            return vm, await accepted.get()
+
+    async def _greeted(self, link: Link, vm_id: str) -> None:
+        """Take the hello of the stand-in."""
+        assert await link.line() == f"hello {vm_id}"
 
     def attached(self, machine: Machine, path: str) -> bytes:
         """Return what the agent of a machine would read at the path `attach` gave."""
@@ -134,7 +153,18 @@ class FakeHarness(Harness):
         return [*live, *super().rests(bundle)]
 
 
-class ProcessHarness(Harness):
+class HostHarness(Harness):
+    """A driver whose machines are processes of this host."""
+
+    def kill(self, vm: Vm) -> None:
+        os.kill(int(vm.handle.state["pid"]), signal.SIGKILL)
+
+    def rests(self, bundle: Bundle) -> list[str]:
+        processes = procfs.with_arguments(*marks_of(bundle))
+        return [*(f"process {process.pid}" for process in processes), *super().rests(bundle)]
+
+
+class ProcessHarness(HostHarness):
     """The process driver with a stand-in for the agent, in bubblewrap or without."""
 
     def __init__(self, root: Path, bubblewrap: str | None) -> None:
@@ -155,15 +185,17 @@ class ProcessHarness(Harness):
     def restarted(self) -> Driver:
         return self.of_agent()
 
-    def kill(self, vm: Vm) -> None:
-        os.kill(int(vm.handle.state["pid"]), signal.SIGKILL)
 
-    def rests(self, bundle: Bundle) -> list[str]:
-        processes = procfs.with_arguments(bundle.vm_id, str(bundle.link_socket))
-        return [*(f"process {process.pid}" for process in processes), *super().rests(bundle)]
+class GuestHarness(HostHarness):
+    """A driver whose machines are virtual ones: what is attached is on a drive."""
+
+    def attached(self, machine: Machine, path: str) -> bytes:
+        drive = str(machine.bundle.path / "drive.ext4")
+        debugfs = ["/usr/sbin/debugfs", "-R", f"cat /{Path(path).name}", drive]
+        return subprocess.run(debugfs, capture_output=True, check=True, timeout=20).stdout
 
 
-class QemuHarness(Harness):
+class QemuHarness(GuestHarness):
     """The QEMU driver with the agent that is in the guest image."""
 
     _probed: ClassVar[QemuDriver | None] = None
@@ -179,37 +211,18 @@ class QemuHarness(Harness):
             cls._probed = driver
         return cls(root, driver), health
 
-    @asynccontextmanager
-    async def machine(self, driver: Driver | None = None) -> AsyncIterator[Machine]:
-        """Start a machine the way a node does, connect to it and await its hello."""
-        driver = driver or self.driver
-        bundle = self.bundle()
-        async with AsyncExitStack() as undo:
-            undo.push_async_callback(driver.destroy, bundle)
-            vm = await driver.start(bundle.config, bundle)
-            reader, writer = await asyncio.open_unix_connection(vm.endpoint.path)
-            undo.callback(writer.close)
-            async with asyncio.timeout(TIMEOUT_S):
-                length = int.from_bytes(await reader.readexactly(4), "little")
-                hello = decode_from_agent(await reader.readexactly(length))
-            assert isinstance(hello, Hello)
-            assert hello.vm_id == bundle.vm_id
-            yield Machine(bundle, vm, Link(reader, writer))
+    async def _linked(
+        self, driver: Driver, bundle: Bundle, undo: AsyncExitStack
+    ) -> tuple[Vm, Link]:
+        del undo
+        vm = await driver.start(bundle.config, bundle)
+        return vm, Link(*await asyncio.open_unix_connection(vm.endpoint.path))
 
-    def attached(self, machine: Machine, path: str) -> bytes:
-        drive = str(machine.bundle.path / "drive.ext4")
-        debugfs = ["/usr/sbin/debugfs", "-R", f"cat /{Path(path).name}", drive]
-        return subprocess.run(debugfs, capture_output=True, check=True, timeout=10).stdout
+    async def _greeted(self, link: Link, vm_id: str) -> None:
+        assert (await link.hello()).vm_id == vm_id
 
     def restarted(self) -> Driver:
         return qemu_driver()
-
-    def kill(self, vm: Vm) -> None:
-        os.kill(int(vm.handle.state["pid"]), signal.SIGKILL)
-
-    def rests(self, bundle: Bundle) -> list[str]:
-        processes = procfs.with_arguments(bundle.vm_id, str(bundle.link_socket))
-        return [*(f"process {process.pid}" for process in processes), *super().rests(bundle)]
 
 
 def qemu_driver() -> QemuDriver:
