@@ -17,11 +17,11 @@ from plexspaces_node.build.core_module import read_core_module
 from plexspaces_node.build.environment import BuildEnvironment
 from plexspaces_node.build.process import run
 from plexspaces_node.build.producers import with_producers
-from plexspaces_node.build.shipped import shipped
+from plexspaces_node.build.shipped import copy_hint
 from plexspaces_node.build.threads import in_thread
 from plexspaces_node.build.toolchain import Compilation, Compiler, find_compiler
 from plexspaces_node.build.wrap import CONTRACT, wrap, wrapper_digest
-from plexspaces_node.errors import InvalidArgument, NotFound, Unsupported
+from plexspaces_node.errors import InvalidArgument, Unsupported
 from plexspaces_node.model import ArtifactKind, Language
 
 OLDEST = (1, 21)
@@ -184,14 +184,8 @@ def _not_compiled(said: str, project: Path) -> InvalidArgument:
 
 
 def _sdk_hint() -> str:
-    try:
-        sdk = shipped("sdk/go")
-    except NotFound as exc:
-        return str(exc.hint)
-    return (
-        f"in the project: rm -rf {SDK} && cp -r {sdk} {SDK} && "
-        f"go mod edit -require={SDK}@{SDK_VERSION} -replace={SDK}=./{SDK}"
-    )
+    edit = f" && go mod edit -require={SDK}@{SDK_VERSION} -replace={SDK}=./{SDK}"
+    return copy_hint("sdk/go", SDK, then=edit)
 
 
 def _wrap(module: Path, compilation: Compilation) -> None:

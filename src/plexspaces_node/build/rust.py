@@ -24,7 +24,7 @@ from plexspaces_node.build.rust_compiler import (
     find_rust,
 )
 from plexspaces_node.build.rust_library import make_standard_library
-from plexspaces_node.build.shipped import shipped
+from plexspaces_node.build.shipped import copy_hint, shipped
 from plexspaces_node.build.threads import in_thread
 from plexspaces_node.build.toolchain import Compilation
 from plexspaces_node.build.wrap import ACTOR, CONTRACT, VERSION, wrap, wrapper_digest
@@ -237,8 +237,4 @@ def _refused(what: str, output: str, project: Path) -> InvalidArgument:
 
 
 def _sdk_hint() -> str:
-    try:
-        sdk = shipped("sdk/rust")
-    except NotFound as exc:
-        return str(exc.hint)
-    return f"in the project: rm -rf {SDK} && cp -r {sdk} {SDK}"
+    return copy_hint("sdk/rust", SDK)

@@ -30,6 +30,15 @@ def shipped(name: str) -> Path:
     )
 
 
+def copy_hint(name: str, target: str, *, then: str = "") -> str:
+    """Return the command that puts this version's directory `name` into a project, as `target`."""
+    try:
+        directory = shipped(name)
+    except NotFound as exc:
+        return str(exc.hint)
+    return f"in the project: rm -rf {target} && cp -r {directory} {target}{then}"
+
+
 def python_sdk() -> Path:
     """Return the directory of the package that applications in Python import."""
     return Path(str(resources.files(PYTHON_SDK)))

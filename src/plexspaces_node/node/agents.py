@@ -110,6 +110,11 @@ class _Connection(asyncio.Protocol):
             self.transport.abort()
 
 
+def believed(claimed_ns: int, measured_ns: int) -> int:
+    """Return the time an agent claims, held to what the node itself measured around it."""
+    return min(max(0, claimed_ns), measured_ns)
+
+
 class AgentClient:
     """The agent of one machine, as the node sees it.
 

@@ -34,6 +34,7 @@ from plexspaces_node.model import (
     VmConfig,
     check_name,
 )
+from plexspaces_node.node.agents import believed
 from plexspaces_node.node.artifacts import Compiled, check_language
 from plexspaces_node.node.logs import ApplicationLog
 from plexspaces_node.node.machines import Machine, start_machine
@@ -300,7 +301,7 @@ class Applications:
         begin = perf_counter_ns()
         supervisors = [self._supervisors[name] for name in sorted(self._supervisors)]
         applications = await asyncio.gather(*(s.info() for s in supervisors))
-        empties = await asyncio.gather(*(machine.info() for machine, _ in self._empties.values()))
+        empties = await asyncio.gather(*(machine.info() for machine in self.empty_machines()))
         return Listing(tuple(applications), tuple(empties), perf_counter_ns() - begin)
 
     async def inspect(self, name: str) -> ApplicationInfo:
@@ -398,10 +399,9 @@ class Applications:
     async def abort(self) -> None:
         """End every machine at once; what was not snapshotted is lost."""
         await self._end_acts()
-        machines = [machine for machine, _ in self._empties.values()]
         await asyncio.gather(
             *(supervisor.abort() for supervisor in self._supervisors.values()),
-            *(machine.destroy() for machine in machines),
+            *(machine.destroy() for machine in self.empty_machines()),
             return_exceptions=True,
         )
         await self._close_logs()
@@ -506,14 +506,9 @@ class Applications:
 
 
 def _timings(reply: link.Reply, total_ns: int) -> MessageTimings:
-    """Return where the time went; what an agent says is believed within the node's own measure."""
-
-    def within(value: int) -> int:
-        return min(max(0, value), total_ns)
-
-    return MessageTimings(
-        total_ns, within(reply.compute_ns), within(reply.wait_ns), within(reply.queue_ns)
-    )
+    """Return where the time of a message went."""
+    claimed = (reply.compute_ns, reply.wait_ns, reply.queue_ns)
+    return MessageTimings(total_ns, *(believed(each, total_ns) for each in claimed))
 
 
 def _shutting_down() -> Unavailable:

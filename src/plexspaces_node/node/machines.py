@@ -23,7 +23,7 @@ from plexspaces_node.errors import (
     VmStartFailed,
 )
 from plexspaces_node.model import VmState
-from plexspaces_node.node.agents import AgentClient, HostCalls
+from plexspaces_node.node.agents import AgentClient, HostCalls, believed
 from plexspaces_node.views import VmInfo, VmInspection, VmMemory, VmStep
 from plexspaces_node.vm.bundle import Bundle
 from plexspaces_node.vm.driver import Driver, LinkEnd, Vm, VmExit, VmHandle
@@ -129,12 +129,11 @@ class Machine:
             loaded = loading.result()
         finally:
             await _cancel(loading, ended)
-        # What an agent says is believed within the node's own measure.
-        within = perf_counter_ns() - attached
+        measured_ns = perf_counter_ns() - attached
         loaded = link.Loaded(
             loaded.id,
-            load_ns=min(max(0, loaded.load_ns), within),
-            init_ns=min(max(0, loaded.init_ns), within),
+            load_ns=believed(loaded.load_ns, measured_ns),
+            init_ns=believed(loaded.init_ns, measured_ns),
         )
         self.steps += [
             VmStep("attach", attached - begin),
