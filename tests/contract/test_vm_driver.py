@@ -125,6 +125,15 @@ class TestStart:
             assert machine.bundle.read_handle() == machine.vm.handle
             assert (await machine.vm.stats()).rss_bytes > 0
 
+    async def test_machine_that_runs_is_seen_where_rests_are_looked_for(
+        self, harness: Harness
+    ) -> None:
+        """A search that finds no live machine would prove of a dead one nothing either."""
+        async with harness.machine() as machine:
+            found = harness.rests(machine.bundle)
+            assert str(machine.bundle.path) in found
+            assert len(found) > 1
+
     @staticmethod
     async def _check_nothing_left(harness: Harness, bundle: Bundle) -> None:
         assert harness.rests(bundle) == [str(bundle.path)]
