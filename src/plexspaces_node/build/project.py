@@ -74,7 +74,10 @@ def detect(project: Path) -> Language:
     """
     if not project.is_dir():
         what = "is not a directory" if project.exists() else "does not exist"
-        raise NotFound(f"{project} {what}", hint="plexspaces build DIR, with a project's directory")
+        raise NotFound(
+            f"{project} {what}",
+            hint="plexspaces build DIR, or deploy DIR, with a project's directory",
+        )
     found = [(mark, lang) for mark, lang in _MARKS if (project / mark).is_file()]
     if not found:
         found = [(mark, lang) for mark, lang in _WEAK_MARKS if (project / mark).is_file()][:1]
