@@ -36,9 +36,11 @@ async def bare_boot_s(image: GuestImage, emulator: Emulator, config: VmConfig) -
         )
         control = Path(directory, "control")
         descriptors = Descriptors(
-            *(kernel, ramdisk, root),
+            root,
             link=_listening(Path(directory, "link"), opened),
             control=_listening(control, opened),
+            kernel=kernel,
+            initrd=ramdisk,
         )
         argv = qemu_command(emulator, config, ("bare",), descriptors=descriptors)
         async with asyncio.timeout(_TIMEOUT_S):
@@ -50,7 +52,7 @@ async def _boot_s(argv: list[str], descriptors: Descriptors, control: Path) -> f
     process = await asyncio.create_subprocess_exec(
         *argv,
         env=ENVIRONMENT,
-        pass_fds=descriptors,
+        pass_fds=descriptors.all,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
     )

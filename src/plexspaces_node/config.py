@@ -162,6 +162,10 @@ class NodeSection(Section):
     isolation: Isolation = _setting(
         "auto", "Isolation level; `auto` takes the strongest that works on this machine."
     )
+    templates: bool = _setting(
+        True,
+        "Whether QEMU's machines are copies of one that was booted before; otherwise each boots.",
+    )
     data_dir: Path = Field(description="Directory of everything the node keeps.")
     allow_remote: bool = _setting(
         False,

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from plexspaces_node.config import Config
+from plexspaces_node.model import VmConfig
 from plexspaces_node.vm.driver import Driver
 from plexspaces_node.vm.firecracker import FirecrackerDriver
 from plexspaces_node.vm.firecracker_host import Installation
@@ -34,9 +35,11 @@ def make_drivers(
     installation = Installation(program, seccomp=not vmm.no_seccomp)
     # Among the machines, so that the next start ends a trial that this one did not live to end.
     trials = config.node.data_dir / "vms"
+    usual = VmConfig(vmm.default_vm.vcpus, vmm.default_vm.memory_mib)
+    copied = usual if config.node.templates else None
     return (
         FirecrackerDriver(image, installation, scratch=trials),
-        QemuDriver(image, emulation=emulation, scratch=trials),
+        QemuDriver(image, emulation=emulation, usual=copied, scratch=trials),
         ProcessDriver(),
     )
 

@@ -20,6 +20,7 @@ from time import monotonic
 from typing import TypeAlias
 
 import pytest
+from support import fake_firecracker
 from support.firecracker import ELF_HEAD, FakeFirecrackerHarness
 from support.machines import SMALL, Harness, ProcessHarness
 from support.patience import patient
@@ -68,7 +69,7 @@ def well(harness: Harness, *options: str) -> Driver:
     if isinstance(harness, FakeQemuHarness):
         return harness.ready(*options)
     if isinstance(harness, FakeFirecrackerHarness):
-        return harness.ready("--hello", hello_in_hex(), *options)
+        return harness.ready("--hello", hello_in_hex(fake_firecracker.NOBODY.decode()), *options)
     assert isinstance(harness, ProcessHarness)
     return type(harness.of_agent())(bubblewrap=None)
 
@@ -600,13 +601,12 @@ class TestRunning:
     async def test_qemu_whose_console_is_full_runs_on(self, root: Path, tmp_path: Path) -> None:
         """QEMU's writes fail then; neither the disk nor the machine suffers."""
         harness = FakeQemuHarness(root, tmp_path)
-        made = harness.bundle()
-        made.console_log.touch()
-        os.truncate(made.console_log, CONSOLE_LIMIT_BYTES)
-        machine = await start_machine(harness.ready(), made, LIMITS)
-        assert made.console_log.stat().st_size == CONSOLE_LIMIT_BYTES
-        await machine.destroy()
-        assert harness.rests(made) == []
+        async with running(harness, harness.ready()) as machine, asyncio.timeout(BOUND_S):
+            os.truncate(machine.bundle.console_log, CONSOLE_LIMIT_BYTES)
+            assert (await machine._vm.stats()).rss_bytes > 0
+            os.kill(pid_of(machine), signal.SIGUSR2)
+            await machine.wait()
+            assert machine.bundle.console_log.stat().st_size == CONSOLE_LIMIT_BYTES
 
 
 JAILER = """

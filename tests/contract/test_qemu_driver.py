@@ -20,6 +20,9 @@ from plexspaces_node.vm.image import INITRD, KERNEL, ROOTFS, GuestImage
 from plexspaces_node.vm.qemu import QemuDriver
 from plexspaces_node.vm.qmp import connect_qmp
 
+UNHEARD_OF = VmConfig(1, 131)
+"""A size of which there is no template, so that the machine has to boot."""
+
 
 @pytest.fixture
 async def machines(request: pytest.FixtureRequest, root: Path) -> QemuHarness:
@@ -56,12 +59,12 @@ async def test_qemu_holds_nothing_of_the_node(machines: QemuHarness) -> None:
 
 
 async def test_files_of_qemu_are_its_own_machines(machines: QemuHarness) -> None:
-    """Of the node's files it has the image, its console and its sockets, and no other."""
+    """Of the node's files it has the root, its console and its sockets; it boots no kernel."""
     async with machines.machine() as machine:
         pid = int(machine.vm.handle.state["pid"])
         opened = {os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()}
         files = {Path(name).name for name in opened if name.startswith("/") and "/dev/" not in name}
-        assert files == {KERNEL, INITRD, ROOTFS, "console.log"}
+        assert files == {ROOTFS, "console.log", "memfd:plexspaces-memory (deleted)"}
 
 
 async def test_guest_that_resets_has_ended_and_is_told_from_a_stop(machines: QemuHarness) -> None:
@@ -131,9 +134,9 @@ async def test_guest_whose_agent_says_nothing_fails_the_start_at_its_boot(
     """A boot that hangs ends with its bound, and nothing of it is left."""
     for name in ("FIRST_BOOT_TIMEOUT_S", "BOOT_TIMEOUT_S"):
         monkeypatch.setattr(qemu, name, 0.01)
-    bundle = machines.bundle()
+    bundle = machines.bundle(UNHEARD_OF)
     with pytest.raises(VmStartFailed, match=r"within 0\.01 s") as caught:
-        await machines.driver.start(SMALL, bundle)
+        await machines.driver.start(UNHEARD_OF, bundle)
     assert caught.value.step == "boot"
     assert machines.rests(bundle) == [str(bundle.path)]
     assert not bundle.link_socket.exists()

@@ -198,7 +198,7 @@ async def _agent_that_will_not_end(endpoint: Endpoint, vm_id: str) -> None:
     buffer = link.FrameBuffer(1 << 22)
     refusal = link.LinkFailure("actor", "no", "never")
     with closing(writer):
-        hello = link.Hello(link.GENERATION, vm_id, "wasmtime 50.0.1", measures=True)
+        hello = link.Hello(link.GENERATION, vm_id, "wasmtime 50.0.1")
         writer.write(link.encode(hello))
         while data := await reader.read(1 << 16):
             for body in buffer.feed(data):

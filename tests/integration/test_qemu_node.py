@@ -10,15 +10,18 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from time import time_ns
 
 import pytest
-from support.actors import Init, probe, routed
+from support.actors import ACTORS, Init, probe, routed
 from support.machines import QemuHarness
 from support.nodes import builder, node_process
 from support.patience import patient
 from support.traces import agents_of, assert_nothing_left, bundles_of
+from wasmtime import wat2wasm
 
 from plexspaces_node import NodeClient, VmConfig
+from plexspaces_node.build.wrap import wrap
 from plexspaces_node.client import DeployOptions
 from plexspaces_node.errors import ActorFailed, ActorTrapped, DeadlineExceeded, Unavailable
 from plexspaces_node.model import MIB, ApplicationState, VmState
@@ -26,6 +29,7 @@ from plexspaces_node.node.agents import AgentClient
 from plexspaces_node.vm.qmp import connect_qmp
 
 ONE, TWO = (1).to_bytes(4, "little"), (2).to_bytes(4, "little")
+CLOCK_NS = 500_000_000
 BOOT_S = patient(90)
 """For a machine to come back on a host that does other things too."""
 
@@ -112,6 +116,24 @@ async def test_init_that_fails_fails_the_deploy_and_leaves_nothing(
     with pytest.raises(ActorFailed, match="init said no"):
         await client.deploy("one", wasm, options=DeployOptions(memory_mib=128))
     assert_nothing_left(data_dir)
+
+
+async def test_copies_of_one_machine_draw_their_own_randomness_and_have_the_right_time(
+    client: NodeClient, tmp_path: Path
+) -> None:
+    """Three applications whose machines were one until their nodes' welcome."""
+    wasm = tmp_path / "system.wasm"
+    wasm.write_bytes(wrap(bytes(wat2wasm((ACTORS / "preview1.wat").read_text()))))
+    drawn = set()
+    for name in ("one", "two", "three"):
+        await client.deploy(name, wasm, options=DeployOptions(memory_mib=128))
+        drawn.add((await client.invoke(name, type="r")).payload[:13])
+        begin = time_ns()
+        told = (await client.invoke(name, bytes(1), type="c")).payload
+        assert begin - CLOCK_NS < int.from_bytes(told, "little") < time_ns() + CLOCK_NS
+        console = b"".join([part async for part in client.vm_console(name)])
+        assert console.startswith(b"-- a copy of the machine that booted at")
+    assert len(drawn) == 3
 
 
 async def test_machine_that_dies_is_replaced_whatever_it_dies_of(

@@ -1,16 +1,18 @@
 """A stand-in for QEMU: its command line and its control protocol, without a virtual machine.
 
 Strict where QEMU is: an option or command it does not know is refused, nothing is done before the
-capabilities are negotiated, and a kernel that is none is not loaded. Its guest says hello over the
-link as an agent does and then listens. SIGUSR1 is a guest that powers off, SIGUSR2 one that
-panics. Run as a program: `fake_qemu.py [--die AT] [--hang AT] ... -- QEMU'S OWN ARGUMENTS`, where
-AT is `start`, `greet` or a command, for example `cont`.
+capabilities are negotiated, a kernel that is none is not loaded, and only a state that one of its
+kind has saved is taken up. Its guest says hello over the link as an agent does and then listens.
+SIGUSR1 is a guest that powers off, SIGUSR2 one that panics. Run as a program:
+`fake_qemu.py [--die AT] [--hang AT] ... -- QEMU'S OWN ARGUMENTS`, where AT is `start`, `greet` or
+a command, for example `cont`.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -18,19 +20,24 @@ import signal
 import socket
 import sys
 from asyncio import StreamReader, StreamWriter
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 WITH_VALUE = (
     *("-name", "-M", "-accel", "-cpu", "-m", "-smp", "-kernel", "-initrd", "-append", "-global"),
     *("-chardev", "-serial", "-mon", "-device", "-add-fd", "-blockdev", "-sandbox"),
+    *("-object", "-incoming"),
 )
 ALONE = ("-nodefaults", "-no-user-config", "-nographic", "-no-reboot", "-S")
-COMMANDS = ("qmp_capabilities", "cont", "add-fd", "blockdev-add", "blockdev-reopen", "system_reset")
+COMMANDS = (
+    *("qmp_capabilities", "cont", "stop", "add-fd", "blockdev-add", "blockdev-reopen"),
+    *("system_reset", "migrate-set-capabilities", "getfd", "migrate", "migrate-incoming"),
+)
 DIED = 7
 """The status the fake ends with when told to die."""
-NOBODY = b"vm-00000000"
-"""What stands in the hello for the machine's id."""
+STATE = b"the state of a stand-in"
+"""What is saved of a machine."""
 
 
 class FakeQemu:
@@ -40,17 +47,25 @@ class FakeQemu:
         """Take what it is to do wrong, and QEMU's own options with their values."""
         self._faults = faults
         self._arguments = arguments
+        self._copy = ("-incoming", "defer") in arguments
+        self._taken_up = False
         self._port_open = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self) -> None:
         """Serve until a signal, a command or a fault ends the process."""
-        self._check_kernel()
+        if not self._copy:
+            self._check_kernel()
         await self._at("start")
-        control = await asyncio.start_unix_server(self._control, sock=self._listener("control"))
         port = await asyncio.start_unix_server(self._link, sock=self._listener("link"))
-        async with control, port:
-            await asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        async with port:
+            with self._listener("control") as control:
+                control.setblocking(False)
+                while True:
+                    client, _ = await loop.sock_accept(control)
+                    with client:
+                        await self._control(client)
 
     def value(self, option: str, pattern: str) -> str:
         """Return what a value of an option says at the group of a pattern."""
@@ -82,45 +97,56 @@ class FakeQemu:
         if place == self._faults.hang:
             await asyncio.get_running_loop().create_future()
 
-    async def _control(self, reader: StreamReader, writer: StreamWriter) -> None:
+    async def _control(self, client: socket.socket) -> None:
         await self._at("greet")
         if self._faults.garble == "greet":
-            writer.write(b"220 mail.example ESMTP\r\n")
-        say(writer, {"QMP": {"version": {}, "capabilities": ["oob"]}})
+            client.send(b"220 mail.example ESMTP\r\n")
+        say(client, {"QMP": {"version": {}, "capabilities": ["oob"]}})
         negotiated = False
-        while line := await reader.readline():
+        async for line, files in lines(client):
             command = json.loads(line)["execute"]
             await self._at(command)
             if self._faults.garble == command:
-                writer.write(b"garbage\n")
+                client.send(b"garbage\n")
             elif self._faults.fail == command:
-                say(writer, {"error": {"class": "GenericError", "desc": f"told to fail {command}"}})
+                say(client, {"error": {"class": "GenericError", "desc": f"told to fail {command}"}})
             elif command not in COMMANDS or negotiated == (command == "qmp_capabilities"):
                 desc = f"The command {command} has not been found"
-                say(writer, {"error": {"class": "CommandNotFound", "desc": desc}})
+                say(client, {"error": {"class": "CommandNotFound", "desc": desc}})
             else:
                 negotiated = True
-                say(writer, {"return": {}})
-                self._do(command, writer)
-        writer.close()
+                say(client, {"return": {}})
+                self._do(command, client, files)
 
-    def _do(self, command: str, control: StreamWriter) -> None:
+    def _do(self, command: str, control: socket.socket, files: list[int]) -> None:
         if command == "system_reset":
             os._exit(0)
         if command == "cont":
             say(control, {"event": "RESUME", "timestamp": {}})
+            if self._copy and not self._taken_up:
+                refuse("there is no state to go on from")
             task = asyncio.get_running_loop().create_task(self._boot(control))
             self._tasks.add(task)
+        if command == "migrate":
+            well = os.write(files[-1], STATE) == len(STATE)
+        elif command == "migrate-incoming":
+            well = self._taken_up = self._copy and os.read(files[-1], 1000) == STATE
+        else:
+            return
+        well = well and self._faults.spoil != command
+        for status in ("active", "completed" if well else "failed"):
+            say(control, {"event": "MIGRATION", "data": {"status": status}, "timestamp": {}})
 
-    async def _boot(self, control: StreamWriter) -> None:
+    async def _boot(self, control: socket.socket) -> None:
         hangs = self._faults.kvm_hangs and "kvm" in dict(self._arguments)["-accel"]
         guest = "silent" if hangs else self._faults.guest
         if guest in ("panic", "poweroff"):
             END[guest]()
         if guest == "silent":
             return
-        data = {"open": True, "id": "link"}
-        say(control, {"event": "VSERPORT_CHANGE", "data": data, "timestamp": {}})
+        if not self._copy:
+            data = {"open": True, "id": "link"}
+            say(control, {"event": "VSERPORT_CHANGE", "data": data, "timestamp": {}})
         self._port_open.set()
         if guest == "dies":
             sys.exit("told to die before the hello")
@@ -128,17 +154,37 @@ class FakeQemu:
     async def _link(self, reader: StreamReader, writer: StreamWriter) -> None:
         await self._port_open.wait()
         if self._faults.guest != "mute":
-            vm_id = self.value("-append", r"plexspaces\.vm=(\S+)")
-            hello = bytes.fromhex(self._faults.hello)
-            writer.write(hello.replace(NOBODY, vm_id.encode()))
+            writer.write(bytes.fromhex(self._faults.hello))
         while await reader.read(4096):
             pass
         writer.close()
 
 
-def say(writer: StreamWriter, message: dict[str, Any]) -> None:
-    """Send a line of the control protocol."""
-    writer.write(json.dumps(message).encode() + b"\r\n")
+async def lines(client: socket.socket) -> AsyncIterator[tuple[bytes, list[int]]]:
+    """Yield what a client says, line by line, with the files it has handed over until then."""
+    client.setblocking(False)
+    loop, buffer, files = asyncio.get_running_loop(), b"", list[int]()
+    while True:
+        readable = loop.create_future()
+        loop.add_reader(client, readable.set_result, None)
+        try:
+            await readable
+        finally:
+            loop.remove_reader(client)
+        data, handed, _, _ = socket.recv_fds(client, 4096, 4)
+        files += handed
+        if not data:
+            return
+        buffer += data
+        while b"\n" in buffer:
+            line, _, buffer = buffer.partition(b"\n")
+            yield line, files
+
+
+def say(client: socket.socket, message: dict[str, Any]) -> None:
+    """Send a line of the control protocol; to nobody when the client has left."""
+    with contextlib.suppress(OSError):
+        client.send(json.dumps(message).encode() + b"\r\n")
 
 
 def refuse(why: str) -> str:
@@ -179,6 +225,7 @@ async def main() -> None:
     parser.add_argument("--die", help="where to end, with status 7")
     parser.add_argument("--hang", help="where to stop doing anything")
     parser.add_argument("--fail", help="the command to refuse")
+    parser.add_argument("--spoil", help="the migration to fail at after it has begun")
     parser.add_argument("--garble", help="where to talk no QMP")
     parser.add_argument("--once", help="a file: the fault happens while it is not there")
     parser.add_argument("--deaf", action="store_true", help="ignore SIGTERM")

@@ -14,8 +14,9 @@ from support.machines import QemuHarness
 
 from plexspaces_node.model import ENGINE
 from plexspaces_node.vm.image import GuestImage
-from plexspaces_node.vm.qemu import QemuDriver, _Host
+from plexspaces_node.vm.qemu import QemuDriver
 from plexspaces_node.vm.qemu_command import Accelerator, Emulator, Walls
+from plexspaces_node.vm.qemu_machine import QemuHost
 from plexspaces_node.wire import link
 
 
@@ -29,10 +30,9 @@ def fake_qemu_program(directory: Path, *options: str) -> str:
     return str(path)
 
 
-def hello_in_hex() -> str:
-    """Return an agent's hello in which the stand-ins put the id of their machine."""
-    hello = link.Hello(link.GENERATION, fake_qemu.NOBODY.decode(), ENGINE)
-    return link.encode(hello).hex()
+def hello_in_hex(vm_id: str = "") -> str:
+    """Return an agent's hello, by default that of one who was not told which machine it is in."""
+    return link.encode(link.Hello(link.GENERATION, vm_id, ENGINE)).hex()
 
 
 def plain_walls() -> Walls:
@@ -72,7 +72,7 @@ class FakeQemuHarness(QemuHarness):
         """Make a driver that has found all well already, with a stand-in of these options."""
         driver = self.of_program(*options)
         program, walls, image = driver._look()
-        driver._host = _Host(Emulator(program, Accelerator.TCG), walls, image)
+        driver._host = QemuHost(Emulator(program, Accelerator.TCG), walls, image)
         return driver
 
     def restarted(self) -> QemuDriver:

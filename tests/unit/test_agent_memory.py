@@ -49,17 +49,6 @@ def test_memory_when_proc_does_not_tell_then_unavailable(tmp_path: Path, text: s
         memory.of_process(tmp_path)
 
 
-def test_hello_of_an_older_agent_when_read_then_it_does_not_measure() -> None:
-    """Both ends of one generation understand each other, whichever is older."""
-    old = link.Hello(link.GENERATION, "vm-1", "wasmtime")
-    body = link.encode(old)[4:]
-    # What an agent sent before there was such a field: an array of one element less.
-    assert body[0] == 0x96
-    older = bytes([0x95]) + body[1:-1]
-    assert link.decode_from_agent(older) == old
-    assert not old.measures
-
-
 @pytest.mark.parametrize("bad", [-1, 2**63])
 def test_measured_when_no_size_can_be_so_then_the_link_is_broken(bad: int) -> None:
     """A guest's numbers are checked before anybody works with them."""

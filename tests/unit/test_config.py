@@ -152,6 +152,7 @@ class TestEnvironment:
         ("node.id", "n2"),
         ("node.address", "[::1]:9"),
         ("node.isolation", "qemu"),
+        ("node.templates", "no"),
         ("node.data_dir", "/d"),
         ("node.allow_remote", "yes"),
         ("node.grace_s", "2.5"),
@@ -189,7 +190,7 @@ class TestEnvironment:
         variable = "PLEXSPACES_" + key.upper().replace(".", "_")
         config = load(environ={**HOME, variable: text})
         value = {one: value for one, value, _ in config.items()}[key]
-        written = {"yes": "True", "true": "True"}.get(text, text)
+        written = {"yes": "True", "true": "True", "no": "False"}.get(text, text)
         assert value == type(value)(text) if isinstance(value, float) else str(value) == written
         assert config.origin(key) == f"environment {variable}"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import socket
 import threading
@@ -17,6 +19,7 @@ from plexspaces_node.agent.serve import AgentServer, Surroundings
 from plexspaces_node.errors import InvalidArgument, Unavailable
 from plexspaces_node.wire import link
 
+SEED = bytes(range(32))
 BOOT = "console=ttyS0 quiet plexspaces.vm=vm-1 plexspaces.link=virtio-serial:agent.0 panic=-1\n"
 
 
@@ -34,10 +37,15 @@ def test_arguments_when_the_command_line_names_both_then_id_and_link() -> None:
     assert arguments_of(BOOT) == ("vm-1", "virtio-serial:agent.0")
 
 
-@pytest.mark.parametrize("line", ["", "quiet", "plexspaces.vm=vm-1", "plexspaces.link=vsock:2:5"])
-def test_arguments_when_one_is_missing_then_both_are_named(line: str) -> None:
-    """A guest that cannot be told apart does not start."""
-    with pytest.raises(InvalidArgument, match=r"plexspaces\.vm=ID and plexspaces\.link=LINK"):
+def test_arguments_when_the_machine_is_not_told_then_its_id_is_empty() -> None:
+    """What may be copied does not know which machine it will be."""
+    assert arguments_of("quiet plexspaces.link=vsock:2:5") == ("", "vsock:2:5")
+
+
+@pytest.mark.parametrize("line", ["", "quiet", "plexspaces.vm=vm-1"])
+def test_arguments_when_there_is_no_link_then_it_is_named(line: str) -> None:
+    """A guest that nobody could reach does not start."""
+    with pytest.raises(InvalidArgument, match=r"needs plexspaces\.link=LINK"):
         arguments_of(line)
 
 
@@ -203,22 +211,56 @@ def test_load_when_the_artifact_cannot_be_prepared_then_the_node_is_told_why() -
 
 
 @pytest.mark.parametrize(("fault_ns", "set_to"), [(0, []), (-2_000_000_000, [10**18])])
-def test_clock_when_welcomed_is_set_to_the_nodes_if_it_is_off(
+def test_guest_when_welcomed_draws_fresh_randomness_and_sets_a_clock_that_is_off(
     monkeypatch: pytest.MonkeyPatch, fault_ns: int, set_to: list[int]
 ) -> None:
-    """The welcome carries the time; a clock that is right is left alone."""
-    clock: list[int] = []
+    """The welcome carries both, for it may be a copy; a clock that is right is left alone."""
+    clock, seeds = list[int](), list[bytes]()
     monkeypatch.setattr(time, "time_ns", lambda: 10**18 + fault_ns)
     monkeypatch.setattr(time, "clock_settime_ns", lambda _, time_ns: clock.append(time_ns))
+    monkeypatch.setattr(guest, "reseed", seeds.append)
+    welcomed()
+    assert (clock, seeds) == (set_to, [SEED])
+
+
+def test_guest_that_cannot_draw_fresh_randomness_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rather no machine than one with the keys of another."""
+
+    def refuse(seed: bytes) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", "/dev/urandom")
+
+    monkeypatch.setattr(guest, "reseed", refuse)
+    with pytest.raises(SystemExit, match="a copy cannot be told from others"):
+        guest.wake(time.time_ns(), SEED)
+
+
+def test_reseed_hands_the_kernel_the_bytes_as_entropy_and_has_it_use_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The two calls and their layout, as linux/random.h has them."""
+    calls: list[tuple[int, bytes | None]] = []
+
+    class Libc:
+        def ioctl(self, descriptor: int, request: ctypes.c_ulong, data: bytes | None) -> int:
+            assert os.readlink(f"/proc/self/fd/{descriptor}") == "/dev/urandom"
+            calls.append((request.value, data))
+            return 0
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: Libc())
+    guest.reseed(b"0123")
+    assert calls == [(0x40085203, b"\x20\0\0\0\x04\0\0\x000123"), (0x5207, None)]
+
+
+def welcomed() -> None:
+    """Have an agent be welcomed as the agent of a guest is, and stop it."""
     mine, node = socket.socketpair()
-    around = Surroundings(set_clock=guest.set_clock)
-    running = threading.Thread(target=AgentServer("vm-1", lambda: mine, around=around).run)
+    server = AgentServer("", lambda: mine, around=Surroundings(wake=guest.wake))
+    running = threading.Thread(target=server.run)
     with node:
         node.settimeout(10)
         running.start()
-        welcome = link.Welcome(link.GENERATION, "node-1", 1 << 20, time_ns=10**18)
+        welcome = link.Welcome(link.GENERATION, "node-1", 1 << 20, time_ns=10**18, seed=SEED)
         node.sendall(link.encode(welcome) + link.encode(link.Stop(1, 10**9)))
         while node.recv(1 << 16):
             pass
     running.join(10)
-    assert clock == set_to

@@ -33,12 +33,13 @@ from plexspaces_node.vm.users import FIRST_UID, LAST_UID, knows, uid_of
 TCG = Emulator("/usr/bin/qemu-system-x86_64", Accelerator.TCG, 2_500_000)
 KVM = Emulator("/usr/bin/qemu-system-x86_64", Accelerator.KVM)
 MARKS = ("vm-1", "/data/vms/vm-1/link.sock")
-OPEN = Descriptors(kernel=3, initrd=4, root=5, link=6, control=7)
+OPEN = Descriptors(root=5, link=6, control=7, kernel=3, initrd=4)
+COPY = Descriptors(root=5, link=6, control=7, memory=8)
 WALLS = Walls("/usr/bin/prlimit", "/usr/bin/setpriv", "/usr/bin/env")
 
 
-def command(emulator: Emulator = TCG, config: VmConfig | None = None) -> list[str]:
-    return qemu_command(emulator, config or VmConfig(2, 192), MARKS, descriptors=OPEN)
+def command(emulator: Emulator = TCG, descriptors: Descriptors = OPEN) -> list[str]:
+    return qemu_command(emulator, VmConfig(2, 192), MARKS, descriptors=descriptors)
 
 
 def values(argv: list[str], flag: str) -> list[str]:
@@ -104,6 +105,24 @@ class TestCommand:
         drives = [one for one in values(argv, "-device") if one.startswith("virtio-blk")]
         assert drives == ["virtio-blk-device,drive=root", "virtio-blk-device,drive=slot"]
 
+    def test_copy_has_the_devices_of_what_it_copies_and_waits_for_its_state(self) -> None:
+        """It boots nothing, and what it writes to the memory is its own."""
+        argv, booted = command(descriptors=COPY), command(descriptors=OPEN._replace(memory=8))
+        for flag in ("-device", "-blockdev", "-cpu", "-M", "-m", "-smp", "-global"):
+            assert values(argv, flag) == values(booted, flag)
+        assert not {"-kernel", "-initrd", "-append"} & set(argv)
+        assert values(argv, "-incoming") == ["defer"]
+        file = "memory-backend-file,id=memory,size=192M,mem-path=/proc/self/fd/8,share="
+        assert values(argv, "-object") == [f"{file}off"]
+        assert values(booted, "-object") == [f"{file}on"]
+        assert "-incoming" not in booted
+
+    def test_machine_that_is_not_to_be_copied_has_memory_of_its_own(self) -> None:
+        """No file below it, and so the host's large pages."""
+        argv = command()
+        assert "-object" not in argv
+        assert "memory-backend" not in values(argv, "-M")[0]
+
     def test_slot_when_filled_is_the_same_node_with_the_artifact_below(self) -> None:
         """A reopen may change what lies below and nothing else."""
         before = json.loads(values(command(), "-blockdev")[2])
@@ -113,29 +132,29 @@ class TestCommand:
 
 
 class TestKernelArguments:
-    def test_kernel_is_told_the_machine_and_its_link(self) -> None:
-        """The agent finds itself and its port on the kernel's command line."""
-        words = kernel_arguments(KVM, "vm-1").split()
-        assert "plexspaces.vm=vm-1" in words
+    def test_kernel_is_told_its_link_and_not_which_machine_it_is(self) -> None:
+        """The agent finds its port on the kernel's command line; what boots may be copied."""
+        words = kernel_arguments(KVM).split()
+        assert not any(word.startswith("plexspaces.vm") for word in words)
         assert "plexspaces.link=virtio-serial:plexspaces.link" in words
 
     def test_kernel_when_emulated_need_not_measure_its_timers(self) -> None:
         """What hangs at random on a loaded host is told and not measured."""
-        words = kernel_arguments(TCG, "vm-1").split()
+        words = kernel_arguments(TCG).split()
         assert {"tsc_early_khz=2500000", "tsc=reliable", "no_timer_check"} <= set(words)
-        unknown = kernel_arguments(replace(TCG, tsc_khz=None), "vm-1")
+        unknown = kernel_arguments(replace(TCG, tsc_khz=None))
         assert "tsc_early_khz" not in unknown
 
     def test_kernel_under_kvm_keeps_its_mitigations_and_measures(self) -> None:
         """The shortcuts of emulation are none for a kernel on a real CPU."""
-        words = kernel_arguments(KVM, "vm-1")
+        words = kernel_arguments(KVM)
         assert not {"mitigations", "tsc", "no_timer_check"} & {
             word.partition("=")[0] for word in words.split()
         }
 
     def test_guest_that_panics_ends_its_machine(self) -> None:
         """A panic is a reset, and a reset is the end."""
-        assert {"panic=-1", "reboot=t"} <= set(kernel_arguments(TCG, "vm-1").split())
+        assert {"panic=-1", "reboot=t"} <= set(kernel_arguments(TCG).split())
         assert "-no-reboot" in command()
 
 

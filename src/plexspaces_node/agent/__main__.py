@@ -10,7 +10,7 @@ import socket
 import sys
 
 from plexspaces_node.agent.memory import give_back_large
-from plexspaces_node.agent.serve import AgentServer, Surroundings
+from plexspaces_node.agent.serve import AgentServer
 
 FILE_BYTES = 16 * 1024 * 1024
 """The most a guest can write to its stdout before the write fails: files in memory count too."""
@@ -36,8 +36,8 @@ def main() -> None:
             raise
         return opened
 
-    around = Surroundings(settle=give_back_large)
-    AgentServer(vm_id, dial, around=around, patience_s=PATIENCE_S).run()
+    give_back_large()
+    AgentServer(vm_id, dial, patience_s=PATIENCE_S).run()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ the agent does as PID 1: the other file systems, the link as the kernel's
 command line names it, the artifact's drive, and the end of the machine. Nothing here knows which
 VMM is outside.
 
-    plexspaces.vm=ID                      the machine's id, said in the hello
+    plexspaces.vm=ID                      the machine's id, said in the hello, if it is told
     plexspaces.link=virtio-serial:NAME    the virtio port of that name
     plexspaces.link=vsock:CID:PORT        a connection to that port of the host
 """
@@ -16,6 +16,7 @@ import ctypes
 import errno
 import os
 import select
+import struct
 import sys
 import time
 from collections.abc import Callable
@@ -44,9 +45,12 @@ PORT_WAIT_S = 5.0
 """For a virtio port to appear once its driver is loaded."""
 
 _VM_KEY, _LINK_KEY = "plexspaces.vm", "plexspaces.link"
-_LONGEST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 0.01
+"""What a node waits at most for a machine that was copied while its agent paused."""
 _CLOCK_FAULT_NS = 5_000_000
 """What the way of the node's answer may cost: no reason to set the clock back."""
+_ADD_ENTROPY, _RESEED = 0x40085203, 0x5207
+"""`RNDADDENTROPY` and `RNDRESEEDCRNG` of linux/random.h."""
 _WRITE_BYTES = 32 * 1024
 """What the kernel takes in one write to a virtio port."""
 
@@ -135,15 +139,15 @@ class VirtioPort:
 
 
 def arguments_of(command_line: str) -> tuple[str, str]:
-    """Return the machine's id and the link from the kernel's command line.
+    """Return the machine's id, "" when it is not told, and the link from the command line.
 
-    Raises `InvalidArgument` when it names no id or no link.
+    Raises `InvalidArgument` when it names no link.
     """
     words = dict(word.partition("=")[::2] for word in command_line.split())
-    vm_id, link = words.get(_VM_KEY, ""), words.get(_LINK_KEY, "")
-    if not (vm_id and link):
-        raise InvalidArgument(f"the kernel's command line needs {_VM_KEY}=ID and {_LINK_KEY}=LINK")
-    return vm_id, link
+    link = words.get(_LINK_KEY, "")
+    if not link:
+        raise InvalidArgument(f"the kernel's command line needs {_LINK_KEY}=LINK")
+    return words.get(_VM_KEY, ""), link
 
 
 def dialer(link: str) -> Dial:
@@ -260,6 +264,35 @@ def set_clock(time_ns: int) -> None:
         time.clock_settime_ns(time.CLOCK_REALTIME, time_ns)
 
 
+def reseed(seed: bytes) -> None:
+    """Have the kernel's randomness go on from fresh bytes; raises `OSError`.
+
+    Machines that are copies of one would otherwise draw the same keys and identifiers.
+    """
+    bits_and_bytes = struct.pack("=ii", 8 * len(seed), len(seed))
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor = os.open("/dev/urandom", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        for request, data in ((_ADD_ENTROPY, bits_and_bytes + seed), (_RESEED, None)):
+            if libc.ioctl(descriptor, ctypes.c_ulong(request), data):
+                code = ctypes.get_errno()
+                raise OSError(code, os.strerror(code), "/dev/urandom")
+    finally:
+        os.close(descriptor)
+
+
+def wake(time_ns: int, seed: bytes) -> None:
+    """Become a machine of one's own: set the clock and draw from fresh randomness.
+
+    Ends the machine where that cannot be had.
+    """
+    try:
+        reseed(seed)
+        set_clock(time_ns)
+    except OSError as error:
+        sys.exit(f"plexspaces: a copy cannot be told from others: {error}")
+
+
 def complain(line: str) -> None:
     """Write a line to the console."""
     os.write(2, f"plexspaces: {line}\n".encode())
@@ -282,9 +315,9 @@ def main() -> None:
     except PlexSpacesError as error:
         # The kernel panics when its first process ends, and the machine ends with it.
         sys.exit(f"plexspaces: {error}")
-    around = Surroundings(
-        prepare=mount_artifact, settle=_settle, measure=of_guest, set_clock=set_clock
-    )
+    # Before the link is opened: a machine whose link is open may be copied, and copies have it.
+    _settle()
+    around = Surroundings(prepare=mount_artifact, measure=of_guest, wake=wake)
     AgentServer(vm_id, dial, around=around).run()
     restart()
 

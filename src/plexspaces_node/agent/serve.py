@@ -74,23 +74,21 @@ class Surroundings:
 
     Attributes:
         prepare: called with an artifact's path before it is loaded.
-        settle: called once, after the first hello: what is needed later must not delay that.
         measure: says how much memory is in use, or raises `Unavailable`.
-        set_clock: is told the node's time, in nanoseconds since the epoch, at every welcome.
+        wake: is told the node's time, in nanoseconds since the epoch, and fresh random bytes, at
+            every welcome: until then a machine may be one of many that are alike.
     """
 
     def __init__(
         self,
         *,
         prepare: Prepare | None = None,
-        settle: Callable[[], None] | None = None,
         measure: Callable[[], Memory] = of_process,
-        set_clock: Callable[[int], None] | None = None,
+        wake: Callable[[int, bytes], None] | None = None,
     ) -> None:
         self.prepare = prepare
-        self.settle = settle
         self.measure = measure
-        self.set_clock = set_clock
+        self.wake = wake
 
 
 PROCESS = Surroundings()
@@ -194,7 +192,6 @@ class AgentServer:
     ) -> None:
         self._patience_s = patience_s
         self._around = around
-        self._settled = False
         self._vm_id = vm_id
         self._dial = dial
         self._connection = _Connection()
@@ -204,6 +201,8 @@ class AgentServer:
         self._application = ""
         self._actor: Actor | None = None
         self._stopped = threading.Event()
+        # Here rather than at the load: a guest that is copied has it already.
+        self._engine = Engine()
 
     def run(self) -> None:
         """Serve until the node has stopped this agent; blocks. Survives any number of breaks."""
@@ -226,11 +225,8 @@ class AgentServer:
 
     def _serve(self, opened: Stream) -> bool:
         self._connection.use(opened)
-        hello = link.Hello(link.GENERATION, self._vm_id, ENGINE, self._application, measures=True)
+        hello = link.Hello(link.GENERATION, self._vm_id, ENGINE, self._application)
         self._connection.send(hello)
-        if self._around.settle is not None and not self._settled:
-            self._settled = True
-            self._around.settle()
         buffer = FrameBuffer(link.frame_limit(MAX_MESSAGE_LIMIT_BYTES))
         welcomed = False
         while not self._stopped.is_set():
@@ -269,8 +265,8 @@ class AgentServer:
         if frame.refused:
             raise link.LinkBroken(frame.refused)
         self._message_limit = frame.message_limit
-        if self._around.set_clock is not None and frame.time_ns:
-            self._around.set_clock(frame.time_ns)
+        if self._around.wake is not None:
+            self._around.wake(frame.time_ns, frame.seed)
         if self._actor:
             self._actor.resend_state()
 
@@ -330,7 +326,7 @@ class AgentServer:
             raise Internal(f"the compiled artifact does not load: {error}") from error
 
     def _open(self, frame: link.Load) -> Runtime:
-        engine = Engine()
+        engine = self._engine
         room = Room(self._around.measure)
         settings = Settings(
             env=frame.env,

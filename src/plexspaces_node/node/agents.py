@@ -24,7 +24,6 @@ from plexspaces_node.errors import (
     PlexSpacesError,
     ResourceExhausted,
     Unavailable,
-    Unsupported,
     WrongState,
 )
 from plexspaces_node.model import MAX_MESSAGE_LIMIT_BYTES, MIB
@@ -53,6 +52,9 @@ REDIAL_S = 0.25
 GREETING_S = 5.0
 """For the hello on a connection that the node made. Where the agent is told of no event when the
 host comes, as at a virtio port, it may miss one: of 120 boots on a loaded host one was seen to."""
+
+SEED_BYTES = 32
+"""Of randomness that a guest is given: as much as its kernel needs to begin with."""
 
 _F = TypeVar("_F", bound=link.Frame)
 
@@ -146,7 +148,6 @@ class AgentClient:
         self._tasks: set[asyncio.Task[None]] = set()
         self._path: Path | None = None
         self._dialling: asyncio.Task[None] | None = None
-        self._measures = False
         self.deaf = asyncio.Event()
         """Set when the agent did not answer in time, nor say that it could not."""
 
@@ -202,15 +203,8 @@ class AgentClient:
         """Ask how much memory is in use inside.
 
         An agent that does not answer is not deaf for that. With more than `SILENCE_NS` a message
-        that waits behind could no longer tell that it is. Raises `Unsupported` for an agent of an
-        older image, `DeadlineExceeded`, `Unavailable`.
+        that waits behind could no longer tell that it is. Raises `DeadlineExceeded`, `Unavailable`.
         """
-        self._connected()
-        if not self._measures:
-            raise Unsupported(
-                f"the agent of {self._vm_id} is older than this node and cannot tell",
-                hint="plexspaces image build",
-            )
         return await self._request(link.Measure, link.Measured, timeout_s, "memory")
 
     async def invoke(
@@ -385,13 +379,17 @@ class AgentClient:
         refused = ""
         if hello.generation != link.GENERATION:
             refused = f"generation {hello.generation}, this node speaks {link.GENERATION}"
-        elif hello.vm_id != self._vm_id:
+        elif hello.vm_id != self._vm_id and (hello.vm_id or self._dialling is None):
             refused = f"this link is for {self._vm_id}, not {hello.vm_id}"
-        connection.send(
-            link.Welcome(
-                link.GENERATION, self._node_id, self._message_limit, refused, time_ns=time_ns()
-            )
+        welcome = link.Welcome(
+            link.GENERATION,
+            self._node_id,
+            self._message_limit,
+            refused,
+            time_ns=time_ns(),
+            seed=os.urandom(SEED_BYTES),
         )
+        connection.send(welcome)
         if refused:
             self._complain(f"the agent was refused: {refused}")
             if not self._hello.done():
@@ -404,7 +402,6 @@ class AgentClient:
             self._lost(before)
             before.close()
         self._connection = connection
-        self._measures = hello.measures
         if self._lost_timer is not None:
             self._lost_timer.cancel()
         if not self._hello.done():

@@ -165,6 +165,7 @@ class NodeBuilder:
         config.check_listen()
         driver, note = await choose_driver(config, self._driver)
         async with AsyncExitStack() as stack:
+            stack.callback(driver.close)
             data = stack.enter_context(DataDirectory.open(config.node.data_dir, config.node.id))
             limits = config.limits
             registry = await stack.enter_async_context(

@@ -174,3 +174,9 @@ class Driver(Protocol):
 
         Works without a handle and without a live `Vm` object.
         """
+
+    def close(self) -> None:
+        """Let go of what is kept for machines to come; those that run go on.
+
+        Idempotent; the driver can be used again, and is then slower at first.
+        """

@@ -127,6 +127,9 @@ class FakeDriver:
         """The ids of the machines that run, oldest first."""
         return [vm_id for vm_id, vm in self._machines.items() if not vm.ended]
 
+    def close(self) -> None:
+        """Do nothing: no machine is kept for later."""
+
     def fail_at(self, step: str, *, times: int = 1) -> None:
         """Let the next so many starts fail at this step."""
         self._failures[_known(step)] = times

@@ -166,6 +166,9 @@ class HostDriver(ABC, Generic[_V]):
             await kill_all(found)
         await asyncio.to_thread(self._remove, bundle)
 
+    def close(self) -> None:
+        """Let go of what is kept for machines to come: nothing, unless a driver says otherwise."""
+
     @abstractmethod
     async def _recovered(self, handle: VmHandle, bundle: Bundle, process: HostProcess) -> _V:
         """Make the machine of a process that was found again."""

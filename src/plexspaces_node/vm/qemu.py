@@ -6,6 +6,9 @@ network card, no firmware to speak of. The QEMU process runs without privileges,
 of its own, under seccomp, and under root as a user of its own. It outlives the node: its handle
 names it by pid and start time.
 
+A machine is a copy of a template, which is a machine of its kind that was booted once, or boots
+itself where copies are not wanted or did not work.
+
 This file owns the driver and what its handles' state means; it knows the agent only as whoever
 opens the port.
 """
@@ -15,12 +18,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
-from collections.abc import Callable
-from contextlib import AsyncExitStack, ExitStack
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
+from typing import TypeVar
 
 from plexspaces_node.errors import (
     DeadlineExceeded,
@@ -32,47 +36,35 @@ from plexspaces_node.errors import (
 from plexspaces_node.model import VmConfig
 from plexspaces_node.vm import procfs
 from plexspaces_node.vm.bundle import Bundle, VmHandle
-from plexspaces_node.vm.drive import GUEST_PATH, find_mke2fs, make_drive
+from plexspaces_node.vm.drive import find_mke2fs
 from plexspaces_node.vm.driver import Capabilities, Health, LinkEnd
-from plexspaces_node.vm.host_machine import (
-    HostDriver,
-    HostVm,
-    finished,
-    identity_state,
-    marks_of,
-    step,
-    trial_bundle,
-    trial_failed,
-)
+from plexspaces_node.vm.host_machine import HostDriver, step, trial_bundle, trial_failed
 from plexspaces_node.vm.host_process import HostProcess
 from plexspaces_node.vm.image import GuestImage
 from plexspaces_node.vm.kvm import KVM_HINT
-from plexspaces_node.vm.qemu_command import (
-    ARTIFACT_SET,
-    ENVIRONMENT,
-    LINK_DEVICE,
-    Accelerator,
-    Descriptors,
-    Emulator,
-    Walls,
-    artifact_node,
-    filled_slot,
-    held_command,
-    qemu_command,
+from plexspaces_node.vm.qemu_command import Accelerator, Emulator, Walls
+from plexspaces_node.vm.qemu_machine import (
+    DRIVER,
+    HANDLE_VERSION,
+    QemuHost,
+    QemuVm,
+    make_template,
+    speaks,
+    start_booted,
+    start_copy,
 )
-from plexspaces_node.vm.qemu_walls import check_kvm, find_qemu, find_walls, walls_of
-from plexspaces_node.vm.qmp import connect_qmp
+from plexspaces_node.vm.qemu_template import Likeness, Templates
+from plexspaces_node.vm.qemu_walls import check_kvm, find_qemu, find_walls
 from plexspaces_node.vm.tsc import host_tsc_khz
 
-HANDLE_VERSION = 1
 FIRST_BOOT_TIMEOUT_S = 15.0
 """From the first instruction until the agent opens its port: five times what emulation takes."""
 BOOT_TIMEOUT_S = 60.0
 """The same for the second try: a boot may hang at random where many run on few CPUs."""
 KVM_PROBE_TIMEOUT_S = 30.0
 """For the first boot under KVM: a nested one that does not work may hang instead of failing."""
-PROBE_TIMEOUT_S = 55.0
-"""For it and an emulated one together: less than the minute that `doctor` has for a probe."""
+PROBE_TIMEOUT_S = 45.0
+"""For it and an emulated one together; with a copy made of it less than the minute of `doctor`."""
 COLD_BOOTS = 2
 """The most that boot at once: on a small host more of them hinder each other."""
 MIN_MEMORY_MIB = 96
@@ -81,53 +73,19 @@ OVERHEAD_MIB = 88
 """What kernel and agent take of the guest's memory: of 128 MiB an actor was seen to use 44."""
 MAX_VCPUS = 32
 
-_END_TIMEOUT_S = 2.0
-"""For a QEMU whose control socket has closed to end."""
+USUAL = VmConfig()
+"""Size of the machines that nobody asked more or less of."""
 
+_COPYING = ("save", "restore")
+"""The steps of a start at which it is the copying that failed, and not the machine."""
+_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Host:
-    """What `probe` found to work here."""
-
-    emulator: Emulator
-    walls: Walls
-    image: GuestImage
-
-
-class QemuVm(HostVm):
-    """A machine of the QEMU driver.
-
-    Asked to end it gets SIGTERM, which is what QMP's `quit` is: QEMU closes everything and ends.
-    There is nothing in the guest to be saved; its agent has said goodbye, or could not.
-    """
-
-    def __init__(self, handle: VmHandle, bundle: Bundle, process: HostProcess) -> None:
-        """Take a process that was started from `bundle`."""
-        super().__init__(handle, bundle, process, link=LinkEnd.NODE_DIALS)
-
-    async def _attach(self, file: Path) -> str:
-        drive = self.bundle.path / "drive.ext4"
-        await finished(asyncio.to_thread(self._make_drive, file, drive))
-        with drive.open("rb") as opened:
-            async with connect_qmp(_control_socket(self.bundle)) as qmp:
-                await qmp.execute("add-fd", {"fdset-id": ARTIFACT_SET}, descriptor=opened.fileno())
-                await qmp.execute("blockdev-add", dict(artifact_node()))
-                await qmp.execute("blockdev-reopen", {"options": [filled_slot()]})
-        return GUEST_PATH
-
-    def _make_drive(self, file: Path, drive: Path) -> None:
-        make_drive(self.bundle.attach(file), drive)
-
-    def _reason(self, status: int | None) -> str:
-        return {None: "ended", 0: "the guest ended"}.get(status, f"QEMU failed, status {status}")
 
 
 class QemuDriver(HostDriver[QemuVm]):
     """Makes machines with QEMU. Belongs to the event loop it is first used in."""
 
-    name = "qemu"
+    name = DRIVER
     handle_version = HANDLE_VERSION
 
     def __init__(
@@ -135,6 +93,7 @@ class QemuDriver(HostDriver[QemuVm]):
         image: Callable[[], GuestImage],
         *,
         emulation: bool = True,
+        usual: VmConfig | None = USUAL,
         scratch: Path | None = None,
     ) -> None:
         """Set what to boot; looks at nothing yet.
@@ -143,6 +102,8 @@ class QemuDriver(HostDriver[QemuVm]):
             image: finds the guest image; may block, and raises a platform error without one.
             emulation: machines may be emulated where KVM does not work; otherwise `probe` says
                 that they cannot be made.
+            usual: machines are copies of templates, and `probe` makes that of this size; None to
+                boot each machine.
             scratch: directory for the trial machine of `probe`, if it is there; best the bundles'
                 own, so that no trial outlives a node that was killed for longer than until its
                 next start.
@@ -150,8 +111,10 @@ class QemuDriver(HostDriver[QemuVm]):
         super().__init__()
         self._image = image
         self._emulation = emulation
+        self._usual = usual
+        self._templates = None if usual is None else Templates()
         self._scratch = scratch
-        self._host: _Host | None = None
+        self._host: QemuHost | None = None
         self._health: Health | None = None
         self._probing = asyncio.Lock()
         self._boots = asyncio.Semaphore(COLD_BOOTS)
@@ -185,24 +148,54 @@ class QemuDriver(HostDriver[QemuVm]):
     async def start(self, config: VmConfig, bundle: Bundle) -> QemuVm:
         """Start a machine; returns when its agent has opened its end of the link.
 
+        It is a copy when there is a template, which is made first when there is none of its kind.
         A boot that hangs is given up and tried once more.
         """
         with self._claimed(bundle):
             with step("validate", bundle):
                 host = await self._validate(config)
-            async with self._boots:
+            if self._templates is not None:
                 try:
-                    return self._keep(await _start(host, config, bundle, FIRST_BOOT_TIMEOUT_S))
+                    return self._keep(await self._copy(self._templates, host, config, bundle))
                 except VmStartFailed as error:
-                    if not isinstance(error.__cause__, DeadlineExceeded):
-                        raise
-                    _log.warning("%s; it is started once more", error)
-                return self._keep(await _start(host, config, bundle, BOOT_TIMEOUT_S))
+                    self._give_up_copying(error)
+            return self._keep(await self._twice(partial(start_booted, host, config, bundle)))
+
+    def close(self) -> None:
+        """Give the templates up."""
+        if self._templates is not None:
+            self._templates.close()
+
+    async def _copy(
+        self, templates: Templates, host: QemuHost, config: VmConfig, bundle: Bundle
+    ) -> QemuVm:
+        make = partial(self._twice, partial(make_template, host, config, bundle))
+        template = await templates.get(_likeness(host, config), make)
+        return await start_copy(host, config, bundle, template)
+
+    async def _twice(self, boot: Callable[[float], Awaitable[_T]]) -> _T:
+        async with self._boots:
+            try:
+                return await boot(FIRST_BOOT_TIMEOUT_S)
+            except VmStartFailed as error:
+                hung = isinstance(error.__cause__, DeadlineExceeded)
+                if error.step != "boot" or not hung:
+                    raise
+                _log.warning("%s; it is started once more", error)
+            return await boot(BOOT_TIMEOUT_S)
+
+    def _give_up_copying(self, error: VmStartFailed) -> None:
+        """Boot each machine from now on when it was the copying that failed; else raise `error`."""
+        if error.step not in _COPYING:
+            raise error
+        _log.warning("machines are booted, not copied, from now on: %s", error)
+        self.close()
+        self._templates = None
 
     async def _recovered(self, handle: VmHandle, bundle: Bundle, process: HostProcess) -> QemuVm:
         return QemuVm(handle, bundle, process)
 
-    async def _validate(self, config: VmConfig) -> _Host:
+    async def _validate(self, config: VmConfig) -> QemuHost:
         if self._host is None:
             health = await self.probe()
             if self._host is None:
@@ -222,7 +215,7 @@ class QemuDriver(HostDriver[QemuVm]):
         try:
             check_kvm(own_user=walls.own_user)
             await self._try(
-                _Host(Emulator(qemu, Accelerator.KVM), walls, image), KVM_PROBE_TIMEOUT_S
+                QemuHost(Emulator(qemu, Accelerator.KVM), walls, image), KVM_PROBE_TIMEOUT_S
             )
         except PlexSpacesError as error:
             why = error
@@ -235,7 +228,7 @@ class QemuDriver(HostDriver[QemuVm]):
             tsc_khz = await asyncio.to_thread(host_tsc_khz)
             emulator = Emulator(qemu, Accelerator.TCG, tsc_khz)
             rest_s = begin + PROBE_TIMEOUT_S - monotonic()
-            await self._try(_Host(emulator, walls, image), rest_s)
+            await self._try(QemuHost(emulator, walls, image), rest_s)
         except PlexSpacesError as error:
             return Health(False, f"the guest image does not boot: {error}; {fault}", error.hint)
         return Health(
@@ -251,15 +244,17 @@ class QemuDriver(HostDriver[QemuVm]):
             raise Unsupported("mke2fs is not installed", hint="apt-get install e2fsprogs")
         return qemu, walls, self._image()
 
-    async def _try(self, host: _Host, timeout_s: float) -> None:
-        """Boot a machine and end it; keeps `host` when that went well, or raises `Unavailable`."""
-        config = VmConfig(memory_mib=host.image.min_memory_mib)
-        self._check_free_memory(config)
+    async def _try(self, host: QemuHost, timeout_s: float) -> None:
+        """Boot a machine, and have a copy of it speak; keeps `host` when it booted.
+
+        Raises `Unavailable` when it did not. Where it could not be copied machines will be booted.
+        """
+        config = self._trial_config(host)
         async with self._boots, AsyncExitStack() as undo:
             bundle = trial_bundle(self._scratch, config)
             undo.push_async_callback(self.destroy, bundle)
             try:
-                vm = await _start(host, config, bundle, timeout_s)
+                vm = await self._tried(host, config, bundle, timeout_s)
             except VmStartFailed as error:
                 kvm = host.emulator.accelerator is Accelerator.KVM
                 hint = KVM_HINT if kvm else "plexspaces image verify"
@@ -267,90 +262,42 @@ class QemuDriver(HostDriver[QemuVm]):
             await vm.stop(0)
         self._host = host
 
+    async def _tried(
+        self, host: QemuHost, config: VmConfig, bundle: Bundle, timeout_s: float
+    ) -> QemuVm:
+        if self._templates is not None:
+            make = partial(make_template, host, config, bundle, timeout_s)
+            try:
+                template = await self._templates.get(_likeness(host, config), make)
+                vm = await start_copy(host, config, bundle, template)
+                try:
+                    await speaks(vm)
+                except VmStartFailed:
+                    await vm.stop(0)
+                    raise
+                return vm
+            except VmStartFailed as error:
+                self._give_up_copying(error)
+        return await start_booted(host, config, bundle, timeout_s)
 
-async def _start(host: _Host, config: VmConfig, bundle: Bundle, timeout_s: float) -> QemuVm:
-    """Start QEMU and let the guest boot for so long; on failure nothing of it is left."""
-    async with AsyncExitStack() as undo:
-        with step("spawn", bundle):
-            process = _spawn(host, config, bundle, undo)
-            undo.push_async_callback(process.kill)
-        with step("handle", bundle):
-            handle = _handle_of(process, host, bundle)
-            await finished(asyncio.to_thread(bundle.write_handle, handle))
-        with step("boot", bundle):
-            await _boot(process, bundle, timeout_s)
-        undo.pop_all()
-    return QemuVm(handle, bundle, process)
-
-
-def _spawn(host: _Host, config: VmConfig, bundle: Bundle, undo: AsyncExitStack) -> HostProcess:
-    """Start a QEMU that waits for its first command; its sockets are removed by `undo`."""
-    image, emulator = host.image, host.emulator
-    with ExitStack() as opened:
-        kernel, initrd, root = (
-            opened.enter_context(file.open("rb")).fileno()
-            for file in (image.kernel, image.initrd, image.rootfs)
-        )
-        link = _listen(bundle.link_socket, opened, undo)
-        control = _listen(_control_socket(bundle), opened, undo)
-        descriptors = Descriptors(kernel, initrd, root, link=link, control=control)
-        marks = marks_of(bundle)
-        command = qemu_command(emulator, config, marks, descriptors=descriptors)
-        walls = walls_of(host.walls, bundle, kvm=emulator.accelerator is Accelerator.KVM)
-        return HostProcess.spawn(
-            held_command(walls, command),
-            marks=marks,
-            env=ENVIRONMENT,
-            cwd=Path("/"),
-            output=bundle.console_log,
-            descriptors=descriptors,
-        )
+    def _trial_config(self, host: QemuHost) -> VmConfig:
+        least = VmConfig(memory_mib=host.image.min_memory_mib)
+        usual = self._usual or least
+        try:
+            self.capabilities.check(usual)
+            self._check_free_memory(usual)
+        except PlexSpacesError:
+            self._check_free_memory(least)
+            return least
+        return usual
 
 
-def _listen(path: Path, opened: ExitStack, undo: AsyncExitStack) -> int:
-    """Make a listening socket for QEMU; ours is closed with `opened`, or nobody saw QEMU's end."""
-    path.unlink(missing_ok=True)
-    listener = opened.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-    listener.bind(str(path))
-    undo.callback(path.unlink, missing_ok=True)
-    listener.listen(1)
-    return listener.fileno()
+def _likeness(host: QemuHost, config: VmConfig) -> Likeness:
+    emulator = host.emulator
+    return Likeness(host.image.digest, emulator.program, emulator.accelerator, config)
 
 
-async def _boot(process: HostProcess, bundle: Bundle, timeout_s: float) -> None:
-    """Let the machine run and wait until its agent has opened the port.
-
-    Raises `Unavailable` when the machine ends before, `DeadlineExceeded` when it does neither.
-    """
-    try:
-        async with asyncio.timeout(timeout_s), connect_qmp(_control_socket(bundle)) as qmp:
-            await qmp.execute("cont")
-            while True:
-                name, data = await qmp.event()
-                if name == "VSERPORT_CHANGE" and data == {"open": True, "id": LINK_DEVICE}:
-                    return
-    except TimeoutError as error:
-        raise DeadlineExceeded(
-            f"the agent did not open its link within {timeout_s:.3g} s"
-        ) from error
-    except Unavailable as error:
-        if await process.ended_within(_END_TIMEOUT_S):
-            status = await process.wait()
-            how = "the guest ended" if status == 0 else f"QEMU ended with status {status}"
-            raise Unavailable(f"{how} before its agent opened the link") from error
-        raise
-
-
-def _control_socket(bundle: Bundle) -> Path:
-    return bundle.path / "qmp.sock"
-
-
-def _handle_of(process: HostProcess, host: _Host, bundle: Bundle) -> VmHandle:
-    state = {**identity_state(process.identity), "accelerator": host.emulator.accelerator.value}
-    return VmHandle(QemuDriver.name, HANDLE_VERSION, bundle.vm_id, state)
-
-
-def _holds(host: _Host | None) -> str:
+def _holds(host: QemuHost | None) -> str:
     if host is None:
         return ""
     walls = ["seccomp"]

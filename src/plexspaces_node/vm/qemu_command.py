@@ -77,13 +77,28 @@ class Emulator:
 
 
 class Descriptors(NamedTuple):
-    """The open files a QEMU inherits, by number; the sockets are listening ones."""
+    """The open files a QEMU inherits, by number; the sockets are listening ones.
 
-    kernel: int
-    initrd: int
+    A machine that boots has a kernel and a RAM disk, one that is a copy has neither. `memory` is
+    the file that a copy begins with, or that a machine which boots leaves to be copied.
+    """
+
     root: int
     link: int
     control: int
+    kernel: int | None = None
+    initrd: int | None = None
+    memory: int | None = None
+
+    @property
+    def boots(self) -> bool:
+        """Whether the machine is not a copy."""
+        return self.kernel is not None
+
+    @property
+    def all(self) -> tuple[int, ...]:
+        """Those that are there."""
+        return tuple(number for number in self if number is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,21 +152,25 @@ def qemu_command(
 ) -> list[str]:
     """Return QEMU's own argument vector; pure. The machine waits for `cont` on its QMP socket.
 
-    `marks` become arguments of their own, the VM's id first. The console is QEMU's output.
+    A copy waits for its state before that. `marks` become arguments of their own. The console is
+    QEMU's output.
     """
     emulated = emulator.accelerator is Accelerator.TCG
     argv = [emulator.program]
     for mark in marks:
         # The name of a QEMU is free text. Given again it is replaced, and both can be found.
         argv += ["-name", mark]
-    argv += ["-M", _MACHINE]
+    argv += _memory(config, descriptors)
     argv += ["-accel", f"tcg,tb-size={_CODE_CACHE_MIB}" if emulated else "kvm"]
     # Emulated, `rep movs` goes byte by byte: the guest must not take it for the fast way.
     argv += ["-cpu", "max,-erms,-fsrm" if emulated else "host"]
-    argv += ["-m", str(config.memory_mib), "-smp", str(config.vcpus)]
-    argv += ["-kernel", f"/proc/self/fd/{descriptors.kernel}"]
-    argv += ["-initrd", f"/proc/self/fd/{descriptors.initrd}"]
-    argv += ["-append", kernel_arguments(emulator, marks[0])]
+    argv += ["-smp", str(config.vcpus)]
+    if descriptors.boots:
+        argv += ["-kernel", f"/proc/self/fd/{descriptors.kernel}"]
+        argv += ["-initrd", f"/proc/self/fd/{descriptors.initrd}"]
+        argv += ["-append", kernel_arguments(emulator)]
+    else:
+        argv += ["-incoming", "defer"]
     argv += ["-nodefaults", "-no-user-config", "-nographic", "-no-reboot", "-S"]
     argv += ["-global", "virtio-mmio.force-legacy=false"]
     argv += ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
@@ -164,15 +183,17 @@ def qemu_command(
     return [*argv, "-sandbox", _SANDBOX]
 
 
-def kernel_arguments(emulator: Emulator, vm_id: str) -> str:
-    """Return the guest kernel's command line; pure."""
+def kernel_arguments(emulator: Emulator) -> str:
+    """Return the guest kernel's command line; pure.
+
+    Of the machine it says nothing: what boots may be copied to become another.
+    """
     words = [_KERNEL]
     if emulator.accelerator is Accelerator.TCG:
         words.append(_KERNEL_EMULATED)
         if emulator.tsc_khz is not None:
             words.append(f"tsc_early_khz={emulator.tsc_khz}")
-    words += [f"plexspaces.vm={vm_id}", f"plexspaces.link=virtio-serial:{PORT}"]
-    return " ".join(words)
+    return " ".join([*words, f"plexspaces.link=virtio-serial:{PORT}"])
 
 
 def artifact_node() -> Mapping[str, object]:
@@ -183,6 +204,17 @@ def artifact_node() -> Mapping[str, object]:
 def filled_slot() -> Mapping[str, object]:
     """Return what the slot becomes once it holds the node of `artifact_node`."""
     return _slot_node("artifact")
+
+
+def _memory(config: VmConfig, descriptors: Descriptors) -> list[str]:
+    size = ["-m", str(config.memory_mib)]
+    if descriptors.memory is None:
+        return ["-M", _MACHINE, *size]
+    # What a copy writes is its own; what the original writes is what will be copied.
+    share = "on" if descriptors.boots else "off"
+    file = f"mem-path=/proc/self/fd/{descriptors.memory},share={share}"
+    backend = f"memory-backend-file,id=memory,size={config.memory_mib}M,{file}"
+    return ["-object", backend, "-M", f"{_MACHINE},memory-backend=memory", *size]
 
 
 def _drives(root: int) -> list[str]:

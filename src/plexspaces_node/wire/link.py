@@ -25,7 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-GENERATION = 1
+GENERATION = 2
 """Changes when the two ends could no longer understand each other; refused at the handshake."""
 
 FRAME_OVERHEAD_BYTES = 64 * 1024
@@ -71,16 +71,15 @@ class Hello(Frame):
     """First frame of every connection.
 
     Attributes:
+        vm_id: of the machine; "" from a guest that was not told, whom the node has dialled.
         application: name of the application the agent already runs, after a redial; else "".
         engine: the runtime and its version, for example "wasmtime 50.0.1".
-        measures: the agent answers `Measure`; one of an older image would take it for garbage.
     """
 
     generation: int
     vm_id: str
     engine: str
     application: str = ""
-    measures: bool = False
 
 
 class Loaded(Frame):
@@ -202,6 +201,7 @@ class Welcome(Frame):
     Attributes:
         refused: why the node will not talk to this agent, or "".
         time_ns: since the epoch, by the node's clock; 0 when it does not say.
+        seed: fresh random bytes, for a guest that may be a copy of another; b"" for none.
     """
 
     generation: int
@@ -209,6 +209,7 @@ class Welcome(Frame):
     message_limit: int
     refused: str = ""
     time_ns: int = 0
+    seed: bytes = b""
 
 
 class Load(Frame):
@@ -267,7 +268,7 @@ class Stop(Frame):
 
 
 class Measure(Frame):
-    """Say how much memory is in use; answered by `Measured`, from an agent whose hello said so."""
+    """Say how much memory is in use; answered by `Measured`."""
 
     id: int
 
