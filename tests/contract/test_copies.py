@@ -20,7 +20,7 @@ from plexspaces_node.model import MIB, VmConfig
 from plexspaces_node.node.machines import AgentLimits, start_machine
 from plexspaces_node.vm import qemu_template
 from plexspaces_node.vm.bundle import Bundle
-from plexspaces_node.vm.qemu import QemuDriver
+from plexspaces_node.vm.qemu import FAILED_COPIES, QemuDriver
 from plexspaces_node.vm.qemu_template import KEPT
 
 LIMITS = AgentLimits("node-test", message_limit=1 << 20, in_flight_limit=16)
@@ -28,7 +28,7 @@ BOUND_S = patient(40.0)
 
 
 @pytest.fixture
-async def harness(root: Path, tmp_path: Path) -> AsyncIterator[FakeQemuHarness]:
+async def stand_in(root: Path, tmp_path: Path) -> AsyncIterator[FakeQemuHarness]:
     """QEMU, stood in for; afterwards no file of a template may be open."""
     yield FakeQemuHarness(root, tmp_path)
     assert files_of_templates() == []
@@ -52,87 +52,87 @@ def arguments_of(bundle: Bundle) -> list[str]:
     return Path(f"/proc/{handle.state['pid']}/cmdline").read_text().split("\0")
 
 
-async def start(harness: FakeQemuHarness, driver: QemuDriver, config: VmConfig = SMALL) -> bool:
+async def start(stand_in: FakeQemuHarness, driver: QemuDriver, config: VmConfig = SMALL) -> bool:
     """Start a machine as a node does and end it; tell whether it was a copy."""
-    bundle = harness.bundle(config)
+    bundle = stand_in.bundle(config)
     async with asyncio.timeout(BOUND_S):
         machine = await start_machine(driver, bundle, LIMITS)
         arguments = arguments_of(bundle)
         await machine.destroy()
-    assert harness.rests(bundle) == []
+    assert stand_in.rests(bundle) == []
     assert ("-incoming" in arguments) is ("-kernel" not in arguments)
     return "-incoming" in arguments
 
 
 async def test_every_machine_is_a_copy_and_one_boot_is_enough_for_all_of_a_size(
-    harness: FakeQemuHarness,
+    stand_in: FakeQemuHarness,
 ) -> None:
     """The first one's boot makes the template; the next finds it."""
-    driver = harness.ready()
-    assert await start(harness, driver)
+    driver = stand_in.ready()
+    assert await start(stand_in, driver)
     files = files_of_templates()
     assert len(files) == 2
-    assert await start(harness, driver)
+    assert await start(stand_in, driver)
     assert files_of_templates() == files
     driver.close()
 
 
-async def test_two_of_a_size_at_once_make_one_template(harness: FakeQemuHarness) -> None:
+async def test_two_of_a_size_at_once_make_one_template(stand_in: FakeQemuHarness) -> None:
     """The second waits for the first's boot and boots nothing."""
-    driver = harness.ready()
-    copied = await asyncio.gather(start(harness, driver), start(harness, driver))
+    driver = stand_in.ready()
+    copied = await asyncio.gather(start(stand_in, driver), start(stand_in, driver))
     assert all(copied)
     assert len(files_of_templates()) == 2
     driver.close()
 
 
-async def test_of_many_sizes_the_templates_used_last_are_kept(harness: FakeQemuHarness) -> None:
+async def test_of_many_sizes_the_templates_used_last_are_kept(stand_in: FakeQemuHarness) -> None:
     """The host's memory is not given to every size that was ever asked for."""
-    driver = harness.ready()
+    driver = stand_in.ready()
     for memory_mib in range(128, 128 + KEPT + 2):
-        await start(harness, driver, VmConfig(1, memory_mib))
+        await start(stand_in, driver, VmConfig(1, memory_mib))
     assert len(files_of_templates()) == 2 * KEPT
     driver.close()
     driver.close()
 
 
-async def test_driver_that_was_closed_makes_its_templates_anew(harness: FakeQemuHarness) -> None:
+async def test_driver_that_was_closed_makes_its_templates_anew(stand_in: FakeQemuHarness) -> None:
     """A node that ends gives the memory back; a driver outlives its node in a program."""
-    driver = harness.ready()
-    await start(harness, driver)
+    driver = stand_in.ready()
+    await start(stand_in, driver)
     driver.close()
     assert files_of_templates() == []
-    assert await start(harness, driver)
+    assert await start(stand_in, driver)
     driver.close()
 
 
 async def test_image_that_was_made_anew_is_booted_and_its_old_copy_not_used(
-    harness: FakeQemuHarness,
+    stand_in: FakeQemuHarness,
 ) -> None:
     """A template is of one image: what is deployed next runs the new one."""
-    driver = harness.ready()
-    await start(harness, driver)
-    record = harness.image / "image.json"
+    driver = stand_in.ready()
+    await start(stand_in, driver)
+    record = stand_in.image / "image.json"
     record.write_text(record.read_text().replace('"digest": "', '"digest": "0'))
-    await start(harness, driver)
+    await start(stand_in, driver)
     assert len(files_of_templates()) == 4
     driver.close()
 
 
 async def test_machines_boot_each_by_themselves_where_templates_are_not_wanted(
-    harness: FakeQemuHarness,
+    stand_in: FakeQemuHarness,
 ) -> None:
     """Nothing is shared then, and nothing kept."""
-    driver = harness.ready()
+    driver = stand_in.ready()
     driver._templates = None
-    assert not await start(harness, driver)
+    assert not await start(stand_in, driver)
     assert files_of_templates() == []
 
 
-async def test_template_can_be_changed_by_nobody(harness: FakeQemuHarness) -> None:
+async def test_template_can_be_changed_by_nobody(stand_in: FakeQemuHarness) -> None:
     """A QEMU that was taken over has the memory of all copies open, and can write none of it."""
-    driver = harness.ready()
-    await start(harness, driver)
+    driver = stand_in.ready()
+    await start(stand_in, driver)
     templates = driver._templates
     assert templates is not None
     [template] = templates._kept.values()
@@ -149,11 +149,11 @@ async def test_template_can_be_changed_by_nobody(harness: FakeQemuHarness) -> No
 
 
 async def test_console_of_a_copy_begins_with_what_its_template_said(
-    harness: FakeQemuHarness,
+    stand_in: FakeQemuHarness,
 ) -> None:
     """The boot is the past of the copy too, and the log says that it is a copy."""
-    driver = harness.ready()
-    bundle = harness.bundle()
+    driver = stand_in.ready()
+    bundle = stand_in.bundle()
     machine = await start_machine(driver, bundle, LIMITS)
     assert bundle.console_log.read_text().startswith("-- a copy of the machine that booted at 20")
     await machine.destroy()
@@ -170,56 +170,93 @@ async def test_console_of_a_copy_begins_with_what_its_template_said(
         *("--spoil migrate", "--spoil migrate-incoming"),
     ],
 )
-async def test_machine_boots_where_copying_does_not_work_and_the_next_does_not_try(
-    harness: FakeQemuHarness,
+async def test_machine_boots_where_copying_does_not_work(
+    stand_in: FakeQemuHarness,
     fault: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A start takes longer then, and says once why; nothing of the attempt is left."""
-    monkeypatch.setattr(qemu_template, "COPY_TIMEOUT_S", 2)
-    driver = harness.ready(*fault.split())
-    assert not await start(harness, driver)
-    assert caplog.text.count("machines are booted, not copied, from now on") == 1
-    assert not await start(harness, driver)
-    assert caplog.text.count("from now on") == 1
+    """The start takes longer then, and the log says why; nothing of the attempt is left."""
+    monkeypatch.setattr(qemu_template, "COPY_TIMEOUT_S", 1)
+    driver = stand_in.ready(*fault.split())
+    assert not await start(stand_in, driver)
+    assert caplog.text.count("for it could not be copied") == 1
+    driver.close()
+
+
+async def test_copying_that_failed_three_times_in_a_row_is_tried_no_more(
+    stand_in: FakeQemuHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each attempt costs time, and the third says that there will be none."""
+    driver = stand_in.ready("--fail", "migrate")
+    for starts in range(1, FAILED_COPIES + 2):
+        assert not await start(stand_in, driver)
+        failed = min(starts, FAILED_COPIES)
+        assert caplog.text.count("for it could not be copied") == failed
+        assert ("not copied, from now on" in caplog.text) is (failed == FAILED_COPIES)
+
+
+async def test_machine_is_copied_again_after_one_that_could_not_be(
+    stand_in: FakeQemuHarness, tmp_path: Path
+) -> None:
+    """What went wrong once, on a host without memory for a moment, is no reason for ever."""
+    once = ("--once", str(tmp_path / "once"))
+    driver = stand_in.ready("--die", "migrate-incoming", *once)
+    assert not await start(stand_in, driver)
+    assert await start(stand_in, driver)
+    assert driver._failed_copies == 0
+    driver.close()
+
+
+async def test_template_whose_copy_is_mute_is_none(
+    stand_in: FakeQemuHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy has to speak before others are made: all would be as mute."""
+    monkeypatch.setattr(qemu_template, "COPY_TIMEOUT_S", 1)
+    driver = stand_in.ready("--guest", "mute")
+    bundle = stand_in.bundle()
+    vm = await driver.start(bundle.config, bundle)
+    assert "-kernel" in arguments_of(bundle)
+    assert files_of_templates() == []
+    await vm.stop(0)
+    await driver.destroy(bundle)
 
 
 @pytest.mark.parametrize("fault", ["--fail migrate", "--hang migrate-incoming", "--guest mute"])
 async def test_probe_finds_out_that_copying_does_not_work(
-    harness: FakeQemuHarness,
+    stand_in: FakeQemuHarness,
     fault: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The level works all the same, by booting; a copy whose agent is silent counts as none."""
     monkeypatch.setattr(qemu_template, "COPY_TIMEOUT_S", 2)
-    driver = harness.of_program(*fault.split())
+    driver = stand_in.of_program(*fault.split())
     health = await driver.probe()
     assert health.ok
     assert "machines are booted, not copied, from now on" in caplog.text
-    assert list(harness.root.iterdir()) == []
+    assert list(stand_in.root.iterdir()) == []
 
 
-async def test_probe_makes_the_template_of_the_usual_size(harness: FakeQemuHarness) -> None:
+async def test_probe_makes_the_template_of_the_usual_size(stand_in: FakeQemuHarness) -> None:
     """So the first deploy of a node boots nothing."""
-    driver = harness.of_program()
+    driver = stand_in.of_program()
     assert (await driver.probe()).ok
     files = files_of_templates()
     assert len(files) == 2
-    assert await start(harness, driver, VmConfig())
+    assert await start(stand_in, driver, VmConfig())
     assert files_of_templates() == files
     driver.close()
 
 
 @pytest.mark.parametrize("at", ["cont", "migrate", "migrate-incoming"])
 async def test_start_that_is_cancelled_leaves_nothing_wherever_it_was(
-    harness: FakeQemuHarness, at: str, tmp_path: Path
+    stand_in: FakeQemuHarness, at: str, tmp_path: Path
 ) -> None:
     """Neither a QEMU nor a file of what would have been a template."""
     reached = tmp_path / "reached"
-    driver = harness.ready("--hang", at, "--once", str(reached))
-    bundle = harness.bundle()
+    driver = stand_in.ready("--hang", at, "--once", str(reached))
+    bundle = stand_in.bundle()
     starting = asyncio.create_task(start_machine(driver, bundle, LIMITS))
     async with asyncio.timeout(BOUND_S):
         while not reached.exists():
@@ -227,5 +264,5 @@ async def test_start_that_is_cancelled_leaves_nothing_wherever_it_was(
         starting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await starting
-    assert harness.rests(bundle) == []
+    assert stand_in.rests(bundle) == []
     driver.close()

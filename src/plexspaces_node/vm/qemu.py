@@ -49,7 +49,6 @@ from plexspaces_node.vm.qemu_machine import (
     QemuHost,
     QemuVm,
     make_template,
-    speaks,
     start_booted,
     start_copy,
 )
@@ -67,6 +66,10 @@ PROBE_TIMEOUT_S = 45.0
 """For it and an emulated one together; with a copy made of it less than the minute of `doctor`."""
 COLD_BOOTS = 2
 """The most that boot at once: on a small host more of them hinder each other."""
+COPIES = 4
+"""The most that are copied at once: each takes a tenth of a second of a CPU."""
+FAILED_COPIES = 3
+"""How many in a row are enough to try no more."""
 MIN_MEMORY_MIB = 96
 """The least a guest boots with; an image may want more."""
 OVERHEAD_MIB = 88
@@ -118,6 +121,8 @@ class QemuDriver(HostDriver[QemuVm]):
         self._health: Health | None = None
         self._probing = asyncio.Lock()
         self._boots = asyncio.Semaphore(COLD_BOOTS)
+        self._copies = asyncio.Semaphore(COPIES)
+        self._failed_copies = 0
 
     @property
     def capabilities(self) -> Capabilities:
@@ -158,7 +163,8 @@ class QemuDriver(HostDriver[QemuVm]):
                 try:
                     return self._keep(await self._copy(self._templates, host, config, bundle))
                 except VmStartFailed as error:
-                    self._give_up_copying(error)
+                    self._copy_failed(error, enough=FAILED_COPIES)
+                bundle.console_log.unlink(missing_ok=True)
             return self._keep(await self._twice(partial(start_booted, host, config, bundle)))
 
     def close(self) -> None:
@@ -170,8 +176,11 @@ class QemuDriver(HostDriver[QemuVm]):
         self, templates: Templates, host: QemuHost, config: VmConfig, bundle: Bundle
     ) -> QemuVm:
         make = partial(self._twice, partial(make_template, host, config, bundle))
-        template = await templates.get(_likeness(host, config), make)
-        return await start_copy(host, config, bundle, template)
+        async with self._copies:
+            template = await templates.get(_likeness(host, config), make)
+            vm = await start_copy(host, config, bundle, template)
+        self._failed_copies = 0
+        return vm
 
     async def _twice(self, boot: Callable[[float], Awaitable[_T]]) -> _T:
         async with self._boots:
@@ -184,13 +193,19 @@ class QemuDriver(HostDriver[QemuVm]):
                 _log.warning("%s; it is started once more", error)
             return await boot(BOOT_TIMEOUT_S)
 
-    def _give_up_copying(self, error: VmStartFailed) -> None:
-        """Boot each machine from now on when it was the copying that failed; else raise `error`."""
+    def _copy_failed(self, error: VmStartFailed, *, enough: int) -> None:
+        """Let the machine boot when it was the copying that failed; otherwise raise `error`.
+
+        So do all machines to come when that was one of `enough` such failures in a row.
+        """
         if error.step not in _COPYING:
             raise error
-        _log.warning("machines are booted, not copied, from now on: %s", error)
-        self.close()
-        self._templates = None
+        self._failed_copies += 1
+        _log.warning("the machine is booted, for it could not be copied: %s", error)
+        if self._failed_copies >= enough and self._templates is not None:
+            _log.warning("machines are booted, not copied, from now on")
+            self.close()
+            self._templates = None
 
     async def _recovered(self, handle: VmHandle, bundle: Bundle, process: HostProcess) -> QemuVm:
         return QemuVm(handle, bundle, process)
@@ -254,31 +269,25 @@ class QemuDriver(HostDriver[QemuVm]):
             bundle = trial_bundle(self._scratch, config)
             undo.push_async_callback(self.destroy, bundle)
             try:
-                vm = await self._tried(host, config, bundle, timeout_s)
+                await self._tried(host, config, bundle, timeout_s)
             except VmStartFailed as error:
                 kvm = host.emulator.accelerator is Accelerator.KVM
                 hint = KVM_HINT if kvm else "plexspaces image verify"
                 raise trial_failed(error, bundle, hint=hint) from error
-            await vm.stop(0)
         self._host = host
 
     async def _tried(
         self, host: QemuHost, config: VmConfig, bundle: Bundle, timeout_s: float
-    ) -> QemuVm:
+    ) -> None:
         if self._templates is not None:
             make = partial(make_template, host, config, bundle, timeout_s)
             try:
-                template = await self._templates.get(_likeness(host, config), make)
-                vm = await start_copy(host, config, bundle, template)
-                try:
-                    await speaks(vm)
-                except VmStartFailed:
-                    await vm.stop(0)
-                    raise
-                return vm
+                await self._templates.get(_likeness(host, config), make)
+                return
             except VmStartFailed as error:
-                self._give_up_copying(error)
-        return await start_booted(host, config, bundle, timeout_s)
+                self._copy_failed(error, enough=1)
+        vm = await start_booted(host, config, bundle, timeout_s)
+        await vm.stop(0)
 
     def _trial_config(self, host: QemuHost) -> VmConfig:
         least = VmConfig(memory_mib=host.image.min_memory_mib)

@@ -105,7 +105,10 @@ async def start_booted(
 async def make_template(
     host: QemuHost, config: VmConfig, bundle: Bundle, timeout_s: float
 ) -> Template:
-    """Boot a machine from `bundle`, save it and end it; on failure nothing of it is left."""
+    """Boot a machine from `bundle`, save it and end it, and prove the template by a copy.
+
+    The boot has `timeout_s` seconds. Afterwards, and on failure, nothing runs from the bundle.
+    """
     with ExitStack() as files, step("save", bundle):
         memory = memory_file(config)
         files.callback(os.close, memory)
@@ -118,6 +121,14 @@ async def make_template(
             await save(_control_socket(bundle), state)
         template = Template(memory, state, bundle.console_log.read_bytes())
         files.pop_all()
+    async with AsyncExitStack() as undo:
+        undo.callback(template.close)
+        copy = await start_copy(host, config, bundle, template)
+        try:
+            await _speaks(copy)
+        finally:
+            await copy.stop(0)
+        undo.pop_all()
     return template
 
 
@@ -239,7 +250,7 @@ async def _explained(error: Unavailable, process: HostProcess, when: str) -> Una
     return Unavailable(f"{how} {when}")
 
 
-async def speaks(vm: QemuVm) -> None:
+async def _speaks(vm: QemuVm) -> None:
     """Wait until the agent of a copy has said something to a node; raises `VmStartFailed`."""
     with step("restore", vm.bundle):
         try:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -48,7 +49,7 @@ class Likeness(NamedTuple):
 
 
 class Template:
-    """A saved machine; to be closed.
+    """A saved machine. Its files are closed with it, at the latest when nobody has it any more.
 
     Attributes:
         memory: descriptor of the file that the memory of a copy begins with.
@@ -61,6 +62,8 @@ class Template:
             fcntl.fcntl(file, fcntl.F_ADD_SEALS, _ALL_SEALS)
         self.memory = memory
         self._state = state
+        self.close = weakref.finalize(self, _close, memory, state)
+        """Give the files up, once; machines that are copies keep what they have."""
         booted = datetime.now(UTC).isoformat(timespec="seconds")
         self.console = (
             b"-- a copy of the machine that booted at %b --\n" % booted.encode() + console
@@ -76,11 +79,6 @@ class Template:
         """Open the file of the state for one copy, which has to close it; raises `OSError`."""
         # Opened anew, for a place in a file is common to all who have it from one opening.
         return os.open(f"/proc/self/fd/{self._state}", os.O_RDONLY | os.O_CLOEXEC)
-
-    def close(self) -> None:
-        """Give the files up; machines that are copies keep what they have."""
-        os.close(self.memory)
-        os.close(self._state)
 
 
 async def save(control: Path, state: int) -> None:
@@ -138,6 +136,11 @@ class Templates:
         while self._kept:
             self._kept.popitem()[1].close()
         self._making.clear()
+
+
+def _close(*files: int) -> None:
+    for file in files:
+        os.close(file)
 
 
 def _file(name: str) -> int:
