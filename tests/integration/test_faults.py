@@ -137,7 +137,10 @@ async def test_shutdown_while_a_start_hangs_ends_it(
 @pytest.mark.parametrize(
     ("agent", "why"),
     [
-        (_agent_of_another_age, "generation 2"),
+        (
+            _agent_of_another_age,
+            f"generation {link.GENERATION + 1}, this node speaks {link.GENERATION}",
+        ),
         (_agent_that_talks_nonsense, "ended before"),
         (_agent_that_speaks_before_its_hello, "ended before"),
         (_agent_that_asks_too_much, "ended|broke|not connected"),

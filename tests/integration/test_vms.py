@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from support.machines import QemuHarness
 from support.nodes import builder
-from support.peer import MESSAGE_LIMIT
 from support.traces import assert_nothing_left
 
 from plexspaces_node import NodeClient, VmConfig
 from plexspaces_node.client import DeployOptions
 from plexspaces_node.errors import NotFound
 from plexspaces_node.model import MIB, VmState
+from plexspaces_node.node import machines
 from plexspaces_node.node.builder import Node
 from plexspaces_node.vm.bundle import Bundle
 from plexspaces_node.vm.fake import FakeDriver
@@ -167,31 +167,30 @@ async def test_console_when_a_bundle_is_all_that_is_left_then_it_is_still_read(
         bundle.remove()
 
 
-async def test_vm_when_its_agent_is_of_an_older_image_then_it_is_not_asked(data_dir: Path) -> None:
-    """What it would not understand is not sent to it, and the reason names what helps."""
-    asked: list[link.FromNode] = []
+async def test_vm_when_it_has_no_process_and_its_agent_tells_nothing_then_it_is_shown_so(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not known is not made up: memory, process and console are missing, with a reason."""
 
-    async def old_agent(endpoint: object, vm_id: str) -> None:
+    async def silent_agent(endpoint: object, vm_id: str) -> None:
         path = getattr(endpoint, "path")  # noqa: B009
         reader, writer = await asyncio.open_unix_connection(path)
         try:
             writer.write(link.encode(link.Hello(link.GENERATION, vm_id, "wasmtime")))
-            buffer = link.FrameBuffer(link.frame_limit(MESSAGE_LIMIT))
-            while data := await reader.read(65536):
-                asked.extend(map(link.decode_from_node, buffer.feed(data)))
+            await reader.read()
         finally:
             writer.close()
 
-    build = builder(data_dir).with_driver(FakeDriver(old_agent)).build()
+    monkeypatch.setattr(machines, "MEASURE_TIMEOUT_S", 0.05)
+    build = builder(data_dir).with_driver(FakeDriver(silent_agent)).build()
     async with build as node, NodeClient(node.address) as client:
-        await client.start_vm("vm-old")
-        found = await client.inspect_vm("vm-old")
+        await client.start_vm("vm-mute")
+        found = await client.inspect_vm("vm-mute")
         assert found.memory is None
-        assert "plexspaces image build" in found.memory_unknown
+        assert "memory: the agent of vm-mute did not answer" in found.memory_unknown
         assert found.pid == 0
-        with pytest.raises(NotFound, match="vm-old has no console log"):
-            await _console(client, "vm-old")
-    assert [type(frame) for frame in asked if not isinstance(frame, link.Stop)] == [link.Welcome]
+        with pytest.raises(NotFound, match="vm-mute has no console log"):
+            await _console(client, "vm-mute")
 
 
 async def test_guest_when_looked_at_then_its_memory_and_its_boot_log(
