@@ -111,8 +111,7 @@ class Actor:
             raise
         except (Exception, SystemExit) as exc:
             _explain(exc)
-            cause = exc.__traceback__.tb_next if exc.__traceback__ else None
-            _log.error("%r was not handled", message_type, exc_info=(type(exc), exc, cause))
+            _log_unhandled(message_type, exc)
             raise ActorFailure("exception", describe(exc)) from exc
         finally:
             self._sender = ""
@@ -120,6 +119,11 @@ class Actor:
     def _unknown(self, message_type: str) -> str:
         known = ", ".join(sorted(contract_of(type(self)).handlers)) or "none"
         return f"{type(self).__name__} does not know {message_type!r}; it knows: {known}"
+
+
+def _log_unhandled(message_type: str, exc: BaseException) -> None:
+    cause = exc.__traceback__.tb_next if exc.__traceback__ else None
+    _log.error("%r was not handled", message_type, exc_info=(type(exc), exc, cause))
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,32 +121,32 @@ class WitHost:
         try:
             value: bytes | None = wit_keyvalue.get(_text(key))
         except Err as exc:
-            raise KeyValueError(str(exc.value)) from None
+            raise KeyValueError(str(_value(exc))) from None
         return value
 
     def put(self, key: str, value: bytes) -> None:
         try:
             wit_keyvalue.put(_text(key), value)
         except Err as exc:
-            raise KeyValueError(str(exc.value)) from None
+            raise KeyValueError(str(_value(exc))) from None
 
     def delete(self, key: str) -> None:
         try:
             wit_keyvalue.delete(_text(key))
         except Err as exc:
-            raise KeyValueError(str(exc.value)) from None
+            raise KeyValueError(str(_value(exc))) from None
 
     def tell(self, to: str, message_type: str, payload: bytes) -> None:
         try:
             wit_messaging.tell(_text(to), _text(message_type), payload)
         except Err as exc:
-            raise _failure(exc.value) from None
+            raise _failure(_value(exc)) from None
 
     def ask(self, to: str, message_type: str, payload: bytes, timeout_ms: int) -> bytes:
         try:
             reply: bytes = wit_messaging.ask(_text(to), _text(message_type), payload, timeout_ms)
         except Err as exc:
-            raise _failure(exc.value) from None
+            raise _failure(_value(exc)) from None
         return reply
 
 
@@ -190,6 +190,12 @@ def _keep_source_lines(directory: str) -> None:
             lines = linecache.getlines(file)
             # No modification time: the cache then does not look for the file.
             linecache.cache[file] = (sum(map(len, lines)), None, lines, file)
+
+
+def _value(error: Err) -> object:
+    # The bindings raise what a variable of theirs still names: a ring through the traceback.
+    error.with_traceback(None)
+    return error.value
 
 
 def _failure(record: ActorError) -> ActorFailure:

@@ -18,7 +18,7 @@ from plexspaces_node.build.environment import BuildEnvironment
 from plexspaces_node.build.process import run
 from plexspaces_node.build.producers import with_producers
 from plexspaces_node.build.project import digest_sources, read_sources
-from plexspaces_node.build.python_returns import freeing_returned_bytes
+from plexspaces_node.build.python_memory import freeing_bytes
 from plexspaces_node.build.shipped import PYTHON_SDK, python_sdk, shipped
 from plexspaces_node.build.threads import in_thread
 from plexspaces_node.build.toolchain import Compilation, Compiler, find_compiler
@@ -31,8 +31,9 @@ ENTRY = "app.py"
 VENDOR = "vendor"
 """Directory of the project for packages in pure Python: `pip install --target vendor NAME`."""
 
-TESTED_SERIES = "0.25."
-"""Other versions of the compiler name the generated bindings differently."""
+TESTED_VERSION = "0.25.1"
+"""The bindings of other series have other names. Of any other version it must first be seen that it
+leaves the bytes that are freed here (`python_memory`), or they would be freed twice."""
 
 _SHIM = "plexspaces_entry"
 _SHIM_SOURCE = """\
@@ -60,9 +61,9 @@ class PythonToolchain:
 
     def parse_version(self, output: str) -> str:
         version = output.rpartition(" ")[2]
-        if not version.startswith(TESTED_SERIES):
+        if version != TESTED_VERSION:
             raise Unsupported(
-                f"{self.program} {version} cannot be used: it must be {TESTED_SERIES}x",
+                f"{self.program} {version} cannot be used: it must be {TESTED_VERSION}",
                 hint=self.install,
             )
         return version
@@ -156,5 +157,5 @@ def _stamp(compilation: Compilation) -> None:
         "processed-by": {"componentize-py": compilation.compiler.version},
         "sdk": {"plexspaces": __version__},
     }
-    component = freeing_returned_bytes(compilation.output.read_bytes())
+    component = freeing_bytes(compilation.output.read_bytes())
     compilation.output.write_bytes(with_producers(component, made_by))
