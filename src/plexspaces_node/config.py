@@ -53,6 +53,8 @@ from plexspaces_node.model import (
 
 FILE_NAME = "release.toml"
 FILE_VARIABLE = "PLEXSPACES_CONFIG"
+COMPOSE_VARIABLE = "PLEXSPACES_NODE_PORT"
+"""Read by compose.yaml alone, and set in a shell in which commands run too."""
 PREFIX = "PLEXSPACES_"
 EXTRA_VARIABLES: Mapping[str, str] = MappingProxyType(
     {
@@ -184,6 +186,13 @@ class LimitsSection(Section):
     """``[limits]``: the bounds that keep one application from harming the others."""
 
     artifact_bytes: int = _number(128 * MIB, 1, 1024 * MIB, "Largest artifact taken.")
+    unused_artifact_bytes: int = _number(
+        2048 * MIB,
+        0,
+        MIB * MIB,
+        "Room for artifacts that no application refers to, compiled forms included; over it the "
+        "one unused for longest is removed.",
+    )
     message_bytes: int = _number(
         DEFAULT_MESSAGE_LIMIT_BYTES, 1, MAX_MESSAGE_LIMIT_BYTES, "Largest message, largest reply."
     )
@@ -305,6 +314,14 @@ class ConfigBootstrap:
             raise _bad_value(exc, given) from exc
         config._origins = MappingProxyType({key: one.origin for key, one in given.items()})
         return config
+
+    @staticmethod
+    def check_variables() -> None:
+        """Raise `InvalidArgument` for a variable that no setting has, as `load` does.
+
+        For what needs no configuration and is to be told of a misspelt one all the same.
+        """
+        _from_environment({k: v for k, v in os.environ.items() if v})
 
 
 @dataclass(frozen=True, slots=True)
@@ -456,7 +473,7 @@ def _from_environment(variables: Mapping[str, str]) -> dict[str, _Given]:
     given: dict[str, _Given] = {}
     for name in sorted(variables):
         if name not in keys:
-            if name.startswith(PREFIX) and name != FILE_VARIABLE:
+            if name.startswith(PREFIX) and name not in (FILE_VARIABLE, COMPOSE_VARIABLE):
                 raise _unknown("environment variable", name, (*keys, FILE_VARIABLE))
             continue
         key, origin = keys[name], f"environment {name}"

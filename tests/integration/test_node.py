@@ -70,7 +70,7 @@ async def test_second_deploy_of_an_artifact_sends_and_compiles_nothing(
     info = await client.deploy("two", probe_wasm, on_progress=lambda p: phases.append(p.phase))
     assert info.timings.upload_ns == 0
     assert info.timings.compile_cached
-    assert phases == ["cached", "compile", "vm", "load"]
+    assert phases == ["cached", "vm", "load"]
 
 
 async def test_invoke_measures_compute_within_the_total(
@@ -511,6 +511,7 @@ async def test_metrics_tell_what_was_done(data_dir: Path, probe_wasm: Path) -> N
         page = (await asyncio.to_thread(urlopen, url, timeout=10)).read().decode()
     assert 'plexspaces_messages_total{application="one"} 1.0' in page
     assert 'plexspaces_applications{state="Running"} 1.0' in page
+    assert "plexspaces_artifact_store_bytes " in page
 
 
 async def test_short_message_behind_a_long_one_ends_alone(

@@ -25,8 +25,9 @@ from plexspaces_node.errors import (
     Unsupported,
 )
 from plexspaces_node.model import ArtifactKind, Language
-from plexspaces_node.node.artifacts import ArtifactReport, ArtifactStore, check_language
+from plexspaces_node.node.artifacts import ArtifactStore, check_language
 from plexspaces_node.node.compiler import CompileLimits
+from plexspaces_node.node.native import ArtifactReport
 
 WASM = b"\0asm" + bytes(range(256)) * 20
 DIGEST = hashlib.sha256(WASM).hexdigest()
@@ -284,6 +285,16 @@ class TestCompile:
         assert (second.path, second.report) == (first.path, first.report)
         assert (root / "compiled").read_text() == "x"
 
+    async def test_compile_when_cached_then_on_miss_is_not_called(
+        self, store: ArtifactStore
+    ) -> None:
+        """Whoever shows that a compiler runs is told only when one does."""
+        await upload(store)
+        told: list[str] = []
+        await store.compile(DIGEST, on_miss=lambda: told.append("first"))
+        await store.compile(DIGEST, on_miss=lambda: told.append("second"))
+        assert told == ["first"]
+
     async def test_compile_when_done_then_nobody_else_can_read_or_replace_the_code(
         self, store: ArtifactStore, root: Path
     ) -> None:
@@ -431,9 +442,9 @@ FAILURES: list[tuple[str, type[PlexSpacesError], str, str]] = [
     ("say(ok=True, kind='command')", Internal, "wrote nothing", ""),
     (
         "open('/dev/full', 'wb').write(b'x' * 10_000_000)",
-        InvalidArgument,
-        "No space left",
-        "doctor",
+        ResourceExhausted,
+        "no space left in .*cache",
+        "df -h",
     ),
 ]
 

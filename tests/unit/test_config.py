@@ -160,6 +160,7 @@ class TestEnvironment:
         ("node.log_format", "json"),
         ("node.metrics_address", "localhost:9100"),
         ("limits.artifact_bytes", "10"),
+        ("limits.unused_artifact_bytes", "11"),
         ("limits.message_bytes", "11"),
         ("limits.message_timeout_s", "12"),
         ("limits.deploy_timeout_s", "13"),

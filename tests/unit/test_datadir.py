@@ -29,6 +29,7 @@ def test_open_when_nothing_is_there_then_every_directory_is_private(path: Path) 
             assert stat.S_IMODE(child.stat().st_mode) == 0o700
         assert directory.registry.parent == path
         assert directory.log("calculator") == path / "logs" / "calculator.log"
+        directory.keep()
     assert stat.S_IMODE(directory.lock.stat().st_mode) == 0o600
 
 
@@ -36,6 +37,7 @@ def test_open_when_opened_before_then_what_is_inside_stays(path: Path) -> None:
     """A second start of the same node finds what the first one left."""
     with DataDirectory.open(path, "node-a") as directory:
         (directory.artifacts / "x.wasm").write_bytes(b"x")
+        directory.keep()
     with DataDirectory.open(path, "node-a") as directory:
         assert (directory.artifacts / "x.wasm").read_bytes() == b"x"
 
@@ -100,8 +102,8 @@ with DataDirectory.open(Path({str(path)!r}), "node-a"):
 
 def test_open_when_the_id_differs_then_names_both(path: Path) -> None:
     """A directory belongs to one node id; another one is refused and the lock given back."""
-    with DataDirectory.open(path, "node-a"):
-        pass
+    with DataDirectory.open(path, "node-a") as directory:
+        directory.keep()
     with (
         pytest.raises(
             InvalidArgument, match="belongs to node 'node-a', this node is 'node-b'"
@@ -179,6 +181,50 @@ def test_open_when_the_body_fails_then_the_directory_is_given_back(path: Path) -
         raise OSError("the node's own")
     with DataDirectory.open(path, "node-a"):
         pass
+
+
+@pytest.mark.parametrize("there", ["", "state", "state/node"])
+def test_open_when_not_kept_then_all_it_made_is_gone(
+    path: Path, tmp_path: Path, there: str
+) -> None:
+    """A node that does not start leaves what it found: no directory, or an empty one."""
+    (tmp_path / there).mkdir(parents=True, exist_ok=True)
+    before = sorted(tmp_path.rglob("*"))
+    with DataDirectory.open(path, "node-a") as directory:
+        directory.registry.write_text("rows")
+        (directory.vms / "vm-1").mkdir()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_open_when_kept_before_then_a_failed_start_changes_nothing(path: Path) -> None:
+    """What a node has once served from is never removed, whatever happens to a later start."""
+    with DataDirectory.open(path, "node-a") as directory:
+        directory.registry.write_text("rows")
+        directory.keep()
+    before = sorted(path.rglob("*"))
+    with pytest.raises(OSError, match="no start"), DataDirectory.open(path, "node-a"):
+        raise OSError("no start")
+    assert sorted(path.rglob("*")) == before
+    assert directory.registry.read_text() == "rows"
+
+
+def test_open_when_somebody_put_a_file_there_then_that_stays(path: Path) -> None:
+    """A directory that was not empty is not the node's to empty."""
+    path.mkdir(parents=True, mode=0o700)
+    (path / "notes.txt").write_text("mine")
+    with DataDirectory.open(path, "node-a"):
+        pass
+    assert (path / "notes.txt").read_text() == "mine"
+
+
+def test_open_when_refused_because_it_is_held_then_the_holders_files_stay(path: Path) -> None:
+    """A second start of a node that is just starting removes nothing of the first."""
+    with DataDirectory.open(path, "node-a") as directory:
+        before = sorted(path.rglob("*"))
+        with pytest.raises(WrongState), DataDirectory.open(path, "node-a"):
+            pass
+        assert sorted(path.rglob("*")) == before
+        assert directory.lock.is_file()
 
 
 def test_log_when_the_name_would_leave_the_directory_then_refused(path: Path) -> None:

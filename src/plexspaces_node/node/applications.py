@@ -220,7 +220,8 @@ class Applications:
         if request.upload_ns > _MAX_UPLOAD_NS:
             raise InvalidArgument(f"an upload of {request.upload_ns} ns is longer than a day")
         self.around.driver.capabilities.check(spec.vm_config)
-        async with self._act(), self._lock(spec.name):
+        artifact = self.around.artifacts.holding(spec.digest)
+        async with self._act(), artifact, self._lock(spec.name):
             known = self._supervisors.get(spec.name)
             if known is not None:
                 return await self._answer_again(known, request)
@@ -231,8 +232,7 @@ class Applications:
                 )
             if request.vm_id and request.vm_id not in self._empties:
                 raise _no_vm(request.vm_id)
-            progress("compile")
-            compiled = await self._compile(spec.digest)
+            compiled = await self._compile(spec.digest, progress)
             supervisor = self._supervise(_record(request, compiled))
             try:
                 await self.around.registry.insert_application(supervisor.record)
@@ -252,17 +252,19 @@ class Applications:
                 raise
             return await supervisor.info()
 
-    async def _compile(self, digest: str) -> Compiled:
+    async def _compile(self, digest: str, progress: Progress) -> Compiled:
         try:
-            return await self.around.artifacts.compile(digest)
+            return await self.around.artifacts.compile(digest, on_miss=lambda: progress("compile"))
         except InvalidArgument:
             # It can never run here, and bad input changes nothing.
-            if digest not in {supervisor.record.digest for supervisor in self.supervisors()}:
-                await self.around.artifacts.remove(digest)
+            self.around.artifacts.refuse(digest)
             raise
 
     async def undeploy(self, name: str) -> None:
-        """Remove an application without a trace but its artifact; raises `NotFound`."""
+        """Remove an application without a trace but its artifact, which nobody may need then.
+
+        Raises `NotFound`.
+        """
 
         async def act() -> None:
             async with self._lock(name):
@@ -372,6 +374,8 @@ class Applications:
             self._supervisors[record.name] = supervisor
             if record.desired is Desired.RUNNING:
                 supervisor.start_later()
+        # Not before: only now the artifacts of all applications are held.
+        self.around.artifacts.start_pruning(self.around.limits.unused_artifact_bytes)
         return tuple(record.name for record in records)
 
     async def drain(self, grace_s: float) -> None:
@@ -460,6 +464,8 @@ class Applications:
                 del self._locks[name]
 
     def _supervise(self, record: ApplicationRecord) -> Supervisor:
+        """Make the supervisor of an application, which holds its artifact until `_forget`."""
+        self.around.artifacts.hold(record.digest)
         journal = ApplicationLog(self.logs / f"{record.name}.log", self.around.limits.log_bytes)
         return Supervisor(record, self.around, self, journal)
 
@@ -468,6 +474,8 @@ class Applications:
         await supervisor.abort()
         with contextlib.suppress(NotFound):
             await self.around.registry.delete_application(supervisor.name)
+        # Not before: a row that could not be removed is an application after the next start.
+        self.around.artifacts.release(supervisor.record.digest)
         await supervisor.journal.remove()
 
     async def _answer_again(self, known: Supervisor, request: DeployRequest) -> ApplicationInfo:

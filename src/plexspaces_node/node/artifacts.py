@@ -1,50 +1,45 @@
-"""Artifacts on disk: the store of WebAssembly files by digest, and the cache of compiled ones.
+"""Artifacts on disk: the store of WebAssembly files by digest, with what was compiled from them.
 
-This file owns both layouts and what is read from a compiler's report. It knows nothing of
-applications, nor how the compiler is run (`compiler`).
+This file owns the life of an artifact: taken in, compiled, needed, removed when nobody needs it
+and others are more recent. It knows nothing of applications: they say what they hold. How bytes
+come in is `incoming`'s business, the cache of native code `native`'s, what goes next `shelf`'s.
 
-    ROOT/artifacts/<sha256>.wasm      what users sent
-    ROOT/cache/<key>.cwasm            native code made from it by the compiler, never by a user
-    ROOT/cache/<key>.json             its report, written last: without it the entry is not valid
+    ROOT/artifacts/<sha256>.wasm      what users sent; its time is when it was used last
+    ROOT/cache/                       native code made from it, see `native`
 
-A key is made of the artifact's digest and the engine's identity. Files appear whole, by rename;
-names that begin with `.tmp-` are leftovers of a crash and are removed at start.
+Files appear whole, by rename; names that begin with `.tmp-` are leftovers of a crash and are
+removed at start. An artifact's native code is removed before the artifact, so that a crash
+between the two leaves what is compiled anew.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import hashlib
-import itertools
+import logging
 import os
 import re
-import stat
-import tempfile
-import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
-from io import FileIO
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import msgspec
-
-from plexspaces_node.errors import (
-    Internal,
-    InvalidArgument,
-    NotFound,
-    ResourceExhausted,
-    Unavailable,
-)
-from plexspaces_node.model import MIB, ArtifactKind, Language
+from plexspaces_node.errors import InvalidArgument, NotFound, Unavailable
+from plexspaces_node.model import MIB, Language
 from plexspaces_node.node.compiler import COMPILER, CompileLimits, CompilerReport, run_compiler
+from plexspaces_node.node.disk import DiskFull, room_of, sync, using_disk
+from plexspaces_node.node.incoming import TEMPORARY, IncomingFile, Upload
+from plexspaces_node.node.native import ArtifactReport, Entry, NativeCache
+from plexspaces_node.node.shelf import Item, Shelf
+from plexspaces_node.vm.host_machine import finished
 
-_MAGIC = b"\0asm"
+_log = logging.getLogger(__name__)
+
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_TEMPORARY = ".tmp-"
+
+PROMISE_S = 60.0
+"""How long somebody who was told that an artifact is here has to deploy it."""
 
 # Native code measured at two to three times its WebAssembly; a small file has pages of overhead.
 _OUTPUT_GROWTH = 16
@@ -64,27 +59,11 @@ _PREINITIALISED = frozenset({"component-init-transform", "wizer"})
 
 
 @dataclass(frozen=True, slots=True)
-class ArtifactReport:
-    """What the compiler found an artifact to be.
-
-    Attributes:
-        language: what it was written in as far as the binary tells, else unknown.
-        imports: names it imports: interfaces of a component, modules of a core module.
-        exports: names it exports.
-    """
-
-    kind: ArtifactKind
-    language: Language
-    imports: tuple[str, ...] = field(repr=False)
-    exports: tuple[str, ...] = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
 class Compiled:
     """A compiled artifact.
 
     Attributes:
-        path: of the native code; valid while the store is open.
+        path: of the native code; valid while somebody holds the artifact.
         cached: it was there before this call.
         duration_ns: wall time of this call, waiting for others included.
     """
@@ -95,66 +74,18 @@ class Compiled:
     duration_ns: int
 
 
-class _Entry(msgspec.Struct, frozen=True):
-    """What lies beside native code in the cache."""
-
-    engine: str
-    size_bytes: int
-    report: ArtifactReport
-
-
 @dataclass(slots=True)
 class _Compilation:
-    task: asyncio.Task[ArtifactReport]
+    task: asyncio.Task[Entry]
     waiters: int = 0
-
-
-class Upload:
-    """An artifact on its way in; made by `ArtifactStore.receive`."""
-
-    def __init__(self, file: _IncomingFile, size_bytes: int, limit_bytes: int) -> None:
-        self._file = file
-        self._size_bytes = size_bytes
-        self._limit_bytes = limit_bytes
-        self._received = 0
-        self._head = b""
-
-    async def write(self, chunk: bytes) -> None:
-        """Add the next bytes of the file, in order; one call at a time.
-
-        Raises `InvalidArgument` as soon as the bytes cannot become the artifact announced, and
-        `ResourceExhausted` when the disk is full. The upload is over then.
-        """
-        self._received += len(chunk)
-        if self._received > self._limit_bytes:
-            raise _too_big(self._received, self._limit_bytes)
-        if self._received > self._size_bytes:
-            raise InvalidArgument(
-                f"more than the announced {self._size_bytes} bytes were sent",
-                hint="the file changed while it was sent; deploy it again",
-            )
-        if len(self._head) < len(_MAGIC):
-            self._head += chunk[: len(_MAGIC) - len(self._head)]
-            if not _MAGIC.startswith(self._head):
-                raise _not_wasm(self._head)
-        await asyncio.to_thread(self._file.write, chunk)
-
-    def check_whole(self) -> None:
-        """Raise `InvalidArgument` when bytes are missing."""
-        if len(self._head) < len(_MAGIC) and self._received == self._size_bytes:
-            raise _not_wasm(self._head)
-        if self._received < self._size_bytes:
-            raise InvalidArgument(
-                f"the upload ended after {self._received} of {self._size_bytes} bytes",
-                hint="deploy the file again",
-            )
 
 
 class ArtifactStore:
     """The artifacts of a node and what was compiled from them; use as an async context manager.
 
     Entering makes the directories and removes what a crash or an older engine left; leaving ends
-    every compilation and waits until its process is gone.
+    every compilation and waits until its process is gone. What nobody holds stays until
+    `start_pruning` gave it a limit.
     """
 
     def __init__(
@@ -167,83 +98,163 @@ class ArtifactStore:
         compiler: Sequence[str] = COMPILER,
     ) -> None:
         self._artifacts = root / "artifacts"
-        self._cache = root / "cache"
+        self._native = NativeCache(root / "cache", engine)
         self._limit_bytes = limit_bytes
-        self._engine = engine
         self._limits = limits or CompileLimits()
         self._compiler = tuple(compiler)
-        self._numbers = itertools.count()
         self._slots = asyncio.Semaphore(self._limits.at_once)
         # Compilations others may join, by key; and every task that still runs, joinable or not.
         self._joinable: dict[str, _Compilation] = {}
-        self._tasks: set[asyncio.Task[ArtifactReport]] = set()
+        self._tasks: set[asyncio.Task[Entry]] = set()
+        self._shelf = Shelf(limit_bytes)
+        self._removals: dict[str, asyncio.Task[bool]] = {}
+        self._pruner: asyncio.Task[None] | None = None
+        # What the pruner is to do: look, write down when these were used, spare nothing unused.
+        self._look = asyncio.Event()
+        self._used: dict[str, int] = {}
+        self._disk_full = False
         self._closed = False
 
     def __repr__(self) -> str:
         return f"<ArtifactStore {self._artifacts.parent} {len(self._tasks)} compiling>"
 
     async def __aenter__(self) -> Self:
-        await asyncio.to_thread(self._prepare)
+        for found in await asyncio.to_thread(self._prepare):
+            self._shelf.put(
+                found.key,
+                found.digest,
+                wasm_bytes=found.wasm_bytes,
+                native_bytes=found.native_bytes,
+            )
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         self._closed = True
         await _end_tasks(self._tasks)
+        if self._pruner is not None:
+            self._pruner.cancel()
+            await asyncio.gather(self._pruner, return_exceptions=True)
+        await asyncio.gather(*self._removals.values())
+        await asyncio.to_thread(self._write_down, self._used)
+
+    @property
+    def total_bytes(self) -> int:
+        """The room that artifacts and their native code take up on the disk."""
+        return self._shelf.total_bytes
+
+    # ---- taking in and compiling -------------------------------------------------------
 
     def has(self, digest: str) -> bool:
-        """Tell whether the artifact is here, whole; raises `InvalidArgument` for a bad digest."""
-        return self._artifact(digest).is_file()
+        """Tell whether the artifact is here, whole; raises `InvalidArgument` for a bad digest.
+
+        One that is here stays for `PROMISE_S`, so that it can be deployed.
+        """
+        path, key = self._artifact(digest), self._native.key(digest)
+        if key in self._removals or not path.is_file():
+            return False
+        self._promise(key, digest)
+        return True
 
     @asynccontextmanager
     async def receive(self, digest: str, size_bytes: int) -> AsyncIterator[Upload]:
         """Take an artifact in: write its bytes inside the context, leaving it stores the artifact.
 
-        Stored means on disk even after a power loss. When the context is left by an error or a
-        cancellation, or the bytes are not what was announced, nothing is stored and the error is
-        raised: `InvalidArgument` for a bad digest, size, beginning or content. Any number of
-        uploads may run at once, of the same digest too.
+        Stored means on disk even after a power loss, and kept for `PROMISE_S` at least. When the
+        context is left by an error or a cancellation, or the bytes are not what was announced,
+        nothing is stored and the error is raised: `InvalidArgument` for a bad digest, size,
+        beginning or content, `ResourceExhausted` for a full disk. Any number of uploads may run
+        at once, of the same digest too.
         """
         target = self._artifact(digest)
-        if size_bytes < 1:
-            raise InvalidArgument(
-                "the artifact is empty", hint="build it again: a .wasm file has at least 8 bytes"
-            )
-        if size_bytes > self._limit_bytes:
-            raise _too_big(size_bytes, self._limit_bytes)
-        file = _IncomingFile(self._artifacts)
-        try:
-            upload = Upload(file, size_bytes, self._limit_bytes)
-            yield upload
-            upload.check_whole()
-            await asyncio.to_thread(file.commit, digest, target)
-        finally:
-            # Shielded: a second cancellation must not leave the file behind. On a thread: a
-            # write that was cancelled may still be under way, and is waited for.
-            await asyncio.shield(asyncio.to_thread(file.discard))
+        file = IncomingFile(self._artifacts)
+        upload = Upload(file, size_bytes, self._limit_bytes)
+        async with self.holding(digest):
+            try:
+                with self._noticing_full_disk():
+                    yield upload
+                    upload.check_whole()
+                    await asyncio.to_thread(file.commit, digest, target)
+            finally:
+                # Shielded: a second cancellation must not leave the file behind. On a thread: a
+                # write that was cancelled may still be under way, and is waited for.
+                await asyncio.shield(self._settle(file, digest))
 
-    async def remove(self, digest: str) -> None:
-        """Remove an artifact that nothing uses; silent when it is not here."""
-        await asyncio.to_thread(self._artifact(digest).unlink, missing_ok=True)
-
-    async def compile(self, digest: str) -> Compiled:
+    async def compile(self, digest: str, *, on_miss: Callable[[], None] | None = None) -> Compiled:
         """Return the artifact compiled for this engine, from the cache or compiled now.
 
-        Callers that ask for the same artifact at the same time share one compilation, which goes
-        on as long as one of them waits. Raises `NotFound` when the artifact is not here,
+        `on_miss` is called when it is not in the cache, before the wait for a compiler. Callers
+        that ask for the same artifact at the same time share one compilation, which goes on as
+        long as one of them waits. Raises `NotFound` when the artifact is not here,
         `InvalidArgument` when it cannot be run or breaks the compiler, `ResourceExhausted` when
-        it takes too much time or memory; nothing is left then.
+        it takes too much time, memory or disk; nothing is left then.
         """
         began_ns = time.monotonic_ns()
-        present = self.has(digest)
-        key = hashlib.sha256(f"{digest}\n{self._engine}".encode()).hexdigest()
-        target = self._cache / f"{key}.cwasm"
-        report = await asyncio.to_thread(self._cached, target)
-        cached = report is not None
-        if report is None:
-            if not present:
-                raise NotFound(f"there is no artifact {digest}", hint="upload it first")
-            report = await self._join(key, self._artifact(digest), target)
-        return Compiled(target, report, cached, time.monotonic_ns() - began_ns)
+        source, key = self._artifact(digest), self._native.key(digest)
+        async with self.holding(digest):
+            wasm_bytes = await asyncio.to_thread(_size, source)
+            entry = await asyncio.to_thread(self._native.find, key)
+            cached = entry is not None
+            if entry is None:
+                if wasm_bytes is None:
+                    raise NotFound(f"there is no artifact {digest}", hint="upload it first")
+                if on_miss is not None:
+                    on_miss()
+                with self._noticing_full_disk():
+                    entry = await self._join(key, source)
+            self._shelf.put(
+                key,
+                digest,
+                wasm_bytes=None if wasm_bytes is None else room_of(wasm_bytes),
+                native_bytes=entry.room_bytes,
+            )
+            self._promise(key, digest)
+        duration_ns = time.monotonic_ns() - began_ns
+        return Compiled(self._native.code(key), entry.report, cached, duration_ns)
+
+    # ---- who needs what ----------------------------------------------------------------
+
+    @asynccontextmanager
+    async def holding(self, digest: str) -> AsyncIterator[None]:
+        """Keep an artifact, here or not yet, from being removed while inside.
+
+        Waits for a removal that is under way. Leaving it as the last one removes an artifact
+        that was refused meanwhile. Raises `InvalidArgument` for a bad digest.
+        """
+        self._artifact(digest)
+        key = self._native.key(digest)
+        while (removal := self._removals.get(key)) is not None:
+            await asyncio.wait({removal})
+        self.hold(digest)
+        try:
+            yield
+        finally:
+            self.release(digest)
+            if self._shelf.is_surplus(key):
+                await asyncio.shield(self._start_removal(key))
+
+    def hold(self, digest: str) -> None:
+        """Keep an artifact until `release` was called as often; inside `holding` or at start."""
+        self._shelf.hold(self._native.key(digest), digest)
+
+    def release(self, digest: str) -> None:
+        """Let go of an artifact: the last to do so makes it the one used last of the unused."""
+        key = self._native.key(digest)
+        self._shelf.release(key)
+        self._mark_used(digest)
+
+    def refuse(self, digest: str) -> None:
+        """Say that an artifact cannot be used: it goes as soon as nobody holds it."""
+        self._shelf.refuse(self._native.key(digest))
+
+    def start_pruning(self, limit_bytes: int) -> None:
+        """Keep what nobody holds within a limit from now on, in the background.
+
+        Called once, when everybody holds what they need.
+        """
+        self._pruner = asyncio.create_task(self._prune(limit_bytes), name="prune artifacts")
+        self._pruner.add_done_callback(_pruner_ended)
+
+    # ---- within ------------------------------------------------------------------------
 
     def _artifact(self, digest: str) -> Path:
         if not _DIGEST.fullmatch(digest):
@@ -252,43 +263,37 @@ class ArtifactStore:
             )
         return self._artifacts / f"{digest}.wasm"
 
-    def _prepare(self) -> None:
-        with _disk(self._artifacts.parent):
-            for directory in (self._artifacts, self._cache):
+    def _prepare(self) -> list[_Found]:
+        found: dict[str, _Found] = {}
+        with using_disk(self._artifacts.parent):
+            for directory in (self._artifacts, self._native.directory):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                for leftover in directory.glob(f"{_TEMPORARY}*"):
+                for leftover in directory.glob(f"{TEMPORARY}*"):
                     leftover.unlink()
-            _sync(self._artifacts.parent)
-            self._prune()
+            sync(self._artifacts.parent)
+            for path in self._artifacts.glob("*.wasm"):
+                if _DIGEST.fullmatch(path.stem):
+                    status, key = path.stat(), self._native.key(path.stem)
+                    found[key] = _Found(key, path.stem, status.st_mtime, room_of(status.st_size))
+            for key, entry, used_s in self._native.prune():
+                # Code may be all there is, when somebody tidied up by hand.
+                known = found.setdefault(key, _Found(key, "", used_s, 0))
+                known.native_bytes = entry.room_bytes
+        return sorted(found.values(), key=lambda one: (one.used_s, one.key))
 
-    def _prune(self) -> None:
-        for path in list(self._cache.iterdir()):
-            code, note = path.with_suffix(".cwasm"), path.with_suffix(".json")
-            entry = _read_entry(note)
-            if entry is None or entry.engine != self._engine or not code.exists():
-                note.unlink(missing_ok=True)
-                code.unlink(missing_ok=True)
+    async def _settle(self, file: IncomingFile, digest: str) -> None:
+        await asyncio.to_thread(file.discard)
+        if file.stored_bytes is not None:
+            key = self._native.key(digest)
+            self._shelf.put(key, digest, wasm_bytes=room_of(file.stored_bytes))
+            self._promise(key, digest)
 
-    def _cached(self, target: Path) -> ArtifactReport | None:
-        entry = _read_entry(target.with_suffix(".json"))
-        try:
-            status = target.stat()
-        except FileNotFoundError:
-            return None
-        # It will be run as native code, so it must be what this user wrote, whole.
-        trusted = status.st_uid == os.geteuid() and not status.st_mode & (
-            stat.S_IWGRP | stat.S_IWOTH
-        )
-        if entry is None or not trusted or status.st_size != entry.size_bytes:
-            return None
-        return entry.report
-
-    async def _join(self, key: str, source: Path, target: Path) -> ArtifactReport:
+    async def _join(self, key: str, source: Path) -> Entry:
         if self._closed:
             raise Unavailable("the artifact store is closed", hint="the node is stopping")
         compilation = self._joinable.get(key)
         if compilation is None:
-            compilation = _Compilation(asyncio.create_task(self._compile(source, target)))
+            compilation = _Compilation(asyncio.create_task(self._compile(key, source)))
             self._joinable[key] = compilation
             self._tasks.add(compilation.task)
             compilation.task.add_done_callback(self._tasks.discard)
@@ -302,13 +307,13 @@ class ArtifactStore:
                     del self._joinable[key]
                 await _end_tasks({compilation.task})
 
-    async def _compile(self, source: Path, target: Path) -> ArtifactReport:
+    async def _compile(self, key: str, source: Path) -> Entry:
         async with self._slots:
             # Another compilation of it may have ended while this one waited for its turn.
-            report = await asyncio.to_thread(self._cached, target)
-            if report is not None:
-                return report
-            output = target.with_name(f"{_TEMPORARY}{next(self._numbers)}.cwasm")
+            entry = await asyncio.to_thread(self._native.find, key)
+            if entry is not None:
+                return entry
+            output = self._native.scratch()
             try:
                 said = await run_compiler(
                     self._compiler,
@@ -317,11 +322,92 @@ class ArtifactStore:
                     limits=self._limits,
                     output_limit_bytes=max(_OUTPUT_LEAST_BYTES, _OUTPUT_GROWTH * self._limit_bytes),
                 )
-                report = _report(said)
-                await asyncio.to_thread(_keep, output, target, self._engine, report)
+                # To its end: what it would make after the cleaning up would not be counted.
+                return await finished(
+                    asyncio.to_thread(self._native.keep, output, key, _report(said))
+                )
             finally:
                 await asyncio.shield(asyncio.to_thread(output.unlink, missing_ok=True))
-            return report
+
+    # ---- removing ----------------------------------------------------------------------
+
+    @contextmanager
+    def _noticing_full_disk(self) -> Iterator[None]:
+        try:
+            yield
+        except DiskFull:
+            self._disk_full = True
+            self._look.set()
+            raise
+
+    def _promise(self, key: str, digest: str) -> None:
+        self._shelf.promise(key, time.monotonic() + PROMISE_S)
+        self._mark_used(digest)
+
+    def _mark_used(self, digest: str) -> None:
+        self._used[digest] = time.time_ns()
+        self._look.set()
+
+    async def _prune(self, limit_bytes: int) -> None:
+        while True:
+            self._look.clear()
+            used, self._used = self._used, {}
+            await finished(asyncio.to_thread(self._write_down, used))
+            # What is kept for a later deploy is worth nothing when there is no room for this one.
+            target_bytes = 0 if self._disk_full else limit_bytes
+            self._disk_full = False
+            while (key := self._shelf.surplus(target_bytes, time.monotonic())) is not None:
+                if not await asyncio.shield(self._start_removal(key)):
+                    break
+            with suppress(TimeoutError):
+                # Only promises keep it over the limit then, and they end.
+                over = self._shelf.idle_bytes > limit_bytes
+                async with asyncio.timeout(PROMISE_S if over else None):
+                    await self._look.wait()
+
+    def _write_down(self, used: Mapping[str, int]) -> None:
+        # For the order after the next start; to lose it costs a compilation at most.
+        for digest, used_ns in used.items():
+            with suppress(OSError):
+                os.utime(self._artifact(digest), ns=(used_ns, used_ns))
+
+    def _start_removal(self, key: str) -> asyncio.Task[bool]:
+        # From here on it is not here for anybody; whoever wants it back waits until it is gone.
+        removal = asyncio.create_task(self._remove(key, self._shelf.take(key)))
+        self._removals[key] = removal
+        return removal
+
+    async def _remove(self, key: str, item: Item) -> bool:
+        try:
+            await asyncio.to_thread(self._unlink, key, item.digest)
+        except OSError as error:
+            _log.warning("artifact %s cannot be removed: %s", item.digest or key, error)
+            # As the one used last: it must not keep others from being removed.
+            self._shelf.put(
+                key, item.digest, wasm_bytes=item.wasm_bytes, native_bytes=item.native_bytes
+            )
+            return False
+        else:
+            _log.info("removed artifact %s, %d bytes", item.digest or key, item.size_bytes)
+            return True
+        finally:
+            del self._removals[key]
+
+    def _unlink(self, key: str, digest: str) -> None:
+        self._native.remove(key)
+        if digest:
+            self._artifact(digest).unlink(missing_ok=True)
+
+
+@dataclass(slots=True)
+class _Found:
+    """What a start finds of an artifact."""
+
+    key: str
+    digest: str
+    used_s: float
+    wasm_bytes: int
+    native_bytes: int = 0
 
 
 def check_language(report: ArtifactReport, said: Language | None) -> Language:
@@ -340,57 +426,7 @@ def check_language(report: ArtifactReport, said: Language | None) -> Language:
     return said
 
 
-class _IncomingFile:
-    """A file that becomes an artifact or vanishes. Every method blocks; any thread may call it.
-
-    A cancelled call goes on in its thread, so a lock keeps its file open until it is done.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._lock = threading.Lock()
-        self._hash = hashlib.sha256()
-        self._file: FileIO | None = None
-        self._path: Path | None = None
-        self._over = False
-
-    def write(self, chunk: bytes) -> None:
-        with self._lock, _disk(self._directory):
-            if self._over:
-                return
-            if self._file is None:
-                descriptor, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=self._directory)
-                self._path, self._file = Path(name), FileIO(descriptor, "w")
-            self._hash.update(chunk)
-            rest = memoryview(chunk)
-            while rest:
-                rest = rest[self._file.write(rest) :]
-
-    def commit(self, digest: str, target: Path) -> None:
-        with self._lock, _disk(self._directory):
-            if self._file is None or self._path is None:
-                return
-            received = self._hash.hexdigest()
-            if received != digest:
-                raise InvalidArgument(
-                    f"the bytes received have digest {received}, announced was {digest}",
-                    hint="the file changed while it was sent; deploy it again",
-                )
-            os.fsync(self._file.fileno())
-            self._path.replace(target)
-            _sync(self._directory)
-
-    def discard(self) -> None:
-        with self._lock:
-            self._over = True
-            if self._file is not None:
-                self._file.close()
-                self._file = None
-            if self._path is not None:
-                self._path.unlink(missing_ok=True)
-
-
-async def _end_tasks(tasks: set[asyncio.Task[ArtifactReport]]) -> None:
+async def _end_tasks(tasks: set[asyncio.Task[Entry]]) -> None:
     for task in tasks:
         # Once is enough: a second cancellation would interrupt its cleaning up.
         if not task.done() and not task.cancelling():
@@ -412,58 +448,13 @@ def _language(said: CompilerReport) -> Language:
     return Language.UNKNOWN
 
 
-def _keep(output: Path, target: Path, engine: str, report: ArtifactReport) -> None:
-    with _disk(target.parent):
-        try:
-            size_bytes = output.stat().st_size
-        except FileNotFoundError as error:
-            raise Internal("the compiler reported success and wrote nothing") from error
-        output.chmod(0o600)
-        _sync(output)
-        output.replace(target)
-        # The report makes the entry valid, so it must not reach the disk before the code.
-        _sync(target.parent)
-        note = output.with_suffix(".json")
-        note.touch(mode=0o600)
-        note.write_bytes(msgspec.json.encode(_Entry(engine, size_bytes, report)))
-        _sync(note)
-        note.replace(target.with_suffix(".json"))
-
-
-def _read_entry(path: Path) -> _Entry | None:
+def _size(path: Path) -> int | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_Entry)
-    except (FileNotFoundError, msgspec.DecodeError):
+        return path.stat().st_size
+    except FileNotFoundError:
         return None
 
 
-def _not_wasm(head: bytes) -> InvalidArgument:
-    return InvalidArgument(
-        f"not WebAssembly: the file begins with {head!r}, not {_MAGIC!r}",
-        hint="pass the .wasm file that the build made with --wasm",
-    )
-
-
-def _too_big(size_bytes: int, limit_bytes: int) -> InvalidArgument:
-    return InvalidArgument(
-        f"the artifact has {size_bytes} bytes or more, the limit is {limit_bytes}",
-        hint="strip it, or raise [limits] artifact_bytes",
-    )
-
-
-@contextmanager
-def _disk(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ResourceExhausted(f"no space left in {path}", hint=f"df -h {path}") from error
-        raise Unavailable(f"the disk failed in {path}: {error.strerror}", hint="dmesg") from error
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _pruner_ended(pruner: asyncio.Task[None]) -> None:
+    if not pruner.cancelled():
+        _log.error("unused artifacts are no longer removed", exc_info=pruner.exception())

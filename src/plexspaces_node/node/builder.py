@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from time import time_ns
-from typing import Any, Self
+from typing import Self
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -18,13 +18,14 @@ from grpc_reflection.v1alpha import reflection
 
 from plexspaces_node import __version__
 from plexspaces_node.config import Config, ConfigBootstrap
-from plexspaces_node.errors import InvalidArgument, Unavailable, Unsupported
+from plexspaces_node.errors import InvalidArgument, Unsupported
 from plexspaces_node.levels import make_drivers
 from plexspaces_node.model import ENGINE, ENGINE_REVISION, VmConfig
 from plexspaces_node.node.applications import Applications
 from plexspaces_node.node.artifacts import ArtifactStore
 from plexspaces_node.node.compiler import CompileLimits
 from plexspaces_node.node.datadir import DataDirectory
+from plexspaces_node.node.listening import bind, check_can_listen
 from plexspaces_node.node.machines import AgentLimits
 from plexspaces_node.node.metrics import serve_metrics
 from plexspaces_node.node.registry import Registry
@@ -159,7 +160,8 @@ class NodeBuilder:
         """Start the node; on leaving, drain it.
 
         Raises `InvalidArgument`, `WrongState` for a data directory in use, `Unavailable` for a
-        port in use, `Unsupported` for an isolation level that does not work here.
+        port in use, `Unsupported` for an isolation level that does not work here. A node that
+        does not start leaves nothing of a data directory that it would have been the first in.
         """
         config = self._config or ConfigBootstrap.load(self._config_file, self._flags)
         config.check_listen()
@@ -167,6 +169,8 @@ class NodeBuilder:
         async with AsyncExitStack() as stack:
             stack.callback(driver.close)
             data = stack.enter_context(DataDirectory.open(config.node.data_dir, config.node.id))
+            # After it: a node that runs already is named, and not only the port it holds.
+            await check_can_listen(config.node.address)
             limits = config.limits
             registry = await stack.enter_async_context(
                 Registry.open(data.registry, keyvalue_limit_bytes=limits.keyvalue_bytes)
@@ -196,15 +200,21 @@ class NodeBuilder:
                 interceptors=(ErrorInterceptor(),), options=server_options()
             )
             _register(server, node, applications, artifacts)
-            node.address = _bind(server, config.node.address)
+            node.metrics_port = stack.enter_context(
+                serve_metrics(
+                    config.node.metrics_address,
+                    applications.supervisors,
+                    lambda: artifacts.total_bytes,
+                )
+            )
+            node.address = bind(server, config.node.address)
             node.recovered = await applications.recover()
+            # From now on there may be something in it that a client was told of.
+            data.keep()
             await server.start()
             for name in ("", SERVICE):
                 await node._health.set(name, health_pb2.HealthCheckResponse.SERVING)
             stack.push_async_callback(node.drain)
-            node.metrics_port = stack.enter_context(
-                serve_metrics(config.node.metrics_address, applications.supervisors)
-            )
             yield node
 
 
@@ -263,23 +273,6 @@ def _register(
     health_pb2_grpc.add_HealthServicer_to_server(node._health, server)
     names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
-
-
-def _bind(server: grpc.aio.Server, address: str) -> str:
-    host = address.rpartition(":")[0]
-    try:
-        port = server.add_insecure_port(address)
-    except RuntimeError as error:
-        port = 0
-        why: Any = error
-    else:
-        why = None
-    if port == 0:
-        raise Unavailable(
-            f"cannot listen on {address}: the port is in use or the address is not this machine's",
-            hint="choose another with --address 127.0.0.1:9001, or see who holds it: ss -ltnp",
-        ) from why
-    return f"{host}:{port}"
 
 
 __all__ = ["InvalidArgument", "Node", "NodeBuilder", "choose_driver"]

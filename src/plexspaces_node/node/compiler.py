@@ -31,6 +31,8 @@ from plexspaces_node.errors import (
     platform_error,
 )
 from plexspaces_node.model import MIB, ArtifactKind
+from plexspaces_node.node.disk import FULL_SIGNS, DiskFull, is_full
+from plexspaces_node.node.incoming import TEMPORARY
 from plexspaces_node.vm.host_process import signal_name
 
 COMPILER = (sys.executable, "-I", "-m", "plexspaces_node.agent.compile")
@@ -100,27 +102,40 @@ async def run_compiler(
     However this ends, no process is left; `output` may be there in part, the caller removes it.
     Raises what the compiler refused the file with, `ResourceExhausted` naming the limit and the
     setting that raises it, `InvalidArgument` when the file broke the compiler, `Unsupported` when
-    the compiler cannot be started and `Internal` when its answer makes no sense.
+    the compiler cannot be started and `Internal` when its answer makes no sense. `DiskFull` is
+    the limit that the disk is.
     """
     bounded = [*_bounds(limits, output_limit_bytes), *command, str(source), str(output)]
     # Files and not pipes: nothing can block on them, and what is read of them is bounded.
     try:
         with (
-            tempfile.TemporaryFile(dir=output.parent) as answer,
-            tempfile.TemporaryFile(dir=output.parent) as complaint,
+            tempfile.TemporaryFile(dir=output.parent, prefix=TEMPORARY) as answer,
+            tempfile.TemporaryFile(dir=output.parent, prefix=TEMPORARY) as complaint,
         ):
+            # So that a compiler that fills the disk has room left to say so.
+            os.posix_fallocate(complaint.fileno(), 0, _COMPLAINT_BYTES)
             status = await _run_to_end(bounded, answer, complaint, limits.timeout_s)
-            complaint.seek(max(0, complaint.seek(0, os.SEEK_END) - _COMPLAINT_BYTES))
-            said = complaint.read().decode("utf-8", "replace")
+            said = _last_written(complaint).decode("utf-8", "replace")
             answer.seek(0)
             found = answer.read(_REPORT_LIMIT_BYTES + 1)
     except OSError as error:
+        if is_full(error):
+            raise DiskFull(output.parent) from error
         raise Unavailable(
             f"the compiler cannot be run: {error.strerror}", hint="plexspaces doctor"
         ) from error
     if status != 0:
+        if any(sign in said for sign in FULL_SIGNS):
+            raise DiskFull(output.parent)
         raise _broken(status, said, limits)
     return _read_answer(found, limits)
+
+
+def _last_written(file: IO[bytes]) -> bytes:
+    # The child shares the file's position, which is where its words end; the file may be longer.
+    end = os.lseek(file.fileno(), 0, os.SEEK_CUR)
+    begin = max(0, end - _COMPLAINT_BYTES)
+    return os.pread(file.fileno(), end - begin, begin)
 
 
 def _bounds(limits: CompileLimits, output_limit_bytes: int) -> list[str]:

@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,19 +38,25 @@ class _Holder(msgspec.Struct, frozen=True):
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DataDirectory:
-    """The paths of a data directory that this process holds; made by `open`."""
+    """The paths of a data directory that this process holds; made by `open`.
+
+    Attributes:
+        kept: what `open` made stays, because `keep` was called.
+    """
 
     path: Path
     node_id: str
+    kept: bool = False
 
     @classmethod
     @contextmanager
     def open(cls, path: Path, node_id: str) -> Iterator[DataDirectory]:
         """Make what is missing, take the directory for this process, give it back at the end.
 
-        Every directory made is its owner's alone. Blocks for a few file operations, never for
+        Every directory made is its owner's alone. A directory that was empty or not there is so
+        again at the end, unless `keep` was called. Blocks for a few file operations, never for
         another node. Raises `WrongState` when another node holds the directory,
         `InvalidArgument` when it belongs to another node id, when others could write to it, or
         when it cannot be made or written. A lock left by a node that was killed is no obstacle.
@@ -57,23 +64,37 @@ class DataDirectory:
         check_name(node_id, what="node id")
         check_socket_room(path.absolute() / "vms")
         directory = cls(path.absolute(), node_id)
-        with _usable(directory.path):
-            _make_private(directory.path, parents=True)
-            lock = _take_lock(directory)
+        fresh = False
+        made = _missing(directory.path)
         try:
             with _usable(directory.path):
-                _claim(directory)
-                for child in (
-                    directory.artifacts,
-                    directory.cache,
-                    directory.vms,
-                    directory.logs,
-                ):
-                    _make_private(child)
-            yield directory
+                _make_private(directory.path, parents=True)
+                lock = _take_lock(directory)
+            try:
+                with _usable(directory.path):
+                    # Asked under the lock: until then another node may have used it.
+                    fresh = list(directory.path.iterdir()) == [directory.lock]
+                    _claim(directory)
+                    for child in (
+                        directory.artifacts,
+                        directory.cache,
+                        directory.vms,
+                        directory.logs,
+                    ):
+                        _make_private(child)
+                yield directory
+            finally:
+                if fresh and not directory.kept:
+                    _empty(directory)
+                # Else the file stays: removing it would let two nodes lock two files of one name.
+                os.close(lock)
         finally:
-            # The file stays: removing it would let two nodes lock two files of one name.
-            os.close(lock)
+            if not directory.kept:
+                _remove_empty(made)
+
+    def keep(self) -> None:
+        """Let what is in the directory stay when it is given back."""
+        self.kept = True
 
     @property
     def lock(self) -> Path:
@@ -127,6 +148,29 @@ def _usable(path: Path) -> Iterator[None]:
         ) from error
 
 
+def _missing(path: Path) -> Sequence[Path]:
+    """Return which directories of a path are not there, the innermost first."""
+    return [place for place in (path, *path.parents) if not os.path.exists(place)]
+
+
+def _empty(directory: DataDirectory) -> None:
+    # What cannot be removed stays: the error that is on its way says more.
+    with suppress(OSError):
+        for entry in directory.path.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            elif entry != directory.lock:
+                entry.unlink()
+        # Last: whoever waits for the directory finds it held, or gone.
+        directory.lock.unlink()
+
+
+def _remove_empty(made: Sequence[Path]) -> None:
+    with suppress(OSError):  # somebody else has put something there
+        for place in made:
+            place.rmdir()
+
+
 def _make_private(path: Path, *, parents: bool = False) -> None:
     if parents:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -160,6 +204,8 @@ def _take_lock(directory: DataDirectory) -> int:
     lock = os.open(directory.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(lock).st_nlink == 0:
+            raise BlockingIOError  # removed by a node that did not start, since it was opened
         os.ftruncate(lock, 0)
         os.pwrite(lock, msgspec.json.encode(_Holder(directory.node_id, os.getpid())), 0)
     except BlockingIOError as error:

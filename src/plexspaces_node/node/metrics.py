@@ -42,13 +42,22 @@ METRICS: dict[str, tuple[str, Value]] = {
 """Counters an application, since the node started: name, meaning, where the value comes from."""
 
 APPLICATIONS = ("plexspaces_applications", "Applications by state.")
+STORE = (
+    "plexspaces_artifact_store_bytes",
+    "Room that artifacts and their compiled forms take up on the disk.",
+)
 
 
 class NodeCollector(Collector):
-    """Reads the supervisors of a node, from the thread that serves the scrape."""
+    """Reads what a node has, from the thread that serves the scrape."""
 
-    def __init__(self, supervisors: Callable[[], Iterable[Supervisor]]) -> None:
+    def __init__(
+        self,
+        supervisors: Callable[[], Iterable[Supervisor]],
+        store_bytes: Callable[[], int],
+    ) -> None:
         self._supervisors = supervisors
+        self._store_bytes = store_bytes
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
         """Yield every metric as it is now."""
@@ -64,11 +73,14 @@ class NodeCollector(Collector):
         for state, count in Counter(s.state for s in supervisors).items():
             states.add_metric([state], count)
         yield states
+        yield GaugeMetricFamily(*STORE, value=self._store_bytes())
 
 
 @contextmanager
 def serve_metrics(
-    address: str, supervisors: Callable[[], Iterable[Supervisor]]
+    address: str,
+    supervisors: Callable[[], Iterable[Supervisor]],
+    store_bytes: Callable[[], int],
 ) -> Iterator[int | None]:
     """Serve metrics over HTTP at HOST:PORT while inside, and yield the port; "" serves nothing.
 
@@ -79,7 +91,7 @@ def serve_metrics(
         return
     host, _, port = address.rpartition(":")
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(NodeCollector(supervisors))
+    registry.register(NodeCollector(supervisors, store_bytes))
     try:
         server, thread = start_http_server(int(port), addr=host.strip("[]"), registry=registry)
     except OSError as error:

@@ -1,0 +1,57 @@
+"""What the disk can do wrong, as errors with a cure; and how a file is made to stay on it.
+
+Shared by those who write artifacts. Knows nothing of what is written.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from plexspaces_node.errors import ResourceExhausted, Unavailable
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL_SIGNS = tuple(map(os.strerror, _FULL))
+"""What a program says that found no room."""
+
+_BLOCK_BYTES = 4096
+
+
+class DiskFull(ResourceExhausted):
+    """There is no room left where something had to be written."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"no space left in {path}", hint=f"df -h {path}")
+
+
+def is_full(error: OSError) -> bool:
+    """Tell whether an error says that there is no room."""
+    return error.errno in _FULL
+
+
+@contextmanager
+def using_disk(path: Path) -> Iterator[None]:
+    """Turn an `OSError` of file work below `path` into `DiskFull` or `Unavailable`."""
+    try:
+        yield
+    except OSError as error:
+        if is_full(error):
+            raise DiskFull(path) from error
+        raise Unavailable(f"the disk failed in {path}: {error.strerror}", hint="dmesg") from error
+
+
+def sync(path: Path) -> None:
+    """Return when a file or directory is on the disk, also after a power loss. Blocks."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def room_of(size_bytes: int) -> int:
+    """Return how many bytes of a disk a file takes up: whole blocks."""
+    return -(-size_bytes // _BLOCK_BYTES) * _BLOCK_BYTES

@@ -1,0 +1,146 @@
+"""An artifact on its way in: checked as it comes, on the disk whole or not at all.
+
+Owns the temporary file and what an upload is refused for. Where artifacts are kept is the
+business of `artifacts`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import tempfile
+import threading
+from contextlib import suppress
+from io import FileIO
+from pathlib import Path
+
+from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.node.disk import sync, using_disk
+
+TEMPORARY = ".tmp-"
+"""How the name of a file begins that is not whole yet; what a crash leaves, a start removes."""
+
+_MAGIC = b"\0asm"
+
+
+class Upload:
+    """The bytes of an artifact as they come; made by `ArtifactStore.receive`."""
+
+    def __init__(self, file: IncomingFile, size_bytes: int, limit_bytes: int) -> None:
+        if size_bytes < 1:
+            raise InvalidArgument(
+                "the artifact is empty", hint="build it again: a .wasm file has at least 8 bytes"
+            )
+        if size_bytes > limit_bytes:
+            raise _too_big(size_bytes, limit_bytes)
+        self._file = file
+        self._size_bytes = size_bytes
+        self._limit_bytes = limit_bytes
+        self._received = 0
+        self._head = b""
+
+    async def write(self, chunk: bytes) -> None:
+        """Add the next bytes of the file, in order; one call at a time.
+
+        Raises `InvalidArgument` as soon as the bytes cannot become the artifact announced, and
+        `ResourceExhausted` when the disk is full. The upload is over then.
+        """
+        self._received += len(chunk)
+        if self._received > self._limit_bytes:
+            raise _too_big(self._received, self._limit_bytes)
+        if self._received > self._size_bytes:
+            raise InvalidArgument(
+                f"more than the announced {self._size_bytes} bytes were sent",
+                hint="the file changed while it was sent; deploy it again",
+            )
+        if len(self._head) < len(_MAGIC):
+            self._head += chunk[: len(_MAGIC) - len(self._head)]
+            if not _MAGIC.startswith(self._head):
+                raise _not_wasm(self._head)
+        await asyncio.to_thread(self._file.write, chunk)
+
+    def check_whole(self) -> None:
+        """Raise `InvalidArgument` when bytes are missing."""
+        if len(self._head) < len(_MAGIC) and self._received == self._size_bytes:
+            raise _not_wasm(self._head)
+        if self._received < self._size_bytes:
+            raise InvalidArgument(
+                f"the upload ended after {self._received} of {self._size_bytes} bytes",
+                hint="deploy the file again",
+            )
+
+
+class IncomingFile:
+    """A file that becomes an artifact or vanishes. Every method blocks; any thread may call it.
+
+    A cancelled call goes on in its thread, so a lock keeps its file open until it is done.
+
+    Attributes:
+        stored_bytes: size of the artifact that it has become, None before.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._lock = threading.Lock()
+        self._hash = hashlib.sha256()
+        self._file: FileIO | None = None
+        self._path: Path | None = None
+        self._over = False
+        self.stored_bytes: int | None = None
+
+    def write(self, chunk: bytes) -> None:
+        """Add bytes at the end; raises `ResourceExhausted` when the disk is full."""
+        with self._lock, using_disk(self._directory):
+            if self._over:
+                return
+            if self._file is None:
+                descriptor, name = tempfile.mkstemp(prefix=TEMPORARY, dir=self._directory)
+                self._path, self._file = Path(name), FileIO(descriptor, "w")
+            self._hash.update(chunk)
+            rest = memoryview(chunk)
+            while rest:
+                rest = rest[self._file.write(rest) :]
+
+    def commit(self, digest: str, target: Path) -> None:
+        """Become `target`, also after a power loss; raises `InvalidArgument` for other bytes."""
+        with self._lock, using_disk(self._directory):
+            if self._file is None or self._path is None:
+                return
+            received = self._hash.hexdigest()
+            if received != digest:
+                raise InvalidArgument(
+                    f"the bytes received have digest {received}, announced was {digest}",
+                    hint="the file changed while it was sent; deploy it again",
+                )
+            os.fsync(self._file.fileno())
+            size_bytes = os.fstat(self._file.fileno()).st_size
+            self._path.replace(target)
+            self.stored_bytes = size_bytes
+            sync(self._directory)
+
+    def discard(self) -> None:
+        """Vanish, unless it has become an artifact; nothing can be written any more."""
+        with self._lock:
+            self._over = True
+            if self._path is not None:
+                self._path.unlink(missing_ok=True)
+            if self._file is not None:
+                # A disk may say only now that it had no room; the error on its way says more.
+                with suppress(OSError):
+                    self._file.close()
+                self._file = None
+
+
+def _not_wasm(head: bytes) -> InvalidArgument:
+    return InvalidArgument(
+        f"not WebAssembly: the file begins with {head!r}, not {_MAGIC!r}",
+        hint="pass the .wasm file that the build made with --wasm",
+    )
+
+
+def _too_big(size_bytes: int, limit_bytes: int) -> InvalidArgument:
+    return InvalidArgument(
+        f"the artifact has {size_bytes} bytes or more, the limit is {limit_bytes}",
+        hint="strip it, or raise [limits] artifact_bytes",
+    )

@@ -1,0 +1,86 @@
+"""Where the node listens: whether it can, told before anything is made, and the binding itself.
+
+This file owns the words for an address that cannot be had. It knows nothing of what is served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+
+import grpc
+
+from plexspaces_node.config import split_address
+from plexspaces_node.errors import Unavailable
+
+_IN_USE = (
+    "the port is in use",
+    "choose another with --address 127.0.0.1:9001, or see who holds it: ss -ltnp",
+)
+_REASONS = {
+    errno.EADDRINUSE: _IN_USE,
+    errno.EADDRNOTAVAIL: (
+        "the address is not this machine's",
+        "listen on --address 127.0.0.1:9000, or see this machine's addresses: ip -brief address",
+    ),
+    errno.EACCES: (
+        "this port is for privileged programs only",
+        "choose one from 1024 on with --address 127.0.0.1:9000",
+    ),
+}
+
+
+async def check_can_listen(address: str) -> None:
+    """Raise `Unavailable`, with the reason, when HOST:PORT cannot be listened on now.
+
+    For before `bind`: the gRPC library tells of a port it does not get on stderr, in its own
+    words, and not why. What is free now may be taken a moment later; `bind` fails then.
+    """
+    host, port = split_address(address)
+    try:
+        places = await asyncio.get_running_loop().getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except (socket.gaierror, UnicodeError) as error:
+        raise Unavailable(
+            f"cannot listen on {address}: {host} is the name of no machine",
+            hint="listen on --address 127.0.0.1:9000",
+        ) from error
+    found = [_try(family, place) for family, *_, place in places]
+    faults = [error for error in found if error is not None]
+    taken = [error for error in faults if error.errno == errno.EADDRINUSE]
+    # One address of several is enough, as for the library, but never one half of a taken port.
+    if taken or len(faults) == len(found):
+        fault = (taken or faults)[0]
+        reason, hint = _REASONS.get(fault.errno or 0, (str(fault.strerror), "plexspaces doctor"))
+        raise Unavailable(f"cannot listen on {address}: {reason}", hint=hint) from fault
+
+
+def bind(server: grpc.aio.Server, address: str) -> str:
+    """Let the server listen on HOST:PORT and return that with the port it has got.
+
+    Raises `Unavailable` when the address cannot be had.
+    """
+    port, fault = 0, None
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        fault = error
+    if port == 0:
+        reason, hint = _IN_USE
+        raise Unavailable(f"cannot listen on {address}: {reason}", hint=hint) from fault
+    return f"{address.rpartition(':')[0]}:{port}"
+
+
+def _try(family: int, place: tuple[object, ...]) -> OSError | None:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            # As the library does: connections that have just ended do not hold a port.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind(place)
+    except OSError as error:
+        return error
+    return None

@@ -1,0 +1,77 @@
+"""`start-node` as a user runs it, where it cannot start: what it says and what it leaves."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.patience import patient
+
+
+@pytest.fixture
+def taken() -> Iterator[str]:
+    """An address at which somebody else listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def start(home: Path, *flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run `start-node` in a process of its own: what libraries print goes past Python."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PLEXSPACES_", "XDG_"))}
+    command = (sys.executable, "-m", "plexspaces_node.cli.main", "start-node", "--node-id", "n-1")
+    return subprocess.run(
+        [*command, *flags],
+        env={**kept, "HOME": str(home), "COLUMNS": "80", **variables},
+        cwd=home,
+        capture_output=True,
+        text=True,
+        timeout=patient(60.0),
+        check=False,
+    )
+
+
+def test_start_when_the_port_is_taken_then_two_lines_and_nothing_is_left(
+    tmp_path: Path, taken: str
+) -> None:
+    """Only our error and its hint: no line of a library, no directory made for nothing."""
+    ran = start(tmp_path, "--address", taken, "--isolation", "process", "--data-dir", "deep/down")
+    assert ran.returncode == 1
+    assert ran.stderr == (
+        f"error: cannot listen on {taken}: the port is in use\n"
+        "hint: choose another with --address 127.0.0.1:9001, or see who holds it: ss -ltnp\n"
+    )
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_start_when_the_port_of_the_metrics_is_taken_then_nothing_is_left(
+    tmp_path: Path, taken: str
+) -> None:
+    """What goes wrong late is undone as what goes wrong early."""
+    ran = start(
+        tmp_path,
+        *("--address", "127.0.0.1:0", "--isolation", "process", "--data-dir", "deep/down"),
+        PLEXSPACES_NODE_METRICS_ADDRESS=taken,
+    )
+    assert ran.returncode == 1
+    assert ran.stderr.startswith(f"error: cannot serve metrics on {taken}: ")
+    assert ran.stderr.count("\n") == 2
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_start_when_the_isolation_level_cannot_be_used_then_nothing_is_left(
+    tmp_path: Path,
+) -> None:
+    """A level without its program is refused before anything is made."""
+    ran = start(
+        tmp_path,
+        *("--address", "127.0.0.1:0", "--isolation", "firecracker"),
+        PLEXSPACES_FIRECRACKER_BIN=str(tmp_path / "none"),
+    )
+    assert ran.returncode == 1
+    assert "error: isolation level 'firecracker' does not work here" in ran.stderr
+    assert list(tmp_path.rglob("*")) == []
