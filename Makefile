@@ -4,9 +4,10 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.stamp
 TOOLCHAINS := $(VENV)/.toolchains
+SHELL_SCRIPTS := $(wildcard scripts/*) docker/fetch-firecracker guest/init .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help setup toolchains microvms demo test check fmt bench proto lock clean
+.PHONY: help setup toolchains microvms demo validate test check fmt bench proto lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 18
@@ -29,14 +30,18 @@ microvms: $(STAMP) ## install QEMU and build the guest image, for tests in micro
 demo: $(TOOLCHAINS) ## build the sample applications, run them on a node, print the reports
 	@scripts/demo
 
+validate: ## check a checkout step by step, on a node; VALIDATE_ARGS=--docker in containers
+	@PYTHON=$(PYTHON) scripts/validate.sh $(VALIDATE_ARGS)
+
 test: check $(TOOLCHAINS) ## every check and test; PYTEST_ARGS names what must run
 	@$(BIN)/pytest $(PYTEST_ARGS)
 
-check: $(STAMP) ## formatting, lint, types, layers, drift of generated stubs
+check: $(STAMP) ## formatting, lint, types, layers, shell scripts, drift of generated stubs
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
+	@! [ -x $(BIN)/shellcheck ] || $(BIN)/shellcheck --external-sources $(SHELL_SCRIPTS)
 	@scripts/proto --check
 
 fmt: $(STAMP) ## format and mend what can be mended

@@ -219,6 +219,7 @@ in_docker() { # in_docker SAMPLE...
         KVM_GID=$(stat -c %g /dev/kvm)
         export KVM_GID COMPOSE_FILE=compose.yaml:compose.kvm.yaml
     fi
+    # shellcheck disable=SC2329 # called by validation.sh, whatever way it ends
     at_end() { bounded 120 $compose down --volumes --timeout 30; }
     px() { bounded 900 $compose run --rm -T polyglot-test polyglot_wasm_deployment "$@"; }
     # shellcheck disable=SC2034 # of the checks

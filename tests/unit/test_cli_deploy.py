@@ -273,7 +273,7 @@ class TestProject:
             ((), 2, "a project's directory or --wasm FILE", "plexspaces deploy DIR, or "),
             (("--wasm", "app.wasm"), 2, "needs a name", "--name NAME --wasm app.wasm"),
             (("app.wasm",), 2, "is a file, not a project's", "--name NAME --wasm app.wasm"),
-            (("nowhere",), 1, "nowhere does not exist", "with a project's directory"),
+            (("nowhere",), 2, "'nowhere' does not exist", "with a project's directory"),
             (("tools",), 2, "tools is not a project", "the directory of a project"),
         ],
     )

@@ -84,6 +84,7 @@ def test_build_when_done_then_what_was_made_is_shown(
         return BuildResult(output, language, kind, 3 * 1024 * 1024, 24_000_000, cached)
 
     monkeypatch.setattr(building, "build_project", build)
+    Path("calc").mkdir()
     ran = command("build", "calc", "-o", "calc.wasm")
     assert ran.text == f"✓ Built calc.wasm (python actor, 3.0 MiB){said}\n"
     assert ran.stderr == "calc: compiling\n"

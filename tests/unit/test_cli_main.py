@@ -5,28 +5,47 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from support.command import Command, Ran
 from support.fake_node import FakeNode
 
 import plexspaces_node
-from plexspaces_node.cli.main import HOMES
+from plexspaces_node.cli.main import HOMES, root
 from plexspaces_node.client import NodeClient
 from plexspaces_node.errors import PLATFORM_ERRORS, ActorFailed, PlexSpacesError, VmStartFailed
 from plexspaces_node.views import Listing
 
 
-@pytest.mark.parametrize("name", HOMES)
+def _tree(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the path of every command and group below a group, at any depth."""
+    for name, child in getattr(command, "commands", {}).items():
+        yield (*path, name)
+        yield from _tree(child, (*path, name))
+
+
+TREE = tuple(_tree(typer.main.get_command(root)))
+
+
+def test_tree_when_walked_then_groups_and_their_commands_are_in_it() -> None:
+    """The walk that the next test relies on misses nothing that has a home."""
+    assert {path[0] for path in TREE} == set(HOMES)
+    assert {("config", "show"), ("vms", "console"), ("toolchain", "install")} <= set(TREE)
+
+
+@pytest.mark.parametrize("path", TREE, ids=" ".join)
 def test_help_when_asked_of_any_command_then_it_has_text_and_an_example(
-    command: Command, name: str
+    command: Command, path: tuple[str, ...]
 ) -> None:
-    """Every command explains itself, and shows how it is used."""
-    ran = command(*(("config", "show") if name == "config" else (name,)), "--help")
+    """Every command and every group explains itself, and shows a use of itself."""
+    ran = command(*path, "--help")
     assert ran.status == 0
-    assert "Usage: plexspaces" in ran.text
-    assert "Example:  plexspaces" in ran.text
+    assert f"Usage: plexspaces {' '.join(path)}" in ran.text
+    assert f"Example:  plexspaces {' '.join(path)}" in ran.text
 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",)])
@@ -126,6 +145,64 @@ def test_command_when_the_configuration_is_wrong_then_status_2_names_the_key(
     assert ran.status == 2
     assert "node.adress" in ran.stderr
     assert "nearest known one is node.address" in ran.stderr
+
+
+_NODE = ("--node-address", "127.0.0.1:1")
+_EVERY_COMMAND = (
+    *(("list", *_NODE), ("inspect", "x", *_NODE), ("logs", "x", *_NODE), ("invoke", "x", *_NODE)),
+    *(("stop", "x", *_NODE), ("start", "x", *_NODE), ("undeploy", "x", *_NODE)),
+    ("deploy", "--name", "x", "--wasm", "x.wasm", *_NODE),
+    ("run", *_NODE),
+    ("empty-vm-typescript", "--vm-id", "x", "--wasm", "x.wasm", *_NODE),
+    *(("vms", "list", *_NODE), ("vms", "inspect", "x", *_NODE), ("vms", "console", "x", *_NODE)),
+    ("start-node", "--node-id", "x"),
+    *(("new", "python", "x"), ("build", "x"), ("toolchain", "install", "go")),
+    *(("image", "build"), ("image", "list"), ("image", "verify")),
+    *(("doctor",), ("config", "show"), ("version",)),
+)
+
+
+def test_commands_of_the_next_test_are_all_there_are() -> None:
+    """A command added later is tested as well."""
+    leaves = {path for path in TREE if not any(path == other[:-1] for other in TREE)}
+    assert {next(c[:n] for n in (1, 2) if c[:n] in leaves) for c in _EVERY_COMMAND} == leaves
+
+
+@pytest.mark.parametrize("arguments", _EVERY_COMMAND, ids=lambda words: " ".join(words[:2]))
+def test_variable_when_misspelt_then_every_command_says_so(
+    command: Command, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    """A setting that would go unnoticed is an error, also where a flag makes it unneeded."""
+    monkeypatch.setenv("PLEXSPACES_NODE_ADRESS", "127.0.0.1:1")
+    assert command(*arguments) == Ran(
+        2,
+        b"",
+        "error: environment variable 'PLEXSPACES_NODE_ADRESS' is not known\n"
+        "hint: the nearest known one is PLEXSPACES_NODE_ADDRESS; "
+        "`plexspaces config show` lists every setting\n",
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments", [("-h",), ("--version",), ("vms", "--help"), ("vms", "list", "--help")]
+)
+def test_variable_when_misspelt_then_help_comes_all_the_same(
+    command: Command, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    """Whoever looks for the right name is not kept from reading."""
+    monkeypatch.setenv("PLEXSPACES_NODE_ADRESS", "127.0.0.1:1")
+    assert command(*arguments).status == 0
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("NODE_PORT", "9100"), ("NODE_GRACE_S", "3"), ("NODE_ADRESS", "")]
+)
+def test_variable_when_known_or_empty_then_it_is_no_obstacle(
+    plexspaces: Command, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    """What compose.yaml reads, a node's settings, and a variable that is not set disturb nobody."""
+    monkeypatch.setenv(f"PLEXSPACES_{variable}", value)
+    assert plexspaces("list").status == 0
 
 
 @pytest.mark.parametrize("cls", PLATFORM_ERRORS)

@@ -4,6 +4,7 @@ use std::any::{Any, TypeId};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::error::Category;
 
 /// Return a payload as a value, or say why it is none of that type.
 pub(crate) fn decode<T: DeserializeOwned + 'static>(payload: Vec<u8>) -> Result<T, String> {
@@ -23,7 +24,18 @@ pub(crate) fn decode<T: DeserializeOwned + 'static>(payload: Vec<u8>) -> Result<
     if payload.is_empty() {
         return Err("the payload is empty; JSON was expected".to_owned());
     }
-    serde_json::from_slice(&payload).map_err(|error| error.to_string())
+    serde_json::from_slice(&payload).map_err(|error| explain(&error))
+}
+
+/// Return the library's words, after "not JSON" where that is what they mean.
+fn explain(error: &serde_json::Error) -> String {
+    let said = error.to_string();
+    // Counted among the errors of syntax, and not one.
+    let too_deep = said.starts_with("recursion limit");
+    match error.classify() {
+        Category::Syntax | Category::Eof if !too_deep => format!("not JSON: {said}"),
+        _ => said,
+    }
 }
 
 /// Return the payload that says `value`; fails for what JSON cannot say.
@@ -124,12 +136,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_json_is_told_from_json_of_another_form() {
+        for text in ["{not json", "3 4", "{\"a\":", "nul"] {
+            let why = decode::<serde_json::Value>(text.into()).unwrap_err();
+            assert!(why.starts_with("not JSON: "), "{why}");
+        }
+        let why = decode::<bool>(b"1".to_vec()).unwrap_err();
+        assert!(why.starts_with("invalid type: integer `1`"), "{why}");
+    }
+
+    #[test]
     fn json_nested_deeply_is_refused_and_does_not_exhaust_the_stack() {
         let deep = vec![b'['; 1_000_000];
-        assert!(
-            decode::<serde_json::Value>(deep)
-                .unwrap_err()
-                .contains("recursion")
-        );
+        let why = decode::<serde_json::Value>(deep).unwrap_err();
+        assert!(why.starts_with("recursion limit exceeded"), "{why}");
     }
 }

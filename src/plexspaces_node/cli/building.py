@@ -11,7 +11,7 @@ import typer
 
 from plexspaces_node.build import build as build_project
 from plexspaces_node.build import new_project
-from plexspaces_node.cli.options import Json
+from plexspaces_node.cli.options import Json, check_project
 from plexspaces_node.cli.output import milliseconds, note, print_json, say, size
 from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.model import Language
@@ -66,6 +66,7 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Build a project; its language is read from its files."""
+    check_project(project)
     result = asyncio.run(build_project(project, output, progress=note))
     if as_json:
         print_json(result)

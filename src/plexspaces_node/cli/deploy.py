@@ -10,7 +10,13 @@ from typing import Annotated
 import typer
 
 from plexspaces_node.build import build, detect, project_name
-from plexspaces_node.cli.options import Json, NodeAddress, address_of, environment_of
+from plexspaces_node.cli.options import (
+    Json,
+    NodeAddress,
+    address_of,
+    check_project,
+    environment_of,
+)
 from plexspaces_node.cli.output import (
     DeployDisplay,
     note,
@@ -93,11 +99,7 @@ def _of_project(
     project: Path, name: str | None, options: DeployOptions
 ) -> tuple[str, DeployOptions]:
     """Return what a project says of itself where the user did not."""
-    if project.is_file():
-        raise InvalidArgument(
-            f"{str(project)!r} is a file, not a project's directory",
-            hint=f"plexspaces deploy --name NAME --wasm {project}",
-        )
+    check_project(project)
     language = detect(project)
     if options.language not in (None, language):
         raise InvalidArgument(

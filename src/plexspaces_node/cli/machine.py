@@ -11,11 +11,12 @@ import typer
 from plexspaces_node.cli.doctor import examine, render, required_ok, to_json
 from plexspaces_node.cli.options import ConfigFile, Json
 from plexspaces_node.cli.output import print_json, say, stdout_console
+from plexspaces_node.cli.status import FAILED
 from plexspaces_node.config import ConfigBootstrap
 from plexspaces_node.levels import make_drivers
 
 app = typer.Typer()
-config_app = typer.Typer(help="What the configuration says.")
+config_app = typer.Typer()
 app.add_typer(config_app, name="config")
 
 
@@ -32,7 +33,7 @@ def doctor(config: ConfigFile = None, as_json: Json = False) -> None:
     else:
         render(findings, stdout_console())
     if not required_ok(findings):
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)
 
 
 @config_app.command("show", epilog="Example:  plexspaces config show --config release.toml")
@@ -50,7 +51,7 @@ def config_show(config: ConfigFile = None, as_json: Json = False) -> None:
         say(f"{text:<{width}}  # {origin}")
 
 
-@config_app.callback()
+@config_app.callback(epilog="Example:  plexspaces config show")
 def _config() -> None:
     """Show what the configuration says and why."""
 

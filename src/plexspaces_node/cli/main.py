@@ -1,7 +1,7 @@
 """The entry point: which command is where, and how an error leaves the program.
 
-Exit status: 0 done, 1 failed, 2 used wrongly, 130 interrupted. A command's module is loaded when
-it is asked for, so that `plexspaces list` does not pay for the node.
+The exit statuses are those of `status`. A command's module is loaded when it is asked for, so that
+`plexspaces list` does not pay for the node.
 """
 
 from __future__ import annotations
@@ -22,7 +22,16 @@ from typer.exceptions import TyperException
 
 import plexspaces_node
 from plexspaces_node.cli.output import flush_quietly, print_error, print_json, say
-from plexspaces_node.errors import ActorError, ActorTrapped, InvalidArgument, PlexSpacesError
+from plexspaces_node.cli.status import (
+    DONE,
+    FAILED,
+    IN_SHORT,
+    INTERRUPTED,
+    USED_WRONGLY,
+    status_of,
+    status_of_signal,
+)
+from plexspaces_node.errors import ActorError, ActorTrapped, PlexSpacesError
 
 ALIAS = "polyglot_wasm_deployment"
 
@@ -50,6 +59,7 @@ HOMES: dict[str, str] = {
 """Every command and the module of this room that defines it, in the order of the help."""
 
 app = typer.Typer()
+_HELP = frozenset({"-h", "--help"})
 
 
 class _Commands(MutableMapping[str, Any]):
@@ -85,6 +95,19 @@ class _Root(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         return list(HOMES)
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        is_help = not _HELP.isdisjoint(args)
+        rest = super().parse_args(ctx, args)
+        # Help comes in any case, everything else only where no variable is misspelt.
+        if not is_help and any(map(_is_setting, os.environ)):
+            plexspaces_node.ConfigBootstrap.check_variables()
+        return rest
+
+
+def _is_setting(variable: str) -> bool:
+    # The address alone, as many have it, is no reason to load the configuration's machinery.
+    return variable.startswith("PLEXSPACES_") and variable != "PLEXSPACES_NODE_ADDRESS"
+
 
 def _print_version(asked: bool) -> None:
     if asked:
@@ -94,9 +117,10 @@ def _print_version(asked: bool) -> None:
 
 root = typer.Typer(
     cls=_Root,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": sorted(_HELP)},
     rich_markup_mode="rich",
-    epilog="Begin with:  plexspaces doctor  ·  plexspaces start-node --node-id my-node",
+    epilog="Begin with:  plexspaces doctor  ·  plexspaces start-node --node-id my-node\n\n"
+    f"Exit status:  {IN_SHORT}",
 )
 
 
@@ -133,7 +157,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             # A terminal that knows no ✓ shows a ?, and the command goes on.
             stream.reconfigure(errors="replace")
     called = os.path.basename(sys.argv[0])
-    before = _end_on_signals()
+    came: list[int] = []
+    before = _end_on_signals(came)
     try:
         status = typer.main.get_command(root).main(
             args=sys.argv[1:] if argv is None else argv,
@@ -145,43 +170,50 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (PlexSpacesError, ActorError) as error:
         return _failed(error)
     except typer.Abort:
-        return 1
+        return FAILED
     except OSError as error:
         # Of our own output only: what a node, a file or a compiler does is a PlexSpacesError.
         if error.errno != errno.EPIPE:
             print_error(f"cannot write: {error.strerror}", None)
-        return 1
+        return FAILED
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
         flush_quietly()
-    return status if isinstance(status, int) else 0
+    if status == INTERRUPTED and came:
+        return status_of_signal(came[0])
+    return status if isinstance(status, int) else DONE
 
 
-def _end_on_signals() -> dict[signal.Signals, Any]:
-    """Make SIGTERM and SIGHUP undo what is under way, as Ctrl-C does; return what was before."""
+def _end_on_signals(came: list[int]) -> dict[signal.Signals, Any]:
+    """Make SIGTERM and SIGHUP undo what is under way, as Ctrl-C does; return what was before.
+
+    Each that comes is added to `came`.
+    """
     if threading.current_thread() is not threading.main_thread():
         return {}
-    return {
-        number: signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
-        for number in (signal.SIGTERM, signal.SIGHUP)
-    }
+
+    def end(number: int, _: object) -> None:
+        came.append(number)
+        signal.raise_signal(signal.SIGINT)
+
+    return {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
 
 
 def _used_wrongly(error: TyperException) -> int:
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "plexspaces"
     print_error(error.format_message(), f"{command} --help")
-    return error.exit_code
+    return USED_WRONGLY
 
 
 def _failed(error: PlexSpacesError | ActorError) -> int:
     if isinstance(error, ActorError):
         what = "the actor's code trapped" if isinstance(error, ActorTrapped) else "the actor failed"
         print_error(f"{what} ({error.code}): {error.message}", error.hint)
-        return 1
-    print_error(error.message, error.hint)
-    return 2 if isinstance(error, InvalidArgument) else 1
+    else:
+        print_error(error.message, error.hint)
+    return status_of(error)
 
 
 if __name__ == "__main__":

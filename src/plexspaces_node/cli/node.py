@@ -13,6 +13,7 @@ import plexspaces_node
 from plexspaces_node.cli import node_log
 from plexspaces_node.cli.options import ConfigFile
 from plexspaces_node.cli.output import note, print_fields, say
+from plexspaces_node.cli.status import DONE, status_of_signal
 
 if TYPE_CHECKING:
     from plexspaces_node.node.builder import Node, NodeBuilder
@@ -55,6 +56,7 @@ def start_node(
         "node.data_dir": data_dir,
     }
     loaded = plexspaces_node.ConfigBootstrap.load(config, flags)
+    loaded.check_listen()
     node_log.configure(loaded.node.log_level, loaded.node.log_format)
     say(f"Starting empty PlexSpaces node: {node_id}")
     builder = plexspaces_node.NodeBuilder(node_id).with_config(loaded)
@@ -70,7 +72,7 @@ class _Service:
         self._builder = builder
         self._node: Node | None = None
         self._stop = asyncio.Event()
-        self._status = 0
+        self._status = DONE
         self._serving: asyncio.Task[None] | None = None
         self._aborting: asyncio.Task[None] | None = None
 
@@ -104,7 +106,7 @@ class _Service:
         if self._node is not None and not self._stop.is_set():
             self._stop.set()
             return
-        self._status = 128 + number
+        self._status = status_of_signal(number)
         if self._node is None:
             self._serving.cancel()
         elif self._aborting is None:

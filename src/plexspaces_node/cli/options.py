@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -48,6 +49,21 @@ def address_of(flag: str | None) -> str:
     Reads the configuration only when it is needed; raises `InvalidArgument` when that is wrong.
     """
     return flag or plexspaces_node.ConfigBootstrap.load().node.address
+
+
+def check_project(project: Path) -> None:
+    """Raise `InvalidArgument` when there is no such directory, as for a file that is missing."""
+    if project.is_dir():
+        return
+    if project.exists():
+        raise InvalidArgument(
+            f"{str(project)!r} is a file, not a project's directory",
+            hint=f"plexspaces deploy --name NAME --wasm {project}",
+        )
+    raise InvalidArgument(
+        f"{str(project)!r} does not exist",
+        hint="plexspaces build DIR, or deploy DIR, with a project's directory",
+    )
 
 
 def name_of(given: str | None, option: str | None) -> str:

@@ -25,6 +25,7 @@ from plexspaces_node.cli.output import (
     say,
 )
 from plexspaces_node.cli.report import as_dict, render
+from plexspaces_node.cli.status import FAILED
 from plexspaces_node.cli.workload import (
     BuiltSample,
     Measured,
@@ -36,6 +37,7 @@ from plexspaces_node.cli.workload import (
 )
 from plexspaces_node.client import DeployOptions, NodeClient
 from plexspaces_node.client.artifact import check_wasm
+from plexspaces_node.client.node import check_address
 from plexspaces_node.model import VmConfig, check_name
 from plexspaces_node.tracker import PerformanceReport
 
@@ -61,7 +63,9 @@ def run(
     Works on the node at the address if one answers there, else on an embedded one of its own.
     """
     work = Work(operations, limit)
-    measured = asyncio.run(_run(address_of(node_address), work))
+    # Before everything is built: an address that cannot be one is no absent node.
+    address = check_address(address_of(node_address))
+    measured = asyncio.run(_run(address, work))
     total = _in_sum([one.report for one in measured])
     if as_json:
         print_json(
@@ -114,7 +118,7 @@ def _fail_when_wrong(measured: Sequence[Measured]) -> None:
                 "the application must answer the message `primes` with the number of primes",
             )
     if any(one.wrong for one in measured):
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)
 
 
 @app.command(
