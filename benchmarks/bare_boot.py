@@ -17,7 +17,7 @@ from time import perf_counter
 from plexspaces_node.build.image.initrd import Archive
 from plexspaces_node.model import VmConfig
 from plexspaces_node.vm.image import GuestImage
-from plexspaces_node.vm.qemu_command import ENVIRONMENT, Descriptors, Emulator, qemu_command
+from plexspaces_node.vm.qemu_command import ENVIRONMENT, Descriptors, Emulator, Files, qemu_command
 from plexspaces_node.vm.qmp import connect_qmp
 
 _WORD = b"first-user-process"
@@ -36,11 +36,9 @@ async def bare_boot_s(image: GuestImage, emulator: Emulator, config: VmConfig) -
         )
         control = Path(directory, "control")
         descriptors = Descriptors(
-            root,
+            *Files(root, kernel, ramdisk),
             link=_listening(Path(directory, "link"), opened),
             control=_listening(control, opened),
-            kernel=kernel,
-            initrd=ramdisk,
         )
         argv = qemu_command(emulator, config, ("bare",), descriptors=descriptors)
         async with asyncio.timeout(_TIMEOUT_S):

@@ -18,9 +18,10 @@ from support.qemu import FakeQemuHarness
 
 from plexspaces_node.model import MIB, VmConfig
 from plexspaces_node.node.machines import AgentLimits, start_machine
-from plexspaces_node.vm import qemu_template
+from plexspaces_node.vm import procfs, qemu_template
 from plexspaces_node.vm.bundle import Bundle
-from plexspaces_node.vm.qemu import FAILED_COPIES, QemuDriver
+from plexspaces_node.vm.image import ROOTFS
+from plexspaces_node.vm.qemu import COPIES, FAILED_COPIES, QemuDriver
 from plexspaces_node.vm.qemu_template import KEPT
 
 LIMITS = AgentLimits("node-test", message_limit=1 << 20, in_flight_limit=16)
@@ -71,7 +72,7 @@ async def test_every_machine_is_a_copy_and_one_boot_is_enough_for_all_of_a_size(
     driver = stand_in.ready()
     assert await start(stand_in, driver)
     files = files_of_templates()
-    assert len(files) == 2
+    assert len(files) == 1
     assert await start(stand_in, driver)
     assert files_of_templates() == files
     driver.close()
@@ -82,7 +83,7 @@ async def test_two_of_a_size_at_once_make_one_template(stand_in: FakeQemuHarness
     driver = stand_in.ready()
     copied = await asyncio.gather(start(stand_in, driver), start(stand_in, driver))
     assert all(copied)
-    assert len(files_of_templates()) == 2
+    assert len(files_of_templates()) == 1
     driver.close()
 
 
@@ -91,7 +92,7 @@ async def test_of_many_sizes_the_templates_used_last_are_kept(stand_in: FakeQemu
     driver = stand_in.ready()
     for memory_mib in range(128, 128 + KEPT + 2):
         await start(stand_in, driver, VmConfig(1, memory_mib))
-    assert len(files_of_templates()) == 2 * KEPT
+    assert len(files_of_templates()) == KEPT
     driver.close()
     driver.close()
 
@@ -115,7 +116,112 @@ async def test_image_that_was_made_anew_is_booted_and_its_old_copy_not_used(
     record = stand_in.image / "image.json"
     record.write_text(record.read_text().replace('"digest": "', '"digest": "0'))
     await start(stand_in, driver)
-    assert len(files_of_templates()) == 4
+    assert len(files_of_templates()) == 2
+    driver.close()
+
+
+async def test_copy_has_the_root_of_its_template_though_the_image_is_made_anew_meanwhile(
+    stand_in: FakeQemuHarness, tmp_path: Path
+) -> None:
+    """What is in its memory of the root is of that file, and of no other of the same name."""
+    reached = tmp_path / "reached"
+    driver = stand_in.ready("--hang", "migrate", "--once", str(reached), "--resume")
+    root = stand_in.image / ROOTFS
+    before = root.stat().st_ino
+    bundle = stand_in.bundle()
+    starting = asyncio.create_task(driver.start(bundle.config, bundle))
+    async with asyncio.timeout(BOUND_S):
+        while not reached.exists():
+            await asyncio.sleep(0.01)
+        (stand_in.image / "new").write_bytes(root.read_bytes())
+        (stand_in.image / "new").rename(root)
+        reached.write_text("go on")
+        vm = await starting
+    assert root.stat().st_ino != before
+    assert "-incoming" in arguments_of(bundle)
+    opened = Path(f"/proc/{vm.handle.state['pid']}/fd")
+    inodes = {entry.stat().st_ino for entry in opened.iterdir() if entry.exists()}
+    assert before in inodes
+    await vm.stop(0)
+    await driver.destroy(bundle)
+    driver.close()
+
+
+async def test_qemu_that_was_upgraded_boots_and_takes_up_no_state_of_the_old(
+    stand_in: FakeQemuHarness,
+) -> None:
+    """Its devices may be others: the path is the same, the program is not."""
+    driver = stand_in.ready()
+    await start(stand_in, driver)
+    assert driver._host is not None
+    program = Path(driver._host.emulator.program)
+    newer = program.with_name("newer")
+    newer.write_bytes(program.read_bytes())
+    newer.chmod(0o755)
+    newer.rename(program)
+    await start(stand_in, driver)
+    assert len(files_of_templates()) == 2
+    driver.close()
+
+
+async def test_new_size_that_boots_for_long_holds_up_no_other(
+    stand_in: FakeQemuHarness, tmp_path: Path
+) -> None:
+    """Many that wait for one template leave room for copies of another."""
+    reached = tmp_path / "reached"
+    driver = stand_in.ready("--hang-of", "130", "--hang", "migrate", "--once", str(reached))
+    await start(stand_in, driver)
+    bundles = [stand_in.bundle(VmConfig(1, 130)) for _ in range(COPIES + 1)]
+    waiting = [asyncio.create_task(driver.start(one.config, one)) for one in bundles]
+    async with asyncio.timeout(BOUND_S):
+        while not reached.exists():
+            await asyncio.sleep(0.01)
+        assert await start(stand_in, driver)
+        assert not any(task.done() for task in waiting)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    for bundle in bundles:
+        await driver.destroy(bundle)
+        assert stand_in.rests(bundle) == []
+    driver.close()
+
+
+async def test_starts_that_waited_for_a_template_that_failed_boot_at_once(
+    stand_in: FakeQemuHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One failure is enough for all of them: none makes the attempt again."""
+    driver = stand_in.ready("--fail", "migrate")
+    copied = await asyncio.gather(*(start(stand_in, driver) for _ in range(4)))
+    assert not any(copied)
+    assert caplog.text.count("for it could not be copied") == 1
+
+
+async def test_template_that_is_made_while_the_driver_is_closed_is_not_kept(
+    stand_in: FakeQemuHarness, tmp_path: Path
+) -> None:
+    """It serves the start that made it, and is gone then."""
+    reached = tmp_path / "reached"
+    driver = stand_in.ready("--hang", "migrate", "--once", str(reached), "--resume")
+    starting = asyncio.create_task(start(stand_in, driver))
+    async with asyncio.timeout(BOUND_S):
+        while not reached.exists():
+            await asyncio.sleep(0.01)
+        driver.close()
+        reached.write_text("go on")
+        assert await starting
+
+
+async def test_memory_that_is_short_is_found_by_giving_the_templates_up(
+    stand_in: FakeQemuHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are all that can be given up without anybody's harm."""
+    driver = stand_in.ready()
+    await start(stand_in, driver)
+    monkeypatch.setattr(
+        procfs, "available_memory_mib", lambda: 100 if files_of_templates() else 200
+    )
+    assert await start(stand_in, driver)
     driver.close()
 
 
@@ -140,7 +246,6 @@ async def test_template_can_be_changed_by_nobody(stand_in: FakeQemuHarness) -> N
     for change in (
         lambda: os.pwrite(template.memory, b"x", 0),
         lambda: os.ftruncate(template.memory, 0),
-        lambda: os.pwrite(template._state, b"x", 0),
     ):
         with pytest.raises(PermissionError) as refused:
             change()
@@ -243,7 +348,7 @@ async def test_probe_makes_the_template_of_the_usual_size(stand_in: FakeQemuHarn
     driver = stand_in.of_program()
     assert (await driver.probe()).ok
     files = files_of_templates()
-    assert len(files) == 2
+    assert len(files) == 1
     assert await start(stand_in, driver, VmConfig())
     assert files_of_templates() == files
     driver.close()

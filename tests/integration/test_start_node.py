@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,12 +67,16 @@ def test_start_when_the_port_of_the_metrics_is_taken_then_nothing_is_left(
 def test_start_when_the_isolation_level_cannot_be_used_then_nothing_is_left(
     tmp_path: Path,
 ) -> None:
-    """A level without its program is refused before anything is made."""
+    """A level without its program is refused, and what was made for its trial goes again."""
+    # Given, since a socket's path has at most 107 bytes.
+    parent = Path(tempfile.mkdtemp(prefix="px-"))
     ran = start(
         tmp_path,
         *("--address", "127.0.0.1:0", "--isolation", "firecracker"),
+        *("--data-dir", str(parent / "data")),
         PLEXSPACES_FIRECRACKER_BIN=str(tmp_path / "none"),
     )
     assert ran.returncode == 1
     assert "error: isolation level 'firecracker' does not work here" in ran.stderr
     assert list(tmp_path.rglob("*")) == []
+    parent.rmdir()

@@ -84,6 +84,8 @@ class FakeQemu:
             refuse(f"could not load kernel '{kernel}'")
 
     async def _at(self, place: str) -> None:
+        if self._faults.hang_of and ("-m", self._faults.hang_of) not in self._arguments:
+            return
         once = self._faults.once
         if once is not None:
             if os.path.exists(once):
@@ -95,7 +97,8 @@ class FakeQemu:
             sys.stderr.flush()
             os._exit(DIED)
         if place == self._faults.hang:
-            await asyncio.get_running_loop().create_future()
+            while not (self._faults.resume and Path(once).read_text()):
+                await asyncio.sleep(0.01)
 
     async def _control(self, client: socket.socket) -> None:
         await self._at("greet")
@@ -129,6 +132,7 @@ class FakeQemu:
             self._tasks.add(task)
         if command == "migrate":
             well = os.write(files[-1], STATE) == len(STATE)
+            os.close(files.pop())
         elif command == "migrate-incoming":
             well = self._taken_up = self._copy and os.read(files[-1], 1000) == STATE
         else:
@@ -199,8 +203,8 @@ def power_off() -> None:
 
 def panic() -> None:
     """Be a guest whose kernel panics, which resets it."""
-    sys.stdout.write("[    9.1] Kernel panic - not syncing: told to\n[    9.1] CR2: 0\n")
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):  # a console that takes no more stops no machine
+        os.write(1, b"[    9.1] Kernel panic - not syncing: told to\n[    9.1] CR2: 0\n")
     os._exit(0)
 
 
@@ -228,6 +232,8 @@ async def main() -> None:
     parser.add_argument("--spoil", help="the migration to fail at after it has begun")
     parser.add_argument("--garble", help="where to talk no QMP")
     parser.add_argument("--once", help="a file: the fault happens while it is not there")
+    parser.add_argument("--resume", action="store_true", help="until there is something in it")
+    parser.add_argument("--hang-of", help="the value of -m that the faults are for, without a unit")
     parser.add_argument("--deaf", action="store_true", help="ignore SIGTERM")
     parser.add_argument("--kvm-hangs", action="store_true", help="a guest under KVM does nothing")
     parser.add_argument(

@@ -223,6 +223,17 @@ def test_guest_when_welcomed_draws_fresh_randomness_and_sets_a_clock_that_is_off
     assert (clock, seeds) == (set_to, [SEED])
 
 
+def test_guest_sets_its_clock_before_anything_that_takes_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The time was true when it was sent."""
+    done: list[str] = []
+    monkeypatch.setattr(guest, "set_clock", lambda _: done.append("clock"))
+    monkeypatch.setattr(guest, "reseed", lambda _: done.append("randomness"))
+    guest.wake(time.time_ns(), SEED)
+    assert done == ["clock", "randomness"]
+
+
 def test_guest_that_cannot_draw_fresh_randomness_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rather no machine than one with the keys of another."""
 

@@ -20,6 +20,7 @@ from plexspaces_node.vm.qemu_command import (
     Accelerator,
     Descriptors,
     Emulator,
+    Files,
     Walls,
     artifact_node,
     filled_slot,
@@ -33,8 +34,8 @@ from plexspaces_node.vm.users import FIRST_UID, LAST_UID, knows, uid_of
 TCG = Emulator("/usr/bin/qemu-system-x86_64", Accelerator.TCG, 2_500_000)
 KVM = Emulator("/usr/bin/qemu-system-x86_64", Accelerator.KVM)
 MARKS = ("vm-1", "/data/vms/vm-1/link.sock")
-OPEN = Descriptors(root=5, link=6, control=7, kernel=3, initrd=4)
-COPY = Descriptors(root=5, link=6, control=7, memory=8)
+OPEN = Descriptors(*Files(5, kernel=3, initrd=4), link=6, control=7)
+COPY = Descriptors(*Files(5, memory=8), link=6, control=7)
 WALLS = Walls("/usr/bin/prlimit", "/usr/bin/setpriv", "/usr/bin/env")
 
 

@@ -45,8 +45,7 @@ PORT_WAIT_S = 5.0
 """For a virtio port to appear once its driver is loaded."""
 
 _VM_KEY, _LINK_KEY = "plexspaces.vm", "plexspaces.link"
-_LONGEST_PAUSE_S = 0.01
-"""What a node waits at most for a machine that was copied while its agent paused."""
+_LONGEST_PAUSE_S = 0.05
 _CLOCK_FAULT_NS = 5_000_000
 """What the way of the node's answer may cost: no reason to set the clock back."""
 _ADD_ENTROPY, _RESEED = 0x40085203, 0x5207
@@ -287,8 +286,9 @@ def wake(time_ns: int, seed: bytes) -> None:
     Ends the machine where that cannot be had.
     """
     try:
-        reseed(seed)
+        # First, for the time was true when it was sent.
         set_clock(time_ns)
+        reseed(seed)
     except OSError as error:
         sys.exit(f"plexspaces: a copy cannot be told from others: {error}")
 

@@ -165,12 +165,14 @@ class NodeBuilder:
         """
         config = self._config or ConfigBootstrap.load(self._config_file, self._flags)
         config.check_listen()
-        driver, note = await choose_driver(config, self._driver)
         async with AsyncExitStack() as stack:
-            stack.callback(driver.close)
             data = stack.enter_context(DataDirectory.open(config.node.data_dir, config.node.id))
             # After it: a node that runs already is named, and not only the port it holds.
             await check_can_listen(config.node.address)
+            # Only now: trial machines are made among those of the data directory, where the next
+            # start finds what a killed one left.
+            driver, note = await choose_driver(config, self._driver)
+            stack.callback(driver.close)
             limits = config.limits
             registry = await stack.enter_async_context(
                 Registry.open(data.registry, keyvalue_limit_bytes=limits.keyvalue_bytes)

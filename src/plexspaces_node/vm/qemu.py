@@ -29,6 +29,7 @@ from typing import TypeVar
 from plexspaces_node.errors import (
     DeadlineExceeded,
     PlexSpacesError,
+    ResourceExhausted,
     Unavailable,
     Unsupported,
     VmStartFailed,
@@ -63,7 +64,8 @@ BOOT_TIMEOUT_S = 60.0
 KVM_PROBE_TIMEOUT_S = 30.0
 """For the first boot under KVM: a nested one that does not work may hang instead of failing."""
 PROBE_TIMEOUT_S = 45.0
-"""For it and an emulated one together; with a copy made of it less than the minute of `doctor`."""
+"""For it and an emulated one together. Unless copying hangs `doctor`, which waits a minute, hears
+what came of it."""
 COLD_BOOTS = 2
 """The most that boot at once: on a small host more of them hinder each other."""
 COPIES = 4
@@ -159,26 +161,34 @@ class QemuDriver(HostDriver[QemuVm]):
         with self._claimed(bundle):
             with step("validate", bundle):
                 host = await self._validate(config)
-            if self._templates is not None:
-                try:
-                    return self._keep(await self._copy(self._templates, host, config, bundle))
-                except VmStartFailed as error:
-                    self._copy_failed(error, enough=FAILED_COPIES)
-                bundle.console_log.unlink(missing_ok=True)
-            return self._keep(await self._twice(partial(start_booted, host, config, bundle)))
+            vm = await self._copy(host, config, bundle)
+            if vm is None:
+                vm = await self._twice(partial(start_booted, host, config, bundle))
+            return self._keep(vm)
 
     def close(self) -> None:
         """Give the templates up."""
         if self._templates is not None:
             self._templates.close()
 
-    async def _copy(
-        self, templates: Templates, host: QemuHost, config: VmConfig, bundle: Bundle
-    ) -> QemuVm:
+    async def _copy(self, host: QemuHost, config: VmConfig, bundle: Bundle) -> QemuVm | None:
+        """Start a machine as a copy; None where it is to boot."""
+        if self._templates is None:
+            return None
+        with step("validate", bundle):
+            likeness = _likeness(host, config)
         make = partial(self._twice, partial(make_template, host, config, bundle))
-        async with self._copies:
-            template = await templates.get(_likeness(host, config), make)
-            vm = await start_copy(host, config, bundle, template)
+        try:
+            template = await self._templates.get(likeness, make)
+            if template is None:
+                return None
+            async with self._copies:
+                vm = await start_copy(host, config, bundle, template)
+        except VmStartFailed as error:
+            self._copy_failed(error, enough=FAILED_COPIES)
+            # What boots now is none.
+            bundle.console_log.unlink(missing_ok=True)
+            return None
         self._failed_copies = 0
         return vm
 
@@ -202,10 +212,11 @@ class QemuDriver(HostDriver[QemuVm]):
             raise error
         self._failed_copies += 1
         _log.warning("the machine is booted, for it could not be copied: %s", error)
-        if self._failed_copies >= enough and self._templates is not None:
+        templates = self._templates
+        if templates is not None and self._failed_copies >= enough and not templates.given_up:
             _log.warning("machines are booted, not copied, from now on")
-            self.close()
-            self._templates = None
+            templates.given_up = True
+            templates.close()
 
     async def _recovered(self, handle: VmHandle, bundle: Bundle, process: HostProcess) -> QemuVm:
         return QemuVm(handle, bundle, process)
@@ -216,7 +227,12 @@ class QemuDriver(HostDriver[QemuVm]):
             if self._host is None:
                 raise Unavailable(health.reason, hint=health.hint)
         self.capabilities.check(config)
-        self._check_free_memory(config)
+        try:
+            self._check_free_memory(config)
+        except ResourceExhausted:
+            # Templates are all that can be given up without anybody's harm.
+            self.close()
+            self._check_free_memory(config)
         # Looked at again, for it may have been made anew, or spoiled, since the node started.
         self._host = replace(self._host, image=await asyncio.to_thread(self._image))
         return self._host
@@ -281,9 +297,11 @@ class QemuDriver(HostDriver[QemuVm]):
     ) -> None:
         if self._templates is not None:
             make = partial(make_template, host, config, bundle, timeout_s)
+            with step("validate", bundle):
+                likeness = _likeness(host, config)
             try:
-                await self._templates.get(_likeness(host, config), make)
-                return
+                if await self._templates.get(likeness, make):
+                    return
             except VmStartFailed as error:
                 self._copy_failed(error, enough=1)
         vm = await start_booted(host, config, bundle, timeout_s)
@@ -303,7 +321,9 @@ class QemuDriver(HostDriver[QemuVm]):
 
 def _likeness(host: QemuHost, config: VmConfig) -> Likeness:
     emulator = host.emulator
-    return Likeness(host.image.digest, emulator.program, emulator.accelerator, config)
+    found = os.stat(emulator.program)
+    program = (emulator.program, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    return Likeness(host.image.digest, program, emulator.accelerator, config)
 
 
 def _holds(host: QemuHost | None) -> str:

@@ -76,19 +76,28 @@ class Emulator:
     tsc_khz: int | None = None
 
 
-class Descriptors(NamedTuple):
-    """The open files a QEMU inherits, by number; the sockets are listening ones.
+class Files(NamedTuple):
+    """The open files that a machine begins with, by number.
 
-    A machine that boots has a kernel and a RAM disk, one that is a copy has neither. `memory` is
-    the file that a copy begins with, or that a machine which boots leaves to be copied.
+    One that boots has a kernel and a RAM disk, one that is a copy has neither. `memory` is what a
+    copy begins with, or what a machine that boots leaves to be copied.
     """
 
     root: int
-    link: int
-    control: int
     kernel: int | None = None
     initrd: int | None = None
     memory: int | None = None
+
+
+class Descriptors(NamedTuple):
+    """The open files a QEMU inherits: `Files`, and two listening sockets."""
+
+    root: int
+    kernel: int | None
+    initrd: int | None
+    memory: int | None
+    link: int
+    control: int
 
     @property
     def boots(self) -> bool:

@@ -29,6 +29,7 @@ from plexspaces_node.vm.qemu_command import (
     Accelerator,
     Descriptors,
     Emulator,
+    Files,
     Walls,
     artifact_node,
     filled_slot,
@@ -40,7 +41,6 @@ from plexspaces_node.vm.qemu_template import (
     memory_file,
     restore,
     save,
-    state_file,
 )
 from plexspaces_node.vm.qemu_walls import walls_of
 from plexspaces_node.vm.qmp import connect_qmp
@@ -95,7 +95,10 @@ async def start_booted(
 ) -> QemuVm:
     """Start QEMU and let the guest boot for so long; on failure nothing of it is left."""
     async with AsyncExitStack() as undo:
-        vm = await _spawned(host, config, bundle, undo)
+        with ExitStack() as opened:
+            with step("spawn", bundle):
+                files = _opened(host.image, opened)
+            vm = await _spawned(host, config, bundle, undo, files)
         with step("boot", bundle):
             await _boot(vm.process, bundle, timeout_s)
         undo.pop_all()
@@ -109,18 +112,17 @@ async def make_template(
 
     The boot has `timeout_s` seconds. Afterwards, and on failure, nothing runs from the bundle.
     """
-    with ExitStack() as files, step("save", bundle):
+    with ExitStack() as opened, step("save", bundle):
         memory = memory_file(config)
-        files.callback(os.close, memory)
-        state = state_file()
-        files.callback(os.close, state)
+        opened.callback(os.close, memory)
+        files = _opened(host.image, opened)._replace(memory=memory)
         async with AsyncExitStack() as undo:
-            vm = await _spawned(host, config, bundle, undo, memory=memory)
+            vm = await _spawned(host, config, bundle, undo, files)
             with step("boot", bundle):
                 await _boot(vm.process, bundle, timeout_s)
-            await save(_control_socket(bundle), state)
-        template = Template(memory, state, bundle.console_log.read_bytes())
-        files.pop_all()
+            state = await save(_control_socket(bundle))
+        console = bundle.console_log.read_bytes()
+        template = Template(memory, files.root, state=state, console=console)
     async with AsyncExitStack() as undo:
         undo.callback(template.close)
         copy = await start_copy(host, config, bundle, template)
@@ -137,34 +139,33 @@ async def start_copy(
 ) -> QemuVm:
     """Start QEMU with a copy of the template; on failure nothing of it is left."""
     async with AsyncExitStack() as undo:
-        with ExitStack() as files:
+        with ExitStack() as opened:
             with step("spawn", bundle):
-                state = template.open_state()
-                files.callback(os.close, state)
+                root = template.open_root()
+                opened.callback(os.close, root)
                 template.begin_console(bundle)
-            memory = template.memory
-            vm = await _spawned(host, config, bundle, undo, memory=memory, copy=True)
-            with step("restore", bundle):
-                await _restore(vm, state)
+            files = Files(root, memory=template.memory)
+            vm = await _spawned(host, config, bundle, undo, files)
+        with step("restore", bundle):
+            await _restore(vm, template.state)
         undo.pop_all()
     return vm
 
 
-async def _spawned(  # noqa: PLR0913 - all that a QEMU is given
-    host: QemuHost,
-    config: VmConfig,
-    bundle: Bundle,
-    undo: AsyncExitStack,
-    *,
-    memory: int | None = None,
-    copy: bool = False,
-) -> QemuVm:
-    """Start a QEMU that waits for its first command, in its memory's file if one is given.
+def _opened(image: GuestImage, opened: ExitStack) -> Files:
+    root, kernel, initrd = (
+        opened.enter_context(file.open("rb")).fileno()
+        for file in (image.rootfs, image.kernel, image.initrd)
+    )
+    return Files(root, kernel, initrd)
 
-    `undo` ends it and removes its sockets.
-    """
+
+async def _spawned(
+    host: QemuHost, config: VmConfig, bundle: Bundle, undo: AsyncExitStack, files: Files
+) -> QemuVm:
+    """Start a QEMU that waits for its first command; `undo` ends it and removes its sockets."""
     with step("spawn", bundle):
-        process = _spawn(host, config, bundle, undo, memory=memory, copy=copy)
+        process = _spawn(host, config, bundle, undo, files)
         undo.push_async_callback(process.kill)
     with step("handle", bundle):
         handle = _handle_of(process, host, bundle)
@@ -172,24 +173,14 @@ async def _spawned(  # noqa: PLR0913 - all that a QEMU is given
     return QemuVm(handle, bundle, process)
 
 
-def _spawn(  # noqa: PLR0913 - as of `_spawned`
-    host: QemuHost,
-    config: VmConfig,
-    bundle: Bundle,
-    undo: AsyncExitStack,
-    *,
-    memory: int | None,
-    copy: bool,
+def _spawn(
+    host: QemuHost, config: VmConfig, bundle: Bundle, undo: AsyncExitStack, files: Files
 ) -> HostProcess:
-    image, emulator = host.image, host.emulator
+    emulator = host.emulator
     with ExitStack() as opened:
-        files = [image.rootfs] if copy else [image.rootfs, image.kernel, image.initrd]
-        root, *boot = (opened.enter_context(file.open("rb")).fileno() for file in files)
         link = _listen(bundle.link_socket, opened, undo)
         control = _listen(_control_socket(bundle), opened, undo)
-        descriptors = Descriptors(root, link, control, memory=memory)
-        if boot:
-            descriptors = descriptors._replace(kernel=boot[0], initrd=boot[1])
+        descriptors = Descriptors(*files, link=link, control=control)
         marks = marks_of(bundle)
         command = qemu_command(emulator, config, marks, descriptors=descriptors)
         walls = walls_of(host.walls, bundle, kvm=emulator.accelerator is Accelerator.KVM)
@@ -233,7 +224,7 @@ async def _boot(process: HostProcess, bundle: Bundle, timeout_s: float) -> None:
         raise await _explained(error, process, "before its agent opened the link") from error
 
 
-async def _restore(vm: QemuVm, state: int) -> None:
+async def _restore(vm: QemuVm, state: bytes) -> None:
     """Let the machine go on from the saved state; raises as `restore` does."""
     try:
         await restore(_control_socket(vm.bundle), state)

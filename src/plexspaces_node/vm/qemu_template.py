@@ -1,9 +1,9 @@
 """Templates: machines that were booted once, to be copied instead of booting each anew.
 
 A template is the memory and the state of a machine whose agent has opened its link and waits for
-a node. No application's code ever ran in it. Both lie in files without a name, which are sealed:
-not even the QEMU of a copy, which must open the memory for writing, can change it, and they are
-gone with the process that made them. What a copy writes is its own.
+a node, with the root that the machine has mounted. No application's code ever ran in it. The memory
+lies in a file without a name, which is sealed: not even the QEMU of a copy, which must open it for
+writing, can change it. What a copy writes is its own. All is gone with the process that made it.
 
 This file owns what is saved, how, and what is kept of it; it starts no process. That copies do
 not share their randomness is the agent's part, at the node's welcome.
@@ -14,9 +14,10 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import socket
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -30,12 +31,13 @@ from plexspaces_node.vm.qmp import QmpClient, connect_qmp
 COPY_TIMEOUT_S = 10.0
 """For a state to be saved, or taken up: 5 ms and 50 ms on a host that is at ease."""
 KEPT = 4
-"""The most templates a driver keeps; one of a 256 MiB machine holds 90 MiB of the host's memory."""
+"""The most templates a driver keeps; see docs/qemu.md for what one holds of the host's memory."""
 
 _SIZE_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 _ALL_SEALS = _SIZE_SEALS | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
-_STATE = "state"
-"""Name under which QEMU is handed the file of the state."""
+_READ_BYTES = 256 * 1024
+_HANDED = "state"
+"""Name under which QEMU is handed its end of the socket over which the state goes."""
 
 
 class Likeness(NamedTuple):
@@ -43,7 +45,8 @@ class Likeness(NamedTuple):
 
     image: str
     """The guest image's digest."""
-    program: str
+    program: tuple[str | int, ...]
+    """QEMU's path and what tells its file from one that took its place."""
     accelerator: Accelerator
     config: VmConfig
 
@@ -53,21 +56,34 @@ class Template:
 
     Attributes:
         memory: descriptor of the file that the memory of a copy begins with.
+        state: of the machine's devices, as QEMU writes it.
         console: what the machine had written to its console.
     """
 
-    def __init__(self, memory: int, state: int, console: bytes) -> None:
-        """Take the two files of a machine that has ended, and seal them; raises `OSError`."""
-        for file in (memory, state):
-            fcntl.fcntl(file, fcntl.F_ADD_SEALS, _ALL_SEALS)
-        self.memory = memory
-        self._state = state
-        self.close = weakref.finalize(self, _close, memory, state)
+    def __init__(self, memory: int, root: int, *, state: bytes, console: bytes) -> None:
+        """Take memory and root of a machine that has ended, to have them open by itself.
+
+        Raises `OSError`.
+        """
+        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _ALL_SEALS)
+        files: list[int] = []
+        self.close = weakref.finalize(self, _close, files)
         """Give the files up, once; machines that are copies keep what they have."""
+        files += [os.dup(memory)]
+        files += [os.dup(root)]
+        self.memory, self._root = files
+        self.state = state
         booted = datetime.now(UTC).isoformat(timespec="seconds")
         self.console = (
             b"-- a copy of the machine that booted at %b --\n" % booted.encode() + console
         )
+
+    def open_root(self) -> int:
+        """Open the root for one copy, which has to close it; raises `OSError`.
+
+        It is the file that the copied machine has mounted, whatever has taken its place since.
+        """
+        return os.open(f"/proc/self/fd/{self._root}", os.O_RDONLY | os.O_CLOEXEC)
 
     def begin_console(self, bundle: Bundle) -> None:
         """Let the console of a copy begin with what the machine said that it is a copy of."""
@@ -75,41 +91,43 @@ class Template:
         with os.fdopen(os.open(bundle.console_log, flags, 0o600), "wb") as log:
             log.write(self.console)
 
-    def open_state(self) -> int:
-        """Open the file of the state for one copy, which has to close it; raises `OSError`."""
-        # Opened anew, for a place in a file is common to all who have it from one opening.
-        return os.open(f"/proc/self/fd/{self._state}", os.O_RDONLY | os.O_CLOEXEC)
 
-
-async def save(control: Path, state: int) -> None:
-    """Stop the machine whose QEMU listens at `control` and write its state to a file.
+async def save(control: Path) -> bytes:
+    """Stop the machine whose QEMU listens at `control` and return its state.
 
     Its memory is not in there: that is in a file already. Raises `Unavailable` when QEMU refuses
     and `DeadlineExceeded`.
     """
     async with _in_time("save"), connect_qmp(control) as qmp:
         await qmp.execute("stop")
-        await _migrate(qmp, "migrate", state)
+        with await _prepared(qmp) as stream:
+            await qmp.execute("migrate", {"uri": f"fd:{_HANDED}"})
+            state = bytearray()
+            while data := await asyncio.get_running_loop().sock_recv(stream, _READ_BYTES):
+                state += data
+        await _completed(qmp, "save")
+    return bytes(state)
 
 
-async def restore(control: Path, state: int) -> None:
+async def restore(control: Path, state: bytes) -> None:
     """Have the QEMU that listens at `control` take up a state and go on; raises as `save` does."""
     async with _in_time("take up"), connect_qmp(control) as qmp:
-        await _migrate(qmp, "migrate-incoming", state)
+        with await _prepared(qmp) as stream:
+            await qmp.execute("migrate-incoming", {"uri": f"fd:{_HANDED}"})
+            with suppress(
+                ConnectionError
+            ):  # of what QEMU does not like it reads no more, and says so
+                await asyncio.get_running_loop().sock_sendall(stream, state)
+            await _completed(qmp, "take up")
         await qmp.execute("cont")
 
 
 def memory_file(config: VmConfig) -> int:
     """Make the file that is to be the memory of a machine, and return its descriptor."""
-    file = _file("plexspaces-memory")
+    file = os.memfd_create("plexspaces-memory", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(file, config.memory_mib * MIB)
     fcntl.fcntl(file, fcntl.F_ADD_SEALS, _SIZE_SEALS)
     return file
-
-
-def state_file() -> int:
-    """Make the file for the state of a machine, and return its descriptor."""
-    return _file("plexspaces-state")
 
 
 class Templates:
@@ -118,47 +136,64 @@ class Templates:
     def __init__(self) -> None:
         self._kept: dict[Likeness, Template] = {}
         self._making: dict[Likeness, asyncio.Lock] = {}
+        self.given_up = False
+        """None is handed out or made any more."""
 
-    async def get(self, of: Likeness, make: Callable[[], Awaitable[Template]]) -> Template:
-        """Return the template, which is made when there is none, by one caller at a time.
+    async def get(self, of: Likeness, make: Callable[[], Awaitable[Template]]) -> Template | None:
+        """Return the template, which is made when there is none.
 
-        It is the caller's until it awaits something again: others may put it out.
+        Raises what `make` does. Others that ask meanwhile wait; they get None when it failed, and
+        all do once copying was given up.
         """
-        async with self._making.setdefault(of, asyncio.Lock()):
-            template = self._kept.pop(of, None) or await make()
-            self._kept[of] = template
-        while len(self._kept) > KEPT:
-            self._kept.pop(next(iter(self._kept))).close()
+        making = self._making.setdefault(of, asyncio.Lock())
+        waited = making.locked()
+        async with making:
+            kept = self._kept
+            template = kept.pop(of, None)
+            if self.given_up or (template is None and waited):
+                return None
+            template = template or await make()
+            kept[of] = template
+        while len(kept) > KEPT:
+            # Closed when the last that begins a copy of it lets it go.
+            del kept[next(iter(kept))]
         return template
 
     def close(self) -> None:
-        """Give all of them up."""
-        while self._kept:
-            self._kept.popitem()[1].close()
-        self._making.clear()
+        """Give all of them up, those too that are being made."""
+        for template in self._kept.values():
+            template.close()
+        self._kept = {}
 
 
-def _close(*files: int) -> None:
-    for file in files:
-        os.close(file)
-
-
-def _file(name: str) -> int:
-    return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-
-
-async def _migrate(qmp: QmpClient, command: str, state: int) -> None:
+async def _prepared(qmp: QmpClient) -> socket.socket:
+    """Have QEMU move no shared memory, and hand it one end of a stream; returns the other."""
     names = ("x-ignore-shared", "events")
     capabilities = [{"capability": name, "state": True} for name in names]
     await qmp.execute("migrate-set-capabilities", {"capabilities": capabilities})
-    await qmp.execute("getfd", {"fdname": _STATE}, descriptor=state)
-    await qmp.execute(command, {"uri": f"fd:{_STATE}"})
+    ours, theirs = socket.socketpair()
+    try:
+        ours.setblocking(False)
+        with theirs:
+            await qmp.execute("getfd", {"fdname": _HANDED}, descriptor=theirs.fileno())
+    except BaseException:
+        ours.close()
+        raise
+    return ours
+
+
+async def _completed(qmp: QmpClient, what: str) -> None:
     while True:
         name, data = await qmp.event()
         if name == "MIGRATION" and data.get("status") == "completed":
             return
         if name == "MIGRATION" and data.get("status") in ("failed", "cancelled"):
-            raise Unavailable(f"QEMU failed at {command}")
+            raise Unavailable(f"QEMU could not {what} the machine's state")
+
+
+def _close(files: list[int]) -> None:
+    for file in files:
+        os.close(file)
 
 
 @asynccontextmanager
