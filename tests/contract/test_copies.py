@@ -9,6 +9,7 @@ import asyncio
 import errno
 import os
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -212,6 +213,23 @@ async def test_template_that_is_made_while_the_driver_is_closed_is_not_kept(
         assert await starting
 
 
+async def test_start_that_waits_its_turn_has_its_template_though_the_driver_is_closed(
+    stand_in: FakeQemuHarness,
+) -> None:
+    """The number of a file that was closed under it might be another file's by then."""
+    driver = stand_in.ready()
+    await start(stand_in, driver)
+    async with AsyncExitStack() as turns:
+        for _ in range(COPIES):
+            await turns.enter_async_context(driver._copies)
+        waiting = asyncio.create_task(start(stand_in, driver))
+        while not driver._copies._waiters:
+            await asyncio.sleep(0.01)
+        driver.close()
+    assert await waiting
+    assert files_of_templates() == []
+
+
 async def test_memory_that_is_short_is_found_by_giving_the_templates_up(
     stand_in: FakeQemuHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,6 +269,7 @@ async def test_template_can_be_changed_by_nobody(stand_in: FakeQemuHarness) -> N
             change()
         assert refused.value.errno == errno.EPERM
     driver.close()
+    template.close()
 
 
 async def test_console_of_a_copy_begins_with_what_its_template_said(

@@ -114,9 +114,8 @@ async def restore(control: Path, state: bytes) -> None:
     async with _in_time("take up"), connect_qmp(control) as qmp:
         with await _prepared(qmp) as stream:
             await qmp.execute("migrate-incoming", {"uri": f"fd:{_HANDED}"})
-            with suppress(
-                ConnectionError
-            ):  # of what QEMU does not like it reads no more, and says so
+            # Of what QEMU does not like it reads no more, and says so.
+            with suppress(ConnectionError):
                 await asyncio.get_running_loop().sock_sendall(stream, state)
             await _completed(qmp, "take up")
         await qmp.execute("cont")
@@ -155,14 +154,17 @@ class Templates:
             template = template or await make()
             kept[of] = template
         while len(kept) > KEPT:
-            # Closed when the last that begins a copy of it lets it go.
+            # Its files are closed when the last that begins a copy lets it go.
             del kept[next(iter(kept))]
         return template
 
     def close(self) -> None:
-        """Give all of them up, those too that are being made."""
-        for template in self._kept.values():
-            template.close()
+        """Give all of them up, those too that are being made.
+
+        Whoever begins a copy of one has its files until then.
+        """
+        self._kept.clear()
+        # Another, so that what is being made now is put into one that is forgotten.
         self._kept = {}
 
 
