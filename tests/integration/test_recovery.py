@@ -109,3 +109,22 @@ async def test_port_in_use_is_refused_and_leaves_the_directory_free(data_dir: Pa
                 pytest.fail("two nodes on one port")
     async with builder(other).build():
         pass
+
+
+@pytest.mark.parametrize(("before", "told"), [("qemu", True), ("process", False), ("", False)])
+async def test_node_that_brings_applications_back_at_a_weaker_level_says_so(
+    data_dir: Path,
+    probe_wasm: Path,
+    caplog: pytest.LogCaptureFixture,
+    before: str,
+    told: bool,
+) -> None:
+    """Who left the flag out learns that his applications are held by less than they were."""
+    async with builder(data_dir).build() as node, NodeClient(node.address) as client:
+        await client.deploy("one", probe_wasm)
+    assert (data_dir / "isolation").read_text() == "process\n"
+    (data_dir / "isolation").write_text(before)
+    async with builder(data_dir).build() as node:
+        assert node.recovered == ("one",)
+    words = "isolation level process is weaker than qemu"
+    assert (words in caplog.text) is told

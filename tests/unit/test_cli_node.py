@@ -118,6 +118,16 @@ def test_node_when_signalled_once_then_it_drains_and_ends_with_0(
     assert script.done == ["drain", "closed"]
 
 
+def test_node_when_no_id_is_given_then_it_is_the_configurations(
+    command: Command, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The flag is one of the places that a setting comes from, as of every other."""
+    script.signal_when_up = signal.SIGINT
+    assert "PlexSpaces node: node-1\n" in command("start-node").text
+    monkeypatch.setenv("PLEXSPACES_NODE_ID", "from-environment")
+    assert "PlexSpaces node: from-environment\n" in command("start-node").text
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_node_when_signalled_twice_then_it_aborts(
     command: Command, script: Script, number: int, status: int
@@ -143,7 +153,7 @@ def test_node_when_it_recovered_applications_then_they_are_named(
 ) -> None:
     """After a crash the operator sees what is there again."""
     script.recovered = ("calc", "greeter")
-    assert "  Recovered: calc, greeter\n" in command("start-node", "--node-id", "n-1").text
+    assert "  Restarting: calc, greeter\n" in command("start-node", "--node-id", "n-1").text
 
 
 def test_node_when_the_port_is_in_use_then_status_1(command: Command, script: Script) -> None:
@@ -175,7 +185,6 @@ def test_node_when_flags_are_given_then_each_reaches_its_configuration(
         (("--node-id", "n-1", "--address", "nowhere"), "node.address = 'nowhere'"),
         (("--node-id", "n-1", "--isolation", "magic"), "node.isolation = 'magic'"),
         (("--node-id", "n-1", "--config", "none.toml"), "'none.toml' is not there"),
-        ((), "Missing option '--node-id'"),
     ],
 )
 def test_node_when_used_wrongly_then_status_2_and_nothing_is_started(

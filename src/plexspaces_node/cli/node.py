@@ -25,7 +25,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @app.command("start-node", epilog="Example:  plexspaces start-node --node-id my-node")
 def start_node(
-    node_id: Annotated[str, typer.Option("--node-id", metavar="ID", help="Id of the node.")],
+    node_id: Annotated[
+        str | None,
+        typer.Option("--node-id", metavar="ID", help="Id of the node.", show_default="node-1"),
+    ] = None,
     address: Annotated[
         str | None,
         typer.Option(metavar="HOST:PORT", help="Where to listen.", show_default="127.0.0.1:9000"),
@@ -58,8 +61,8 @@ def start_node(
     loaded = plexspaces_node.ConfigBootstrap.load(config, flags)
     loaded.check_listen()
     node_log.configure(loaded.node.log_level, loaded.node.log_format)
-    say(f"Starting empty PlexSpaces node: {node_id}")
-    builder = plexspaces_node.NodeBuilder(node_id).with_config(loaded)
+    say(f"Starting empty PlexSpaces node: {loaded.node.id}")
+    builder = plexspaces_node.NodeBuilder(loaded.node.id).with_config(loaded)
     status = asyncio.run(_Service(builder).run())
     if status:
         raise typer.Exit(status)
@@ -124,5 +127,5 @@ def _announce(node: Node) -> None:
     say("  Node is ready to accept deployments via ApplicationService")
     fields = [("Address", node.address), ("Isolation", f"{node.isolation}: {node.isolation_note}")]
     if node.recovered:
-        fields.append(("Recovered", ", ".join(node.recovered)))
+        fields.append(("Restarting", ", ".join(node.recovered)))
     print_fields(fields)

@@ -37,6 +37,7 @@ from plexspaces_node.wire.generated import application_pb2 as pb
 from plexspaces_node.wire.generated import application_pb2_grpc as pb_grpc
 from plexspaces_node.wire.options import server_options
 
+_STRONGEST_FIRST = ("firecracker", "qemu", "process")
 _log = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ApplicationService"].full_name
@@ -211,6 +212,7 @@ class NodeBuilder:
             )
             node.address = bind(server, config.node.address)
             node.recovered = await applications.recover()
+            _tell_of_a_weaker_level(node, data.swap_level(driver.name))
             # From now on there may be something in it that a client was told of.
             data.keep()
             await server.start()
@@ -218,6 +220,17 @@ class NodeBuilder:
                 await node._health.set(name, health_pb2.HealthCheckResponse.SERVING)
             stack.push_async_callback(node.drain)
             yield node
+
+
+def _tell_of_a_weaker_level(node: Node, before: str) -> None:
+    if not node.recovered or not {before, node.isolation} <= set(_STRONGEST_FIRST):
+        return
+    if _STRONGEST_FIRST.index(node.isolation) > _STRONGEST_FIRST.index(before):
+        _log.warning(
+            "isolation level %s is weaker than %s, at which the applications of this node ran "
+            "before; to have that again: --isolation %s",
+            *(node.isolation, before, before),
+        )
 
 
 async def choose_driver(config: Config, given: Driver | None = None) -> tuple[Driver, str]:

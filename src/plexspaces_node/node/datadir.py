@@ -96,6 +96,16 @@ class DataDirectory:
         """Let what is in the directory stay when it is given back."""
         self.kept = True
 
+    def swap_level(self, level: str) -> str:
+        """Keep the isolation level for the next start; return that of the last, "" for none.
+
+        Blocks for two file operations; raises `OSError`.
+        """
+        file = self.path / "isolation"
+        before = file.read_text("utf-8", "replace").strip() if file.exists() else ""
+        file.write_text(f"{level}\n", "utf-8")
+        return before
+
     @property
     def lock(self) -> Path:
         """The file the running node holds locked."""
