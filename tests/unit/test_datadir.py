@@ -231,3 +231,20 @@ def test_log_when_the_name_would_leave_the_directory_then_refused(path: Path) ->
     """An application's name cannot lead out of the directory of logs."""
     with DataDirectory.open(path, "node-a") as directory, pytest.raises(InvalidArgument):
         directory.log("../registry")
+
+
+def test_swap_level_when_called_again_then_it_returns_the_level_before(path: Path) -> None:
+    """The next start learns what this one was."""
+    with DataDirectory.open(path, "node-a") as directory:
+        assert directory.swap_level("qemu") == ""
+        assert directory.swap_level("process") == "qemu"
+
+
+def test_swap_level_when_the_disk_refuses_then_nothing_is_known_and_nothing_fails(
+    path: Path,
+) -> None:
+    """A warning that cannot be given is no reason for a node not to start."""
+    with DataDirectory.open(path, "node-a") as directory:
+        directory.isolation_file.mkdir()
+        assert directory.swap_level("qemu") == ""
+        assert directory.isolation_file.is_dir()

@@ -234,6 +234,15 @@ def test_guest_sets_its_clock_before_anything_that_takes_time(
     assert done == ["clock", "randomness"]
 
 
+def test_guest_that_is_told_no_time_leaves_its_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zero says that the node does not say; it is no year 1970."""
+    seeds: list[bytes] = []
+    monkeypatch.setattr(guest, "set_clock", lambda _: pytest.fail("set"))
+    monkeypatch.setattr(guest, "reseed", seeds.append)
+    guest.wake(0, SEED)
+    assert seeds == [SEED]
+
+
 def test_guest_that_cannot_draw_fresh_randomness_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rather no machine than one with the keys of another."""
 

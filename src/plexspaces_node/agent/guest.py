@@ -287,7 +287,8 @@ def wake(time_ns: int, seed: bytes) -> None:
     """
     try:
         # First, for the time was true when it was sent.
-        set_clock(time_ns)
+        if time_ns:
+            set_clock(time_ns)
         reseed(seed)
     except OSError as error:
         sys.exit(f"plexspaces: a copy cannot be told from others: {error}")

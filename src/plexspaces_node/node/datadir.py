@@ -6,6 +6,7 @@ business of those who are given the paths.
     DATA-DIR/
       node.lock     held by the running node: its id and pid
       node-id       the node this directory belongs to
+      isolation     the level that its machines had last
       registry.db   the truth about applications
       artifacts/    WebAssembly files by digest
       cache/        compiled artifacts: native code, never from a user
@@ -99,11 +100,14 @@ class DataDirectory:
     def swap_level(self, level: str) -> str:
         """Keep the isolation level for the next start; return that of the last, "" for none.
 
-        Blocks for two file operations; raises `OSError`.
+        It is there for a warning alone: what the disk refuses is not known. Blocks for two file
+        operations.
         """
-        file = self.path / "isolation"
-        before = file.read_text("utf-8", "replace").strip() if file.exists() else ""
-        file.write_text(f"{level}\n", "utf-8")
+        before = ""
+        with suppress(OSError):
+            if self.isolation_file.exists():
+                before = self.isolation_file.read_text("utf-8", "replace").strip()
+            self.isolation_file.write_text(f"{level}\n", "utf-8")
         return before
 
     @property
@@ -115,6 +119,11 @@ class DataDirectory:
     def node_id_file(self) -> Path:
         """The file that says which node the directory belongs to."""
         return self.path / "node-id"
+
+    @property
+    def isolation_file(self) -> Path:
+        """The file that says at which isolation level the node ran last."""
+        return self.path / "isolation"
 
     @property
     def registry(self) -> Path:
