@@ -47,6 +47,12 @@ def files_of_templates() -> list[str]:
     return [name for name in found if "plexspaces-" in name]
 
 
+async def appeared(file: Path) -> None:
+    """Wait until a stand-in has come to where it was told to hang, and says so by a file."""
+    while not file.exists():
+        await asyncio.sleep(0.01)
+
+
 def arguments_of(bundle: Bundle) -> list[str]:
     """Return the command line of the process that is a machine."""
     handle = bundle.read_handle()
@@ -132,8 +138,7 @@ async def test_copy_has_the_root_of_its_template_though_the_image_is_made_anew_m
     bundle = stand_in.bundle()
     starting = asyncio.create_task(driver.start(bundle.config, bundle))
     async with asyncio.timeout(BOUND_S):
-        while not reached.exists():
-            await asyncio.sleep(0.01)
+        await appeared(reached)
         (stand_in.image / "new").write_bytes(root.read_bytes())
         (stand_in.image / "new").rename(root)
         reached.write_text("go on")
@@ -175,8 +180,7 @@ async def test_new_size_that_boots_for_long_holds_up_no_other(
     bundles = [stand_in.bundle(VmConfig(1, 130)) for _ in range(COPIES + 1)]
     waiting = [asyncio.create_task(driver.start(one.config, one)) for one in bundles]
     async with asyncio.timeout(BOUND_S):
-        while not reached.exists():
-            await asyncio.sleep(0.01)
+        await appeared(reached)
         assert await start(stand_in, driver)
         assert not any(task.done() for task in waiting)
     for task in waiting:
@@ -206,8 +210,7 @@ async def test_template_that_is_made_while_the_driver_is_closed_is_not_kept(
     driver = stand_in.ready("--hang", "migrate", "--once", str(reached), "--resume")
     starting = asyncio.create_task(start(stand_in, driver))
     async with asyncio.timeout(BOUND_S):
-        while not reached.exists():
-            await asyncio.sleep(0.01)
+        await appeared(reached)
         driver.close()
         reached.write_text("go on")
         assert await starting
@@ -383,8 +386,7 @@ async def test_start_that_is_cancelled_leaves_nothing_wherever_it_was(
     bundle = stand_in.bundle()
     starting = asyncio.create_task(start_machine(driver, bundle, LIMITS))
     async with asyncio.timeout(BOUND_S):
-        while not reached.exists():
-            await asyncio.sleep(0.01)
+        await appeared(reached)
         starting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await starting

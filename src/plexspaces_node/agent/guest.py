@@ -24,6 +24,7 @@ from importlib import import_module
 from types import TracebackType
 
 from plexspaces_node.agent import swap
+from plexspaces_node.agent.libc import call
 from plexspaces_node.agent.memory import give_back_large, of_guest
 from plexspaces_node.agent.serve import AgentServer, Dial, Stream, Surroundings
 from plexspaces_node.errors import InvalidArgument, PlexSpacesError, Unavailable
@@ -48,6 +49,7 @@ _VM_KEY, _LINK_KEY = "plexspaces.vm", "plexspaces.link"
 _LONGEST_PAUSE_S = 0.05
 _CLOCK_FAULT_NS = 5_000_000
 """What the way of the node's answer may cost: no reason to set the clock back."""
+_RANDOM = "/dev/urandom"
 _ADD_ENTROPY, _RESEED = 0x40085203, 0x5207
 """`RNDADDENTROPY` and `RNDRESEEDCRNG` of linux/random.h."""
 _WRITE_BYTES = 32 * 1024
@@ -247,11 +249,8 @@ def wait_for(look: Callable[[], _T | None], timeout_s: float) -> _T | None:
 
 def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
     """Mount a file system; raises `OSError`."""
-    libc = ctypes.CDLL(None, use_errno=True)
     texts = [text.encode() for text in (source, target, kind)]
-    if libc.mount(*texts, ctypes.c_ulong(flags), data.encode()):
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), target)
+    call("mount", *texts, ctypes.c_ulong(flags), data.encode(), about=target)
 
 
 def set_clock(time_ns: int) -> None:
@@ -269,13 +268,10 @@ def reseed(seed: bytes) -> None:
     Machines that are copies of one would otherwise draw the same keys and identifiers.
     """
     bits_and_bytes = struct.pack("=ii", 8 * len(seed), len(seed))
-    libc = ctypes.CDLL(None, use_errno=True)
-    descriptor = os.open("/dev/urandom", os.O_WRONLY | os.O_CLOEXEC)
+    descriptor = os.open(_RANDOM, os.O_WRONLY | os.O_CLOEXEC)
     try:
         for request, data in ((_ADD_ENTROPY, bits_and_bytes + seed), (_RESEED, None)):
-            if libc.ioctl(descriptor, ctypes.c_ulong(request), data):
-                code = ctypes.get_errno()
-                raise OSError(code, os.strerror(code), "/dev/urandom")
+            call("ioctl", descriptor, ctypes.c_ulong(request), data, about=_RANDOM)
     finally:
         os.close(descriptor)
 

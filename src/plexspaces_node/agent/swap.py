@@ -7,9 +7,10 @@ little memory carries them, slowly, where it would have been killed.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import struct
+
+from plexspaces_node.agent.libc import call
 
 MODULES = "/modules/swap"
 """Where the kernel's modules lie, each named in the order of loading."""
@@ -25,11 +26,10 @@ _FINIT_MODULE = 313
 
 def enable() -> None:
     """Load the modules, make the device and swap to it; raises `OSError`."""
-    libc = ctypes.CDLL(None, use_errno=True)
     for name in sorted(os.listdir(MODULES)):
         descriptor = os.open(f"{MODULES}/{name}", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            _done(libc.syscall(_FINIT_MODULE, descriptor, b"", 0), name)
+            call("syscall", _FINIT_MODULE, descriptor, b"", 0, about=name)
         finally:
             os.close(descriptor)
     pages = TIMES_MEMORY * os.sysconf("SC_PHYS_PAGES")
@@ -39,7 +39,7 @@ def enable() -> None:
     # Before any page of a program: those would have to be read back from the drive.
     _write("/proc/sys/vm/swappiness", b"200")
     _write(_DEVICE, header(pages))
-    _done(libc.swapon(_DEVICE.encode(), 0), _DEVICE)
+    call("swapon", _DEVICE.encode(), 0, about=_DEVICE)
 
 
 def header(pages: int) -> bytes:
@@ -57,9 +57,3 @@ def _write(path: str, content: bytes) -> None:
         os.write(descriptor, content)
     finally:
         os.close(descriptor)
-
-
-def _done(result: int, what: str) -> None:
-    if result:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), what)

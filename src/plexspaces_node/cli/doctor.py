@@ -37,6 +37,7 @@ from plexspaces_node.build.toolchain import Toolchain
 from plexspaces_node.config import Config, is_loopback, split_address
 from plexspaces_node.errors import DeadlineExceeded, InvalidArgument, PlexSpacesError
 from plexspaces_node.model import MIB
+from plexspaces_node.node.listening import bind_fault
 from plexspaces_node.vm.bundle import SOCKET_PATH_LIMIT_BYTES, Bundle
 from plexspaces_node.vm.driver import Driver, Health
 from plexspaces_node.wire.generated.application_pb2 import InspectNodeRequest
@@ -349,13 +350,8 @@ async def _ask_node(address: str) -> str | None:
 
 def _bind_fault(host: str, port: int) -> str | None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-    except OSError as error:
-        return error.strerror or str(error)
-    return None
+    error = bind_fault(family, (host, port))
+    return None if error is None else error.strerror or str(error)
 
 
 def check_data_directory(config: Config) -> list[Finding]:

@@ -37,7 +37,6 @@ from plexspaces_node.wire.generated import application_pb2 as pb
 from plexspaces_node.wire.generated import application_pb2_grpc as pb_grpc
 from plexspaces_node.wire.options import server_options
 
-_STRONGEST_FIRST = ("firecracker", "qemu", "process")
 _log = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ApplicationService"].full_name
@@ -223,9 +222,10 @@ class NodeBuilder:
 
 
 def _tell_of_a_weaker_level(node: Node, before: str) -> None:
-    if not node.recovered or not {before, node.isolation} <= set(_STRONGEST_FIRST):
+    levels = [driver.name for driver in make_drivers(node.config)]
+    if not node.recovered or not {before, node.isolation} <= set(levels):
         return
-    if _STRONGEST_FIRST.index(node.isolation) > _STRONGEST_FIRST.index(before):
+    if levels.index(node.isolation) > levels.index(before):
         _log.warning(
             "isolation level %s is weaker than %s, at which the applications of this node ran "
             "before; to have that again: --isolation %s",

@@ -5,16 +5,15 @@ Shared by those who write artifacts. Knows nothing of what is written.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from plexspaces_node.errors import ResourceExhausted, Unavailable
+from plexspaces_node.vm.host_machine import NO_SPACE
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-FULL_SIGNS = tuple(map(os.strerror, _FULL))
+FULL_SIGNS = tuple(map(os.strerror, NO_SPACE))
 """What a program says that found no room."""
 
 _BLOCK_BYTES = 4096
@@ -29,7 +28,7 @@ class DiskFull(ResourceExhausted):
 
 def is_full(error: OSError) -> bool:
     """Tell whether an error says that there is no room."""
-    return error.errno in _FULL
+    return error.errno in NO_SPACE
 
 
 @contextmanager

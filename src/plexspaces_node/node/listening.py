@@ -47,7 +47,7 @@ async def check_can_listen(address: str) -> None:
             f"cannot listen on {address}: {host} is the name of no machine",
             hint="listen on --address 127.0.0.1:9000",
         ) from error
-    found = [_try(family, place) for family, *_, place in places]
+    found = [bind_fault(family, place) for family, *_, place in places]
     faults = [error for error in found if error is not None]
     taken = [error for error in faults if error.errno == errno.EADDRINUSE]
     # One address of several is enough, as for the library, but never one half of a taken port.
@@ -73,7 +73,8 @@ def bind(server: grpc.aio.Server, address: str) -> str:
     return f"{address.rpartition(':')[0]}:{port}"
 
 
-def _try(family: int, place: tuple[object, ...]) -> OSError | None:
+def bind_fault(family: int, place: tuple[object, ...]) -> OSError | None:
+    """Return why a socket cannot be bound to an address now, or None."""
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             # As the library does: connections that have just ended do not hold a port.

@@ -36,7 +36,8 @@ from plexspaces_node.vm.driver import Capabilities, Endpoint, LinkEnd, VmExit, V
 from plexspaces_node.vm.host_process import HostProcess, kill_all, signal_name
 from plexspaces_node.vm.procfs import ProcessId
 
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+"""What an `OSError` is that says there is no room on the disk."""
 _PANIC_LINES = 100
 """How far from the end of the console the line is that names a panic: before registers, stack."""
 
@@ -309,6 +310,6 @@ def start_failed(step: str, bundle: Bundle, error: OSError | PlexSpacesError) ->
 def _hint_for(error: OSError | PlexSpacesError, bundle: Bundle) -> str:
     if isinstance(error, PlexSpacesError) and error.hint:
         return error.hint
-    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
         return f"make room: df -h {bundle.path.parent}"
     return "see what works here with: plexspaces doctor"

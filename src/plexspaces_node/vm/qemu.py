@@ -175,8 +175,7 @@ class QemuDriver(HostDriver[QemuVm]):
         """Start a machine as a copy; None where it is to boot."""
         if self._templates is None:
             return None
-        with step("validate", bundle):
-            likeness = _likeness(host, config)
+        likeness = _likeness(host, config, bundle)
         make = partial(self._twice, partial(make_template, host, config, bundle))
         try:
             template = await self._templates.get(likeness, make)
@@ -297,8 +296,7 @@ class QemuDriver(HostDriver[QemuVm]):
     ) -> None:
         if self._templates is not None:
             make = partial(make_template, host, config, bundle, timeout_s)
-            with step("validate", bundle):
-                likeness = _likeness(host, config)
+            likeness = _likeness(host, config, bundle)
             try:
                 if await self._templates.get(likeness, make):
                     return
@@ -319,9 +317,10 @@ class QemuDriver(HostDriver[QemuVm]):
         return usual
 
 
-def _likeness(host: QemuHost, config: VmConfig) -> Likeness:
+def _likeness(host: QemuHost, config: VmConfig, bundle: Bundle) -> Likeness:
     emulator = host.emulator
-    found = os.stat(emulator.program)
+    with step("validate", bundle):
+        found = os.stat(emulator.program)
     program = (emulator.program, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
     return Likeness(host.image.digest, program, emulator.accelerator, config)
 
