@@ -24,7 +24,7 @@ from support import fake_firecracker
 from support.firecracker import ELF_HEAD, FakeFirecrackerHarness
 from support.machines import SMALL, Harness, ProcessHarness
 from support.patience import patient
-from support.qemu import FakeQemuHarness, hello_in_hex
+from support.qemu import FakeQemuHarness, hello_in_hex, leave_unread
 
 from plexspaces_node.errors import DeadlineExceeded, PlexSpacesError, Unavailable, VmStartFailed
 from plexspaces_node.node import agents, machines
@@ -45,6 +45,7 @@ from plexspaces_node.vm.firecracker_host import FirecrackerHost
 from plexspaces_node.vm.host_machine import trial_bundle
 from plexspaces_node.vm.image import INITRD, KERNEL, ROOTFS
 from plexspaces_node.vm.jailer import CONSOLE_LIMIT_BYTES, Cgroups, Programs
+from plexspaces_node.vm.qmp import connect_qmp
 
 LIMITS = AgentLimits("node-test", message_limit=1 << 20, in_flight_limit=16)
 BOUND_S = patient(40.0)
@@ -528,6 +529,16 @@ class TestRunning:
             ended = await machine.wait()
             assert ended.reason.startswith(reason)
             assert "stopped" not in ended.reason
+
+    async def test_client_that_leaves_unread_what_it_was_told_ends_no_stand_in(
+        self, root: Path, tmp_path: Path
+    ) -> None:
+        """As of QEMU: a machine that has come up may say more than its driver stays for."""
+        harness = FakeQemuHarness(root, tmp_path)
+        async with running(harness, well(harness)) as machine, asyncio.timeout(BOUND_S):
+            await leave_unread(machine.bundle.path / "qmp.sock")
+            async with connect_qmp(machine.bundle.path / "qmp.sock"):
+                pass
 
     async def test_agent_that_is_killed_is_seen_and_is_no_stop(self, root: Path) -> None:
         """Without a machine around it the agent's own process is what ends."""

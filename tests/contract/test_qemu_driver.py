@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.machines import SMALL, TIMEOUT_S, QemuHarness
+from support.qemu import leave_unread
 
 from plexspaces_node.errors import VmStartFailed
 from plexspaces_node.model import VmConfig
@@ -76,6 +77,16 @@ async def test_guest_that_resets_has_ended_and_is_told_from_a_stop(machines: Qem
         assert ended.status == 0
         assert ended.reason.startswith("the guest ended")
         assert machines.rests(machine.bundle) == [str(machine.bundle.path)]
+
+
+async def test_client_that_leaves_unread_what_it_was_told_ends_no_machine(
+    machines: QemuHarness,
+) -> None:
+    """QEMU's answers and events that nobody stays for are no fault of the machine's."""
+    async with machines.machine() as machine, asyncio.timeout(TIMEOUT_S):
+        await leave_unread(machine.bundle.path / "qmp.sock")
+        async with connect_qmp(machine.bundle.path / "qmp.sock") as control:
+            assert (await control.execute("query-status"))["running"]
 
 
 async def test_machine_that_is_frozen_is_stopped_within_the_grace(machines: QemuHarness) -> None:

@@ -175,7 +175,10 @@ async def lines(client: socket.socket) -> AsyncIterator[tuple[bytes, list[int]]]
             await readable
         finally:
             loop.remove_reader(client)
-        data, handed, _, _ = socket.recv_fds(client, 4096, 4)
+        try:
+            data, handed, _, _ = socket.recv_fds(client, 4096, 4)
+        except ConnectionResetError:  # it left before it had read what was said to it
+            return
         files += handed
         if not data:
             return

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import shlex
 import shutil
+import socket
 import sys
 from functools import partial
 from pathlib import Path
@@ -33,6 +35,20 @@ def fake_qemu_program(directory: Path, *options: str) -> str:
 def hello_in_hex(vm_id: str = "") -> str:
     """Return an agent's hello, by default that of one who was not told which machine it is in."""
     return link.encode(link.Hello(link.GENERATION, vm_id, ENGINE)).hex()
+
+
+async def leave_unread(path: Path) -> None:
+    """Connect to a control socket, and close once QEMU has said something that nobody reads."""
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.setblocking(False)
+        await loop.sock_connect(client, str(path))
+        readable = asyncio.Event()
+        loop.add_reader(client, readable.set)
+        try:
+            await readable.wait()
+        finally:
+            loop.remove_reader(client)
 
 
 def plain_walls() -> Walls:
