@@ -392,3 +392,32 @@ async def test_start_that_is_cancelled_leaves_nothing_wherever_it_was(
             await starting
     assert stand_in.rests(bundle) == []
     driver.close()
+
+
+@pytest.mark.parametrize("kernel", ["this one", "before 6.3"])
+def test_memory_of_a_machine_has_its_size_and_nobody_executes_it(
+    kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel that does not know of the latter makes it all the same."""
+    make, can_execute = os.memfd_create, 0o111
+
+    def of_old(name: str, flags: int) -> int:
+        if flags & ~(os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return make(name, flags)
+
+    try:
+        os.close(make("trial", qemu_template._NOEXEC_SEAL))
+    except OSError:
+        kernel = "before 6.3"
+    if kernel == "before 6.3":
+        monkeypatch.setattr(os, "memfd_create", of_old)
+    memory = qemu_template.memory_file(SMALL)
+    try:
+        found = os.fstat(memory)
+        assert found.st_size == SMALL.memory_mib * MIB
+        assert bool(found.st_mode & can_execute) is (kernel == "before 6.3")
+        with pytest.raises(PermissionError):
+            os.ftruncate(memory, 0)
+    finally:
+        os.close(memory)

@@ -12,6 +12,7 @@ not share their randomness is the agent's part, at the node's welcome.
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import socket
@@ -35,6 +36,8 @@ KEPT = 4
 
 _SIZE_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 _ALL_SEALS = _SIZE_SEALS | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+_NOEXEC_SEAL = 0x8
+"""MFD_NOEXEC_SEAL of memfd_create(2), from Linux 6.3 on."""
 _READ_BYTES = 256 * 1024
 _HANDED = "state"
 """Name under which QEMU is handed its end of the socket over which the state goes."""
@@ -122,8 +125,17 @@ async def restore(control: Path, state: bytes) -> None:
 
 
 def memory_file(config: VmConfig) -> int:
-    """Make the file that is to be the memory of a machine, and return its descriptor."""
-    file = os.memfd_create("plexspaces-memory", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    """Make the file that is to be the memory of a machine, and return its descriptor.
+
+    Nobody can execute it, where the kernel knows that; a host may be set to make no others.
+    """
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        file = os.memfd_create("plexspaces-memory", flags | _NOEXEC_SEAL)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        file = os.memfd_create("plexspaces-memory", flags)
     os.ftruncate(file, config.memory_mib * MIB)
     fcntl.fcntl(file, fcntl.F_ADD_SEALS, _SIZE_SEALS)
     return file
