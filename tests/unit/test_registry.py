@@ -116,14 +116,13 @@ class TestApplications:
         await registry.insert_application(RECORD)
         assert [a.name for a in await registry.list_applications()] == ["calculator", "other"]
 
-    async def test_by_request_id_when_empty_then_none(self, registry: Registry) -> None:
-        """Applications without a request id are not found by the empty one."""
+    async def test_insert_when_without_request_id_then_many_may_be(
+        self, registry: Registry
+    ) -> None:
+        """No request id is not one that can be taken."""
         await registry.insert_application(OTHER)
         await registry.insert_application(replace(OTHER, name="third", id="app-3"))
-        await registry.insert_application(RECORD)
-        assert await registry.by_request_id("") is None
-        assert await registry.by_request_id("request-9") is None
-        assert await registry.by_request_id("request-1") == RECORD
+        assert [a.request_id for a in await registry.list_applications()] == ["", ""]
 
     async def test_set_desired_when_repeated_then_generation_is_raised_once(
         self, registry: Registry

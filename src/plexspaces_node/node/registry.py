@@ -121,14 +121,6 @@ class Registry:
         """Return all applications by name."""
         return await self._call(Mode.READ, _list)
 
-    async def by_request_id(self, request_id: str) -> ApplicationRecord | None:
-        """Return the application that this deploy request made, or None; "" is no request."""
-        if not request_id:
-            return None
-        return await self._call(
-            Mode.READ, lambda connection: _find(connection, "request_id", request_id)
-        )
-
     async def delete_application(self, name: str) -> None:
         """Remove an application with its snapshot and key-values; silent when already gone."""
         await self._call(Mode.DURABLE, lambda connection: _delete(connection, name))
