@@ -35,6 +35,14 @@ class Ran:
         return json.loads(self.stdout)
 
 
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        """Say so."""
+        return True
+
+
 class Command(Protocol):
     """Runs the command with these arguments and this standard input."""
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rich.console import Console
-from support.command import Command
+from support.command import Command, Terminal
 from support.fake_node import LOG, FakeNode
 
-from plexspaces_node.cli.look import plain_listing, print_table
+from plexspaces_node.cli.look import plain_listing
 from plexspaces_node.model import ApplicationState
 from plexspaces_node.views import Listing
-from plexspaces_node.wire import convert
 from plexspaces_node.wire.generated import application_pb2 as pb
 
 
@@ -74,17 +71,20 @@ def test_list_when_for_programs_then_everything_is_there(deployed: Command) -> N
     assert "env" not in application
 
 
-def test_list_when_the_terminal_is_wide_then_a_table(
-    deployed: Command, fake_node: FakeNode
+@pytest.mark.parametrize(("width", "heading"), [(95, "APPLICATION"), (94, "-")])
+def test_list_when_the_terminal_is_wide_enough_then_a_table(
+    deployed: Command, monkeypatch: pytest.MonkeyPatch, width: int, heading: str
 ) -> None:
-    """One row an application, with what its VM costs."""
-    written = io.StringIO()
-    console = Console(file=written, width=140)
-    listing = convert.listing_from_proto(fake_node.List(pb.ListRequest(), None))  # type: ignore[arg-type]
-    print_table(listing, console)
-    heading, row = (line.split() for line in written.getvalue().splitlines()[-2:])
-    assert heading[:2] == ["APPLICATION", "STATE"]
-    assert row[:5] == ["calc", "Running", "go", "vm-calc", "process"]
+    """One row an application, with what its VM costs; one that would be folded is none."""
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setenv("COLUMNS", str(width))
+    deployed("list")
+    lines = [line.split() for line in terminal.getvalue().splitlines()]
+    assert lines[1][0] == "Found"
+    assert lines[2][0] == heading
+    if heading == "APPLICATION":
+        assert lines[3][:5] == ["calc", "Running", "go", "vm-calc", "process"]
 
 
 def test_inspect_when_asked_then_state_size_counters_and_phases(deployed: Command) -> None:

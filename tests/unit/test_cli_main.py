@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import typer
-from support.command import Command, Ran
+from support.command import Command, Ran, Terminal
 from support.fake_node import FakeNode
 
 import plexspaces_node
@@ -219,6 +219,43 @@ def test_error_when_from_the_node_then_message_hint_and_status(
     ran = plexspaces("list")
     assert ran.status == (2 if cls.code == "invalid_argument" else 1)
     assert ran.stderr == "error: what happened \\x1b[31m here\nhint: plexspaces doctor\n"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("TERM", "xterm", "\x1b[31m\x1b[1merror: \x1b[0mno node answers"),
+        ("TERM", "dumb", "error: no node answers"),
+        ("NO_COLOR", "1", "error: no node answers"),
+    ],
+)
+def test_error_when_on_a_terminal_then_its_label_is_in_colour_where_that_is_wanted(
+    command: Command,
+    free_address: str,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    value: str,
+    said: str,
+) -> None:
+    """NO_COLOR is kept to, and so is a terminal that has none; the text is the same."""
+    for name in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, value)
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    assert command("list", "--node-address", free_address).status == 1
+    assert terminal.getvalue().startswith(said)
+
+
+def test_command_that_shows_no_progress_when_loaded_then_without_what_draws_it() -> None:
+    """Half the time in which a short command is loaded would be spent on what it never shows."""
+    code = "import sys, plexspaces_node.cli.{}; print(*sys.modules)"
+    for home in ("apps", "look", "vms"):
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(home)], capture_output=True, text=True, check=True
+        )
+        assert "plexspaces_node.client" in done.stdout.split()
+        assert "rich" not in done.stdout.split()
 
 
 def test_error_when_of_several_lines_then_they_are_indented(

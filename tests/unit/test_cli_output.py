@@ -12,13 +12,12 @@ from rich.console import Console
 
 from plexspaces_node.cli import node_log
 from plexspaces_node.cli.output import (
-    DeployDisplay,
-    counting,
     milliseconds,
     moment,
     printable,
     size,
 )
+from plexspaces_node.cli.progress import DeployDisplay, counting
 from plexspaces_node.client import Progress
 from plexspaces_node.errors import Unavailable
 

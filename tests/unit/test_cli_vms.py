@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.command import Command
+from support.command import Command, Terminal
 from support.fake_node import VM_MEMORY, FakeNode
 
 from plexspaces_node.cli.vms import Visible, duration, memory_inside
@@ -144,11 +143,6 @@ def test_console_when_on_a_terminal_then_nothing_in_it_steers_it(
     deployed: Command, fake_node: FakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lines stay lines and letters letters; everything else can be seen."""
-
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     fake_node.console = BOOT
     terminal = Terminal()
     monkeypatch.setattr("sys.stdout", terminal)

@@ -18,13 +18,13 @@ from plexspaces_node.cli.options import (
     environment_of,
 )
 from plexspaces_node.cli.output import (
-    DeployDisplay,
     note,
     print_fields,
     print_json,
     print_phases,
     say,
 )
+from plexspaces_node.cli.progress import DeployDisplay
 from plexspaces_node.client import DeployOptions, NodeClient
 from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.views import ApplicationInfo

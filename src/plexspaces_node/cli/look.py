@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import aclosing
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from plexspaces_node.cli.options import Json, Name, NodeAddress, address_of
 from plexspaces_node.cli.output import (
+    columns,
     milliseconds,
     moment,
     print_fields,
@@ -22,13 +23,10 @@ from plexspaces_node.cli.output import (
     printable,
     say,
     size,
-    stdout_console,
 )
 from plexspaces_node.client import NodeClient
 from plexspaces_node.model import ApplicationState
 from plexspaces_node.views import ApplicationInfo, Listing, LogLine
-
-TABLE_MIN_COLUMNS = 100
 
 app = typer.Typer()
 
@@ -45,14 +43,12 @@ def list_(node_address: NodeAddress = None, as_json: Json = False) -> None:
     if as_json:
         print_json(listing)
         return
-    console = stdout_console()
-    wide = console.is_terminal and console.width >= TABLE_MIN_COLUMNS
+    lines = list(table(listing)) if sys.stdout.isatty() else []
+    if not lines or max(map(len, lines)) > shutil.get_terminal_size().columns:
+        lines = list(plain_listing(listing))
     say("Listing deployed actors...")
-    if wide:
-        print_table(listing, console)
-    else:
-        for line in plain_listing(listing):
-            say(line)
+    for line in lines:
+        say(line)
     say(f"Discovery time: {milliseconds(listing.discovery_ns)}")
 
 
@@ -79,20 +75,17 @@ def plain_listing(listing: Listing) -> Iterator[str]:
         yield f"  - {vm.id}: {vm.state} ({vm.socket})"
 
 
-def print_table(listing: Listing, console: Console) -> None:
-    """Print the listing as a table of one row an application or empty VM."""
-    running = sum(one.vm is not None for one in listing.applications)
-    say(f"Found {running} VM(s) with actors:")
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("APPLICATION", "STATE", "LANGUAGE", "VM", "ISOLATION", "MEMORY", "SOCKET"):
-        table.add_column(heading, overflow="fold")
+def table(listing: Listing) -> Iterator[str]:
+    """Yield the listing as a table of one line an application or empty VM."""
+    rows = [("APPLICATION", "STATE", "LANGUAGE", "VM", "ISOLATION", "MEMORY", "SOCKET")]
     for one in listing.applications:
         vm = one.vm
         place = (vm.id, vm.isolation, size(vm.rss_bytes), vm.socket) if vm else ("–",) * 4
-        table.add_row(one.name, one.state, one.language, *place)
+        rows.append((one.name, one.state, one.language, *place))
     for vm in listing.empty_vms:
-        table.add_row("–", vm.state, "–", vm.id, vm.isolation, size(vm.rss_bytes), vm.socket)
-    console.print(table)
+        rows.append(("–", vm.state, "–", vm.id, vm.isolation, size(vm.rss_bytes), vm.socket))
+    yield f"Found {sum(one.vm is not None for one in listing.applications)} VM(s) with actors:"
+    yield from columns(rows)
 
 
 @app.command(epilog="Example:  plexspaces inspect calculator")

@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 
 import typer
+from rich.console import Console
 
 from plexspaces_node.cli.doctor import examine, render, required_ok, to_json
 from plexspaces_node.cli.options import ConfigFile, Json
-from plexspaces_node.cli.output import print_json, say, stdout_console
+from plexspaces_node.cli.output import print_json, say
 from plexspaces_node.cli.status import FAILED
 from plexspaces_node.config import ConfigBootstrap
 from plexspaces_node.levels import make_drivers
@@ -31,7 +32,7 @@ def doctor(config: ConfigFile = None, as_json: Json = False) -> None:
     if as_json:
         say(to_json(findings))
     else:
-        render(findings, stdout_console())
+        render(findings, Console(markup=False, highlight=False, emoji=False))
     if not required_ok(findings):
         raise typer.Exit(FAILED)
 

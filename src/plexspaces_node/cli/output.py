@@ -1,6 +1,7 @@
-"""How the commands speak: data to stdout, progress, hints and errors to stderr.
+"""How the commands speak: data to stdout, hints and errors to stderr.
 
-This file owns formats that several commands share. It knows no command and asks no node.
+This file owns formats that several commands share. It knows no command and asks no node; every
+command loads it, so it loads nothing that takes long.
 """
 
 from __future__ import annotations
@@ -9,41 +10,15 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn
-from rich.progress import Progress as ProgressDisplay
-from rich.text import Text
 
-from plexspaces_node.client import Progress
 from plexspaces_node.model import MIB, PhaseTimings
 
 NS_PER_MS = 1_000_000
-
-PHASES = {
-    "upload": "uploading",
-    "cached": "the node has the artifact already",
-    "compile": "compiling",
-    "vm": "starting the VM",
-    "load": "loading the artifact",
-    "init": "starting the actor",
-}
-
-
-def stdout_console() -> Console:
-    """A console for data; it takes nothing in a text for markup."""
-    return Console(markup=False, highlight=False, emoji=False)
-
-
-def stderr_console() -> Console:
-    """A console for progress and errors."""
-    return Console(stderr=True, markup=False, highlight=False, emoji=False)
 
 
 def say(line: str = "") -> None:
@@ -58,10 +33,9 @@ def note(line: str) -> None:
 
 def print_error(message: str, hint: str | None) -> None:
     """Print an error and its hint on stderr."""
-    console = stderr_console()
-    _labelled(console, "error: ", "bold red", message)
+    _print_labelled("error: ", typer.colors.RED, message)
     if hint:
-        _labelled(console, "hint: ", "bold cyan", hint)
+        _print_labelled("hint: ", typer.colors.CYAN, hint)
 
 
 def print_json(value: Any) -> None:
@@ -91,6 +65,14 @@ def print_times(rows: Sequence[tuple[str, str]]) -> None:
     right = max(len(value) for _, value in rows)
     for name, value in rows:
         say(f"  {name:<{left}}  {value:>{right}}")
+
+
+def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield a line for each row, of which the first is the heading; columns are aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        yield printable("  ".join(cells).rstrip())
 
 
 def print_phases(timings: PhaseTimings) -> None:
@@ -142,68 +124,6 @@ def printable(text: str) -> str:
     )
 
 
-@contextmanager
-def counting(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """Show on stderr how many of `total` are done; the body calls what it is given for each."""
-    console = stderr_console()
-    if not console.is_terminal:
-        note(what)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with ProgressDisplay(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as display:
-        task = display.add_task(what, total=total)
-        yield lambda: display.advance(task)
-
-
-class DeployDisplay:
-    """Shows where a deploy is: a bar on a terminal, a line per phase elsewhere.
-
-    A context manager; call it with each `Progress`.
-    """
-
-    def __init__(self, console: Console | None = None) -> None:
-        self._console = console or stderr_console()
-        self._shown = ""
-        self._display = ProgressDisplay(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[sent]}"),
-            console=self._console,
-            transient=True,
-            disable=not self._console.is_terminal,
-        )
-        self._task = self._display.add_task("asking the node", total=None, sent="")
-
-    def __enter__(self) -> Self:
-        self._display.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._display.stop()
-
-    def __call__(self, progress: Progress) -> None:
-        done, total = progress.done_bytes, progress.total_bytes
-        if progress.phase != self._shown:
-            self._shown = progress.phase
-            self._begin(PHASES.get(progress.phase, progress.phase), total)
-        sent = f"{size(done)} of {size(total)}" if total else ""
-        self._display.update(self._task, completed=done, sent=sent)
-
-    def _begin(self, what: str, total_bytes: int) -> None:
-        if not self._console.is_terminal:
-            note(f"{what} {size(total_bytes)}" if total_bytes else what)
-        # A task anew: the length of one that has begun cannot become unknown again.
-        self._display.remove_task(self._task)
-        self._task = self._display.add_task(what, total=total_bytes or None, sent="")
-
-
 def flush_quietly() -> None:
     """Flush stdout; a reader that has gone is no error of ours."""
     if sys.stdout is None:  # closed by whoever called us
@@ -217,11 +137,13 @@ def flush_quietly() -> None:
         os.close(nowhere)
 
 
-def _labelled(console: Console, label: str, style: str, text: str) -> None:
+def _print_labelled(label: str, colour: str, text: str) -> None:
+    if not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
+        label = typer.style(label, fg=colour, bold=True)
     first, *rest = text.split("\n")
-    console.print(Text().append(label, style=style).append(printable(first)), soft_wrap=True)
+    note(label + printable(first))
     for more in rest:
-        console.print(Text("  " + printable(more)), soft_wrap=True)
+        note("  " + printable(more))
 
 
 def _plain(value: Any) -> Any:

@@ -16,14 +16,13 @@ from plexspaces_node.build.workload import DEFAULT_PRIMES_LIMIT, MAX_PRIMES_LIMI
 from plexspaces_node.cli.embedded import node_or_embedded
 from plexspaces_node.cli.options import Json, NodeAddress, Operations, address_of
 from plexspaces_node.cli.output import (
-    DeployDisplay,
-    counting,
     milliseconds,
     note,
     print_error,
     print_json,
     say,
 )
+from plexspaces_node.cli.progress import DeployDisplay, counting
 from plexspaces_node.cli.report import as_dict, render
 from plexspaces_node.cli.status import FAILED
 from plexspaces_node.cli.workload import (

@@ -13,6 +13,7 @@ import typer
 
 from plexspaces_node.cli.options import Json, NodeAddress, address_of
 from plexspaces_node.cli.output import (
+    columns,
     milliseconds,
     moment,
     note,
@@ -82,10 +83,7 @@ def table(vms: Sequence[VmInfo]) -> Iterator[str]:
                 _uptime(vm),
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        yield printable("  ".join(cells).rstrip())
+    yield from columns(rows)
 
 
 @vms_app.command("inspect", epilog="Example:  plexspaces vms inspect calculator")
