@@ -119,7 +119,7 @@ class TestLimit:
             await bring(store, "c")
             await settled(store)
             assert names_in(root) == {"b", "c"}
-            assert not store.has(digest_of("a"))
+            assert not await store.has(digest_of("a"))
             with pytest.raises(NotFound):
                 await store.compile(digest_of("a"))
 
@@ -129,7 +129,7 @@ class TestLimit:
         """Finding one, compiling it and letting go of it are uses; being old is none."""
         async with opened(root, 3 * SIZE) as store:
             await bring(store, "a", "b", "c")
-            store.has(digest_of("a"))
+            await store.has(digest_of("a"))
             await store.compile(digest_of("b"))
             await bring(store, "d")
             await settled(store)
@@ -155,7 +155,7 @@ class TestLimit:
         """A start knows what was used last before the node ended."""
         async with opened(root) as store:
             await bring(store, "a", "b", "c")
-            store.has(digest_of("a"))
+            await store.has(digest_of("a"))
         async with opened(root, SIZE) as store:
             assert store.total_bytes == 3 * SIZE
             await settled(store)
@@ -206,7 +206,7 @@ class TestLimit:
         async with opened(root, 0) as store:
             await bring(store, "a")
             await asyncio.sleep(0.1)
-            assert store.has(digest_of("a"))
+            assert await store.has(digest_of("a"))
             await asyncio.sleep(0.1)
             assert names_in(root) == {"a"}
             async with asyncio.timeout(10):
@@ -257,7 +257,7 @@ class TestAtTheSameTime:
             await bring(store, "a")
             await holding.__aexit__(None, None, None)
             assert await asyncio.to_thread(going.wait, 10)
-            assert not store.has(digest_of("a")), "on its way out, it is not promised"
+            assert not await store.has(digest_of("a")), "on its way out, it is not promised"
 
             async def deploy() -> None:
                 async with store.receive(digest_of("a"), len(wasm("a"))) as incoming:
@@ -296,7 +296,7 @@ class TestAtTheSameTime:
                     await asyncio.sleep(0.005)
             await deploying.__aexit__(None, None, None)
             await bring_aside(store, root)
-            assert store.has(digest_of("slow"))
+            assert await store.has(digest_of("slow"))
             (root / "go").touch()
             code = await compiling
             await settled(store)
@@ -401,7 +401,7 @@ class TestFaults:
         assert removed == last
         async with opened(root) as store:
             for name in "ab":
-                if store.has(digest_of(name)):
+                if await store.has(digest_of(name)):
                     await store.compile(digest_of(name))
             assert names_in(root) == ({"a", "b"} if last < 3 else {"b"})
             assert store.total_bytes == SIZE * len(names_in(root))

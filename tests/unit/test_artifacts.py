@@ -128,9 +128,9 @@ class TestReceive:
     ) -> None:
         """An artifact arrives byte for byte however it is cut, readable by its owner only."""
         data = WASM[: 50 if chunk == 1 else None]
-        assert not store.has(digest_of(data))
+        assert not await store.has(digest_of(data))
         digest = await upload(store, data, chunk=chunk)
-        assert store.has(digest)
+        assert await store.has(digest)
         file = root / "artifacts" / f"{digest}.wasm"
         assert file.read_bytes() == data
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -151,7 +151,7 @@ class TestReceive:
         with pytest.raises(InvalidArgument, match=f"{digest_of(other)}, announced was {DIGEST}"):
             async with store.receive(DIGEST, len(WASM)) as incoming:
                 await incoming.write(other)
-        assert not store.has(DIGEST)
+        assert not await store.has(DIGEST)
 
     async def test_receive_when_it_ends_early_then_nothing_is_stored(
         self, store: ArtifactStore
@@ -160,7 +160,7 @@ class TestReceive:
         with pytest.raises(InvalidArgument, match=f"after 100 of {len(WASM)} bytes"):
             async with store.receive(DIGEST, len(WASM)) as incoming:
                 await incoming.write(WASM[:100])
-        assert not store.has(DIGEST)
+        assert not await store.has(DIGEST)
 
     async def test_receive_when_more_comes_than_announced_then_refused_at_once(
         self, store: ArtifactStore
@@ -189,7 +189,7 @@ class TestReceive:
         with pytest.raises(InvalidArgument, match="not WebAssembly") as caught:
             await upload(store, first, chunk=1)
         assert "--wasm" in (caught.value.hint or "")
-        assert not store.has(digest_of(first))
+        assert not await store.has(digest_of(first))
 
     @pytest.mark.parametrize("digest", ["", "AB" * 32, "../" + "a" * 61, "ab" * 32 + "\n"])
     async def test_digest_when_it_is_none_then_refused_everywhere(
@@ -197,7 +197,7 @@ class TestReceive:
     ) -> None:
         """A digest becomes a file name, so nothing else than 64 hexadecimal digits passes."""
         with pytest.raises(InvalidArgument, match="hexadecimal"):
-            store.has(digest)
+            await store.has(digest)
         with pytest.raises(InvalidArgument, match="hexadecimal"):
             async with store.receive(digest, 10):
                 pass
@@ -223,7 +223,7 @@ class TestReceive:
         with pytest.raises(asyncio.CancelledError):
             await sending
         assert leftovers(root) == []
-        assert not store.has(DIGEST)
+        assert not await store.has(DIGEST)
 
     async def test_receive_when_cancelled_while_writing_then_nothing_is_left(
         self, store: ArtifactStore, root: Path
@@ -264,7 +264,7 @@ class TestReceive:
         (root / "cache" / f"{'2' * 64}.json").write_bytes(b"{}")
         async with opened(root, limits=LIMITS) as store:
             assert leftovers(root) == []
-            assert store.has(DIGEST)
+            assert await store.has(DIGEST)
             assert (await store.compile(DIGEST)).cached
         assert sorted(file.stem for file in (root / "cache").iterdir()) == [compiled.path.stem] * 2
 
@@ -544,7 +544,7 @@ asyncio.run(main())
         await node.wait()
         await all_gone(root)
         async with opened(root, limits=LIMITS) as store:
-            assert store.has(DIGEST)
+            assert await store.has(DIGEST)
             assert not (await store.compile(DIGEST)).cached
 
 

@@ -28,7 +28,7 @@ from typing import Self
 from plexspaces_node.errors import InvalidArgument, NotFound, Unavailable
 from plexspaces_node.model import MIB, Language
 from plexspaces_node.node.compiler import COMPILER, CompileLimits, CompilerReport, run_compiler
-from plexspaces_node.node.disk import DiskFull, room_of, sync, using_disk
+from plexspaces_node.node.disk import DiskFull, clear, is_whole, room_of, sync, using_disk
 from plexspaces_node.node.incoming import TEMPORARY, IncomingFile, Upload
 from plexspaces_node.node.native import ArtifactReport, Entry, NativeCache
 from plexspaces_node.node.shelf import Item, Shelf
@@ -40,6 +40,9 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 PROMISE_S = 60.0
 """How long somebody who was told that an artifact is here has to deploy it."""
+
+_UPLOADS_AT_ONCE = 16
+"""Others wait: what is not whole yet takes up this many times `limits.artifact_bytes` at most."""
 
 # Native code measured at two to three times its WebAssembly; a small file has pages of overhead.
 _OUTPUT_GROWTH = 16
@@ -103,6 +106,9 @@ class ArtifactStore:
         self._limits = limits or CompileLimits()
         self._compiler = tuple(compiler)
         self._slots = asyncio.Semaphore(self._limits.at_once)
+        self._uploads = asyncio.Semaphore(_UPLOADS_AT_ONCE)
+        # Held while a file is compared with its digest: one thread at most is busy with that.
+        self._checking = asyncio.Lock()
         # Compilations others may join, by key; and every task that still runs, joinable or not.
         self._joinable: dict[str, _Compilation] = {}
         self._tasks: set[asyncio.Task[Entry]] = set()
@@ -144,16 +150,19 @@ class ArtifactStore:
 
     # ---- taking in and compiling -------------------------------------------------------
 
-    def has(self, digest: str) -> bool:
-        """Tell whether the artifact is here, whole; raises `InvalidArgument` for a bad digest.
+    async def has(self, digest: str) -> bool:
+        """Tell whether the artifact can be deployed; raises `InvalidArgument` for a bad digest.
 
-        One that is here stays for `PROMISE_S`, so that it can be deployed.
+        If so it stays for `PROMISE_S`. One that is damaged and not compiled is removed.
         """
         path, key = self._artifact(digest), self._native.key(digest)
         if key in self._removals or not path.is_file():
             return False
-        self._promise(key, digest)
-        return True
+        async with self.holding(digest):
+            if await self._find(key) is None and not await self._is_whole(key, digest):
+                return False
+            self._promise(key, digest)
+            return True
 
     @asynccontextmanager
     async def receive(self, digest: str, size_bytes: int) -> AsyncIterator[Upload]:
@@ -162,13 +171,13 @@ class ArtifactStore:
         Stored means on disk even after a power loss, and kept for `PROMISE_S` at least. When the
         context is left by an error or a cancellation, or the bytes are not what was announced,
         nothing is stored and the error is raised: `InvalidArgument` for a bad digest, size,
-        beginning or content, `ResourceExhausted` for a full disk. Any number of uploads may run
-        at once, of the same digest too.
+        beginning or content, `ResourceExhausted` for a full disk. Of the same digest several may
+        run at once; of all together a bounded number, the others wait.
         """
         target = self._artifact(digest)
         file = IncomingFile(self._artifacts)
         upload = Upload(file, size_bytes, self._limit_bytes)
-        async with self.holding(digest):
+        async with self._uploads, self.holding(digest):
             try:
                 with self._noticing_full_disk():
                     yield upload
@@ -184,7 +193,7 @@ class ArtifactStore:
 
         `on_miss` is called when it is not in the cache, before the wait for a compiler. Callers
         that ask for the same artifact at the same time share one compilation, which goes on as
-        long as one of them waits. Raises `NotFound` when the artifact is not here,
+        long as one of them waits. Raises `NotFound` when the artifact is not here or damaged,
         `InvalidArgument` when it cannot be run or breaks the compiler, `ResourceExhausted` when
         it takes too much time, memory or disk; nothing is left then.
         """
@@ -192,15 +201,15 @@ class ArtifactStore:
         source, key = self._artifact(digest), self._native.key(digest)
         async with self.holding(digest):
             wasm_bytes = await asyncio.to_thread(_size, source)
-            entry = await asyncio.to_thread(self._native.find, key)
+            entry = await self._find(key)
             cached = entry is not None
             if entry is None:
                 if wasm_bytes is None:
-                    raise NotFound(f"there is no artifact {digest}", hint="upload it first")
+                    raise _not_here(digest)
                 if on_miss is not None:
                     on_miss()
                 with self._noticing_full_disk():
-                    entry = await self._join(key, source)
+                    entry = await self._join(key, digest)
             self._shelf.put(
                 key,
                 digest,
@@ -269,7 +278,7 @@ class ArtifactStore:
             for directory in (self._artifacts, self._native.directory):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 for leftover in directory.glob(f"{TEMPORARY}*"):
-                    leftover.unlink()
+                    clear(leftover)
             sync(self._artifacts.parent)
             for path in self._artifacts.glob("*.wasm"):
                 if _DIGEST.fullmatch(path.stem):
@@ -288,12 +297,28 @@ class ArtifactStore:
             self._shelf.put(key, digest, wasm_bytes=room_of(file.stored_bytes))
             self._promise(key, digest)
 
-    async def _join(self, key: str, source: Path) -> Entry:
+    async def _find(self, key: str) -> Entry | None:
+        async with self._checking:
+            # To its end: what is damaged must not be removed after it was compiled anew.
+            entry = await finished(asyncio.to_thread(self._native.find, key))
+        if entry is None:
+            self._shelf.put(key, native_bytes=0)
+        return entry
+
+    async def _is_whole(self, key: str, digest: str) -> bool:
+        """Compare an artifact that is held with its digest; one that differs is removed."""
+        async with self._checking:
+            if await finished(asyncio.to_thread(_keep_whole, self._artifact(digest), digest)):
+                return True
+        self._shelf.put(key, wasm_bytes=0)
+        return False
+
+    async def _join(self, key: str, digest: str) -> Entry:
         if self._closed:
             raise Unavailable("the artifact store is closed", hint="the node is stopping")
         compilation = self._joinable.get(key)
         if compilation is None:
-            compilation = _Compilation(asyncio.create_task(self._compile(key, source)))
+            compilation = _Compilation(asyncio.create_task(self._compile(key, digest)))
             self._joinable[key] = compilation
             self._tasks.add(compilation.task)
             compilation.task.add_done_callback(self._tasks.discard)
@@ -307,17 +332,18 @@ class ArtifactStore:
                     del self._joinable[key]
                 await _end_tasks({compilation.task})
 
-    async def _compile(self, key: str, source: Path) -> Entry:
+    async def _compile(self, key: str, digest: str) -> Entry:
         async with self._slots:
             # Another compilation of it may have ended while this one waited for its turn.
-            entry = await asyncio.to_thread(self._native.find, key)
-            if entry is not None:
+            if (entry := await self._find(key)) is not None:
                 return entry
+            if not await self._is_whole(key, digest):
+                raise _not_here(digest)
             output = self._native.scratch()
             try:
                 said = await run_compiler(
                     self._compiler,
-                    source,
+                    self._artifact(digest),
                     output,
                     limits=self._limits,
                     output_limit_bytes=max(_OUTPUT_LEAST_BYTES, _OUTPUT_GROWTH * self._limit_bytes),
@@ -446,6 +472,20 @@ def _language(said: CompilerReport) -> Language:
             frozen = _PREINITIALISED.intersection(said.processed_by)
             return Language.UNKNOWN if language is Language.RUST and frozen else language
     return Language.UNKNOWN
+
+
+def _not_here(digest: str) -> NotFound:
+    hint = "send its file again: deploy it, under any name"
+    return NotFound(f"there is no whole artifact {digest} on this node", hint=hint)
+
+
+def _keep_whole(path: Path, digest: str) -> bool:
+    with using_disk(path.parent), suppress(FileNotFoundError):
+        if is_whole(path, digest):
+            return True
+        _log.warning("artifact %s is damaged on the disk: removed", path)
+        path.unlink()
+    return False
 
 
 def _size(path: Path) -> int | None:

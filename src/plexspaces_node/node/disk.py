@@ -5,13 +5,18 @@ Shared by those who write artifacts. Knows nothing of what is written.
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from plexspaces_node.errors import ResourceExhausted, Unavailable
 from plexspaces_node.vm.host_machine import NO_SPACE
+
+_log = logging.getLogger(__name__)
 
 FULL_SIGNS = tuple(map(os.strerror, NO_SPACE))
 """What a program says that found no room."""
@@ -49,6 +54,29 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_whole(path: Path, sha256: str) -> bool:
+    """Tell whether a file's bytes have this digest; what a disk cannot read back has none. Blocks.
+
+    Raises `OSError` when the file cannot be opened.
+    """
+    with path.open("rb") as file:
+        try:
+            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+        except OSError:
+            return False
+
+
+def clear(path: Path) -> None:
+    """Remove whatever lies there, also a directory; what resists is logged and stays. Blocks."""
+    try:
+        try:
+            path.unlink(missing_ok=True)
+        except IsADirectoryError:
+            shutil.rmtree(path)
+    except OSError as error:
+        _log.warning("%s has no place there and cannot be removed: %s", path, error.strerror)
 
 
 def room_of(size_bytes: int) -> int:

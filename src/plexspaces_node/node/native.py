@@ -1,16 +1,20 @@
 """The cache of native code: what the compiler made of artifacts, and its report on each.
 
     ROOT/<key>.cwasm     native code made by the compiler, never by a user
-    ROOT/<key>.json      its report, written last: without it the entry is not valid
+    ROOT/<key>.json      its report and digest, written last: without it the entry is not valid
 
 A key is made of the artifact's digest and the engine's identity. This file owns that layout; how
 the compiler is run, and how long an entry stays, is decided elsewhere. Everything blocks.
+
+The digest is there because damaged code may run, and do anything. It is against damage alone: who
+may write here as the node's user can write a report too.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import logging
 import os
 import stat
 from collections.abc import Iterator
@@ -21,8 +25,10 @@ import msgspec
 
 from plexspaces_node.errors import Internal
 from plexspaces_node.model import ArtifactKind, Language
-from plexspaces_node.node.disk import room_of, sync, using_disk
+from plexspaces_node.node.disk import clear, is_whole, room_of, sync, using_disk
 from plexspaces_node.node.incoming import TEMPORARY
+
+_log = logging.getLogger(__name__)
 
 _NOTE_BYTES = 4096
 """Room of a report: it is a few hundred bytes as a rule."""
@@ -49,6 +55,7 @@ class Entry(msgspec.Struct, frozen=True):
 
     engine: str
     size_bytes: int
+    sha256: str
     report: ArtifactReport
 
     @property
@@ -64,6 +71,8 @@ class NativeCache:
         self.directory = directory
         self._engine = engine
         self._numbers = itertools.count()
+        # Which code was found to be whole, by key.
+        self._whole: dict[str, tuple[int, int, int]] = {}
 
     def __repr__(self) -> str:
         return f"<NativeCache {self.directory}>"
@@ -86,26 +95,43 @@ class NativeCache:
             code, note = path.with_suffix(".cwasm"), path.with_suffix(".json")
             entry = _read(note)
             if entry is None or entry.engine != self._engine or not code.exists():
-                note.unlink(missing_ok=True)
-                code.unlink(missing_ok=True)
+                clear(note)
+                clear(code)
             elif path == note:
                 yield code.stem, entry, code.stat().st_mtime
 
     def find(self, key: str) -> Entry | None:
-        """Return a valid entry, or None."""
+        """Return a valid entry, or None; one that is not valid is removed.
+
+        The code is read and compared with its digest when this is asked for the first time, and
+        again after the file was changed. One call at a time for a key, and none beside `keep`.
+        """
         code = self.code(key)
         entry = _read(code.with_suffix(".json"))
         try:
-            status = code.stat()
+            if entry is None or self._is_valid(key, entry):
+                return entry
         except FileNotFoundError:
             return None
+        _log.warning("native code %s is not as it was made: removed", code)
+        clear(code.with_suffix(".json"))
+        clear(code)
+        return None
+
+    def _is_valid(self, key: str, entry: Entry) -> bool:
+        code = self.code(key)
+        status = code.stat()
         # It will be run as native code, so it must be what this user wrote, whole.
         trusted = status.st_uid == os.geteuid() and not status.st_mode & (
             stat.S_IWGRP | stat.S_IWOTH
         )
-        if entry is None or not trusted or status.st_size != entry.size_bytes:
-            return None
-        return entry
+        if not trusted or status.st_size != entry.size_bytes:
+            return False
+        if self._whole.get(key) != _version(status):
+            if not is_whole(code, entry.sha256):
+                return False
+            self._whole[key] = _version(status)
+        return True
 
     def keep(self, output: Path, key: str, report: ArtifactReport) -> Entry:
         """Make what the compiler wrote to `output` an entry; on any failure there is none.
@@ -115,10 +141,12 @@ class NativeCache:
         code, draft = self.code(key), output.with_suffix(".json")
         with using_disk(self.directory):
             try:
-                size_bytes = output.stat().st_size
+                with output.open("rb") as made:
+                    sha256 = hashlib.file_digest(made, "sha256").hexdigest()
+                    status = os.fstat(made.fileno())
             except FileNotFoundError as error:
                 raise Internal("the compiler reported success and wrote nothing") from error
-            entry = Entry(self._engine, size_bytes, report)
+            entry = Entry(self._engine, status.st_size, sha256, report)
             try:
                 output.chmod(0o600)
                 sync(output)
@@ -130,6 +158,7 @@ class NativeCache:
                 # The report makes the entry valid, so it must not reach the disk before the code.
                 sync(self.directory)
                 draft.replace(code.with_suffix(".json"))
+                self._whole[key] = _version(status)
             except OSError:
                 self.remove(key)
                 raise
@@ -140,12 +169,17 @@ class NativeCache:
     def remove(self, key: str) -> None:
         """Remove an entry; the report first, so that what a crash leaves is not valid."""
         code = self.code(key)
+        self._whole.pop(key, None)
         code.with_suffix(".json").unlink(missing_ok=True)
         code.unlink(missing_ok=True)
+
+
+def _version(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _read(note: Path) -> Entry | None:
     try:
         return msgspec.json.decode(note.read_bytes(), type=Entry)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError):
         return None

@@ -58,7 +58,7 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
     async def FindArtifact(
         self, request: pb.FindArtifactRequest, context: Context
     ) -> pb.FindArtifactResponse:
-        return pb.FindArtifactResponse(found=self._artifacts.has(request.digest))
+        return pb.FindArtifactResponse(found=await self._artifacts.has(request.digest))
 
     async def UploadArtifact(
         self, request_iterator: AsyncIterator[pb.UploadArtifactRequest], context: Context
