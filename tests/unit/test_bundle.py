@@ -6,6 +6,7 @@ import json
 import os
 import re
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -220,6 +221,21 @@ class TestAttach:
         with pytest.raises(NotFound):
             bundle.attach(tmp_path / name)
         assert not bundle.artifact.exists()
+
+
+class TestWhatIsNoPlainFile:
+    @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to(__file__)])
+    def test_read_of_what_is_no_plain_file_is_as_if_nothing_were_there(
+        self, bundle: Bundle, make: Callable[[Path], None]
+    ) -> None:
+        """Nobody waits for the other end of a pipe that lies in a bundle, or follows a link."""
+        (bundle.path / "config.json").unlink()
+        for name in ("config.json", "handle.json", "console.log"):
+            make(bundle.path / name)
+        assert bundle.read_handle() is None
+        assert bundle.console_tail() == ""
+        with pytest.raises(NotFound):
+            _ = bundle.config
 
 
 class TestConsoleTail:

@@ -240,6 +240,23 @@ def test_swap_level_when_called_again_then_it_returns_the_level_before(path: Pat
         assert directory.swap_level("process") == "qemu"
 
 
+def test_open_when_a_pipe_is_in_the_place_of_a_file_then_nobody_waits_for_its_other_end(
+    path: Path,
+) -> None:
+    """The level is not known then; whose directory it is has to be."""
+    with DataDirectory.open(path, "node-a") as directory:
+        os.mkfifo(directory.isolation_file)
+        assert directory.swap_level("qemu") == ""
+        directory.keep()
+    directory.node_id_file.unlink()
+    os.mkfifo(directory.node_id_file)
+    with (
+        pytest.raises(InvalidArgument, match="node-id"),
+        DataDirectory.open(path, "node-a"),
+    ):
+        pass
+
+
 def test_swap_level_when_the_disk_refuses_then_nothing_is_known_and_nothing_fails(
     path: Path,
 ) -> None:

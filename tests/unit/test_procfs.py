@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 
 from plexspaces_node.vm import procfs
 
@@ -23,3 +24,18 @@ def test_family_when_asked_then_it_is_the_process_and_all_below_it() -> None:
     assert len(found) >= 2
     assert sorted(found) == sorted(scanned)
     assert procfs.family(process.pid) == []
+
+
+def test_with_any_arguments_when_a_process_has_only_a_part_then_it_is_another() -> None:
+    """One scan finds those of many machines, and nobody who only names one."""
+    program = ("import sys; sys.stdin.read()", "vm-of-this-test")
+    with (
+        subprocess.Popen([sys.executable, "-c", *program, "/a"], stdin=subprocess.PIPE) as whole,
+        subprocess.Popen([sys.executable, "-c", *program], stdin=subprocess.PIPE) as part,
+    ):
+        wanted = [("vm-of-no-test", "/b"), ("vm-of-this-test", "/a")]
+        found = [identity.pid for identity in procfs.with_any_arguments(wanted)]
+        whole.kill()
+        part.kill()
+    assert found == [whole.pid]
+    assert procfs.with_any_arguments([]) == []

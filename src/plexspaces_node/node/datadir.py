@@ -29,9 +29,11 @@ import msgspec
 
 from plexspaces_node.errors import InvalidArgument, WrongState
 from plexspaces_node.model import check_name
-from plexspaces_node.vm.bundle import check_socket_room
+from plexspaces_node.vm.bundle import check_socket_room, open_plain
 
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_LIMIT_BYTES = 4096
+"""Of the files that hold a word."""
 
 
 class _Holder(msgspec.Struct, frozen=True):
@@ -106,7 +108,7 @@ class DataDirectory:
         before = ""
         with suppress(OSError):
             if self.isolation_file.exists():
-                before = self.isolation_file.read_text("utf-8", "replace").strip()
+                before = _read(self.isolation_file)
             self.isolation_file.write_text(f"{level}\n", "utf-8")
         return before
 
@@ -228,7 +230,7 @@ def _take_lock(directory: DataDirectory) -> int:
         os.ftruncate(lock, 0)
         os.pwrite(lock, msgspec.json.encode(_Holder(directory.node_id, os.getpid())), 0)
     except BlockingIOError as error:
-        holder = _describe_holder(os.pread(lock, 4096, 0))
+        holder = _describe_holder(os.pread(lock, _LIMIT_BYTES, 0))
         os.close(lock)
         raise WrongState(
             f"the data directory {directory.path} is held by {holder}",
@@ -251,7 +253,7 @@ def _describe_holder(content: bytes) -> str:
 
 def _claim(directory: DataDirectory) -> None:
     try:
-        owner = directory.node_id_file.read_text(encoding="utf-8", errors="replace").strip()
+        owner = _read(directory.node_id_file)
     except FileNotFoundError:
         owner = ""
     if not owner:
@@ -262,6 +264,11 @@ def _claim(directory: DataDirectory) -> None:
             f" this node is {directory.node_id!r}",
             hint=f"start with --node-id {owner}, or give this node another --data-dir",
         )
+
+
+def _read(path: Path) -> str:
+    with open_plain(path) as file:
+        return file.read(_LIMIT_BYTES).decode("utf-8", "replace").strip()
 
 
 def _write_whole(path: Path, text: str) -> None:

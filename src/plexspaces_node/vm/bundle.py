@@ -8,15 +8,17 @@ means is the driver's.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from plexspaces_node.errors import (
     AlreadyExists,
@@ -181,7 +183,7 @@ class Bundle:
     def console_tail(self, lines: int = 5) -> str:
         """Return the last lines of the console log that are not blank, "" when there are none."""
         try:
-            with self.console_log.open("rb") as log:
+            with open_plain(self.console_log) as log:
                 log.seek(max(0, os.fstat(log.fileno()).st_size - _TAIL_BYTES))
                 text = log.read(_TAIL_BYTES).decode("utf-8", "replace")
         except OSError:
@@ -247,6 +249,17 @@ def check_socket_room(root: Path, vm_id: str = "vm-00000000") -> None:
         )
 
 
+def open_plain(path: Path) -> BinaryIO:
+    """Open a file to be read; raises `OSError`, at once, for what is no plain file or a link."""
+    # O_NONBLOCK: opening a pipe somebody put there must not wait for its other end.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    file = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(errno.EINVAL, "no plain file", str(path))
+    return os.fdopen(file, "rb")
+
+
 def bundles(root: Path) -> Iterator[Bundle]:
     """Yield every bundle below `root` by name, half-made ones included; none without a root."""
     try:
@@ -275,7 +288,7 @@ def _write_atomically(path: Path, record: dict[str, Any]) -> None:
 
 def _read_object(path: Path) -> dict[str, Any] | None:
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             record = json.loads(file.read(_RECORD_LIMIT_BYTES))
     except (OSError, ValueError, RecursionError):
         return None

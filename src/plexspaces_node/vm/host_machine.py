@@ -15,7 +15,7 @@ import secrets
 import signal
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -238,12 +238,23 @@ def identity_in(handle: VmHandle, *, driver: str, version: int) -> ProcessId | N
 
 def running_from(bundle: Bundle, *, driver: str, version: int) -> list[ProcessId]:
     """Find what runs from a bundle, with or without a handle. Scans /proc: a few milliseconds."""
-    found = procfs.with_arguments(*marks_of(bundle))
     handle = bundle.read_handle()
     identity = identity_in(handle, driver=driver, version=version) if handle is not None else None
-    if identity is not None and procfs.identify(identity.pid) == identity:
-        found += procfs.tree(identity.pid)
+    return procfs.with_arguments(*marks_of(bundle)) + _tree_of(identity)
+
+
+def running_from_any(bundles: Sequence[Bundle]) -> list[ProcessId]:
+    """Find what runs from these bundles, whichever driver started it, in one scan for all."""
+    found = procfs.with_any_arguments([marks_of(bundle) for bundle in bundles])
+    for handle in filter(None, (bundle.read_handle() for bundle in bundles)):
+        found += _tree_of(identity_in(handle, driver=handle.driver, version=handle.version))
     return found
+
+
+def _tree_of(identity: ProcessId | None) -> list[ProcessId]:
+    if identity is None or procfs.identify(identity.pid) != identity:
+        return []
+    return procfs.tree(identity.pid)
 
 
 def trial_bundle(scratch: Path | None, config: VmConfig) -> Bundle:

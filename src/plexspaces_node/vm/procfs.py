@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,14 +84,22 @@ def family(root: int) -> list[int]:
 
 def with_arguments(*arguments: str) -> list[ProcessId]:
     """Return the other processes whose command line has each of these as an argument."""
-    wanted = {os.fsencode(argument) for argument in arguments}
+    return with_any_arguments([arguments])
+
+
+def with_any_arguments(each: Sequence[Sequence[str]]) -> list[ProcessId]:
+    """Return the other processes that have all arguments of at least one of these; one scan."""
+    wanted = [{os.fsencode(argument) for argument in arguments} for arguments in each]
+    if not wanted:
+        return []
     found = []
     for pid in _all_pids():
         try:
             line = (_PROC / str(pid) / "cmdline").read_bytes()
         except OSError:
             continue
-        if pid != os.getpid() and wanted <= set(line.split(b"\0")):
+        given = set(line.split(b"\0"))
+        if pid != os.getpid() and any(arguments <= given for arguments in wanted):
             identity = identify(pid)
             if identity is not None:
                 found.append(identity)
