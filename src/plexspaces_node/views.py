@@ -111,7 +111,7 @@ class ApplicationInfo:
         vm: its machine, or None while it has none.
         timings: of its last deploy or start.
         restarts: machines started anew since the deploy because one ended by itself.
-        last_error: why it is Restarting or Failed, else "".
+        last_error: why it is Restarting or Failed, or still there after an `undeploy`; else "".
     """
 
     id: str

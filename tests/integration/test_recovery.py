@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,8 +16,23 @@ from support.traces import agents_of, assert_nothing_left, bundles_of
 
 from plexspaces_node import NodeClient
 from plexspaces_node.client import Progress
-from plexspaces_node.errors import PlexSpacesError, Unavailable, WrongState
-from plexspaces_node.model import ApplicationState
+from plexspaces_node.errors import (
+    PlexSpacesError,
+    ResourceExhausted,
+    Unavailable,
+    Unsupported,
+    WrongState,
+)
+from plexspaces_node.model import ApplicationState, VmConfig
+from plexspaces_node.node import saving
+from plexspaces_node.node.builder import Node
+from plexspaces_node.node.registry import Registry
+from plexspaces_node.node.supervisor import Supervisor
+from plexspaces_node.vm import procfs
+from plexspaces_node.vm.bundle import Bundle, VmHandle
+from plexspaces_node.vm.host_machine import identity_state, marks_of
+from plexspaces_node.vm.process import ProcessDriver
+from plexspaces_node.vm.qemu import QemuDriver
 
 TWO = (2).to_bytes(4, "little")
 
@@ -90,6 +110,91 @@ async def test_kill_9_at_any_phase_of_a_deploy_leaves_nothing_behind_after_the_n
         assert_nothing_left(data_dir)
         await client.deploy("one", probe_wasm)
         assert (await client.invoke("one", b"x", type="e")).payload == b"x"
+
+
+@contextmanager
+def _left_machine(data_dir: Path, *, found_by: str) -> Iterator[subprocess.Popen[bytes]]:
+    """What a killed node left: a process, and a bundle by which a driver finds it."""
+    bundle = Bundle.create(data_dir / "vms", "vm-left", VmConfig())
+    marks = marks_of(bundle) if found_by == "marks" else ()
+    command = [sys.executable, "-c", "import time; time.sleep(600)", *marks]
+    with subprocess.Popen(command, start_new_session=True) as process:
+        identity = procfs.identify(process.pid)
+        assert identity is not None
+        if found_by != "marks":
+            versions = {d.name: d.handle_version for d in (QemuDriver, ProcessDriver)}
+            state = identity_state(identity)
+            bundle.write_handle(VmHandle(found_by, versions[found_by], bundle.vm_id, state))
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("found_by", ["marks", "qemu", "process"])
+async def test_start_that_fails_has_ended_the_machines_of_the_node_before(
+    data_dir: Path, found_by: str
+) -> None:
+    """No machine runs on, or keeps the memory that a trial wants, for lack of a level to run at."""
+    async with builder(data_dir).build():
+        pass
+    with _left_machine(data_dir, found_by=found_by) as left:
+        build = builder(data_dir).with_isolation("firecracker")
+        build.with_setting("firecracker.binary_path", str(data_dir / "none"))
+        with pytest.raises(Unsupported):
+            async with build.build():
+                pytest.fail("a level without its program")
+        assert left.wait(10) == -signal.SIGKILL
+    async with builder(data_dir).build():
+        assert_nothing_left(data_dir)
+
+
+async def test_state_that_cannot_be_saved_when_its_application_ends_then_that_is_told(
+    data_dir: Path,
+    probe_wasm: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A full disk costs no state while the node lives; a stop and a shutdown say what it costs."""
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise ResourceExhausted("no space left", hint="df -h /data")
+
+    monkeypatch.setattr(saving, "SAVE_S", 0.01)
+    quick = builder(data_dir).with_setting("node.grace_s", 0.5)
+    async with quick.build() as node, NodeClient(node.address) as client:
+        for name in ("one", "two", "three"):
+            await client.deploy(name, probe_wasm)
+        with monkeypatch.context() as full:
+            full.setattr(Registry, "save_snapshot", refuse)
+            for name in ("one", "two", "three"):
+                await client.invoke(name, type="c")
+            with pytest.raises(Unavailable, match=r"'one' .*lost.*no space left") as caught:
+                await client.stop("one")
+            assert "df -h /data" in (caught.value.hint or "")
+            assert (await client.inspect("one")).state is ApplicationState.STOPPED
+            await client.undeploy("two")
+            assert len(bundles_of(data_dir)) == len(agents_of(data_dir)) == 1
+        await client.start("one")
+        assert (await client.invoke("one", type="c")).payload == TWO
+        monkeypatch.setattr(Registry, "save_snapshot", refuse)
+    assert "'one' has ended, but its last state is not saved" in caplog.text
+    assert_nothing_left(data_dir)
+
+
+async def test_drain_when_an_application_cannot_be_stopped_then_it_tells(
+    node: Node, client: NodeClient, probe_wasm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever ends a node learns that not all of it ended well; the rest ended all the same."""
+    await client.deploy("one", probe_wasm)
+    with monkeypatch.context() as patch:
+
+        async def stop(supervisor: Supervisor, grace_s: float) -> None:
+            raise Unavailable("the disk is full")
+
+        patch.setattr(Supervisor, "stop", stop)
+        assert not await node.drain()
+    await node.abort()
 
 
 async def test_second_node_on_a_data_directory_is_refused(data_dir: Path) -> None:

@@ -14,7 +14,12 @@ import pytest
 
 from plexspaces_node.errors import InvalidArgument, ResourceExhausted
 from plexspaces_node.node import logs
-from plexspaces_node.node.logs import MIN_LIMIT_BYTES, ApplicationLog, LogRecord
+from plexspaces_node.node.logs import (
+    MIN_LIMIT_BYTES,
+    ApplicationLog,
+    LogRecord,
+    remove_all_but,
+)
 
 LIMIT = 1024 * 1024
 
@@ -330,3 +335,15 @@ class TestEnd:
         log.append(record("late"))
         await asyncio.sleep(0)
         assert await log.read() == []
+
+    def test_remove_all_but_when_some_are_named_then_only_those_stay(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Logs of applications that are not there go, both halves; other files are not touched."""
+        stay = ["one.log", "one.log.1", "notes.txt", "two.log.gz"]
+        for name in (*stay, "two.log", "two.log.1", "on.log"):
+            (tmp_path / name).touch()
+        (tmp_path / "stuck.log").mkdir()
+        remove_all_but(tmp_path, ("one",))
+        assert {path.name for path in tmp_path.iterdir()} == {*stay, "stuck.log"}
+        assert "stuck.log, of no application, stays" in caplog.text

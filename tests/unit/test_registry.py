@@ -139,14 +139,68 @@ class TestApplications:
         with pytest.raises(NotFound):
             await registry.set_desired("nobody", Desired.STOPPED)
         with pytest.raises(NotFound):
-            await registry.set_timings("nobody", PhaseTimings())
+            await registry.set_deployed("nobody", PhaseTimings())
 
-    async def test_set_timings_when_set_then_returned(self, registry: Registry) -> None:
-        """The timings of a deploy are kept with the application."""
-        await registry.insert_application(RECORD)
+    async def test_set_deployed_when_set_then_the_timings_are_kept_and_it_is_done(
+        self, registry: Registry
+    ) -> None:
+        """The end of a deploy is kept with the application, and how long it took."""
+        await registry.insert_application(replace(RECORD, generation=0))
         timings = PhaseTimings(compile_ns=5, vm_ns=6)
-        await registry.set_timings("calculator", timings)
-        assert (await registry.get_application("calculator")).timings == timings
+        done = replace(RECORD, generation=1, timings=timings)
+        assert await registry.set_deployed("calculator", timings) == done
+        assert await registry.list_applications() == [done]
+
+    async def test_insert_when_a_deploy_of_that_name_was_not_done_then_it_makes_room(
+        self, registry: Registry
+    ) -> None:
+        """What a failed deploy left takes neither the name nor the request id, and no key stays."""
+        await registry.insert_application(replace(RECORD, generation=0))
+        await registry.kv_put("calculator", "key", b"value")
+        again = replace(RECORD, id="app-3")
+        await registry.insert_application(again)
+        assert await registry.list_applications() == [again]
+        assert await registry.kv_get("calculator", "key") is None
+
+    @pytest.mark.parametrize(
+        ("change", "why"),
+        [
+            ("language = 'zig'", "zig"),
+            ("kind = 'service'", "service"),
+            ("env = '{'", "truncated"),
+            ("timings = '[]'", "array"),
+            ("memory_mib = 0", "memory must be at least 1 MiB"),
+            ("name = '../calculator'", "not valid"),
+        ],
+    )
+    async def test_list_when_a_row_cannot_be_read_then_it_says_why_and_the_others_are_there(
+        self, path: Path, change: str, why: str
+    ) -> None:
+        """One bad row is an application with a fault, which can be removed; nothing is changed."""
+        async with Registry.open(path) as registry:
+            await registry.insert_application(RECORD)
+            await registry.insert_application(OTHER)
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute(f"UPDATE applications SET {change} WHERE id = 'app-1'")
+        async with Registry.open(path) as registry:
+            bad, other = await registry.list_applications()
+            assert (bad.id, bad.generation, bad.desired) == ("app-1", 1, Desired.STOPPED)
+            assert why in bad.fault
+            assert other == OTHER
+            await registry.delete_application("app-1")
+            assert await registry.list_applications() == [OTHER]
+
+    async def test_open_when_there_was_no_file_or_an_empty_one_then_it_is_new(
+        self, path: Path
+    ) -> None:
+        """Whoever opens a registry can tell one that was lost from one without applications."""
+        path.touch()
+        for new in (True, False):
+            async with Registry.open(path) as registry:
+                assert registry.is_new is new
+        path.unlink()
+        async with Registry.open(path) as registry:
+            assert registry.is_new
 
     async def test_delete_when_it_had_state_then_no_row_is_left(self, path: Path) -> None:
         """Deleting takes all state along, leaves others alone, and may be repeated."""
@@ -155,8 +209,10 @@ class TestApplications:
                 await registry.insert_application(record)
                 await registry.save_snapshot(record.name, b"state", taken_ns=1)
                 await registry.kv_put(record.name, "key", b"value")
-            await registry.delete_application("calculator")
-            await registry.delete_application("calculator")
+            await registry.delete_application("calculator")  # a name, which is no id
+            assert len(await registry.list_applications()) == 2
+            await registry.delete_application("app-1")
+            await registry.delete_application("app-1")
             assert await registry.load_snapshot("calculator") is None
             assert await registry.kv_get("calculator", "key") is None
             assert await registry.kv_get("other", "key") == b"value"

@@ -36,3 +36,13 @@ def test_ends_long_ago_are_forgotten(ends: list[float]) -> None:
     """What ended before the window does not count."""
     now = 1e6 + WINDOW_S + 1
     assert wait_before_restart([*ends, now], now) == FIRST_WAIT_S
+
+
+@given(st.integers(0, 10**9), st.integers(0, MOST_IN_WINDOW))
+def test_host_that_refuses_is_waited_for_without_an_end(refusals: int, ends: int) -> None:
+    """What the host cannot do now is no reason to give an application up, however often."""
+    wait_s = wait_before_restart([0.0] * ends, 0.0, refusals=refusals)
+    assert wait_s is not None
+    assert FIRST_WAIT_S <= wait_s <= LONGEST_WAIT_S
+    if refusals > MOST_IN_WINDOW:
+        assert wait_s == LONGEST_WAIT_S

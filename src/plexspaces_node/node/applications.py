@@ -1,25 +1,23 @@
 """The use cases of the node: deploy, invoke, list, stop, start, undeploy, and empty machines.
 
-What the gRPC service calls, and what decides. `invoke` reads one dict and goes to the agent: no
-disk, no lock, no supervisor. The other acts on a name happen one at a time.
+What the gRPC service calls, and what decides. Messages are `messages`' business; the other acts on
+a name happen one at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter_ns, time_ns
 from typing import Any, TypeVar
 from uuid import uuid4
 
 from plexspaces_node.errors import (
-    ActorError,
-    ActorFailed,
     AlreadyExists,
     InvalidArgument,
     NotFound,
@@ -34,31 +32,21 @@ from plexspaces_node.model import (
     VmConfig,
     check_name,
 )
-from plexspaces_node.node.agents import believed
 from plexspaces_node.node.artifacts import Compiled, check_language
-from plexspaces_node.node.logs import ApplicationLog
+from plexspaces_node.node.leftovers import deployed_applications, destroy_machines
+from plexspaces_node.node.logs import ApplicationLog, remove_all_but
 from plexspaces_node.node.machines import Machine, start_machine
+from plexspaces_node.node.messages import Messages, Outcome
 from plexspaces_node.node.registry import ApplicationRecord, Desired
 from plexspaces_node.node.supervisor import Progress, Supervisor, Surroundings
-from plexspaces_node.views import ApplicationInfo, Listing, MessageTimings, VmInfo
-from plexspaces_node.vm.bundle import Bundle, bundles, new_vm_id
-from plexspaces_node.wire import link
+from plexspaces_node.views import ApplicationInfo, Listing, VmInfo
+from plexspaces_node.vm.bundle import Bundle, new_vm_id
 
 _log = logging.getLogger(__name__)
 
-_MAX_TYPE_BYTES = 256
 _MAX_UPLOAD_NS = 24 * 3600 * 10**9
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a message: the reply's payload or the actor's failure, and its times."""
-
-    payload: bytes
-    failure: ActorError | None
-    timings: MessageTimings
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +77,7 @@ class _NameLock:
 class Applications:
     """Every application and every empty machine of a node.
 
-    Mutable are only the four dicts below, all changed on the event loop alone.
+    Mutable are only the three dicts below, all changed on the event loop alone.
     """
 
     around: Surroundings
@@ -98,122 +86,32 @@ class Applications:
     _supervisors: dict[str, Supervisor] = field(default_factory=dict)
     _empties: dict[str, tuple[Machine, asyncio.Task[None]]] = field(default_factory=dict)
     _locks: dict[str, _NameLock] = field(default_factory=dict)
-    _asks: dict[str, link.Ask] = field(default_factory=dict)
-    """Which application waits for which: one entry an actor that is inside `ask`."""
-    _told: set[asyncio.Task[None]] = field(default_factory=set)
     _acts: set[asyncio.Task[Any]] = field(default_factory=set)
     """Deploys and starts under way, which a shutdown cancels."""
     _ending: set[asyncio.Task[Any]] = field(default_factory=set)
     """Stops and undoings under way, which a shutdown awaits."""
     _draining: bool = False
 
+    def __post_init__(self) -> None:
+        self._messages = Messages(self.around.limits, self._named)
+
     # ---- messages ----------------------------------------------------------------------
 
-    async def invoke(
-        self, name: str, msg_type: str, payload: bytes, timeout_ns: int, *, sender: str = ""
-    ) -> Outcome:
-        """Send a message and wait for the reply.
-
-        Raises `NotFound`, `WrongState`, `Unavailable`, `ResourceExhausted`, `InvalidArgument` for
-        a message over a limit, `DeadlineExceeded`. What the actor did wrong is in the outcome.
-        """
-        begin = perf_counter_ns()
-        if self._draining and not sender:
+    async def invoke(self, name: str, msg_type: str, payload: bytes, timeout_ns: int) -> Outcome:
+        """Send a message and wait for the reply; raises what `Messages.invoke` raises."""
+        if self._draining:
             raise _shutting_down()
-        supervisor = self._named(name)
-        self._check_message(msg_type, payload, timeout_ns)
-        try:
-            reply = await supervisor.agent.invoke(
-                sender=sender, msg_type=msg_type, payload=payload, timeout_ns=timeout_ns
-            )
-        except PlexSpacesError:
-            supervisor.tally.failures += 1
-            raise
-        timings = _timings(reply, perf_counter_ns() - begin)
-        failure = link.error_of(reply.failure) if reply.failure else None
-        supervisor.tally.add(
-            total_ns=timings.total_ns, compute_ns=timings.compute_ns, failed=failure is not None
-        )
-        if isinstance(failure, PlexSpacesError):
-            raise failure
-        if len(reply.payload) > self.around.limits.message_bytes:
-            failure = ActorFailed("the reply is over the limit", code="reply-too-large")
-        return Outcome(reply.payload, failure, timings)
-
-    async def ask(self, sender: str, request: link.Ask) -> bytes:
-        """Pass an actor's message on and return the reply; see `supervisor.Router`."""
-        waits_for = request.to
-        while waits_for != sender and waits_for in self._asks:
-            waits_for = self._asks[waits_for].to
-        if waits_for == sender:
-            raise ActorFailed(
-                f"{sender!r} asks {request.to!r}, which would wait for {sender!r} itself",
-                code="call-cycle",
-            )
-        self._asks[sender] = request
-        try:
-            outcome = await self.invoke(
-                request.to, request.type, request.payload, request.timeout_ns, sender=sender
-            )
-        finally:
-            # An actor whose ask timed out may have asked again: that entry is not ours to remove.
-            if self._asks.get(sender) is request:
-                del self._asks[sender]
-        if outcome.failure is not None:
-            raise outcome.failure
-        return outcome.payload
-
-    def tell(self, sender: str, request: link.Tell) -> None:
-        """Queue an actor's message with another application; see `supervisor.Router`."""
-        target = self._named(request.to)
-        timeout_ns = int(self.around.limits.message_timeout_s * 1e9)
-        self._check_message(request.type, request.payload, timeout_ns)
-        waiting = target.agent.post(
-            sender=sender, msg_type=request.type, payload=request.payload, timeout_ns=timeout_ns
-        )
-
-        async def finish() -> None:
-            begin = perf_counter_ns()
-            try:
-                reply = await waiting
-            except PlexSpacesError as error:
-                why: str | None = str(error)
-            else:
-                why = reply.failure.message if reply.failure else None
-                timings = _timings(reply, perf_counter_ns() - begin)
-                target.tally.add(
-                    total_ns=timings.total_ns,
-                    compute_ns=timings.compute_ns,
-                    failed=why is not None,
-                )
-            if why is not None:
-                # Nobody waits for it: the log is the only place the failure can be seen.
-                target.log(link.Log("node", "warn", f"a message from {sender!r}: {why}", 0))
-
-        task = asyncio.create_task(finish())
-        self._told.add(task)
-        task.add_done_callback(self._told.discard)
-
-    def _check_message(self, msg_type: str, payload: bytes, timeout_ns: int) -> None:
-        limit = self.around.limits.message_bytes
-        if len(payload) > limit:
-            raise InvalidArgument(
-                f"a message of {len(payload)} bytes is over the limit of {limit}",
-                hint="send it in parts, or raise [limits] message_bytes",
-            )
-        if len(msg_type.encode()) > _MAX_TYPE_BYTES:
-            raise InvalidArgument(f"a message type is at most {_MAX_TYPE_BYTES} bytes")
-        if timeout_ns <= 0:
-            raise InvalidArgument("the timeout must be more than 0", hint="--timeout 30")
+        return await self._messages.invoke(name, msg_type, payload, timeout_ns)
 
     # ---- applications ------------------------------------------------------------------
 
     async def deploy(self, request: DeployRequest, progress: Progress) -> ApplicationInfo:
         """Deploy an application and return it once a message can be answered.
 
-        On any failure, cancelling included, nothing of it is left but the artifact. Raises
-        `AlreadyExists`, `InvalidArgument`, `NotFound` for the artifact or the empty machine,
-        `VmStartFailed`, or what the actor's `init` did wrong.
+        On any failure, cancelling included, nothing of it is left but the artifact; nor, once a
+        node opens the directory again, when this one is killed meanwhile. Raises `AlreadyExists`,
+        `InvalidArgument`, `NotFound` for the artifact or the empty machine, `VmStartFailed`, what
+        the registry does, or what the actor's `init` did wrong.
         """
         begin = perf_counter_ns()
         spec = request.spec
@@ -236,6 +134,7 @@ class Applications:
             supervisor = self._supervise(_record(request, compiled))
             try:
                 await self.around.registry.insert_application(supervisor.record)
+                await supervisor.journal.clear()
                 self._supervisors[spec.name] = supervisor
                 empty = await self._take_empty(request.vm_id) if request.vm_id else None
                 await supervisor.start(empty=empty, progress=progress)
@@ -246,9 +145,11 @@ class Applications:
                     compile_cached=compiled.cached,
                     total_ns=perf_counter_ns() - begin + request.upload_ns,
                 )
-                await self.around.registry.set_timings(spec.name, supervisor.timings)
+                supervisor.record = await self.around.registry.set_deployed(
+                    spec.name, supervisor.timings
+                )
             except BaseException:
-                await self._to_the_end(self._forget(supervisor))
+                await self._to_the_end(self._undo(supervisor))
                 raise
             return await supervisor.info()
 
@@ -263,23 +164,32 @@ class Applications:
     async def undeploy(self, name: str) -> None:
         """Remove an application without a trace but its artifact, which nobody may need then.
 
-        Raises `NotFound`.
+        Raises `NotFound`, and what the registry does: it is Stopped then, and this can be repeated.
         """
 
         async def act() -> None:
             async with self._lock(name):
                 supervisor = self._named(name)
-                await supervisor.stop(self.grace_s)
-                await self._forget(supervisor)
+                await supervisor.stop(self.grace_s, save=False)
+                try:
+                    await self.around.registry.delete_application(supervisor.record.id)
+                except PlexSpacesError as error:
+                    supervisor.last_error = f"not undeployed: {error}"
+                    raise
+                del self._supervisors[name]
+                await self._let_go(supervisor)
 
         await self._to_the_end(act())
 
     async def stop(self, name: str) -> ApplicationInfo:
-        """Stop an application and keep its last snapshot. Idempotent; raises `NotFound`."""
+        """Stop an application and keep its last snapshot. Idempotent.
+
+        Raises `NotFound`, `WrongState` for one that cannot be read.
+        """
 
         async def act() -> ApplicationInfo:
             async with self._lock(name):
-                supervisor = self._named(name)
+                supervisor = self._readable(name)
                 supervisor.record = await self.around.registry.set_desired(name, Desired.STOPPED)
                 await supervisor.stop(self.grace_s)
                 return await supervisor.info()
@@ -292,7 +202,7 @@ class Applications:
         Raises `NotFound`, or what keeps it from starting; it is then Failed.
         """
         async with self._act(), self._lock(name):
-            supervisor = self._named(name)
+            supervisor = self._readable(name)
             if supervisor.state in (ApplicationState.STOPPED, ApplicationState.FAILED):
                 supervisor.record = await self.around.registry.set_desired(name, Desired.RUNNING)
                 await supervisor.start()
@@ -363,25 +273,36 @@ class Applications:
     async def recover(self) -> tuple[str, ...]:
         """Destroy what an earlier node left running, and start what should run.
 
-        Returns the names of the applications found, at once: they start in the background.
+        Returns the names of the applications found, at once: they start in the background. Of a
+        deploy that was not done when that node ended nothing stays.
         """
-        for bundle in list(bundles(self.around.vms)):
-            _log.info("destroying %s, left by an earlier run", bundle.vm_id)
-            await self.around.driver.destroy(bundle)
-        records = await self.around.registry.list_applications()
-        for record in records:
+        await destroy_machines(self.around.driver, self.around.vms)
+        for record in await deployed_applications(self.around.registry):
             supervisor = self._supervise(record)
             self._supervisors[record.name] = supervisor
-            if record.desired is Desired.RUNNING:
+            if record.fault:
+                _log.warning("application %s: %s", record.name, record.fault)
+                supervisor.state, supervisor.last_error = ApplicationState.FAILED, record.fault
+            elif record.desired is Desired.RUNNING:
                 supervisor.start_later()
+        if not self.around.registry.is_new:
+            await asyncio.to_thread(remove_all_but, self.logs, tuple(self._supervisors))
+        elif self.around.artifacts.total_bytes or any(self.logs.iterdir()):
+            # Nothing is removed: what belongs to whom may be known again.
+            _log.warning(
+                "the registry is new, but %s has artifacts or logs of an earlier one: if it was "
+                "lost, stop the node and put a backup in its place",
+                self.logs.parent,
+            )
         # Not before: only now the artifacts of all applications are held.
         self.around.artifacts.start_pruning(self.around.limits.unused_artifact_bytes)
-        return tuple(record.name for record in records)
+        return tuple(self._supervisors)
 
-    async def drain(self, grace_s: float) -> None:
+    async def drain(self, grace_s: float) -> bool:
         """Take no more work, let messages finish for `grace_s`, stop every machine.
 
         What should run keeps that wish, and does so when a node opens this directory again.
+        Returns whether all was stopped and saved; what was not is logged.
         """
 
         async def end(supervisor: Supervisor) -> None:
@@ -394,11 +315,12 @@ class Applications:
             *(self.stop_vm(vm_id) for vm_id in list(self._empties)),
             return_exceptions=True,
         )
-        for error in ends:
-            if isinstance(error, BaseException):
-                # One machine that cannot be ended must not keep the others running.
-                _log.error("shutting down: %s", error, exc_info=error)
+        errors = [error for error in ends if isinstance(error, BaseException)]
+        for error in errors:
+            # One machine that cannot be ended must not keep the others running.
+            _log.error("shutting down: %s", error, exc_info=error)
         await self._close_logs()
+        return not errors
 
     async def abort(self) -> None:
         """End every machine at once; what was not snapshotted is lost."""
@@ -416,6 +338,16 @@ class Applications:
         supervisor = self._supervisors.get(name)
         if supervisor is None:
             raise NotFound(f"there is no application {name!r}", hint="plexspaces list")
+        return supervisor
+
+    def _readable(self, name: str) -> Supervisor:
+        supervisor = self._named(name)
+        if supervisor.record.fault:
+            raise WrongState(
+                f"application {name!r}: {supervisor.record.fault}",
+                hint="use the version of PlexSpaces that wrote it, or remove it: "
+                f"plexspaces undeploy --name {name}",
+            )
         return supervisor
 
     @asynccontextmanager
@@ -464,19 +396,34 @@ class Applications:
                 del self._locks[name]
 
     def _supervise(self, record: ApplicationRecord) -> Supervisor:
-        """Make the supervisor of an application, which holds its artifact until `_forget`."""
+        """Make the supervisor of an application, which holds its artifact until `_let_go`."""
         self.around.artifacts.hold(record.digest)
-        journal = ApplicationLog(self.logs / f"{record.name}.log", self.around.limits.log_bytes)
-        return Supervisor(record, self.around, self, journal)
+        # A name that cannot be read may be anything, but not a way out of the directory.
+        file = record.name.replace("/", "_")
+        journal = ApplicationLog(self.logs / f"{file}.log", self.around.limits.log_bytes)
+        return Supervisor(record, self.around, self._messages, journal)
 
-    async def _forget(self, supervisor: Supervisor) -> None:
+    async def _undo(self, supervisor: Supervisor) -> None:
+        """Leave nothing of a deploy that failed.
+
+        A row that the registry does not remove is no application: the next deploy of that name or
+        the next start of the node does it.
+        """
         self._supervisors.pop(supervisor.name, None)
-        await supervisor.abort()
-        with contextlib.suppress(NotFound):
-            await self.around.registry.delete_application(supervisor.name)
-        # Not before: a row that could not be removed is an application after the next start.
+        delete = partial(self.around.registry.delete_application, supervisor.record.id)
+        for step in (supervisor.abort, delete):
+            try:
+                await step()
+            except PlexSpacesError as error:
+                _log.warning("undoing the deploy of %s: %s", supervisor.name, error)
+        await self._let_go(supervisor)
+
+    async def _let_go(self, supervisor: Supervisor) -> None:
         self.around.artifacts.release(supervisor.record.digest)
-        await supervisor.journal.remove()
+        try:
+            await supervisor.journal.remove()
+        except OSError as error:
+            _log.warning("the log of %s stays until the next start: %s", supervisor.name, error)
 
     async def _answer_again(self, known: Supervisor, request: DeployRequest) -> ApplicationInfo:
         same = (
@@ -507,16 +454,9 @@ class Applications:
         await machine.destroy()
 
     async def _close_logs(self) -> None:
-        for task in list(self._told):
-            task.cancel()
+        self._messages.close()
         for supervisor in self._supervisors.values():
             await supervisor.journal.close()
-
-
-def _timings(reply: link.Reply, total_ns: int) -> MessageTimings:
-    """Return where the time of a message went."""
-    claimed = (reply.compute_ns, reply.wait_ns, reply.queue_ns)
-    return MessageTimings(total_ns, *(believed(each, total_ns) for each in claimed))
 
 
 def _shutting_down() -> Unavailable:
@@ -535,7 +475,7 @@ def _record(request: DeployRequest, compiled: Compiled) -> ApplicationRecord:
         vm_config=spec.vm_config,
         env=spec.env,
         desired=Desired.RUNNING,
-        generation=1,
+        generation=0,
         request_id=request.request_id,
         created_ns=time_ns(),
     )

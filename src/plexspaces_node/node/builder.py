@@ -25,6 +25,7 @@ from plexspaces_node.node.applications import Applications
 from plexspaces_node.node.artifacts import ArtifactStore
 from plexspaces_node.node.compiler import CompileLimits
 from plexspaces_node.node.datadir import DataDirectory
+from plexspaces_node.node.leftovers import end_machines
 from plexspaces_node.node.listening import bind, check_can_listen
 from plexspaces_node.node.machines import AgentLimits
 from plexspaces_node.node.metrics import serve_metrics
@@ -83,20 +84,22 @@ class Node:
             started_unix_ns=self.started_unix_ns,
         )
 
-    async def drain(self) -> None:
+    async def drain(self) -> bool:
         """Refuse new work, let running messages finish within the grace time, stop everything.
 
-        Idempotent; leaving the context drains too.
+        Returns False when something could not be stopped, or its state not be saved; the log
+        says what. Idempotent: again it does nothing; leaving the context drains too.
         """
         if self._ended:
-            return
+            return True
         self._ended = True
         assert self._applications is not None
         assert self._server is not None
         await self._health.enter_graceful_shutdown()
         # The server goes last: until then whoever calls is told that the node is shutting down.
-        await self._applications.drain(self.config.node.grace_s)
+        drained = await self._applications.drain(self.config.node.grace_s)
         await self._server.stop(END_RPC_GRACE_S)
+        return drained
 
     async def abort(self) -> None:
         """End every machine at once, without letting anything finish."""
@@ -169,8 +172,10 @@ class NodeBuilder:
             data = stack.enter_context(DataDirectory.open(config.node.data_dir, config.node.id))
             # After it: a node that runs already is named, and not only the port it holds.
             await check_can_listen(config.node.address)
-            # Only now: trial machines are made among those of the data directory, where the next
-            # start finds what a killed one left.
+            # Before a level is tried: they may hold the memory that a trial wants, and have to end
+            # even if no level works. Their directories go when there is a driver. Trial machines
+            # are made among them, where the next start finds what a killed one left.
+            await end_machines(data.vms)
             driver, note = await choose_driver(config, self._driver)
             stack.callback(driver.close)
             limits = config.limits

@@ -8,8 +8,9 @@ trusted: neither their number nor their length.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import suppress
 from io import FileIO
 from itertools import islice
@@ -20,6 +21,8 @@ import msgspec
 
 from plexspaces_node.errors import InvalidArgument, ResourceExhausted
 from plexspaces_node.model import MIB
+
+_log = logging.getLogger(__name__)
 
 MESSAGE_LIMIT_BYTES = 16 * 1024
 """The longest message kept whole, in bytes of UTF-8; a longer one is cut and marked.
@@ -60,6 +63,20 @@ class LogRecord(msgspec.Struct, frozen=True):
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(LogRecord)
+
+
+def remove_all_but(directory: Path, names: Collection[str]) -> None:
+    """Remove the logs of all applications but those named.
+
+    One that cannot be removed stays, with a warning. Blocks.
+    """
+    for path in sorted(directory.glob("*.log*")):
+        name, _, rest = path.name.partition(".log")
+        if name not in names and rest in ("", ".1"):
+            try:
+                path.unlink()
+            except OSError as error:
+                _log.warning("%s, of no application, stays: %s", path, error.strerror)
 
 
 class _Backlog:
@@ -218,6 +235,10 @@ class ApplicationLog:
     async def remove(self) -> None:
         """Close the log and remove its files; silent when there are none."""
         await self.close()
+        await self.clear()
+
+    async def clear(self) -> None:
+        """Remove the files, as those of an earlier application; silent when there are none."""
         async with self._files:
             await asyncio.to_thread(self._unlink_files)
 

@@ -6,7 +6,8 @@ generates neither ids nor times: they are arguments.
 
 How much an acknowledged write survives:
 
-- What a user asked for (insert, delete, set_desired) survives a power loss: its commit is synced.
+- What a user asked for (insert, set_deployed, delete, set_desired) survives a power loss: its
+  commit is synced.
 - What actors produce in quantity (snapshots, key-values) survives `kill -9` of the actor and of
   the node and never damages the file, but the last moments may be lost with the power: a sync
   each would cap a node at the few hundred syncs a second of its disk.
@@ -17,7 +18,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,14 @@ from typing import Any
 import msgspec
 
 from plexspaces_node.errors import AlreadyExists, InvalidArgument, NotFound, ResourceExhausted
-from plexspaces_node.model import MIB, ArtifactKind, Language, PhaseTimings, VmConfig
+from plexspaces_node.model import (
+    MIB,
+    ArtifactKind,
+    Language,
+    PhaseTimings,
+    VmConfig,
+    check_name,
+)
 from plexspaces_node.node.database import Database, Mode
 from plexspaces_node.node.migrations import MIGRATIONS, Migration
 
@@ -49,9 +57,11 @@ class ApplicationRecord:
 
     Attributes:
         env: kept out of the repr, because users put secrets there.
-        generation: starts where the caller says, raised by every change of `desired`.
+        generation: 0 until the deploy is done, which raises it, as every change of `desired` does.
         request_id: of the deploy that made it, "" for none; unique otherwise.
         timings: of the deploy, None until they are known.
+        fault: why the row cannot be read, "" for one that can. What could not be read is then a
+            placeholder, and all that can be done with the application is to remove it.
     """
 
     name: str
@@ -67,6 +77,7 @@ class ApplicationRecord:
     request_id: str
     created_ns: int
     timings: PhaseTimings | None = None
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +94,13 @@ class Registry:
 
     Every method returns when its work is committed, and they take effect in the order they were
     called. Beyond the errors named, each raises what `Database.call` raises.
+
+    Attributes:
+        is_new: there was no file, or nothing in it, before it was opened.
     """
 
-    def __init__(self, database: Database, *, keyvalue_limit_bytes: int) -> None:
+    def __init__(self, database: Database, *, keyvalue_limit_bytes: int, is_new: bool) -> None:
+        self.is_new = is_new
         self._database = database
         self._call = database.call
         self._keyvalue_limit = keyvalue_limit_bytes
@@ -106,11 +121,16 @@ class Registry:
 
         Raises what `Database.open` raises.
         """
+        is_new = not path.exists() or not path.stat().st_size
         async with Database.open(path, migrations) as database:
-            yield cls(database, keyvalue_limit_bytes=keyvalue_limit_bytes)
+            yield cls(database, keyvalue_limit_bytes=keyvalue_limit_bytes, is_new=is_new)
 
     async def insert_application(self, record: ApplicationRecord) -> None:
-        """Add an application; raises `AlreadyExists` when its name or request id is taken."""
+        """Add an application; raises `AlreadyExists` when its name or request id is taken.
+
+        One of that name whose deploy was never done makes room: only one deploy of a name may be
+        under way.
+        """
         await self._call(Mode.DURABLE, lambda connection: _insert(connection, record))
 
     async def get_application(self, name: str) -> ApplicationRecord:
@@ -118,12 +138,15 @@ class Registry:
         return await self._call(Mode.READ, lambda connection: _get(connection, name))
 
     async def list_applications(self) -> list[ApplicationRecord]:
-        """Return all applications by name."""
+        """Return all applications by name, those that cannot be read too: see their `fault`."""
         return await self._call(Mode.READ, _list)
 
-    async def delete_application(self, name: str) -> None:
-        """Remove an application with its snapshot and key-values; silent when already gone."""
-        await self._call(Mode.DURABLE, lambda connection: _delete(connection, name))
+    async def delete_application(self, id_: str) -> None:
+        """Remove an application with its snapshot and key-values; silent when already gone.
+
+        By its id, so that it is never another one of the same name.
+        """
+        await self._call(Mode.DURABLE, lambda connection: _delete(connection, id_))
 
     async def set_desired(self, name: str, desired: Desired) -> ApplicationRecord:
         """Record what the user wants and return the application; raises `NotFound`.
@@ -134,16 +157,13 @@ class Registry:
             Mode.DURABLE, lambda connection: _set_desired(connection, name, desired)
         )
 
-    async def set_timings(self, name: str, timings: PhaseTimings) -> None:
-        """Record how long the phases of the deploy took; raises `NotFound`."""
-        await self._call(
-            Mode.WRITE,
-            lambda connection: _update_one(
-                connection,
-                name,
-                "UPDATE applications SET timings = ? WHERE name = ?",
-                (_json(timings), name),
-            ),
+    async def set_deployed(self, name: str, timings: PhaseTimings) -> ApplicationRecord:
+        """Record that a deploy is done and how long it took, and return the application.
+
+        Raises `NotFound`.
+        """
+        return await self._call(
+            Mode.DURABLE, lambda connection: _set_deployed(connection, name, timings)
         )
 
     async def save_snapshot(self, name: str, state: bytes, *, taken_ns: int) -> None:
@@ -182,6 +202,7 @@ _COLUMNS = (
 
 
 def _insert(connection: sqlite3.Connection, record: ApplicationRecord) -> None:
+    connection.execute("DELETE FROM applications WHERE name = ? AND generation = 0", (record.name,))
     if _find(connection, "name", record.name) is not None:
         raise AlreadyExists(
             f"an application named {record.name!r} is deployed already",
@@ -237,21 +258,46 @@ def _list(connection: sqlite3.Connection) -> list[ApplicationRecord]:
 def _record(row: tuple[Any, ...]) -> ApplicationRecord:
     name, id_, version, language, kind, digest, vcpus, memory_mib, env, desired, *rest = row
     generation, request_id, created_ns, timings = rest
-    return ApplicationRecord(
+    bare = ApplicationRecord(
         name=name,
         id=id_,
         version=version,
-        language=Language(language),
-        kind=ArtifactKind(kind),
+        language=Language.UNKNOWN,
+        kind=ArtifactKind.ACTOR,
         digest=digest,
-        vm_config=VmConfig(vcpus, memory_mib),
-        env=msgspec.json.decode(env, type=dict[str, str]),
-        desired=Desired(desired),
+        vm_config=VmConfig(),
+        env={},
+        desired=Desired.STOPPED,
         generation=generation,
         request_id=request_id,
         created_ns=created_ns,
-        timings=None if timings is None else msgspec.json.decode(timings, type=PhaseTimings),
     )
+    try:
+        check_name(name)
+        return replace(
+            bare,
+            language=Language(language),
+            kind=ArtifactKind(kind),
+            vm_config=VmConfig(vcpus, memory_mib),
+            env=msgspec.json.decode(env, type=dict[str, str]),
+            desired=Desired(desired),
+            timings=None if timings is None else msgspec.json.decode(timings, type=PhaseTimings),
+        )
+    except (ValueError, InvalidArgument) as error:
+        # A newer version may have written it, and will read it again.
+        return replace(bare, fault=f"its row in the registry cannot be read: {error}")
+
+
+def _set_deployed(
+    connection: sqlite3.Connection, name: str, timings: PhaseTimings
+) -> ApplicationRecord:
+    _update_one(
+        connection,
+        name,
+        "UPDATE applications SET timings = ?, generation = generation + 1 WHERE name = ?",
+        (_json(timings), name),
+    )
+    return _get(connection, name)
 
 
 def _set_desired(connection: sqlite3.Connection, name: str, desired: Desired) -> ApplicationRecord:
@@ -263,9 +309,9 @@ def _set_desired(connection: sqlite3.Connection, name: str, desired: Desired) ->
     return _get(connection, name)
 
 
-def _delete(connection: sqlite3.Connection, name: str) -> None:
+def _delete(connection: sqlite3.Connection, id_: str) -> None:
     # Snapshot and key-values go by their foreign keys.
-    connection.execute("DELETE FROM applications WHERE name = ?", (name,))
+    connection.execute("DELETE FROM applications WHERE id = ?", (id_,))
 
 
 def _save_snapshot(connection: sqlite3.Connection, name: str, state: bytes, taken_ns: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter_ns, time_ns
@@ -28,12 +28,13 @@ from plexspaces_node.model import (
     ApplicationState,
     PhaseTimings,
 )
-from plexspaces_node.node.agents import AgentClient
+from plexspaces_node.node.agents import AgentClient, believed
 from plexspaces_node.node.artifacts import ArtifactStore
 from plexspaces_node.node.logs import ApplicationLog, LogRecord
 from plexspaces_node.node.machines import AgentLimits, Machine, start_machine
 from plexspaces_node.node.registry import ApplicationRecord, Registry
 from plexspaces_node.node.restart import WINDOW_S, wait_before_restart
+from plexspaces_node.node.saving import StateSaver
 from plexspaces_node.views import ApplicationInfo, Counters
 from plexspaces_node.vm.bundle import Bundle, new_vm_id
 from plexspaces_node.vm.driver import Driver
@@ -43,6 +44,9 @@ _log = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]
 """Called with the name of the phase that begins: vm or load."""
+
+FAULTS = (PlexSpacesError, ActorError, OSError, RuntimeError, MemoryError)
+"""What can go wrong without a defect of the node; a thread that cannot start is a RuntimeError."""
 
 GOODBYE_S = 5.0
 """For the last snapshot and `shutdown` of an actor whose messages are done."""
@@ -103,13 +107,18 @@ class Supervisor:
     restarts: int = 0
     last_error: str = ""
     tally: Tally = field(default_factory=Tally)
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
     def __post_init__(self) -> None:
         self.timings = self.record.timings or PhaseTimings()
         self._ends_s: list[float] = []
+        self._refusals = 0
+        # Whether the last start came as far as the application's own code.
+        self._loading = False
         self._keeper: asyncio.Task[None] | None = None
-        self._unsaved: bytes | None = None
-        self._saver: asyncio.Task[None] | None = None
+        self._saver = StateSaver(self.name, self._save, self._warn, sleep=self.sleep)
+        # Of machines that may not be wholly gone.
+        self._left: set[Bundle] = set()
 
     def __repr__(self) -> str:
         return f"<Supervisor {self.record.name} {self.state} {self.machine!r}>"
@@ -145,6 +154,7 @@ class Supervisor:
         """
         self._move(ApplicationState.STARTING)
         self._ends_s.clear()
+        self._refusals = 0
         try:
             await self._bring_up(empty, progress or (lambda phase: None))
         except BaseException as error:
@@ -158,8 +168,20 @@ class Supervisor:
         self._move(ApplicationState.STARTING)
         self._watch(self._recover())
 
-    async def stop(self, grace_s: float) -> None:
-        """Let messages in flight finish for `grace_s`, snapshot, leave no machine. Idempotent."""
+    async def stop(self, grace_s: float, *, save: bool = True) -> None:
+        """Let messages in flight finish for `grace_s`, snapshot, leave no machine. Idempotent.
+
+        Raises `Unavailable` when the registry did not take the last state within the grace. The
+        application is stopped all the same; its state is kept for the next start, and the next
+        stop tries again to save it. Without `save` nobody wants the state any more.
+        """
+        until_s = asyncio.get_running_loop().time() + grace_s
+        try:
+            await self._end(grace_s)
+        finally:
+            await (self._saver.finish(until_s) if save else self._saver.end())
+
+    async def _end(self, grace_s: float) -> None:
         if self.state is ApplicationState.STOPPED:
             return
         if self.state is not ApplicationState.STOPPING:
@@ -176,15 +198,15 @@ class Supervisor:
                 # Its actor is busy beyond the grace: a goodbye would only wait in its mailbox.
                 await machine.destroy()
             self.machine = None
-        await self._saved()
+        if (resists := await self._clear()) is not None:
+            raise resists
         self._move(ApplicationState.STOPPED)
 
     async def abort(self) -> None:
-        """End the machine at once, without goodbye; what was not snapshotted is lost."""
+        """End the machine at once, without goodbye; what was not saved is lost."""
         await self._end_keeper()
-        if self.machine is not None:
-            await self.machine.destroy()
-            self.machine = None
+        await self._saver.end()
+        await self._clear()
 
     async def info(self) -> ApplicationInfo:
         """Describe the application as it is now."""
@@ -217,15 +239,13 @@ class Supervisor:
     async def _bring_up(self, empty: Machine | None, progress: Progress) -> None:
         record, around = self.record, self.around
         begin = perf_counter_ns()
-        compiled = await around.artifacts.compile(record.digest)
+        self._loading = False
         machine = empty
-        if machine is None:
-            progress("vm")
-            bundle = Bundle.create(
-                around.vms, new_vm_id(), record.vm_config, application=record.name
-            )
-            machine = await start_machine(around.driver, bundle, around.agent_limits)
         try:
+            compiled = await around.artifacts.compile(record.digest)
+            if machine is None:
+                progress("vm")
+                machine = await self._new_machine()
             progress("load")
             load_begin = perf_counter_ns()
             machine.host.target = self
@@ -233,7 +253,8 @@ class Supervisor:
             timeout_s = around.limits.deploy_timeout_s
             loaded = await machine.load(compiled.path, frame, timeout_s + LOAD_SLACK_S)
         except BaseException:
-            await machine.destroy()
+            if machine is not None:
+                await self._discard(machine)
             raise
         # What is not the actor's init is loading: attaching the artifact, both ways of the link.
         load_ns = perf_counter_ns() - load_begin - loaded.init_ns
@@ -247,14 +268,29 @@ class Supervisor:
         )
         self.machine = machine
         self.last_error = ""
+        self._refusals = 0
         self._move(ApplicationState.RUNNING)
+        self._saver.resume()
+
+    async def _new_machine(self) -> Machine:
+        record, around = self.record, self.around
+        await self._clear()
+        bundle = Bundle.create(around.vms, new_vm_id(), record.vm_config, application=record.name)
+        self._left.add(bundle)
+        machine = await start_machine(around.driver, bundle, around.agent_limits)
+        self._left.discard(bundle)
+        return machine
 
     async def _load_frame(self) -> Callable[[int, str], link.Load]:
         record, limits = self.record, self.around.limits
-        snapshot = await self.around.registry.load_snapshot(record.name)
+        state = self._saver.newest
+        if state is None:
+            snapshot = await self.around.registry.load_snapshot(record.name)
+            state = snapshot.state if snapshot else b""
         overhead_mib = self.around.driver.capabilities.overhead_mib
 
         def frame(request_id: int, path: str) -> link.Load:
+            self._loading = True
             return link.Load(
                 id=request_id,
                 application=record.name,
@@ -262,7 +298,7 @@ class Supervisor:
                 kind=record.kind,
                 env=dict(record.env),
                 memory_bytes=(record.vm_config.memory_mib - overhead_mib) * MIB,
-                state=snapshot.state if snapshot else b"",
+                state=state,
                 timeout_ns=int(limits.deploy_timeout_s * 1e9),
                 mailbox=limits.mailbox,
                 snapshot_interval_ns=int(limits.snapshot_interval_s * 1e9),
@@ -286,41 +322,46 @@ class Supervisor:
             assert self.machine is not None
             ended = await self.machine.wait()
             self._ended(f"machine {self.machine.id} ended: {ended.reason}")
-            await self.machine.destroy()
-            self.machine = None
+            await self._discard(self.machine)
             if not await self._try_again():
                 return
 
     async def _recover(self) -> None:
-        try:
-            await self._bring_up(None, lambda phase: None)
-        except (PlexSpacesError, ActorError, OSError) as error:
-            self._ended(str(error))
-            if not await self._try_again():
-                return
-        await self._keep()
+        if await self._is_up() or await self._try_again():
+            await self._keep()
 
     async def _try_again(self) -> bool:
         while True:
-            wait_s = wait_before_restart(self._ends_s, asyncio.get_running_loop().time())
+            now_s = asyncio.get_running_loop().time()
+            wait_s = wait_before_restart(self._ends_s, now_s, refusals=self._refusals)
             if wait_s is None:
                 self.last_error = f"given up after {len(self._ends_s)} ends: {self.last_error}"
                 self._move(ApplicationState.FAILED)
                 return False
-            await asyncio.sleep(wait_s)
+            await self.sleep(wait_s)
             self._move(ApplicationState.STARTING)
             self.restarts += 1
-            try:
-                await self._bring_up(None, lambda phase: None)
-            except (PlexSpacesError, ActorError, OSError) as error:
-                self._ended(str(error))
-            else:
+            if await self._is_up():
                 return True
 
-    def _ended(self, why: str) -> None:
+    async def _is_up(self) -> bool:
+        """Bring the application up and tell whether it is; a failure counts with whoever failed."""
+        try:
+            await self._bring_up(None, lambda phase: None)
+        except FAULTS as error:
+            lasting = isinstance(error, PlexSpacesError) and not error.retryable
+            self._ended(str(error) or repr(error), by_host=not self._loading and not lasting)
+            return False
+        return True
+
+    def _ended(self, why: str, *, by_host: bool = False) -> None:
         self.last_error = why
-        now_s = asyncio.get_running_loop().time()
-        self._ends_s = [end for end in self._ends_s if now_s - end < WINDOW_S] + [now_s]
+        if by_host:
+            self._refusals += 1
+        else:
+            self._refusals = 0
+            now_s = asyncio.get_running_loop().time()
+            self._ends_s = [end for end in self._ends_s if now_s - end < WINDOW_S] + [now_s]
         self._move(ApplicationState.RESTARTING)
         self.log(link.Log("node", "error", why, 0))
 
@@ -338,17 +379,38 @@ class Supervisor:
             await asyncio.gather(self._keeper, return_exceptions=True)
             self._keeper = None
 
-    async def _save(self) -> None:
-        while self._unsaved is not None:
-            state, self._unsaved = self._unsaved, None
-            try:
-                await self.around.registry.save_snapshot(self.name, state, taken_ns=time_ns())
-            except PlexSpacesError as error:
-                self.log(link.Log("node", "error", f"a snapshot was not saved: {error}", 0))
+    async def _discard(self, machine: Machine) -> None:
+        """Leave nothing of a machine; what cannot be removed now is left to `_clear`."""
+        self.machine = None
+        self._left.add(machine.bundle)
+        try:
+            await machine.destroy()
+        except FAULTS as error:
+            self._warn(f"machine {machine.id} is not gone: {error!r}")
+        else:
+            self._left.discard(machine.bundle)
 
-    async def _saved(self) -> None:
-        if self._saver is not None:
-            await self._saver
+    async def _clear(self) -> Exception | None:
+        """Leave nothing of any machine, however it came to be; return what keeps one from going."""
+        resists = None
+        if self.machine is not None:
+            await self._discard(self.machine)
+        for bundle in tuple(self._left):
+            try:
+                await self.around.driver.destroy(bundle)
+            except FAULTS as error:
+                self._warn(f"machine {bundle.vm_id} is not gone: {error!r}")
+                resists = error
+            else:
+                self._left.discard(bundle)
+        return resists
+
+    async def _save(self, state: bytes) -> None:
+        await self.around.registry.save_snapshot(self.name, state, taken_ns=time_ns())
+
+    def _warn(self, message: str) -> None:
+        _log.warning("application %s: %s", self.name, message)
+        self.log(link.Log("node", "warn", message, 0))
 
     # ---- what the agent calls: see agents.HostCalls ------------------------------------
 
@@ -360,9 +422,16 @@ class Supervisor:
 
     def snapshot(self, state: bytes) -> None:
         """Take a snapshot of the actor; of several that wait to be saved only the last is kept."""
-        self._unsaved = state
-        if self._saver is None or self._saver.done():
-            self._saver = asyncio.create_task(self._save(), name=f"save {self.name}")
+        self._saver.take(state)
+
+    def unclaimed(self, reply: link.Reply | None, total_ns: int) -> None:
+        """Count what an actor did for a sender who has left."""
+        if reply is None:
+            self.tally.failures += 1
+        else:
+            compute_ns = believed(reply.compute_ns, total_ns)
+            failed = reply.failure is not None
+            self.tally.add(total_ns=total_ns, compute_ns=compute_ns, failed=failed)
 
     async def answer(self, request: link.Ask | link.Tell | link.Get | link.Put) -> bytes | None:
         """Do what the actor asks of its node."""
