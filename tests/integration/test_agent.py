@@ -160,6 +160,17 @@ def test_init_that_traps_or_loops_refuses_the_load(
     assert answer.failure.code == code
 
 
+def test_memory_too_small_to_begin_with_refuses_the_load_in_mebibytes(
+    peer: Peer, probe_code: Path
+) -> None:
+    """What the engine says of it is understood: an actor that never fits is told apart."""
+    answer = peer.load(probe_code, memory_bytes=64 * 1024)
+    assert isinstance(answer, link.Failed)
+    assert (answer.failure.origin, answer.failure.code) == ("actor", "too-little-memory")
+    assert "needs 1 MiB of memory to begin with, and 0 MiB are left" in answer.failure.message
+    assert "--memory" in str(answer.failure.hint)
+
+
 def test_full_mailbox_refuses_at_once(peer: Peer, probe_code: Path) -> None:
     """What does not fit is answered, not queued without bound."""
     peer.load(probe_code, mailbox=1)
@@ -184,12 +195,16 @@ def test_message_whose_time_ran_out_in_the_mailbox_is_not_run(actor: Peer) -> No
 
 
 def test_cancelled_message_that_waits_is_never_run(actor: Peer) -> None:
-    """When its caller has gone, a waiting message is dropped without a reply."""
+    """When its caller has gone, a waiting message is answered without the actor."""
     actor.post("l", timeout_s=0.3)
     abandoned = actor.post("c")
     actor.send(link.Cancel(abandoned))
-    assert actor.invoke("c").payload == (1).to_bytes(4, "little")
-    assert abandoned not in {reply.id for reply in actor.of(link.Reply)}
+    last = actor.post("c")
+    replies = {reply.id: reply for reply in [actor.receive(link.Reply) for _ in range(3)]}
+    dropped = replies[abandoned].failure
+    assert dropped is not None
+    assert "nobody waits" in dropped.message
+    assert replies[last].payload == (1).to_bytes(4, "little")
 
 
 def test_snapshot_is_sent_when_the_state_changed_and_only_then(
@@ -267,6 +282,7 @@ def test_command_that_misbehaves_costs_one_message(runner: Peer, first: bytes, c
     failure = runner.invoke("any", first, timeout_s=1.0).failure
     assert failure is not None
     assert failure.code == code
+    assert code != "unreachable" or str(failure.hint).endswith("plexspaces logs app")
     assert runner.invoke("any", b"next").payload == b"next"
 
 

@@ -130,6 +130,18 @@ async def test_endless_loop_ends_at_the_callers_deadline(
     assert (await client.invoke("one", b"x", type="e")).payload == b"x"
 
 
+async def test_message_whose_sender_names_no_time_has_the_nodes(
+    data_dir: Path, probe_wasm: Path
+) -> None:
+    """`limits.message_timeout_s` ends a loop that nobody gave a time."""
+    short = builder(data_dir).with_setting("limits.message_timeout_s", 0.2)
+    async with short.build() as node, NodeClient(node.address) as client:
+        await client.deploy("one", probe_wasm)
+        async with asyncio.timeout(20):
+            with pytest.raises(DeadlineExceeded, match="interrupted"):
+                await client.invoke("one", type="l")
+
+
 async def test_keyvalue_outlives_stop_and_start_and_ends_with_undeploy(
     client: NodeClient, probe_wasm: Path
 ) -> None:
@@ -529,6 +541,28 @@ async def test_short_message_behind_a_long_one_ends_alone(
         await long
     assert (await client.invoke("one", type="c")).payload == ONE
     assert agents_of(data_dir) == agents
+
+
+async def test_message_whose_sender_left_is_in_flight_until_it_ends_and_counts(
+    client: NodeClient, probe_wasm: Path
+) -> None:
+    """What an actor computes for nobody is computed all the same, and shown; what waited is not."""
+    await client.deploy("one", probe_wasm)
+    long = asyncio.create_task(client.invoke("one", type="l", timeout_s=1.0))
+    async with asyncio.timeout(20):
+        await _at_work(client)
+        waiting = asyncio.create_task(client.invoke("one", type="c", timeout_s=20.0))
+        while (await client.inspect("one")).counters.in_flight < 2:
+            await asyncio.sleep(0)
+        for task in (long, waiting):
+            task.cancel()
+        await asyncio.gather(long, waiting, return_exceptions=True)
+        assert (await client.inspect("one")).counters.in_flight == 2
+        while (counters := (await client.inspect("one")).counters).in_flight:
+            await asyncio.sleep(0.01)
+    assert (counters.messages, counters.failures) == (2, 2)
+    assert counters.compute_ns > 500_000_000
+    assert (await client.invoke("one", type="c")).payload == ONE
 
 
 async def test_stop_whose_caller_goes_away_is_finished(

@@ -121,7 +121,10 @@ class Actor:
         self._queue.put(_Arrived(message, monotonic_ns()))
 
     def cancel(self, message_id: int) -> None:
-        """Drop a message that still waits; one being handled is handled to its end."""
+        """Not handle a message that still waits; one being handled is handled to its end.
+
+        Either way it is answered.
+        """
         # Ids rise, so one that was answered needs no remembering.
         if message_id > self._answered:
             self._cancelled.add(message_id)
@@ -166,9 +169,6 @@ class Actor:
     def _answer(self, item: _Arrived) -> None:
         message = item.message
         self._answered = message.id
-        if message.id in self._cancelled:
-            self._cancelled.discard(message.id)
-            return
         queue_ns = monotonic_ns() - item.arrived_ns
         payload, failure = b"", None
         measured = self._runtime.measured
@@ -186,6 +186,8 @@ class Actor:
             self._revive(failure)
 
     def _handle(self, item: _Arrived) -> bytes:
+        if item.message.id in self._cancelled:
+            raise DeadlineExceeded("nobody waits for the message any more")
         if monotonic_ns() >= item.deadline_ns:
             raise DeadlineExceeded(
                 "the message's time ran out in the mailbox",

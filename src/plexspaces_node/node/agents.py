@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import itertools
 import logging
 import os
+import sys
+import termios
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from time import time_ns
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from plexspaces_node.errors import (
     ActorError,
@@ -33,7 +37,12 @@ from plexspaces_node.wire.link import FromAgent, FromNode
 _log = logging.getLogger(__name__)
 
 SILENCE_NS = 1_000_000_000
-"""How long past a message's deadline an agent may stay silent before it counts as deaf."""
+"""How long past a message's deadline, or the last sign of life after it, an agent may stay silent
+before it counts as deaf."""
+
+TICKS = 4
+"""In so many parts a silence is heard out, each timed from the end of the one before: a node that
+was itself stopped misses one of them, and in the others hears what was said meanwhile."""
 
 IN_FLIGHT_BYTES = 64 * MIB
 """The most payload that may wait for one agent: the bound on what a fast sender costs the node."""
@@ -56,6 +65,9 @@ host comes, as at a virtio port, it may miss one: of 120 boots on a loaded host 
 SEED_BYTES = 32
 """Of randomness that a guest is given: as much as its kernel needs to begin with."""
 
+_Signs: TypeAlias = tuple[int, int, int]
+"""Of life: which message is the oldest, what the agent has yet to take, what came of a frame."""
+
 _F = TypeVar("_F", bound=link.Frame)
 
 
@@ -68,6 +80,9 @@ class HostCalls(Protocol):
     def snapshot(self, state: bytes) -> None:
         """Take a snapshot; must not block."""
 
+    def unclaimed(self, reply: link.Reply | None, total_ns: int) -> None:
+        """Count a reply whose message's sender has left, or None where none will come."""
+
     async def answer(self, request: link.Ask | link.Tell | link.Get | link.Put) -> bytes | None:
         """Do what the actor asks; a raised platform or actor error becomes its answer."""
 
@@ -78,6 +93,9 @@ class _Connection(asyncio.Protocol):
     def __init__(self, client: AgentClient) -> None:
         self._client = client
         self._buffer = link.FrameBuffer(link.frame_limit(MAX_MESSAGE_LIMIT_BYTES))
+        self._sent = 0
+        self.unfinished = 0
+        """Bytes that came since the last whole frame."""
         self.transport: asyncio.Transport | None = None
         self.lost = asyncio.Event()
 
@@ -86,8 +104,10 @@ class _Connection(asyncio.Protocol):
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
+        self.unfinished += len(data)
         try:
             for body in self._buffer.feed(data):
+                self.unfinished = 0
                 self._client._received(self, link.decode_from_agent(body))
         except link.LinkBroken as error:
             self._client._complain(f"the link is broken: {error}")
@@ -97,9 +117,24 @@ class _Connection(asyncio.Protocol):
         self.lost.set()
         self._client._lost(self)
 
-    def send(self, frame: FromNode) -> None:
+    def send(self, frame: FromNode) -> int:
+        """Send a frame; return where it ends, for `untaken`, or 0 if it was taken at once."""
         assert self.transport is not None
-        self.transport.write(link.encode(frame))
+        data = link.encode(frame)
+        self._sent += len(data)
+        self.transport.write(data)
+        return self._sent if self.transport.get_write_buffer_size() else 0
+
+    def untaken(self, end: int) -> int:
+        """Return how many bytes up to this end the agent's side has yet to take, roughly if any."""
+        if not end:
+            return 0
+        assert self.transport is not None
+        # The socket is written again only when most of it was read: what is read of it counts too.
+        socket = self.transport.get_extra_info("socket")
+        unread = int.from_bytes(fcntl.ioctl(socket, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        waiting = self.transport.get_write_buffer_size() + unread
+        return max(0, end - self._sent + waiting)
 
     def end(self) -> None:
         """Close once what was sent has arrived."""
@@ -110,6 +145,10 @@ class _Connection(asyncio.Protocol):
         """Close at once."""
         if self.transport is not None:
             self.transport.abort()
+
+
+def _tick_s() -> float:
+    return SILENCE_NS / TICKS / 1e9
 
 
 def believed(claimed_ns: int, measured_ns: int) -> int:
@@ -157,7 +196,7 @@ class AgentClient:
 
     @property
     def in_flight(self) -> int:
-        """Requests sent and not yet answered."""
+        """Requests sent and not yet answered, those included whose senders have left."""
         return len(self._pending)
 
     async def listen(self, path: Path) -> None:
@@ -212,7 +251,8 @@ class AgentClient:
     ) -> link.Reply:
         """Send a message and wait for its reply, in which an actor's failure lies.
 
-        Cancelling takes the message out of the mailbox if it still waits there. Raises
+        Cancelling takes the message out of the mailbox if it still waits there; an actor that has
+        begun goes on. Either way it is answered, see `HostCalls.unclaimed`. Raises
         `ResourceExhausted` when too much is in flight, `DeadlineExceeded` when the agent is deaf
         and `Unavailable` when the link is or goes down.
         """
@@ -232,32 +272,72 @@ class AgentClient:
             )
         request_id = next(self._ids)
         future = self._expect(request_id, link.Reply)
-        connection.send(link.Invoke(request_id, sender, msg_type, payload, timeout_ns))
+        end = connection.send(link.Invoke(request_id, sender, msg_type, payload, timeout_ns))
         self._bytes += len(payload)
-        return self._reply(request_id, future, len(payload), timeout_ns)
+        return self._reply(request_id, future, len(payload), timeout_ns, end)
 
     async def _reply(
-        self, request_id: int, future: asyncio.Future[Any], size: int, timeout_ns: int
+        self, request_id: int, future: asyncio.Future[Any], size: int, timeout_ns: int, end: int
     ) -> link.Reply:
         loop = asyncio.get_running_loop()
-        timer = loop.call_later(
-            (timeout_ns + SILENCE_NS) / 1e9, self._silent, request_id, future, timeout_ns
-        )
-        try:
-            reply: link.Reply = await future
-            return reply
-        except asyncio.CancelledError:
-            if self._connection is not None:
-                self._connection.send(link.Cancel(request_id))
-            raise
-        finally:
+        begin_s = loop.time()
+        first_s, left = begin_s + timeout_ns / 1e9, TICKS
+        if end:
+            # Not taken at once: watched from now on, since its time begins when it is.
+            first_s, left = begin_s, TICKS + timeout_ns * TICKS // SILENCE_NS
+        watch = (request_id, timeout_ns, end, left, None)
+        timer = loop.call_at(first_s + _tick_s(), self._watch, *watch)
+
+        def settle(_: object = None) -> None:
             timer.cancel()
             self._bytes -= size
             self._pending.pop(request_id, None)
 
-    def _silent(self, request_id: int, future: asyncio.Future[Any], timeout_ns: int) -> None:
-        if future.done():
+        try:
+            reply: link.Reply = await future
+            return reply
+        except asyncio.CancelledError:
+            if future.cancelled():
+                # Its sender left. The agent answers all the same, and is at it until it does.
+                future = self._expect(request_id, link.Reply)
+                if self._connection is not None:
+                    self._connection.send(link.Cancel(request_id))
+            future.add_done_callback(partial(self._unclaimed, begin_s))
+            raise
+        finally:
+            if future.done():
+                settle()
+            else:
+                future.add_done_callback(settle)
+
+    def _unclaimed(self, begin_s: float, future: asyncio.Future[link.Reply]) -> None:
+        reply = future.result() if future.exception() is None else None
+        total_ns = int((future.get_loop().time() - begin_s) * 1e9)
+        self._host.unclaimed(reply, total_ns)
+
+    def _watch(
+        self, request_id: int, timeout_ns: int, end: int, left: int, before: _Signs | None
+    ) -> None:
+        """Look for signs of life each tick; give the message up when `left` ticks had none."""
+        future, _ = self._pending.get(request_id, (None, None))
+        connection = self._connection
+        if future is None or future.done() or connection is None:
             return
+        loop, rest = asyncio.get_running_loop(), connection.untaken(end)
+        if end and not rest:
+            # It was just taken: from here on like one that was taken when it was sent.
+            delay_s = timeout_ns / 1e9 + _tick_s()
+            loop.call_later(delay_s, self._watch, request_id, timeout_ns, 0, TICKS, None)
+            return
+        signs = (next(iter(self._pending)), rest, connection.unfinished)
+        if signs != before:
+            left = max(left, TICKS)
+        if left > 1:
+            loop.call_later(_tick_s(), self._watch, request_id, timeout_ns, end, left - 1, signs)
+        else:
+            self._give_up(request_id, future, timeout_ns)
+
+    def _give_up(self, request_id: int, future: asyncio.Future[Any], timeout_ns: int) -> None:
         if request_id != next(iter(self._pending)):
             # It waits behind a message that has more time: nothing is wrong with the machine.
             if self._connection is not None:
@@ -311,16 +391,18 @@ class AgentClient:
         future = self._expect(request_id, answer)
         connection.send(frame(request_id))
         try:
-            async with asyncio.timeout(timeout_s):
-                reply = await future
-        except TimeoutError as error:
-            raise DeadlineExceeded(
-                f"{what}: the agent of {self._vm_id} did not answer within {timeout_s:g} s"
-            ) from error
+            # The last tick is for what came while the node was stopped, and is yet to be read.
+            for part_s in (timeout_s - _tick_s(), _tick_s()):
+                if not future.done():
+                    await asyncio.wait([future], timeout=part_s)
+            if not future.done():
+                raise DeadlineExceeded(
+                    f"{what}: the agent of {self._vm_id} did not answer within {timeout_s:g} s"
+                )
+            answered: _F = future.result()
+            return answered
         finally:
             self._pending.pop(request_id, None)
-        answered: _F = reply
-        return answered
 
     def _connected(self) -> _Connection:
         if self._connection is None:

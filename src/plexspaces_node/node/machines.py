@@ -65,6 +65,10 @@ class SwitchedHostCalls:
         if self.target is not None:
             self.target.snapshot(state)
 
+    def unclaimed(self, reply: link.Reply | None, total_ns: int) -> None:
+        if self.target is not None:
+            self.target.unclaimed(reply, total_ns)
+
     async def answer(self, request: link.Ask | link.Tell | link.Get | link.Put) -> bytes | None:
         if self.target is None:
             raise Unavailable("the machine has no application")

@@ -247,7 +247,10 @@ class Invoke(Frame):
 
 
 class Cancel(Frame):
-    """Nobody waits for this `Invoke` any more: drop it if it still lies in the mailbox."""
+    """Nobody waits for this `Invoke` any more: do not handle it if it still lies in the mailbox.
+
+    It is answered by its `Reply` all the same.
+    """
 
     id: int
 
