@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.patience import patient
+
+COMMAND = (sys.executable, "-m", "plexspaces_node.cli.main", "start-node", "--node-id", "n-1")
 
 
 @pytest.fixture
@@ -21,13 +26,17 @@ def taken() -> Iterator[str]:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
+def environment(home: Path) -> dict[str, str]:
+    """Nothing of this machine's own settings."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PLEXSPACES_", "XDG_"))}
+    return {**kept, "HOME": str(home), "COLUMNS": "80"}
+
+
 def start(home: Path, *flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run `start-node` in a process of its own: what libraries print goes past Python."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PLEXSPACES_", "XDG_"))}
-    command = (sys.executable, "-m", "plexspaces_node.cli.main", "start-node", "--node-id", "n-1")
     return subprocess.run(
-        [*command, *flags],
-        env={**kept, "HOME": str(home), "COLUMNS": "80", **variables},
+        [*COMMAND, *flags],
+        env={**environment(home), **variables},
         cwd=home,
         capture_output=True,
         text=True,
@@ -47,6 +56,41 @@ def test_start_when_the_port_is_taken_then_two_lines_and_nothing_is_left(
         "hint: choose another with --address 127.0.0.1:9001, or see who holds it: ss -ltnp\n"
     )
     assert list(tmp_path.rglob("*")) == []
+
+
+@pytest.mark.parametrize("nobody", ["reads", "is there", "was ever there"])
+def test_node_when_nobody_reads_its_stderr_then_it_starts_and_ends_as_always(
+    tmp_path: Path, nobody: str
+) -> None:
+    """What becomes of its log is no reason for a node to wait, or to end with another status."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    os.write(writer, bytes(4096))
+    if nobody != "reads":
+        os.close(reader)
+    parent = Path(tempfile.mkdtemp(prefix="px-"))
+    flags = ("--address", "127.0.0.1:0", "--isolation", "process", "--data-dir", parent / "data")
+    closing = ("sh", "-c", 'exec "$@" 2>&-', "sh") if nobody == "was ever there" else ()
+    with subprocess.Popen(
+        [*closing, *COMMAND, *flags],
+        env=environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=writer,
+        text=True,
+    ) as node:
+        os.close(writer)
+        given_up = threading.Timer(patient(30.0), node.kill)
+        given_up.start()
+        assert node.stdout is not None
+        for line in node.stdout:
+            if line.startswith("  Isolation:"):
+                node.terminate()
+        status = node.wait()
+        given_up.cancel()
+    if nobody == "reads":
+        os.close(reader)
+    shutil.rmtree(parent)
+    assert status == 0
 
 
 def test_start_when_the_port_of_the_metrics_is_taken_then_nothing_is_left(

@@ -38,6 +38,7 @@ class Script:
     signal_while_building: int | None = None
     signal_when_up: int = signal.SIGTERM
     signal_while_draining: int | None = None
+    drains: bool = True
     done: list[str] = field(default_factory=list)
     configs: list[Config] = field(default_factory=list)
 
@@ -83,11 +84,12 @@ class ScriptedNode:
         self.address = script.configs[0].node.address
         self.recovered = script.recovered
 
-    async def drain(self) -> None:
+    async def drain(self) -> bool:
         self._script.done.append("drain")
         if self._script.signal_while_draining is not None:
             os.kill(os.getpid(), self._script.signal_while_draining)
             await asyncio.Event().wait()
+        return self._script.drains
 
     async def abort(self) -> None:
         self._script.done.append("abort")
@@ -95,15 +97,14 @@ class ScriptedNode:
 
 @pytest.fixture(autouse=True)
 def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
-    """The script of the node; the log is put back, and the signals must be."""
+    """The script of the node; the log and the signals must be put back."""
     written = Script()
     monkeypatch.setattr(plexspaces_node, "NodeBuilder", written.builder, raising=False)
     root = logging.getLogger()
-    handlers, level = root.handlers, root.level
+    log = (root.handlers, root.level)
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     yield written
-    root.handlers = handlers
-    root.setLevel(level)
+    assert (root.handlers, root.level) == log
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
@@ -126,6 +127,15 @@ def test_node_when_no_id_is_given_then_it_is_the_configurations(
     assert "PlexSpaces node: node-1\n" in command("start-node").text
     monkeypatch.setenv("PLEXSPACES_NODE_ID", "from-environment")
     assert "PlexSpaces node: from-environment\n" in command("start-node").text
+
+
+def test_node_when_not_all_could_be_saved_then_status_1(command: Command, script: Script) -> None:
+    """Whoever stops a node learns that something is lost."""
+    script.drains = False
+    ran = command("start-node", "--node-id", "n-1")
+    assert ran.status == 1
+    assert "not all could be stopped and saved" in ran.stderr
+    assert script.done == ["drain", "closed"]
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -11,9 +11,9 @@ import typer
 
 import plexspaces_node
 from plexspaces_node.cli import node_log
-from plexspaces_node.cli.options import ConfigFile
+from plexspaces_node.cli.options import ConfigFile, complete_isolation
 from plexspaces_node.cli.output import note, print_fields, say
-from plexspaces_node.cli.status import DONE, status_of_signal
+from plexspaces_node.cli.status import DONE, FAILED, status_of_signal
 
 if TYPE_CHECKING:
     from plexspaces_node.node.builder import Node, NodeBuilder
@@ -40,6 +40,7 @@ def start_node(
             metavar="auto|firecracker|qemu|process",
             help="Isolation level of the VMs.",
             show_default="auto",
+            autocompletion=complete_isolation,
         ),
     ] = None,
     data_dir: Annotated[
@@ -60,10 +61,10 @@ def start_node(
     }
     loaded = plexspaces_node.ConfigBootstrap.load(config, flags)
     loaded.check_listen()
-    node_log.configure(loaded.node.log_level, loaded.node.log_format)
-    say(f"Starting empty PlexSpaces node: {loaded.node.id}")
-    builder = plexspaces_node.NodeBuilder(loaded.node.id).with_config(loaded)
-    status = asyncio.run(_Service(builder).run())
+    with node_log.to_stderr(loaded.node.log_level, loaded.node.log_format):
+        say(f"Starting empty PlexSpaces node: {loaded.node.id}")
+        builder = plexspaces_node.NodeBuilder(loaded.node.id).with_config(loaded)
+        status = asyncio.run(_Service(builder).run())
     if status:
         raise typer.Exit(status)
 
@@ -101,7 +102,9 @@ class _Service:
             _announce(node)
             await self._stop.wait()
             note("stopping: running messages may finish (again Ctrl-C: at once)")
-            await node.drain()
+            if not await node.drain():
+                self._status = FAILED
+                note("not all could be stopped and saved: the log says what")
         note("stopped")
 
     def _on_signal(self, number: signal.Signals) -> None:

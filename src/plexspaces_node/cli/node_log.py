@@ -1,21 +1,119 @@
-"""The node's own log: one event a line on stderr, for people on a terminal, else as JSON."""
+"""The node's own log: one event a line on stderr, for people on a terminal, else as JSON.
+
+A node waits for nobody who reads it. What it writes to stderr goes through a bounded queue to a
+thread of its own; what does not fit is dropped and counted, and the log says so once it goes on.
+"""
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, suppress
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import structlog
 
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
-def configure(level: str, form: str) -> None:
-    """Send what the node logs to stderr.
+QUEUED_LINES = 1000
+"""The most that wait to be written."""
+END_TIMEOUT_S = 1.0
+"""For those that wait when the node has ended."""
+THREAD = "stderr"
+
+
+@contextmanager
+def to_stderr(level: str, form: str) -> Iterator[None]:
+    """Send what the node logs to stderr, and wait there for no reader with anything written.
+
+    At the end what is queued is written within `END_TIMEOUT_S`, or lost.
 
     Args:
         level: the least level shown: `debug`, `info`, `warning` or `error`.
         form: `console`, `json`, or `auto` for console on a terminal and JSON elsewhere.
     """
-    on_terminal = sys.stderr.isatty()
+    stderr = sys.stderr
+    if stderr is None:  # closed by whoever called us
+        with _logging(logging.NullHandler(), level):
+            yield
+        return
+    lines = _Lines(stderr.buffer)
+    stream = io.TextIOWrapper(
+        cast(BinaryIO, lines), encoding=stderr.encoding, errors=stderr.errors, line_buffering=True
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_formatter(form, on_terminal=stderr.isatty()))
+    try:
+        with redirect_stderr(stream), _logging(handler, level):
+            yield
+    finally:
+        stream.flush()
+        lines.end(END_TIMEOUT_S)
+
+
+@contextmanager
+def _logging(handler: logging.Handler, level: str) -> Iterator[None]:
+    root = logging.getLogger()
+    handlers_before, level_before = root.handlers, root.level
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+    try:
+        yield
+    finally:
+        root.handlers = handlers_before
+        root.setLevel(level_before)
+
+
+class _Lines(io.RawIOBase):
+    """Writes what it is given to a file, in order, on a thread that may wait for it."""
+
+    def __init__(self, file: Any) -> None:
+        # Beneath its buffer: Python flushes that at its end, and must not find it held then.
+        self._file = getattr(file, "raw", file)
+        self._queue: SimpleQueue[bytes | None] = SimpleQueue()
+        self._dropped = 0
+        self._thread = threading.Thread(target=self._copy, name=THREAD, daemon=True)
+        self._thread.start()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, line: ReadableBuffer, /) -> int:
+        """Take a line, or drop it where too many wait; blocks for nobody."""
+        data = bytes(line)
+        if self._queue.qsize() < QUEUED_LINES:
+            self._tell_dropped()
+            self._queue.put(data)
+        else:
+            self._dropped += 1
+        return len(data)
+
+    def end(self, timeout_s: float) -> None:
+        """Write what is queued, for so long at most."""
+        self._tell_dropped()
+        self._queue.put(None)
+        self._thread.join(timeout_s)
+
+    def _tell_dropped(self) -> None:
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            self._queue.put(b"%d lines were dropped here: nobody read them in time\n" % dropped)
+
+    def _copy(self) -> None:
+        while (data := self._queue.get()) is not None:
+            rest = memoryview(data)
+            # A reader that has gone is no error of the node's.
+            with suppress(OSError):
+                while rest:
+                    rest = rest[self._file.write(rest) or len(rest) :]
+
+
+def _formatter(form: str, *, on_terminal: bool) -> logging.Formatter:
     for_people = form == "console" or (form == "auto" and on_terminal)
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
@@ -28,12 +126,7 @@ def configure(level: str, form: str) -> None:
         if for_people
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
-    formatter = structlog.stdlib.ProcessorFormatter(
+    return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
     )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter)
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(level.upper())
