@@ -196,7 +196,9 @@ class LimitsSection(Section):
     message_bytes: int = _number(
         DEFAULT_MESSAGE_LIMIT_BYTES, 1, MAX_MESSAGE_LIMIT_BYTES, "Largest message, largest reply."
     )
-    message_timeout_s: float = _number(30.0, 0.001, DAY_S, "How long an actor has for a message.")
+    message_timeout_s: float = _number(
+        30.0, 0.001, DAY_S, "How long a message may take whose sender names no time."
+    )
     deploy_timeout_s: float = _number(120.0, 0.1, DAY_S, "How long a deploy has, upload aside.")
     compile_timeout_s: float = _number(300.0, 0.1, DAY_S, "How long a compilation has.")
     compile_memory_mib: int = _number(4096, 256, MIB, "Memory of the compiling process, in MiB.")
@@ -215,7 +217,9 @@ class DefaultVmSection(Section):
     """``[firecracker.default_vm]``: the size of a machine when a deploy does not say."""
 
     vcpus: int = _number(1, 1, 32, "Virtual CPUs of a VM.")
-    memory_mib: int = _number(256, 1, MIB, "Memory of a VM, in MiB.")
+    memory_mib: int = _number(
+        256, 64, MIB, "Memory of a VM, in MiB; with QEMU or Firecracker at least 96."
+    )
 
 
 class FirecrackerSection(Section):

@@ -20,6 +20,8 @@ class Coordination(StrEnum):
     """What coordination time was spent on."""
 
     VM = "vm"
+    UPLOAD = "upload"
+    COMPILE = "compile"
     LOAD = "load"
     MESSAGES = "messages"
 
@@ -31,7 +33,9 @@ class PerformanceReport:
     Attributes:
         compute_ns: inside the actor's own code.
         vm_ns: coordination spent on making the machine.
-        load_ns: coordination spent on bringing the application into it.
+        upload_ns: coordination spent on sending the artifact; 0 when the node had it.
+        compile_ns: coordination spent on compiling it; 0 when that was done before.
+        load_ns: coordination spent on bringing the application into the machine.
         messages_ns: coordination spent on passing messages.
         messages: how many messages were answered.
     """
@@ -40,6 +44,8 @@ class PerformanceReport:
     language: str
     compute_ns: int
     vm_ns: int
+    upload_ns: int
+    compile_ns: int
     load_ns: int
     messages_ns: int
     messages: int
@@ -47,7 +53,8 @@ class PerformanceReport:
     @property
     def coordinate_ns(self) -> int:
         """All coordination time."""
-        return self.vm_ns + self.load_ns + self.messages_ns
+        deploy_ns = self.vm_ns + self.upload_ns + self.compile_ns + self.load_ns
+        return deploy_ns + self.messages_ns
 
     @property
     def total_ns(self) -> int:
@@ -80,6 +87,8 @@ class PerformanceReport:
             language=language,
             compute_ns=sum(report.compute_ns for report in each),
             vm_ns=sum(report.vm_ns for report in each),
+            upload_ns=sum(report.upload_ns for report in each),
+            compile_ns=sum(report.compile_ns for report in each),
             load_ns=sum(report.load_ns for report in each),
             messages_ns=sum(report.messages_ns for report in each),
             messages=sum(report.messages for report in each),
@@ -182,6 +191,8 @@ class CoordinationComputeTracker:
             language=self._language,
             compute_ns=self._compute_ns,
             vm_ns=self._coordinate_ns[Coordination.VM],
+            upload_ns=self._coordinate_ns[Coordination.UPLOAD],
+            compile_ns=self._coordinate_ns[Coordination.COMPILE],
             load_ns=self._coordinate_ns[Coordination.LOAD],
             messages_ns=self._coordinate_ns[Coordination.MESSAGES],
             messages=self._messages,

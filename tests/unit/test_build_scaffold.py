@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from plexspaces_node.build import detect, new_project
-from plexspaces_node.build.project import read_sources
-from plexspaces_node.build.scaffold import PLACEHOLDER, SDK_COPY, SDKS, TEMPLATES
+from plexspaces_node.build.project import project_name, read_sources
+from plexspaces_node.build.scaffold import DEPLOYED, PLACEHOLDER, SDK_COPY, SDKS, TEMPLATES
 from plexspaces_node.build.shipped import shipped
 from plexspaces_node.errors import AlreadyExists, InvalidArgument, PlexSpacesError, Unsupported
 from plexspaces_node.model import Language
@@ -28,9 +29,23 @@ def test_new_project_of_a_language_is_one_of_that_language(
     files = [path for path in made.rglob("*") if path.is_file()]
     assert not any(PLACEHOLDER in str(path) for path in files)
     assert not any(PLACEHOLDER.encode() in path.read_bytes() for path in files)
+    assert not any(DEPLOYED.encode() in path.read_bytes() for path in files)
     assert "my-app" in (made / "README.md").read_text()
     assert any("test" in path.name for path in files)
     assert (made / ".gitignore").is_file()
+
+
+@pytest.mark.parametrize("language", AVAILABLE)
+def test_new_project_elsewhere_is_invoked_by_the_name_it_is_deployed_under(
+    tmp_path: Path, language: Language
+) -> None:
+    """The README's commands name what `plexspaces deploy .` does, which is the directory."""
+    made = new_project(language, "my-app", tmp_path / "Other Place")
+
+    readme = (made / "README.md").read_text()
+    assert readme.startswith("# my-app\n")
+    assert project_name(made) == "other-place"
+    assert set(re.findall(r"plexspaces (?:invoke|logs) (\S+)", readme)) == {"other-place"}
 
 
 @pytest.mark.parametrize("language", [one for one in AVAILABLE if one is not Language.PYTHON])
@@ -71,6 +86,14 @@ def test_new_project_through_a_link_fills_what_it_points_to(tmp_path: Path) -> N
         (Language.PYTHON, "My App", "new", InvalidArgument, "'My App'", "a-z, 0-9"),
         (Language.PYTHON, "../app", "new", InvalidArgument, "'../app'", "a-z, 0-9"),
         (Language.RUST, "1st", "new", InvalidArgument, "begins with a digit", "rust app-1st"),
+        (
+            Language.RUST,
+            "plexspaces",
+            "new",
+            InvalidArgument,
+            "SDK has that",
+            "rust app-plexspaces",
+        ),
         (Language.PYTHON, "app", "full", AlreadyExists, "full is not empty", "--dir"),
         (Language.PYTHON, "app", "full/note", AlreadyExists, "note is a file", "--dir"),
         (Language.PYTHON, "app", "none/new", InvalidArgument, "none does not exist", "mkdir -p"),

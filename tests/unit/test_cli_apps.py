@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,62 @@ class TestInvoke:
         fake_node.behave = lambda name, type, payload: error
         ran = deployed("invoke", "calc")
         assert (ran.status, ran.stdout, ran.stderr) == (1, b"", f"error: {said}\n")
+
+    @pytest.mark.parametrize(
+        ("arguments", "code", "hint"),
+        [
+            (
+                (),
+                "unknown-message",
+                "hint: say which message: plexspaces invoke calc --type TYPE\n",
+            ),
+            (("--type", "greeet"), "unknown-message", ""),
+            ((), "no-name", ""),
+        ],
+    )
+    def test_invoke_when_the_actor_misses_a_type_then_the_hint_names_the_flag(
+        self,
+        deployed: Command,
+        fake_node: FakeNode,
+        arguments: tuple[str, ...],
+        code: str,
+        hint: str,
+    ) -> None:
+        """Only where none was given, and where that is what the actor complains of."""
+        fake_node.behave = lambda name, type, payload: ActorFailed("it knows: greet", code=code)
+        ran = deployed("invoke", "calc", *arguments)
+        assert ran.stderr == f"error: the actor failed ({code}): it knows: greet\n{hint}"
+
+    @pytest.mark.parametrize(
+        ("arguments", "until"),
+        [((), "limits.message_timeout_s of the node"), (("--timeout", "60"), "60 s")],
+    )
+    def test_invoke_when_interrupted_then_it_says_that_the_actor_goes_on(
+        self, deployed: Command, fake_node: FakeNode, arguments: tuple[str, ...], until: str
+    ) -> None:
+        """Ctrl-C ends the command, not what the actor has begun."""
+        ended = threading.Event()
+
+        def interrupt(name: str, type: str, payload: bytes) -> bytes:
+            os.kill(os.getpid(), signal.SIGINT)
+            ended.wait(10)
+            return b""
+
+        fake_node.behave = interrupt
+        ran = deployed("invoke", "calc", *arguments)
+        ended.set()
+        assert (ran.status, ran.stdout) == (130, b"")
+        assert ran.stderr == (
+            "interrupted: an actor that has begun goes on until it is done or its time is up "
+            f"({until})\n"
+        )
+
+    def test_invoke_when_no_timeout_is_given_then_the_nodes_holds(
+        self, deployed: Command, fake_node: FakeNode
+    ) -> None:
+        """The command names no time of its own, which would hide the node's setting."""
+        assert deployed("invoke", "calc").status == 0
+        assert fake_node.invokes[0].timeout_ms == 0
 
     def test_invoke_when_there_is_no_application_then_the_hint_lists(
         self, plexspaces: Command

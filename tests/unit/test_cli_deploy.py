@@ -11,6 +11,8 @@ from support.command import Command
 from support.fake_node import NODE, WASM, FakeNode
 from support.python_component import python_component
 
+from plexspaces_node.cli import deploy
+from plexspaces_node.client import NodeClient
 from plexspaces_node.errors import ActorFailed
 
 DIGEST = hashlib.sha256(WASM).hexdigest()
@@ -234,6 +236,7 @@ class TestProject:
         [
             (("--name", "taken"), 1, "'taken' is deployed already"),
             (("--name", "No Name"), 2, "application name 'No Name'"),
+            (("--name", ""), 2, "application name ''"),
             (("--vcpus", "0"), 2, "vcpus must be at least 1"),
             (("--vcpus", "5"), 2, "at most 4 on this node"),
             (("--language", "go"), 2, "is a python project, not one in go"),
@@ -255,6 +258,36 @@ class TestProject:
         assert (ran.status, ran.stdout) == (status, b"")
         assert said in ran.stderr
         assert not (project.parent / "tools" / "runs").exists()
+
+    @pytest.mark.parametrize(
+        ("where", "said"),
+        [
+            ((deploy, "build"), "interrupted: nothing was deployed"),
+            (
+                (NodeClient, "deploy"),
+                "interrupted: the node undoes what it had begun of my-calc; see: plexspaces list",
+            ),
+        ],
+    )
+    def test_deploy_when_interrupted_then_one_line_says_what_came_of_it(
+        self,
+        plexspaces: Command,
+        fake_node: FakeNode,
+        project: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        where: tuple[object, str],
+        said: str,
+    ) -> None:
+        """Whoever presses Ctrl-C is told whether there is something to look after."""
+
+        async def interrupted(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(*where, interrupted)
+        ran = plexspaces("deploy", project)
+        assert (ran.status, ran.stdout) == (130, b"")
+        assert ran.stderr.splitlines()[-1] == said
+        assert fake_node.deploys == []
 
     def test_deploy_when_it_does_not_compile_then_nothing_is_deployed(
         self, plexspaces: Command, fake_node: FakeNode, project: Path

@@ -32,14 +32,18 @@ Performance:
 
 def test_report_when_rendered_then_it_is_the_promised_text_and_the_breakdown() -> None:
     """Every line and column is as in the specification; the parts of coordination follow."""
-    report = PerformanceReport("actor-123", "rust", 300 * MS, 20 * MS, 5 * MS, 5 * MS, 10)
+    report = PerformanceReport(
+        "actor-123", "rust", 300 * MS, 12 * MS, 3 * MS, 0, 10 * MS, 5 * MS, 10
+    )
     text = render(report) + "\n"
     assert text.startswith(PROMISED)
     assert text[len(PROMISED) :] == (
         "\n"
         "Coordination:\n"
-        "  VM:                   20 ms\n"
-        "  Load:               5.00 ms\n"
+        "  VM:                   12 ms\n"
+        "  Upload:             3.00 ms\n"
+        "  Compile:               0 ms\n"
+        "  Load:                 10 ms\n"
         "  Messages:           5.00 ms\n"
         "  Ratio without deployment: 60.00× (compute/messages)\n"
     )
@@ -64,17 +68,17 @@ def test_verdict_when_at_each_bound_then_the_right_words(ratio: float, said: str
 
 def test_report_when_a_ratio_does_not_exist_then_no_number_is_made_up() -> None:
     """Infinite is ∞ for people and null for programs; so is what was not measured."""
-    busy = PerformanceReport("a", "rust", 5 * MS, 0, 0, 0, 1)
+    busy = PerformanceReport("a", "rust", 5 * MS, 0, 0, 0, 0, 0, 1)
     assert "Granularity Ratio:       ∞× (compute/coordinate)" in render(busy)
     assert as_dict(busy)["granularity_ratio"] is None
-    idle = PerformanceReport("a", "rust", 0, 0, 0, 0, 0)
+    idle = PerformanceReport("a", "rust", 0, 0, 0, 0, 0, 0, 0)
     assert "Efficiency:             n/a (compute/total)" in render(idle)
     assert as_dict(idle)["efficiency"] is None
 
 
 def test_report_when_as_dict_then_every_time_is_in_nanoseconds() -> None:
     """Programs get the integers that were measured."""
-    report = PerformanceReport("a", "go", 30, 2, 3, 5, 7)
+    report = PerformanceReport("a", "go", 30, 1, 1, 2, 1, 5, 7)
     assert json.loads(json.dumps(as_dict(report), allow_nan=False)) == {
         "actor": "a",
         "language": "go",
@@ -82,7 +86,13 @@ def test_report_when_as_dict_then_every_time_is_in_nanoseconds() -> None:
         "compute_ns": 30,
         "coordinate_ns": 10,
         "total_ns": 40,
-        "coordination": {"vm_ns": 2, "load_ns": 3, "messages_ns": 5},
+        "coordination": {
+            "vm_ns": 1,
+            "upload_ns": 1,
+            "compile_ns": 2,
+            "load_ns": 1,
+            "messages_ns": 5,
+        },
         "granularity_ratio": 3.0,
         "efficiency": 0.75,
         "ratio_without_deployment": 6.0,

@@ -18,7 +18,8 @@ from plexspaces_node.cli import run as run_module
 from plexspaces_node.cli.workload import BuiltSample, build_samples, tracker_of
 from plexspaces_node.client import NodeClient
 from plexspaces_node.errors import ActorError, ActorFailed, Unavailable, Unsupported
-from plexspaces_node.model import Language
+from plexspaces_node.model import ApplicationState, ArtifactKind, Language, PhaseTimings
+from plexspaces_node.views import ApplicationInfo
 
 LIMIT = "1000"
 
@@ -119,7 +120,9 @@ class TestRun:
         assert (go["language"], python["language"]) == ("go", "python")
         assert go["compute_ns"] == 2 * TIMINGS.compute_ns
         assert go["coordination"]["vm_ns"] == 20_000_000
-        assert go["coordination"]["load_ns"] > 5_000_000
+        assert go["coordination"]["upload_ns"] > 0
+        assert go["coordination"]["compile_ns"] == 0
+        assert go["coordination"]["load_ns"] == 5_000_000
         assert go["total_ns"] == go["compute_ns"] + go["coordinate_ns"]
         assert result["total"]["total_ns"] == go["total_ns"] + python["total_ns"]
         assert result["total"]["messages"] == 4
@@ -282,12 +285,38 @@ class TestEmptyVm:
 async def test_tracker_when_the_vm_was_there_before_then_its_time_counts_once(
     fake_node: FakeNode,
 ) -> None:
-    """A VM started by itself counts as VM; all of the deploy then counts as load."""
+    """A VM started by itself counts as VM; the deploy's then counts as load with the rest."""
     async with NodeClient(fake_node.address) as client:
         application = await client.deploy("calc", WASM)
         started = await client.start_vm("vm-1")
     whole = application.timings.total_ns
+    sent = application.timings.upload_ns
     alone = tracker_of(application).finalize()
-    assert (alone.vm_ns, alone.load_ns) == (20_000_000, whole - 20_000_000)
+    assert (alone.vm_ns, alone.load_ns) == (20_000_000, whole - sent - 20_000_000)
     after = tracker_of(application, started=started).finalize()
-    assert (after.vm_ns, after.load_ns) == (40_000_000, whole)
+    assert (after.vm_ns, after.load_ns) == (40_000_000, whole - sent)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_tracker_when_the_artifact_was_sent_and_compiled_then_load_is_the_rest(
+    cached: bool,
+) -> None:
+    """The first deploy's upload and compilation are told apart; the sum is the deploy's."""
+    timings = PhaseTimings(
+        upload_ns=90, compile_ns=600, compile_cached=cached, vm_ns=100, load_ns=8, total_ns=803
+    )
+    application = ApplicationInfo(
+        id="app-1",
+        name="calc",
+        version="1",
+        state=ApplicationState.RUNNING,
+        language=Language.RUST,
+        kind=ArtifactKind.ACTOR,
+        digest="",
+        timings=timings,
+    )
+    report = tracker_of(application).finalize()
+    compile_ns = 0 if cached else 600
+    assert (report.vm_ns, report.upload_ns, report.compile_ns) == (100, 90, compile_ns)
+    assert report.load_ns == 613 - compile_ns
+    assert report.coordinate_ns == 803

@@ -20,6 +20,7 @@ from plexspaces_node.client import (
     Progress,
     VmRegistry,
 )
+from plexspaces_node.client.node import MAX_INVOKE_TIMEOUT_S
 from plexspaces_node.errors import (
     ActorError,
     ActorFailed,
@@ -36,6 +37,7 @@ from plexspaces_node.errors import (
     WrongState,
 )
 from plexspaces_node.model import ApplicationState, Language, VmConfig, VmState
+from plexspaces_node.wire.generated import application_pb2 as pb
 
 
 @pytest.fixture
@@ -280,6 +282,18 @@ class TestDeploy:
             await client.deploy("calc", wasm)
 
 
+class _FakeNodeOfDeadlines(FakeNode):
+    """A fake node that keeps how much time each message had left, by its call's deadline."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left_s: list[float | None] = []
+
+    def Invoke(self, request: pb.InvokeRequest, context: grpc.ServicerContext) -> pb.InvokeResponse:
+        self.left_s.append(context.time_remaining())
+        return super().Invoke(request, context)
+
+
 class TestInvoke:
     """`NodeClient.invoke`."""
 
@@ -293,6 +307,19 @@ class TestInvoke:
         assert (result.payload, result.timings) == (payload, TIMINGS)
         assert result.round_trip_ns > 0
         assert (node.invokes[0].type, node.invokes[0].timeout_ms) == ("add", 1500)
+
+    async def test_invoke_when_no_time_is_named_then_the_nodes_holds(self) -> None:
+        """Neither message nor call has a deadline, which would hide the node's setting."""
+        with _FakeNodeOfDeadlines() as node:
+            async with NodeClient(node.address) as client:
+                await client.deploy("calc", WASM)
+                await client.invoke("calc")
+                await client.invoke("calc", timeout_s=20)
+        assert [request.timeout_ms for request in node.invokes] == [0, 20_000]
+        without, given = node.left_s
+        assert without is None or without > 2 * MAX_INVOKE_TIMEOUT_S
+        assert given is not None
+        assert 20 < given < 23
 
     @pytest.mark.parametrize("cls", [ActorFailed, ActorTrapped])
     async def test_invoke_when_the_actor_fails_then_its_error_is_raised(
@@ -402,7 +429,9 @@ class TestConnection:
         async with NodeClient(free_address) as client:
             with pytest.raises(Unavailable, match=f"no node answers at {free_address}") as caught:
                 await client.list()
-        assert caught.value.hint == "plexspaces start-node --node-id my-node"
+        assert caught.value.hint == (
+            f"plexspaces start-node --node-id my-node --address {free_address}"
+        )
 
     async def test_call_when_the_peer_is_silent_then_deadline_exceeded(self) -> None:
         """A port that accepts and says nothing does not hold the client for ever."""

@@ -118,6 +118,14 @@ def test_unavailable_when_nothing_listens_then_the_hint_starts_a_node() -> None:
     assert arrived.hint == "plexspaces start-node --node-id my-node"
 
 
+def test_unavailable_when_nothing_listens_elsewhere_then_the_hint_starts_a_node_there() -> None:
+    """A node that the hint starts is one that the same command then finds."""
+    said = "failed to connect to all addresses; last error: UNKNOWN: Connection refused"
+    error = received(grpc.StatusCode.UNAVAILABLE, said)
+    hint = from_grpc(error, address="127.0.0.1:21999").hint
+    assert hint == "plexspaces start-node --node-id my-node --address 127.0.0.1:21999"
+
+
 @pytest.mark.parametrize(
     ("said", "why"),
     [

@@ -39,21 +39,23 @@ def test_spans_when_started_and_ended_then_each_counts_for_its_kind(
     tracker: CoordinationComputeTracker, clock: FakeClock
 ) -> None:
     """Every span is added to its own sum, to the nanosecond, and returned by its end."""
-    for kind, duration_ns in (("vm", 7), ("load", 11), ("messages", 13)):
+    spans = {"vm": 7, "upload": 5, "compile": 3, "load": 11, "messages": 13}
+    for kind, duration_ns in spans.items():
         tracker.start_coordinate(kind)
         clock.advance(duration_ns)
         assert tracker.end_coordinate() == duration_ns
     tracker.start_compute()
-    clock.advance(620)
-    assert tracker.end_compute() == 620
+    clock.advance(780)
+    assert tracker.end_compute() == 780
     tracker.increment_message()
     report = tracker.finalize()
     assert (report.vm_ns, report.load_ns, report.messages_ns) == (7, 11, 13)
-    assert (report.coordinate_ns, report.compute_ns, report.total_ns) == (31, 620, 651)
+    assert (report.upload_ns, report.compile_ns) == (5, 3)
+    assert (report.coordinate_ns, report.compute_ns, report.total_ns) == (39, 780, 819)
     assert report.messages == 1
     assert report.granularity_ratio == pytest.approx(20.0)
-    assert report.efficiency == pytest.approx(620 / 651)
-    assert report.ratio_without_deployment == pytest.approx(620 / 13)
+    assert report.efficiency == pytest.approx(780 / 819)
+    assert report.ratio_without_deployment == pytest.approx(780 / 13)
 
 
 def test_spans_when_the_body_raises_then_the_time_counts_all_the_same(
@@ -138,13 +140,13 @@ def test_add_when_negative_or_of_no_kind_then_invalid_argument(
         tracker.add_compute_ns(-1)
     with pytest.raises(InvalidArgument, match="'network' is not known") as caught:
         tracker.add_coordinate_ns(1, kind="network")
-    assert caught.value.hint == "choose one of vm, load, messages"
+    assert caught.value.hint == "choose one of vm, upload, compile, load, messages"
 
 
 def test_ratios_when_the_divisor_is_zero_then_infinite_or_nan() -> None:
     """A ratio that does not exist is not given a number."""
-    busy = PerformanceReport("a", "rust", 5, 0, 0, 0, 1)
-    idle = PerformanceReport("a", "rust", 0, 0, 0, 0, 0)
+    busy = PerformanceReport("a", "rust", 5, 0, 0, 0, 0, 0, 1)
+    idle = PerformanceReport("a", "rust", 0, 0, 0, 0, 0, 0, 0)
     assert busy.granularity_ratio == math.inf
     assert busy.efficiency == 1.0
     assert math.isnan(idle.granularity_ratio)
@@ -153,7 +155,7 @@ def test_ratios_when_the_divisor_is_zero_then_infinite_or_nan() -> None:
 
 def test_combined_when_given_reports_then_every_time_is_summed() -> None:
     """The sum of reports is a report whose parts are the sums."""
-    first = PerformanceReport("a", "rust", 1, 2, 3, 4, 5)
-    second = PerformanceReport("b", "go", 10, 20, 30, 40, 50)
+    first = PerformanceReport("a", "rust", 1, 2, 3, 4, 5, 6, 7)
+    second = PerformanceReport("b", "go", 10, 20, 30, 40, 50, 60, 70)
     both = PerformanceReport.combined((first, second), actor_id="all", language="2 applications")
-    assert both == PerformanceReport("all", "2 applications", 11, 22, 33, 44, 55)
+    assert both == PerformanceReport("all", "2 applications", 11, 22, 33, 44, 55, 66, 77)

@@ -165,6 +165,16 @@ def _toolchain(language: Language, project: Path) -> Toolchain:
 
 def _checked_output(output: Path, project: Path) -> Path:
     output = output.absolute()
+    try:
+        _check_output(output, project)
+    except OSError as exc:
+        raise InvalidArgument(
+            f"{output} cannot be written: {exc.strerror}", hint="name another output with -o"
+        ) from exc
+    return output
+
+
+def _check_output(output: Path, project: Path) -> None:
     if output != default_output(project) and not output.parent.is_dir():
         raise InvalidArgument(
             f"the directory {output.parent} does not exist", hint=f"mkdir -p {output.parent}"
@@ -176,7 +186,6 @@ def _checked_output(output: Path, project: Path) -> Path:
             f"{output} is not a WebAssembly file and will not be replaced",
             hint="name another output with -o",
         )
-    return output
 
 
 def _is_replaceable(output: Path) -> bool:

@@ -1,8 +1,9 @@
 """A new project from the template of its language.
 
 A template is a directory of files below ``templates/``; `PLACEHOLDER` stands for the project's
-name, in their contents and in their names. A language whose SDK no package manager brings gets a
-copy of it beside them. What the files mean is their language's business.
+name, in their contents and in their names, and `DEPLOYED` for the name under which it is deployed
+when none is given, which its directory decides. A language whose SDK no package manager brings gets
+a copy of it beside them. What the files mean is their language's business.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from plexspaces_node.build.project import read_sources
+from plexspaces_node.build.project import project_name, read_sources
 from plexspaces_node.build.shipped import shipped
 from plexspaces_node.errors import AlreadyExists, InvalidArgument, NotFound, Unsupported
 from plexspaces_node.model import Language, check_name
 
 PLACEHOLDER = "__NAME__"
+DEPLOYED = "__APPLICATION__"
 TEMPLATES = "build/templates"
 SDKS = "sdk"
 SDK_COPY = "plexspaces"
@@ -34,6 +36,9 @@ SDK_PLACES: Mapping[Language, str] = {
 _LETTER_FIRST = frozenset({Language.RUST})
 """Languages whose own names of projects cannot begin with a digit."""
 
+_TAKEN: Mapping[Language, frozenset[str]] = {Language.RUST: frozenset({"plexspaces"})}
+"""Names with which no project builds: cargo allows no two packages of one name and version."""
+
 
 def new_project(language: Language, name: str, directory: Path) -> Path:
     """Make a project in `directory` and return its absolute path. Blocks.
@@ -43,19 +48,14 @@ def new_project(language: Language, name: str, directory: Path) -> Path:
     written, `AlreadyExists` when something is there, `Unsupported` for a language without a
     template.
     """
-    check_name(name, what="project name")
-    if language in _LETTER_FIRST and not name[0].isalpha():
-        raise InvalidArgument(
-            f"project name {name!r} is not valid in {language}: it begins with a digit",
-            hint=f"plexspaces new {language} app-{name}",
-        )
+    _check_name(language, name)
     template = _template(language)
     target = directory.resolve()
-    _check_free(target)
     try:
+        _check_free(target)
         with tempfile.TemporaryDirectory(prefix=".plexspaces-", dir=target.parent) as scratch:
             staged = Path(scratch, "project")
-            _fill(staged, template, name)
+            _fill(staged, template, {PLACEHOLDER: name, DEPLOYED: project_name(target)})
             _add_sdk(staged, language)
             if language in SDK_PLACES:
                 _copy_sdk(shipped(f"sdk/{language}"), staged / SDK_PLACES[language])
@@ -65,6 +65,20 @@ def new_project(language: Language, name: str, directory: Path) -> Path:
             f"{target} cannot be written: {exc.strerror}", hint="choose another place with --dir"
         ) from exc
     return target
+
+
+def _check_name(language: Language, name: str) -> None:
+    check_name(name, what="project name")
+    fault = ""
+    if language in _LETTER_FIRST and not name[0].isalpha():
+        fault = "it begins with a digit"
+    elif name in _TAKEN.get(language, ()):
+        fault = "its SDK has that name"
+    if fault:
+        raise InvalidArgument(
+            f"project name {name!r} is not valid in {language}: {fault}",
+            hint=f"plexspaces new {language} app-{name}",
+        )
 
 
 def _template(language: Language) -> Path:
@@ -92,12 +106,16 @@ def _check_free(target: Path) -> None:
         raise AlreadyExists(f"{target} is a file", hint="choose another place with --dir")
 
 
-def _fill(project: Path, template: Path, name: str) -> None:
+def _fill(project: Path, template: Path, names: Mapping[str, str]) -> None:
     project.mkdir()
     for source in read_sources(template):
-        path = project / source.relative.replace(PLACEHOLDER, name)
+        relative, content = source.relative, source.path.read_bytes()
+        for placeholder, name in names.items():
+            relative = relative.replace(placeholder, name)
+            content = content.replace(placeholder.encode(), name.encode())
+        path = project / relative
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(source.path.read_bytes().replace(PLACEHOLDER.encode(), name.encode()))
+        path.write_bytes(content)
 
 
 def _copy_sdk(sdk: Path, place: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -20,12 +21,14 @@ from plexspaces_node.cli.options import (
 )
 from plexspaces_node.cli.output import milliseconds, note, print_json, say
 from plexspaces_node.client import NodeClient
-from plexspaces_node.client.node import INVOKE_TIMEOUT_S
-from plexspaces_node.errors import InvalidArgument, NotFound
+from plexspaces_node.errors import ActorFailed, InvalidArgument, NotFound
 from plexspaces_node.model import MAX_MESSAGE_LIMIT_BYTES, VmState
 from plexspaces_node.views import ApplicationInfo, InvokeResult
 
 app = typer.Typer()
+
+_UNKNOWN_MESSAGE = "unknown-message"
+"""The code with which every SDK answers a type that no handler takes."""
 
 
 @app.command(epilog="Example:  plexspaces undeploy calculator")
@@ -108,7 +111,7 @@ def start(
 def invoke(  # noqa: PLR0913 - a command has a parameter for each of its flags
     name: Name,
     stdin: Annotated[
-        str | None, typer.Argument(metavar="[-]", help="Read the message from stdin.")
+        str | None, typer.Argument(metavar="-", help="Read the message from stdin.")
     ] = None,
     message_type: Annotated[str, typer.Option("--type", help="Type of the message.")] = "",
     data: Annotated[str | None, typer.Option(metavar="TEXT", help="The message.")] = None,
@@ -116,22 +119,46 @@ def invoke(  # noqa: PLR0913 - a command has a parameter for each of its flags
         Path | None, typer.Option(metavar="FILE", help="Read the message from a file.")
     ] = None,
     timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="How long the reply may take.")
-    ] = INVOKE_TIMEOUT_S,
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="How long the reply may take.",
+            show_default="limits.message_timeout_s of the node",
+        ),
+    ] = None,
     stats: Annotated[bool, typer.Option("--stats", help="Print the times on stderr.")] = False,
     node_address: NodeAddress = None,
 ) -> None:
-    """Send a message to an application and write the reply's bytes to stdout."""
+    """Send a message to an application and write the reply's bytes to stdout.
+
+    Ctrl-C ends the wait only: an actor that has begun goes on until it is done or its time is up.
+    """
     payload = _message(stdin, data, file)
 
     async def act() -> InvokeResult:
         async with NodeClient(address_of(node_address)) as client:
             return await client.invoke(name, payload, type=message_type, timeout_s=timeout)
 
-    result = asyncio.run(act())
+    try:
+        result = asyncio.run(act())
+    except ActorFailed as error:
+        if error.code == _UNKNOWN_MESSAGE and not message_type:
+            error.hint = error.hint or f"say which message: plexspaces invoke {name} --type TYPE"
+        raise
+    except KeyboardInterrupt:
+        _note_interrupted(timeout)
+        raise
     _write_reply(result.payload)
     if stats:
         _print_stats(result)
+
+
+def _note_interrupted(timeout: float | None) -> None:
+    time = "limits.message_timeout_s of the node" if timeout is None else f"{timeout:g} s"
+    going_on = "an actor that has begun goes on until it is done or its time is up"
+    # The terminal may be what has gone.
+    with suppress(OSError):
+        note(f"interrupted: {going_on} ({time})")
 
 
 def _message(stdin: str | None, data: str | None, file: Path | None) -> bytes:

@@ -11,8 +11,9 @@ import typer
 
 from plexspaces_node.build import build as build_project
 from plexspaces_node.build import new_project
-from plexspaces_node.cli.options import Json, check_project
-from plexspaces_node.cli.output import milliseconds, note, print_json, say, size
+from plexspaces_node.cli.options import Json, check_project, complete_language
+from plexspaces_node.cli.output import milliseconds, print_json, say, size
+from plexspaces_node.cli.progress import if_interrupted, working
 from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.model import Language
 
@@ -22,7 +23,12 @@ app = typer.Typer()
 @app.command(epilog="Example:  plexspaces new python hello")
 def new(
     language: Annotated[
-        str, typer.Argument(metavar="LANG", help="rust, typescript, go or python.")
+        str,
+        typer.Argument(
+            metavar="LANG",
+            help="rust, typescript, go or python.",
+            autocompletion=complete_language,
+        ),
     ],
     name: Annotated[str, typer.Argument(metavar="NAME", help="The project's name.")],
     directory: Annotated[
@@ -67,7 +73,8 @@ def build(
 ) -> None:
     """Build a project; its language is read from its files."""
     check_project(project)
-    result = asyncio.run(build_project(project, output, progress=note))
+    with if_interrupted("the build did not end"), working("building") as step:
+        result = asyncio.run(build_project(project, output, progress=step))
     if as_json:
         print_json(result)
         return

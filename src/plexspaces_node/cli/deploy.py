@@ -15,16 +15,16 @@ from plexspaces_node.cli.options import (
     NodeAddress,
     address_of,
     check_project,
+    complete_language,
     environment_of,
 )
 from plexspaces_node.cli.output import (
-    note,
     print_fields,
     print_json,
     print_phases,
     say,
 )
-from plexspaces_node.cli.progress import DeployDisplay
+from plexspaces_node.cli.progress import DeployDisplay, if_interrupted, working
 from plexspaces_node.client import DeployOptions, NodeClient
 from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.views import ApplicationInfo
@@ -53,6 +53,7 @@ def deploy(  # noqa: PLR0913 - a command has a parameter for each of its flags
             metavar="LANG",
             help="What it was written in: rust, typescript, go or python.",
             show_default="read from the file",
+            autocompletion=complete_language,
         ),
     ] = None,
     vcpus: Annotated[
@@ -106,7 +107,7 @@ def _of_project(
             f"{project} is a {language} project, not one in {options.language}",
             hint=f"leave --language out, or say --language {language}",
         )
-    return name or project_name(project), replace(options, language=language)
+    return project_name(project) if name is None else name, replace(options, language=language)
 
 
 def _of_file(wasm: Path, name: str | None) -> str:
@@ -122,9 +123,11 @@ async def _deploy_project(
     address: str, name: str, project: Path, options: DeployOptions
 ) -> ApplicationInfo:
     async with NodeClient(address) as client:
-        # Before the build, which may take longer than anyone wants to wait for a refusal.
-        await client.check_deploy(name, options=options)
-        built = await build(project, progress=note)
+        with if_interrupted("nothing was deployed"):
+            # Before the build, which may take longer than anyone wants to wait for a refusal.
+            await client.check_deploy(name, options=options)
+            with working(f"building {name}") as step:
+                built = await build(project, progress=step)
         return await _deploy(client, name, built.path, options)
 
 
@@ -138,7 +141,8 @@ async def _deploy_file(
 async def _deploy(
     client: NodeClient, name: str, wasm: Path, options: DeployOptions
 ) -> ApplicationInfo:
-    with DeployDisplay() as display:
+    undone = f"the node undoes what it had begun of {name}; see: plexspaces list"
+    with if_interrupted(undone), DeployDisplay() as display:
         return await client.deploy(name, wasm, options=options, on_progress=display)
 
 

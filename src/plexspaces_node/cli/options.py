@@ -10,6 +10,7 @@ import typer
 
 import plexspaces_node
 from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.model import Language
 
 NodeAddress = Annotated[
     str | None,
@@ -46,16 +47,26 @@ ConfigFile = Annotated[
 def address_of(flag: str | None) -> str:
     """Return the node's address: the flag's or variable's, else the configuration's.
 
-    Reads the configuration only when it is needed; raises `InvalidArgument` when that is wrong.
+    Reads the configuration only when it is needed; raises `InvalidArgument` when that is wrong,
+    and for an empty flag. An empty variable counts as not set and does not come here.
     """
+    if flag == "":
+        # As of a script whose own variable is not set: another node is not what it means.
+        raise InvalidArgument(
+            "--node-address is empty", hint="give HOST:PORT, or leave --node-address out"
+        )
     return flag or plexspaces_node.ConfigBootstrap.load().node.address
 
 
 def check_project(project: Path) -> None:
     """Raise `InvalidArgument` when there is no such directory, as for a file that is missing."""
-    if project.is_dir():
-        return
-    if project.exists():
+    try:
+        if project.is_dir():
+            return
+        is_file = project.exists()
+    except OSError as error:
+        raise InvalidArgument(f"{str(project)!r} cannot be read: {error.strerror}") from error
+    if is_file:
         raise InvalidArgument(
             f"{str(project)!r} is a file, not a project's directory",
             hint=f"plexspaces deploy --name NAME --wasm {project}",
@@ -88,3 +99,15 @@ def environment_of(pairs: Iterable[str]) -> dict[str, str]:
             )
         env[key] = value
     return env
+
+
+def complete_language(incomplete: str) -> list[str]:
+    """Return the languages a shell may complete a text to."""
+    known = [language for language in Language if language is not Language.UNKNOWN]
+    return [language for language in known if language.startswith(incomplete)]
+
+
+def complete_isolation(incomplete: str) -> list[str]:
+    """Return the isolation levels a shell may complete a text to."""
+    known = ("auto", "firecracker", "qemu", "process")
+    return [level for level in known if level.startswith(incomplete)]

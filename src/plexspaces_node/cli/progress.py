@@ -5,13 +5,20 @@ Apart from `output` for the time it takes to load: only commands that take long 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.progress import Progress as ProgressDisplay
 
 from plexspaces_node.cli.output import note, size
@@ -31,14 +38,43 @@ PHASES = {
 def counting(what: str, total: int) -> Iterator[Callable[[], None]]:
     """Show on stderr how many of `total` are done; the body calls what it is given for each."""
     console = _console()
-    if not console.is_terminal:
+    if not console.is_interactive:
         note(what)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with ProgressDisplay(
-        *columns, console=console, transient=True, disable=not console.is_terminal
+        *columns, console=console, transient=True, disable=not console.is_interactive
     ) as display:
         task = display.add_task(what, total=total)
         yield lambda: display.advance(task)
+
+
+@contextmanager
+def working(what: str, console: Console | None = None) -> Iterator[Callable[[str], None]]:
+    """Show on stderr that work goes on; the body calls what it is given with each step.
+
+    On a terminal one line that moves, at first `what`, with the time since the beginning, which is
+    gone at the end; elsewhere a line a step.
+    """
+    console = console or _console()
+    if not console.is_interactive:
+        yield note
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with ProgressDisplay(*columns, console=console, transient=True) as display:
+        task = display.add_task(what, total=None)
+        yield lambda step: display.update(task, description=step)
+
+
+@contextmanager
+def if_interrupted(outcome: str) -> Iterator[None]:
+    """Say in one line on stderr what came of the body when Ctrl-C or a signal ends it."""
+    try:
+        yield
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        # The terminal may be what has gone.
+        with suppress(OSError):
+            note(f"interrupted: {outcome}")
+        raise
 
 
 class DeployDisplay:
@@ -57,7 +93,7 @@ class DeployDisplay:
             TextColumn("{task.fields[sent]}"),
             console=self._console,
             transient=True,
-            disable=not self._console.is_terminal,
+            disable=not self._console.is_interactive,
         )
         self._task = self._display.add_task("asking the node", total=None, sent="")
 
@@ -82,7 +118,7 @@ class DeployDisplay:
         self._display.update(self._task, completed=done, sent=sent)
 
     def _begin(self, what: str, total_bytes: int) -> None:
-        if not self._console.is_terminal:
+        if not self._console.is_interactive:
             note(f"{what} {size(total_bytes)}" if total_bytes else what)
         # A task anew: the length of one that has begun cannot become unknown again.
         self._display.remove_task(self._task)

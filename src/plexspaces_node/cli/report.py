@@ -13,7 +13,11 @@ EXCELLENT_RATIO = 100
 
 
 def render(report: PerformanceReport) -> str:
-    """Return the report as the lines a person reads."""
+    """Return the report as the lines a person reads.
+
+    Upload and compilation that were not needed are 0 ms. Load is load and init, and what else the
+    deploy took.
+    """
     lines = (
         TITLE,
         f"Actor: {printable(report.actor_id)} ({printable(report.language)})",
@@ -33,6 +37,8 @@ def render(report: PerformanceReport) -> str:
         "",
         "Coordination:",
         f"  VM:               {_ms(report.vm_ns)}",
+        f"  Upload:           {_ms(report.upload_ns)}",
+        f"  Compile:          {_ms(report.compile_ns)}",
         f"  Load:             {_ms(report.load_ns)}",
         f"  Messages:         {_ms(report.messages_ns)}",
         f"  Ratio without deployment: {_ratio(report.ratio_without_deployment)} (compute/messages)",
@@ -62,6 +68,8 @@ def as_dict(report: PerformanceReport) -> dict[str, object]:
         "total_ns": report.total_ns,
         "coordination": {
             "vm_ns": report.vm_ns,
+            "upload_ns": report.upload_ns,
+            "compile_ns": report.compile_ns,
             "load_ns": report.load_ns,
             "messages_ns": report.messages_ns,
         },

@@ -80,15 +80,20 @@ def tracker_of(
 ) -> CoordinationComputeTracker:
     """Begin an application's account with what its deploy cost.
 
-    `started` is the machine it was deployed into, when that was started before and by itself.
+    What was not the machine, nor upload, nor compilation is its load: load, init, and what the
+    node had to do between them, such as to look into its caches. `started` is the machine it was
+    deployed into, when that was started before and by itself.
     """
     timings = application.timings
     # A machine that was there already cost the deploy nothing, whatever it had cost before.
     vm_ns = timings.vm_ns if started is None else 0
     tracker = CoordinationComputeTracker(application.name, application.language)
     tracker.add_coordinate_ns(vm_ns if started is None else started.vm_ns, kind=Coordination.VM)
-    # Everything of the deploy that was not the machine: upload, compile, load, init.
-    tracker.add_coordinate_ns(max(timings.total_ns - vm_ns, 0), kind=Coordination.LOAD)
+    compile_ns = 0 if timings.compile_cached else timings.compile_ns
+    tracker.add_coordinate_ns(timings.upload_ns, kind=Coordination.UPLOAD)
+    tracker.add_coordinate_ns(compile_ns, kind=Coordination.COMPILE)
+    rest_ns = timings.total_ns - vm_ns - timings.upload_ns - compile_ns
+    tracker.add_coordinate_ns(max(rest_ns, 0), kind=Coordination.LOAD)
     return tracker
 
 

@@ -59,12 +59,12 @@ def check_wasm(wasm: Path | bytes) -> int:
     if isinstance(wasm, bytes):
         _check_header("the artifact", "", wasm[: _HEADER_BYTES * 2])
         return len(wasm)
-    if wasm.is_dir():
-        raise InvalidArgument(
-            f"{str(wasm)!r} is a directory, not a WebAssembly file",
-            hint=f"if it is a project: plexspaces deploy {wasm}",
-        )
     try:
+        if wasm.is_dir():
+            raise InvalidArgument(
+                f"{str(wasm)!r} is a directory, not a WebAssembly file",
+                hint=f"if it is a project: plexspaces deploy {wasm}",
+            )
         size_bytes = wasm.stat().st_size
         if not wasm.is_file():
             raise InvalidArgument(f"{str(wasm)!r} is not a regular file")

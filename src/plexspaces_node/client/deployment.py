@@ -10,7 +10,6 @@ from typing import Self
 
 from plexspaces_node.client.node import (
     DEFAULT_ADDRESS,
-    INVOKE_TIMEOUT_S,
     DeployOptions,
     NodeClient,
     OnProgress,
@@ -141,7 +140,7 @@ class DeployedApplication:
         return self.info.name
 
     async def invoke(
-        self, payload: bytes = b"", *, type: str = "", timeout_s: float = INVOKE_TIMEOUT_S
+        self, payload: bytes = b"", *, type: str = "", timeout_s: float | None = None
     ) -> InvokeResult:
         """Send a message and return the reply; raises what `NodeClient.invoke` raises."""
         return await self._client.invoke(self.name, payload, type=type, timeout_s=timeout_s)

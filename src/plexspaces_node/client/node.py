@@ -48,20 +48,19 @@ from plexspaces_node.wire import convert
 from plexspaces_node.wire.generated import application_pb2 as pb
 from plexspaces_node.wire.generated.application_pb2_grpc import ApplicationServiceStub
 from plexspaces_node.wire.options import UPLOAD_CHUNK_BYTES, client_options
+from plexspaces_node.wire.status import DEFAULT_ADDRESS as DEFAULT_ADDRESS
 from plexspaces_node.wire.status import from_grpc
 
 if TYPE_CHECKING:
     # The stubs' type files know this class, the generated code does not.
     from plexspaces_node.wire.generated.application_pb2_grpc import ApplicationServiceAsyncStub
 
-DEFAULT_ADDRESS = "127.0.0.1:9000"
 READ_TIMEOUT_S = 15.0
 """For calls that only look."""
 CHANGE_TIMEOUT_S = 120.0
 """For calls that stop something or start a machine."""
 DEPLOY_TIMEOUT_S = 600.0
 """For an upload and for a deploy: compiling a large artifact alone can take a minute."""
-INVOKE_TIMEOUT_S = 30.0
 MAX_INVOKE_TIMEOUT_S = 86_400.0
 
 # The node's own answer says which part took too long; gRPC's says only that time is up.
@@ -236,26 +235,31 @@ class NodeClient:
         payload: bytes = b"",
         *,
         type: str = "",
-        timeout_s: float = INVOKE_TIMEOUT_S,
+        timeout_s: float | None = None,
     ) -> InvokeResult:
         """Send a message to an application and return its reply.
 
         Raises `ActorFailed` for the actor's own error, `ActorTrapped` when its code broke,
         `ResourceExhausted` when its mailbox is full, `DeadlineExceeded` when it took longer than
-        `timeout_s`, `InvalidArgument` for a message no node accepts.
+        `timeout_s`, or without one than the node's `limits.message_timeout_s`, `InvalidArgument`
+        for a message no node accepts. That a node's machine went without a word is noticed by the
+        connection's pings, in about two minutes, and is `Unavailable`. Where the caller cancels,
+        an actor that has begun the message goes on with it until it is done or its time is up.
         """
         check_name(name)
-        if not 0 < timeout_s <= MAX_INVOKE_TIMEOUT_S:
+        if timeout_s is not None and not 0 < timeout_s <= MAX_INVOKE_TIMEOUT_S:
             raise InvalidArgument(
                 f"a timeout of {timeout_s:g} s is not possible",
                 hint=f"choose more than 0 and at most {MAX_INVOKE_TIMEOUT_S:g} s",
             )
         check_message(len(payload))
-        request = pb.InvokeRequest(
-            name=name, type=type, payload=payload, timeout_ms=math.ceil(timeout_s * 1000)
-        )
+        request = pb.InvokeRequest(name=name, type=type, payload=payload)
+        deadline_s: float | None = None
+        if timeout_s is not None:
+            request.timeout_ms = math.ceil(timeout_s * 1000)
+            deadline_s = timeout_s + _DEADLINE_SLACK_S
         begin_ns = time.perf_counter_ns()
-        call = self._stub.Invoke(request, timeout=timeout_s + _DEADLINE_SLACK_S)
+        call = self._stub.Invoke(request, timeout=deadline_s)
         reply = await self._answer(call)
         round_trip_ns = time.perf_counter_ns() - begin_ns
         return convert.reply_from_proto(reply, round_trip_ns=round_trip_ns)

@@ -40,6 +40,8 @@ ACTOR_DOMAIN = "plexspaces.actor"
 
 DETAILS_KEY = "grpc-status-details-bin"
 START_NODE_HINT = "plexspaces start-node --node-id my-node"
+DEFAULT_ADDRESS = "127.0.0.1:9000"
+"""Where a node listens that is told nothing else."""
 
 # gRPC refuses trailing metadata past 8 KiB, and the details travel in base64 beside the plain
 # text, which is percent-encoded (threefold where it is not ASCII). An actor's traceback is cut.
@@ -189,7 +191,8 @@ def _unreachable(said: str, address: str) -> Unavailable:
     if any(sign in lowered for sign in _NO_CONNECTION):
         nobody = any(sign in lowered for sign in _NOBODY_THERE)
         why = "" if nobody else f" ({said.rpartition('last error: ')[2]})"
-        return Unavailable(f"no node answers at {address}{why}", hint=START_NODE_HINT)
+        there = "" if address == DEFAULT_ADDRESS else f" --address {address}"
+        return Unavailable(f"no node answers at {address}{why}", hint=START_NODE_HINT + there)
     return Unavailable(
         f"the connection to the node at {address} broke ({said})",
         hint="look at the node's own output; then try again",

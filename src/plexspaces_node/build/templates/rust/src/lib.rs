@@ -12,6 +12,7 @@ pub struct Greeter {
 
 /// What `greet` takes.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Person {
     pub name: String,
 }

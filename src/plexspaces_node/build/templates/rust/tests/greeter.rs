@@ -35,6 +35,18 @@ fn greet_without_a_name_is_an_error_record() {
 }
 
 #[test]
+fn greet_with_a_field_more_is_refused() {
+    let failure = send(
+        &mut Greeter::default(),
+        "greet",
+        r#"{"name": "Ada", "age": 36}"#,
+    )
+    .unwrap_err();
+
+    assert_eq!(failure.code, "bad-payload");
+}
+
+#[test]
 fn count_survives_a_restart() {
     let mut greeter = Greeter::default();
     greeter.greet(ada()).unwrap();

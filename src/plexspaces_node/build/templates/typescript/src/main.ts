@@ -37,9 +37,13 @@ export default actor({
 
 /** Check that what came is a person; what is thrown here is answered with `bad-payload`. */
 function readPerson(value: unknown): Person {
-  const { name } = (value ?? {}) as Partial<Person>;
+  const { name, ...others } = (value ?? {}) as Partial<Person>;
   if (typeof name !== "string") {
     throw new TypeError("name must be text");
+  }
+  const [other] = Object.keys(others);
+  if (other !== undefined) {
+    throw new TypeError(`unknown field "${other}"`);
   }
   return { name };
 }

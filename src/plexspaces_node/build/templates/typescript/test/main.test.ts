@@ -22,7 +22,9 @@ test("no name is an error record", () => {
 });
 
 test("what is no person is refused", () => {
-  assert.throws(() => launch(greeter).send("greet", { name: 3 }), { code: "bad-payload" });
+  for (const payload of [{ name: 3 }, { name: "Ada", age: 36 }]) {
+    assert.throws(() => launch(greeter).send("greet", payload), { code: "bad-payload" });
+  }
 });
 
 test("the count survives a restart", () => {
