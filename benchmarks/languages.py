@@ -184,7 +184,9 @@ _OUTPUT = Output(lambda _stream, _line: None)
 
 
 def _started(code: Path) -> ActorRuntime:
-    settings = Settings(env={}, memory_bytes=_MEMORY_BYTES, message_limit=_LIMIT)
+    settings = Settings(
+        application="echo", env={}, memory_bytes=_MEMORY_BYTES, message_limit=_LIMIT
+    )
     host = Host(None, _LIMIT)  # type: ignore[arg-type]  # the echo calls no host function
     runtime = ActorRuntime(Engine(), str(code), settings, host, output=_OUTPUT)
     runtime.start(b"", monotonic_ns() + 10 * 10**9)

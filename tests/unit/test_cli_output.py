@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterator
 
 import pytest
 from rich.console import Console
@@ -17,7 +16,7 @@ from plexspaces_node.cli.output import (
     printable,
     size,
 )
-from plexspaces_node.cli.progress import DeployDisplay, counting
+from plexspaces_node.cli.progress import DeployDisplay, counting, working
 from plexspaces_node.client import Progress
 from plexspaces_node.errors import Unavailable
 
@@ -83,28 +82,41 @@ def test_counting_when_not_on_a_terminal_then_one_line(
     assert capsys.readouterr() == ("", "calc: 2 message(s)\n")
 
 
-@pytest.fixture
-def root_logger() -> Iterator[logging.Logger]:
-    """The root logger, put back afterwards."""
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-    yield root
-    root.handlers = handlers
-    root.setLevel(level)
+def test_working_when_on_a_terminal_then_it_moves_shows_the_time_and_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody wonders for half a minute whether a compiler still runs."""
+    monkeypatch.setenv("TERM", "xterm")
+    written = io.StringIO()
+    console = Console(file=written, force_terminal=True, width=100)
+    with working("building", console) as step:
+        step("calc: compiling with rustc")
+    shown = written.getvalue()
+    assert "calc: compiling with rustc" in shown
+    assert "0:00:0" in shown
+    assert shown.endswith("\x1b[2K")
 
 
-@pytest.mark.usefixtures("root_logger")
+def test_working_when_not_on_a_terminal_then_a_line_a_step(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What is read later gets the steps, and nothing where there are none."""
+    with working("building") as step:
+        step("calc: compiling")
+    assert capsys.readouterr() == ("", "calc: compiling\n")
+
+
 def test_node_log_when_not_on_a_terminal_then_json_lines(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A collector gets one object an event, exceptions and extra fields included."""
-    node_log.configure("info", "auto")
     log = logging.getLogger("plexspaces_node.node.supervisor")
-    log.debug("not shown")
-    try:
-        raise Unavailable("gone")
-    except Unavailable:
-        log.exception("application %s failed", "calc", extra={"vm_id": "vm-1"})
+    with node_log.to_stderr("info", "auto"):
+        log.debug("not shown")
+        try:
+            raise Unavailable("gone")
+        except Unavailable:
+            log.exception("application %s failed", "calc", extra={"vm_id": "vm-1"})
     captured = capsys.readouterr()
     assert captured.out == ""
     (event,) = (json.loads(line) for line in captured.err.splitlines())
@@ -114,15 +126,14 @@ def test_node_log_when_not_on_a_terminal_then_json_lines(
     assert event["timestamp"].endswith("Z")
 
 
-@pytest.mark.usefixtures("root_logger")
 def test_node_log_when_console_then_one_readable_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A person at a terminal reads a line, and only from the level asked for."""
-    node_log.configure("warning", "console")
     log = logging.getLogger("plexspaces_node.node")
-    log.info("not shown")
-    log.warning("address in use")
+    with node_log.to_stderr("warning", "console"):
+        log.info("not shown")
+        log.warning("address in use")
     (line,) = capsys.readouterr().err.splitlines()
     assert "address in use" in line
     assert not line.startswith("{")

@@ -161,6 +161,25 @@ def test_status_when_ended_by_a_signal_then_it_tells_which(
     assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)] == handlers
 
 
+def test_status_when_told_to_end_as_a_background_job_then_it_ends(
+    plexspaces: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script's shell makes its background jobs deaf to Ctrl-C, not to SIGTERM."""
+
+    async def signalled(_: NodeClient) -> Listing:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.Event().wait()
+        raise AssertionError("the wait above ends by being cancelled")
+
+    monkeypatch.setattr(NodeClient, "list", signalled)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert plexspaces("list").status == 128 + signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_status_of_an_error_when_any_then_2_only_for_what_was_given() -> None:
     """The class alone decides, for those of the platform and of actors."""
     errors: list[PlexSpacesError | ActorError] = [
@@ -178,4 +197,11 @@ def test_statuses_when_asked_for_then_help_and_readme_have_them(command: Command
     assert status.IN_SHORT in " ".join(command("--help").text.split())
     readme = Path(__file__).parents[2] / "README.md"
     table = readme.read_text(encoding="utf-8").partition("| status | meaning |\n")[2]
-    assert re.findall(r"`(\d+)`", table.partition("\n\n")[0]) == ["0", "1", "2", "130", "143"]
+    assert re.findall(r"`(\d+)`", table.partition("\n\n")[0]) == [
+        "0",
+        "1",
+        "2",
+        "130",
+        "143",
+        "141",
+    ]

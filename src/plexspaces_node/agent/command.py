@@ -15,7 +15,6 @@ from plexspaces_node.agent import contract
 from plexspaces_node.agent.boundary import ComponentFunction, Err
 from plexspaces_node.agent.output import Output
 from plexspaces_node.agent.runtime import (
-    LOGS_HINT,
     Measured,
     Settings,
     checked_reply,
@@ -137,7 +136,7 @@ class CommandRuntime:
                 status = run()
         except WasmError as end:
             if end.exit_status is None:
-                raise explain(end, self._output, "running the command") from end
+                raise explain(end, self._output, "running the command", self._settings) from end
             status = end.exit_status
         finally:
             if begin:
@@ -147,7 +146,7 @@ class CommandRuntime:
             raise ActorFailed(
                 said or f"the command ended with status {status}",
                 code=f"exit-{status}",
-                hint=LOGS_HINT,
+                hint=self._settings.logs_hint,
             )
 
     def _reply(self) -> bytes:

@@ -52,7 +52,15 @@ _TRAPS = (
 )
 """What a trap's text contains, its code for programs, and what it means."""
 
-LOGS_HINT = "see what it wrote with: plexspaces logs NAME"
+_PAGE_BYTES, _MIB = 64 * 1024, 1024 * 1024
+_TOO_SMALL = "memory minimum size of "
+"""Before the number of pages, in the text of what does not fit into its memory from the start."""
+
+_RAN_OUT = ("MemoryError", "out of memory", "memory allocation of ")
+"""What the last words of a language's runtime hold when it was refused memory."""
+
+MORE_MEMORY_HINT = "deploy it with more memory, for example --memory 512"
+_STARTING, _INIT = "starting the actor", "init"
 
 
 class Measured:
@@ -100,11 +108,13 @@ class Settings:
     def __init__(
         self,
         *,
+        application: str,
         env: dict[str, str],
         memory_bytes: int,
         message_limit: int,
         room: Room | None = None,
     ) -> None:
+        self.application = application
         self.env = env
         self.room = room or Room(of_process)
         self.memory_bytes = memory_bytes
@@ -120,6 +130,11 @@ class Settings:
         store.limit(memory_bytes=self.memory_bytes, table_elements=1_000_000, instances=256)
         store.set_wasi(wasi)
         return store
+
+    @property
+    def logs_hint(self) -> str:
+        """Say how to see what the guest wrote."""
+        return f"see what it wrote with: plexspaces logs {self.application}"
 
 
 class ActorRuntime:
@@ -157,7 +172,7 @@ class ActorRuntime:
             with self._watchdog.deadline(store, deadline_ns):
                 instance = self._linker.instantiate(store, self._component)
         except WasmError as error:
-            raise explain(error, self._output, "starting the actor") from error
+            raise explain(error, self._output, _STARTING, self._settings) from error
         for name, (parameters, has_result) in _FUNCTIONS.items():
             function = instance.function(contract.ACTOR, name)
             if function is None:
@@ -167,7 +182,7 @@ class ActorRuntime:
             )
         self._settings.room.check(len(state))
         self.alive = True
-        answer = self._call("init", deadline_ns, state)
+        answer = self._call(_INIT, deadline_ns, state)
         if isinstance(answer, Err):
             self.alive = False
             raise ActorFailed(f"init: {answer.value}", code="init")
@@ -203,7 +218,7 @@ class ActorRuntime:
                 return function(*arguments)
         except WasmError as error:
             self.alive = False
-            raise explain(error, self._output, name) from error
+            raise explain(error, self._output, name, self._settings) from error
         finally:
             self.measured.wait_ns = host.waited_ns
             self.measured.compute_ns = max(0, function.elapsed_ns - host.waited_ns)
@@ -212,35 +227,60 @@ class ActorRuntime:
 _LAST_WORDS = ("panic:", "fatal error:", "panicked at")
 """What begins or marks the line in which a language's runtime says why it gives up."""
 
+_PYTHON_THREW = "Python function threw"
+"""The panic of Python's runtime, which says nothing: the line before it is the exception's."""
+
 
 def last_words(lines: list[str]) -> str:
     """Return what a guest said of its end: the line of its panic, else the last line, else ""."""
     for i in range(len(lines) - 1, -1, -1):
         if any(mark in lines[i] for mark in _LAST_WORDS):
             # Rust puts the message on the line after the place.
-            return " ".join(lines[i : i + 2]) if lines[i].endswith(":") else lines[i]
+            words = " ".join(lines[i : i + 2]) if lines[i].endswith(":") else lines[i]
+            return lines[i - 1] if i and _PYTHON_THREW in words else words
     return lines[-1] if lines else ""
 
 
-def explain(error: Exception, output: Output, during: str) -> PlexSpacesError | ActorError:
+def explain(
+    error: Exception, output: Output, during: str, settings: Settings
+) -> PlexSpacesError | ActorError:
     """Say what ended a guest, with its own last words where it left any."""
     text = str(error)
     said = last_words(output.drain())
     words = f"; it last wrote: {said}" if said else ""
+    # An application that does not come up is undone, and its log with it.
+    deploying = during in (_STARTING, _INIT)
     if "wasm trap: interrupt" in text:
+        again = f"plexspaces invoke {settings.application} --timeout 60"
+        less = "have it do less there, or raise [limits] deploy_timeout_s"
         return DeadlineExceeded(
             f"{during}: no answer within the time given; the actor was interrupted{words}",
-            hint="give it more time, for example: plexspaces invoke NAME --timeout 60",
+            hint=less if deploying else f"give it more time, for example: {again}",
         )
     if "fuel allocated for hostcalls" in text:
         return ActorFailed(f"{during}: the reply is too large to carry", code="reply-too-large")
+    if _TOO_SMALL in text:
+        return _too_small(text, during, settings.memory_bytes)
+    hint = None if deploying else settings.logs_hint
+    ran_out = any(sign in said for sign in _RAN_OUT)
     for part, code, meaning in _TRAPS:
         if part in text:
-            return ActorTrapped(
-                f"{during}: trap: {part}: {meaning}{words}", code=code, hint=LOGS_HINT
-            )
+            if ran_out:
+                meaning, hint = "the actor ran out of memory", MORE_MEMORY_HINT
+            return ActorTrapped(f"{during}: trap: {part}: {meaning}{words}", code=code, hint=hint)
     cause = [line.strip() for line in text.splitlines() if line.strip()][-1:] or ["unknown"]
-    return ActorTrapped(f"{during}: {cause[0]}{words}", code="trap", hint=LOGS_HINT)
+    return ActorTrapped(f"{during}: {cause[0]}{words}", code="trap", hint=hint)
+
+
+def _too_small(text: str, during: str, memory_bytes: int) -> ActorFailed:
+    pages = text.partition(_TOO_SMALL)[2].split()[0]
+    needed = -(-int(pages) * _PAGE_BYTES // _MIB)
+    given = memory_bytes // _MIB
+    return ActorFailed(
+        f"{during}: it needs {needed} MiB of memory to begin with, and {given} MiB are left for it",
+        code="too-little-memory",
+        hint=f"deploy with more memory, at least {needed - given} MiB more: --memory MIB",
+    )
 
 
 def in_time(timeout_ns: int) -> int:

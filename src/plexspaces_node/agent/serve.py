@@ -329,6 +329,7 @@ class AgentServer:
         engine = self._engine
         room = Room(self._around.measure)
         settings = Settings(
+            application=frame.application,
             env=frame.env,
             memory_bytes=frame.memory_bytes,
             message_limit=self._message_limit,

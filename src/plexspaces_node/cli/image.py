@@ -14,6 +14,7 @@ import typer
 from plexspaces_node.build.image import agent_digest, build_image
 from plexspaces_node.cli.options import ConfigFile, Json
 from plexspaces_node.cli.output import milliseconds, note, print_fields, print_json, say, size
+from plexspaces_node.cli.progress import if_interrupted, working
 from plexspaces_node.config import ConfigBootstrap
 from plexspaces_node.errors import NotFound, PlexSpacesError
 from plexspaces_node.vm.image import GuestImage, default_directory, find_directory
@@ -52,7 +53,8 @@ def build(directory: Directory = None, as_json: Json = False) -> None:
     Takes the place of the one that is there; machines that run are not touched.
     """
     begin = perf_counter_ns()
-    image = asyncio.run(build_image(directory or _default(), progress=note))
+    with if_interrupted("the build did not end"), working("building the image") as step:
+        image = asyncio.run(build_image(directory or _default(), progress=step))
     if as_json:
         print_json(_record(image))
         return

@@ -12,6 +12,7 @@ from rich.console import Console
 from plexspaces_node.cli.doctor import examine, render, required_ok, to_json
 from plexspaces_node.cli.options import ConfigFile, Json
 from plexspaces_node.cli.output import print_json, say
+from plexspaces_node.cli.progress import working
 from plexspaces_node.cli.status import FAILED
 from plexspaces_node.config import ConfigBootstrap
 from plexspaces_node.levels import make_drivers
@@ -28,7 +29,8 @@ def doctor(config: ConfigFile = None, as_json: Json = False) -> None:
     Ends with status 1 when something that a node needs does not work.
     """
     loaded = ConfigBootstrap.load(config)
-    findings = asyncio.run(examine(loaded, make_drivers(loaded)))
+    with working("examining this machine"):
+        findings = asyncio.run(examine(loaded, make_drivers(loaded)))
     if as_json:
         say(to_json(findings))
     else:

@@ -6,7 +6,6 @@ The exit statuses are those of `status`. A command's module is loaded when it is
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import signal
@@ -171,10 +170,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(error)
     except typer.Abort:
         return FAILED
+    except SystemExit as end:
+        # Of typer and rich: 0 after a shell was told how to complete, else whoever read has gone.
+        return status_of_signal(signal.SIGPIPE) if end.code else DONE
     except OSError as error:
         # Of our own output only: what a node, a file or a compiler does is a PlexSpacesError.
-        if error.errno != errno.EPIPE:
-            print_error(f"cannot write: {error.strerror}", None)
+        print_error(f"{error.filename or 'cannot write'}: {error.strerror}", None)
         return FAILED
     finally:
         for number, handler in before.items():
@@ -195,6 +196,9 @@ def _end_on_signals(came: list[int]) -> dict[signal.Signals, Any]:
 
     def end(number: int, _: object) -> None:
         came.append(number)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            # A script's background job is deaf to Ctrl-C, and so would the event loop be.
+            raise KeyboardInterrupt
         signal.raise_signal(signal.SIGINT)
 
     return {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}

@@ -6,7 +6,8 @@
             an actor's own error, a machine that lacks something
     2       what was given is wrong: a command, an option, a value, a file, the configuration; the
             same again ends the same
-    128+N   ended by signal N: 130 by Ctrl-C, 143 by SIGTERM
+    128+N   ended by signal N: 130 by Ctrl-C, 143 by SIGTERM; 141, as if by SIGPIPE, when whoever
+            read the output has gone
 
 Which of 1 and 2 it is depends on the error's class and never on the command.
 """
