@@ -297,7 +297,7 @@ async def test_name_in_use_is_refused_and_the_first_lives_on(
     )
     refused = [outcome for outcome in outcomes if isinstance(outcome, AlreadyExists)]
     assert len(refused) == 2
-    assert "undeploy --name one" in (refused[0].hint or "")
+    assert "deploy with --replace" in (refused[0].hint or "")
     assert (await client.invoke("one", b"x", type="e")).payload == b"x"
     assert len((await client.list()).applications) == 1
 

@@ -174,7 +174,7 @@ class FakeNode(ApplicationServiceServicer):
         repeats = request.request_id in [earlier.request_id for earlier in self.deploys]
         self.deploys.append(request)
         spec = convert.spec_from_proto(request, default_vm=NODE.default_vm)
-        if spec.name in self.applications:
+        if spec.name in self.applications and not request.replace:
             if repeats:
                 known = self.applications[spec.name]
                 yield pb.DeployResponse(application=convert.application_to_proto(known))

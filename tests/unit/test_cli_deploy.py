@@ -90,15 +90,29 @@ class TestFile:
     def test_deploy_when_the_name_is_taken_then_nothing_changes(
         self, deployed: Command, fake_node: FakeNode, wasm: Path
     ) -> None:
-        """The hint frees the name."""
+        """The hint tells the way to keep its state."""
         before = dict(fake_node.applications)
         ran = deployed("deploy", "--name", "calc", "--wasm", wasm)
         assert (ran.status, ran.stdout) == (1, b"")
         assert ran.stderr == (
             "error: application 'calc' is deployed already, and Running\n"
-            "hint: plexspaces undeploy --name calc, or choose another --name\n"
+            "hint: deploy with --replace, which keeps its state, or under another --name\n"
         )
         assert fake_node.applications == before
+
+    @pytest.mark.parametrize("arguments", [(), ("--memory", "128", "--env", "A=1")])
+    def test_deploy_when_it_replaces_then_the_node_is_told_what_was_said_and_no_more(
+        self, deployed: Command, fake_node: FakeNode, wasm: Path, arguments: tuple[str, ...]
+    ) -> None:
+        """What is not said is left to the node, which leaves it as it is."""
+        ran = deployed("deploy", "--replace", "--name", "calc", "--wasm", wasm, *arguments)
+        assert (ran.status, ran.text.splitlines()[0]) == (0, "✓ Deployed calc")
+        request = fake_node.deploys[-1]
+        assert request.replace
+        assert request.config.vcpus == 0
+        assert (request.config.memory_mib, dict(request.env)) == (
+            (128, {"A": "1"}) if arguments else (0, {})
+        )
 
     @pytest.mark.parametrize(
         ("flags", "said", "hint"),

@@ -222,11 +222,11 @@ class TestDeploy:
     async def test_deploy_when_the_name_is_taken_then_nothing_is_uploaded(
         self, node: FakeNode, client: NodeClient, wasm: Path
     ) -> None:
-        """A name is asked for before the artifact is sent, and the hint frees it."""
+        """A name is asked for before the artifact is sent, and the hint tells the way."""
         await client.deploy("calc", WASM)
         with pytest.raises(AlreadyExists, match="'calc' is deployed already, and Run") as caught:
             await client.deploy("calc", wasm)
-        assert (caught.value.hint or "").startswith("plexspaces undeploy --name calc, or ")
+        assert (caught.value.hint or "").startswith("deploy with --replace")
         assert len(node.uploads) == 1
         assert [request.name for request in node.deploys] == ["calc"]
 

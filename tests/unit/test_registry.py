@@ -124,6 +124,33 @@ class TestApplications:
         await registry.insert_application(replace(OTHER, name="third", id="app-3"))
         assert [a.request_id for a in await registry.list_applications()] == ["", ""]
 
+    async def test_replace_when_there_is_one_then_state_and_keys_stay(
+        self, registry: Registry
+    ) -> None:
+        """The row is another, what hangs on its name is not."""
+        await registry.insert_application(RECORD)
+        await registry.save_snapshot("calculator", b"state", taken_ns=1)
+        await registry.kv_put("calculator", "key", b"value")
+        next_ = replace(RECORD, version="2.0.0", digest="cd" * 32, request_id="request-2")
+        await registry.replace_application(next_)
+        assert await registry.list_applications() == [next_]
+        assert await registry.load_snapshot("calculator") == SnapshotRecord(
+            "calculator", b"state", 1
+        )
+        assert await registry.kv_get("calculator", "key") == b"value"
+
+    async def test_replace_when_its_request_is_anothers_or_the_name_unknown_then_no_change(
+        self, registry: Registry
+    ) -> None:
+        """An error leaves what there was."""
+        await registry.insert_application(RECORD)
+        with pytest.raises(NotFound):
+            await registry.replace_application(OTHER)
+        await registry.insert_application(OTHER)
+        with pytest.raises(AlreadyExists, match="'request-1' has deployed application 'calc"):
+            await registry.replace_application(replace(OTHER, request_id="request-1"))
+        assert await registry.list_applications() == [RECORD, OTHER]
+
     async def test_set_desired_when_repeated_then_generation_is_raised_once(
         self, registry: Registry
     ) -> None:

@@ -67,6 +67,14 @@ def deploy(  # noqa: PLR0913 - a command has a parameter for each of its flags
         list[str] | None,
         typer.Option(metavar="K=V", help="A variable the actor sees; may be given many times."),
     ] = None,
+    replace_: Annotated[
+        bool,
+        typer.Option(
+            "--replace",
+            help="Where the name is taken: put this in place of it, from its state. It keeps its "
+            "keys and values and its log; and its size and its variables where none are said.",
+        ),
+    ] = False,
     node_address: NodeAddress = None,
     as_json: Json = False,
 ) -> None:
@@ -77,6 +85,7 @@ def deploy(  # noqa: PLR0913 - a command has a parameter for each of its flags
         vcpus=vcpus,
         memory_mib=memory,
         env=environment_of(env or ()),
+        replace=replace_,
     )
     address = address_of(node_address)
     if project is not None and wasm is None:

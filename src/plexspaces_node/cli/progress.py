@@ -28,6 +28,7 @@ PHASES = {
     "upload": "uploading",
     "cached": "the node has the artifact already",
     "compile": "compiling",
+    "stop": "stopping the version before",
     "vm": "starting the VM",
     "load": "loading the artifact",
     "init": "starting the actor",

@@ -64,6 +64,10 @@ class ApplicationDeployment:
         check_name(vm_id, what="VM id")
         return self._with(replace(self._options, vm_id=vm_id))
 
+    def with_replace(self) -> Self:
+        """Replace an application of this name, if there is one; see `DeployOptions.replace`."""
+        return self._with(replace(self._options, replace=True))
+
     def with_node(self, node: NodeClient | str) -> Self:
         """Deploy to the node at this address, or over this open client."""
         self._node = node

@@ -99,6 +99,9 @@ class DeployOptions:
         vm_id: an empty machine to deploy into, or "" for a new one.
         request_id: of an earlier deploy whose end was not seen, to be given its answer if it was
             done; "" for a deploy of its own.
+        replace: an application of the name is replaced and keeps its state, its keys and values
+            and its log; also its size where this names none, and its environment where `env` is
+            empty.
     """
 
     language: Language | None = None
@@ -108,6 +111,7 @@ class DeployOptions:
     env: Mapping[str, str] = field(default_factory=dict)
     vm_id: str = ""
     request_id: str = ""
+    replace: bool = False
 
 
 class NodeClient:
@@ -177,8 +181,9 @@ class NodeClient:
 
         An artifact the node has already is not sent again. Raises `InvalidArgument` before
         anything is sent when name, file or options cannot be right, `AlreadyExists` when the name
-        is taken, `ActorFailed` or `ActorTrapped` when the actor does not start; then nothing of
-        it is left on the node but the cached artifact.
+        is taken and not to be replaced, `ActorFailed` or `ActorTrapped` when the actor does not
+        start; then nothing of it is left on the node but the cached artifact, and what was to be
+        replaced is as it was.
         """
         wish = options or DeployOptions()
         size_bytes = await asyncio.to_thread(check_wasm, wasm)
@@ -192,6 +197,7 @@ class NodeClient:
             vm_id=wish.vm_id,
             upload_ns=upload_ns,
         )
+        request.replace = wish.replace
         return await self._deploy(request, on_progress, timeout_s)
 
     async def check_deploy(
@@ -200,13 +206,15 @@ class NodeClient:
         """Raise what `deploy` would raise before it sends an artifact of this size.
 
         `InvalidArgument` for a name or options that cannot be right, here or on this node, and
-        `AlreadyExists` for a name that is taken, unless the options repeat a request.
+        `AlreadyExists` for a name that is taken, unless the options repeat a request or replace.
         """
         wish = options or DeployOptions()
         _spec(name, wish)
         node = await self.inspect_node()
-        _check_fits(size_bytes, _complete(wish, node.default_vm), node)
-        if not wish.request_id:
+        replaced = await self._find(name) if wish.replace else None
+        default = replaced.vm_config if replaced else node.default_vm
+        _check_fits(size_bytes, _complete(wish, default), node)
+        if not wish.replace and not wish.request_id:
             await self._check_free(name)
 
     async def undeploy(self, name: str) -> None:
@@ -366,14 +374,18 @@ class NodeClient:
             raise from_grpc(error, address=self.address) from error
 
     async def _check_free(self, name: str) -> None:
+        taken = await self._find(name)
+        if taken is not None:
+            raise AlreadyExists(
+                f"application {name!r} is deployed already, and {taken.state}",
+                hint="deploy with --replace, which keeps its state, or under another --name",
+            )
+
+    async def _find(self, name: str) -> ApplicationInfo | None:
         try:
-            taken = await self.inspect(name)
+            return await self.inspect(name)
         except NotFound:
-            return
-        raise AlreadyExists(
-            f"application {name!r} is deployed already, and {taken.state}",
-            hint=f"plexspaces undeploy --name {name}, or choose another --name",
-        )
+            return None
 
     async def _bring(self, artifact: Artifact, on_progress: OnProgress | None) -> int:
         if await self.find_artifact(artifact.digest):

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from plexspaces_node.errors import (
+    ActorError,
     AlreadyExists,
     InvalidArgument,
     NotFound,
@@ -29,6 +30,7 @@ from plexspaces_node.errors import (
 from plexspaces_node.model import (
     ApplicationSpec,
     ApplicationState,
+    PhaseTimings,
     VmConfig,
     check_name,
 )
@@ -57,12 +59,24 @@ class DeployRequest:
         request_id: "" for none; a second deploy with the same one gets the first one's answer.
         vm_id: of an empty machine to deploy into, "" for a new one.
         upload_ns: what the client says its upload took, part of the timings.
+        replace: an application of the name is replaced; it keeps its environment when the spec
+            has none.
     """
 
     spec: ApplicationSpec
     request_id: str = ""
     vm_id: str = ""
     upload_ns: int = 0
+    replace: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """What an application was before it was to be replaced."""
+
+    record: ApplicationRecord
+    timings: PhaseTimings
+    state: ApplicationState
 
 
 @dataclass(eq=False)
@@ -108,8 +122,9 @@ class Applications:
     async def deploy(self, request: DeployRequest, progress: Progress) -> ApplicationInfo:
         """Deploy an application and return it once a message can be answered.
 
-        On any failure, cancelling included, nothing of it is left but the artifact; nor, once a
-        node opens the directory again, when this one is killed meanwhile. Raises `AlreadyExists`,
+        On any failure, cancelling included, nothing of it is left but the artifact, and what was
+        to be replaced is as it was; so it is, once a node opens the directory again, when this one
+        is killed meanwhile. Raises `AlreadyExists`,
         `InvalidArgument`, `NotFound` for the artifact or the empty machine, `VmStartFailed`, what
         the registry does, or what the actor's `init` did wrong.
         """
@@ -121,9 +136,9 @@ class Applications:
         artifact = self.around.artifacts.holding(spec.digest)
         async with self._act(), artifact, self._lock(spec.name):
             known = self._supervisors.get(spec.name)
-            if known is not None:
+            if known is not None and (not request.replace or _is_answered(known, request)):
                 return await self._answer_again(known, request)
-            if len(self._supervisors) >= self.around.limits.applications:
+            if known is None and len(self._supervisors) >= self.around.limits.applications:
                 raise ResourceExhausted(
                     f"the node has {len(self._supervisors)} applications, its limit",
                     hint="plexspaces undeploy --name X, or raise [limits] applications",
@@ -131,6 +146,10 @@ class Applications:
             if request.vm_id and request.vm_id not in self._empties:
                 raise _no_vm(request.vm_id)
             compiled = await self._compile(spec.digest, progress)
+            if known is not None:
+                self._readable(spec.name)
+                await self._replace(known, request, compiled, progress)
+                return await known.info()
             supervisor = self._supervise(_record(request, compiled))
             try:
                 await self.around.registry.insert_application(supervisor.record)
@@ -138,13 +157,8 @@ class Applications:
                 self._supervisors[spec.name] = supervisor
                 empty = await self._take_empty(request.vm_id) if request.vm_id else None
                 await supervisor.start(empty=empty, progress=progress)
-                supervisor.timings = replace(
-                    supervisor.timings,
-                    upload_ns=request.upload_ns,
-                    compile_ns=compiled.duration_ns,
-                    compile_cached=compiled.cached,
-                    total_ns=perf_counter_ns() - begin + request.upload_ns,
-                )
+                duration_ns = perf_counter_ns() - begin
+                supervisor.timings = _complete(supervisor.timings, request, compiled, duration_ns)
                 supervisor.record = await self.around.registry.set_deployed(
                     spec.name, supervisor.timings
                 )
@@ -152,6 +166,62 @@ class Applications:
                 await self._to_the_end(self._undo(supervisor))
                 raise
             return await supervisor.info()
+
+    async def _replace(
+        self, known: Supervisor, request: DeployRequest, compiled: Compiled, progress: Progress
+    ) -> None:
+        """Stop an application and start its next version from what it leaves.
+
+        The next version is what a later start of the node finds only once it has started.
+        """
+        begin = perf_counter_ns() - compiled.duration_ns
+        before = _Version(known.record, known.timings, known.state)
+        record = replace(
+            _record(request, compiled),
+            id=before.record.id,
+            generation=before.record.generation + 1,
+            env=request.spec.env or before.record.env,
+        )
+        self.around.artifacts.hold(record.digest)
+        known.replacing = True
+        try:
+            progress("stop")
+            await known.stop(self.grace_s)
+            empty = await self._take_empty(request.vm_id) if request.vm_id else None
+            known.record = record
+            await known.start(empty=empty, progress=progress)
+            known.timings = _complete(known.timings, request, compiled, perf_counter_ns() - begin)
+            known.record = replace(record, timings=known.timings)
+            await self.around.registry.replace_application(known.record)
+        except BaseException as error:
+            await self._to_the_end(self._put_back(known, before))
+            self.around.artifacts.release(record.digest)
+            if isinstance(error, PlexSpacesError | ActorError) and not error.hint:
+                error.hint = f"the version before is {known.state}: plexspaces inspect {known.name}"
+            raise
+        known.replacing = False
+        self.around.artifacts.release(before.record.digest)
+
+    async def _put_back(self, known: Supervisor, before: _Version) -> None:
+        """Have the version before where the next one failed."""
+        try:
+            if known.record is before.record:
+                await known.stop(self.grace_s)
+            else:
+                # Without a goodbye: what the next version would save is not for the one before.
+                await known.abort()
+                await known.stop(0, save=False)
+        except PlexSpacesError as error:
+            # What was not saved or not removed is kept, and tried again at the next start.
+            _log.warning("replacing %s: %s", known.name, error)
+        known.record, known.timings = before.record, before.timings
+        try:
+            if before.state is not ApplicationState.STOPPED and known.is_at_rest:
+                await known.start()
+        except (PlexSpacesError, ActorError, OSError):
+            known.start_later()
+        finally:
+            known.replacing = False
 
     async def _compile(self, digest: str, progress: Progress) -> Compiled:
         try:
@@ -203,7 +273,7 @@ class Applications:
         """
         async with self._act(), self._lock(name):
             supervisor = self._readable(name)
-            if supervisor.state in (ApplicationState.STOPPED, ApplicationState.FAILED):
+            if supervisor.is_at_rest:
                 supervisor.record = await self.around.registry.set_desired(name, Desired.RUNNING)
                 await supervisor.start()
             return await supervisor.info()
@@ -219,6 +289,11 @@ class Applications:
     async def inspect(self, name: str) -> ApplicationInfo:
         """Describe one application; raises `NotFound`."""
         return await self._named(name).info()
+
+    def size_of(self, name: str, default: VmConfig) -> VmConfig:
+        """Return the size of an application's machine, or the default without one."""
+        known = self._supervisors.get(name)
+        return default if known is None else known.record.vm_config
 
     def log_of(self, name: str) -> ApplicationLog:
         """Return an application's log; raises `NotFound`."""
@@ -426,15 +501,10 @@ class Applications:
             _log.warning("the log of %s stays until the next start: %s", supervisor.name, error)
 
     async def _answer_again(self, known: Supervisor, request: DeployRequest) -> ApplicationInfo:
-        same = (
-            request.request_id
-            and known.record.request_id == request.request_id
-            and known.record.digest == request.spec.digest
-        )
-        if not same:
+        if not _is_answered(known, request):
             raise AlreadyExists(
                 f"application {known.name!r} is deployed already, and {known.state}",
-                hint=f"plexspaces undeploy --name {known.name}, or choose another --name",
+                hint="deploy with --replace, which keeps its state, or under another --name",
             )
         return await known.info()
 
@@ -478,6 +548,28 @@ def _record(request: DeployRequest, compiled: Compiled) -> ApplicationRecord:
         generation=0,
         request_id=request.request_id,
         created_ns=time_ns(),
+    )
+
+
+def _is_answered(known: Supervisor, request: DeployRequest) -> bool:
+    """Tell whether an application is what this very request has deployed before."""
+    return (
+        request.request_id != ""
+        and known.record.request_id == request.request_id
+        and known.record.digest == request.spec.digest
+    )
+
+
+def _complete(
+    started: PhaseTimings, request: DeployRequest, compiled: Compiled, duration_ns: int
+) -> PhaseTimings:
+    """Return the timings of a deploy whose last part was a start."""
+    return replace(
+        started,
+        upload_ns=request.upload_ns,
+        compile_ns=compiled.duration_ns,
+        compile_cached=compiled.cached,
+        total_ns=duration_ns + request.upload_ns,
     )
 
 

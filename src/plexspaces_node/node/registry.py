@@ -133,6 +133,13 @@ class Registry:
         """
         await self._call(Mode.DURABLE, lambda connection: _insert(connection, record))
 
+    async def replace_application(self, record: ApplicationRecord) -> None:
+        """Put an application in place of the one of its name, whose state and keys it keeps.
+
+        Raises `NotFound` without one, and `AlreadyExists` when its request id is another's.
+        """
+        await self._call(Mode.DURABLE, lambda connection: _replace(connection, record))
+
     async def get_application(self, name: str) -> ApplicationRecord:
         """Return an application; raises `NotFound`."""
         return await self._call(Mode.READ, lambda connection: _get(connection, name))
@@ -208,31 +215,49 @@ def _insert(connection: sqlite3.Connection, record: ApplicationRecord) -> None:
             f"an application named {record.name!r} is deployed already",
             hint=f"plexspaces undeploy --name {record.name}",
         )
-    if record.request_id:
-        other = _find(connection, "request_id", record.request_id)
-        if other is not None:
-            raise AlreadyExists(
-                f"request id {record.request_id!r} has deployed application {other.name!r}",
-                hint="choose a new request id for every deploy",
-            )
+    _check_request(connection, record)
     connection.execute(
-        f"INSERT INTO applications ({_COLUMNS}) VALUES ({', '.join('?' * 14)})",
-        (
-            record.name,
-            record.id,
-            record.version,
-            record.language,
-            record.kind,
-            record.digest,
-            record.vm_config.vcpus,
-            record.vm_config.memory_mib,
-            _json(record.env),
-            record.desired,
-            record.generation,
-            record.request_id,
-            record.created_ns,
-            None if record.timings is None else _json(record.timings),
-        ),
+        f"INSERT INTO applications ({_COLUMNS}) VALUES ({', '.join('?' * 14)})", _row(record)
+    )
+
+
+def _replace(connection: sqlite3.Connection, record: ApplicationRecord) -> None:
+    _check_request(connection, record)
+    # Not REPLACE, which would delete the row first, and snapshot and key-values with it.
+    _update_one(
+        connection,
+        record.name,
+        f"UPDATE applications SET ({_COLUMNS}) = ({', '.join('?' * 14)}) WHERE name = ?",
+        (*_row(record), record.name),
+    )
+
+
+def _check_request(connection: sqlite3.Connection, record: ApplicationRecord) -> None:
+    other = _find(connection, "request_id", record.request_id) if record.request_id else None
+    if other is not None and other.name != record.name:
+        raise AlreadyExists(
+            f"request id {record.request_id!r} has deployed application {other.name!r}",
+            hint="choose a new request id for every deploy",
+        )
+
+
+def _row(record: ApplicationRecord) -> tuple[Any, ...]:
+    """Return the values of `_COLUMNS`."""
+    return (
+        record.name,
+        record.id,
+        record.version,
+        record.language,
+        record.kind,
+        record.digest,
+        record.vm_config.vcpus,
+        record.vm_config.memory_mib,
+        _json(record.env),
+        record.desired,
+        record.generation,
+        record.request_id,
+        record.created_ns,
+        None if record.timings is None else _json(record.timings),
     )
 
 

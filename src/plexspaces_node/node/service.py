@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 
 from plexspaces_node.errors import ActorError, Internal, InvalidArgument, PlexSpacesError
+from plexspaces_node.model import VmConfig
 from plexspaces_node.node.applications import Applications, DeployRequest
 from plexspaces_node.node.artifacts import ArtifactStore
 from plexspaces_node.node.vms import Vms
@@ -78,10 +79,11 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
         self, request: pb.DeployRequest, context: Context
     ) -> AsyncIterator[pb.DeployResponse]:
         deploy = DeployRequest(
-            spec=convert.spec_from_proto(request, default_vm=self._describe().default_vm),
+            spec=convert.spec_from_proto(request, default_vm=self._default_vm(request)),
             request_id=request.request_id,
             vm_id=request.vm_id,
             upload_ns=request.upload_ns,
+            replace=request.replace,
         )
         events: asyncio.Queue[str | None] = asyncio.Queue()
 
@@ -163,6 +165,10 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
         async with aclosing(console) as chunks:
             async for chunk in chunks:
                 yield pb.VmConsoleResponse(chunk=chunk)
+
+    def _default_vm(self, request: pb.DeployRequest) -> VmConfig:
+        default = self._describe().default_vm
+        return self._applications.size_of(request.name, default) if request.replace else default
 
     def _timeout_ns(self, request: pb.InvokeRequest, context: Context) -> int:
         if request.timeout_ms:

@@ -106,6 +106,8 @@ class Supervisor:
     machine: Machine | None = None
     restarts: int = 0
     last_error: str = ""
+    replacing: bool = False
+    """It is stopped for its next version only, or for the one before once more."""
     tally: Tally = field(default_factory=Tally)
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
@@ -129,10 +131,17 @@ class Supervisor:
         return self.record.name
 
     @property
+    def is_at_rest(self) -> bool:
+        """Nothing of it runs, or will without a `start`."""
+        return self.state in (ApplicationState.STOPPED, ApplicationState.FAILED)
+
+    @property
     def agent(self) -> AgentClient:
         """Where messages go; raises `WrongState` or `Unavailable` while they cannot."""
         if self.state is ApplicationState.RUNNING and self.machine is not None:
             return self.machine.agent
+        if self.replacing:
+            raise Unavailable(f"application {self.name!r} is being replaced", hint="try again")
         if self.state in (ApplicationState.STARTING, ApplicationState.RESTARTING):
             raise Unavailable(
                 f"application {self.name!r} is {self.state}"

@@ -448,6 +448,7 @@ class DeployRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VM_ID_FIELD_NUMBER: _builtins.int
     UPLOAD_NS_FIELD_NUMBER: _builtins.int
+    REPLACE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     digest: _builtins.str
     version: _builtins.str
@@ -460,6 +461,12 @@ class DeployRequest(_message.Message):
     """An empty Vm to deploy into; empty means a new one."""
     upload_ns: _builtins.int
     """How long the client's upload took, to be part of the timings; 0 when nothing was sent."""
+    replace: _builtins.bool
+    """An application of this name is replaced: stopped in good order and started from the new
+    artifact with its last snapshot, its keys and values and its log. It keeps its size and its
+    environment where this message names none. When the new one does not start, the old one is as
+    it was, but for keys and values that the new one put before it failed. Without an application of this name nothing is different.
+    """
     @_builtins.property
     def config(self) -> Global___VmConfig: ...
     @_builtins.property
@@ -476,10 +483,11 @@ class DeployRequest(_message.Message):
         request_id: _builtins.str = ...,
         vm_id: _builtins.str = ...,
         upload_ns: _builtins.int = ...,
+        replace: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "digest", b"digest", "env", b"env", "language", b"language", "name", b"name", "request_id", b"request_id", "upload_ns", b"upload_ns", "version", b"version", "vm_id", b"vm_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "digest", b"digest", "env", b"env", "language", b"language", "name", b"name", "replace", b"replace", "request_id", b"request_id", "upload_ns", b"upload_ns", "version", b"version", "vm_id", b"vm_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -492,7 +500,9 @@ class DeployResponse(_message.Message):
     PHASE_FIELD_NUMBER: _builtins.int
     APPLICATION_FIELD_NUMBER: _builtins.int
     phase: _builtins.str
-    """compile, vm or load: what has begun. The load includes the actor's init."""
+    """compile, stop (of what is replaced), vm or load: what has begun. The load includes the
+    actor's init.
+    """
     @_builtins.property
     def application(self) -> Global___Application: ...
     def __init__(

@@ -144,6 +144,7 @@ class ApplicationServiceServicer:
     def Deploy(self, request, context):
         """Deploy an uploaded artifact under a name. Streams the phase that has begun, and last the
         application, once a message can be answered. The same request_id gives the same answer.
+        A name that is taken is refused unless the request replaces.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -48,6 +48,7 @@ class ApplicationServiceStub:
     Deploy: _grpc.UnaryStreamMultiCallable[_application_pb2.DeployRequest, _application_pb2.DeployResponse]
     """Deploy an uploaded artifact under a name. Streams the phase that has begun, and last the
     application, once a message can be answered. The same request_id gives the same answer.
+    A name that is taken is refused unless the request replaces.
     """
     Undeploy: _grpc.UnaryUnaryMultiCallable[_application_pb2.UndeployRequest, _application_pb2.UndeployResponse]
     """Remove an application: its Vm, its state, its log. Its artifact stays in the cache."""
@@ -92,6 +93,7 @@ class ApplicationServiceAsyncStub(ApplicationServiceStub):
     Deploy: _aio.UnaryStreamMultiCallable[_application_pb2.DeployRequest, _application_pb2.DeployResponse]  # type: ignore[assignment]
     """Deploy an uploaded artifact under a name. Streams the phase that has begun, and last the
     application, once a message can be answered. The same request_id gives the same answer.
+    A name that is taken is refused unless the request replaces.
     """
     Undeploy: _aio.UnaryUnaryMultiCallable[_application_pb2.UndeployRequest, _application_pb2.UndeployResponse]  # type: ignore[assignment]
     """Remove an application: its Vm, its state, its log. Its artifact stays in the cache."""
@@ -157,6 +159,7 @@ class ApplicationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_application_pb2.DeployResponse], _abc.AsyncIterator[_application_pb2.DeployResponse]]:
         """Deploy an uploaded artifact under a name. Streams the phase that has begun, and last the
         application, once a message can be answered. The same request_id gives the same answer.
+        A name that is taken is refused unless the request replaces.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,211 @@
+"""A deploy that replaces: what the next version keeps, and what remains when it does not start."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.actors import Init, probe
+from support.nodes import builder, node_process
+from support.traces import agents_of, bundles_of
+
+from plexspaces_node import NodeClient, VmConfig
+from plexspaces_node.client import DeployOptions
+from plexspaces_node.errors import (
+    ActorFailed,
+    ActorTrapped,
+    AlreadyExists,
+    InvalidArgument,
+    PlexSpacesError,
+)
+from plexspaces_node.model import ApplicationState
+
+ONE = (1).to_bytes(4, "little")
+TWO = (2).to_bytes(4, "little")
+REPLACE = DeployOptions(replace=True)
+SIZE = VmConfig(1, 200)
+ENV = {"GREETING": "hello"}
+FIRST = DeployOptions(vcpus=SIZE.vcpus, memory_mib=SIZE.memory_mib, env=ENV)
+
+
+def next_version(init: Init = Init.WELL) -> bytes:
+    """Return the probe as another artifact: with a section that says nothing."""
+    return probe(init) + b"\x00\x03\x02v2"
+
+
+def environment(data_dir: Path) -> object:
+    """Return the application's variables as the registry has them."""
+    with closing(sqlite3.connect(data_dir / "registry.db")) as database:
+        [[env]] = database.execute("SELECT env FROM applications").fetchall()
+    return json.loads(env)
+
+
+async def counted(client: NodeClient) -> bytes:
+    """Return the application's counter after one more message."""
+    return (await client.invoke("one", type="c")).payload
+
+
+async def test_replaced_application_keeps_state_store_log_size_and_environment(
+    client: NodeClient, probe_wasm: Path, data_dir: Path
+) -> None:
+    """It is the same application with other code; one machine, and the old artifact is unused."""
+    before = await client.deploy("one", probe_wasm, options=FIRST)
+    assert await counted(client) == ONE
+    await client.invoke("one", b"key", type="p")
+    await client.invoke("one", b"a line", type="o")
+    wish = replace(REPLACE, version="2.0.0")
+    after = await client.deploy("one", next_version(), options=wish)
+    assert (after.id, after.version, after.vm_config) == (before.id, "2.0.0", SIZE)
+    assert after.digest != before.digest
+    assert after.state is ApplicationState.RUNNING
+    parts = after.timings
+    phases = (parts.upload_ns, parts.compile_ns, parts.vm_ns, parts.load_ns, parts.init_ns)
+    assert all(phases)
+    assert sum(phases) <= parts.total_ns
+    assert await counted(client) == TWO
+    assert (await client.invoke("one", b"key", type="g")).payload == b"key"
+    assert "a line" in [line.message async for line in client.logs("one")]
+    assert len(agents_of(data_dir)) == len(bundles_of(data_dir)) == 1
+    assert (await client.inspect("one")).digest == after.digest
+
+
+async def test_size_and_environment_that_are_said_take_the_place_of_those_before(
+    client: NodeClient, probe_wasm: Path, data_dir: Path
+) -> None:
+    """What is said counts as in any deploy."""
+    await client.deploy("one", probe_wasm, options=FIRST)
+    assert environment(data_dir) == ENV
+    await client.deploy("one", next_version(), options=REPLACE)
+    assert environment(data_dir) == ENV
+    wish = replace(REPLACE, memory_mib=220, env={"OTHER": "1"})
+    after = await client.deploy("one", probe_wasm, options=wish)
+    assert after.vm_config == VmConfig(1, 220)
+    assert environment(data_dir) == {"OTHER": "1"}
+
+
+async def test_without_an_application_of_the_name_it_is_a_deploy_like_any(
+    client: NodeClient, probe_wasm: Path
+) -> None:
+    """The same command serves the first time and every time after."""
+    await client.deploy("one", probe_wasm, options=REPLACE)
+    assert await counted(client) == ONE
+
+
+async def test_name_in_use_is_refused_with_the_way_to_replace_it(
+    client: NodeClient, probe_wasm: Path
+) -> None:
+    """Nobody replaces unasked, and whoever means to is told how."""
+    await client.deploy("one", probe_wasm)
+    with pytest.raises(AlreadyExists) as caught:
+        await client.deploy("one", next_version())
+    assert "--replace" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("init", [Init.ERROR, Init.TRAP])
+@pytest.mark.parametrize("state", [ApplicationState.RUNNING, ApplicationState.STOPPED])
+async def test_when_the_next_version_does_not_start_the_one_before_is_as_it_was(
+    client: NodeClient, probe_wasm: Path, data_dir: Path, init: Init, state: ApplicationState
+) -> None:
+    """It runs again with all it had; one that was stopped stays so."""
+    before = await client.deploy("one", probe_wasm, options=FIRST)
+    assert await counted(client) == ONE
+    if state is ApplicationState.STOPPED:
+        await client.stop("one")
+    with pytest.raises((ActorFailed, ActorTrapped)) as caught:
+        await client.deploy("one", next_version(init), options=REPLACE)
+    assert f"the version before is {state}" in str(caught.value.hint)
+    found = await client.inspect("one")
+    assert (found.state, found.digest, found.id) == (state, before.digest, before.id)
+    assert found.vm_config == SIZE
+    await client.start("one")
+    assert await counted(client) == TWO
+    assert len(agents_of(data_dir)) == len(bundles_of(data_dir)) == 1
+
+
+async def test_artifact_that_cannot_run_does_not_even_stop_the_one_before(
+    client: NodeClient, probe_wasm: Path
+) -> None:
+    """What can be known before is known before."""
+    before = await client.deploy("one", probe_wasm)
+    with pytest.raises(InvalidArgument):
+        await client.deploy("one", b"\0asm\x01\0\0\0", options=REPLACE)
+    found = await client.inspect("one")
+    assert (found.vm and found.vm.id) == (before.vm and before.vm.id)
+    assert found.state is ApplicationState.RUNNING
+
+
+async def test_stopped_application_runs_when_it_was_replaced(
+    client: NodeClient, probe_wasm: Path
+) -> None:
+    """Deployed means that a message can be answered."""
+    await client.deploy("one", probe_wasm)
+    assert await counted(client) == ONE
+    await client.stop("one")
+    await client.deploy("one", next_version(), options=REPLACE)
+    assert await counted(client) == TWO
+
+
+@pytest.mark.parametrize("phase", ["stop", "vm", "load"])
+async def test_when_the_client_goes_away_the_one_before_runs_again(
+    client: NodeClient, probe_wasm: Path, phase: str
+) -> None:
+    """A replacing that is cancelled is undone, whatever it has come to."""
+    before = await client.deploy("one", probe_wasm)
+    assert await counted(client) == ONE
+    began = asyncio.Event()
+    deploy = asyncio.create_task(
+        client.deploy(
+            "one",
+            next_version(Init.LOOP),
+            options=REPLACE,
+            on_progress=lambda p: began.set() if p.phase == phase else None,
+        )
+    )
+    await began.wait()
+    deploy.cancel()
+    await asyncio.gather(deploy, return_exceptions=True)
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                assert await counted(client) == TWO
+                break
+            except PlexSpacesError:
+                await asyncio.sleep(0.01)
+    found = await client.inspect("one")
+    assert (found.digest, found.state) == (before.digest, ApplicationState.RUNNING)
+
+
+async def test_same_request_replaces_once(client: NodeClient, probe_wasm: Path) -> None:
+    """A replacing whose answer was lost is asked for again, and changes nothing."""
+    await client.deploy("one", probe_wasm)
+    wish = replace(REPLACE, request_id="r-2")
+    first = await client.deploy("one", next_version(), options=wish)
+    again = await client.deploy("one", next_version(), options=wish)
+    assert (again.vm and again.vm.id) == (first.vm and first.vm.id)
+
+
+async def test_node_started_again_has_the_version_that_was_acknowledged(
+    data_dir: Path, probe_wasm: Path
+) -> None:
+    """Also after kill -9 at once."""
+    with node_process(data_dir) as (process, address):
+        async with NodeClient(address) as client:
+            await client.deploy("one", probe_wasm)
+            assert await counted(client) == ONE
+            after = await client.deploy("one", next_version(), options=REPLACE)
+            process.kill()
+            process.wait(10)
+    async with asyncio.timeout(20):
+        while agents_of(data_dir):
+            await asyncio.sleep(0.01)
+    async with builder(data_dir).build() as node, NodeClient(node.address) as client:
+        async with asyncio.timeout(30):
+            while (found := await client.inspect("one")).state is not ApplicationState.RUNNING:
+                await asyncio.sleep(0.01)
+        assert found.digest == after.digest
+        assert await counted(client) == TWO
