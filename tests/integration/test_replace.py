@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support.actors import Init, probe
 from support.nodes import builder, node_process
-from support.traces import agents_of, bundles_of
+from support.traces import agents_of, assert_nothing_left, bundles_of
 
 from plexspaces_node import NodeClient, VmConfig
 from plexspaces_node.client import DeployOptions
@@ -22,8 +23,14 @@ from plexspaces_node.errors import (
     AlreadyExists,
     InvalidArgument,
     PlexSpacesError,
+    Unavailable,
 )
-from plexspaces_node.model import ApplicationState
+from plexspaces_node.model import ApplicationSpec, ApplicationState
+from plexspaces_node.node import database
+from plexspaces_node.node.deploys import DeployRequest
+from plexspaces_node.node.machines import Machine
+from plexspaces_node.node.registry import ApplicationRecord, Registry
+from plexspaces_node.views import ApplicationInfo
 
 ONE = (1).to_bytes(4, "little")
 TWO = (2).to_bytes(4, "little")
@@ -38,11 +45,40 @@ def next_version(init: Init = Init.WELL) -> bytes:
     return probe(init) + b"\x00\x03\x02v2"
 
 
+def row(data_dir: Path, column: str) -> str:
+    """Return what the registry has of the application."""
+    with closing(sqlite3.connect(data_dir / "registry.db")) as opened:
+        [[value]] = opened.execute(f"SELECT {column} FROM applications").fetchall()
+    return str(value)
+
+
 def environment(data_dir: Path) -> object:
     """Return the application's variables as the registry has them."""
-    with closing(sqlite3.connect(data_dir / "registry.db")) as database:
-        [[env]] = database.execute("SELECT env FROM applications").fetchall()
-    return json.loads(env)
+    return json.loads(row(data_dir, "env"))
+
+
+async def in_state(client: NodeClient, state: ApplicationState) -> ApplicationInfo:
+    """Wait until the application is in a state, and return it."""
+    async with asyncio.timeout(30):
+        while (found := await client.inspect("one")).state is not state:
+            await asyncio.sleep(0.01)
+    return found
+
+
+@contextmanager
+def held(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[asyncio.Event]:
+    """Have another program hold the registry when a replacing comes to its row; tells that."""
+    monkeypatch.setattr(database, "_BUSY_TIMEOUT_S", 0.5)
+    waits, replace_application = asyncio.Event(), Registry.replace_application
+    with closing(sqlite3.connect(data_dir / "registry.db", isolation_level=None)) as other:
+
+        async def hold_and_replace(self: Registry, record: ApplicationRecord) -> None:
+            other.execute("BEGIN IMMEDIATE")
+            waits.set()
+            await replace_application(self, record)
+
+        monkeypatch.setattr(Registry, "replace_application", hold_and_replace)
+        yield waits
 
 
 async def counted(client: NodeClient) -> bytes:
@@ -118,9 +154,9 @@ async def test_when_the_next_version_does_not_start_the_one_before_is_as_it_was(
         await client.stop("one")
     with pytest.raises((ActorFailed, ActorTrapped)) as caught:
         await client.deploy("one", next_version(init), options=REPLACE)
-    assert f"the version before is {state}" in str(caught.value.hint)
-    found = await client.inspect("one")
-    assert (found.state, found.digest, found.id) == (state, before.digest, before.id)
+    assert "the version before is" in str(caught.value.hint)
+    found = await in_state(client, state)
+    assert (found.digest, found.id) == (before.digest, before.id)
     assert found.vm_config == SIZE
     await client.start("one")
     assert await counted(client) == TWO
@@ -174,10 +210,115 @@ async def test_when_the_client_goes_away_the_one_before_runs_again(
             try:
                 assert await counted(client) == TWO
                 break
-            except PlexSpacesError:
+            except Unavailable:
                 await asyncio.sleep(0.01)
+    assert (await client.inspect("one")).digest == before.digest
+
+
+async def test_when_the_registry_refuses_the_version_before_is_as_it_was(
+    client: NodeClient, probe_wasm: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next version answers nobody before it is the application's: there is nothing to undo."""
+    before = await client.deploy("one", probe_wasm)
+    assert await counted(client) == ONE
+    with held(data_dir, monkeypatch) as waits:
+        deploy = asyncio.create_task(client.deploy("one", next_version(), options=REPLACE))
+        await waits.wait()
+        with pytest.raises(Unavailable, match="being replaced"):
+            await counted(client)
+        with pytest.raises(PlexSpacesError, match="another program holds"):
+            await deploy
+    found = await in_state(client, ApplicationState.RUNNING)
+    assert found.digest == before.digest
+    assert await counted(client) == TWO
+    assert len(agents_of(data_dir)) == len(bundles_of(data_dir)) == 1
+
+
+async def test_when_the_client_goes_away_as_the_row_is_written_then_all_agree_on_the_version(
+    client: NodeClient, probe_wasm: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs is what the registry has, and its artifact is held."""
+    before = await client.deploy("one", probe_wasm)
+    with held(data_dir, monkeypatch) as waits:
+        monkeypatch.setattr(database, "_BUSY_TIMEOUT_S", 30.0)
+        deploy = asyncio.create_task(client.deploy("one", next_version(), options=REPLACE))
+        await waits.wait()
+        deploy.cancel()
+        await asyncio.gather(deploy, return_exceptions=True)
+    async with asyncio.timeout(30):
+        while (found := await client.inspect("one")).digest == before.digest:
+            await asyncio.sleep(0.01)
+    assert found.state is ApplicationState.RUNNING
+    assert row(data_dir, "digest") == found.digest
+    await client.undeploy("one")
+    await client.deploy("one", next_version())
+    assert await counted(client) == ONE
+
+
+async def test_when_the_client_goes_away_amid_the_goodbye_no_state_is_lost(
+    data_dir: Path, probe_wasm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The version before hands over its last state to the end, and goes on from it."""
+    stop, deploys = Machine.stop, list[asyncio.Task[ApplicationInfo]]()
+
+    async def leave_and_stop(self: Machine, timeout_s: float) -> None:
+        deploys[0].cancel()
+        await asyncio.sleep(0)
+        await stop(self, timeout_s)
+
+    unhurried = builder(data_dir).with_setting("limits.snapshot_interval_s", 600.0)
+    async with unhurried.build() as node, NodeClient(node.address) as client:
+        await client.deploy("one", probe_wasm)
+        assert await counted(client) == ONE
+        there = await client.deploy("two", next_version())
+        request = DeployRequest(ApplicationSpec("one", there.digest), replace=True)
+        applications = node._applications
+        assert applications is not None
+        with monkeypatch.context() as patched:
+            patched.setattr(Machine, "stop", leave_and_stop)
+            deploys.append(asyncio.create_task(applications.deploy(request, lambda _phase: None)))
+            [error] = await asyncio.gather(*deploys, return_exceptions=True)
+        assert isinstance(error, asyncio.CancelledError)
+        await in_state(client, ApplicationState.RUNNING)
+        assert await counted(client) == TWO
+
+
+async def test_request_of_another_application_does_not_even_stop_the_one_before(
+    client: NodeClient, probe_wasm: Path
+) -> None:
+    """What can be known before is known before."""
+    await client.deploy("two", probe_wasm, options=DeployOptions(request_id="r-1"))
+    before = await client.deploy("one", probe_wasm)
+    with pytest.raises(AlreadyExists, match="'r-1' has deployed application 'two'"):
+        await client.deploy("one", next_version(), options=replace(REPLACE, request_id="r-1"))
     found = await client.inspect("one")
-    assert (found.digest, found.state) == (before.digest, ApplicationState.RUNNING)
+    assert (found.vm and found.vm.id) == (before.vm and before.vm.id)
+
+
+async def test_shutdown_amid_a_replacing_leaves_the_version_before_to_the_next_start(
+    data_dir: Path, probe_wasm: Path
+) -> None:
+    """Nothing is started that would only be stopped; the client is told."""
+    async with builder(data_dir).build() as node, NodeClient(node.address) as client:
+        before = await client.deploy("one", probe_wasm)
+        assert await counted(client) == ONE
+        began = asyncio.Event()
+        deploy = asyncio.create_task(
+            client.deploy(
+                "one",
+                next_version(Init.LOOP),
+                options=REPLACE,
+                on_progress=lambda p: began.set() if p.phase == "load" else None,
+            )
+        )
+        await began.wait()
+        assert await node.drain()
+        with pytest.raises(Unavailable):
+            await deploy
+    assert_nothing_left(data_dir)
+    async with builder(data_dir).build() as node, NodeClient(node.address) as client:
+        assert (await in_state(client, ApplicationState.RUNNING)).digest == before.digest
+        assert await counted(client) == TWO
 
 
 async def test_same_request_replaces_once(client: NodeClient, probe_wasm: Path) -> None:

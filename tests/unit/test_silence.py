@@ -326,6 +326,24 @@ def test_reply_when_its_sender_left_then_it_is_in_flight_until_it_comes_and_coun
     run(case)
 
 
+def test_reply_when_it_comes_as_its_sender_leaves_then_the_agent_has_answered(run: Run) -> None:
+    """Neither waits for the other in the moment between."""
+
+    async def case(it: Case) -> None:
+        left = it.invoke(60.0)
+        message = await it.take()
+        left.cancel()
+        connection = it.client._connection
+        assert connection is not None
+        connection.data_received(it.reply(message))
+        await asyncio.gather(left, return_exceptions=True)
+        await it.client.idle()
+        assert it.client.in_flight == 0
+        assert len(it.host.unclaimed_replies) == 1
+
+    run(case)
+
+
 def test_reply_when_sender_and_agent_left_then_it_counts_as_none(run: Run) -> None:
     """A message that nobody answers and nobody waits for is not in flight for ever."""
 

@@ -294,14 +294,12 @@ class AgentClient:
             self._pending.pop(request_id, None)
 
         try:
-            reply: link.Reply = await future
+            # Shielded: the agent answers a message whose sender left all the same, and is at it.
+            reply: link.Reply = await asyncio.shield(future)
             return reply
         except asyncio.CancelledError:
-            if future.cancelled():
-                # Its sender left. The agent answers all the same, and is at it until it does.
-                future = self._expect(request_id, link.Reply)
-                if self._connection is not None:
-                    self._connection.send(link.Cancel(request_id))
+            if self._connection is not None and not future.done():
+                self._connection.send(link.Cancel(request_id))
             future.add_done_callback(partial(self._unclaimed, begin_s))
             raise
         finally:
@@ -403,6 +401,8 @@ class AgentClient:
             return answered
         finally:
             self._pending.pop(request_id, None)
+            if not future.cancel():
+                future.exception()  # else asyncio complains that nobody looked at it
 
     def _connected(self) -> _Connection:
         if self._connection is None:

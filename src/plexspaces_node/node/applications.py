@@ -13,9 +13,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from time import perf_counter_ns, time_ns
+from time import perf_counter_ns
 from typing import Any, TypeVar
-from uuid import uuid4
 
 from plexspaces_node.errors import (
     ActorError,
@@ -28,13 +27,13 @@ from plexspaces_node.errors import (
     WrongState,
 )
 from plexspaces_node.model import (
-    ApplicationSpec,
     ApplicationState,
     PhaseTimings,
     VmConfig,
     check_name,
 )
-from plexspaces_node.node.artifacts import Compiled, check_language
+from plexspaces_node.node.artifacts import Compiled
+from plexspaces_node.node.deploys import DeployRequest, completed, is_answered, record_of
 from plexspaces_node.node.leftovers import deployed_applications, destroy_machines
 from plexspaces_node.node.logs import ApplicationLog, remove_all_but
 from plexspaces_node.node.machines import Machine, start_machine
@@ -43,6 +42,7 @@ from plexspaces_node.node.registry import ApplicationRecord, Desired
 from plexspaces_node.node.supervisor import Progress, Supervisor, Surroundings
 from plexspaces_node.views import ApplicationInfo, Listing, VmInfo
 from plexspaces_node.vm.bundle import Bundle, new_vm_id
+from plexspaces_node.vm.host_machine import finished
 
 _log = logging.getLogger(__name__)
 
@@ -52,31 +52,13 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
-class DeployRequest:
-    """A deploy as the service understood it.
-
-    Attributes:
-        request_id: "" for none; a second deploy with the same one gets the first one's answer.
-        vm_id: of an empty machine to deploy into, "" for a new one.
-        upload_ns: what the client says its upload took, part of the timings.
-        replace: an application of the name is replaced; it keeps its environment when the spec
-            has none.
-    """
-
-    spec: ApplicationSpec
-    request_id: str = ""
-    vm_id: str = ""
-    upload_ns: int = 0
-    replace: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class _Version:
     """What an application was before it was to be replaced."""
 
     record: ApplicationRecord
     timings: PhaseTimings
     state: ApplicationState
+    last_error: str
 
 
 @dataclass(eq=False)
@@ -136,7 +118,7 @@ class Applications:
         artifact = self.around.artifacts.holding(spec.digest)
         async with self._act(), artifact, self._lock(spec.name):
             known = self._supervisors.get(spec.name)
-            if known is not None and (not request.replace or _is_answered(known, request)):
+            if known is not None and (not request.replace or is_answered(known.record, request)):
                 return await self._answer_again(known, request)
             if known is None and len(self._supervisors) >= self.around.limits.applications:
                 raise ResourceExhausted(
@@ -150,7 +132,7 @@ class Applications:
                 self._readable(spec.name)
                 await self._replace(known, request, compiled, progress)
                 return await known.info()
-            supervisor = self._supervise(_record(request, compiled))
+            supervisor = self._supervise(record_of(request, compiled))
             try:
                 await self.around.registry.insert_application(supervisor.record)
                 await supervisor.journal.clear()
@@ -158,7 +140,7 @@ class Applications:
                 empty = await self._take_empty(request.vm_id) if request.vm_id else None
                 await supervisor.start(empty=empty, progress=progress)
                 duration_ns = perf_counter_ns() - begin
-                supervisor.timings = _complete(supervisor.timings, request, compiled, duration_ns)
+                supervisor.timings = completed(supervisor.timings, request, compiled, duration_ns)
                 supervisor.record = await self.around.registry.set_deployed(
                     spec.name, supervisor.timings
                 )
@@ -172,12 +154,14 @@ class Applications:
     ) -> None:
         """Stop an application and start its next version from what it leaves.
 
-        The next version is what a later start of the node finds only once it has started.
+        The next version takes messages, and is what a later start of the node finds, only once it
+        has started.
         """
         begin = perf_counter_ns() - compiled.duration_ns
-        before = _Version(known.record, known.timings, known.state)
+        self._check_request(request)
+        before = _Version(known.record, known.timings, known.state, known.last_error)
         record = replace(
-            _record(request, compiled),
+            record_of(request, compiled),
             id=before.record.id,
             generation=before.record.generation + 1,
             env=request.spec.env or before.record.env,
@@ -186,42 +170,56 @@ class Applications:
         known.replacing = True
         try:
             progress("stop")
-            await known.stop(self.grace_s)
+            # To the end: amid its goodbye an actor hands over its last state.
+            await finished(known.stop(self.grace_s))
             empty = await self._take_empty(request.vm_id) if request.vm_id else None
-            known.record = record
+            known.record, known.on_trial = record, True
             await known.start(empty=empty, progress=progress)
-            known.timings = _complete(known.timings, request, compiled, perf_counter_ns() - begin)
-            known.record = replace(record, timings=known.timings)
-            await self.around.registry.replace_application(known.record)
         except BaseException as error:
-            await self._to_the_end(self._put_back(known, before))
-            self.around.artifacts.release(record.digest)
-            if isinstance(error, PlexSpacesError | ActorError) and not error.hint:
-                error.hint = f"the version before is {known.state}: plexspaces inspect {known.name}"
+            await finished(self._to_the_end(self._put_back(known, before, record)))
+            _add_hint(error, known)
             raise
-        known.replacing = False
+        timings = completed(known.timings, request, compiled, perf_counter_ns() - begin)
+        await finished(
+            self._to_the_end(self._keep(known, before, replace(record, timings=timings)))
+        )
+
+    async def _keep(self, known: Supervisor, before: _Version, record: ApplicationRecord) -> None:
+        """Make what runs the application's version; when the registry refuses, undo it."""
+        try:
+            await self.around.registry.replace_application(record)
+        except PlexSpacesError as error:
+            await self._put_back(known, before, record)
+            _add_hint(error, known)
+            raise
+        known.record = record
+        known.timings = record.timings or known.timings
+        known.end_trial(keep=True)
         self.around.artifacts.release(before.record.digest)
 
-    async def _put_back(self, known: Supervisor, before: _Version) -> None:
+    async def _put_back(
+        self, known: Supervisor, before: _Version, failed: ApplicationRecord
+    ) -> None:
         """Have the version before where the next one failed."""
         try:
-            if known.record is before.record:
-                await known.stop(self.grace_s)
-            else:
-                # Without a goodbye: what the next version would save is not for the one before.
-                await known.abort()
-                await known.stop(0, save=False)
-        except PlexSpacesError as error:
-            # What was not saved or not removed is kept, and tried again at the next start.
-            _log.warning("replacing %s: %s", known.name, error)
-        known.record, known.timings = before.record, before.timings
-        try:
-            if before.state is not ApplicationState.STOPPED and known.is_at_rest:
-                await known.start()
-        except (PlexSpacesError, ActorError, OSError):
-            known.start_later()
+            # Without a goodbye: what the next version would save is not for the one before.
+            await known.abort()
         finally:
-            known.replacing = False
+            known.end_trial(keep=False)
+            known.record, known.timings = before.record, before.timings
+            self.around.artifacts.release(failed.digest)
+        if before.state is ApplicationState.FAILED:
+            known.state, known.last_error = before.state, before.last_error
+        elif before.state is not ApplicationState.STOPPED and not self._draining:
+            known.start_later()
+
+    def _check_request(self, request: DeployRequest) -> None:
+        for one in self._supervisors.values():
+            if one.record.request_id == request.request_id != "" and one.name != request.spec.name:
+                raise AlreadyExists(
+                    f"request id {request.request_id!r} has deployed application {one.name!r}",
+                    hint="choose a new request id for every deploy",
+                )
 
     async def _compile(self, digest: str, progress: Progress) -> Compiled:
         try:
@@ -273,7 +271,12 @@ class Applications:
         """
         async with self._act(), self._lock(name):
             supervisor = self._readable(name)
-            if supervisor.is_at_rest:
+            if supervisor.state is ApplicationState.STOPPING:
+                raise WrongState(
+                    f"application {name!r} could not be stopped",
+                    hint=f"plexspaces stop --name {name}, which says why",
+                )
+            if supervisor.state in (ApplicationState.STOPPED, ApplicationState.FAILED):
                 supervisor.record = await self.around.registry.set_desired(name, Desired.RUNNING)
                 await supervisor.start()
             return await supervisor.info()
@@ -501,7 +504,7 @@ class Applications:
             _log.warning("the log of %s stays until the next start: %s", supervisor.name, error)
 
     async def _answer_again(self, known: Supervisor, request: DeployRequest) -> ApplicationInfo:
-        if not _is_answered(known, request):
+        if not is_answered(known.record, request):
             raise AlreadyExists(
                 f"application {known.name!r} is deployed already, and {known.state}",
                 hint="deploy with --replace, which keeps its state, or under another --name",
@@ -533,44 +536,10 @@ def _shutting_down() -> Unavailable:
     return Unavailable("the node is shutting down", hint="plexspaces start-node --node-id ID")
 
 
-def _record(request: DeployRequest, compiled: Compiled) -> ApplicationRecord:
-    spec = request.spec
-    return ApplicationRecord(
-        name=spec.name,
-        id=f"app-{uuid4().hex[:8]}",
-        version=spec.version,
-        language=check_language(compiled.report, spec.language),
-        kind=compiled.report.kind,
-        digest=spec.digest,
-        vm_config=spec.vm_config,
-        env=spec.env,
-        desired=Desired.RUNNING,
-        generation=0,
-        request_id=request.request_id,
-        created_ns=time_ns(),
-    )
-
-
-def _is_answered(known: Supervisor, request: DeployRequest) -> bool:
-    """Tell whether an application is what this very request has deployed before."""
-    return (
-        request.request_id != ""
-        and known.record.request_id == request.request_id
-        and known.record.digest == request.spec.digest
-    )
-
-
-def _complete(
-    started: PhaseTimings, request: DeployRequest, compiled: Compiled, duration_ns: int
-) -> PhaseTimings:
-    """Return the timings of a deploy whose last part was a start."""
-    return replace(
-        started,
-        upload_ns=request.upload_ns,
-        compile_ns=compiled.duration_ns,
-        compile_cached=compiled.cached,
-        total_ns=duration_ns + request.upload_ns,
-    )
+def _add_hint(error: BaseException, known: Supervisor) -> None:
+    """Have the error of a replacing say what became of the version before, if it says nothing."""
+    if isinstance(error, PlexSpacesError | ActorError) and not error.hint:
+        error.hint = f"the version before is {known.state}: plexspaces inspect {known.name}"
 
 
 def _no_vm(vm_id: str) -> NotFound:

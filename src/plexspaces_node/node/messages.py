@@ -107,6 +107,7 @@ class Messages:
             try:
                 reply = await waiting
             except PlexSpacesError as error:
+                target.tally.failures += 1
                 why: str | None = str(error)
             else:
                 why = reply.failure.message if reply.failure else None

@@ -13,8 +13,9 @@ import grpc
 
 from plexspaces_node.errors import ActorError, Internal, InvalidArgument, PlexSpacesError
 from plexspaces_node.model import VmConfig
-from plexspaces_node.node.applications import Applications, DeployRequest
+from plexspaces_node.node.applications import Applications
 from plexspaces_node.node.artifacts import ArtifactStore
+from plexspaces_node.node.deploys import DeployRequest
 from plexspaces_node.node.vms import Vms
 from plexspaces_node.views import ApplicationInfo, LogLine, NodeInfo
 from plexspaces_node.wire import convert

@@ -107,7 +107,9 @@ class Supervisor:
     restarts: int = 0
     last_error: str = ""
     replacing: bool = False
-    """It is stopped for its next version only, or for the one before once more."""
+    """It is stopped for its next version only, which takes no messages yet."""
+    on_trial: bool = False
+    """What runs is its next version, which may yet be undone: its state is not saved until then."""
     tally: Tally = field(default_factory=Tally)
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
@@ -119,6 +121,7 @@ class Supervisor:
         self._loading = False
         self._keeper: asyncio.Task[None] | None = None
         self._saver = StateSaver(self.name, self._save, self._warn, sleep=self.sleep)
+        self._tried: bytes | None = None
         # Of machines that may not be wholly gone.
         self._left: set[Bundle] = set()
 
@@ -131,17 +134,12 @@ class Supervisor:
         return self.record.name
 
     @property
-    def is_at_rest(self) -> bool:
-        """Nothing of it runs, or will without a `start`."""
-        return self.state in (ApplicationState.STOPPED, ApplicationState.FAILED)
-
-    @property
     def agent(self) -> AgentClient:
         """Where messages go; raises `WrongState` or `Unavailable` while they cannot."""
-        if self.state is ApplicationState.RUNNING and self.machine is not None:
-            return self.machine.agent
         if self.replacing:
             raise Unavailable(f"application {self.name!r} is being replaced", hint="try again")
+        if self.state is ApplicationState.RUNNING and self.machine is not None:
+            return self.machine.agent
         if self.state in (ApplicationState.STARTING, ApplicationState.RESTARTING):
             raise Unavailable(
                 f"application {self.name!r} is {self.state}"
@@ -212,10 +210,22 @@ class Supervisor:
         self._move(ApplicationState.STOPPED)
 
     async def abort(self) -> None:
-        """End the machine at once, without goodbye; what was not saved is lost."""
+        """End the machine at once, without goodbye, and save no more; it is Stopped then."""
         await self._end_keeper()
-        await self._saver.end()
         await self._clear()
+        # Not before: until its machine is gone an actor may hand over a state.
+        await self._saver.end()
+        if self.state not in (ApplicationState.STOPPED, ApplicationState.STOPPING):
+            self._move(ApplicationState.STOPPING)
+        if self.state is ApplicationState.STOPPING:
+            self._move(ApplicationState.STOPPED)
+
+    def end_trial(self, *, keep: bool) -> None:
+        """Go on with what runs as the application itself, or, once it is gone, without it."""
+        state, self._tried = self._tried, None
+        self.replacing = self.on_trial = False
+        if keep and state is not None:
+            self._saver.take(state)
 
     async def info(self) -> ApplicationInfo:
         """Describe the application as it is now."""
@@ -431,7 +441,10 @@ class Supervisor:
 
     def snapshot(self, state: bytes) -> None:
         """Take a snapshot of the actor; of several that wait to be saved only the last is kept."""
-        self._saver.take(state)
+        if self.on_trial:
+            self._tried = state
+        else:
+            self._saver.take(state)
 
     def unclaimed(self, reply: link.Reply | None, total_ns: int) -> None:
         """Count what an actor did for a sender who has left."""

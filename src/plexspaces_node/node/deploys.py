@@ -1,0 +1,74 @@
+"""A deploy as it was asked for: the application it makes, and how long it took.
+
+Knows rows and times; what is done with them is `applications`' business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from time import time_ns
+from uuid import uuid4
+
+from plexspaces_node.model import ApplicationSpec, PhaseTimings
+from plexspaces_node.node.artifacts import Compiled, check_language
+from plexspaces_node.node.registry import ApplicationRecord, Desired
+
+
+@dataclass(frozen=True, slots=True)
+class DeployRequest:
+    """A deploy as the service understood it.
+
+    Attributes:
+        request_id: "" for none; a second deploy with the same one gets the first one's answer.
+        vm_id: of an empty machine to deploy into, "" for a new one.
+        upload_ns: what the client says its upload took, part of the timings.
+        replace: an application of the name is replaced; it keeps its environment when the spec
+            has none.
+    """
+
+    spec: ApplicationSpec
+    request_id: str = ""
+    vm_id: str = ""
+    upload_ns: int = 0
+    replace: bool = False
+
+
+def record_of(request: DeployRequest, compiled: Compiled) -> ApplicationRecord:
+    """Return the row of an application that is to be deployed and is not yet."""
+    spec = request.spec
+    return ApplicationRecord(
+        name=spec.name,
+        id=f"app-{uuid4().hex[:8]}",
+        version=spec.version,
+        language=check_language(compiled.report, spec.language),
+        kind=compiled.report.kind,
+        digest=spec.digest,
+        vm_config=spec.vm_config,
+        env=spec.env,
+        desired=Desired.RUNNING,
+        generation=0,
+        request_id=request.request_id,
+        created_ns=time_ns(),
+    )
+
+
+def is_answered(record: ApplicationRecord, request: DeployRequest) -> bool:
+    """Tell whether an application is what this very request has deployed before."""
+    return (
+        request.request_id != ""
+        and record.request_id == request.request_id
+        and record.digest == request.spec.digest
+    )
+
+
+def completed(
+    started: PhaseTimings, request: DeployRequest, compiled: Compiled, duration_ns: int
+) -> PhaseTimings:
+    """Return the timings of a deploy whose last part was a start."""
+    return replace(
+        started,
+        upload_ns=request.upload_ns,
+        compile_ns=compiled.duration_ns,
+        compile_cached=compiled.cached,
+        total_ns=duration_ns + request.upload_ns,
+    )
