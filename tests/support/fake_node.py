@@ -184,7 +184,7 @@ class FakeNode(ApplicationServiceServicer):
                 hint=f"plexspaces undeploy --name {spec.name}",
             )
             _end(context, taken)
-        for phase in ("compile", "vm", "load", "init"):
+        for phase in ("compile", "vm", "load"):
             yield pb.DeployResponse(phase=phase)
         vm_id = request.vm_id or f"vm-{spec.name}"
         self.empty_vms.pop(vm_id, None)

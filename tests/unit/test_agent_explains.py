@@ -59,6 +59,19 @@ def test_trap_when_memory_was_refused_then_it_says_so_and_how_to_give_more(
     assert error.hint == MORE_MEMORY_HINT
 
 
+def test_trap_when_it_is_another_then_memory_is_not_blamed_for_what_was_last_written() -> None:
+    """A line about memory explains an abort, and no division by zero."""
+    error = explain(
+        WasmError("wasm trap: integer divide by zero"),
+        Wrote("out of memory, evicting"),
+        "m",
+        SETTINGS,
+    )
+    assert isinstance(error, ActorTrapped)
+    assert "the actor divided by zero" in error.message
+    assert error.hint == "see what it wrote with: plexspaces logs calc"
+
+
 def test_trap_when_a_refusal_was_overcome_before_then_it_is_not_blamed() -> None:
     """Only the last words tell of the end, not what was written earlier."""
     error = explain(UNREACHABLE, Wrote("MemoryError", "panic: astray"), "handle-message", SETTINGS)
@@ -80,7 +93,7 @@ def test_trap_when_the_application_did_not_come_up_then_no_command_that_cannot_w
 @pytest.mark.parametrize(
     ("during", "hint"),
     [
-        ("handle-message", "plexspaces invoke calc --timeout 60"),
+        ("handle-message", "give it more time: --timeout SECONDS"),
         ("init", "[limits] deploy_timeout_s"),
     ],
 )

@@ -51,7 +51,6 @@ class TestFile:
             "compiling",
             "starting the VM",
             "loading the artifact",
-            "starting the actor",
         ]
         assert fake_node.calls == [
             *("InspectNode", "Inspect", "FindArtifact", "UploadArtifact", "Deploy")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shlex
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -159,6 +162,32 @@ def test_status_when_ended_by_a_signal_then_it_tells_which(
     monkeypatch.setattr(NodeClient, "list", signalled)
     assert plexspaces("list").status == 128 + number
     assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)] == handlers
+
+
+def test_status_when_typer_ends_by_itself_then_1_and_not_as_if_the_reader_had_gone(
+    plexspaces: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a pipe that broke is one."""
+    monkeypatch.setenv("_PLEXSPACES_COMPLETE", "bogus")
+    assert plexspaces().status == 1
+
+
+@pytest.mark.parametrize("arguments", [("list",), ("list", "--json"), ("vms", "list", "--json")])
+def test_status_when_stdout_is_closed_then_as_ever(
+    command: Command, fake_node: FakeNode, arguments: tuple[str, ...]
+) -> None:
+    """Whoever wants to hear nothing gets no traceback."""
+    program = [sys.executable, "-m", "plexspaces_node.cli.main", *arguments]
+    shell = f"{shlex.join(program)} --node-address {fake_node.address} >&-"
+    done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_status_when_stderr_takes_nothing_then_as_ever() -> None:
+    """What was given is wrong also where nobody can be told."""
+    program = shlex.join([sys.executable, "-m", "plexspaces_node.cli.main", "no-such-command"])
+    for stderr in ("/dev/full", "&-"):
+        assert subprocess.run(["sh", "-c", f"{program} 2>{stderr}"], timeout=60).returncode == 2
 
 
 def test_status_when_told_to_end_as_a_background_job_then_it_ends(

@@ -84,7 +84,7 @@ class TestDeploy:
         assert node.uploads == [[256 * 1024, 256 * 1024, size - 512 * 1024]]
         assert seen[0] == Progress("upload", 0, size)
         assert seen[3] == Progress("upload", size, size)
-        assert [each.phase for each in seen[4:]] == ["compile", "vm", "load", "init"]
+        assert [each.phase for each in seen[4:]] == ["compile", "vm", "load"]
         assert (info.name, info.state, info.language) == (
             "calc",
             ApplicationState.RUNNING,
@@ -532,7 +532,7 @@ class TestApplicationDeployment:
     ) -> None:
         """Closing the handle ends the connection only."""
         deployment = ApplicationDeployment("calc").with_wasm(WASM).with_node(node.address)
-        application = await deployment.with_vm("vm-7").deploy()
+        application = await deployment.with_vm("vm-7").with_replace().deploy()
         await application.close()
         assert node.applications["calc"].vm is not None
         with pytest.raises(WrongState):

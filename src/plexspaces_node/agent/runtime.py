@@ -59,7 +59,7 @@ _TOO_SMALL = "memory minimum size of "
 _RAN_OUT = ("MemoryError", "out of memory", "memory allocation of ")
 """What the last words of a language's runtime hold when it was refused memory."""
 
-MORE_MEMORY_HINT = "deploy it with more memory, for example --memory 512"
+MORE_MEMORY_HINT = "deploy it with more memory than it has: --memory MIB"
 _STARTING, _INIT = "starting the actor", "init"
 
 
@@ -251,11 +251,10 @@ def explain(
     # An application that does not come up is undone, and its log with it.
     deploying = during in (_STARTING, _INIT)
     if "wasm trap: interrupt" in text:
-        again = f"plexspaces invoke {settings.application} --timeout 60"
         less = "have it do less there, or raise [limits] deploy_timeout_s"
         return DeadlineExceeded(
             f"{during}: no answer within the time given; the actor was interrupted{words}",
-            hint=less if deploying else f"give it more time, for example: {again}",
+            hint=less if deploying else "give it more time: --timeout SECONDS",
         )
     if "fuel allocated for hostcalls" in text:
         return ActorFailed(f"{during}: the reply is too large to carry", code="reply-too-large")
@@ -265,7 +264,7 @@ def explain(
     ran_out = any(sign in said for sign in _RAN_OUT)
     for part, code, meaning in _TRAPS:
         if part in text:
-            if ran_out:
+            if ran_out and code == "unreachable":
                 meaning, hint = "the actor ran out of memory", MORE_MEMORY_HINT
             return ActorTrapped(f"{during}: trap: {part}: {meaning}{words}", code=code, hint=hint)
     cause = [line.strip() for line in text.splitlines() if line.strip()][-1:] or ["unknown"]

@@ -151,6 +151,10 @@ def _version(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return the exit status; never raises for what a user can cause."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            # Closed by whoever called us, who wants to hear nothing.
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for as long as we live
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A terminal that knows no ✓ shows a ?, and the command goes on.
@@ -171,8 +175,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except typer.Abort:
         return FAILED
     except SystemExit as end:
-        # Of typer and rich: 0 after a shell was told how to complete, else whoever read has gone.
-        return status_of_signal(signal.SIGPIPE) if end.code else DONE
+        # Of typer and rich: whoever read has gone, or a shell was told how to complete.
+        if isinstance(end.__context__, BrokenPipeError):
+            return status_of_signal(signal.SIGPIPE)
+        return FAILED if end.code else DONE
     except OSError as error:
         # Of our own output only: what a node, a file or a compiler does is a PlexSpacesError.
         print_error(f"{error.filename or 'cannot write'}: {error.strerror}", None)

@@ -24,6 +24,8 @@ QUEUED_LINES = 1000
 """The most that wait to be written."""
 END_TIMEOUT_S = 1.0
 """For those that wait when the node has ended."""
+_DROPPED = b"%d lines were dropped here: nobody read them in time\n"
+_DROPPED_JSON = b'{"event": "%d lines were dropped here: nobody read them in time"}\n'
 THREAD = "stderr"
 
 
@@ -42,12 +44,13 @@ def to_stderr(level: str, form: str) -> Iterator[None]:
         with _logging(logging.NullHandler(), level):
             yield
         return
-    lines = _Lines(stderr.buffer)
+    for_people = form == "console" or (form == "auto" and stderr.isatty())
+    lines = _Lines(stderr.buffer, _DROPPED if for_people else _DROPPED_JSON)
     stream = io.TextIOWrapper(
         cast(BinaryIO, lines), encoding=stderr.encoding, errors=stderr.errors, line_buffering=True
     )
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(_formatter(form, on_terminal=stderr.isatty()))
+    handler.setFormatter(_formatter(for_people, on_terminal=stderr.isatty()))
     try:
         with redirect_stderr(stream), _logging(handler, level):
             yield
@@ -72,11 +75,13 @@ def _logging(handler: logging.Handler, level: str) -> Iterator[None]:
 class _Lines(io.RawIOBase):
     """Writes what it is given to a file, in order, on a thread that may wait for it."""
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: Any, dropped: bytes) -> None:
+        """Write to `file`; `dropped` says, with a number in it, how many lines are missing."""
         # Beneath its buffer: Python flushes that at its end, and must not find it held then.
         self._file = getattr(file, "raw", file)
         self._queue: SimpleQueue[bytes | None] = SimpleQueue()
         self._dropped = 0
+        self._say_dropped = dropped
         self._thread = threading.Thread(target=self._copy, name=THREAD, daemon=True)
         self._thread.start()
 
@@ -102,7 +107,7 @@ class _Lines(io.RawIOBase):
     def _tell_dropped(self) -> None:
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
-            self._queue.put(b"%d lines were dropped here: nobody read them in time\n" % dropped)
+            self._queue.put(self._say_dropped % dropped)
 
     def _copy(self) -> None:
         while (data := self._queue.get()) is not None:
@@ -113,8 +118,7 @@ class _Lines(io.RawIOBase):
                     rest = rest[self._file.write(rest) or len(rest) :]
 
 
-def _formatter(form: str, *, on_terminal: bool) -> logging.Formatter:
-    for_people = form == "console" or (form == "auto" and on_terminal)
+def _formatter(for_people: bool, *, on_terminal: bool) -> logging.Formatter:
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -32,10 +33,11 @@ def note(line: str) -> None:
 
 
 def print_error(message: str, hint: str | None) -> None:
-    """Print an error and its hint on stderr."""
-    _print_labelled("error: ", typer.colors.RED, message)
-    if hint:
-        _print_labelled("hint: ", typer.colors.CYAN, hint)
+    """Print an error and its hint on stderr, if that takes them: the status tells it too."""
+    with suppress(OSError):
+        _print_labelled("error: ", typer.colors.RED, message)
+        if hint:
+            _print_labelled("hint: ", typer.colors.CYAN, hint)
 
 
 def print_json(value: Any) -> None:
@@ -126,8 +128,6 @@ def printable(text: str) -> str:
 
 def flush_quietly() -> None:
     """Flush stdout; a reader that has gone is no error of ours."""
-    if sys.stdout is None:  # closed by whoever called us
-        return
     try:
         sys.stdout.flush()
     except OSError:

@@ -31,7 +31,6 @@ PHASES = {
     "stop": "stopping the version before",
     "vm": "starting the VM",
     "load": "loading the artifact",
-    "init": "starting the actor",
 }
 
 

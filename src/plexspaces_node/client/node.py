@@ -75,7 +75,8 @@ class Progress:
     """Where a deploy is.
 
     Attributes:
-        phase: `upload`, `cached` (the node has the artifact), `compile`, `vm`, `load` or `init`.
+        phase: `upload`, `cached` (the node has the artifact), `compile`, `stop` (of the version
+            before), `vm` or `load`, which includes the actor's init.
         done_bytes: sent so far; only in the phase `upload`.
         total_bytes: to send; only in the phase `upload`.
     """
@@ -183,7 +184,7 @@ class NodeClient:
         anything is sent when name, file or options cannot be right, `AlreadyExists` when the name
         is taken and not to be replaced, `ActorFailed` or `ActorTrapped` when the actor does not
         start; then nothing of it is left on the node but the cached artifact, and what was to be
-        replaced is as it was.
+        replaced runs again from where it was, with the keys and values that its `init` put.
         """
         wish = options or DeployOptions()
         size_bytes = await asyncio.to_thread(check_wasm, wasm)

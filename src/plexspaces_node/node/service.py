@@ -11,7 +11,13 @@ from typing import Any
 
 import grpc
 
-from plexspaces_node.errors import ActorError, Internal, InvalidArgument, PlexSpacesError
+from plexspaces_node.errors import (
+    ActorError,
+    DeadlineExceeded,
+    Internal,
+    InvalidArgument,
+    PlexSpacesError,
+)
 from plexspaces_node.model import VmConfig
 from plexspaces_node.node.applications import Applications
 from plexspaces_node.node.artifacts import ArtifactStore
@@ -26,6 +32,9 @@ from plexspaces_node.wire.status import to_grpc
 _log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+UPLOAD_PAUSE_S = 60.0
+"""For the next part of an upload to come: a few run at once, and one that hangs holds up others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +79,7 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
             raise InvalidArgument("an upload begins with its header")
         header = first.header
         async with self._artifacts.receive(header.digest, header.size_bytes) as upload:
-            async for part in request_iterator:
+            async for part in _without_pause(request_iterator):
                 if part.WhichOneof("part") != "chunk":
                     raise InvalidArgument("after its header an upload consists of chunks")
                 await upload.write(part.chunk)
@@ -248,3 +257,20 @@ def _line(record: Any) -> pb.LogsResponse:
     return convert.log_line_to_proto(
         LogLine(record.time_unix_ns, record.stream, record.level, record.message)
     )
+
+
+async def _without_pause(
+    parts: AsyncIterator[pb.UploadArtifactRequest],
+) -> AsyncIterator[pb.UploadArtifactRequest]:
+    """Yield the parts of an upload; raises `DeadlineExceeded` when none comes for too long."""
+    while True:
+        try:
+            async with asyncio.timeout(UPLOAD_PAUSE_S):
+                part = await anext(parts, None)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"nothing of the artifact came for {UPLOAD_PAUSE_S:g} s", hint="deploy it again"
+            ) from None
+        if part is None:
+            return
+        yield part

@@ -43,7 +43,7 @@ from plexspaces_node.wire import link
 _log = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]
-"""Called with the name of the phase that begins: vm or load."""
+"""Called with the name of the phase that begins: stop, vm or load."""
 
 FAULTS = (PlexSpacesError, ActorError, OSError, RuntimeError, MemoryError)
 """What can go wrong without a defect of the node; a thread that cannot start is a RuntimeError."""

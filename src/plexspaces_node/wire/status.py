@@ -42,6 +42,7 @@ DETAILS_KEY = "grpc-status-details-bin"
 START_NODE_HINT = "plexspaces start-node --node-id my-node"
 DEFAULT_ADDRESS = "127.0.0.1:9000"
 """Where a node listens that is told nothing else."""
+_LOOPBACK = ("127.", "localhost:", "[::1]:")
 
 # gRPC refuses trailing metadata past 8 KiB, and the details travel in base64 beside the plain
 # text, which is percent-encoded (threefold where it is not ASCII). An actor's traceback is cut.
@@ -191,7 +192,8 @@ def _unreachable(said: str, address: str) -> Unavailable:
     if any(sign in lowered for sign in _NO_CONNECTION):
         nobody = any(sign in lowered for sign in _NOBODY_THERE)
         why = "" if nobody else f" ({said.rpartition('last error: ')[2]})"
-        there = "" if address == DEFAULT_ADDRESS else f" --address {address}"
+        here = address != DEFAULT_ADDRESS and address.startswith(_LOOPBACK)
+        there = f" --address {address}" if here else ""
         return Unavailable(f"no node answers at {address}{why}", hint=START_NODE_HINT + there)
     return Unavailable(
         f"the connection to the node at {address} broke ({said})",
