@@ -13,7 +13,6 @@ one is taken from the file's directory, or from the current one for a variable o
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import os
 import re
 import tomllib
@@ -42,6 +41,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from plexspaces_node.address import is_loopback, split_address
 from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.model import (
     DEFAULT_MESSAGE_LIMIT_BYTES,
@@ -77,26 +77,6 @@ class _Allowed:
     """Marks a setting's type with what it takes, in words, where the type does not say so."""
 
     words: str
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Split ``HOST:PORT`` or ``[IPV6]:PORT``; raises ValueError for anything else."""
-    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})", address)
-    if match is None or int(match[3]) > 65535:
-        raise ValueError(f"{address!r} is not HOST:PORT")
-    if match[1] is not None:
-        ipaddress.IPv6Address(match[1])
-    return match[1] or match[2], int(match[3])
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`; a name other than localhost is not resolved."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _valid_address(value: str) -> str:

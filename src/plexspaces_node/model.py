@@ -33,6 +33,13 @@ class Language(StrEnum):
     UNKNOWN = "unknown"
 
 
+LANGUAGES = tuple(language for language in Language if language is not Language.UNKNOWN)
+"""Those that a user can name."""
+
+LEVELS = ("firecracker", "qemu", "process")
+"""The isolation levels, strongest first: the order in which `auto` tries them."""
+
+
 class ArtifactKind(StrEnum):
     """How an artifact is run."""
 

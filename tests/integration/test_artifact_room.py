@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from support import nodes
 from support.nodes import builder, node_process
-from support.traces import agents_of, assert_nothing_left
+from support.traces import assert_nothing_left, ended
 
 from plexspaces_node import NodeClient
 from plexspaces_node.errors import PlexSpacesError
@@ -140,15 +141,11 @@ async def test_kill_9_of_a_node_over_its_limit_then_the_next_start_prunes(
             await client.undeploy("two")
             process.kill()
             process.wait(10)
-    async with asyncio.timeout(20):
-        while agents_of(data_dir):
-            await asyncio.sleep(0.01)
+    await ended(data_dir)
     assert len(stored(data_dir)) == 2
     async with keeping_nothing(data_dir) as client:
         await reached(data_dir, {digest_of(one)})
-        async with asyncio.timeout(30):
-            while (await client.inspect("one")).state is not ApplicationState.RUNNING:
-                await asyncio.sleep(0.01)
+        await nodes.reached(client, "one")
         assert (await client.invoke("one", b"x", type="e")).payload == b"x"
         await client.undeploy("one")
         await reached(data_dir, set())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 from pathlib import Path
 
 import pytest
-from support.nodes import builder
+from support.nodes import builder, reached
 from support.traces import assert_nothing_left
 
 from plexspaces_node import NodeClient
@@ -35,9 +34,7 @@ async def test_native_code_that_was_damaged_is_made_anew_when_the_node_starts(
     (code,) = (data_dir / "cache").glob("*.cwasm")
     _damage(code)
     async with builder(data_dir).build() as node, NodeClient(node.address) as client:
-        async with asyncio.timeout(30):
-            while (await client.inspect("one")).state is not ApplicationState.RUNNING:
-                await asyncio.sleep(0.01)
+        await reached(client, "one")
         assert (await client.invoke("one", type="c")).payload == TWO
         assert (await client.inspect("one")).restarts == 0
     note = json.loads(code.with_suffix(".json").read_text())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.nodes import builder
+from support.standin import frames
 from support.traces import assert_nothing_left, bundles_of
 
 from plexspaces_node import NodeClient
@@ -159,22 +160,16 @@ async def test_agent_that_cannot_be_understood_fails_the_deploy(
 
 
 async def _agent_that_lies(endpoint: Endpoint, vm_id: str) -> None:
-    reader, writer = await asyncio.open_unix_connection(str(endpoint.path))
-    buffer = link.FrameBuffer(1 << 22)
-    with closing(writer):
-        writer.write(link.encode(link.Hello(link.GENERATION, vm_id, "wasmtime 50.0.1")))
-        while data := await reader.read(1 << 16):
-            for body in buffer.feed(data):
-                frame = link.decode_from_node(body)
-                if isinstance(frame, link.Load):
-                    writer.write(link.encode(link.Loaded(frame.id, -7, 2**62)))
-                elif isinstance(frame, link.Invoke) and frame.type == "times":
-                    reply = link.Reply(frame.id, b"", None, 2**63 - 1, -5, 2**63 - 1)
-                    writer.write(link.encode(reply))
-                elif isinstance(frame, link.Invoke) and frame.type == "size":
-                    writer.write(link.encode(link.Reply(frame.id, bytes(2**21), None, 0, 0, 0)))
-                elif isinstance(frame, link.Invoke):
-                    writer.write(link.encode(link.Stopped(frame.id)))
+    async for frame, writer in frames(endpoint, vm_id):
+        if isinstance(frame, link.Load):
+            writer.write(link.encode(link.Loaded(frame.id, -7, 2**62)))
+        elif isinstance(frame, link.Invoke) and frame.type == "times":
+            reply = link.Reply(frame.id, b"", None, 2**63 - 1, -5, 2**63 - 1)
+            writer.write(link.encode(reply))
+        elif isinstance(frame, link.Invoke) and frame.type == "size":
+            writer.write(link.encode(link.Reply(frame.id, bytes(2**21), None, 0, 0, 0)))
+        elif isinstance(frame, link.Invoke):
+            writer.write(link.encode(link.Stopped(frame.id)))
 
 
 async def test_agent_that_lies_harms_only_its_own_application(
@@ -197,19 +192,12 @@ async def test_agent_that_lies_harms_only_its_own_application(
 
 
 async def _agent_that_will_not_end(endpoint: Endpoint, vm_id: str) -> None:
-    reader, writer = await asyncio.open_unix_connection(str(endpoint.path))
-    buffer = link.FrameBuffer(1 << 22)
     refusal = link.LinkFailure("actor", "no", "never")
-    with closing(writer):
-        hello = link.Hello(link.GENERATION, vm_id, "wasmtime 50.0.1")
-        writer.write(link.encode(hello))
-        while data := await reader.read(1 << 16):
-            for body in buffer.feed(data):
-                frame = link.decode_from_node(body)
-                if isinstance(frame, link.Load):
-                    writer.write(link.encode(link.Loaded(frame.id, 1, 1)))
-                elif isinstance(frame, link.Stop | link.Measure):
-                    writer.write(link.encode(link.Failed(frame.id, refusal)))
+    async for frame, writer in frames(endpoint, vm_id):
+        if isinstance(frame, link.Load):
+            writer.write(link.encode(link.Loaded(frame.id, 1, 1)))
+        elif isinstance(frame, link.Stop | link.Measure):
+            writer.write(link.encode(link.Failed(frame.id, refusal)))
 
 
 async def test_agent_that_will_not_end_is_ended(data_dir: Path, probe_wasm: Path) -> None:

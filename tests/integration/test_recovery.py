@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import subprocess
 import sys
@@ -11,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.nodes import builder, node_process
-from support.traces import agents_of, assert_nothing_left, bundles_of
+from support.nodes import builder, node_process, reached
+from support.traces import agents_of, assert_nothing_left, bundles_of, ended
 
 from plexspaces_node import NodeClient
 from plexspaces_node.client import Progress
@@ -37,18 +36,6 @@ from plexspaces_node.vm.qemu import QemuDriver
 TWO = (2).to_bytes(4, "little")
 
 
-async def _running(client: NodeClient, name: str) -> None:
-    async with asyncio.timeout(30):
-        while (await client.inspect(name)).state is not ApplicationState.RUNNING:
-            await asyncio.sleep(0.01)
-
-
-async def _gone(data_dir: Path) -> None:
-    async with asyncio.timeout(20):
-        while agents_of(data_dir):
-            await asyncio.sleep(0.01)
-
-
 async def test_node_started_again_has_its_applications_and_their_state(
     data_dir: Path, probe_wasm: Path
 ) -> None:
@@ -61,7 +48,7 @@ async def test_node_started_again_has_its_applications_and_their_state(
     assert_nothing_left(data_dir)
     async with builder(data_dir).build() as node, NodeClient(node.address) as client:
         assert node.recovered == ("one", "two")
-        await _running(client, "one")
+        await reached(client, "one")
         assert (await client.invoke("one", type="c")).payload == TWO
         assert (await client.inspect("two")).state is ApplicationState.STOPPED
 
@@ -77,10 +64,10 @@ async def test_kill_9_of_a_node_takes_its_machines_along_and_loses_no_deploy(
             assert len(agents_of(data_dir)) == 1
             process.kill()
             process.wait(10)
-    await _gone(data_dir)
+    await ended(data_dir)
     assert len(bundles_of(data_dir)) == 1
     async with builder(data_dir).build() as node, NodeClient(node.address) as client:
-        await _running(client, "one")
+        await reached(client, "one")
         assert (await client.invoke("one", b"key", type="g")).payload == b"key"
         assert len(bundles_of(data_dir)) == len(agents_of(data_dir)) == 1
         await client.undeploy("one")
@@ -102,10 +89,10 @@ async def test_kill_9_at_any_phase_of_a_deploy_leaves_nothing_behind_after_the_n
             with pytest.raises(PlexSpacesError):
                 await client.deploy("one", probe_wasm, on_progress=kill)
         process.wait(10)
-    await _gone(data_dir)
+    await ended(data_dir)
     async with builder(data_dir).build() as node, NodeClient(node.address) as client:
         if node.recovered:
-            await _running(client, "one")
+            await reached(client, "one")
             await client.undeploy("one")
         assert_nothing_left(data_dir)
         await client.deploy("one", probe_wasm)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from support.actors import Init, probe
-from support.nodes import builder, node_process
-from support.traces import agents_of, assert_nothing_left, bundles_of
+from support.nodes import builder, node_process, reached
+from support.traces import agents_of, assert_nothing_left, bundles_of, ended
 
 from plexspaces_node import NodeClient, VmConfig
 from plexspaces_node.client import DeployOptions
@@ -57,12 +57,16 @@ def environment(data_dir: Path) -> object:
     return json.loads(row(data_dir, "env"))
 
 
-async def in_state(client: NodeClient, state: ApplicationState) -> ApplicationInfo:
-    """Wait until the application is in a state, and return it."""
-    async with asyncio.timeout(30):
-        while (found := await client.inspect("one")).state is not state:
-            await asyncio.sleep(0.01)
-    return found
+def begun(client: NodeClient, phase: str) -> tuple[asyncio.Task[ApplicationInfo], asyncio.Event]:
+    """Begin to replace by a version that never starts; the event tells that the phase has begun."""
+    began = asyncio.Event()
+    deploy = client.deploy(
+        "one",
+        next_version(Init.LOOP),
+        options=REPLACE,
+        on_progress=lambda p: began.set() if p.phase == phase else None,
+    )
+    return asyncio.create_task(deploy), began
 
 
 @contextmanager
@@ -155,7 +159,7 @@ async def test_when_the_next_version_does_not_start_the_one_before_is_as_it_was(
     with pytest.raises((ActorFailed, ActorTrapped)) as caught:
         await client.deploy("one", next_version(init), options=REPLACE)
     assert "the version before is" in str(caught.value.hint)
-    found = await in_state(client, state)
+    found = await reached(client, "one", state)
     assert (found.digest, found.id) == (before.digest, before.id)
     assert found.vm_config == SIZE
     await client.start("one")
@@ -193,15 +197,7 @@ async def test_when_the_client_goes_away_the_one_before_runs_again(
     """A replacing that is cancelled is undone, whatever it has come to."""
     before = await client.deploy("one", probe_wasm)
     assert await counted(client) == ONE
-    began = asyncio.Event()
-    deploy = asyncio.create_task(
-        client.deploy(
-            "one",
-            next_version(Init.LOOP),
-            options=REPLACE,
-            on_progress=lambda p: began.set() if p.phase == phase else None,
-        )
-    )
+    deploy, began = begun(client, phase)
     await began.wait()
     deploy.cancel()
     await asyncio.gather(deploy, return_exceptions=True)
@@ -228,7 +224,7 @@ async def test_when_the_registry_refuses_the_version_before_is_as_it_was(
             await counted(client)
         with pytest.raises(PlexSpacesError, match="another program holds"):
             await deploy
-    found = await in_state(client, ApplicationState.RUNNING)
+    found = await reached(client, "one")
     assert found.digest == before.digest
     assert await counted(client) == TWO
     assert len(agents_of(data_dir)) == len(bundles_of(data_dir)) == 1
@@ -279,7 +275,7 @@ async def test_when_the_client_goes_away_amid_the_goodbye_no_state_is_lost(
             deploys.append(asyncio.create_task(applications.deploy(request, lambda _phase: None)))
             [error] = await asyncio.gather(*deploys, return_exceptions=True)
         assert isinstance(error, asyncio.CancelledError)
-        await in_state(client, ApplicationState.RUNNING)
+        await reached(client, "one")
         assert await counted(client) == TWO
 
 
@@ -302,22 +298,14 @@ async def test_shutdown_amid_a_replacing_leaves_the_version_before_to_the_next_s
     async with builder(data_dir).build() as node, NodeClient(node.address) as client:
         before = await client.deploy("one", probe_wasm)
         assert await counted(client) == ONE
-        began = asyncio.Event()
-        deploy = asyncio.create_task(
-            client.deploy(
-                "one",
-                next_version(Init.LOOP),
-                options=REPLACE,
-                on_progress=lambda p: began.set() if p.phase == "load" else None,
-            )
-        )
+        deploy, began = begun(client, "load")
         await began.wait()
         assert await node.drain()
         with pytest.raises(Unavailable):
             await deploy
     assert_nothing_left(data_dir)
     async with builder(data_dir).build() as node, NodeClient(node.address) as client:
-        assert (await in_state(client, ApplicationState.RUNNING)).digest == before.digest
+        assert (await reached(client, "one")).digest == before.digest
         assert await counted(client) == TWO
 
 
@@ -341,12 +329,7 @@ async def test_node_started_again_has_the_version_that_was_acknowledged(
             after = await client.deploy("one", next_version(), options=REPLACE)
             process.kill()
             process.wait(10)
-    async with asyncio.timeout(20):
-        while agents_of(data_dir):
-            await asyncio.sleep(0.01)
+    await ended(data_dir)
     async with builder(data_dir).build() as node, NodeClient(node.address) as client:
-        async with asyncio.timeout(30):
-            while (found := await client.inspect("one")).state is not ApplicationState.RUNNING:
-                await asyncio.sleep(0.01)
-        assert found.digest == after.digest
+        assert (await reached(client, "one")).digest == after.digest
         assert await counted(client) == TWO

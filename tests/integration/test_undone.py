@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from support.actors import Init, probe
-from support.nodes import builder, node_process
+from support.nodes import builder, node_process, reached
+from support.standin import frames
 from support.traces import assert_nothing_left, bundles_of
 
 from plexspaces_node import NodeClient
@@ -52,18 +53,13 @@ class _Agent:
         self._answers = answers
 
     async def __call__(self, endpoint: Endpoint, vm_id: str) -> None:
-        reader, writer = await asyncio.open_unix_connection(str(endpoint.path))
-        buffer = link.FrameBuffer(1 << 20)
-        with closing(writer):
-            writer.write(link.encode(link.Hello(link.GENERATION, vm_id, "wasmtime 50.0.1")))
-            while data := await reader.read(1 << 16):
-                for body in buffer.feed(data):
-                    if isinstance(frame := link.decode_from_node(body), link.Load):
-                        if not self.loading.is_set():
-                            self.held = _held(self._data_dir)
-                        self.loading.set()
-                        if self._answers:
-                            writer.write(link.encode(link.Loaded(frame.id, 1, 1)))
+        async for frame, writer in frames(endpoint, vm_id):
+            if isinstance(frame, link.Load):
+                if not self.loading.is_set():
+                    self.held = _held(self._data_dir)
+                self.loading.set()
+                if self._answers:
+                    writer.write(link.encode(link.Loaded(frame.id, 1, 1)))
 
     def let_go(self) -> None:
         """Give the registry back, and answer from now on."""
@@ -181,9 +177,7 @@ async def test_application_whose_row_cannot_be_read_fails_alone(
             await client.deploy("two", probe_wasm)
         await client.undeploy("two")
         await client.deploy("two", probe_wasm)
-        async with asyncio.timeout(30):
-            while (await client.inspect("one")).state is not ApplicationState.RUNNING:
-                await asyncio.sleep(0.01)
+        await reached(client, "one")
 
 
 async def test_node_whose_registry_was_lost_says_so_and_shows_no_lines_of_before(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,9 @@ from pathlib import Path
 
 from support.patience import patient
 
-from plexspaces_node import NodeBuilder
+from plexspaces_node import NodeBuilder, NodeClient
+from plexspaces_node.model import ApplicationState
+from plexspaces_node.views import ApplicationInfo
 
 
 def builder(data_dir: Path) -> NodeBuilder:
@@ -24,6 +27,16 @@ def builder(data_dir: Path) -> NodeBuilder:
         .with_setting("node.grace_s", 2.0)
         .with_setting("limits.deploy_timeout_s", patient(120.0))
     )
+
+
+async def reached(
+    client: NodeClient, name: str, state: ApplicationState = ApplicationState.RUNNING
+) -> ApplicationInfo:
+    """Wait until an application is in a state, and return it."""
+    async with asyncio.timeout(30):
+        while (found := await client.inspect(name)).state is not state:
+            await asyncio.sleep(0.01)
+    return found
 
 
 _PROGRAM = """

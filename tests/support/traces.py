@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 
@@ -33,3 +34,10 @@ def assert_nothing_left(data_dir: Path) -> None:
     assert agents_of(data_dir) == []
     assert bundles_of(data_dir) == []
     assert list((data_dir / "artifacts").glob(".*")) == []
+
+
+async def ended(data_dir: Path) -> None:
+    """Wait until no agent of a data directory runs any more, as after its node was killed."""
+    async with asyncio.timeout(20):
+        while agents_of(data_dir):
+            await asyncio.sleep(0.01)

@@ -10,9 +10,9 @@ from support.command import Command
 
 from plexspaces_node.build import BuildResult
 from plexspaces_node.cli import building, machine
-from plexspaces_node.cli.doctor import LEVELS, Finding
+from plexspaces_node.cli.doctor import Finding
 from plexspaces_node.config import Config, settings
-from plexspaces_node.model import ArtifactKind, Language
+from plexspaces_node.model import LEVELS, ArtifactKind, Language
 from plexspaces_node.vm.driver import Driver
 
 FINE = Finding("Python", "Python", True, "3.12")

@@ -14,14 +14,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from plexspaces_node.address import is_loopback, split_address
 from plexspaces_node.config import (
     EXTRA_VARIABLES,
     Config,
     ConfigBootstrap,
     Setting,
-    is_loopback,
     settings,
-    split_address,
 )
 from plexspaces_node.errors import InvalidArgument
 

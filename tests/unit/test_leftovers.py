@@ -10,29 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.records import record_of
 
 from plexspaces_node.errors import Unavailable
-from plexspaces_node.model import ArtifactKind, Language, VmConfig
+from plexspaces_node.model import VmConfig
 from plexspaces_node.node import database
 from plexspaces_node.node.leftovers import deployed_applications, destroy_machines
-from plexspaces_node.node.registry import ApplicationRecord, Desired, Registry
+from plexspaces_node.node.registry import Registry
 from plexspaces_node.vm.bundle import Bundle
 from plexspaces_node.vm.fake import FakeDriver
 
-DONE = ApplicationRecord(
-    name="done",
-    id="app-1",
-    version="1",
-    language=Language.RUST,
-    kind=ArtifactKind.ACTOR,
-    digest="ab" * 32,
-    vm_config=VmConfig(),
-    env={},
-    desired=Desired.RUNNING,
-    generation=1,
-    request_id="",
-    created_ns=1,
-)
+DONE = record_of("done")
 UNDONE = replace(DONE, name="undone", id="app-2", generation=0)
 
 

@@ -6,20 +6,20 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.records import record_of
+from support.standin import frames
 
 from plexspaces_node.config import LimitsSection
 from plexspaces_node.errors import PlexSpacesError, Unavailable
-from plexspaces_node.model import ApplicationState, ArtifactKind, Language, VmConfig
+from plexspaces_node.model import ApplicationState
 from plexspaces_node.node import saving
 from plexspaces_node.node.logs import ApplicationLog
 from plexspaces_node.node.machines import AgentLimits
-from plexspaces_node.node.registry import ApplicationRecord, Desired
 from plexspaces_node.node.restart import LONGEST_WAIT_S, MOST_IN_WINDOW
 from plexspaces_node.node.supervisor import Supervisor, Surroundings
 from plexspaces_node.vm.bundle import Bundle
@@ -66,7 +66,7 @@ class World:
             load_snapshot=self.load_snapshot, save_snapshot=self.save_snapshot, compile=self.compile
         )
         self.supervisor = Supervisor(
-            _record(),
+            record_of("app"),
             Surroundings(
                 driver=self.driver,
                 vms=self.vms,
@@ -96,21 +96,15 @@ class World:
         await asyncio.sleep(0)
 
     async def agent(self, endpoint: Endpoint, vm_id: str) -> None:
-        reader, writer = await asyncio.open_unix_connection(str(endpoint.path))
-        buffer = link.FrameBuffer(1 << 22)
-        with closing(writer):
-            writer.write(link.encode(link.Hello(link.GENERATION, vm_id, "wasmtime")))
-            while data := await reader.read(1 << 16):
-                for body in buffer.feed(data):
-                    frame = link.decode_from_node(body)
-                    if isinstance(frame, link.Load) and self.init_fails:
-                        failure = link.LinkFailure("actor", "no", "init failed")
-                        writer.write(link.encode(link.Failed(frame.id, failure)))
-                    elif isinstance(frame, link.Load):
-                        self.loaded.append(frame.state)
-                        writer.write(link.encode(link.Loaded(frame.id, 1, 1)))
-                    elif isinstance(frame, link.Stop):
-                        writer.write(link.encode(link.Stopped(frame.id)))
+        async for frame, writer in frames(endpoint, vm_id):
+            if isinstance(frame, link.Load) and self.init_fails:
+                failure = link.LinkFailure("actor", "no", "init failed")
+                writer.write(link.encode(link.Failed(frame.id, failure)))
+            elif isinstance(frame, link.Load):
+                self.loaded.append(frame.state)
+                writer.write(link.encode(link.Loaded(frame.id, 1, 1)))
+            elif isinstance(frame, link.Stop):
+                writer.write(link.encode(link.Stopped(frame.id)))
 
     async def reach(self, state: ApplicationState, *, restarts: int = 0) -> None:
         """Wait until the application is so, after so many restarts at least."""
@@ -120,23 +114,6 @@ class World:
 
     def bundles(self) -> list[str]:
         return [path.name for path in self.vms.iterdir()]
-
-
-def _record() -> ApplicationRecord:
-    return ApplicationRecord(
-        name="app",
-        id="app-1",
-        version="1",
-        language=Language.RUST,
-        kind=ArtifactKind.ACTOR,
-        digest="0" * 64,
-        vm_config=VmConfig(),
-        env={},
-        desired=Desired.RUNNING,
-        generation=1,
-        request_id="",
-        created_ns=0,
-    )
 
 
 @pytest.fixture

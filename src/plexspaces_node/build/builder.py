@@ -15,6 +15,7 @@ from pathlib import Path
 from plexspaces_node.build.cache import BuildCache
 from plexspaces_node.build.environment import BuildEnvironment
 from plexspaces_node.build.go import GoToolchain
+from plexspaces_node.build.places import writing
 from plexspaces_node.build.project import (
     Source,
     default_output,
@@ -165,12 +166,8 @@ def _toolchain(language: Language, project: Path) -> Toolchain:
 
 def _checked_output(output: Path, project: Path) -> Path:
     output = output.absolute()
-    try:
+    with writing(output, hint="name another output with -o"):
         _check_output(output, project)
-    except OSError as exc:
-        raise InvalidArgument(
-            f"{output} cannot be written: {exc.strerror}", hint="name another output with -o"
-        ) from exc
     return output
 
 
@@ -195,16 +192,12 @@ def _is_replaceable(output: Path) -> bool:
 
 def _copy(source: Path, output: Path) -> None:
     """Put a copy in place at once; not a link, so that nobody's edit reaches the cache."""
-    try:
+    with writing(output.parent, hint="name an output with -o"):
         output.parent.mkdir(exist_ok=True)
         with tempfile.NamedTemporaryFile(
             prefix=f".{output.name}.", dir=output.parent, delete=False
         ) as copy:
             pass
-    except OSError as exc:
-        raise InvalidArgument(
-            f"{output.parent} cannot be written: {exc.strerror}", hint="name an output with -o"
-        ) from exc
     made = Path(copy.name)
     try:
         shutil.copyfile(source, made)

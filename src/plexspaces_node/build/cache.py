@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.build.places import CACHE_HINT, writing
 from plexspaces_node.model import MIB
 
 MAX_BYTES = 1024 * MIB
@@ -57,14 +57,9 @@ class BuildCache:
 
         Raises `InvalidArgument` when the cache cannot be written.
         """
-        try:
+        with writing(f"the build cache {self._directory}", hint=CACHE_HINT):
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             made = Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX, dir=self._directory))
-        except OSError as exc:
-            raise InvalidArgument(
-                f"the build cache {self._directory} cannot be written: {exc.strerror}",
-                hint="set XDG_CACHE_HOME to a directory you can write to",
-            ) from exc
         try:
             yield made
         finally:

@@ -19,10 +19,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from plexspaces_node.build.environment import BuildEnvironment
+from plexspaces_node.build.places import CACHE_HINT, writing
 from plexspaces_node.build.process import run
 from plexspaces_node.build.threads import in_thread
 from plexspaces_node.build.toolchain import VERSION_TIMEOUT_S, Compiler
-from plexspaces_node.errors import DeadlineExceeded, InvalidArgument, Unsupported
+from plexspaces_node.errors import DeadlineExceeded, Unsupported
 
 COMPONENT_TARGET = "wasm32-wasip2"
 MODULE_TARGET = "wasm32-wasip1"
@@ -110,14 +111,9 @@ class RustCompiler(Compiler):
 
 
 def _make_home(home: Path) -> None:
-    try:
+    with writing(f"the build cache {home}", hint=CACHE_HINT):
         for directory in (home.parent.parent, home.parent, home):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as exc:
-        raise InvalidArgument(
-            f"the build cache {home} cannot be written: {exc.strerror}",
-            hint="set XDG_CACHE_HOME to a directory you can write to",
-        ) from exc
 
 
 async def _lock(descriptor: int) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+from plexspaces_node.build.places import writing
 from plexspaces_node.build.project import project_name, read_sources
 from plexspaces_node.build.shipped import shipped
 from plexspaces_node.errors import AlreadyExists, InvalidArgument, NotFound, Unsupported
@@ -51,7 +52,7 @@ def new_project(language: Language, name: str, directory: Path) -> Path:
     _check_name(language, name)
     template = _template(language)
     target = directory.resolve()
-    try:
+    with writing(target, hint="choose another place with --dir"):
         _check_free(target)
         with tempfile.TemporaryDirectory(prefix=".plexspaces-", dir=target.parent) as scratch:
             staged = Path(scratch, "project")
@@ -60,10 +61,6 @@ def new_project(language: Language, name: str, directory: Path) -> Path:
             if language in SDK_PLACES:
                 _copy_sdk(shipped(f"sdk/{language}"), staged / SDK_PLACES[language])
             _put(staged, target)
-    except OSError as exc:
-        raise InvalidArgument(
-            f"{target} cannot be written: {exc.strerror}", hint="choose another place with --dir"
-        ) from exc
     return target
 
 

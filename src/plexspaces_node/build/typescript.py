@@ -17,6 +17,7 @@ from pathlib import Path
 
 from plexspaces_node import __version__
 from plexspaces_node.build.environment import BuildEnvironment
+from plexspaces_node.build.places import writing
 from plexspaces_node.build.process import run
 from plexspaces_node.build.producers import with_producers
 from plexspaces_node.build.project import digest_sources, read_sources
@@ -177,14 +178,9 @@ def _program(name: str, environment: BuildEnvironment) -> Path:
 
 
 def _staging(directory: Path) -> Path:
-    try:
+    with writing(directory, hint="set XDG_DATA_HOME to a directory you can write to"):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=".typescript-", dir=directory))
-    except OSError as exc:
-        raise InvalidArgument(
-            f"{directory} cannot be written: {exc.strerror}",
-            hint="set XDG_DATA_HOME to a directory you can write to",
-        ) from exc
 
 
 def _put(staged: Path, tools: Path) -> None:

@@ -15,7 +15,7 @@ from plexspaces_node.cli.options import Json, check_project, complete_language
 from plexspaces_node.cli.output import milliseconds, print_json, say, size
 from plexspaces_node.cli.progress import if_interrupted, working
 from plexspaces_node.errors import InvalidArgument
-from plexspaces_node.model import Language
+from plexspaces_node.model import LANGUAGES, Language
 
 app = typer.Typer()
 
@@ -50,10 +50,9 @@ def new(
 
 
 def _language(text: str) -> Language:
-    known = [language for language in Language if language is not Language.UNKNOWN]
-    if text not in known:
+    if text not in LANGUAGES:
         raise InvalidArgument(
-            f"language {text!r} is not known", hint=f"choose one of {', '.join(known)}"
+            f"language {text!r} is not known", hint=f"choose one of {', '.join(LANGUAGES)}"
         )
     return Language(text)
 

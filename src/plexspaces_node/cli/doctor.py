@@ -31,21 +31,19 @@ import grpc
 from rich.console import Console
 from rich.text import Text
 
+from plexspaces_node.address import is_loopback, split_address
 from plexspaces_node.build import BuildEnvironment
 from plexspaces_node.build.builder import TOOLCHAINS
 from plexspaces_node.build.toolchain import Toolchain
-from plexspaces_node.config import Config, is_loopback, split_address
+from plexspaces_node.config import Config
 from plexspaces_node.errors import DeadlineExceeded, InvalidArgument, PlexSpacesError
-from plexspaces_node.model import MIB
+from plexspaces_node.model import LEVELS, MIB
 from plexspaces_node.node.listening import bind_fault
 from plexspaces_node.vm.bundle import SOCKET_PATH_LIMIT_BYTES, Bundle
 from plexspaces_node.vm.driver import Driver, Health
 from plexspaces_node.wire.generated.application_pb2 import InspectNodeRequest
 from plexspaces_node.wire.generated.application_pb2_grpc import ApplicationServiceStub
 from plexspaces_node.wire.options import client_options
-
-LEVELS = ("firecracker", "qemu", "process")
-"""The isolation levels, strongest first: the order in which `auto` tries them."""
 
 DEPENDENCIES: Mapping[str, str] = {
     "googleapis-common-protos": "google.rpc.status_pb2",

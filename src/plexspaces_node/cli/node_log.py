@@ -40,10 +40,6 @@ def to_stderr(level: str, form: str) -> Iterator[None]:
         form: `console`, `json`, or `auto` for console on a terminal and JSON elsewhere.
     """
     stderr = sys.stderr
-    if stderr is None:  # closed by whoever called us
-        with _logging(logging.NullHandler(), level):
-            yield
-        return
     for_people = form == "console" or (form == "auto" and stderr.isatty())
     lines = _Lines(stderr.buffer, _DROPPED if for_people else _DROPPED_JSON)
     stream = io.TextIOWrapper(

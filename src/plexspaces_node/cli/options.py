@@ -10,7 +10,7 @@ import typer
 
 import plexspaces_node
 from plexspaces_node.errors import InvalidArgument
-from plexspaces_node.model import Language
+from plexspaces_node.model import LANGUAGES, LEVELS
 
 NodeAddress = Annotated[
     str | None,
@@ -103,11 +103,9 @@ def environment_of(pairs: Iterable[str]) -> dict[str, str]:
 
 def complete_language(incomplete: str) -> list[str]:
     """Return the languages a shell may complete a text to."""
-    known = [language for language in Language if language is not Language.UNKNOWN]
-    return [language for language in known if language.startswith(incomplete)]
+    return [language for language in LANGUAGES if language.startswith(incomplete)]
 
 
 def complete_isolation(incomplete: str) -> list[str]:
     """Return the isolation levels a shell may complete a text to."""
-    known = ("auto", "firecracker", "qemu", "process")
-    return [level for level in known if level.startswith(incomplete)]
+    return [level for level in ("auto", *LEVELS) if level.startswith(incomplete)]

@@ -106,8 +106,8 @@ class Applications:
 
         On any failure, cancelling included, nothing of it is left but the artifact, and what was
         to be replaced is as it was; so it is, once a node opens the directory again, when this one
-        is killed meanwhile. Raises `AlreadyExists`,
-        `InvalidArgument`, `NotFound` for the artifact or the empty machine, `VmStartFailed`, what
+        is killed meanwhile. Raises `AlreadyExists`, `InvalidArgument`, `NotFound` for the artifact
+        or the empty machine, `VmStartFailed`, `WrongState` for a version that cannot be read, what
         the registry does, or what the actor's `init` did wrong.
         """
         begin = perf_counter_ns()
@@ -127,9 +127,10 @@ class Applications:
                 )
             if request.vm_id and request.vm_id not in self._empties:
                 raise _no_vm(request.vm_id)
-            compiled = await self._compile(spec.digest, progress)
             if known is not None:
                 self._readable(spec.name)
+            compiled = await self._compile(spec.digest, progress)
+            if known is not None:
                 await self._replace(known, request, compiled, progress)
                 return await known.info()
             supervisor = self._supervise(record_of(request, compiled))
@@ -158,7 +159,7 @@ class Applications:
         has started.
         """
         begin = perf_counter_ns() - compiled.duration_ns
-        self._check_request(request)
+        await self.around.registry.check_request(request.request_id, known.name)
         before = _Version(known.record, known.timings, known.state, known.last_error)
         record = replace(
             record_of(request, compiled),
@@ -212,14 +213,6 @@ class Applications:
             known.state, known.last_error = before.state, before.last_error
         elif before.state is not ApplicationState.STOPPED and not self._draining:
             known.start_later()
-
-    def _check_request(self, request: DeployRequest) -> None:
-        for one in self._supervisors.values():
-            if one.record.request_id == request.request_id != "" and one.name != request.spec.name:
-                raise AlreadyExists(
-                    f"request id {request.request_id!r} has deployed application {one.name!r}",
-                    hint="choose a new request id for every deploy",
-                )
 
     async def _compile(self, digest: str, progress: Progress) -> Compiled:
         try:

@@ -11,7 +11,7 @@ import socket
 
 import grpc
 
-from plexspaces_node.config import split_address
+from plexspaces_node.address import split_address
 from plexspaces_node.errors import Unavailable
 
 _IN_USE = (

@@ -107,16 +107,11 @@ class Messages:
             try:
                 reply = await waiting
             except PlexSpacesError as error:
-                target.tally.failures += 1
+                target.unclaimed(None, perf_counter_ns() - begin)
                 why: str | None = str(error)
             else:
+                target.unclaimed(reply, perf_counter_ns() - begin)
                 why = reply.failure.message if reply.failure else None
-                timings = _timings(reply, perf_counter_ns() - begin)
-                target.tally.add(
-                    total_ns=timings.total_ns,
-                    compute_ns=timings.compute_ns,
-                    failed=why is not None,
-                )
             if why is not None:
                 # Nobody waits for it: the log is the only place the failure can be seen.
                 target.log(link.Log("node", "warn", f"a message from {sender!r}: {why}", 0))

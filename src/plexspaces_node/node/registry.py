@@ -133,6 +133,10 @@ class Registry:
         """
         await self._call(Mode.DURABLE, lambda connection: _insert(connection, record))
 
+    async def check_request(self, request_id: str, name: str) -> None:
+        """Raise `AlreadyExists` when this request has deployed an application of another name."""
+        await self._call(Mode.READ, lambda connection: _check_request(connection, request_id, name))
+
     async def replace_application(self, record: ApplicationRecord) -> None:
         """Put an application in place of the one of its name, whose state and keys it keeps.
 
@@ -215,14 +219,14 @@ def _insert(connection: sqlite3.Connection, record: ApplicationRecord) -> None:
             f"an application named {record.name!r} is deployed already",
             hint=f"plexspaces undeploy --name {record.name}",
         )
-    _check_request(connection, record)
+    _check_request(connection, record.request_id, record.name)
     connection.execute(
         f"INSERT INTO applications ({_COLUMNS}) VALUES ({', '.join('?' * 14)})", _row(record)
     )
 
 
 def _replace(connection: sqlite3.Connection, record: ApplicationRecord) -> None:
-    _check_request(connection, record)
+    _check_request(connection, record.request_id, record.name)
     # Not REPLACE, which would delete the row first, and snapshot and key-values with it.
     _update_one(
         connection,
@@ -232,11 +236,11 @@ def _replace(connection: sqlite3.Connection, record: ApplicationRecord) -> None:
     )
 
 
-def _check_request(connection: sqlite3.Connection, record: ApplicationRecord) -> None:
-    other = _find(connection, "request_id", record.request_id) if record.request_id else None
-    if other is not None and other.name != record.name:
+def _check_request(connection: sqlite3.Connection, request_id: str, name: str) -> None:
+    other = _find(connection, "request_id", request_id) if request_id else None
+    if other is not None and other.name != name:
         raise AlreadyExists(
-            f"request id {record.request_id!r} has deployed application {other.name!r}",
+            f"request id {request_id!r} has deployed application {other.name!r}",
             hint="choose a new request id for every deploy",
         )
 

@@ -447,7 +447,7 @@ class Supervisor:
             self._saver.take(state)
 
     def unclaimed(self, reply: link.Reply | None, total_ns: int) -> None:
-        """Count what an actor did for a sender who has left."""
+        """Count what an actor did for nobody who waits: a sender that left, or told it only."""
         if reply is None:
             self.tally.failures += 1
         else:

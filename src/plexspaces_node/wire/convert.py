@@ -18,6 +18,7 @@ from plexspaces_node.errors import (
     Unsupported,
 )
 from plexspaces_node.model import (
+    LANGUAGES,
     ApplicationSpec,
     ApplicationState,
     ArtifactKind,
@@ -51,11 +52,10 @@ def language_named(text: str) -> Language | None:
     """Return the language a user named, None for ""; raises `InvalidArgument` for another word."""
     if not text:
         return None
-    named = [language for language in Language if language is not Language.UNKNOWN]
-    if text not in named:
+    if text not in LANGUAGES:
         raise InvalidArgument(
             f"language {text!r} is not known",
-            hint=f"choose one of {', '.join(named)}, or leave it out: it is read from the file",
+            hint=f"choose one of {', '.join(LANGUAGES)}, or leave it out: it is read from the file",
         )
     return Language(text)
 

@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
+from plexspaces_node.address import is_loopback, split_address
 from plexspaces_node.errors import (
     ActorError,
     ActorFailed,
@@ -42,7 +43,6 @@ DETAILS_KEY = "grpc-status-details-bin"
 START_NODE_HINT = "plexspaces start-node --node-id my-node"
 DEFAULT_ADDRESS = "127.0.0.1:9000"
 """Where a node listens that is told nothing else."""
-_LOOPBACK = ("127.", "localhost:", "[::1]:")
 
 # gRPC refuses trailing metadata past 8 KiB, and the details travel in base64 beside the plain
 # text, which is percent-encoded (threefold where it is not ASCII). An actor's traceback is cut.
@@ -192,13 +192,19 @@ def _unreachable(said: str, address: str) -> Unavailable:
     if any(sign in lowered for sign in _NO_CONNECTION):
         nobody = any(sign in lowered for sign in _NOBODY_THERE)
         why = "" if nobody else f" ({said.rpartition('last error: ')[2]})"
-        here = address != DEFAULT_ADDRESS and address.startswith(_LOOPBACK)
-        there = f" --address {address}" if here else ""
+        there = f" --address {address}" if address != DEFAULT_ADDRESS and _is_here(address) else ""
         return Unavailable(f"no node answers at {address}{why}", hint=START_NODE_HINT + there)
     return Unavailable(
         f"the connection to the node at {address} broke ({said})",
         hint="look at the node's own output; then try again",
     )
+
+
+def _is_here(address: str) -> bool:
+    try:
+        return is_loopback(split_address(address)[0])
+    except ValueError:
+        return False
 
 
 def _cut(text: str, limit: int) -> str:
