@@ -1,0 +1,119 @@
+//! What a file is: judged by what it says of itself, before any of its code is looked at.
+
+use crate::outline::{self, Functions, Outline};
+use crate::refusal::Refusal;
+use crate::{command, component, demand};
+
+/// How an artifact is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A component that exports the actor interface.
+    Actor,
+    /// A core module with `_start`: WASI preview 1.
+    Command,
+    /// A component that exports `wasi:cli/run`.
+    CommandComponent,
+}
+
+impl Kind {
+    /// Its name, as the node has it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Actor => "actor",
+            Self::Command => "command",
+            Self::CommandComponent => "command-component",
+        }
+    }
+}
+
+/// What can be run here.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Artifact {
+    /// How it is run.
+    pub(crate) kind: Kind,
+    /// Whether the file is a component.
+    pub(crate) is_component: bool,
+    /// The languages it says it was written in, the outermost first.
+    pub(crate) languages: Vec<String>,
+    /// The tools it says it was made by.
+    pub(crate) processed_by: Vec<String>,
+    /// What it imports: interfaces of a component, modules of a core module.
+    pub(crate) imports: Vec<String>,
+    /// What it exports.
+    pub(crate) exports: Vec<String>,
+    /// The linear memory that it has as soon as it is there.
+    pub(crate) memory_bytes: u64,
+}
+
+/// What can be run here as far as all but its code says.
+pub(crate) struct Judged<'a> {
+    /// What it is.
+    pub(crate) artifact: Artifact,
+    /// Its code, which is not validated yet.
+    pub(crate) functions: Functions<'a>,
+}
+
+/// Tell what a file is, or why it is not run here.
+pub(crate) fn judge(binary: &[u8]) -> Result<Judged<'_>, Refusal> {
+    let outline = outline::read(binary)?;
+    let kind = if outline.is_component {
+        component::judge(&outline)?
+    } else {
+        command::judge(&outline)?
+    };
+    demand::check(&outline.demand)?;
+    let Outline {
+        is_component,
+        languages,
+        processed_by,
+        imports,
+        exports,
+        demand,
+        functions,
+        ..
+    } = outline;
+    let artifact = Artifact {
+        kind,
+        is_component,
+        languages,
+        processed_by,
+        imports,
+        exports,
+        memory_bytes: demand.memory_bytes,
+    };
+    Ok(Judged {
+        artifact,
+        functions,
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::judge;
+
+    const TEXTS: [&str; 2] = [
+        include_str!("../../../tests/actors/command-async.wat"),
+        include_str!("../../../tests/actors/command.wat"),
+    ];
+
+    fn inspect(binary: &[u8]) -> bool {
+        judge(binary).is_ok_and(|judged| judged.functions.validate(binary).is_ok())
+    }
+
+    #[test]
+    fn no_change_of_a_byte_and_no_end_makes_it_panic() {
+        for text in TEXTS {
+            let whole = wat::parse_str(text).unwrap();
+            assert!(inspect(&whole));
+            for at in 0..whole.len() {
+                inspect(&whole[..at]);
+                for other in [0, 0xff, whole[at] ^ 1] {
+                    let mut changed = whole.clone();
+                    changed[at] = other;
+                    inspect(&changed);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! A component: an actor of the contract, or a command of WASI 0.2 or 0.3.
+
+use wasmparser::component_types::{
+    ComponentAnyTypeId, ComponentEntityType, ComponentFuncTypeId, ComponentInstanceType,
+    ComponentItem,
+};
+use wasmparser::types::TypesRef;
+
+use crate::artifact::Kind;
+use crate::contract::{self, ACTOR, ACTOR_FUNCTIONS, HOST_FUNCTIONS};
+use crate::offered::{self, BUILD_HINT, lacking, mismatched, no_entry, unknown};
+use crate::outline::Outline;
+use crate::refusal::{Refusal, plain};
+use crate::signature::spelled;
+use crate::wasi::{self, Version};
+
+const RUN: &str = "wasi:cli/run@";
+const RUN_2_TYPE: &str = "func() -> result";
+const RUN_3_TYPE: &str = "async func() -> result";
+const RUN_HINT: &str = "build it with a main function for WASI 0.2 or 0.3.0, for example for the \
+                        target wasm32-wasip2";
+
+/// Tell what a component is, or why it is not run here.
+pub(crate) fn judge(outline: &Outline<'_>) -> Result<Kind, Refusal> {
+    let types = outline.types.as_ref();
+    let exports = || outline.exports.iter().map(String::as_str);
+    check_versions(exports())?;
+    let kind = if exports().any(|name| name == ACTOR) {
+        check_actor(types)?;
+        Kind::Actor
+    } else if let Some(name) = exports().find(|name| is_run(name)) {
+        check_run(types, name)?;
+        Kind::CommandComponent
+    } else {
+        return Err(no_known_entry(outline));
+    };
+    check_versions(outline.imports.iter().map(String::as_str))?;
+    for name in &outline.imports {
+        check_import(types, name)?;
+    }
+    Ok(kind)
+}
+
+/// Refuse another version of the contract: of the one spoken here every name is known.
+fn check_versions<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), Refusal> {
+    for name in names {
+        if let Some(version) = contract::version_of(name)
+            && version != contract::VERSION
+        {
+            return Err(Refusal::new(
+                format!(
+                    "it speaks {}@{}, this node {}",
+                    contract::PACKAGE,
+                    plain(version),
+                    contract::VERSION
+                ),
+                contract::HINT,
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn is_run(name: &str) -> bool {
+    let version = name.starts_with(RUN).then(|| wasi::version_of(name));
+    matches!(version, Some(Some(Version::Final2 | Version::Final3)))
+}
+
+fn no_known_entry(outline: &Outline<'_>) -> Refusal {
+    let exports = outline.exports.iter().map(String::as_str);
+    let mut refusal = no_entry(
+        &format!("{ACTOR} or {RUN}0.2.x or {RUN}0.3.x"),
+        exports.clone(),
+    );
+    // What it exports tells more, what it imports is the next best.
+    let imports = outline.imports.iter().map(String::as_str);
+    let foreign = exports.chain(imports).find(|name| {
+        matches!(
+            wasi::version_of(name),
+            Some(Version::Older | Version::Draft)
+        )
+    });
+    if let Some(name) = foreign {
+        refusal.hint = offered::hint(name);
+    }
+    refusal
+}
+
+fn check_actor(types: TypesRef<'_>) -> Result<(), Refusal> {
+    let exports = instance(types, types.component_item_for_export(ACTOR));
+    let function = |name: &str| exports.and_then(|exports| function_of(exports, name));
+    let missing: Vec<&str> = ACTOR_FUNCTIONS
+        .iter()
+        .map(|(name, _)| *name)
+        .filter(|name| function(name).is_none())
+        .collect();
+    if !missing.is_empty() {
+        return Err(Refusal::new(
+            format!("the component's {ACTOR} lacks {}", missing.join(", ")),
+            BUILD_HINT,
+        ));
+    }
+    for (name, wanted) in ACTOR_FUNCTIONS {
+        let found = function(name).map(|id| spelled(types, id));
+        if let Some(found) = found
+            && found != wanted
+        {
+            return Err(Refusal::new(
+                format!(
+                    "the component's {name} of {ACTOR} has the wrong type: it is {found} and \
+                     must be {wanted}"
+                ),
+                contract::HINT,
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn check_run(types: TypesRef<'_>, name: &str) -> Result<(), Refusal> {
+    let wanted = match wasi::version_of(name) {
+        Some(Version::Final3) => RUN_3_TYPE,
+        _ => RUN_2_TYPE,
+    };
+    let exports = instance(types, types.component_item_for_export(name));
+    let Some(function) = exports.and_then(|exports| function_of(exports, "run")) else {
+        return Err(Refusal::new(
+            format!("the component's {} lacks run", plain(name)),
+            RUN_HINT,
+        ));
+    };
+    let found = spelled(types, function);
+    if found == wanted {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        format!(
+            "the component's run of {} has the wrong type: it is {found} and must be {wanted}",
+            plain(name)
+        ),
+        RUN_HINT,
+    ))
+}
+
+fn check_import(types: TypesRef<'_>, name: &str) -> Result<(), Refusal> {
+    let item = types.component_item_for_import(name);
+    // A type that is said to be another one is nothing that a host must have.
+    if let Some(ComponentItem {
+        ty: ComponentEntityType::Type { created, .. },
+        ..
+    }) = item
+        && !matches!(created, ComponentAnyTypeId::Resource(_))
+    {
+        return Ok(());
+    }
+    let needs = instance(types, item);
+    if let Some((_, there)) = HOST_FUNCTIONS.iter().find(|(host, _)| *host == name) {
+        return check_host(types, name, needs, there);
+    }
+    if name == contract::TYPES {
+        return Ok(());
+    }
+    let (Some(there), Some(needs)) = (wasi::offered(name), needs) else {
+        let needs: Vec<String> = needs
+            .into_iter()
+            .flat_map(called)
+            .map(|(name, what)| format!("{what} {}", plain(name)))
+            .collect();
+        return Err(unknown(name, &needs));
+    };
+    match called(needs).find(|(one, _)| !there.split(' ').any(|it| it == *one)) {
+        Some((missing, what)) => {
+            let need = format!("the {what} {missing}");
+            Err(lacking(name, &need, &offered::hint(name)))
+        }
+        None => Ok(()),
+    }
+}
+
+fn check_host(
+    types: TypesRef<'_>,
+    name: &str,
+    needs: Option<&ComponentInstanceType>,
+    there: &[(&str, &str)],
+) -> Result<(), Refusal> {
+    for (function, what) in needs.into_iter().flat_map(called) {
+        let wanted = there.iter().find(|(one, _)| *one == function);
+        let (Some((_, wanted)), Some(id)) =
+            (wanted, needs.and_then(|needs| function_of(needs, function)))
+        else {
+            let need = format!("the {what} {function}");
+            return Err(lacking(name, &need, contract::HINT));
+        };
+        let found = spelled(types, id);
+        if found != *wanted {
+            return Err(mismatched(name, function, &found, wanted, contract::HINT));
+        }
+    }
+    Ok(())
+}
+
+fn instance<'a>(
+    types: TypesRef<'a>,
+    item: Option<&ComponentItem>,
+) -> Option<&'a ComponentInstanceType> {
+    match item?.ty {
+        ComponentEntityType::Instance(id) => types.get(id),
+        _ => None,
+    }
+}
+
+fn function_of(instance: &ComponentInstanceType, name: &str) -> Option<ComponentFuncTypeId> {
+    match instance.exports.get(name)?.ty {
+        ComponentEntityType::Func(id) => Some(id),
+        _ => None,
+    }
+}
+
+/// What of an imported instance a host must have, and what it is: types alone need nobody, and
+/// resources come with their functions.
+fn called(instance: &ComponentInstanceType) -> impl Iterator<Item = (&str, &'static str)> {
+    instance.exports.iter().filter_map(|(name, item)| {
+        let what = match &item.ty {
+            ComponentEntityType::Func(_) => "function",
+            ComponentEntityType::Type { .. } => return None,
+            ComponentEntityType::Module(_) => "module",
+            ComponentEntityType::Value(_) => "value",
+            ComponentEntityType::Instance(_) => "instance",
+            ComponentEntityType::Component(_) => "component",
+        };
+        Some((name.as_str(), what))
+    })
+}

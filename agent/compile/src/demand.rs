@@ -1,0 +1,76 @@
+//! What an instance takes as soon as it is there.
+
+use crate::refusal::Refusal;
+
+// What the agent gives to an application: `bounds.rs` of the agent.
+const MOST_TABLE_ELEMENTS: u64 = 1_000_000;
+const MOST_INSTANCES: u64 = 256;
+const MOST_TABLES: u64 = 256;
+const MOST_MEMORIES: u64 = 64;
+
+/// What instances take at the least, as far as the binary tells.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Demand {
+    /// Linear memory, of all memories.
+    pub(crate) memory_bytes: u64,
+    /// How many memories there are.
+    pub(crate) memories: u64,
+    /// Elements of all tables.
+    pub(crate) table_elements: u64,
+    /// How many tables there are.
+    pub(crate) tables: u64,
+    /// How many instances of core modules there are.
+    pub(crate) instances: u64,
+}
+
+impl Demand {
+    /// Add a memory of so many pages.
+    pub(crate) fn add_memory(&mut self, pages: u64, page_size_log2: u32) {
+        let bytes = pages.saturating_mul(1u64.checked_shl(page_size_log2).unwrap_or(u64::MAX));
+        self.memory_bytes = self.memory_bytes.saturating_add(bytes);
+        self.memories = self.memories.saturating_add(1);
+    }
+
+    /// Add a table of so many elements.
+    pub(crate) fn add_table(&mut self, elements: u64) {
+        self.table_elements = self.table_elements.saturating_add(elements);
+        self.tables = self.tables.saturating_add(1);
+    }
+
+    /// Add what another takes.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.memory_bytes = self.memory_bytes.saturating_add(other.memory_bytes);
+        self.memories = self.memories.saturating_add(other.memories);
+        self.table_elements = self.table_elements.saturating_add(other.table_elements);
+        self.tables = self.tables.saturating_add(other.tables);
+        self.instances = self.instances.saturating_add(other.instances);
+    }
+}
+
+/// Refuse what every application is refused, however much memory it is given.
+pub(crate) fn check(demand: &Demand) -> Result<(), Refusal> {
+    for (has, most, what) in [
+        (
+            demand.table_elements,
+            MOST_TABLE_ELEMENTS,
+            "elements in its tables",
+        ),
+        (
+            demand.instances,
+            MOST_INSTANCES,
+            "instances of core modules",
+        ),
+        (demand.tables, MOST_TABLES, "tables"),
+        (demand.memories, MOST_MEMORIES, "memories"),
+    ] {
+        if has > most {
+            return Err(Refusal::new(
+                format!(
+                    "it has {has} {what} from its start, and an application gets {most} at most"
+                ),
+                "declare less at the start; a table can grow later",
+            ));
+        }
+    }
+    Ok(())
+}

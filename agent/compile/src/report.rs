@@ -1,0 +1,31 @@
+//! The program's one answer, as the node and the client read it.
+
+use serde_json::{Value, json};
+
+use crate::artifact::Artifact;
+use crate::refusal::Refusal;
+
+/// The code of every refusal: the file is the user's to change.
+const CODE: &str = "invalid_argument";
+
+/// Write an answer as JSON.
+pub(crate) fn written(found: &Result<Artifact, Refusal>) -> Value {
+    match found {
+        Ok(artifact) => json!({
+            "ok": true,
+            "kind": artifact.kind.name(),
+            "languages": artifact.languages,
+            "processed_by": artifact.processed_by,
+            "imports": artifact.imports,
+            "exports": artifact.exports,
+            "memory_bytes": artifact.memory_bytes,
+            "engine": crate::ENGINE,
+        }),
+        Err(refusal) => json!({
+            "ok": false,
+            "code": CODE,
+            "message": refusal.message,
+            "hint": refusal.hint,
+        }),
+    }
+}

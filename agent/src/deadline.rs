@@ -1,0 +1,122 @@
+//! Time: how long a call into a guest may take, and how long it took.
+//!
+//! A guest that computes is made to let go of its thread every few milliseconds, by the epoch that
+//! one thread raises while any guest computes. So a deadline is a timeout like any other, whether
+//! the guest computes, sleeps or waits for the node, and the link is read meanwhile.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+use wasmtime::Engine;
+
+/// How long a guest computes before others have their turn.
+const TICK: Duration = Duration::from_millis(5);
+
+/// After so many ticks in which no guest computed the ticker sleeps until one does.
+const IDLE_TICKS: u32 = 4;
+
+/// It calls nothing deep.
+const STACK_BYTES: usize = 64 * 1024;
+
+/// Where the time of a call went.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Spent {
+    /// Inside the guest's own code.
+    pub(crate) compute: Duration,
+    /// Waiting: in host calls, or asleep.
+    pub(crate) wait: Duration,
+}
+
+/// Raises the epoch of an engine while guests compute. Clones are the same one.
+#[derive(Debug, Clone)]
+pub(crate) struct Ticker {
+    state: Arc<State>,
+    thread: Thread,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    computing: AtomicUsize,
+    asleep: AtomicBool,
+}
+
+impl Ticker {
+    /// Start the thread.
+    pub(crate) fn start(engine: Engine) -> io::Result<Self> {
+        let state = Arc::new(State::default());
+        let theirs = Arc::clone(&state);
+        let thread = thread::Builder::new()
+            .name("ticker".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn(move || tick(&engine, &theirs))?;
+        Ok(Self {
+            state,
+            thread: thread.thread().clone(),
+        })
+    }
+
+    /// Run a call into a guest until it ends or the deadline comes; then it is dropped, and `None`
+    /// is returned.
+    pub(crate) async fn run<T>(
+        &self,
+        deadline: Instant,
+        call: impl Future<Output = T>,
+    ) -> (Option<T>, Spent) {
+        let begin = Instant::now();
+        let mut compute = Duration::ZERO;
+        let mut call = pin!(call);
+        let timed = poll_fn(|context| {
+            let resumed = std::time::Instant::now();
+            let _computing = self.computing();
+            let state = call.as_mut().poll(context);
+            compute += resumed.elapsed();
+            state
+        });
+        let result = timeout_at(deadline, timed).await.ok();
+        let wait = begin.elapsed().saturating_sub(compute);
+        (result, Spent { compute, wait })
+    }
+
+    fn computing(&self) -> Computing<'_> {
+        self.state.computing.fetch_add(1, Ordering::SeqCst);
+        if self.state.asleep.load(Ordering::SeqCst) {
+            self.thread.unpark();
+        }
+        Computing(&self.state)
+    }
+}
+
+struct Computing<'a>(&'a State);
+
+impl Drop for Computing<'_> {
+    fn drop(&mut self) {
+        self.0.computing.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn tick(engine: &Engine, state: &State) {
+    let mut idle = 0;
+    loop {
+        if idle > IDLE_TICKS {
+            state.asleep.store(true, Ordering::SeqCst);
+            while state.computing.load(Ordering::SeqCst) == 0 {
+                thread::park();
+            }
+            state.asleep.store(false, Ordering::SeqCst);
+            idle = 0;
+        }
+        thread::sleep(TICK);
+        if state.computing.load(Ordering::SeqCst) == 0 {
+            idle += 1;
+        } else {
+            idle = 0;
+            engine.increment_epoch();
+        }
+    }
+}

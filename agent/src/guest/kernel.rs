@@ -1,0 +1,156 @@
+//! The kernel, as only its first process asks it.
+//!
+//! One of the places where the crate may be `unsafe`: each block is one call with arguments that
+//! this file checks or makes.
+#![allow(unsafe_code)]
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::ptr;
+
+use crate::system::checked;
+
+/// Mount a file system; the error names where.
+pub(super) fn mount(
+    source: &CStr,
+    target: &CStr,
+    kind: &CStr,
+    flags: libc::c_ulong,
+    data: &CStr,
+) -> io::Result<()> {
+    // SAFETY: the kernel reads five values, four of which are texts that end with a zero.
+    let result = unsafe {
+        libc::mount(
+            source.as_ptr(),
+            target.as_ptr(),
+            kind.as_ptr(),
+            flags,
+            data.as_ptr().cast(),
+        )
+    };
+    checked(result).map(drop).map_err(|error| {
+        let kind_of = error.kind();
+        io::Error::new(
+            kind_of,
+            format!("{} cannot be mounted: {error}", target.to_string_lossy()),
+        )
+    })
+}
+
+/// Set the clock, in nanoseconds since the epoch.
+pub(super) fn set_clock(time_unix_ns: u64) -> io::Result<()> {
+    let time = libc::timespec {
+        tv_sec: (time_unix_ns / 1_000_000_000).cast_signed(),
+        tv_nsec: (time_unix_ns % 1_000_000_000).cast_signed(),
+    };
+    // SAFETY: the kernel reads one `timespec`.
+    checked(unsafe { libc::clock_settime(libc::CLOCK_REALTIME, &raw const time) }).map(drop)
+}
+
+/// Have the kernel's randomness go on from these bytes.
+pub(super) fn reseed(random: &File, seed: &[u8]) -> io::Result<()> {
+    // `struct rand_pool_info`: how many bits, how many bytes, the bytes.
+    let length = libc::c_int::try_from(seed.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let mut pool = Vec::with_capacity(8 + seed.len());
+    pool.extend_from_slice(&length.saturating_mul(8).to_ne_bytes());
+    pool.extend_from_slice(&length.to_ne_bytes());
+    pool.extend_from_slice(seed);
+    // SAFETY: the kernel reads what the two lengths at its beginning say, all of it in `pool`.
+    checked(unsafe { libc::ioctl(random.as_raw_fd(), RNDADDENTROPY, pool.as_ptr()) })?;
+    // SAFETY: takes no argument.
+    checked(unsafe { libc::ioctl(random.as_raw_fd(), RNDRESEEDCRNG, 0) }).map(drop)
+}
+
+const RNDADDENTROPY: libc::Ioctl = 0x4008_5203;
+const RNDRESEEDCRNG: libc::Ioctl = 0x5207;
+
+/// End the machine. Every VMM ends when its guest restarts, not all when it powers off.
+pub(super) fn restart() -> ! {
+    // What was said last must have left the console. Where it is no terminal this fails, and there
+    // is nothing to wait for.
+    // SAFETY: a plain integer.
+    unsafe { libc::tcdrain(libc::STDERR_FILENO) };
+    // SAFETY: a plain integer.
+    unsafe { libc::reboot(libc::RB_AUTOBOOT) };
+    // Without the right to do so, which the first process has: the kernel panics then.
+    std::process::abort()
+}
+
+/// What a virtio port or a socket says of itself now.
+pub(super) fn poll_now(descriptor: &OwnedFd) -> io::Result<libc::c_short> {
+    let mut found = libc::pollfd {
+        fd: descriptor.as_raw_fd(),
+        events: 0,
+        revents: 0,
+    };
+    // SAFETY: one `pollfd`, which the kernel reads and writes.
+    checked(unsafe { libc::poll(&raw mut found, 1, 0) })?;
+    Ok(found.revents)
+}
+
+/// Make a descriptor that polls as readable at each change of `descriptor`, until `seen`.
+pub(super) fn changes_of(descriptor: &OwnedFd) -> io::Result<OwnedFd> {
+    // SAFETY: a plain integer; the descriptor that is returned is nobody's yet.
+    let changes =
+        unsafe { OwnedFd::from_raw_fd(checked(libc::epoll_create1(libc::EPOLL_CLOEXEC))?) };
+    let mut event = libc::epoll_event {
+        events: (libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLET).cast_unsigned(),
+        u64: 0,
+    };
+    let (own, other) = (changes.as_raw_fd(), descriptor.as_raw_fd());
+    // SAFETY: descriptors that are open, and one event, which the kernel reads.
+    checked(unsafe { libc::epoll_ctl(own, libc::EPOLL_CTL_ADD, other, &raw mut event) })?;
+    Ok(changes)
+}
+
+/// Take the change that a descriptor of `changes_of` tells of; whether there was one.
+pub(super) fn seen(changes: &OwnedFd) -> io::Result<bool> {
+    let mut event = libc::epoll_event { events: 0, u64: 0 };
+    // SAFETY: the kernel writes one event at most.
+    let count = unsafe { libc::epoll_wait(changes.as_raw_fd(), &raw mut event, 1, 0) };
+    checked(count).map(|count| count != 0)
+}
+
+/// Begin to connect to a port of the host; the socket does not block, and says when it is done.
+pub(super) fn begin_vsock(cid: u32, port: u32) -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: plain integers; the descriptor that is returned is nobody's yet.
+    let socket = unsafe { OwnedFd::from_raw_fd(checked(libc::socket(libc::AF_VSOCK, kind, 0))?) };
+    // SAFETY: of integers alone, for which zeros are a value.
+    let mut address: libc::sockaddr_vm = unsafe { std::mem::zeroed() };
+    address.svm_family = libc::AF_VSOCK as libc::sa_family_t;
+    address.svm_cid = cid;
+    address.svm_port = port;
+    let length = size_of::<libc::sockaddr_vm>() as libc::socklen_t;
+    // SAFETY: the kernel reads one address, whose length is given.
+    let begun = checked(unsafe {
+        libc::connect(socket.as_raw_fd(), ptr::from_ref(&address).cast(), length)
+    });
+    match begun {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        _ => Ok(socket),
+    }
+}
+
+/// What came of a connection that `begin_vsock` began.
+pub(super) fn connected(socket: &OwnedFd) -> io::Result<()> {
+    let mut code: libc::c_int = 0;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the kernel writes one integer and its length.
+    checked(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ERROR,
+            ptr::from_mut(&mut code).cast(),
+            &raw mut length,
+        )
+    })?;
+    if code == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(code))
+    }
+}

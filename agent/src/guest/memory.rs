@@ -1,0 +1,75 @@
+//! How much memory of the guest is in use, as its kernel tells.
+
+use crate::link::proto::Failure;
+use crate::machine::Memory;
+
+const FILE: &str = "/proc/meminfo";
+
+/// Measure the memory of the machine that this kernel runs.
+pub(super) fn measure() -> Result<Memory, Failure> {
+    let told = std::fs::read_to_string(FILE)
+        .map_err(|error| unavailable(format!("{FILE} cannot be read: {error}")))?;
+    parsed(&told).map_err(unavailable)
+}
+
+fn unavailable(what: String) -> Failure {
+    Failure::platform("unavailable", what)
+}
+
+fn parsed(told: &str) -> Result<Memory, String> {
+    let total_bytes = bytes_of(told, "MemTotal")?;
+    let available_bytes = bytes_of(told, "MemAvailable")?;
+    Ok(Memory {
+        guest: true,
+        total_bytes,
+        used_bytes: total_bytes.saturating_sub(available_bytes),
+        available_bytes,
+    })
+}
+
+fn bytes_of(told: &str, name: &str) -> Result<u64, String> {
+    let value = told.lines().find_map(|line| {
+        let kib: u64 = line
+            .strip_prefix(name)?
+            .strip_prefix(':')?
+            .trim()
+            .strip_suffix(" kB")?
+            .parse()
+            .ok()?;
+        kib.checked_mul(1024)
+    });
+    value.ok_or_else(|| format!("{FILE} does not tell {name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_tells_is_the_guests_memory() {
+        let told = "MemTotal:         121856 kB\nMemFree:           52000 kB\n\
+                    MemAvailable:      64512 kB\nSwapFree:              0 kB\n";
+        let found = parsed(told);
+        let expected = Memory {
+            guest: true,
+            total_bytes: 121_856 * 1024,
+            used_bytes: (121_856 - 64_512) * 1024,
+            available_bytes: 64_512 * 1024,
+        };
+        assert_eq!(found, Ok(expected));
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_tell_is_named() {
+        for told in [
+            "",
+            "MemTotal: 12 kB\nMemAvailable:\n",
+            "MemTotal: 12 kB\nMemAvailable: x kB",
+        ] {
+            assert!(
+                parsed(told).unwrap_err().contains("does not tell Mem"),
+                "{told}"
+            );
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! The virtio port as a link: a device file, to which a host connects or not.
+//!
+//! A port without a host reads as ended and polls as hung up, so that one cannot simply wait until
+//! it is ready. Its kernel wakes who polls it whenever the host comes or goes, and that can be
+//! waited for, edge by edge. A host that goes and comes again at once may be one edge.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use tokio::io::Interest;
+
+use super::{console, kernel};
+use crate::link::stream::{self, Stream};
+use crate::system;
+
+const PORTS: &str = "/sys/class/virtio-ports";
+/// For a port to appear once its driver is loaded.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(1);
+const GONE: libc::c_short = libc::POLLHUP | libc::POLLERR | libc::POLLNVAL;
+
+/// Open the port of this name and wait, without bound, until a host is connected to it.
+pub(super) async fn open(name: &str) -> io::Result<Stream> {
+    let begin = Instant::now();
+    let path = loop {
+        match find(Path::new(PORTS), name) {
+            Some(path) => break path,
+            None if begin.elapsed() < PATIENCE => tokio::time::sleep(PAUSE).await,
+            None => {
+                console::say(&format!("no virtio port is named {name}"));
+                return Err(ErrorKind::NotFound.into());
+            }
+        }
+    };
+    let port = OwnedFd::from(File::options().read(true).write(true).open(path)?);
+    system::set_nonblocking(&port)?;
+    Stream::of_port(host_of(port).await?)
+}
+
+/// The device of the port of this name, as sysfs tells.
+fn find(ports: &Path, name: &str) -> Option<PathBuf> {
+    // Without the directory the bus is not there yet; a port may go between two looks.
+    fs::read_dir(ports).ok()?.flatten().find_map(|entry| {
+        let found = fs::read_to_string(entry.path().join("name")).ok()?;
+        (found.trim_end() == name).then(|| Path::new("/dev").join(entry.file_name()))
+    })
+}
+
+async fn host_of(port: OwnedFd) -> io::Result<OwnedFd> {
+    let changes = stream::watched(kernel::changes_of(&port)?, Interest::READABLE)?;
+    while kernel::poll_now(&port)? & GONE != 0 {
+        let mut ready = changes.readable().await?;
+        while kernel::seen(changes.get_ref())? {}
+        ready.clear_ready();
+    }
+    discard(port)
+}
+
+/// Throw away what a host that has gone left unread: the node says nothing before the hello.
+fn discard(port: OwnedFd) -> io::Result<OwnedFd> {
+    let mut port = File::from(port);
+    let mut unread = [0; 4096];
+    loop {
+        match port.read(&mut unread) {
+            Ok(0) => return Ok(port.into()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(port.into()),
+            Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn of_several_ports_the_one_of_that_name_is_found() -> io::Result<()> {
+        let ports = std::env::temp_dir().join(format!("plexspaces-ports-{}", std::process::id()));
+        for (entry, name) in [("vport0p1", "console\n"), ("vport0p2", "plexspaces.link\n")] {
+            fs::create_dir_all(ports.join(entry))?;
+            fs::write(ports.join(entry).join("name"), name)?;
+        }
+        fs::create_dir_all(ports.join("vport0p3"))?;
+        let found = (find(&ports, "plexspaces.link"), find(&ports, "plexspaces"));
+        fs::remove_dir_all(&ports)?;
+        assert_eq!(found, (Some(PathBuf::from("/dev/vport0p2")), None));
+        assert_eq!(find(&ports, "plexspaces.link"), None);
+        Ok(())
+    }
+
+    /// A socket pair polls as hung up when its other end is gone, as a port does.
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_host_that_is_there_is_not_waited_for_and_its_predecessors_words_are_gone()
+    -> io::Result<()> {
+        let (port, mut host) = UnixStream::pair()?;
+        port.set_nonblocking(true)?;
+        host.write_all(&[7; 10_000])?;
+        let port = host_of(port.into()).await?;
+        host.write_all(b"now")?;
+        let mut read = [0; 8];
+        assert_eq!(File::from(port).read(&mut read)?, 3);
+        Ok(())
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_port_without_a_host_is_waited_at() -> io::Result<()> {
+        let (port, host) = UnixStream::pair()?;
+        drop(host);
+        let waiting = host_of(port.into());
+        tokio::pin!(waiting);
+        let polled = std::future::poll_fn(|context| {
+            std::task::Poll::Ready(waiting.as_mut().poll(context).is_pending())
+        });
+        assert!(polled.await);
+        Ok(())
+    }
+}

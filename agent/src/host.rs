@@ -1,0 +1,205 @@
+//! What an actor may ask of its host: logging, keyvalue and messaging, each a request to the node.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{Instant, timeout};
+use wasmtime::component::{HasSelf, Linker};
+use wasmtime::{Engine, Store};
+use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::{WasiCtxView, WasiView};
+
+use crate::bounds::Bounds;
+use crate::link::failure::cut;
+use crate::link::proto::failure::Origin;
+use crate::link::proto::from_agent::Frame;
+use crate::link::proto::log::{Level, Stream};
+use crate::link::proto::{Ask, Delete, Failure, Get, Put, Tell};
+use crate::link::{CODE_BYTES, TEXT_BYTES};
+use crate::node::Node;
+use crate::output::line_of;
+
+wasmtime::component::bindgen!({
+    path: "../wit",
+    world: "application",
+    imports: { default: async },
+    exports: { default: async },
+});
+
+use plexspaces::application::types::ActorError;
+use plexspaces::application::{keyvalue, logging, messaging, types};
+
+const KEY_BYTES: usize = 512;
+
+/// Beside the longest bytes that cross to the host, what else crosses with them.
+const CROSSING_BYTES: usize = 1024 * 1024;
+
+/// What one instance lives with, an actor's or a command's. One type for all: what links WASI is
+/// compiled once for each.
+pub(crate) struct Surroundings {
+    /// What it has of WASI, whatever the version.
+    pub(crate) wasi: WasiP1Ctx,
+    /// What it may take.
+    pub(crate) bounds: Bounds,
+    /// Whom it asks.
+    pub(crate) node: Arc<Node>,
+    /// The longest message, in bytes.
+    pub(crate) message_limit: usize,
+    /// Of the call at hand: no question waits beyond it.
+    pub(crate) deadline: Instant,
+}
+
+impl WasiView for Surroundings {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        self.wasi.ctx()
+    }
+}
+
+impl Surroundings {
+    /// Make a store for one instance that lives with this.
+    pub(crate) fn store(self, engine: &Engine) -> Store<Self> {
+        // What crosses to the host at once: a state may be as long as the memory that holds it.
+        let crossing = self.bounds.limit().saturating_add(CROSSING_BYTES);
+        let mut store = Store::new(engine, self);
+        store.set_hostcall_fuel(crossing);
+        store.limiter(|surroundings| &mut surroundings.bounds);
+        store.epoch_deadline_async_yield_and_update(1);
+        store.set_epoch_deadline(1);
+        store
+    }
+}
+
+/// Make what components import: WASI 0.2 and 0.3, and the interfaces of the contract.
+pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Surroundings>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+    Application::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
+    Ok(linker)
+}
+
+impl types::Host for Surroundings {}
+
+impl logging::Host for Surroundings {
+    async fn log(&mut self, level: logging::Level, message: String) {
+        let level = match level {
+            logging::Level::Trace => Level::Trace,
+            logging::Level::Debug => Level::Debug,
+            logging::Level::Info => Level::Info,
+            logging::Level::Warn => Level::Warn,
+            logging::Level::Error => Level::Error,
+        };
+        let connection = self.node.connection();
+        connection.room().await;
+        connection.log(line_of(Stream::Log, level, cut(message, TEXT_BYTES)));
+    }
+}
+
+impl keyvalue::Host for Surroundings {
+    async fn get(&mut self, key: String) -> Result<Option<Vec<u8>>, String> {
+        checked_key(&key)?;
+        let get = |id| Frame::Get(Get { id, key });
+        let (found, value) = self.node.ask(get, Bytes::new()).await.map_err(text)?;
+        Ok(found.then(|| value.into()))
+    }
+
+    async fn put(&mut self, key: String, value: Vec<u8>) -> Result<(), String> {
+        checked_key(&key)?;
+        if value.len() > self.message_limit {
+            let (size, limit) = (value.len(), self.message_limit);
+            return Err(format!(
+                "a value of {size} bytes is over the limit of {limit}"
+            ));
+        }
+        let put = |id| Frame::Put(Put { id, key });
+        self.node.ask(put, value.into()).await.map_err(text)?;
+        Ok(())
+    }
+
+    async fn delete(&mut self, key: String) -> Result<(), String> {
+        checked_key(&key)?;
+        let delete = |id| Frame::Delete(Delete { id, key });
+        self.node.ask(delete, Bytes::new()).await.map_err(text)?;
+        Ok(())
+    }
+}
+
+impl messaging::Host for Surroundings {
+    async fn tell(&mut self, to: String, kind: String, payload: Vec<u8>) -> Result<(), ActorError> {
+        self.checked_message(&to, &kind, &payload)?;
+        let tell = |id| {
+            let r#type = kind;
+            Frame::Tell(Tell { id, to, r#type })
+        };
+        self.node.ask(tell, payload.into()).await.map_err(record)?;
+        Ok(())
+    }
+
+    async fn ask(
+        &mut self,
+        to: String,
+        kind: String,
+        payload: Vec<u8>,
+        timeout_ms: u32,
+    ) -> Result<Vec<u8>, ActorError> {
+        self.checked_message(&to, &kind, &payload)?;
+        let wanted = Duration::from_millis(timeout_ms.into());
+        let given = wanted.min(self.deadline.saturating_duration_since(Instant::now()));
+        let ask = |id| {
+            let timeout_ns = given.as_nanos() as u64;
+            let r#type = kind;
+            Frame::Ask(Ask {
+                id,
+                to,
+                r#type,
+                timeout_ns,
+            })
+        };
+        match timeout(given, self.node.ask(ask, payload.into())).await {
+            Ok(answered) => answered.map(|(_, reply)| reply.into()).map_err(record),
+            Err(_) => Err(record(Failure::platform(
+                "deadline_exceeded",
+                "no answer within the time given",
+            ))),
+        }
+    }
+}
+
+impl Surroundings {
+    fn checked_message(&self, to: &str, kind: &str, payload: &[u8]) -> Result<(), ActorError> {
+        let message = if to.len() > CODE_BYTES || kind.len() > CODE_BYTES {
+            format!("the name or the type of a message is over the limit of {CODE_BYTES} bytes")
+        } else if payload.len() > self.message_limit {
+            let (size, limit) = (payload.len(), self.message_limit);
+            format!("a message of {size} bytes is over the limit of {limit}")
+        } else {
+            return Ok(());
+        };
+        Err(record(Failure::platform("invalid_argument", message)))
+    }
+}
+
+fn checked_key(key: &str) -> Result<(), String> {
+    if key.len() > KEY_BYTES {
+        return Err(format!("a key is at most {KEY_BYTES} bytes long"));
+    }
+    Ok(())
+}
+
+fn text(failure: Failure) -> String {
+    failure.message
+}
+
+fn record(failure: Failure) -> ActorError {
+    // WIT names are written with dashes; the contract promises `call-cycle`, `not-found` and so on.
+    let code = match failure.origin() {
+        Origin::Platform => failure.code.replace('_', "-"),
+        _ => failure.code,
+    };
+    ActorError {
+        code,
+        message: failure.message,
+        retryable: failure.retryable,
+    }
+}

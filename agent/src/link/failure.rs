@@ -1,0 +1,54 @@
+//! Failures: the errors that cross the link.
+
+use super::proto::{Failure, failure::Origin};
+use super::{CODE_BYTES, TEXT_BYTES};
+
+impl Failure {
+    /// A platform's error, with one of the codes of `plexspaces_node.errors`.
+    pub(crate) fn platform(code: &str, message: impl Into<String>) -> Self {
+        Self::new(Origin::Platform, code, message)
+    }
+
+    /// What the application itself answered.
+    pub(crate) fn actor(code: &str, message: impl Into<String>) -> Self {
+        Self::new(Origin::Actor, code, message)
+    }
+
+    /// What the application's WebAssembly trapped with.
+    pub(crate) fn trap(code: &str, message: impl Into<String>) -> Self {
+        Self::new(Origin::Trap, code, message)
+    }
+
+    /// The failure, with what helps.
+    #[must_use]
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = cut(hint.into(), TEXT_BYTES);
+        self
+    }
+
+    /// The failure, which the same message may not meet again.
+    #[must_use]
+    pub(crate) fn retryable(mut self) -> Self {
+        self.retryable = true;
+        self
+    }
+
+    fn new(origin: Origin, code: &str, message: impl Into<String>) -> Self {
+        Self {
+            origin: origin.into(),
+            code: cut(code.to_owned(), CODE_BYTES),
+            message: cut(message.into(), TEXT_BYTES),
+            ..Self::default()
+        }
+    }
+}
+
+/// Return the text, or its beginning and a mark when it is longer than so many bytes.
+pub(crate) fn cut(mut text: String, limit_bytes: usize) -> String {
+    const MARK: &str = " …";
+    if text.len() > limit_bytes {
+        text.truncate(text.floor_char_boundary(limit_bytes - MARK.len()));
+        text.push_str(MARK);
+    }
+    text
+}

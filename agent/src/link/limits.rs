@@ -1,0 +1,19 @@
+//! What is agreed of the link: its generation, and how long things may be.
+
+/// Of the link; another one is refused at the handshake.
+pub(crate) const GENERATION: u32 = 3;
+
+/// The longest head of a frame.
+pub(crate) const HEAD_LIMIT_BYTES: usize = 1024 * 1024;
+
+/// The longest part of a state.
+pub(crate) const PART_BYTES: usize = 1024 * 1024;
+
+/// The longest message any node allows.
+pub(crate) const MAX_MESSAGE_LIMIT_BYTES: usize = 256 * 1024 * 1024;
+
+/// The longest text of an error or a line of the log; a longer one is cut and marked.
+pub(crate) const TEXT_BYTES: usize = 16 * 1024;
+
+/// The longest code of an actor's error, and the longest type of a message.
+pub(crate) const CODE_BYTES: usize = 256;

@@ -1,0 +1,111 @@
+//! The agent in a machine: loads an application's WebAssembly and answers its messages.
+//!
+//! Every driver starts this one program: the process driver as a child process, a guest's kernel as
+//! process 1. `serve` speaks with the node over the `link`, `machine` is what is around the agent,
+//! and `application` the loaded `actor` or `command` at work.
+
+mod actor;
+mod application;
+mod bounds;
+mod command;
+mod deadline;
+mod guest;
+mod host;
+mod link;
+mod loading;
+mod machine;
+mod mailbox;
+mod node;
+mod output;
+mod process;
+mod program;
+mod sandbox;
+mod saving;
+mod serve;
+mod settings;
+mod system;
+#[cfg(test)]
+mod testing;
+mod trap;
+
+use deadline::Ticker;
+use machine::Machine;
+use serve::{Agent, Ended};
+use wasmtime::Engine;
+
+/// Of a command line that makes no sense, as a shell has it.
+const USAGE_STATUS: i32 = 2;
+
+/// Of an agent whose node is gone or would not talk to it.
+const NO_NODE_STATUS: i32 = 3;
+
+/// Of an agent that panicked, as of any program with a defect.
+const PANIC_STATUS: i32 = 70;
+
+fn main() {
+    tell_of_panics();
+    let mut arguments = std::env::args().skip(1).peekable();
+    if arguments.next_if_eq("--version").is_some() {
+        let (name, version) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+        println!("{name} {version} ({})", settings::ENGINE);
+        return;
+    }
+    if arguments.next_if_eq("--probe").is_some() {
+        match process::probe(arguments) {
+            Ok(found) => println!("{found}"),
+            Err(error) => fail(&error),
+        }
+        return;
+    }
+    system::give_back_large();
+    let machine = if std::process::id() == 1 {
+        guest::Guest::prepare().map(Machine::Guest)
+    } else {
+        process::Process::from_arguments(arguments).map(Machine::Process)
+    };
+    let machine = machine.unwrap_or_else(|error| fail(&error));
+    let status = match serve(machine) {
+        Ok((machine, ended)) => {
+            let status = match &ended {
+                Ended::Stopped => 0,
+                ended => {
+                    eprintln!("plexspaces-agent: {ended}");
+                    NO_NODE_STATUS
+                }
+            };
+            machine.end(status);
+        }
+        Err(error) => {
+            eprintln!("plexspaces-agent: {error}");
+            NO_NODE_STATUS
+        }
+    };
+    std::process::exit(status);
+}
+
+/// Have a panic cost the machine, and be told on its console; a guest has its own way to end.
+fn tell_of_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        eprintln!("plexspaces-agent: {panic}");
+        std::process::exit(PANIC_STATUS);
+    }));
+}
+
+fn serve(machine: Machine) -> wasmtime::Result<(Machine, Ended)> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        // The link is looked at each time a guest that computes lets go of the thread.
+        .event_interval(1)
+        .build()?;
+    let engine = Engine::new(&settings::settings()?)?;
+    let ticker = Ticker::start(engine.clone())?;
+    // As a task of its own: it shares the thread with the others fairly.
+    let _in_runtime = runtime.enter();
+    let agent = Agent::new(machine, engine, ticker);
+    Ok(runtime.block_on(agent.run()))
+}
+
+fn fail(error: &str) -> ! {
+    eprintln!("plexspaces-agent: {error}");
+    std::process::exit(USAGE_STATUS);
+}

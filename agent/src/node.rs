@@ -1,0 +1,93 @@
+//! What the application may ask of the node: requests over the link, and their answers.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::link::connection::Connection;
+use crate::link::proto::{Answer, Failure, from_agent::Frame};
+
+/// What the node answered.
+type Answered = Result<(bool, Bytes), Failure>;
+
+/// The requests that wait for their answers.
+#[derive(Debug)]
+pub(crate) struct Node {
+    connection: Connection,
+    requests: Mutex<Requests>,
+}
+
+#[derive(Debug, Default)]
+struct Requests {
+    last_id: u64,
+    waiting: HashMap<u64, oneshot::Sender<Answered>>,
+}
+
+impl Node {
+    /// Ask on this connection.
+    pub(crate) fn new(connection: Connection) -> Self {
+        Self {
+            connection,
+            requests: Mutex::default(),
+        }
+    }
+
+    /// Where lines of the log go.
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Send a request and wait for its answer: whether what was asked for is there, and its bytes.
+    ///
+    /// Has no bound of its own; who lets go of it waits no more, and the answer is dropped.
+    pub(crate) async fn ask(&self, frame: impl FnOnce(u64) -> Frame, body: Bytes) -> Answered {
+        self.connection.room().await;
+        let (sender, receiver) = oneshot::channel();
+        let id = {
+            let mut requests = self.requests();
+            requests.last_id += 1;
+            let id = requests.last_id;
+            requests.waiting.insert(id, sender);
+            id
+        };
+        let _forget = Forget(self, id);
+        if !self.connection.send(frame(id), body) {
+            return Err(lost());
+        }
+        receiver.await.unwrap_or_else(|_| Err(lost()))
+    }
+
+    /// Hand an answer to whoever waits for it; one that comes too late is dropped.
+    pub(crate) fn answered(&self, answer: Answer, body: Bytes) {
+        if let Some(waiting) = self.requests().waiting.remove(&answer.id) {
+            let answered = match answer.failure {
+                Some(failure) => Err(failure),
+                None => Ok((answer.found, body)),
+            };
+            let _ = waiting.send(answered);
+        }
+    }
+
+    /// Answer everything that waits: the connection is gone.
+    pub(crate) fn lost(&self) {
+        self.requests().waiting.clear();
+    }
+
+    fn requests(&self) -> MutexGuard<'_, Requests> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Forget<'a>(&'a Node, u64);
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.0.requests().waiting.remove(&self.1);
+    }
+}
+
+fn lost() -> Failure {
+    Failure::platform("unavailable", "the node is not reachable").retryable()
+}

@@ -1,0 +1,305 @@
+//! What a program writes to stdout and stderr: lines of the log, or a command's reply.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::AsyncWrite;
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
+
+use crate::link::TEXT_BYTES;
+use crate::link::connection::Connection;
+use crate::link::proto::log::{Level, Line, Stream};
+
+/// What a program may write at once.
+const PERMIT_BYTES: usize = 64 * 1024;
+
+/// Of the lines of stderr, so many are kept to explain an end with.
+const KEPT_LINES: usize = 64;
+
+/// What one program writes, until `end_message` the words of one message.
+#[derive(Debug, Clone)]
+pub(crate) struct Words {
+    connection: Connection,
+    lines: Arc<Mutex<Lines>>,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    last: VecDeque<String>,
+}
+
+impl Words {
+    /// Nothing written yet.
+    pub(crate) fn new(connection: Connection) -> Self {
+        Self {
+            connection,
+            lines: Arc::default(),
+        }
+    }
+
+    /// What a program is given as its stdout, for its log.
+    pub(crate) fn stdout(&self) -> Output {
+        Output(Sink::Log(self.clone(), Stream::Stdout))
+    }
+
+    /// What a program is given as its stderr.
+    pub(crate) fn stderr(&self) -> Output {
+        Output(Sink::Log(self.clone(), Stream::Stderr))
+    }
+
+    /// Say a line about the program.
+    pub(crate) fn complain(&self, level: Level, message: String) {
+        self.say(Stream::Agent, level, message);
+    }
+
+    /// End unfinished lines; return the last lines of stderr, and forget them.
+    pub(crate) fn end_message(&self) -> Vec<String> {
+        let mut lines = self.lines();
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let rest = std::mem::take(lines.unfinished(stream));
+            if !rest.is_empty() {
+                self.line(&mut lines, stream, &rest);
+            }
+        }
+        lines.last.drain(..).collect()
+    }
+
+    fn write(&self, stream: Stream, bytes: &[u8]) {
+        let mut lines = self.lines();
+        for part in bytes.split_inclusive(|&byte| byte == b'\n') {
+            let mut line = std::mem::take(lines.unfinished(stream));
+            line.extend_from_slice(part);
+            while line.len() > TEXT_BYTES && line.last() != Some(&b'\n') {
+                let rest = line.split_off(TEXT_BYTES);
+                self.line(&mut lines, stream, &line);
+                line = rest;
+            }
+            if line.last() == Some(&b'\n') {
+                line.pop();
+                self.line(&mut lines, stream, &line);
+            } else {
+                *lines.unfinished(stream) = line;
+            }
+        }
+    }
+
+    fn line(&self, lines: &mut Lines, stream: Stream, line: &[u8]) {
+        for part in line
+            .chunks(TEXT_BYTES)
+            .chain(line.is_empty().then_some(&b""[..]))
+        {
+            let text = String::from_utf8_lossy(part);
+            let text = text.trim_end_matches('\r');
+            if stream == Stream::Stderr && !text.trim().is_empty() {
+                if lines.last.len() == KEPT_LINES {
+                    lines.last.pop_front();
+                }
+                lines.last.push_back(text.to_owned());
+            }
+            let level = match stream {
+                Stream::Stdout => Level::Info,
+                _ => Level::Warn,
+            };
+            self.say(stream, level, text.to_owned());
+        }
+    }
+
+    fn say(&self, stream: Stream, level: Level, message: String) {
+        self.connection.log(line_of(stream, level, message));
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lines {
+    fn unfinished(&mut self, stream: Stream) -> &mut Vec<u8> {
+        match stream {
+            Stream::Stdout => &mut self.stdout,
+            _ => &mut self.stderr,
+        }
+    }
+}
+
+/// Make a line of the log, of this moment.
+pub(crate) fn line_of(stream: Stream, level: Level, message: String) -> Line {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    Line {
+        stream: stream.into(),
+        level: level.into(),
+        message,
+        time_unix_ns: now.unwrap_or_default().as_nanos() as u64,
+    }
+}
+
+/// What a command wrote to its stdout: its reply, bounded.
+#[derive(Debug, Clone)]
+pub(crate) struct Captured(Arc<Mutex<Capture>>);
+
+#[derive(Debug)]
+struct Capture {
+    bytes: BytesMut,
+    limit: usize,
+    over: bool,
+}
+
+impl Captured {
+    /// Take at most `limit` bytes; more are refused.
+    pub(crate) fn new(limit: usize) -> Self {
+        Self(Arc::new(Mutex::new(Capture {
+            bytes: BytesMut::new(),
+            limit,
+            over: false,
+        })))
+    }
+
+    /// What a program is given as its stdout.
+    pub(crate) fn output(&self) -> Output {
+        Output(Sink::Capture(self.clone()))
+    }
+
+    /// Take what was written, and whether more was refused.
+    pub(crate) fn take(&self) -> (Bytes, bool) {
+        let mut capture = self.capture();
+        let over = capture.over;
+        (std::mem::take(&mut capture.bytes).freeze(), over)
+    }
+
+    fn write(&self, bytes: &[u8]) -> bool {
+        let mut capture = self.capture();
+        capture.over |= capture.bytes.len() + bytes.len() > capture.limit;
+        if !capture.over {
+            capture.bytes.extend_from_slice(bytes);
+        }
+        !capture.over
+    }
+
+    fn capture(&self) -> MutexGuard<'_, Capture> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A stream that a program writes to, in each of the forms in which WASI's versions want it.
+#[derive(Debug, Clone)]
+pub(crate) struct Output(Sink);
+
+#[derive(Debug, Clone)]
+enum Sink {
+    Log(Words, Stream),
+    Capture(Captured),
+}
+
+impl Output {
+    fn has_room(&self) -> bool {
+        match &self.0 {
+            Sink::Log(words, _) => words.connection.has_room(),
+            Sink::Capture(_) => true,
+        }
+    }
+
+    fn take(&self, bytes: &[u8]) -> bool {
+        match &self.0 {
+            Sink::Log(words, stream) => {
+                words.write(*stream, bytes);
+                true
+            }
+            Sink::Capture(captured) => captured.write(bytes),
+        }
+    }
+
+    async fn room(&self) {
+        if let Sink::Log(words, _) = &self.0 {
+            words.connection.room().await;
+        }
+    }
+}
+
+impl IsTerminal for Output {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Output {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(AsyncOutput {
+            output: self.clone(),
+            room: None,
+        })
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+}
+
+impl OutputStream for Output {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        if self.take(&bytes) {
+            Ok(())
+        } else {
+            Err(StreamError::Closed)
+        }
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(if self.has_room() { PERMIT_BYTES } else { 0 })
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for Output {
+    async fn ready(&mut self) {
+        self.room().await;
+    }
+}
+
+struct AsyncOutput {
+    output: Output,
+    room: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
+}
+
+impl AsyncWrite for AsyncOutput {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if !self.output.has_room() || self.room.is_some() {
+            let output = self.output.clone();
+            let room = self
+                .room
+                .get_or_insert_with(|| Box::pin(async move { output.room().await }));
+            if room.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+            self.room = None;
+        }
+        let part = &bytes[..bytes.len().min(PERMIT_BYTES)];
+        if self.output.take(part) {
+            Poll::Ready(Ok(part.len()))
+        } else {
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,92 @@
+//! What is loaded: the settings of an application, and its artifact in one of three forms.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use wasmtime::component::Component;
+use wasmtime::{Engine, Module};
+
+use crate::link::proto::{Failure, Load, load::Kind};
+
+/// What bounds an application and what it is told, fixed for the life of the machine.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// Its name.
+    pub(crate) application: String,
+    /// Its environment.
+    pub(crate) env: Vec<(String, String)>,
+    /// A command's arguments, its name first.
+    pub(crate) args: Vec<String>,
+    /// The most linear memory.
+    pub(crate) memory_bytes: usize,
+    /// The longest message.
+    pub(crate) message_limit: usize,
+}
+
+impl Settings {
+    /// Take from a `Load` what lasts.
+    pub(crate) fn new(load: &Load, message_limit: usize) -> Self {
+        let env: BTreeMap<String, String> = load.env.clone();
+        let args = std::iter::once(load.application.clone()).chain(load.args.clone());
+        Self {
+            application: load.application.clone(),
+            env: env.into_iter().collect(),
+            args: args.collect(),
+            memory_bytes: usize::try_from(load.memory_bytes).unwrap_or(usize::MAX),
+            message_limit,
+        }
+    }
+}
+
+/// An artifact's native code, mapped from its file.
+pub(crate) enum Artifact {
+    /// A component that exports the actor interface.
+    Actor(Component),
+    /// A core module with `_start`.
+    Module(Module),
+    /// A component that exports `wasi:cli/run`.
+    Command(Component),
+}
+
+impl Artifact {
+    /// Map the native code at a path; fails when another engine or configuration compiled it.
+    pub(crate) fn open(engine: &Engine, path: &Path, kind: Kind) -> Result<Self, Failure> {
+        let opened = match kind {
+            Kind::Actor => component(engine, path).map(Self::Actor),
+            Kind::CommandComponent => component(engine, path).map(Self::Command),
+            Kind::Command => module(engine, path).map(Self::Module),
+            Kind::Unspecified => {
+                return Err(Failure::platform(
+                    "internal",
+                    "an artifact of no known kind",
+                ));
+            }
+        };
+        opened.map_err(|error| does_not_load(&error))
+    }
+}
+
+/// Say that the native code is not for this agent.
+pub(crate) fn does_not_load(error: &wasmtime::Error) -> Failure {
+    Failure::platform(
+        "internal",
+        format!("the compiled artifact does not load: {error:#}"),
+    )
+    .hint("deploy it again: it is compiled anew for this version")
+}
+
+fn component(engine: &Engine, path: &Path) -> wasmtime::Result<Component> {
+    // SAFETY: the node has compiled the file and gives it by its digest; nobody else may write it.
+    #[allow(unsafe_code)]
+    unsafe {
+        Component::deserialize_file(engine, path)
+    }
+}
+
+fn module(engine: &Engine, path: &Path) -> wasmtime::Result<Module> {
+    // SAFETY: as for a component.
+    #[allow(unsafe_code)]
+    unsafe {
+        Module::deserialize_file(engine, path)
+    }
+}

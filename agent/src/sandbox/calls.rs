@@ -1,0 +1,233 @@
+//! The filter of system calls: what is left to an agent whose artifact is mapped.
+//!
+//! Two lists. What is on neither fails with EPERM, and the agent or the application it runs goes on:
+//! a library's harmless question, or an application's attempt to open a socket, must not end a
+//! machine. What no library of the agent's ever asks for ends the machine at once: whoever asks is
+//! not the agent any more.
+
+use std::collections::BTreeMap;
+
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
+    SeccompFilter, SeccompRule, TargetArch,
+};
+
+use super::HoldError;
+
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+/// Nothing is asked about their arguments.
+const ALLOWED: &[i64] = &[
+    // Memory; where it may be executed is asked about below.
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    libc::SYS_brk,
+    libc::SYS_membarrier,
+    // Threads, and their ends.
+    libc::SYS_futex,
+    libc::SYS_set_robust_list,
+    libc::SYS_rseq,
+    libc::SYS_sched_yield,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_getcpu,
+    libc::SYS_gettid,
+    libc::SYS_getpid,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_restart_syscall,
+    // Signals to itself: a trap of WebAssembly is one.
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    // What is open already.
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_readv,
+    libc::SYS_writev,
+    libc::SYS_pread64,
+    libc::SYS_lseek,
+    libc::SYS_close,
+    libc::SYS_shutdown,
+    // Waiting.
+    libc::SYS_epoll_create1,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_pwait2,
+    libc::SYS_ppoll,
+    libc::SYS_eventfd2,
+    // Time and chance.
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_getres,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_nanosleep,
+    libc::SYS_gettimeofday,
+    libc::SYS_getrandom,
+    libc::SYS_getrusage,
+];
+
+#[cfg(target_arch = "x86_64")]
+const ALLOWED_BY_ITS_OLD_NAME: &[i64] = &[libc::SYS_epoll_wait, libc::SYS_poll, libc::SYS_time];
+#[cfg(not(target_arch = "x86_64"))]
+const ALLOWED_BY_ITS_OLD_NAME: &[i64] = &[];
+
+/// Asked for by nobody who is the agent.
+const FATAL: &[i64] = &[
+    libc::SYS_execve,
+    libc::SYS_execveat,
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_kill,
+    libc::SYS_tkill,
+    libc::SYS_rt_sigqueueinfo,
+    libc::SYS_rt_tgsigqueueinfo,
+    libc::SYS_pidfd_send_signal,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_setuid,
+    libc::SYS_setgid,
+    libc::SYS_setresuid,
+    libc::SYS_setresgid,
+    libc::SYS_setgroups,
+    libc::SYS_capset,
+    libc::SYS_unshare,
+    libc::SYS_setns,
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_chroot,
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_kexec_load,
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_userfaultfd,
+    libc::SYS_io_uring_setup,
+    libc::SYS_keyctl,
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_personality,
+];
+
+/// What of `clone` a thread has; a process of its own has none of it.
+const THREAD: u64 = (libc::CLONE_THREAD | libc::CLONE_VM | libc::CLONE_SIGHAND) as u64;
+
+/// Filter the system calls of all threads, now and to come; return false where this kernel cannot.
+pub(crate) fn restrict() -> Result<bool, HoldError> {
+    // The one that leaves the least comes last: by the others another can still be installed.
+    for program in programs()? {
+        match seccompiler::apply_filter_all_threads(&program) {
+            Ok(()) => {}
+            Err(seccompiler::Error::Seccomp(error))
+                if matches!(
+                    error.raw_os_error(),
+                    // The last where a filter around this process, a container's, forbids it.
+                    Some(libc::ENOSYS | libc::EINVAL | libc::EPERM)
+                ) =>
+            {
+                return Ok(false);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(true)
+}
+
+fn programs() -> Result<[BpfProgram; 3], BackendError> {
+    let own = u64::from(std::process::id());
+    Ok([
+        filter(
+            fatal(own)?,
+            SeccompAction::Allow,
+            SeccompAction::KillProcess,
+        )?,
+        // Its flags lie in memory, where no filter sees them; the C library then takes `clone`.
+        filter(
+            [(libc::SYS_clone3, Vec::new())].into(),
+            SeccompAction::Allow,
+            SeccompAction::Errno(libc::ENOSYS as u32),
+        )?,
+        filter(
+            allowed(own)?,
+            SeccompAction::Errno(libc::EPERM as u32),
+            SeccompAction::Allow,
+        )?,
+    ])
+}
+
+fn filter(
+    rules: Rules,
+    otherwise: SeccompAction,
+    listed: SeccompAction,
+) -> Result<BpfProgram, BackendError> {
+    let here = TargetArch::try_from(std::env::consts::ARCH)?;
+    SeccompFilter::new(rules, otherwise, listed, here)?.try_into()
+}
+
+fn allowed(own: u64) -> Result<Rules, BackendError> {
+    let plain = ALLOWED.iter().chain(ALLOWED_BY_ITS_OLD_NAME);
+    let mut rules: Rules = plain.map(|number| (*number, Vec::new())).collect();
+    // What the first filter asks about by its arguments, and kills for.
+    rules.insert(libc::SYS_mmap, Vec::new());
+    rules.insert(libc::SYS_mprotect, Vec::new());
+    // `abort` ends the process so, after a panic.
+    rules.insert(libc::SYS_tgkill, vec![rule([equal(0, own)?])?]);
+    rules.insert(libc::SYS_clone, vec![rule([has(0, THREAD)?])?]);
+    rules.insert(libc::SYS_clone3, Vec::new());
+    rules.insert(
+        libc::SYS_prctl,
+        vec![rule([equal(0, libc::PR_SET_NAME as u64)?])?],
+    );
+    // To read limits, not to set any: the C library asks how long a stack may become.
+    rules.insert(libc::SYS_prlimit64, vec![rule([equal(0, 0)?, null(2)?])?]);
+    let questions = [
+        libc::F_GETFD,
+        libc::F_GETFL,
+        libc::F_SETFL,
+        libc::F_DUPFD_CLOEXEC,
+    ];
+    rules.insert(
+        libc::SYS_fcntl,
+        any_of(1, &questions.map(|one| u64::from(one.cast_unsigned())))?,
+    );
+    Ok(rules)
+}
+
+fn fatal(own: u64) -> Result<Rules, BackendError> {
+    let mut rules: Rules = FATAL.iter().map(|number| (*number, Vec::new())).collect();
+    let executable = libc::PROT_EXEC as u64;
+    for number in [libc::SYS_mmap, libc::SYS_mprotect, libc::SYS_pkey_mprotect] {
+        rules.insert(number, vec![rule([has(2, executable)?])?]);
+    }
+    rules.insert(libc::SYS_tgkill, vec![rule([other_than(0, own)?])?]);
+    Ok(rules)
+}
+
+fn any_of(argument: u8, values: &[u64]) -> Result<Vec<SeccompRule>, BackendError> {
+    values
+        .iter()
+        .map(|value| rule([equal(argument, *value)?]))
+        .collect()
+}
+
+fn rule<const N: usize>(conditions: [SeccompCondition; N]) -> Result<SeccompRule, BackendError> {
+    SeccompRule::new(conditions.into())
+}
+
+fn equal(argument: u8, value: u64) -> Result<SeccompCondition, BackendError> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
+}
+
+fn other_than(argument: u8, value: u64) -> Result<SeccompCondition, BackendError> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, value)
+}
+
+fn has(argument: u8, bits: u64) -> Result<SeccompCondition, BackendError> {
+    let all = SeccompCmpOp::MaskedEq(bits);
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, all, bits)
+}
+
+fn null(argument: u8) -> Result<SeccompCondition, BackendError> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)
+}

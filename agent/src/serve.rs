@@ -1,0 +1,340 @@
+//! The agent's end of the link: dials the node, serves its requests, dials again where it can.
+
+use std::io;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use thiserror::Error;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+use wasmtime::Engine;
+
+use crate::application::{goodbye, reply};
+use crate::deadline::{Spent, Ticker};
+use crate::link::connection::Connection;
+use crate::link::frames::{FrameBuffer, LinkBroken, Received};
+use crate::link::proto::{
+    Failed, Failure, Hello, Invoke, Load, Measured, Welcome, from_agent::Frame, from_node,
+};
+use crate::link::stream::Stream;
+use crate::link::{GENERATION, MAX_MESSAGE_LIMIT_BYTES};
+use crate::loading::{Around, Loading};
+use crate::machine::Machine;
+use crate::mailbox::{Message, Stop};
+use crate::node::Node;
+use crate::settings::ENGINE;
+
+const READ_BYTES: usize = 64 * 1024;
+
+/// Before each attempt to dial again; the last one holds from then on.
+const REDIAL: [Duration; 6] = [
+    Duration::ZERO,
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(200),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+];
+
+/// What a message costs of memory while it is handled, in times its length: itself, what the
+/// application holds of it, and a reply as long.
+const COPIES: u64 = 3;
+
+/// Why a connection ended.
+#[derive(Debug, Error)]
+pub(crate) enum Ended {
+    /// The stream broke or was closed.
+    #[error("the link to the node ended: {0}")]
+    Stream(#[from] io::Error),
+    /// What came was no frame.
+    #[error("the link to the node is broken: {0}")]
+    Broken(#[from] LinkBroken),
+    /// The node will not talk to this agent.
+    #[error("the node refused this agent: {0}")]
+    Refused(String),
+    /// The application was stopped; there is nothing left to do.
+    #[error("stopped")]
+    Stopped,
+}
+
+/// Serves one node for the life of the machine.
+pub(crate) struct Agent {
+    machine: Machine,
+    engine: Engine,
+    ticker: Ticker,
+    connection: Connection,
+    node: Arc<Node>,
+    message_limit: usize,
+    /// What came of the state that the next `Load` starts from.
+    state: Vec<u8>,
+    loaded: Option<Loading>,
+    stopped: Arc<Notify>,
+}
+
+impl Agent {
+    /// Make an agent that has not dialled yet. Runs inside a runtime.
+    pub(crate) fn new(machine: Machine, engine: Engine, ticker: Ticker) -> Self {
+        let connection = Connection::default();
+        Self {
+            machine,
+            engine,
+            ticker,
+            node: Arc::new(Node::new(connection.clone())),
+            connection,
+            message_limit: MAX_MESSAGE_LIMIT_BYTES,
+            state: Vec::new(),
+            loaded: None,
+            stopped: Arc::new(Notify::new()),
+        }
+    }
+
+    /// Serve until the node has stopped this agent, or the link is lost for good; says why.
+    pub(crate) async fn run(mut self) -> (Machine, Ended) {
+        let mut attempt = 0;
+        loop {
+            sleep(REDIAL[attempt.min(REDIAL.len() - 1)]).await;
+            attempt += 1;
+            let ended = match self.machine.dial().await {
+                Ok(stream) => self.serve(Arc::new(stream), &mut attempt).await,
+                Err(error) => Ended::Stream(error),
+            };
+            self.connection.close();
+            self.node.lost();
+            if matches!(ended, Ended::Stopped) || !self.machine.redials() {
+                return (self.machine, ended);
+            }
+        }
+    }
+
+    async fn serve(&mut self, stream: Arc<Stream>, attempt: &mut usize) -> Ended {
+        self.connection.open(Arc::clone(&stream));
+        let hello = Hello {
+            generation: GENERATION,
+            vm_id: self.machine.vm_id().to_owned(),
+            engine: ENGINE.to_owned(),
+            application: self.loaded.as_ref().map_or("", |app| &app.name).to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        self.connection.send(Frame::Hello(hello), Bytes::new());
+        let (connection, stopped) = (self.connection.clone(), Arc::clone(&self.stopped));
+        tokio::select! {
+            biased;
+            () = stopped.notified() => Ended::Stopped,
+            ended = connection.write_out() => match ended {
+                Ok(()) => Ended::Stream(io::ErrorKind::ConnectionAborted.into()),
+                Err(error) => Ended::Stream(error),
+            },
+            ended = self.read(&stream, attempt) => ended,
+        }
+    }
+
+    async fn read(&mut self, stream: &Stream, attempt: &mut usize) -> Ended {
+        let mut buffer = FrameBuffer::default();
+        loop {
+            loop {
+                match buffer.next(|length| self.fits(length)) {
+                    Ok(Some(received)) => {
+                        if let Err(ended) = self.dispatch(received) {
+                            return ended;
+                        }
+                        *attempt = 0;
+                    }
+                    Ok(None) => break,
+                    Err(broken) => return broken.into(),
+                }
+            }
+            match stream.read(buffer.room(READ_BYTES)).await {
+                Ok(0) => return Ended::Stream(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) => {}
+                Err(error) => return error.into(),
+            }
+        }
+    }
+
+    /// Whether there is memory to handle a message of this length.
+    fn fits(&self, length: usize) -> bool {
+        self.machine.measure().map_or(true, |memory| {
+            memory.total_bytes == 0 || COPIES * length as u64 <= memory.available_bytes
+        })
+    }
+
+    fn dispatch(&mut self, received: Received) -> Result<(), Ended> {
+        let Received {
+            frame,
+            body,
+            refused,
+        } = received;
+        match frame {
+            from_node::Frame::Welcome(welcome) => self.welcome(&welcome)?,
+            from_node::Frame::Invoke(invoke) => self.invoke(invoke, body, refused),
+            from_node::Frame::Answer(mut answer) => {
+                if let Some(length) = refused {
+                    answer.failure = Some(self.no_memory(length));
+                }
+                self.node.answered(answer, body);
+            }
+            from_node::Frame::Cancel(cancel) => {
+                let mailbox = self.loaded.as_ref().map(|app| &app.mailbox);
+                if let Some(message) = mailbox.and_then(|mailbox| mailbox.cancel(cancel.id)) {
+                    let left = "nobody waits for the message any more";
+                    self.answer(&message, Failure::platform("deadline_exceeded", left));
+                }
+            }
+            from_node::Frame::State(_) => self.state.extend_from_slice(&body),
+            from_node::Frame::Load(load) => {
+                let id = load.id;
+                if let Err(failure) = self.load(&load) {
+                    self.fail(id, failure);
+                }
+            }
+            from_node::Frame::Kept(kept) => {
+                if let Some((saver, _)) = self.loaded.as_ref().and_then(|app| app.saving.as_ref()) {
+                    saver.kept(kept);
+                }
+            }
+            from_node::Frame::Measure(measure) => match self.machine.measure() {
+                Ok(memory) => {
+                    let measured = Measured {
+                        id: measure.id,
+                        guest: memory.guest,
+                        total_bytes: memory.total_bytes,
+                        used_bytes: memory.used_bytes,
+                        available_bytes: memory.available_bytes,
+                    };
+                    self.connection
+                        .send(Frame::Measured(measured), Bytes::new());
+                }
+                Err(failure) => self.fail(measure.id, failure),
+            },
+            from_node::Frame::Stop(stop) => {
+                let stop = Stop {
+                    id: stop.id,
+                    timeout: Duration::from_nanos(stop.timeout_ns),
+                };
+                match &self.loaded {
+                    Some(app) => app.mailbox.stop(stop),
+                    None => {
+                        let (connection, stopped) = (self.connection.clone(), self.stopped.clone());
+                        tokio::spawn(async move {
+                            goodbye(&connection, stop).await;
+                            stopped.notify_one();
+                        });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn welcome(&mut self, welcome: &Welcome) -> Result<(), Ended> {
+        if !welcome.refused.is_empty() {
+            return Err(Ended::Refused(welcome.refused.clone()));
+        }
+        if welcome.generation != GENERATION {
+            let theirs = welcome.generation;
+            return Err(Ended::Refused(format!(
+                "it speaks generation {theirs} of the link, this agent {GENERATION}"
+            )));
+        }
+        let limit = usize::try_from(welcome.message_limit).unwrap_or(usize::MAX);
+        self.message_limit = limit.min(MAX_MESSAGE_LIMIT_BYTES);
+        self.machine.wake(welcome.time_unix_ns, &welcome.seed);
+        if let Some((saver, newest)) = self.loaded.as_ref().and_then(|app| app.saving.as_ref()) {
+            saver.resend(
+                newest
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clone(),
+            );
+        }
+        Ok(())
+    }
+
+    fn invoke(&self, invoke: Invoke, payload: Bytes, refused: Option<usize>) {
+        let arrived = Instant::now();
+        let message = Message {
+            id: invoke.id,
+            sender: invoke.sender,
+            kind: invoke.r#type,
+            payload,
+            arrived,
+            deadline: arrived + Duration::from_nanos(invoke.timeout_ns),
+        };
+        let id = message.id;
+        let refusal = match (&self.loaded, refused) {
+            (_, Some(length)) => self.no_memory(length),
+            (None, None) => Failure::platform("wrong_state", "no application is loaded here"),
+            (Some(app), None) => match app.mailbox.post(message) {
+                Ok(()) => return,
+                Err(failure) => failure,
+            },
+        };
+        let spent = Spent::default();
+        reply(
+            &self.connection,
+            id,
+            Bytes::new(),
+            Some(refusal),
+            spent,
+            Duration::ZERO,
+        );
+    }
+
+    fn answer(&self, message: &Message, failure: Failure) {
+        let queue = message.arrived.elapsed();
+        let spent = Spent::default();
+        reply(
+            &self.connection,
+            message.id,
+            Bytes::new(),
+            Some(failure),
+            spent,
+            queue,
+        );
+    }
+
+    fn no_memory(&self, length: usize) -> Failure {
+        let mib = |bytes: u64| bytes.div_ceil(1024 * 1024);
+        let needed = mib(COPIES * length as u64);
+        let room = self
+            .machine
+            .measure()
+            .map_or(0, |memory| mib(memory.available_bytes));
+        let message = format!(
+            "a message of {length} bytes takes {needed} MiB of memory while it is handled, and of \
+             the machine's there are {room} MiB left"
+        );
+        Failure::platform("resource_exhausted", message)
+            .hint("deploy with more memory (--memory MIB), or send it in parts")
+            .retryable()
+    }
+
+    fn fail(&self, id: u64, failure: Failure) {
+        let failure = Some(failure);
+        self.connection
+            .send(Frame::Failed(Failed { id, failure }), Bytes::new());
+    }
+
+    fn load(&mut self, load: &Load) -> Result<(), Failure> {
+        if let Some(app) = &self.loaded {
+            let message = format!("the machine already runs {:?}", app.name);
+            return Err(Failure::platform("wrong_state", message));
+        }
+        let state = std::mem::take(&mut self.state);
+        if state.len() as u64 != load.state_bytes {
+            let (came, said) = (state.len(), load.state_bytes);
+            let message = format!("a state of {said} bytes was announced, and {came} came");
+            return Err(Failure::platform("internal", message));
+        }
+        let around = Around {
+            engine: &self.engine,
+            ticker: &self.ticker,
+            node: &self.node,
+            message_limit: self.message_limit,
+            stopped: &self.stopped,
+        };
+        self.loaded = Some(Loading::begin(&self.machine, &around, load, state)?);
+        Ok(())
+    }
+}

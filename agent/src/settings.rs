@@ -1,0 +1,33 @@
+//! The engine's settings, one set for what compiles and what runs.
+//!
+//! Native code is refused by an engine with other settings, so both programs of this workspace take
+//! them from here. Change one and raise `plexspaces_node.artifact.ENGINE_REVISION`: the node's cache
+//! of native code is keyed by it.
+
+use wasmtime::{Config, Result, WasmBacktraceDetails};
+
+/// What compiles and runs artifacts; equal to `plexspaces_node.artifact.ENGINE`, and to Cargo.lock.
+#[allow(dead_code, reason = "only the agent says it")]
+pub(crate) const ENGINE: &str = "wasmtime 48.0.8";
+
+/// Twice wasmtime's default: Python's interpreter recurses deeply inside WebAssembly.
+pub(crate) const WASM_STACK_BYTES: usize = 1024 * 1024;
+
+/// What a guest's call gets of native stack beyond its own: for the host functions it calls.
+pub(crate) const HOST_STACK_BYTES: usize = 512 * 1024;
+
+/// The settings on which native code depends.
+pub(crate) fn settings() -> Result<Config> {
+    let mut config = Config::new();
+    // The baseline, and not this very CPU: what was compiled for one CPU model's extensions is
+    // refused on another, and a guest's CPU is not its host's.
+    config
+        .target(&format!("{}-unknown-linux-gnu", std::env::consts::ARCH))?
+        .epoch_interruption(true)
+        .max_wasm_stack(WASM_STACK_BYTES)
+        .async_stack_size(WASM_STACK_BYTES + HOST_STACK_BYTES)
+        .wasm_component_model_async(true)
+        // A trap says where it was, with source lines where the artifact has them.
+        .wasm_backtrace_details(WasmBacktraceDetails::Enable);
+    Ok(config)
+}

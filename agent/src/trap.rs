@@ -1,0 +1,417 @@
+//! What ended a guest, in words: the kind of trap, where it was, and the guest's own last words.
+
+use std::fmt::Write as _;
+
+use wasmtime::{Error, FrameInfo, Trap, WasmBacktrace};
+use wasmtime_wasi::I32Exit;
+
+use crate::link::proto::Failure;
+
+/// How many of its functions a failure names; the log has all.
+const NAMED_FRAMES: usize = 3;
+
+/// What begins or marks the line in which a language's runtime says why it gives up.
+const LAST_WORDS: [&str; 3] = ["panic:", "fatal error:", "panicked at"];
+
+/// The panic of Python's runtime, which says nothing: the line before it is the exception's.
+const PYTHON_THREW: &str = "Python function threw";
+
+/// What the last words of a runtime hold when it was refused memory.
+const RAN_OUT: [&str; 3] = ["MemoryError", "out of memory", "memory allocation of "];
+
+/// How a language's runtime ends a program: such functions say nothing of the program itself.
+const MACHINERY: [&str; 14] = [
+    "core::panicking",
+    "std::panicking",
+    "std::sys",
+    "std::rt",
+    "rust_panic",
+    "__rust",
+    "abort",
+    "rust_begin_unwind",
+    "core::ops::function",
+    "core::result::unwrap_failed",
+    "core::option::unwrap_failed",
+    "core::option::expect_failed",
+    "runtime.",
+    "alloc::alloc",
+];
+
+const MIB: usize = 1024 * 1024;
+
+const MORE_MEMORY: &str = "deploy it with more memory: --memory MIB";
+
+/// Where the guest was in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum During {
+    /// Instances are made.
+    Start,
+    /// `init`.
+    Init,
+    /// `handle-message`.
+    Message,
+    /// `snapshot-state`.
+    Snapshot,
+    /// `shutdown`.
+    Shutdown,
+    /// A command's own run.
+    Command,
+}
+
+impl During {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Start => "starting",
+            Self::Init => "init",
+            Self::Message => "handle-message",
+            Self::Snapshot => "snapshot-state",
+            Self::Shutdown => "shutdown",
+            Self::Command => "running the command",
+        }
+    }
+
+    fn deploying(self) -> bool {
+        matches!(self, Self::Start | Self::Init)
+    }
+}
+
+/// What is known of an end.
+#[derive(Debug)]
+pub(crate) struct End<'a> {
+    /// Of the application.
+    pub(crate) application: &'a str,
+    /// What was going on.
+    pub(crate) during: During,
+    /// What it last wrote to stderr.
+    pub(crate) words: &'a [String],
+    /// The linear memory it may have, in bytes.
+    pub(crate) memory_limit: usize,
+    /// How much it would have had, had that not been refused.
+    pub(crate) refused: Option<usize>,
+}
+
+impl End<'_> {
+    /// Say that the time was over.
+    pub(crate) fn out_of_time(&self) -> Failure {
+        let during = self.during.name();
+        let message = format!(
+            "{during}: no answer within the time given; it was interrupted{}",
+            self.last_wrote()
+        );
+        Failure::platform("deadline_exceeded", message).hint(if self.during.deploying() {
+            "have it do less there, or raise [limits] deploy_timeout_s"
+        } else {
+            "give it more time: --timeout SECONDS"
+        })
+    }
+
+    /// Say what an error is that ended the guest: for its caller, and in full for its log.
+    pub(crate) fn explain(&self, error: &Error) -> (Failure, String) {
+        let during = self.during.name();
+        if let Some(failure) = self.too_little_to_begin_with() {
+            let in_full = failure.message.clone();
+            return (failure, in_full);
+        }
+        let (code, what, memory) = self.kind(error);
+        let place = place(error);
+        let message = format!("{during}: {what}{place}{}", self.last_wrote());
+        let failure = Failure::trap(code, message.as_str());
+        let failure = if memory {
+            failure.hint(MORE_MEMORY)
+        } else if self.during.deploying() {
+            // An application that does not come up is undone, and its log with it.
+            failure
+        } else {
+            failure.hint(logs_hint(self.application))
+        };
+        (failure, format!("{during}: {what}{}", backtrace(error)))
+    }
+
+    /// The code of a trap, what it means, and whether more memory would help.
+    fn kind(&self, error: &Error) -> (&'static str, String, bool) {
+        let Some(trap) = error.downcast_ref::<Trap>() else {
+            return Self::no_trap(error);
+        };
+        let (code, name, meaning) = match trap {
+            Trap::UnreachableCodeReached => (
+                "unreachable",
+                "unreachable",
+                "the program panicked or aborted",
+            ),
+            Trap::StackOverflow => (
+                "stack-overflow",
+                "call stack exhausted",
+                "the program recursed too deeply",
+            ),
+            Trap::MemoryOutOfBounds | Trap::HeapMisaligned => (
+                "memory-out-of-bounds",
+                "out of bounds memory access",
+                "the program read or wrote outside its memory",
+            ),
+            Trap::IntegerDivisionByZero => (
+                "divide-by-zero",
+                "integer divide by zero",
+                "the program divided by zero",
+            ),
+            Trap::TableOutOfBounds | Trap::IndirectCallToNull | Trap::BadSignature => (
+                "bad-call",
+                "indirect call",
+                "the program called what is no function",
+            ),
+            _ => return ("trap", format!("trap: {}", kind_of(*trap)), false),
+        };
+        if code == "unreachable" && self.ran_out_of_memory() {
+            let limit = self.memory_limit / MIB;
+            let what = format!("trap: {name}: the program ran out of its {limit} MiB of memory");
+            return (code, what, true);
+        }
+        (code, format!("trap: {name}: {meaning}"), false)
+    }
+
+    fn too_little_to_begin_with(&self) -> Option<Failure> {
+        let wanted = self.refused.filter(|_| self.during == During::Start)?;
+        let (needed, given) = (mib(wanted), self.memory_limit / MIB);
+        let message = format!(
+            "{}: it needs {needed} MiB of memory to begin with, and {given} MiB are left for it",
+            self.during.name()
+        );
+        Some(Failure::actor("too-little-memory", message).hint(format!(
+            "deploy with more memory, at least {} MiB more: --memory MIB",
+            needed - given
+        )))
+    }
+
+    fn no_trap(error: &Error) -> (&'static str, String, bool) {
+        if let Some(I32Exit(status)) = error.downcast_ref::<I32Exit>() {
+            let what = format!("the program ended itself with status {status}");
+            return ("exit", what, false);
+        }
+        let cause = error.root_cause().to_string();
+        let line = cause.lines().map(str::trim).find(|line| !line.is_empty());
+        ("trap", line.unwrap_or("unknown").to_owned(), false)
+    }
+
+    fn ran_out_of_memory(&self) -> bool {
+        self.refused.is_some()
+            || self
+                .words
+                .iter()
+                .any(|line| RAN_OUT.iter().any(|sign| line.contains(sign)))
+    }
+
+    fn last_wrote(&self) -> String {
+        match last_words(self.words) {
+            Some(said) => format!("; it last wrote: {}", shortened(&said)),
+            None => String::new(),
+        }
+    }
+}
+
+/// What a guest said of its end: the line of its panic, else the last line.
+pub(crate) fn last_words(lines: &[String]) -> Option<String> {
+    for (at, line) in lines.iter().enumerate().rev() {
+        if LAST_WORDS.iter().any(|mark| line.contains(mark)) {
+            let mut words = line.clone();
+            // Rust puts the message on the line after the place.
+            if let Some(next) = lines.get(at + 1).filter(|_| line.ends_with(':')) {
+                words = format!("{line} {next}");
+            }
+            return match at.checked_sub(1).and_then(|before| lines.get(before)) {
+                Some(before) if words.contains(PYTHON_THREW) => Some(before.clone()),
+                _ => Some(words),
+            };
+        }
+    }
+    lines.last().cloned()
+}
+
+/// How to see what an application wrote.
+pub(crate) fn logs_hint(application: &str) -> String {
+    format!("see what it wrote with: plexspaces logs {application}")
+}
+
+fn shortened(words: &str) -> String {
+    const MOST: usize = 300;
+    crate::link::failure::cut(words.to_owned(), MOST)
+}
+
+/// What a trap is called, without the prefix that it shares with all others.
+fn kind_of(trap: Trap) -> String {
+    trap.to_string().replace("wasm trap: ", "")
+}
+
+fn mib(bytes: usize) -> usize {
+    bytes.div_ceil(MIB)
+}
+
+/// Name the innermost functions of the program itself.
+fn place(error: &Error) -> String {
+    let Some(trace) = error.downcast_ref::<WasmBacktrace>() else {
+        return String::new();
+    };
+    let calls = trace.frames().iter().flat_map(calls_of);
+    let own: Vec<String> = calls
+        .filter(|call| !call.is_machinery())
+        .take(NAMED_FRAMES)
+        .map(|call| call.to_string())
+        .collect();
+    if own.is_empty() {
+        return String::new();
+    }
+    format!(", in {}", own.join(" < "))
+}
+
+fn backtrace(error: &Error) -> String {
+    let Some(trace) = error.downcast_ref::<WasmBacktrace>() else {
+        return String::new();
+    };
+    let mut text = String::new();
+    for call in trace.frames().iter().flat_map(calls_of) {
+        // Writing to a string does not fail.
+        let _ = write!(text, "\n  in {call}");
+    }
+    text
+}
+
+struct Call {
+    function: String,
+    source: Option<String>,
+}
+
+impl Call {
+    fn is_machinery(&self) -> bool {
+        let name = self.function.trim_start_matches('<');
+        MACHINERY.iter().any(|part| name.starts_with(part))
+    }
+}
+
+impl std::fmt::Display for Call {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(&self.function)?;
+        match &self.source {
+            Some(source) => write!(out, " ({source})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The calls of a frame, innermost first: what was inlined has no frame of its own.
+fn calls_of(frame: &FrameInfo) -> Vec<Call> {
+    let symbols = frame.symbols();
+    if symbols.is_empty() {
+        let function = frame
+            .func_name()
+            .map_or_else(|| format!("function {}", frame.func_index()), demangled);
+        return vec![Call {
+            function,
+            source: None,
+        }];
+    }
+    let named = |symbol: &wasmtime::FrameSymbol| Call {
+        function: symbol
+            .name()
+            .or_else(|| frame.func_name())
+            .map_or_else(|| format!("function {}", frame.func_index()), demangled),
+        source: symbol.file().map(|file| {
+            // Of a path of the machine that built it, what tells.
+            let tail: Vec<&str> = file.rsplit('/').take(2).collect();
+            let file = tail.into_iter().rev().collect::<Vec<_>>().join("/");
+            match symbol.line() {
+                Some(line) => format!("{file}:{line}"),
+                None => file,
+            }
+        }),
+    };
+    symbols.iter().map(named).collect()
+}
+
+fn demangled(name: &str) -> String {
+    format!("{:#}", rustc_demangle::demangle(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(lines: &[&str]) -> Vec<String> {
+        lines.iter().map(|&line| line.to_owned()).collect()
+    }
+
+    fn end(during: During, words: &[String]) -> End<'_> {
+        End {
+            application: "shop",
+            during,
+            words,
+            memory_limit: 64 * MIB,
+            refused: None,
+        }
+    }
+
+    #[test]
+    fn the_last_words_are_the_line_of_the_panic_with_its_message() {
+        let rust = words(&[
+            "thread 'main' panicked at src/lib.rs:3:5:",
+            "too many",
+            "note: run",
+        ]);
+        let said = last_words(&rust).expect("words");
+        assert_eq!(said, "thread 'main' panicked at src/lib.rs:3:5: too many");
+        let go = words(&["panic: no such account", "", "goroutine 1 [running]:"]);
+        assert_eq!(last_words(&go).as_deref(), Some("panic: no such account"));
+        let python = words(&["ValueError: no", "x panicked at y: Python function threw"]);
+        assert_eq!(last_words(&python).as_deref(), Some("ValueError: no"));
+        assert_eq!(last_words(&[]), None);
+    }
+
+    #[test]
+    fn a_trap_names_its_kind_and_what_it_means() {
+        let error = Error::from(Trap::IntegerDivisionByZero);
+        let (failure, _) = end(During::Message, &[]).explain(&error);
+        assert_eq!(failure.code, "divide-by-zero");
+        assert_eq!(
+            failure.message,
+            "handle-message: trap: integer divide by zero: the program divided by zero"
+        );
+        assert_eq!(failure.hint, "see what it wrote with: plexspaces logs shop");
+    }
+
+    #[test]
+    fn a_trap_of_a_guest_without_memory_says_so_and_what_helps() {
+        let error = Error::from(Trap::UnreachableCodeReached);
+        let said = words(&["memory allocation of 100 bytes failed"]);
+        let by_words = end(During::Message, &said);
+        let by_refusal = End {
+            refused: Some(65 * MIB),
+            ..end(During::Message, &[])
+        };
+        for end in [by_words, by_refusal] {
+            let (failure, _) = end.explain(&error);
+            assert!(failure.message.contains("ran out of its 64 MiB of memory"));
+            assert_eq!(failure.hint, MORE_MEMORY);
+        }
+    }
+
+    #[test]
+    fn a_guest_that_does_not_fit_to_begin_with_says_how_much_it_needs() {
+        let end = End {
+            refused: Some(100 * MIB),
+            ..end(During::Start, &[])
+        };
+        let (failure, _) = end.explain(&Error::msg("memory minimum size of 1600 pages"));
+        assert_eq!(failure.code, "too-little-memory");
+        assert!(failure.message.contains("needs 100 MiB") && failure.message.contains("64 MiB"));
+    }
+
+    #[test]
+    fn out_of_time_says_what_was_interrupted_and_what_it_wrote() {
+        let said = words(&["still counting"]);
+        let failure = end(During::Command, &said).out_of_time();
+        assert_eq!(failure.code, "deadline_exceeded");
+        assert!(
+            failure
+                .message
+                .starts_with("running the command: no answer")
+        );
+        assert!(failure.message.ends_with("it last wrote: still counting"));
+    }
+}
