@@ -10,9 +10,22 @@ ENV LANG=C.UTF-8 PATH=/opt/plexspaces/bin:/usr/local/sbin:/usr/local/bin:/usr/sb
 # Not root: Docker's default rights are not enough for Firecracker's jailer, and with rights that
 # are, the container would hold nothing. The number is fixed, so that volumes stay readable.
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends bubblewrap ca-certificates e2fsprogs python3 tini \
+    && apt-get install -y --no-install-recommends ca-certificates e2fsprogs python3 tini \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/archives \
     && useradd --uid 10001 --create-home --shell /usr/sbin/nologin plexspaces
+
+# ---- the agent and the compiler of artifacts ------------------------------------------------
+# Apart, so that they are compiled again after a change of their own sources and no other. Rust is the
+# distribution's, of which nothing stays.
+FROM base AS programs
+ENV XDG_CACHE_HOME=/cache
+WORKDIR /src
+COPY agent agent
+COPY scripts/agent scripts/
+COPY src/plexspaces_node/__init__.py src/plexspaces_node/errors.py src/plexspaces_node/programs.py \
+    src/plexspaces_node/
+COPY wit wit
+RUN scripts/agent && rm -rf /cache/plexspaces/agent/target
 
 # ---- the Python environment, pinned by requirements.txt -------------------------------------
 FROM base AS build
@@ -26,7 +39,9 @@ RUN python3 -m venv /opt/uv \
     && /opt/uv/bin/uv pip install --quiet --compile-bytecode --python /opt/plexspaces/bin/python \
         --constraints requirements.txt --requirements pyproject.toml
 COPY . .
-RUN /opt/uv/bin/uv build --quiet --wheel --build-constraints requirements.txt --out-dir /dist \
+# Where the wheel's build finds them: there is no compiler in this stage.
+COPY --from=programs /cache /cache
+RUN XDG_CACHE_HOME=/cache /opt/uv/bin/uv build --quiet --wheel --build-constraints requirements.txt --out-dir /dist \
     && /opt/uv/bin/uv pip install --quiet --compile-bytecode --python /opt/plexspaces/bin/python \
         --no-deps /dist/*.whl
 

@@ -4,19 +4,22 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.stamp
 TOOLCHAINS := $(VENV)/.toolchains
-SHELL_SCRIPTS := $(wildcard scripts/*) docker/fetch-firecracker guest/init .ci/run
+SHELL_SCRIPTS := $(wildcard scripts/*) docker/fetch-firecracker .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help setup toolchains microvms demo validate test check fmt bench proto lock clean
+.PHONY: help setup programs toolchains microvms demo validate test check fmt bench proto wheel lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 18
 
-setup: $(STAMP) ## make .venv and install the project into it, pinned
+setup: $(STAMP) programs ## make .venv with the project in it, pinned, and build the native programs
 
 $(STAMP): pyproject.toml requirements.txt scripts/setup
 	@scripts/setup $(PYTHON) $(VENV)
 	@touch $(STAMP)
+
+programs: ## build the native programs, unless the user's cache has them for these sources
+	@PYTHON=$(PYTHON) scripts/agent
 
 toolchains: $(TOOLCHAINS) ## install the compilers of the four languages
 
@@ -24,38 +27,44 @@ $(TOOLCHAINS): $(STAMP) scripts/toolchains src/plexspaces_node/build/toolchains/
 	@scripts/toolchains
 	@touch $(TOOLCHAINS)
 
-microvms: $(STAMP) ## install QEMU and build the guest image, for tests in microVMs
+microvms: $(STAMP) programs ## install QEMU and build the guest image, for tests in microVMs
 	@scripts/microvms
 
-demo: $(TOOLCHAINS) ## build the sample applications, run them on a node, print the reports
+demo: $(TOOLCHAINS) programs ## build the sample applications, run them on a node, print the reports
 	@scripts/demo
 
 validate: ## check a checkout step by step, on a node; VALIDATE_ARGS=--docker in containers
 	@PYTHON=$(PYTHON) scripts/validate.sh $(VALIDATE_ARGS)
 
-test: check $(TOOLCHAINS) ## every check and test; PYTEST_ARGS names what must run
+test: check $(TOOLCHAINS) programs ## every check and test; PYTEST_ARGS names what must run
+	@scripts/agent test
 	@$(BIN)/pytest $(PYTEST_ARGS)
 
-check: $(STAMP) ## formatting, lint, types, layers, shell scripts, drift of generated stubs
+check: $(STAMP) ## formatting, lint, types, layers, shell scripts, drift of generated code
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 	@! [ -x $(BIN)/shellcheck ] || $(BIN)/shellcheck --external-sources $(SHELL_SCRIPTS)
 	@scripts/proto --check
+	@scripts/agent check $(AGENT_CHECK)
 
 fmt: $(STAMP) ## format and mend what can be mended
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+	@scripts/agent fmt
 
-bench: $(STAMP) ## measure against floors taken in the same run
+bench: $(STAMP) programs ## measure against floors taken in the same run
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 proto: $(STAMP) ## generate the gRPC stubs anew
 	@scripts/proto
 
+wheel: $(STAMP) programs ## build the wheel, with the native programs in it, into dist/
+	@$(BIN)/uv build --wheel --no-build-isolation --python $(BIN)/python --out-dir dist
+
 lock: $(STAMP) ## pin what pyproject.toml allows into requirements.txt
 	@scripts/lock
 
 clean: ## remove what was built
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build-output
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build-output dist

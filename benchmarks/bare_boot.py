@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import struct
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,8 +22,10 @@ from plexspaces_node.vm.qemu_command import ENVIRONMENT, Descriptors, Emulator, 
 from plexspaces_node.vm.qmp import connect_qmp
 
 _WORD = b"first-user-process"
-_INIT = b"#!/bin/busybox sh\n/bin/busybox echo %s\n/bin/busybox reboot -f\n" % _WORD
 _TIMEOUT_S = 60.0
+_PLACE = 0x400000
+"""Where the first program lies in memory, from its file's first byte on."""
+_HEADS_BYTES = 64 + 56
 
 
 async def bare_boot_s(image: GuestImage, emulator: Emulator, config: VmConfig) -> float:
@@ -69,8 +72,37 @@ async def _boot_s(argv: list[str], descriptors: Descriptors, control: Path) -> f
 def _other_init() -> bytes:
     # Of two files of one name in what the kernel unpacks the later one stays.
     archive = Archive()
-    archive.file("init", _INIT, mode=0o755)
+    archive.file("init", _first_program(), mode=0o755)
     return archive.finished()
+
+
+def _first_program() -> bytes:
+    """Return an ELF program of x86-64 that writes the word to its output and restarts."""
+    restart = bytes.fromhex(
+        "b8a9000000"  # mov eax, reboot
+        "bfaddee1fe"  # mov edi, LINUX_REBOOT_MAGIC1
+        "be69191228"  # mov esi, LINUX_REBOOT_MAGIC2
+        "ba67452301"  # mov edx, LINUX_REBOOT_CMD_RESTART
+        "0f05"  # syscall
+    )
+    length = bytes.fromhex("ba") + struct.pack("<I", len(_WORD) + 1)  # mov edx, length
+    call = bytes.fromhex("0f05")  # syscall
+    code = b"".join(
+        (
+            bytes.fromhex("b801000000"),  # mov eax, write
+            bytes.fromhex("bf01000000"),  # mov edi, stdout
+            # lea rsi, word
+            bytes.fromhex("488d35") + struct.pack("<i", len(length + call + restart)),
+            *(length, call, restart, _WORD, b"\n"),
+        )
+    )
+    size = _HEADS_BYTES + len(code)
+    # Type: a program; machine: x86-64; one header of what is loaded, which follows this one.
+    elf = struct.pack(
+        "<HHIQQQIHHHHHH", 2, 62, 1, _PLACE + _HEADS_BYTES, 64, 0, 0, 64, 56, 1, 0, 0, 0
+    )
+    loaded = struct.pack("<IIQQQQQQ", 1, 5, 0, _PLACE, _PLACE, size, size, 0x1000)
+    return b"\x7fELF\x02\x01\x01" + bytes(9) + elf + loaded + code
 
 
 def _listening(path: Path, opened: ExitStack) -> int:

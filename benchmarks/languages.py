@@ -1,29 +1,16 @@
-"""What each language costs: the same actor, from tests/actors/conformance, built from source.
-
-As a program, `python -m benchmarks.languages CODE`, it measures one compiled actor in a process
-with nothing else in it, and prints JSON.
-"""
+"""What each language costs: the same actor, from tests/actors/conformance, built from source."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
-import json
 import os
 import statistics
-import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from time import monotonic_ns, perf_counter_ns
 
+from benchmarks.bare_agent import bare_agent, loaded
 from plexspaces_node import NodeClient
-from plexspaces_node.agent import contract
-from plexspaces_node.agent.boundary import ComponentFunction
-from plexspaces_node.agent.host import Host
-from plexspaces_node.agent.output import Output
-from plexspaces_node.agent.runtime import ActorRuntime, Settings
-from plexspaces_node.agent.wasm import Component, Engine, Store, Wasi
 from plexspaces_node.build import BuildEnvironment, BuildResult, build, new_project
 from plexspaces_node.errors import Unsupported
 from plexspaces_node.model import MIB, Language
@@ -31,22 +18,21 @@ from plexspaces_node.model import MIB, Language
 ROOT = Path(__file__).parent.parent
 ACTORS = ROOT / "tests" / "actors" / "conformance"
 LOAD_TARGET_MS = 10.0
-MESSAGE_TARGET_US = 60.0
+MESSAGE_TARGET_US = 10.0
 PAYLOAD = bytes(100)
-_LIMIT = 1 * MIB
 _MEMORY_BYTES = 256 * MIB
-_LOADS = 60
-_INSTANCES = 20
+_AGENTS = 10
+_MESSAGES = 3000
 
 
 @dataclass(frozen=True)
 class Inside:
-    """What one compiled actor costs in a process.
+    """What one compiled actor costs in its agent, by the agent's own word.
 
     Attributes:
         load_ms: mapping the compiled artifact, instantiating it and `init`.
-        message_us: a message of 100 bytes and its reply across the boundary.
-        instance_kib: resident memory of one instance more, after `init` and a message.
+        message_us: a message of 100 bytes into the actor and its reply out of it.
+        instance_kib: resident memory that the agent has more, after `init` and a message.
     """
 
     load_ms: float
@@ -107,18 +93,8 @@ async def _row(client: NodeClient, cache: Path, built: BuildResult) -> LanguageR
         build_s=built.duration_ns / 1e9,
         compile_s=info.timings.compile_ns / 1e9,
         machine_mib=info.vm.rss_bytes / MIB,
-        inside=await _inside(code),
+        inside=await asyncio.to_thread(_inside, code),
     )
-
-
-async def _inside(code: Path) -> Inside:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "benchmarks.languages", str(code)),
-        stdout=asyncio.subprocess.PIPE,
-        cwd=ROOT,
-    )
-    output, _ = await asyncio.wait_for(process.communicate(), 120)
-    return Inside(**json.loads(output))
 
 
 def table(rows: list[LanguageRow]) -> str:
@@ -135,7 +111,7 @@ def table(rows: list[LanguageRow]) -> str:
             f"{row.build_s:.1f} s",
             f"{row.compile_s:.1f} s",
             f"{load_ms:.2f} ms{_over(load_ms, LOAD_TARGET_MS)}",
-            f"{message_us:.0f} µs{_over(message_us, MESSAGE_TARGET_US)}",
+            f"{message_us:.1f} µs{_over(message_us, MESSAGE_TARGET_US)}",
             f"{row.inside.instance_kib:.0f} KiB",
             f"{row.machine_mib:.0f} MiB",
         )
@@ -150,29 +126,19 @@ def _over(value: float, target: float) -> str:
     return " (!)" if value > target else ""
 
 
-def _measure_inside(code: Path) -> Inside:
-    return Inside(_load_ms(code), _message_us(code), _instance_kib(code))
-
-
-def _load_ms(code: Path) -> float:
-    times = []
-    for _ in range(_LOADS):
-        begin = perf_counter_ns()
-        _started(code)
-        times.append((perf_counter_ns() - begin) / 1e6)
-    return _typical(times)
-
-
-def _message_us(code: Path) -> float:
-    runtime = _started(code)
-    times = []
-    for _ in range(3000):
-        begin = perf_counter_ns()
-        reply = runtime.handle("bench", "echo", PAYLOAD, monotonic_ns() + 10**9)
-        times.append((perf_counter_ns() - begin) / 1e3)
-        assert reply == PAYLOAD
+def _inside(code: Path) -> Inside:
+    load_ms, instance_kib = [], []
+    for _ in range(_AGENTS):
+        with bare_agent() as peer:
+            before = _rss_bytes(peer.process.pid)
+            answer = loaded(peer, code, memory_bytes=_MEMORY_BYTES)
+            load_ms.append((answer.load_ns + answer.init_ns) / 1e6)
+            assert peer.invoke("echo", PAYLOAD).payload == PAYLOAD
+            instance_kib.append((_rss_bytes(peer.process.pid) - before) / 1024)
+            if len(load_ms) == _AGENTS:
+                times = [peer.invoke("echo", PAYLOAD).compute_ns / 1e3 for _ in range(_MESSAGES)]
     # The first thousand warm caches.
-    return _typical(times[1000:])
+    return Inside(_typical(load_ms), _typical(times[1000:]), statistics.median(instance_kib))
 
 
 def _typical(times: list[float]) -> float:
@@ -180,51 +146,6 @@ def _typical(times: list[float]) -> float:
     return statistics.median(sorted(times)[: len(times) // 2])
 
 
-_OUTPUT = Output(lambda _stream, _line: None)
-
-
-def _started(code: Path) -> ActorRuntime:
-    settings = Settings(
-        application="echo", env={}, memory_bytes=_MEMORY_BYTES, message_limit=_LIMIT
-    )
-    host = Host(None, _LIMIT)  # type: ignore[arg-type]  # the echo calls no host function
-    runtime = ActorRuntime(Engine(), str(code), settings, host, output=_OUTPUT)
-    runtime.start(b"", monotonic_ns() + 10 * 10**9)
-    return runtime
-
-
-def _instance_kib(code: Path) -> float:
-    engine = Engine()
-    host = Host(None, _LIMIT)  # type: ignore[arg-type]  # as above
-    host.deadline_ns = monotonic_ns()
-    linker = host.linker(engine)
-    component = Component(engine, str(code))
-    stores = []
-
-    def start() -> None:
-        store = Store(engine)
-        store.set_wasi(Wasi({}))
-        store.set_epoch_deadline(1)
-        instance = linker.instantiate(store, component)
-        for name, arguments in (("init", (b"",)), ("handle-message", ("", "echo", PAYLOAD))):
-            function = instance.function(contract.ACTOR, name)
-            assert function is not None
-            ComponentFunction(store, function, len(arguments))(*arguments)
-        stores.append(store)
-
-    # The first pays for what all share: the mapped code, and the linker's own tables.
-    start()
-    gc.collect()
-    before = _rss_bytes()
-    for _ in range(_INSTANCES):
-        start()
-    return (_rss_bytes() - before) / 1024 / _INSTANCES
-
-
-def _rss_bytes() -> int:
-    resident = Path("/proc/self/statm").read_text().split()[1]
+def _rss_bytes(pid: int) -> int:
+    resident = Path(f"/proc/{pid}/statm").read_text().split()[1]
     return int(resident) * os.sysconf("SC_PAGESIZE")
-
-
-if __name__ == "__main__":
-    print(json.dumps(asdict(_measure_inside(Path(sys.argv[1])))))

@@ -85,6 +85,11 @@ environment() {
     fact "$(plexspaces --version)"
 }
 
+native_programs() {
+    bounded 3600 scripts/agent
+    fact "$(plexspaces doctor --json | sed -n 's/^ *"detail": "\(.*\), sha256 .*plexspaces-agent",$/\1/p')"
+}
+
 # Only where a VMM could boot one; of its own, so that the user's is neither needed nor touched.
 guest_image() {
     if [ "$isolation" = process ] ||
@@ -146,6 +151,7 @@ on_this_machine() { # on_this_machine SAMPLE...
 
     step prerequisites prerequisites
     step environment environment
+    step "native programs" native_programs
     for sample in "$@"; do
         step "build $sample" build_sample "$sample"
     done

@@ -7,7 +7,7 @@ import pytest
 from plexspaces_node.model import Language
 
 KNOWN_DRIVERS = (
-    *("fake", "process", "bubblewrap", "qemu-fake", "qemu"),
+    *("fake", "process", "qemu-fake", "qemu"),
     *("firecracker-fake", "firecracker", "firecracker-jailed"),
 )
 KNOWN_LEVELS = ("process", "qemu", "firecracker")

@@ -73,7 +73,7 @@ export interface Definition<S extends object, R extends object> {
   readonly start?: (state: S) => void;
   /** Act when the instance is stopped in good order, as its last call. */
   readonly shutdown?: (state: S) => void;
-  /** Return the state in another form than JSON, at most 2 MiB. Goes with `restore`. */
+  /** Return the state in another form than JSON. Goes with `restore`. */
   readonly snapshot?: (state: S) => Uint8Array | string;
   /** Return the state that `snapshot` saved, perhaps in an earlier version of the application. */
   readonly restore?: (saved: Uint8Array) => S;

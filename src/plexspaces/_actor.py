@@ -73,7 +73,7 @@ class Actor:
         """Override to act when the instance is stopped in good order, as its last call."""
 
     def snapshot(self) -> bytes:
-        """Return the state, at most 2 MiB; empty for an actor without state."""
+        """Return the state; empty for an actor without state."""
         names = contract_of(type(self)).state
         return to_json({n: getattr(self, n) for n in names if hasattr(self, n)}) if names else b""
 

@@ -27,9 +27,6 @@ from ._errors import ActorFailure, KeyValueError
 
 _log = logging.getLogger("plexspaces")
 
-STATE_LIMIT_BYTES = 2 * 1024 * 1024
-"""The most a node takes; a larger state would end the instance on its way out."""
-
 
 def bind(module: ModuleType) -> type:
     """Return the class that exports the one actor of `module`; raises `DefinitionError`."""
@@ -97,10 +94,7 @@ class Stage:
         """
         try:
             if self._actor is not None:
-                state = bytes(self._actor.snapshot())
-                if len(state) > STATE_LIMIT_BYTES:
-                    raise ValueError(f"a state of {len(state)} bytes is over {STATE_LIMIT_BYTES}")
-                self._saved = state
+                self._saved = bytes(self._actor.snapshot())
         except (Exception, SystemExit):  # noqa: BLE001  (would end the instance)
             _log.exception("the state could not be saved; the one before it is kept")
         return self._saved

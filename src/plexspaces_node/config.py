@@ -42,7 +42,7 @@ from pydantic_settings import (
 )
 
 from plexspaces_node.address import is_loopback, split_address
-from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.errors import InvalidArgument, quoted
 from plexspaces_node.model import (
     DEFAULT_MESSAGE_LIMIT_BYTES,
     MAX_MESSAGE_LIMIT_BYTES,
@@ -174,7 +174,11 @@ class LimitsSection(Section):
         "one unused for longest is removed.",
     )
     message_bytes: int = _number(
-        DEFAULT_MESSAGE_LIMIT_BYTES, 1, MAX_MESSAGE_LIMIT_BYTES, "Largest message, largest reply."
+        DEFAULT_MESSAGE_LIMIT_BYTES,
+        1,
+        MAX_MESSAGE_LIMIT_BYTES,
+        "Largest message, largest reply. Each costs the node up to three times its length while it "
+        "is on its way.",
     )
     message_timeout_s: float = _number(
         30.0, 0.001, DAY_S, "How long a message may take whose sender names no time."
@@ -480,7 +484,9 @@ def _from_file(path: Path, variables: Mapping[str, str]) -> dict[str, _Given]:
             hint="mend the file at the line named",
         ) from exc
     except (OSError, ValueError, RecursionError) as exc:
-        raise InvalidArgument(f"{path} cannot be read: {exc}", hint=f"ls -l {path}") from exc
+        raise InvalidArgument(
+            f"{path} cannot be read: {exc}", hint=f"ls -l {quoted(path)}"
+        ) from exc
     return {
         key: _Given(_placed(key, value, path.parent, variables), f"{FILE_NAME} ({path})")
         for key, value in _leaves(content, "", path)

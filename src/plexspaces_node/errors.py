@@ -8,9 +8,14 @@ can tell a broken node from a broken actor.
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import ClassVar
+import shlex
+from os import PathLike
+from typing import ClassVar
+
+
+def quoted(path: str | PathLike[str]) -> str:
+    """Return a path as a shell takes it, for the command of a hint."""
+    return shlex.quote(str(path))
 
 
 class PlexSpacesError(Exception):
@@ -109,16 +114,24 @@ class ActorError(Exception):
         code: for `ActorFailed` the actor's own code, for `ActorTrapped` the kind of trap.
         retryable: what the actor says about a retry.
         hint: what may help, or None.
+        output: what a command wrote to stdout before it failed; b"" for an actor.
     """
 
     def __init__(
-        self, message: str, *, code: str, retryable: bool = False, hint: str | None = None
+        self,
+        message: str,
+        *,
+        code: str,
+        retryable: bool = False,
+        hint: str | None = None,
+        output: bytes = b"",
     ) -> None:
         super().__init__(message)
         self.message = message
         self.code = code
         self.retryable = retryable
         self.hint = hint
+        self.output = output
 
 
 class ActorFailed(ActorError):

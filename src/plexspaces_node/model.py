@@ -20,7 +20,19 @@ from plexspaces_node.errors import InvalidArgument
 MIB = 1024 * 1024
 NAME_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 VERSION_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
-ENV_NAME_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+ENV_NAME_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
+
+ENVIRONMENT_LIMIT_BYTES = 128 * 1024
+"""The most that an application's variables and arguments add up to, in bytes of UTF-8."""
+MAX_CONCURRENCY = 1024
+"""The most messages that one command may handle at the same time."""
+
+PLATFORM_VARIABLES = (
+    *("PLEXSPACES_MESSAGE_TYPE", "PLEXSPACES_SENDER"),
+    *("PLEXSPACES_MESSAGE_LIMIT", "PLEXSPACES_STATE_BYTES"),
+)
+"""What the platform says in the environment of an application, not a user's to set: to a command
+of each message, to an actor of what it must have room for."""
 
 
 class Language(StrEnum):
@@ -72,7 +84,8 @@ APPLICATION_TRANSITIONS: dict[ApplicationState, frozenset[ApplicationState]] = {
     ApplicationState.RESTARTING: frozenset(
         {ApplicationState.STARTING, ApplicationState.STOPPING, ApplicationState.FAILED}
     ),
-    ApplicationState.STOPPING: frozenset({ApplicationState.STOPPED}),
+    # Running again where its state cannot be saved.
+    ApplicationState.STOPPING: frozenset({ApplicationState.STOPPED, ApplicationState.RUNNING}),
     ApplicationState.STOPPED: frozenset({ApplicationState.STARTING}),
     ApplicationState.FAILED: frozenset({ApplicationState.STARTING, ApplicationState.STOPPING}),
 }
@@ -119,7 +132,11 @@ class ApplicationSpec:
     Attributes:
         digest: SHA-256 of the artifact, 64 lowercase hex digits.
         language: what the user says, or None to read it from the artifact.
-        env: environment variables the actor sees; never shown in listings.
+        env: environment variables the application sees; never shown in listings.
+        args: a command's arguments after its name.
+        concurrency: how many messages a command handles at the same time; 0 for as many as it has
+            vcpus. Whether an artifact can take arguments or more than one is known once it has
+            been looked at: see `check_kind`.
     """
 
     name: str
@@ -128,6 +145,8 @@ class ApplicationSpec:
     language: Language | None = None
     vm_config: VmConfig = field(default_factory=VmConfig)
     env: dict[str, str] = field(default_factory=dict)
+    args: tuple[str, ...] = ()
+    concurrency: int = 0
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -138,12 +157,28 @@ class ApplicationSpec:
             )
         if not re.fullmatch(r"[0-9a-f]{64}", self.digest):
             raise InvalidArgument(f"digest {self.digest!r} is not 64 hexadecimal digits of SHA-256")
-        for key, value in self.env.items():
-            if not ENV_NAME_PATTERN.fullmatch(key) or "\0" in value:
-                raise InvalidArgument(
-                    f"environment variable {key!r} is not valid",
-                    hint="write --env NAME=VALUE with letters, digits and _ in NAME",
-                )
+        _check_environment(self.env, self.args)
+        if not 0 <= self.concurrency <= MAX_CONCURRENCY:
+            raise InvalidArgument(
+                f"concurrency must be from 1 to {MAX_CONCURRENCY}, not {self.concurrency}",
+                hint="leave it out for as many as the VM has vcpus",
+            )
+
+    def check_kind(self, kind: ArtifactKind) -> None:
+        """Raise `InvalidArgument` for what only a command can be given, where it is none."""
+        if kind is not ArtifactKind.ACTOR:
+            return
+        if self.args:
+            raise InvalidArgument(
+                f"{self.name!r} is an actor, and only a command takes arguments",
+                hint="give it variables instead: plexspaces deploy … --env NAME=VALUE",
+            )
+        if self.concurrency > 1:
+            raise InvalidArgument(
+                f"{self.name!r} is an actor, which handles one message at a time, "
+                f"not {self.concurrency}",
+                hint="leave --concurrency out; several actors are several applications",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,3 +201,46 @@ def check_name(name: str, *, what: str = "application name") -> None:
             f"{what} {name!r} is not valid",
             hint="use 1 to 63 of a-z, 0-9 and -, beginning and ending with a letter or digit",
         )
+
+
+def _check_environment(env: dict[str, str], args: tuple[str, ...]) -> None:
+    """Hold variables and arguments to what can be loaded again, whatever else there is."""
+    total = 0
+    for key, value in env.items():
+        if key in PLATFORM_VARIABLES:
+            raise InvalidArgument(
+                f"environment variable {key!r} is set by the platform",
+                hint="choose another name",
+            )
+        size = _size(value)
+        if not ENV_NAME_PATTERN.fullmatch(key) or size is None:
+            # Its value is not repeated: it may be a secret.
+            raise InvalidArgument(
+                f"environment variable {key[:64]!r} is not valid",
+                hint="write --env NAME=VALUE with letters, digits and _ in NAME, at most 255, "
+                "and UTF-8 without zero bytes in VALUE",
+            )
+        total += len(key) + size
+    for number, argument in enumerate(args, 1):
+        size = _size(argument)
+        if size is None:
+            raise InvalidArgument(
+                f"argument {number} holds a zero byte or is not UTF-8",
+                hint="send such bytes in a message",
+            )
+        # One more each, so that empty ones are not without end.
+        total += size + 1
+    if total > ENVIRONMENT_LIMIT_BYTES:
+        raise InvalidArgument(
+            f"variables and arguments of {total} bytes are over the limit of "
+            f"{ENVIRONMENT_LIMIT_BYTES}",
+            hint="build what is so large into the artifact, or send it in a message",
+        )
+
+
+def _size(text: str) -> int | None:
+    """Return a text's bytes in UTF-8, None when it has none or holds a zero byte."""
+    try:
+        return None if "\0" in text else len(text.encode())
+    except UnicodeEncodeError:
+        return None

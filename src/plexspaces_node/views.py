@@ -30,6 +30,7 @@ class VmInfo:
         cpu_ns: the processor time it has used; 0 when that cannot be measured.
         application: the name of the one it runs, "" while it runs none.
         uptime_ns: since its agent said hello, by the node's clock; 0 before.
+        missing_walls: what is to hold its agent and this host's kernel does not have.
     """
 
     id: str
@@ -42,6 +43,20 @@ class VmInfo:
     cpu_ns: int = 0
     application: str = ""
     uptime_ns: int = 0
+    missing_walls: tuple[str, ...] = ()
+
+    @property
+    def isolated_by(self) -> str:
+        """The isolation level, and what of it there is not: `process without Landlock`."""
+        lack = f" without {', '.join(self.missing_walls)}" if self.missing_walls else ""
+        return f"{self.isolation}{lack}"
+
+    @property
+    def isolated_by_in_short(self) -> str:
+        """The same for a column: `process, 1 wall missing`."""
+        count = len(self.missing_walls)
+        lack = f", {count} wall{'s' if count > 1 else ''} missing" if count else ""
+        return f"{self.isolation}{lack}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +127,8 @@ class ApplicationInfo:
         timings: of its last deploy or start.
         restarts: machines started anew since the deploy because one ended by itself.
         last_error: why it is Restarting or Failed, or still there after an `undeploy`; else "".
+        args: of a command, after its name.
+        concurrency: how many messages it handles at the same time.
     """
 
     id: str
@@ -128,6 +145,8 @@ class ApplicationInfo:
     restarts: int = 0
     last_error: str = ""
     counters: Counters = field(default_factory=Counters)
+    args: tuple[str, ...] = ()
+    concurrency: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +174,7 @@ class NodeInfo:
     Attributes:
         isolation_note: one line on what the isolation level protects against.
         default_vm: the size of a machine that nobody chose a size for.
+        overhead_mib: what of a machine's memory is not the application's.
     """
 
     node_id: str
@@ -168,6 +188,7 @@ class NodeInfo:
     max_vcpus: int
     default_vm: VmConfig = field(default_factory=VmConfig)
     started_unix_ns: int = 0
+    overhead_mib: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
-;; An actor component written by hand, so that tests need no compiler but wasmtime's own.
+;; An actor component written by hand, so that tests need no compiler of a language.
 ;; The first byte of a message's type says what it does; see the `case` comments below. Its state
-;; is one u32 counter. INIT is replaced by the tests: how `init` behaves (0 well, 1 error,
+;; is one u32 counter; a longer one, see `b`, has it at both ends. INIT is replaced by the tests: how `init` behaves (0 well, 1 error,
 ;; 2 trap, 3 endless loop).
 (component
   (import "plexspaces:application/types@0.1.0" (instance $types
@@ -60,6 +60,8 @@
     (data (i32.const 16) "nope")
     (data (i32.const 32) "init said no")
     (global $counter (mut i32) (i32.const 0))
+    (global $state-size (mut i32) (i32.const 4))
+    (global $is-stuck (mut i32) (i32.const 0))
     ;; 256: what an export returns; 320: what an import returns.
 
     (func $ok (param $at i32) (param $size i32) (result i32)
@@ -86,8 +88,12 @@
         (return (i32.const 256))))
       (if (i32.eq (i32.const INIT) (i32.const 2)) (then unreachable))
       (if (i32.eq (i32.const INIT) (i32.const 3)) (then (loop $for-ever (br $for-ever))))
-      (if (i32.eq (local.get $size) (i32.const 4))
-        (then (global.set $counter (i32.load (local.get $at)))))
+      (if (i32.ge_u (local.get $size) (i32.const 4)) (then
+        (global.set $counter (i32.load (local.get $at)))
+        (global.set $state-size (local.get $size))
+        (if (i32.ne (global.get $counter)
+            (i32.load (i32.add (local.get $at) (i32.sub (local.get $size) (i32.const 4)))))
+          (then unreachable))))
       (i32.store (i32.const 256) (i32.const 0))
       (i32.const 256))
 
@@ -104,6 +110,20 @@
         (global.set $counter (i32.add (global.get $counter) (i32.const 1)))
         (i32.store (i32.const 300) (global.get $counter))
         (return (call $ok (i32.const 300) (i32.const 4)))))
+      ;; b: make the state so many bytes long, and count up
+      (if (i32.eq (local.get $case) (i32.const 98)) (then
+        (global.set $state-size (i32.load (local.get $at)))
+        (global.set $counter (i32.add (global.get $counter) (i32.const 1)))
+        (call $make-room)
+        (return (call $ok (i32.const 0) (i32.const 0)))))
+      ;; n: count up, and trap when the state is asked for; with a payload it is that long too
+      (if (i32.eq (local.get $case) (i32.const 110)) (then
+        (global.set $is-stuck (i32.const 1))
+        (if (local.get $size) (then
+          (global.set $state-size (i32.load (local.get $at)))
+          (call $make-room)))
+        (global.set $counter (i32.add (global.get $counter) (i32.const 1)))
+        (return (call $ok (i32.const 0) (i32.const 0)))))
       ;; w: who sent this
       (if (i32.eq (local.get $case) (i32.const 119)) (then
         (return (call $ok (local.get $sender) (local.get $sender-size)))))
@@ -164,10 +184,23 @@
         (return (call $ok (i32.const 0) (i32.const 0)))))
       (call $fail (local.get $type) (local.get $type-size)))
 
+    ;; The state is written where messages lie, when there is none.
+    (func $make-room
+      (local $wanted i32)
+      (local.set $wanted
+        (i32.div_u (i32.add (global.get $state-size) (i32.const 69632)) (i32.const 65536)))
+      (if (i32.gt_u (local.get $wanted) (memory.size)) (then
+        (if (i32.eq (i32.const -1)
+            (memory.grow (i32.sub (local.get $wanted) (memory.size))))
+          (then unreachable)))))
     (func (export "snapshot-state") (result i32)
-      (i32.store (i32.const 300) (global.get $counter))
-      (i32.store (i32.const 256) (i32.const 300))
-      (i32.store (i32.const 260) (i32.const 4))
+      (if (global.get $is-stuck) (then unreachable))
+      (call $make-room)
+      (memory.fill (i32.const 4096) (i32.const 120) (global.get $state-size))
+      (i32.store (i32.const 4096) (global.get $counter))
+      (i32.store (i32.add (i32.const 4092) (global.get $state-size)) (global.get $counter))
+      (i32.store (i32.const 256) (i32.const 4096))
+      (i32.store (i32.const 260) (global.get $state-size))
       (i32.const 256))
     (func (export "shutdown") (call $log (i32.const 2) (i32.const 16) (i32.const 4)))
     (func (export "post") (param i32) (call $reset)))

@@ -36,7 +36,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "harness" in metafunc.fixturenames:
         metafunc.parametrize("harness", named, indirect=True)
     if "processes" in metafunc.fixturenames:
-        real = [name for name in named if name in ("process", "bubblewrap")]
+        real = [name for name in named if name == "process"]
         metafunc.parametrize("processes", real, indirect=True)
     if "level" in metafunc.fixturenames:
         levels = metafunc.config.getoption("--levels").split(",")
@@ -60,13 +60,14 @@ async def harness(request: pytest.FixtureRequest, root: Path, tmp_path: Path) ->
         return FakeFirecrackerHarness(root, tmp_path)
     if request.param in ("firecracker", "firecracker-jailed"):
         return await _firecracker_harness(request.param, root)
-    return await _process_harness(request.param, root)
+    return ProcessHarness(root)
 
 
 @pytest.fixture
-async def processes(request: pytest.FixtureRequest, root: Path) -> ProcessHarness:
-    """The process driver, without bubblewrap and with it, as far as named."""
-    return await _process_harness(request.param, root)
+def processes(request: pytest.FixtureRequest, root: Path) -> ProcessHarness:
+    """The process driver, if it is named."""
+    del request
+    return ProcessHarness(root)
 
 
 async def _qemu_harness(root: Path) -> QemuHarness:
@@ -78,14 +79,6 @@ async def _qemu_harness(root: Path) -> QemuHarness:
 async def _firecracker_harness(name: str, root: Path) -> FirecrackerHarness:
     harness, health = await FirecrackerHarness.probed(root, jailed=name.endswith("jailed"))
     assert health.ok, f"--drivers names {name}, but: {health.reason} (hint: {health.hint})"
-    return harness
-
-
-async def _process_harness(name: str, root: Path) -> ProcessHarness:
-    harness = ProcessHarness(root, "bwrap" if name == "bubblewrap" else None)
-    health = await harness.driver.probe()
-    works = health.ok and harness.wrapped == ("bubblewrap" in harness.driver.capabilities.isolation)
-    assert works, f"--drivers names {name}, but: {health.reason} (hint: {health.hint})"
     return harness
 
 

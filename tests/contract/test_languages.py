@@ -21,7 +21,7 @@ from support.actors import probe, routed
 from support.languages import MEMORY_BYTES, Built, built_from, load
 from support.levels import MachinePeer, Machines
 from support.patience import patient
-from support.peer import MESSAGE_LIMIT
+from support.peer import ACTOR, MESSAGE_LIMIT, PLATFORM, TRAP, Given, Replied
 
 from plexspaces_node import NodeClient
 from plexspaces_node.build import BuildResult, new_project
@@ -53,7 +53,7 @@ def count(actor: MachinePeer) -> int:
     return int(actor.invoke("state").payload)
 
 
-def failure_of(reply: link.Reply) -> link.LinkFailure:
+def failure_of(reply: Replied) -> link.Failure:
     """Return the failure that a reply must carry."""
     assert reply.failure is not None, reply.payload[:100]
     return reply.failure
@@ -87,7 +87,7 @@ def test_text_is_utf8_in_both_directions(actor: MachinePeer) -> None:
 
 def test_many_large_messages_leave_the_heap_whole(actor: MachinePeer) -> None:
     """Collecting garbage while the host writes into the actor's memory damages nothing."""
-    actor.host_answers[link.Get] = link.Answer(0, bytes(1000))
+    actor.host_answers[link.Get] = Given(bytes(1000))
     for number in range(actor.repeated(200)):
         payload = bytes([number]) * 100_000
         assert actor.invoke("echo", payload).payload == payload
@@ -130,9 +130,9 @@ def test_state_comes_back_from_the_snapshot_of_a_stop(machines: Machines, built:
         for _ in range(3):
             first.invoke("count")
         first.stop()
-        [snapshot] = first.of(link.State)
+        [snapshot] = first.states()
     with machines.take() as second:
-        load(second, built, snapshot.state)
+        load(second, built, snapshot)
         assert count(second) == 3
         assert second.invoke("count").payload == b"4"
 
@@ -141,7 +141,7 @@ def test_init_with_a_snapshot_of_something_else_says_why(peer: MachinePeer, buil
     """A state the actor cannot read fails the start with its own words, and not silently."""
     answer = peer.load(built.code, state=b"\xff\x00not a state", memory_bytes=MEMORY_BYTES)
     assert isinstance(answer, link.Failed)
-    assert (answer.failure.origin, answer.failure.code) == ("actor", "init")
+    assert (answer.failure.origin, answer.failure.code) == (ACTOR, "init")
     assert len(answer.failure.message) > len("init: ")
 
 
@@ -152,14 +152,14 @@ def test_error_record_reaches_the_caller_and_the_state_lives_on(actor: MachinePe
     """Code, message and whether to retry arrive as given; the instance is the same."""
     before = int(actor.invoke("count").payload)
     failure = failure_of(actor.invoke("fail", b"not today"))
-    assert failure == link.LinkFailure("actor", "asked", "not today", None, True)
+    assert failure == link.Failure(origin=ACTOR, code="asked", message="not today", retryable=True)
     assert count(actor) == before
 
 
 def test_unknown_message_type_names_the_known_ones(actor: MachinePeer) -> None:
     """A type without a handler is an error record that helps."""
     failure = failure_of(actor.invoke("no-such-type"))
-    assert (failure.origin, failure.code, failure.retryable) == ("actor", "unknown-message", False)
+    assert (failure.origin, failure.code, failure.retryable) == (ACTOR, "unknown-message", False)
     assert "no-such-type" in failure.message
     assert all(known in failure.message for known in ("echo", "count", "hoard"))
 
@@ -167,7 +167,7 @@ def test_unknown_message_type_names_the_known_ones(actor: MachinePeer) -> None:
 def test_payload_that_is_not_what_the_handler_takes_is_an_error_record(actor: MachinePeer) -> None:
     """What is no JSON is refused by the SDK, before the handler."""
     failure = failure_of(actor.invoke("put", b"{not json"))
-    assert (failure.origin, failure.code) == ("actor", "bad-payload")
+    assert (failure.origin, failure.code) == (ACTOR, "bad-payload")
 
 
 def test_throw_is_told_to_the_caller_and_the_next_message_is_answered(
@@ -181,7 +181,7 @@ def test_throw_is_told_to_the_caller_and_the_next_message_is_answered(
     assert count(actor) == (before if built.expected.survives else 0)
     # The SDK logs what it caught; what it cannot catch, the language itself writes to stderr.
     where = ("log", "error") if built.expected.survives else ("stderr", "warn")
-    said = [line for line in actor.of(link.Log) if (line.stream, line.level) == where]
+    said = [line for line in actor.lines() if (line.stream, line.level) == where]
     assert any("boom: what" in line.message for line in said)
 
 
@@ -190,7 +190,7 @@ def test_endless_loop_is_stopped_by_its_deadline(actor: MachinePeer) -> None:
     begin = time.monotonic()
     failure = failure_of(actor.invoke("loop", timeout_s=0.3))
     took = time.monotonic() - begin
-    assert (failure.origin, failure.code) == ("platform", "deadline_exceeded")
+    assert (failure.origin, failure.code) == (PLATFORM, "deadline_exceeded")
     assert 0.3 <= took < actor.seconds(10)
     assert actor.invoke("echo", b"x").payload == b"x"
 
@@ -199,7 +199,7 @@ def test_memory_bomb_is_stopped_by_the_cap(actor: MachinePeer) -> None:
     """No more memory is taken than was given, and the next message is answered."""
     before = actor.rss_bytes()
     failure = failure_of(actor.invoke("hoard", timeout_s=actor.seconds(15)))
-    assert failure.origin == "trap" or failure.code == "exception", failure
+    assert failure.origin == TRAP or failure.code == "exception", failure
     assert actor.rss_bytes() - before < MEMORY_BYTES + SLACK_BYTES
     assert actor.invoke("echo", b"x", timeout_s=actor.seconds(15)).payload == b"x"
 
@@ -210,7 +210,7 @@ def test_memory_bomb_is_stopped_by_the_cap(actor: MachinePeer) -> None:
 def test_log_arrives_with_its_level(actor: MachinePeer) -> None:
     """A line of the log is the text that was logged, whole."""
     assert actor.invoke("log", TEXT.encode()).payload == b""
-    assert [(log.level, log.message) for log in actor.of(link.Log) if log.stream == "log"] == [
+    assert [(log.level, log.message) for log in actor.lines() if log.stream == "log"] == [
         ("info", TEXT)
     ]
 

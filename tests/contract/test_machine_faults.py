@@ -27,7 +27,7 @@ from support.patience import patient
 from support.qemu import FakeQemuHarness, hello_in_hex, leave_unread
 
 from plexspaces_node.errors import DeadlineExceeded, PlexSpacesError, Unavailable, VmStartFailed
-from plexspaces_node.node import agents, machines
+from plexspaces_node.node import machines, pending
 from plexspaces_node.node.machines import AgentLimits, Machine, start_machine
 from plexspaces_node.vm import (
     bundle,
@@ -45,6 +45,7 @@ from plexspaces_node.vm.firecracker_host import FirecrackerHost
 from plexspaces_node.vm.host_machine import trial_bundle
 from plexspaces_node.vm.image import INITRD, KERNEL, ROOTFS
 from plexspaces_node.vm.jailer import CONSOLE_LIMIT_BYTES, Cgroups, Programs
+from plexspaces_node.vm.process import ProcessDriver
 from plexspaces_node.vm.qmp import connect_qmp
 
 LIMITS = AgentLimits("node-test", message_limit=1 << 20, in_flight_limit=16)
@@ -62,7 +63,7 @@ def harness_of(kind: str, root: Path, scratch: Path) -> Harness:
         return FakeQemuHarness(root, scratch)
     if kind == "firecracker":
         return FakeFirecrackerHarness(root, scratch)
-    return ProcessHarness(root, None)
+    return ProcessHarness(root)
 
 
 def well(harness: Harness, *options: str) -> Driver:
@@ -72,7 +73,7 @@ def well(harness: Harness, *options: str) -> Driver:
     if isinstance(harness, FakeFirecrackerHarness):
         return harness.ready("--hello", hello_in_hex(fake_firecracker.NOBODY.decode()), *options)
     assert isinstance(harness, ProcessHarness)
-    return type(harness.of_agent())(bubblewrap=None)
+    return ProcessDriver()
 
 
 @pytest.fixture(params=VMMS)
@@ -269,7 +270,7 @@ class TestStart:
             ),
             (
                 "import socket, sys, time; s = socket.socket(socket.AF_UNIX); "
-                "s.connect(sys.argv[-1]); s.send(b'x' * 9); time.sleep(600)",
+                "s.connect(sys.argv[4]); s.send(b'x' * 9); time.sleep(600)",
                 "no hello within 2 s",
             ),
         ],
@@ -279,7 +280,7 @@ class TestStart:
         self, root: Path, program: str, words: str
     ) -> None:
         """The level without a machine has the same faults, and the same end."""
-        harness = ProcessHarness(root, None)
+        harness = ProcessHarness(root)
         await start_fails(harness, harness.of_python(program), step="hello", words=words)
 
 
@@ -542,7 +543,7 @@ class TestRunning:
 
     async def test_agent_that_is_killed_is_seen_and_is_no_stop(self, root: Path) -> None:
         """Without a machine around it the agent's own process is what ends."""
-        harness = ProcessHarness(root, None)
+        harness = ProcessHarness(root)
         async with running(harness, well(harness)) as machine, asyncio.timeout(BOUND_S):
             os.kill(pid_of(machine), signal.SIGKILL)
             assert (await machine.wait()).reason == "killed by SIGKILL"
@@ -551,7 +552,7 @@ class TestRunning:
         self, vmm: VmmHarness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The message fails by its deadline, and the machine counts as ended."""
-        monkeypatch.setattr(agents, "SILENCE_NS", 100_000_000)
+        monkeypatch.setattr(pending, "TICK_S", 0.025)
         async with running(vmm, well(vmm)) as machine, asyncio.timeout(BOUND_S):
             with pytest.raises(DeadlineExceeded, match="nor a sign of life"):
                 await machine.agent.invoke(
@@ -563,7 +564,7 @@ class TestRunning:
         self, any_level: Harness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A process that no longer runs at all is killed like any other."""
-        monkeypatch.setattr(agents, "SILENCE_NS", 100_000_000)
+        monkeypatch.setattr(pending, "TICK_S", 0.025)
         monkeypatch.setattr(machines, "STOP_GRACE_S", 0.2)
         async with running(any_level, well(any_level)) as machine:
             os.kill(pid_of(machine), signal.SIGSTOP)

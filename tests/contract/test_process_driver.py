@@ -5,24 +5,27 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
+import stat
 import subprocess
 import sys
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.machines import SMALL, STANDIN_AGENT, TIMEOUT_S, Machine, ProcessHarness
+from support.machines import SMALL, TIMEOUT_S, ProcessHarness
 
-from plexspaces_node.errors import Unavailable, VmStartFailed
+from plexspaces_node.errors import NotFound, Unavailable, VmStartFailed
 from plexspaces_node.model import MIB
-from plexspaces_node.vm import procfs
+from plexspaces_node.vm import process, procfs
 from plexspaces_node.vm.bundle import Bundle
-from plexspaces_node.vm.driver import VmExit
+from plexspaces_node.vm.driver import Health, VmExit
 from plexspaces_node.vm.host_process import HostProcess
-from plexspaces_node.vm.process import ProcessDriver
-from plexspaces_node.vm.sandbox import DATA_RESERVE_MIB, DESCRIPTOR_LIMIT, FILE_LIMIT_BYTES
+from plexspaces_node.vm.process import HANDLE_VERSION, ProcessDriver, ProcessVm
+from plexspaces_node.vm.users import FIRST_UID, LAST_UID, uid_of, users_exist
 
 NODE = """
 import asyncio, json, sys
@@ -31,37 +34,37 @@ from plexspaces_node.model import VmConfig
 from plexspaces_node.vm.bundle import Bundle
 from plexspaces_node.vm.process import ProcessDriver
 
-async def main(root, agent, bubblewrap):
+async def main(root):
     bundle = Bundle.create(Path(root), "vm-orphan", VmConfig(memory_mib=64))
     greeted = asyncio.Event()
 
     async def accept(reader, writer):
-        await reader.readline()
+        await reader.readexactly(8)
         accepted.append(writer)
         greeted.set()
 
     accepted = []
     server = await asyncio.start_unix_server(accept, bundle.link_socket)
-    argv = (sys.executable, "-I", "-c", Path(agent).read_text(), "--deaf")
-    driver = ProcessDriver(agent_argv=argv, bubblewrap=bubblewrap or None)
-    vm = await driver.start(bundle.config, bundle)
+    vm = await ProcessDriver().start(bundle.config, bundle)
     await greeted.wait()
     print(json.dumps(dict(vm.handle.state)), flush=True)
     await asyncio.Event().wait()
 
 asyncio.run(main(*sys.argv[1:]))
 """
-"""A node reduced to its driver, with an agent that only a kill can end."""
+"""A node reduced to its driver."""
+
+RESERVE_MIB = 256
+"""What the agent may allocate beyond its machine's memory: `DATA_RESERVE_MIB` of the crate."""
 
 
 class TestDeathOfTheNode:
-    async def test_agent_when_the_node_is_killed_dies_too(
+    async def test_agent_when_the_node_is_killed_dies_by_the_kernels_hand(
         self, processes: ProcessHarness, root: Path
     ) -> None:
-        """After kill -9 of the node no agent runs, and the next node can clear its bundle."""
-        bwrap = "bwrap" if processes.wrapped else ""
+        """Even one that is stopped, and so cannot see its link break; its bundle can be cleared."""
         node = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", NODE, str(root), str(STANDIN_AGENT), bwrap),
+            *(sys.executable, "-c", NODE, str(root)),
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
@@ -72,6 +75,7 @@ class TestDeathOfTheNode:
             undo.push_async_callback(processes.driver.destroy, bundle)
             members = procfs.tree(state["pid"])
             assert members
+            os.kill(state["pid"], signal.SIGSTOP)
             node.kill()
             await node.wait()
             for member in members:
@@ -80,7 +84,7 @@ class TestDeathOfTheNode:
         assert not bundle.path.exists()
 
 
-class TestSandbox:
+class TestSurroundings:
     async def test_environment_of_the_agent_is_bare(
         self, processes: ProcessHarness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -107,21 +111,6 @@ class TestSandbox:
             "null",
         ]
 
-    async def test_limits_of_the_agent_are_set(self, processes: ProcessHarness) -> None:
-        """Descriptors, core, file size and data are bounded, and cannot be raised again."""
-        limits = (await _facts(processes))["limits"]
-        data = (SMALL.memory_mib + DATA_RESERVE_MIB) * MIB
-        expected = {"nofile": DESCRIPTOR_LIMIT, "core": 0, "fsize": FILE_LIMIT_BYTES, "data": data}
-        assert limits == {name: [value, value] for name, value in expected.items()}
-
-    async def test_agent_has_no_privileges_to_speak_of(self, processes: ProcessHarness) -> None:
-        """No new privileges; and no capability even under a node that runs as root."""
-        facts = await _facts(processes)
-        assert facts["no_new_privs"] == "1"
-        to_read_where_python_lies = 1 << 2  # CAP_DAC_READ_SEARCH
-        allowed = 0 if processes.wrapped else to_read_where_python_lies
-        assert facts["capabilities"] & ~allowed == 0
-
     async def test_agent_leads_a_session_away_from_any_terminal(
         self, processes: ProcessHarness
     ) -> None:
@@ -129,60 +118,68 @@ class TestSandbox:
         facts = await _facts(processes)
         assert facts["session"] != os.getsid(0)
 
-    async def test_bubblewrap_hides_the_host(self, processes: ProcessHarness) -> None:
-        """No network, no other process, no file but Python's and its own, nothing writable.
 
-        Without bubblewrap the listings claim none of it.
-        """
-        if not processes.wrapped:
-            assert "bubblewrap" not in processes.driver.capabilities.isolation
-            return
-        other = processes.bundle()
-        secrets = ["/etc/passwd", "/home", "/root/.bashrc", "/sys", str(other.path)]
-        async with processes.machine() as machine:
-            own = str(machine.bundle.path)
-            facts = await _ask(machine, "/", "/tmp", "/dev", "/dev/shm", own, *secrets)
-        other.remove()
-        assert facts["interfaces"] == ["lo"]
-        assert facts["processes"] <= 2
-        assert facts["writable"] == []
-        assert facts["cwd"] == own
-        assert set(facts["visible"]) <= {"/", "/tmp", "/dev", "/dev/shm", own}
-
-    async def test_webassembly_may_use_the_memory_asked_for_and_not_much_more(
+class TestWalls:
+    async def test_agent_is_held_before_it_is_given_anything(
         self, processes: ProcessHarness
     ) -> None:
-        """The data limit lets wasmtime reserve its gigabytes, and bounds what is really used."""
-        source = f"""
-from wasmtime import Engine, Limits, Memory, MemoryType, Store, WasmtimeError
-store = Store(Engine())
-memory = Memory(store, MemoryType(Limits(1, None)))
-memory.grow(store, {SMALL.memory_mib} * 16 - 1)
-try:
-    memory.grow(store, {DATA_RESERVE_MIB} * 16)
-except WasmtimeError:
-    raise SystemExit(7)
-"""
-        assert (await _run(processes, processes.of_python(source))).status == 7
+        """No new privileges, no capability; under root a user that owns nothing, in no group."""
+        async with _agent(processes) as vm:
+            status = _status(vm)
+            assert status["NoNewPrivs"] == "1"
+            for capabilities in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
+                assert int(status[capabilities], 16) == 0
+            if os.geteuid() == 0 and users_exist():
+                uid = uid_of(vm.bundle)
+                assert FIRST_UID <= uid <= LAST_UID
+                assert status["Uid"].split() == [str(uid)] * 4
+                assert status["Gid"].split() == [str(uid)] * 4
+                assert status["Groups"] == ""
+                assert int(status["CapBnd"], 16) == 0
 
-    async def test_console_log_when_flooded_stays_within_its_limit(
+    async def test_limits_of_the_agent_are_set_for_good(self, processes: ProcessHarness) -> None:
+        """Descriptors, core, file size and data are bounded; threads too where they are counted."""
+        async with _agent(processes) as vm:
+            limits = _limits(vm)
+        data = (SMALL.memory_mib + RESERVE_MIB) * MIB
+        expected = {
+            "Max open files": 256,
+            "Max core file size": 0,
+            "Max file size": 16 * MIB,
+            "Max data size": data,
+        }
+        if os.geteuid() == 0 and users_exist():
+            expected["Max processes"] = 128
+        assert {name: limits[name] for name in expected} == {
+            name: (str(value), str(value)) for name, value in expected.items()
+        }
+
+    async def test_bundle_is_open_to_the_machines_user_by_name_alone(
+        self, processes: ProcessHarness, tmp_path: Path
+    ) -> None:
+        """It may enter its own directory and read its artifact, and list or write nothing."""
+        artifact = tmp_path / "code.cwasm"
+        artifact.write_bytes(b"compiled")
+        artifact.chmod(0o600)
+        async with _agent(processes) as vm:
+            bundle = vm.bundle
+            assert await vm.attach(artifact) == "artifact.cwasm"
+            if os.geteuid() == 0 and users_exist():
+                entered = bundle.path.stat()
+                assert (entered.st_uid, entered.st_gid) == (0, uid_of(bundle))
+                assert stat.S_IMODE(entered.st_mode) == 0o710
+                assert stat.S_IMODE(bundle.artifact.stat().st_mode) == 0o604
+            others = (bundle.path / "config.json", bundle.path / "handle.json", bundle.console_log)
+            assert {stat.S_IMODE(file.stat().st_mode) for file in others} == {0o600}
+
+    async def test_agent_that_makes_a_call_no_agent_makes_is_told_so(
         self, processes: ProcessHarness
     ) -> None:
-        """An agent that writes without end fills no disk."""
-        source = """
-import os
-try:
-    while True: os.write(1, b"x" * 1048576)
-except OSError as error:
-    raise SystemExit(9)
-"""
-        driver = processes.of_python(source)
-        bundle = processes.bundle()
-        vm = await driver.start(SMALL, bundle)
-        async with asyncio.timeout(TIMEOUT_S):
-            assert (await vm.wait()).status == 9
-        assert bundle.console_log.stat().st_size == FILE_LIMIT_BYTES
-        await driver.destroy(bundle)
+        """What the filter kills for is no riddle of a signal's name."""
+        source = "import os, signal; os.kill(os.getpid(), signal.SIGSYS)"
+        ended = await _run(processes, processes.of_python(source))
+        assert ended.status == -signal.SIGSYS
+        assert "a system call that no agent makes" in ended.reason
 
 
 class TestEnds:
@@ -193,18 +190,8 @@ class TestEnds:
         ended = await _run(processes, processes.of_agent("--fail"))
         assert ended == VmExit(3, "exited with status 3: no such thing as a link")
 
-    async def test_python_without_the_agent_is_told_by_the_missing_module(
-        self, processes: ProcessHarness
-    ) -> None:
-        """A broken installation names itself in the reason of the end."""
-        argv = (sys.executable, "-I", "-m", "plexspaces_node.no_such_program")
-        bubblewrap = "bwrap" if processes.wrapped else None
-        ended = await _run(processes, ProcessDriver(agent_argv=argv, bubblewrap=bubblewrap))
-        assert ended.status == 1
-        assert "No module named plexspaces_node.no_such_program" in ended.reason
-
     async def test_agent_that_obeys_is_given_its_time(self, processes: ProcessHarness) -> None:
-        """Stop sends SIGTERM to the agent itself, within whatever wraps it."""
+        """Stop sends SIGTERM first."""
         async with processes.machine() as machine:
             ended = await machine.vm.stop(TIMEOUT_S)
             assert ended == VmExit(-signal.SIGTERM, "stopped when asked")
@@ -231,7 +218,7 @@ signal.pause()
 """
         async with processes.machine(processes.of_python(source)) as machine:
             living = procfs.tree(int(machine.vm.handle.state["pid"]))
-            assert len(living) == (4 if processes.wrapped else 2)
+            assert len(living) == 2
             processes.kill(machine.vm)
             await machine.vm.wait()
             await processes.driver.destroy(machine.bundle)
@@ -239,46 +226,67 @@ signal.pause()
 
 
 class TestProbe:
-    async def test_probe_without_bubblewrap_installed_says_how_to_get_it(self) -> None:
-        """The driver works without it, and says what is missing."""
-        driver = ProcessDriver(bubblewrap="no-such-bwrap")
+    async def test_probe_says_what_holds_the_agents_here(self) -> None:
+        """The agent raises its walls as a machine's would; nothing of the trial is left."""
+        driver = ProcessDriver()
         health = await driver.probe()
         assert health.ok
-        assert health.reason.endswith("without bubblewrap: it is not installed")
-        assert health.hint == "install it: apt-get install bubblewrap"
-        assert "bubblewrap" not in driver.capabilities.isolation
+        own = os.geteuid() == 0 and users_exist()
+        assert f"as {'a user of its own' if own else 'the user of the node'}" in health.reason
+        lacking = "this kernel has no" in health.reason
+        assert lacking is not ("behind seccomp and Landlock" in health.reason)
+        assert (health.hint is not None) is ("no Landlock" in health.reason)
 
-    async def test_probe_when_bubblewrap_does_not_work_goes_without(self, tmp_path: Path) -> None:
-        """A bwrap the kernel forbids is found out by running it, and its words are kept."""
-        broken = tmp_path / "bwrap"
-        broken.write_text("#!/bin/sh\necho bwrap: no permissions >&2; exit 1\n")
-        broken.chmod(0o755)
-        health = await ProcessDriver(bubblewrap=str(broken)).probe()
+    async def test_probe_when_no_user_can_be_become_goes_without_and_says_so(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As in a container whose root may not change its user."""
+        health = await _probed(
+            tmp_path,
+            monkeypatch,
+            'case "$*" in *--uid*) echo not permitted; exit 2;; esac',
+            """echo '{"missing_walls": ["Landlock for TCP"]}'""",
+        )
         assert health.ok
-        assert "bwrap: no permissions" in health.reason
+        told = "behind seccomp and Landlock, as the user of the node; this kernel has no Landlock"
+        assert told in health.reason
+
+    @pytest.mark.parametrize(
+        ("line", "words"),
+        [
+            ("echo plexspaces-agent: no such wall; exit 2", "no such wall"),
+            ("exit 3", "status 3"),
+            ("kill -SEGV $$", "status -11"),
+            ("echo hello", "it told 'hello', and not which walls it has"),
+            ("echo '{}'", "and not which walls it has"),
+        ],
+    )
+    async def test_probe_of_an_agent_that_fails_says_its_words(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, words: str
+    ) -> None:
+        """A level whose agent does not run is not offered."""
+        health = await _probed(tmp_path, monkeypatch, line)
+        assert not health.ok
+        assert words in health.reason
         assert health.hint
 
-    async def test_probe_without_a_python_is_not_ok_and_start_says_so(
-        self, root: Path, tmp_path: Path
+    async def test_probe_without_an_agent_is_not_ok_and_start_says_so(
+        self, root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """An interpreter that is not there is told before a machine is made of it."""
-        driver = ProcessDriver(str(tmp_path / "python"), bubblewrap=None)
-        health = await driver.probe()
-        assert not health.ok
-        bundle = Bundle.create(root, "vm-none", SMALL)
-        with pytest.raises(VmStartFailed, match="does not run") as failed:
-            await driver.start(SMALL, bundle)
-        assert failed.value.step == "validate"
-        await driver.destroy(bundle)
+        """A program that is not there is told before a machine is made of it."""
 
-    async def test_probe_without_util_linux_says_what_to_install(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """A host without the tools is told their package."""
-        monkeypatch.setenv("PATH", "/nonexistent")
-        health = await ProcessDriver().probe()
-        assert not health.ok
-        assert health.hint == "install util-linux: apt-get install util-linux"
+        def not_built() -> Path:
+            raise NotFound("plexspaces-agent is not built", hint="scripts/agent")
+
+        monkeypatch.setattr(process, "agent_program", not_built)
+        driver = ProcessDriver()
+        health = await driver.probe()
+        assert (health.ok, health.hint) == (False, "scripts/agent")
+        bundle = Bundle.create(root, "vm-none", SMALL)
+        with pytest.raises(VmStartFailed, match="is not built") as failed:
+            await driver.start(SMALL, bundle)
+        assert (failed.value.step, failed.value.hint) == ("validate", "scripts/agent")
+        await driver.destroy(bundle)
 
 
 class TestHandle:
@@ -289,7 +297,7 @@ class TestHandle:
         """A pid that now means another process is neither recovered nor killed."""
         async with processes.machine() as machine:
             state = {**machine.vm.handle.state, **change}
-            stale = type(machine.vm.handle)("process", 1, "vm-stale", state)
+            stale = type(machine.vm.handle)("process", HANDLE_VERSION, "vm-stale", state)
             bundle = Bundle.create(processes.root, "vm-stale", SMALL)
             bundle.write_handle(stale)
             with pytest.raises(Exception, match="has ended"):
@@ -298,15 +306,44 @@ class TestHandle:
             assert (await machine.vm.stats()).rss_bytes > 0
 
 
+async def _probed(directory: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> Health:
+    program = directory / "agent"
+    program.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+    program.chmod(0o755)
+    monkeypatch.setattr(process, "agent_program", lambda: program)
+    return await ProcessDriver().probe()
+
+
+@asynccontextmanager
+async def _agent(processes: ProcessHarness) -> AsyncIterator[ProcessVm]:
+    """Start a machine with the agent itself, which has said hello and been told nothing yet."""
+    driver, bundle = ProcessDriver(), processes.bundle()
+    async with AsyncExitStack() as undo:
+        undo.push_async_callback(driver.destroy, bundle)
+        vm, link = await processes._linked(driver, bundle, undo)
+        undo.callback(link.writer.close)
+        assert (await link.hello()).vm_id == bundle.vm_id
+        assert isinstance(vm, ProcessVm)
+        yield vm
+    assert processes.rests(bundle) == []
+
+
+def _status(vm: ProcessVm) -> dict[str, str]:
+    lines = Path(f"/proc/{vm.process.identity.pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def _limits(vm: ProcessVm) -> dict[str, tuple[str, str]]:
+    lines = Path(f"/proc/{vm.process.identity.pid}/limits").read_text().splitlines()[1:]
+    fields = (re.split(r"\s{2,}", line) for line in lines)
+    return {name: (soft, hard) for name, soft, hard, *_ in fields}
+
+
 async def _facts(processes: ProcessHarness) -> dict[str, Any]:
     async with processes.machine() as machine:
-        return await _ask(machine)
-
-
-async def _ask(machine: Machine, *paths: str) -> dict[str, Any]:
-    machine.link.say(" ".join(["facts", *paths]))
-    answer: dict[str, Any] = json.loads(await machine.link.line())
-    return answer
+        machine.link.say("facts")
+        answer: dict[str, Any] = json.loads(await machine.link.line())
+        return answer
 
 
 async def _run(processes: ProcessHarness, driver: ProcessDriver) -> VmExit:

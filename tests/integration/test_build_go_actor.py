@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 from support.actors import ACTORS, compiled
-from support.peer import Peer
+from support.peer import ACTOR, TRAP, Given, Peer
 
 from plexspaces_node.build import BuildResult, build
 from plexspaces_node.build.shipped import shipped
@@ -97,7 +97,7 @@ def sent(peer: Peer, message_type: str, payload: bytes = b"") -> bytes:
     return reply.payload
 
 
-def refused(peer: Peer, message_type: str, payload: bytes = b"") -> link.LinkFailure:
+def refused(peer: Peer, message_type: str, payload: bytes = b"") -> link.Failure:
     """Return the failure, which must be there."""
     reply = peer.invoke(message_type, payload, timeout_s=SLOW_S)
     assert reply.failure is not None, reply.payload[:100]
@@ -106,7 +106,7 @@ def refused(peer: Peer, message_type: str, payload: bytes = b"") -> link.LinkFai
 
 def logged(peer: Peer, *streams: str) -> list[tuple[str, str]]:
     """Return level and text of the lines so far."""
-    return [(line.level, line.message) for line in peer.of(link.Log) if line.stream in streams]
+    return [(line.level, line.message) for line in peer.lines() if line.stream in streams]
 
 
 # ---- the build ------------------------------------------------------------------------------
@@ -209,17 +209,18 @@ def test_ledger_books_remembers_and_refuses(tmp_path: Path, ledger_code: Path) -
             "balance": 500,
         }
         failure = refused(first, "book", b'{"from":"ann","to":"bob","cents":501}')
-        assert (failure.origin, failure.code) == ("actor", "overdrawn")
+        assert (failure.origin, failure.code) == (ACTOR, "overdrawn")
         assert refused(first, "book", b'{"to":"ann","cents":-1}').code == "bad-payload"
         first.stop()
-        assert first.of(link.Put) == [link.Put(1, "booking/1", b'{"to":"ann","cents":500}')]
+        assert [frame.key for frame in first.of(link.Put)] == ["booking/1"]
+        assert first.bodies(link.Put) == [b'{"to":"ann","cents":500}']
         [tell] = first.of(link.Tell)
         assert (tell.to, tell.type) == ("audit", "booked")
         assert ("info", "booked number=1 cents=500") in logged(first, "log")
-        [state] = first.of(link.State)
+        [state] = first.states()
     (tmp_path / "second").mkdir()
     with Peer(tmp_path / "second") as second:
-        assert isinstance(second.load(ledger_code, state=state.state), link.Loaded)
+        assert isinstance(second.load(ledger_code, state=state), link.Loaded)
         assert json.loads(sent(second, "accounts")) == {"ann": 500}
         assert sent(second, "primes", primes_payload(10_000)) == primes_reply(10_000)
 
@@ -234,8 +235,8 @@ def test_mixed_messages_leave_the_heap_whole(probe: Peer) -> None:
     """
     draw = random.Random(3)
     assert sent(probe, "gc", b"1") == b"100"
-    probe.host_answers[link.Get] = link.Answer(0, b"g" * 1000)
-    probe.host_answers[link.Ask] = link.Answer(0, b"pong" * 500)
+    probe.host_answers[link.Get] = Given(b"g" * 1000)
+    probe.host_answers[link.Ask] = Given(b"pong" * 500)
     counted = 0
     end = time.monotonic() + STRESS_S
     for _ in range(MESSAGES):
@@ -259,18 +260,37 @@ def test_mixed_messages_leave_the_heap_whole(probe: Peer) -> None:
 def test_large_heap_is_not_written_into_by_the_host(peer: Peer, probe_code: Path) -> None:
     """200 MiB, filled while clock, log, environment and store are called, read back as written."""
     assert isinstance(peer.load(probe_code, memory_bytes=600 * MIB), link.Loaded)
-    peer.host_answers[link.Get] = link.Answer(0, bytes(100_000))
+    peer.host_answers[link.Get] = Given(bytes(100_000))
 
     for _ in range(2):
         assert sent(peer, "heap", b"200") == b"0"
 
 
 def test_messages_of_the_cap_come_one_after_another(probe: Peer) -> None:
-    """What the host handed over is given back: the arena, of 4 MiB, holds any number of them."""
-    probe.host_answers[link.Get] = link.Answer(0, bytes(MIB))
+    """What the host handed over is given back: the block for it holds any number of them."""
+    probe.host_answers[link.Get] = Given(bytes(MIB))
     payload = bytes(MIB)
     for _ in range(4):
         assert sent(probe, "keyvalue", payload) == payload
+
+
+def test_state_longer_than_any_message_is_restored(tmp_path: Path, probe_code: Path) -> None:
+    """What the host hands over has room before it comes, and gives it back for messages."""
+    sockets = [tmp_path / name for name in ("one", "two")]
+    for socket in sockets:
+        socket.mkdir()
+    with Peer(sockets[0]) as first:
+        assert isinstance(first.load(probe_code, memory_bytes=256 * MIB), link.Loaded)
+        assert sent(first, "grow", b"20000000") == b"20000000"
+        first.stop()
+        state = first.states()[-1]
+    with Peer(sockets[1]) as second:
+        loaded = second.load(probe_code, state=state, memory_bytes=256 * MIB)
+        assert isinstance(loaded, link.Loaded)
+        assert sent(second, "long") == b"20000000"
+        payload = bytes(range(256)) * (MIB // 256)
+        for _ in range(4):
+            assert sent(second, "echo", payload) == payload
 
 
 # ---- time and goroutines --------------------------------------------------------------------
@@ -296,7 +316,7 @@ def test_sleep_beyond_the_deadline_is_interrupted(probe: Peer) -> None:
 
 def test_goroutines_may_call_the_host_at_once(probe: Peer) -> None:
     """Answers of the host do not run into each other's, however goroutines are switched."""
-    probe.host_answers[link.Get] = link.Answer(0, b"v" * 1000)
+    probe.host_answers[link.Get] = Given(b"v" * 1000)
     for _ in range(3):
         assert sent(probe, "goroutines", b"300") == b"300"
 
@@ -328,10 +348,10 @@ def test_fault_of_a_handler_is_answered_and_the_instance_lives_on(
     probe: Peer, message_type: str, code: str, said: str
 ) -> None:
     """Errors, panics and what cannot be read or written cost one message."""
-    probe.host_answers[link.Ask] = link.Answer(0, b"pong")
+    probe.host_answers[link.Ask] = Given(b"pong")
     sent(probe, "count")
     failure = refused(probe, message_type, b"what")
-    assert (failure.origin, failure.code) == ("actor", code)
+    assert (failure.origin, failure.code) == (ACTOR, code)
     assert failure.message.startswith(said)
     assert failure.retryable is (message_type == "wrap")
     assert sent(probe, "count") == b"2"
@@ -371,7 +391,7 @@ def test_fault_that_go_cannot_recover_costs_the_instance(
     """What ends the program says why in the log; the next message finds a new instance."""
     sent(probe, "count")
     failure = refused(probe, message_type)
-    assert (failure.origin, failure.code) == ("trap", code)
+    assert (failure.origin, failure.code) == (TRAP, code)
     assert sent(probe, "count") == b"1"
     assert not said or ("warn", said) in logged(probe, "stderr")
 
@@ -404,7 +424,7 @@ def test_start_and_stop_are_the_applications_too(tmp_path: Path, probe_code: Pat
         assert sent(peer, "count") == b"8"
         sent(peer, "set", b"40")
         peer.stop()
-        assert peer.of(link.State) == [link.State(b'{"Count":40}')]
+        assert peer.states() == [b'{"Count":40}']
         assert logged(peer, "log")[-1] == ("info", "good-bye")
 
 
@@ -431,7 +451,12 @@ def test_surroundings_are_those_of_a_component(probe: Peer) -> None:
     """
     assert json.loads(sent(probe, "surroundings")) == {
         "args": ["actor"],
-        "env": ["GOMEMLIMIT=50331648", "GREETING=hello"],
+        "env": [
+            "GOMEMLIMIT=50331648",
+            "GREETING=hello",
+            f"PLEXSPACES_MESSAGE_LIMIT={MIB}",
+            "PLEXSPACES_STATE_BYTES=0",
+        ],
         "os": "wasip1",
         "age": True,
         "file": True,

@@ -17,15 +17,15 @@ from pathlib import Path
 
 import pytest
 from support.actors import compiled
-from support.peer import Peer
+from support.peer import ACTOR, TRAP, Peer, refused
 
-from plexspaces_node.agent.binary import languages
 from plexspaces_node.build import BuildEnvironment, BuildResult, build, new_project
 from plexspaces_node.build.rust import RustToolchain
 from plexspaces_node.build.rust_compiler import RustCompiler, find_rust
 from plexspaces_node.build.shipped import shipped
 from plexspaces_node.build.workload import examples, primes_payload, primes_reply
 from plexspaces_node.errors import InvalidArgument, Unsupported
+from plexspaces_node.inspection import inspect
 from plexspaces_node.model import ArtifactKind, Language
 from plexspaces_node.wire import link
 
@@ -112,7 +112,9 @@ def test_build_makes_a_small_actor_that_names_its_language(counter: BuildResult)
     assert counter.size_bytes < 512 * 1024
     binary = counter.path.read_bytes()
     assert binary[4:8] == b"\x0d\0\1\0"
-    assert languages(binary)[0].lower() == "rust"
+    found = asyncio.run(inspect(binary))
+    assert found is not None
+    assert found.languages[0].lower() == "rust"
 
 
 def test_build_twice_takes_the_second_from_the_cache(
@@ -261,7 +263,7 @@ def test_counter_answers_and_its_state_outlives_the_instance(
         failure = peer.invoke(message_type, payload).failure
         assert failure is not None
         assert failure.code == code
-    state = peer.of(link.State)[-1].state
+    state = peer.states()[-1]
     peer.stop()
 
     (tmp_path / "again").mkdir()
@@ -338,9 +340,9 @@ def test_error_through_the_question_mark_answers_and_logs_its_place(
     failure = peer.invoke("parse", b"seven").failure
 
     assert failure is not None
-    assert (failure.origin, failure.code) == ("actor", "exception")
+    assert (failure.origin, failure.code) == (ACTOR, "exception")
     assert failure.message == "invalid digit found in string"
-    [line] = [log for log in peer.of(link.Log) if log.stream == "log"]
+    [line] = [log for log in peer.lines() if log.stream == "log"]
     assert line.level == "error"
     assert line.message == (
         '"parse" was not handled: invalid digit found in string\n  at src/lib.rs:9:8'
@@ -351,8 +353,7 @@ def test_error_through_the_question_mark_answers_and_logs_its_place(
 def test_store_that_refuses_is_an_error_and_no_trap(peer: Peer, probe_code: Path) -> None:
     """What the node says about the store reaches the caller."""
     peer.load(probe_code)
-    refusal = link.LinkFailure("platform", "resource_exhausted", "the store is full")
-    peer.host_answers[link.Put] = link.Answer(0, None, refusal)
+    peer.host_answers[link.Put] = refused("resource_exhausted", "the store is full")
 
     failure = peer.invoke("store").failure
 
@@ -369,10 +370,10 @@ def test_panic_traps_with_its_words_and_the_next_message_is_answered(
     failure = peer.invoke("panic").failure
 
     assert failure is not None
-    assert failure.origin == "trap"
+    assert failure.origin == TRAP
     assert "panicked at src/lib.rs:" in failure.message
     assert "assertion `left == right` failed: sums; left: 1; right: 2" in failure.message
-    assert any("sums" in log.message for log in peer.of(link.Log) if log.stream == "stderr")
+    assert any("sums" in log.message for log in peer.lines() if log.stream == "stderr")
     assert peer.invoke("ok").failure is None
 
 
@@ -381,7 +382,7 @@ def test_log_keeps_the_levels(peer: Peer, probe_code: Path) -> None:
     peer.load(probe_code)
     peer.invoke("levels")
 
-    lines = [(log.level, log.message) for log in peer.of(link.Log)]
+    lines = [(log.level, log.message) for log in peer.lines()]
     assert lines == list(zip(("trace", "debug", "info", "warn", "error"), "12345", strict=True))
 
 

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import pytest
 from support.actors import compiled
-from support.peer import MESSAGE_LIMIT, Peer
+from support.peer import ACTOR, MESSAGE_LIMIT, TRAP, Given, Peer, refused
 from wasmtime import Engine
 from wasmtime import component as wit
 
-from plexspaces_node.agent.binary import languages
 from plexspaces_node.build import BuildEnvironment, BuildResult, build, new_project
 from plexspaces_node.build.shipped import shipped
 from plexspaces_node.build.workload import primes_payload, primes_reply
 from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.inspection import inspect
 from plexspaces_node.model import MIB, ArtifactKind, Language
 from plexspaces_node.wire import link
 
@@ -179,7 +179,7 @@ def probe(started: Callable[..., Peer], probe_code: Path) -> Peer:
 
 def logged(peer: Peer) -> list[tuple[str, str]]:
     """Return the lines of the application's log so far."""
-    return [(log.level, log.message) for log in peer.of(link.Log)]
+    return [(log.level, log.message) for log in peer.lines()]
 
 
 # ---- builds ---------------------------------------------------------------------------------
@@ -189,7 +189,9 @@ def test_build_makes_an_actor_that_names_its_language(greeter: BuildResult) -> N
     """The artifact says what it was written in and is of the size the documentation gives."""
     assert (greeter.language, greeter.kind) == (Language.TYPESCRIPT, ArtifactKind.ACTOR)
     assert greeter.size_bytes < 3 * MIB
-    assert languages(greeter.path.read_bytes())[0] == "TypeScript"
+    found = asyncio.run(inspect(greeter.path.read_bytes()))
+    assert found is not None
+    assert found.languages[0] == "TypeScript"
 
 
 def test_artifact_holds_no_path_of_the_machine_that_built_it(probe_wasm: Path) -> None:
@@ -382,9 +384,9 @@ def test_greeter_greets_remembers_and_refuses(
     )
     assert ("info", "greeted Ada for tester") in logged(first)
     first.stop()
-    [snapshot] = first.of(link.State)
+    [snapshot] = first.states()
 
-    again = started(code, snapshot.state)
+    again = started(code, snapshot)
     assert again.invoke("visitors").payload == b'[{"name":"Ada","visits":1}]'
     assert again.invoke("primes", primes_payload(10_000)).payload == primes_reply(10_000)
 
@@ -436,7 +438,7 @@ def test_every_fault_is_answered_and_the_instance_lives_on(
     failure = probe.invoke(message_type, payload, timeout_s=SLOW_S).failure
 
     assert failure is not None
-    assert (failure.origin, failure.code) == ("actor", code)
+    assert (failure.origin, failure.code) == (ACTOR, code)
     assert said in failure.message
     assert failure.retryable is (message_type == "record")
     assert probe.invoke("count").payload == b'{"count":2}'
@@ -472,41 +474,42 @@ def test_endless_recursion_costs_the_instance(probe: Peer) -> None:
     failure = probe.invoke("recurse").failure
 
     assert failure is not None
-    assert (failure.origin, failure.code) == ("trap", "stack-overflow")
+    assert (failure.origin, failure.code) == (TRAP, "stack-overflow")
     assert probe.invoke("count").payload == b'{"count":1}'
 
 
 def test_host_is_reached(probe: Peer) -> None:
     """Keyvalue, ask, tell and sender arrive with names, payloads and time limits as given."""
     assert probe.invoke("keyvalue", b"\x00\xff").payload == b""
-    probe.host_answers[link.Get] = link.Answer(0, b"\x00\xff")
+    probe.host_answers[link.Get] = Given(b"\x00\xff")
     assert probe.invoke("keyvalue", b"\x00\xff").payload == b"\x00\xff"
-    put, removed = probe.of(link.Put)[-2:]
-    assert (put.key, put.value, removed.key, removed.value) == ("k", b"\x00\xff", "k", None)
+    assert (probe.of(link.Put)[-1].key, probe.bodies(link.Put)[-1]) == ("k", b"\x00\xff")
+    assert probe.of(link.Delete)[-1].key == "k"
 
-    probe.host_answers[link.Ask] = link.Answer(0, b'{"n":2}')
+    probe.host_answers[link.Ask] = Given(b'{"n":2}')
     assert probe.invoke("ask", b'"other"').payload == b'{"n":2}'
     assert probe.invoke("ask-text", b'"other"').payload == b'{"n":2}'
-    short, long = probe.of(link.Ask)
-    assert (short.to, short.type, short.payload) == ("other", "ping", b'{"n":1}')
-    assert (short.timeout_ns, long.payload) == (1_000_000, b"hello")
+    short, _ = probe.of(link.Ask)
+    assert (short.to, short.type, short.timeout_ns) == ("other", "ping", 1_000_000)
+    assert probe.bodies(link.Ask) == [b'{"n":1}', b"hello"]
     probe.invoke("tell", b'"other"')
     [told] = probe.of(link.Tell)
-    assert (told.to, told.type, told.payload) == ("other", "note", b"tester")
+    assert (told.to, told.type, probe.bodies(link.Tell)) == ("other", "note", [b"tester"])
 
 
 def test_refusals_of_the_host_are_error_records(probe: Peer) -> None:
     """What the node refuses is thrown, and left uncaught is the answer of the handler."""
-    refused = link.LinkFailure("platform", "resource_exhausted", "full", None, True)
-    for frame in (link.Ask, link.Get):
-        probe.host_answers[frame] = link.Answer(0, None, refused)
+    full = refused("resource_exhausted", "full")
+    assert full.failure is not None
+    full.failure.retryable = True
+    probe.host_answers[link.Ask] = probe.host_answers[link.Get] = full
     asked, stored = probe.invoke("ask", b'"other"').failure, probe.invoke("keyvalue").failure
     assert asked is not None
     assert stored is not None
     assert (asked.code, asked.message, asked.retryable) == ("resource-exhausted", "full", True)
     assert (stored.code, stored.message) == ("exception", "KeyValueError: full")
 
-    probe.host_answers[link.Ask] = probe.host_answers[link.Get] = link.Answer(0, b"no json")
+    probe.host_answers[link.Ask] = probe.host_answers[link.Get] = Given(b"no json")
     unread = [probe.invoke("ask", b'"other"').failure, probe.invoke("getJson", b"key").failure]
     assert [failure.code for failure in unread if failure] == ["bad-reply", "exception"]
     assert all(failure and "not JSON" in failure.message for failure in unread)
@@ -535,7 +538,7 @@ def test_state_is_restored_and_shutdown_is_the_last_call(
     for _ in range(3):
         probe.invoke("count")
     probe.stop()
-    assert [state.state for state in probe.of(link.State)] == [b'{"count":3}']
+    assert probe.states() == [b'{"count":3}']
     assert logged(probe)[-1] == ("info", "good-bye")
 
     again = started(probe_code, b'{"other":1}')
@@ -570,7 +573,7 @@ def test_state_that_cannot_be_saved_keeps_the_last(tmp_path: Path, probe_code: P
         peer.invoke("spoil")
         peer.stop()
 
-    assert peer.of(link.State) == []
+    assert peer.states() == []
     assert any("the state could not be saved" in message for _level, message in logged(peer))
 
 

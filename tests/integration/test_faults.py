@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.nodes import builder
-from support.standin import frames
+from support.standin import frames, hello
 from support.traces import assert_nothing_left, bundles_of
 
 from plexspaces_node import NodeClient
@@ -29,7 +29,7 @@ from plexspaces_node.wire import link
 async def _agent_of_another_age(endpoint: Endpoint, vm_id: str) -> None:
     _, writer = await asyncio.open_unix_connection(str(endpoint.path))
     with closing(writer):
-        writer.write(link.encode(link.Hello(link.GENERATION + 1, vm_id, "wasmtime 99")))
+        writer.write(hello(vm_id, generation=link.GENERATION + 1))
         await asyncio.get_running_loop().create_future()
 
 
@@ -40,18 +40,10 @@ async def _agent_that_talks_nonsense(endpoint: Endpoint, vm_id: str) -> None:
         await writer.drain()
 
 
-async def _agent_that_asks_too_much(endpoint: Endpoint, vm_id: str) -> None:
-    reader, writer = await asyncio.open_unix_connection(str(endpoint.path))
-    with closing(writer):
-        writer.write(link.encode(link.Hello(link.GENERATION, vm_id, "wasmtime 50.0.1")))
-        writer.writelines(link.encode(link.Get(id, "key")) for id in range(100_000))
-        await reader.read()
-
-
 async def _agent_that_speaks_before_its_hello(endpoint: Endpoint, vm_id: str) -> None:
     reader, writer = await asyncio.open_unix_connection(str(endpoint.path))
     with closing(writer):
-        writer.write(link.encode(link.Log("log", "info", "first!", 0)))
+        writer.write(link.encode(link.Log()))
         await reader.read()
 
 
@@ -144,7 +136,6 @@ async def test_shutdown_while_a_start_hangs_ends_it(
         ),
         (_agent_that_talks_nonsense, "ended before"),
         (_agent_that_speaks_before_its_hello, "ended before"),
-        (_agent_that_asks_too_much, "ended|broke|not connected"),
     ],
 )
 async def test_agent_that_cannot_be_understood_fails_the_deploy(
@@ -160,16 +151,19 @@ async def test_agent_that_cannot_be_understood_fails_the_deploy(
 
 
 async def _agent_that_lies(endpoint: Endpoint, vm_id: str) -> None:
-    async for frame, writer in frames(endpoint, vm_id):
+    async for frame, _, writer in frames(endpoint, vm_id):
         if isinstance(frame, link.Load):
-            writer.write(link.encode(link.Loaded(frame.id, -7, 2**62)))
+            loaded = link.Loaded(id=frame.id, load_ns=2**64 - 7, init_ns=2**62)
+            loaded.missing_walls.extend(["Landlock", "\x1b[2J", "x" * 9999, *["seccomp"] * 100])
+            writer.write(link.encode(loaded))
         elif isinstance(frame, link.Invoke) and frame.type == "times":
-            reply = link.Reply(frame.id, b"", None, 2**63 - 1, -5, 2**63 - 1)
+            reply = link.Reply(id=frame.id, compute_ns=2**63 - 1, queue_ns=2**64 - 1)
             writer.write(link.encode(reply))
         elif isinstance(frame, link.Invoke) and frame.type == "size":
-            writer.write(link.encode(link.Reply(frame.id, bytes(2**21), None, 0, 0, 0)))
+            # Neither of the lengths is ever more than a promise: nothing is made room for.
+            writer.write(link.head_of(link.Reply(id=frame.id), 2**32 - 1))
         elif isinstance(frame, link.Invoke):
-            writer.write(link.encode(link.Stopped(frame.id)))
+            writer.write(link.encode(link.Stopped(id=frame.id)))
 
 
 async def test_agent_that_lies_harms_only_its_own_application(
@@ -178,26 +172,28 @@ async def test_agent_that_lies_harms_only_its_own_application(
     """Impossible times, sizes and answers are bounded or refused, and the listing goes on."""
     build = builder(data_dir).with_driver(FakeDriver(_agent_that_lies)).build()
     async with build as node, NodeClient(node.address) as client:
-        phases = (await client.deploy("one", probe_wasm)).timings
+        deployed = await client.deploy("one", probe_wasm)
+        assert deployed.vm is not None
+        assert deployed.vm.missing_walls == ("Landlock", *["seccomp"] * 5)
+        phases = deployed.timings
         assert 0 <= phases.load_ns <= phases.total_ns
         assert 0 <= phases.init_ns <= phases.total_ns
         timings = (await client.invoke("one", type="times")).timings
         assert 0 <= timings.compute_ns <= timings.total_ns
         assert (timings.wait_ns, timings.queue_ns) == (0, timings.total_ns)
-        with pytest.raises(ActorFailed, match="limit"):
-            await client.invoke("one", type="size")
-        assert len((await client.list()).applications) == 1
-        with pytest.raises(Unavailable):
-            await client.invoke("one", type="wrong frame")
+        for lie in ("wrong frame", "size"):
+            with pytest.raises(Unavailable):
+                await client.invoke("one", type=lie)
+            assert len((await client.list()).applications) == 1
 
 
 async def _agent_that_will_not_end(endpoint: Endpoint, vm_id: str) -> None:
-    refusal = link.LinkFailure("actor", "no", "never")
-    async for frame, writer in frames(endpoint, vm_id):
+    refusal = link.failure_of(ActorFailed("never", code="no"))
+    async for frame, _, writer in frames(endpoint, vm_id):
         if isinstance(frame, link.Load):
-            writer.write(link.encode(link.Loaded(frame.id, 1, 1)))
+            writer.write(link.encode(link.Loaded(id=frame.id, load_ns=1, init_ns=1)))
         elif isinstance(frame, link.Stop | link.Measure):
-            writer.write(link.encode(link.Failed(frame.id, refusal)))
+            writer.write(link.encode(link.Failed(id=frame.id, failure=refusal)))
 
 
 async def test_agent_that_will_not_end_is_ended(data_dir: Path, probe_wasm: Path) -> None:

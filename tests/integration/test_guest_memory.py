@@ -15,9 +15,9 @@ from support.actors import ACTORS
 from support.machines import QemuHarness
 from support.nodes import builder
 from support.traces import assert_nothing_left
-from wasmtime import wat2wasm
 
 from plexspaces_node import NodeClient
+from plexspaces_node.build.assembly import assemble
 from plexspaces_node.client import DeployOptions
 from plexspaces_node.errors import ActorError, ActorTrapped, ResourceExhausted
 from plexspaces_node.model import MAX_MESSAGE_LIMIT_BYTES, MIB
@@ -67,7 +67,7 @@ def _bomb() -> bytes:
     assert text.count(grown) == 1
     text = text.replace(grown, f"{grown}\n (call $foul)")
     at = text.index("(global $counter")
-    return bytes(wat2wasm(text[:at] + _FOUL + text[at:]))
+    return assemble(text[:at] + _FOUL + text[at:])
 
 
 async def _answers_still(client: NodeClient) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support.actors import compiled
 from support.languages import CONFORMANCE, built_from
-from support.peer import Peer
+from support.peer import ACTOR, PLATFORM, Given, Peer, Replied
 
 from plexspaces_node.model import MIB
 from plexspaces_node.wire import link
@@ -21,7 +21,7 @@ from plexspaces_node.wire import link
 MEMORY_BYTES = 32 * MIB
 """What an actor has, interpreter and all, and what each case hands out."""
 SIZE = 100_000
-NO = link.LinkFailure("platform", "resource_exhausted", "no room")
+NO = link.Failure(origin=PLATFORM, code="resource_exhausted", message="no room")
 
 
 @dataclass(frozen=True)
@@ -63,24 +63,24 @@ def actor(tmp_path: Path, code: Path) -> Iterator[Peer]:
         yield peer
 
 
-def sent(actor: Peer, call: Call, data: str) -> link.Reply:
+def sent(actor: Peer, call: Call, data: str) -> Replied:
     """Have the actor call the host with the data, and return what it replies."""
     message = {**call.message, call.field: data}
     return actor.invoke(call.name, json.dumps(message).encode())
 
 
-def handed(actor: Peer, call: Call) -> bytes | None:
+def handed(actor: Peer, call: Call) -> bytes:
     """Return what the host got since the last time."""
-    [seen] = actor.of(call.frame)
+    [seen] = actor.bodies(call.frame)
     actor.seen.clear()
-    return seen.value if isinstance(seen, link.Put) else seen.payload
+    return seen
 
 
 @pytest.mark.parametrize("call", CALLS, ids=[call.name for call in CALLS])
 def test_what_is_handed_to_the_host_does_not_fill_the_actor(actor: Peer, call: Call) -> None:
     """More than it has room for goes through one instance, whole, and the state lives on."""
     actor.invoke("count")
-    actor.host_answers[call.frame] = link.Answer(0, b"")
+    actor.host_answers[call.frame] = Given(b"")
     for number in range(MEMORY_BYTES // SIZE):
         data = str(number % 10) * SIZE
         assert sent(actor, call, data).failure is None, number
@@ -92,11 +92,11 @@ def test_what_is_handed_to_the_host_does_not_fill_the_actor(actor: Peer, call: C
 def test_what_the_host_refuses_does_not_fill_the_actor(actor: Peer, call: Call) -> None:
     """The bytes are freed once when the host answers with an error, and the error holds none."""
     actor.invoke("count")
-    actor.host_answers[call.frame] = link.Answer(0, None, NO)
+    actor.host_answers[call.frame] = Given(failure=NO)
     for number in range(MEMORY_BYTES // SIZE):
         data = str(number % 10) * SIZE
         failure = sent(actor, call, data).failure
         assert failure is not None
-        assert failure.origin == "actor", (number, failure)
+        assert failure.origin == ACTOR, (number, failure)
         assert handed(actor, call) == data.encode()
     assert actor.invoke("state").payload == b"1"

@@ -18,9 +18,9 @@ from support.machines import QemuHarness
 from support.nodes import builder, node_process
 from support.patience import patient
 from support.traces import agents_of, assert_nothing_left, bundles_of
-from wasmtime import wat2wasm
 
 from plexspaces_node import NodeClient, VmConfig
+from plexspaces_node.build.assembly import assemble
 from plexspaces_node.build.wrap import wrap
 from plexspaces_node.client import DeployOptions
 from plexspaces_node.errors import ActorFailed, ActorTrapped, DeadlineExceeded, Unavailable
@@ -123,7 +123,7 @@ async def test_copies_of_one_machine_draw_their_own_randomness_and_have_the_righ
 ) -> None:
     """Three applications whose machines were one until their nodes' welcome."""
     wasm = tmp_path / "system.wasm"
-    wasm.write_bytes(wrap(bytes(wat2wasm((ACTORS / "preview1.wat").read_text()))))
+    wasm.write_bytes(wrap(assemble((ACTORS / "preview1.wat").read_text())))
     drawn = set()
     for name in ("one", "two", "three"):
         await client.deploy(name, wasm, options=DeployOptions(memory_mib=128))

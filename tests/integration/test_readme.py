@@ -81,7 +81,9 @@ def test_documented_commands_exist_with_their_flags(page: Path) -> None:
         if subcommands := getattr(command, "commands", None):
             command = subcommands[words[0]]
         taken = {flag for parameter in command.params for flag in parameter.opts}
-        for word in words:
+        # What follows two dashes is for the application.
+        own = words[: words.index("--")] if "--" in words else words
+        for word in own:
             if word.startswith("-") and word != "-":
                 assert word.partition("=")[0] in {*taken, "--help"}, (name, word)
 

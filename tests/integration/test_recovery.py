@@ -176,7 +176,7 @@ async def test_drain_when_an_application_cannot_be_stopped_then_it_tells(
     await client.deploy("one", probe_wasm)
     with monkeypatch.context() as patch:
 
-        async def stop(supervisor: Supervisor, grace_s: float) -> None:
+        async def stop(supervisor: Supervisor, grace_s: float, *, force: bool) -> str:
             raise Unavailable("the disk is full")
 
         patch.setattr(Supervisor, "stop", stop)

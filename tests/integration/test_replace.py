@@ -24,6 +24,7 @@ from plexspaces_node.errors import (
     InvalidArgument,
     PlexSpacesError,
     Unavailable,
+    WrongState,
 )
 from plexspaces_node.model import ApplicationSpec, ApplicationState
 from plexspaces_node.node import database
@@ -242,8 +243,9 @@ async def test_when_the_client_goes_away_as_the_row_is_written_then_all_agree_on
         deploy.cancel()
         await asyncio.gather(deploy, return_exceptions=True)
     async with asyncio.timeout(30):
-        while (found := await client.inspect("one")).digest == before.digest:
+        while row(data_dir, "digest") == before.digest:
             await asyncio.sleep(0.01)
+    found = await client.inspect("one")
     assert found.state is ApplicationState.RUNNING
     assert row(data_dir, "digest") == found.digest
     await client.undeploy("one")
@@ -257,10 +259,10 @@ async def test_when_the_client_goes_away_amid_the_goodbye_no_state_is_lost(
     """The version before hands over its last state to the end, and goes on from it."""
     stop, deploys = Machine.stop, list[asyncio.Task[ApplicationInfo]]()
 
-    async def leave_and_stop(self: Machine, timeout_s: float) -> None:
+    async def leave_and_stop(self: Machine, timeout_s: float, *, force: bool = False) -> str:
         deploys[0].cancel()
         await asyncio.sleep(0)
-        await stop(self, timeout_s)
+        return await stop(self, timeout_s, force=force)
 
     unhurried = builder(data_dir).with_setting("limits.snapshot_interval_s", 600.0)
     async with unhurried.build() as node, NodeClient(node.address) as client:
@@ -276,6 +278,27 @@ async def test_when_the_client_goes_away_amid_the_goodbye_no_state_is_lost(
             [error] = await asyncio.gather(*deploys, return_exceptions=True)
         assert isinstance(error, asyncio.CancelledError)
         await reached(client, "one")
+        assert await counted(client) == TWO
+
+
+async def test_when_the_state_cannot_be_saved_the_version_before_runs_on(
+    data_dir: Path, probe_wasm: Path
+) -> None:
+    """It is not even stopped, and the error says why; its artifact and its name are as before."""
+    build = builder(data_dir).with_setting("limits.snapshot_interval_s", 600.0)
+    async with build.build() as node, NodeClient(node.address) as client:
+        before = await client.deploy("one", probe_wasm)
+        await client.invoke("one", type="n")
+        with pytest.raises(WrongState, match="'one' runs on, as its state cannot be") as caught:
+            await client.deploy("one", next_version(), options=REPLACE)
+        assert "plexspaces stop one --force" in (caught.value.hint or "")
+        found = await client.inspect("one")
+        assert (found.state, found.digest) == (ApplicationState.RUNNING, before.digest)
+        assert (found.vm and found.vm.id) == (before.vm and before.vm.id)
+        # The instance that could not hand its state over is gone: the next stop is in good order.
+        assert await counted(client) == ONE
+        after = await client.deploy("one", next_version(), options=REPLACE)
+        assert after.digest != before.digest
         assert await counted(client) == TWO
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from support.patience import patient
 
+from plexspaces_node.programs import cache_home
+
 COMMAND = (sys.executable, "-m", "plexspaces_node.cli.main", "start-node", "--node-id", "n-1")
 
 
@@ -29,7 +31,8 @@ def taken() -> Iterator[str]:
 def environment(home: Path) -> dict[str, str]:
     """Nothing of this machine's own settings."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PLEXSPACES_", "XDG_"))}
-    return {**kept, "HOME": str(home), "COLUMNS": "80"}
+    # But where the agent is that was built for this checkout.
+    return {**kept, "HOME": str(home), "XDG_CACHE_HOME": str(cache_home()), "COLUMNS": "80"}
 
 
 def start(home: Path, *flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -91,6 +94,30 @@ def test_node_when_nobody_reads_its_stderr_then_it_starts_and_ends_as_always(
         os.close(reader)
     shutil.rmtree(parent)
     assert status == 0
+
+
+def test_node_raises_its_own_limit_on_descriptors(tmp_path: Path) -> None:
+    """The usual soft limit is of another age: it would be reached by 250 applications."""
+    parent = Path(tempfile.mkdtemp(prefix="px-"))
+    flags = ("--address", "127.0.0.1:0", "--isolation", "process", "--data-dir", parent / "data")
+    with subprocess.Popen(
+        ["sh", "-c", 'ulimit -Sn 512; exec "$@"', "sh", *COMMAND, *flags],
+        env=environment(tmp_path),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as node:
+        given_up = threading.Timer(patient(30.0), node.kill)
+        given_up.start()
+        assert node.stdout is not None
+        found = []
+        for line in node.stdout:
+            if line.startswith("  Isolation:"):
+                found = Path(f"/proc/{node.pid}/limits").read_text().splitlines()
+                node.terminate()
+        given_up.cancel()
+    shutil.rmtree(parent)
+    [soft, hard] = next(line.split()[3:5] for line in found if line.startswith("Max open files"))
+    assert soft == hard
 
 
 def test_start_when_the_port_of_the_metrics_is_taken_then_nothing_is_left(

@@ -53,13 +53,13 @@ class _Agent:
         self._answers = answers
 
     async def __call__(self, endpoint: Endpoint, vm_id: str) -> None:
-        async for frame, writer in frames(endpoint, vm_id):
+        async for frame, _, writer in frames(endpoint, vm_id):
             if isinstance(frame, link.Load):
                 if not self.loading.is_set():
                     self.held = _held(self._data_dir)
                 self.loading.set()
                 if self._answers:
-                    writer.write(link.encode(link.Loaded(frame.id, 1, 1)))
+                    writer.write(link.encode(link.Loaded(id=frame.id, load_ns=1, init_ns=1)))
 
     def let_go(self) -> None:
         """Give the registry back, and answer from now on."""

@@ -67,6 +67,7 @@ def test_validate_at_process_isolation_ticks_every_step_and_leaves_nothing(scrat
     assert done.ticked == [
         "prerequisites",
         "environment",
+        "native programs",
         "build python-calculator",
         "build ts-greeter",
         "guest image",
@@ -78,7 +79,7 @@ def test_validate_at_process_isolation_ticks_every_step_and_leaves_nothing(scrat
         "empty VM + TypeScript",
         "end of the node",
     ]
-    assert "✓ 12 steps passed" in done.stdout
+    assert "✓ 13 steps passed" in done.stdout
     assert list(scratch.iterdir()) == []
 
 

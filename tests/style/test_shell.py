@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 _SHELL = re.compile(rb"#!\S*(/| )?(sh|bash|dash)\b|#!\S+ sh\b|# shellcheck shell=")
-_PLACES = (".ci", "benchmarks", "docker", "guest", "scripts", "src", "tests")
+_PLACES = (".ci", "benchmarks", "docker", "scripts", "src", "tests")
 
 
 def shell_scripts() -> set[str]:

@@ -1,13 +1,14 @@
-"""Artifacts for tests, made from the text files in tests/actors by wasmtime's own assembler."""
+"""Artifacts for tests, made from the text files in tests/actors."""
 
 from __future__ import annotations
 
+import json
 import subprocess
-import sys
 from enum import IntEnum
 from pathlib import Path
 
-from wasmtime import wat2wasm
+from plexspaces_node.build.assembly import assemble
+from plexspaces_node.programs import compiler_program
 
 ACTORS = Path(__file__).parent.parent / "actors"
 
@@ -24,26 +25,36 @@ class Init(IntEnum):
 def probe(init: Init = Init.WELL) -> bytes:
     """Return the probe actor: see the comments of probe.wat for what it answers."""
     text = (ACTORS / "probe.wat").read_text()
-    return bytes(wat2wasm(text.replace("i32.const INIT", f"i32.const {init.value}")))
+    return assemble(text.replace("i32.const INIT", f"i32.const {init.value}"))
 
 
 def command() -> bytes:
     """Return the WASI command: see the comments of command.wat for what it does."""
-    return bytes(wat2wasm((ACTORS / "command.wat").read_text()))
+    return assemble((ACTORS / "command.wat").read_text())
 
 
 def command_component() -> bytes:
     """Return the WASI 0.2 command: see the comment of command-component.wat."""
-    return bytes(wat2wasm((ACTORS / "command-component.wat").read_text()))
+    return assemble((ACTORS / "command-component.wat").read_text())
+
+
+def command_async() -> bytes:
+    """Return the WASI 0.3 command: see the comment of command-async.wat."""
+    return assemble((ACTORS / "command-async.wat").read_text())
+
+
+def talker() -> bytes:
+    """Return the WASI command whose input says what it does: see talker.wat."""
+    return assemble((ACTORS / "talker.wat").read_text())
 
 
 def compiled(wasm: bytes, directory: Path) -> Path:
     """Compile an artifact as the node does, and return the native code's path."""
     source, target = directory / "actor.wasm", directory / "actor.cwasm"
     source.write_bytes(wasm)
-    program = [sys.executable, "-m", "plexspaces_node.agent.compile", str(source), str(target)]
+    program = [str(compiler_program()), "compile", str(source), str(target)]
     done = subprocess.run(program, capture_output=True, check=True, timeout=60)
-    assert b'"ok": true' in done.stdout, done.stdout
+    assert json.loads(done.stdout)["ok"], done.stdout
     return target
 
 

@@ -17,7 +17,13 @@ from typing import NoReturn, Self
 
 import grpc
 
-from plexspaces_node.errors import ActorError, AlreadyExists, NotFound, PlexSpacesError
+from plexspaces_node.errors import (
+    ActorError,
+    AlreadyExists,
+    NotFound,
+    PlexSpacesError,
+    WrongState,
+)
 from plexspaces_node.model import (
     MIB,
     ApplicationSpec,
@@ -45,11 +51,27 @@ from plexspaces_node.wire.generated.application_pb2_grpc import (
     ApplicationServiceServicer,
     add_ApplicationServiceServicer_to_server,
 )
+from plexspaces_node.wire.invoke import encode_reply
 from plexspaces_node.wire.options import server_options
 from plexspaces_node.wire.status import to_grpc
 
-WASM = b"\0asm\x01\0\0\0" + bytes(100)
-"""Looks like a module; the fake runs nothing."""
+_COMMAND = bytes.fromhex(
+    "0061736d01000000 010401600000 03020100 070a01065f73746172740000 0a040102000b"
+)
+
+
+def padded(size_bytes: int) -> bytes:
+    """Return a command whose `_start` does nothing, with a section that nobody reads.
+
+    At least 43 bytes long.
+    """
+    body = b"\x01x" + bytes(size_bytes - len(_COMMAND) - 7)
+    length = bytes((len(body) >> shift) & 0x7F | 0x80 for shift in (0, 7, 14))
+    return _COMMAND + b"\0" + length + bytes([len(body) >> 21]) + body
+
+
+WASM = padded(108)
+"""A whole module; the fake runs nothing."""
 
 Behaviour = Callable[[str, str, bytes], bytes | ActorError]
 
@@ -65,6 +87,7 @@ NODE = NodeInfo(
     max_vcpus=4,
     default_vm=VmConfig(2, 128),
     started_unix_ns=1,
+    overhead_mib=48,
 )
 VM_MEMORY = VmMemory(True, 240 * MIB, 90 * MIB, 150 * MIB)
 VM_STEPS = (VmStep("start", 90_000_000), VmStep("hello", 10_000_000))
@@ -92,9 +115,10 @@ class FakeNode(ApplicationServiceServicer):
         inside: what every agent says of the memory around it, or why it does not.
         console: what every machine wrote to its console.
         consoles: the requests for a console.
+        unsaved: why no application's state can be saved, "" where it can.
     """
 
-    def __init__(self, behave: Behaviour = echo) -> None:
+    def __init__(self, behave: Behaviour = echo, *, message_limit: int = 64 * MIB) -> None:
         self.behave = behave
         self.calls: list[str] = []
         self.fail: dict[str, PlexSpacesError | ActorError] = {}
@@ -107,8 +131,9 @@ class FakeNode(ApplicationServiceServicer):
         self.log_gate = threading.Event()
         self.inside: VmMemory | str = VM_MEMORY
         self.console = b""
+        self.unsaved = ""
         self.consoles: list[pb.VmConsoleRequest] = []
-        self._server = grpc.server(ThreadPoolExecutor(8), options=server_options())
+        self._server = grpc.server(ThreadPoolExecutor(8), options=server_options(message_limit))
         add_ApplicationServiceServicer_to_server(self, self._server)
         port = self._server.add_insecure_port("127.0.0.1:0")
         self.address = f"127.0.0.1:{port}"
@@ -205,7 +230,9 @@ class FakeNode(ApplicationServiceServicer):
         """Take the application's machine away."""
         self._enter("Stop", context)
         found = self._find(request.name, context)
-        stopped = replace(found, state=ApplicationState.STOPPED, vm=None)
+        if self.unsaved and not request.force:
+            _end(context, WrongState(self.unsaved, hint="plexspaces stop X --force"))
+        stopped = replace(found, state=ApplicationState.STOPPED, vm=None, last_error=self.unsaved)
         self.applications[request.name] = stopped
         return pb.StopResponse(application=convert.application_to_proto(stopped))
 
@@ -223,7 +250,10 @@ class FakeNode(ApplicationServiceServicer):
         self._find(request.name, context)
         self.invokes.append(request)
         outcome = self.behave(request.name, request.type, request.payload)
-        return convert.reply_to_proto(outcome, TIMINGS)
+        failure = outcome if isinstance(outcome, ActorError) else None
+        payload = failure.output if failure else outcome
+        assert isinstance(payload, bytes)
+        return pb.InvokeResponse.FromString(encode_reply(payload, failure, TIMINGS))
 
     def List(self, request: pb.ListRequest, context: grpc.ServicerContext) -> pb.ListResponse:
         """List what there is."""
@@ -344,7 +374,7 @@ def _application(spec: ApplicationSpec, vm_id: str, upload_ns: int) -> Applicati
         version=spec.version,
         state=ApplicationState.RUNNING,
         language=spec.language or Language.RUST,
-        kind=ArtifactKind.ACTOR,
+        kind=ArtifactKind.COMMAND if spec.args else ArtifactKind.ACTOR,
         digest=spec.digest,
         vm_config=spec.vm_config,
         vm=_vm(vm_id),
@@ -357,4 +387,6 @@ def _application(spec: ApplicationSpec, vm_id: str, upload_ns: int) -> Applicati
             total_ns=25_000_000 + upload_ns,
         ),
         created_unix_ns=1_700_000_000_000_000_000,
+        args=spec.args,
+        concurrency=spec.concurrency or 1,
     )

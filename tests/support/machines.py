@@ -27,7 +27,7 @@ from plexspaces_node.vm.fake import FakeDriver
 from plexspaces_node.vm.host_machine import marks_of
 from plexspaces_node.vm.process import ProcessDriver
 from plexspaces_node.vm.qemu import QemuDriver
-from plexspaces_node.wire.link import Hello, decode_from_agent
+from plexspaces_node.wire import link as frames
 
 STANDIN_AGENT = Path(__file__).parents[1] / "contract" / "standin_agent.py"
 SMALL = VmConfig(vcpus=1, memory_mib=128)
@@ -46,11 +46,12 @@ class Link:
         async with asyncio.timeout(TIMEOUT_S):
             return (await self.reader.readline()).decode().rstrip("\n")
 
-    async def hello(self) -> Hello:
+    async def hello(self) -> frames.Hello:
         """Read the frame that a real agent begins with."""
-        length = int.from_bytes(await self.reader.readexactly(4), "little")
-        hello = decode_from_agent(await self.reader.readexactly(length))
-        assert isinstance(hello, Hello)
+        prefix = await self.reader.readexactly(frames.PREFIX_BYTES)
+        head = await self.reader.readexactly(int.from_bytes(prefix[:4], "little"))
+        [(hello, _)] = frames.FrameReader.of_agent(0).feed(prefix + head)
+        assert isinstance(hello, frames.Hello)
         return hello
 
     def say(self, text: str) -> None:
@@ -165,11 +166,9 @@ class HostHarness(Harness):
 
 
 class ProcessHarness(HostHarness):
-    """The process driver with a stand-in for the agent, in bubblewrap or without."""
+    """The process driver with a stand-in for the agent."""
 
-    def __init__(self, root: Path, bubblewrap: str | None) -> None:
-        self._bubblewrap = bubblewrap
-        self.wrapped = bubblewrap is not None
+    def __init__(self, root: Path) -> None:
         super().__init__(root, self.of_agent())
 
     def of_agent(self, *options: str) -> ProcessDriver:
@@ -178,9 +177,11 @@ class ProcessHarness(HostHarness):
 
     def of_python(self, source: str, *options: str) -> ProcessDriver:
         """Make a driver whose agent is a Python program."""
-        # By -c, since a sandbox does not show the tests' directory.
-        argv = (sys.executable, "-I", "-c", source, *options)
-        return ProcessDriver(agent_argv=argv, bubblewrap=self._bubblewrap)
+        return ProcessDriver((sys.executable, "-I", "-c", source, *options))
+
+    def attached(self, machine: Machine, path: str) -> bytes:
+        # The agent opens it from where it is started.
+        return (machine.bundle.path / path).read_bytes()
 
     def restarted(self) -> Driver:
         return self.of_agent()

@@ -7,8 +7,7 @@ return bytes, `put`, `tell` and `ask` call the host with some and return whether
 
 from __future__ import annotations
 
-from wasmtime import wat2wasm
-
+from plexspaces_node.build.assembly import assemble
 from plexspaces_node.build.wrap import ACTOR, CONTRACT, VERSION
 
 KEYVALUE = f"{CONTRACT}/keyvalue@{VERSION}"
@@ -102,6 +101,7 @@ COMPONENT = f"""
   (core instance $shim (instantiate $shim-module))
   (core instance $env (instantiate $env-module))
   (core instance $libc (instantiate $libc-module (with "env" (instance $env))))
+  (alias core export $libc "cabi_realloc" (core func $realloc))
   (alias core export $shim "0" (core func $indirect-put))
   (core instance $keyvalue-calls (export "put" (func $indirect-put)))
   (alias core export $shim "1" (core func $indirect-tell))
@@ -114,7 +114,6 @@ COMPONENT = f"""
     (with "{MESSAGING}" (instance $messaging-calls))))
 
   (alias core export $env "memory" (core memory $memory))
-  (alias core export $libc "cabi_realloc" (core func $realloc))
   (alias core export $shim "$imports" (core table $table))
   (core func $put (canon lower (func $keyvalue "put")
     (memory $memory) (realloc $realloc) string-encoding=utf8))
@@ -150,4 +149,4 @@ COMPONENT = f"""
 
 def python_component(text: str = COMPONENT) -> bytes:
     """Return it as the compiler would have written it."""
-    return bytes(wat2wasm(text))
+    return assemble(text)

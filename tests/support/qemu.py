@@ -34,7 +34,7 @@ def fake_qemu_program(directory: Path, *options: str) -> str:
 
 def hello_in_hex(vm_id: str = "") -> str:
     """Return an agent's hello, by default that of one who was not told which machine it is in."""
-    return link.encode(link.Hello(link.GENERATION, vm_id, ENGINE)).hex()
+    return link.encode(link.Hello(generation=link.GENERATION, vm_id=vm_id, engine=ENGINE)).hex()
 
 
 async def leave_unread(path: Path) -> None:

@@ -9,15 +9,22 @@ from contextlib import closing
 from plexspaces_node.vm.driver import Endpoint
 from plexspaces_node.wire import link
 
+MESSAGE_LIMIT = 1 << 22
+
+
+def hello(vm_id: str, *, generation: int = link.GENERATION) -> bytes:
+    """Return the first bytes of an agent."""
+    return link.encode(link.Hello(generation=generation, vm_id=vm_id, engine="wasmtime 48.0.8"))
+
 
 async def frames(
     endpoint: Endpoint, vm_id: str
-) -> AsyncIterator[tuple[link.FromNode, asyncio.StreamWriter]]:
-    """Dial the node and say hello; yield each frame that comes, and where an answer is written."""
+) -> AsyncIterator[tuple[link.NodeFrame, link.Body, asyncio.StreamWriter]]:
+    """Dial the node and say hello; yield each frame, its body, and where an answer is written."""
     reader, writer = await asyncio.open_unix_connection(str(endpoint.path))
-    buffer = link.FrameBuffer(1 << 22)
+    received = link.FrameReader.of_node(MESSAGE_LIMIT)
     with closing(writer):
-        writer.write(link.encode(link.Hello(link.GENERATION, vm_id, "wasmtime 50.0.1")))
+        writer.write(hello(vm_id))
         while data := await reader.read(1 << 16):
-            for body in buffer.feed(data):
-                yield link.decode_from_node(body), writer
+            for frame, body in received.feed(data):
+                yield frame, body, writer

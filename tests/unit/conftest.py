@@ -1,16 +1,20 @@
-"""What the tests of the commands share: a node without machines, and the command itself."""
+"""What unit tests share: a node without machines, the command itself, the end of a link."""
 
 from __future__ import annotations
 
+import ctypes.util
 import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from support.command import Command, make_command
 from support.fake_node import WASM, FakeNode
+from support.kernel_packages import LAYOUTS, lay_out
+from support.link_case import Run, run_case
 
 
 @pytest.fixture
@@ -19,6 +23,12 @@ def short_dir() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="px-"))
     yield path
     shutil.rmtree(path)
+
+
+@pytest.fixture
+def run(short_dir: Path) -> Run:
+    """What runs a case of a link."""
+    return partial(run_case, short_dir)
 
 
 @pytest.fixture
@@ -57,3 +67,13 @@ def free_address() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+@pytest.fixture(params=list(LAYOUTS))
+def packages(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """The unpacked packages of a kernel, as each distribution lays them out."""
+    if request.param == "Ubuntu" and not ctypes.util.find_library("zstd"):
+        pytest.skip("needs libzstd")
+    root = tmp_path / "unpacked"
+    lay_out(request.param, root)
+    return root

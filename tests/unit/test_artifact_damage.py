@@ -6,13 +6,13 @@ import asyncio
 import hashlib
 import json
 import shutil
-import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from support.fake_compiler import fake_compiler
 
 from plexspaces_node.errors import NotFound
 from plexspaces_node.node import artifacts as artifacts_module
@@ -22,12 +22,10 @@ from plexspaces_node.node.compiler import CompileLimits
 from plexspaces_node.node.disk import is_whole
 
 COMPILER = """
-import json, pathlib, sys
-source, target = map(pathlib.Path, sys.argv[1:])
 target.write_bytes(b"native " + source.read_bytes())
-with open(source.parent.parent / "compiled", "a") as file:
+with open(here / "compiled", "a") as file:
     file.write("x")
-print(json.dumps({"ok": True, "kind": "actor"}))
+say(ok=True, kind="actor")
 """
 WASM = b"\0asm" + bytes(range(256)) * 20
 CODE = b"native " + WASM
@@ -46,7 +44,7 @@ async def opened(root: Path) -> AsyncIterator[ArtifactStore]:
         limit_bytes=100_000,
         engine="e1",
         limits=CompileLimits(30, 512),
-        compiler=(sys.executable, "-I", "-c", COMPILER),
+        compiler=fake_compiler(COMPILER),
     ) as store:
         yield store
 

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from support.fake_compiler import BEGIN, fake_compiler
 
 from plexspaces_node.errors import (
     Internal,
@@ -32,19 +33,14 @@ from plexspaces_node.node.native import ArtifactReport
 WASM = b"\0asm" + bytes(range(256)) * 20
 DIGEST = hashlib.sha256(WASM).hexdigest()
 
-COMPILER = """
-import json, os, pathlib, sys, time
-source, target = map(pathlib.Path, sys.argv[1:])
-here = source.parent.parent
-def say(**report):
-    print(json.dumps(report))
+COMPILED = """
 def compiled(**more):
     target.write_bytes(b"native " + source.read_bytes())
     with open(here / "compiled", "a") as file:
         file.write("x")
     say(ok=True, kind="actor", languages=["Rust"], imports=["i"], exports=["e"], engine="x", **more)
 """
-"""What every fake compiler begins with; `here` is the store's root."""
+"""What a compiler does that has nothing to say against an artifact."""
 
 
 def digest_of(data: bytes) -> str:
@@ -103,7 +99,7 @@ async def opened(
     root: Path, program: str = "compiled()", *, engine: str = "e1", limits: CompileLimits
 ) -> AsyncIterator[ArtifactStore]:
     """Open a store whose compiler runs `program`; check at the end that nothing is left."""
-    command = (sys.executable, "-I", "-c", COMPILER + program)
+    command = fake_compiler(COMPILED + program)
     async with ArtifactStore(
         root, limit_bytes=100_000, engine=engine, limits=limits, compiler=command
     ) as store:
@@ -412,7 +408,13 @@ FAILURES: list[tuple[str, type[PlexSpacesError], str, str]] = [
         r"more than [\d.]+ s",
         "compile_timeout_s",
     ),
-    ("bytearray(10**9)", ResourceExhausted, "more than 512 MiB", "compile_memory_mib"),
+    (
+        "try: bytearray(10**9)\n"
+        "except MemoryError: sys.exit('memory allocation of 1000000000 bytes failed')",
+        ResourceExhausted,
+        "more than 512 MiB",
+        "compile_memory_mib",
+    ),
     (
         "say(ok=False, code='invalid_argument', message='mmap: Cannot allocate memory', hint=None)",
         ResourceExhausted,
@@ -435,7 +437,6 @@ FAILURES: list[tuple[str, type[PlexSpacesError], str, str]] = [
     ),
     ("raise ValueError('odd')", InvalidArgument, "status 1.: ValueError: odd", "doctor"),
     ("compiled(); sys.exit(3)", InvalidArgument, "exit status 3.: it said nothing", "doctor"),
-    ("sys.exit(127)", Unsupported, "cannot be started", "doctor"),
     ("print('hello')", Internal, "cannot be read", "doctor"),
     ("say(ok=True)", Internal, "cannot be read.*kind", "doctor"),
     ("target.write_bytes(b''); print('x' * 2_000_000)", InvalidArgument, "fill more", "wit"),
@@ -447,6 +448,47 @@ FAILURES: list[tuple[str, type[PlexSpacesError], str, str]] = [
         "df -h",
     ),
 ]
+
+
+class TestCheck:
+    INSPECTS = """
+with open(here / "actions", "a") as file:
+    file.write(action[0])
+if action == "inspect":
+    say(ok=True, kind="actor", languages=["Rust"], memory_bytes=5)
+else:
+    compiled(memory_bytes=5)
+"""
+
+    async def test_compile_when_it_is_checked_then_it_is_inspected_before(self, root: Path) -> None:
+        """What is not wanted is not compiled; it stays, because another may want it."""
+
+        def check(report: ArtifactReport) -> None:
+            seen.append(report)
+            if len(seen) == 1:
+                raise InvalidArgument("not wanted")
+
+        seen: list[ArtifactReport] = []
+        async with opened(root, self.INSPECTS, limits=LIMITS) as store:
+            await upload(store)
+            with pytest.raises(InvalidArgument, match="not wanted"):
+                await store.compile(DIGEST, check=check)
+            assert await store.has(DIGEST)
+            for _ in range(2):
+                await store.compile(DIGEST, check=check)
+        assert (root / "actions").read_text() == "iic"
+        assert [(one.language, one.memory_bytes) for one in seen] == [(Language.RUST, 5)] * 3
+
+    async def test_compile_when_inspecting_refuses_then_nothing_is_compiled(
+        self, root: Path
+    ) -> None:
+        """The refusal is the program's own, and the artifact goes."""
+        program = "say(ok=False, code='invalid_argument', message=f'no: {action}')"
+        async with opened(root, program, limits=LIMITS) as store:
+            await upload(store)
+            with pytest.raises(InvalidArgument, match="no: inspect"):
+                await store.compile(DIGEST, check=lambda _report: None)
+            assert not await store.has(DIGEST)
 
 
 class TestCompileFails:
@@ -476,41 +518,43 @@ class TestCompileFails:
             )
             assert [type(result) for result in results] == [InvalidArgument] * 3
             (root / "mended").touch()
+            # What broke the compiler is not kept.
+            await upload(store)
             assert not (await store.compile(DIGEST)).cached
 
-    async def test_compile_when_bounded_then_the_child_sees_its_limits(self, root: Path) -> None:
-        """The child runs under every limit, in its own session, with a clean environment."""
+    async def test_compile_when_bounded_then_the_program_is_told_its_limits(
+        self, root: Path
+    ) -> None:
+        """It bounds itself by what it is told, in its own session, with a clean environment."""
         program = """
-import resource as r
-limits = {n: r.getrlimit(getattr(r, "RLIMIT_" + n)) for n in ("DATA", "CPU", "CORE", "NOFILE")}
-state = {"limits": limits, "leader": os.getsid(0) == os.getpid(), "env": sorted(os.environ)}
+state = {"options": options, "leader": os.getsid(0) == os.getpid(), "env": sorted(os.environ)}
 (here / "state").write_text(json.dumps(state))
 compiled()
 """
         async with opened(root, program, limits=LIMITS) as store:
             await upload(store)
             await store.compile(DIGEST)
-        cpu_s = 30 * (os.cpu_count() or 1)
         state = json.loads((root / "state").read_text())
-        assert state["limits"] == {
-            "DATA": [512 * 2**20] * 2,
-            "CPU": [cpu_s, cpu_s + 1],
-            "CORE": [0, 0],
-            "NOFILE": [64, 64],
+        assert state["options"] == {
+            "--memory-bytes": 512 * 2**20,
+            "--cpu-s": 30 * (os.cpu_count() or 1),
+            "--file-bytes": 64 * 2**20,
+            "--files": 64,
+            "--parent": os.getpid(),
         }
         assert state["leader"]
         assert set(state["env"]) <= {"LANG", "LC_CTYPE", "PATH"}
 
-    async def test_compile_when_the_bounding_tool_is_missing_then_says_what_to_install(
-        self, root: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Without the program that sets the limits nothing is compiled unbounded."""
-        monkeypatch.setattr(os, "defpath", str(root))
-        async with opened(root, limits=LIMITS) as store:
+    async def test_compile_when_the_compiler_is_missing_then_says_so(self, root: Path) -> None:
+        """What is no program is named, and nothing is left."""
+        async with ArtifactStore(
+            root, limit_bytes=100_000, engine="e1", compiler=(str(root / "none"),)
+        ) as store:
             await upload(store)
-            with pytest.raises(Unsupported, match="setpriv") as caught:
+            with pytest.raises(Unsupported, match="none is not there") as caught:
                 await store.compile(DIGEST)
-        assert caught.value.hint == "apt-get install util-linux"
+        assert caught.value.hint == "plexspaces doctor"
+        assert leftovers(root) == []
 
     async def test_compile_when_the_node_is_killed_then_its_compiler_dies_too(
         self, root: Path
@@ -524,7 +568,7 @@ from plexspaces_node.node.compiler import CompileLimits
 
 async def main():
     program = "(here / 'begun').touch()\\ntime.sleep(60)"
-    command = (sys.executable, "-I", "-c", {COMPILER!r} + program)
+    command = (*{fake_compiler("")[:-1]!r}, {BEGIN!r} + program)
     root = Path({str(root)!r})
     async with ArtifactStore(root, limit_bytes=10**6, engine="e1", compiler=command) as store:
         async with store.receive({DIGEST!r}, {len(WASM)}) as incoming:

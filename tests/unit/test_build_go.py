@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from support.actors import ACTORS
-from wasmtime import wat2wasm
 
+from plexspaces_node.build.assembly import assemble
 from plexspaces_node.build.go import GoToolchain
 from plexspaces_node.build.toolchain import Compilation, Compiler
 from plexspaces_node.errors import InvalidArgument, PlexSpacesError, Unsupported
@@ -61,7 +61,7 @@ class Project:
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     module = tmp_path / "module.wasm"
-    module.write_bytes(bytes(wat2wasm((ACTORS / "preview1.wat").read_text())))
+    module.write_bytes(assemble((ACTORS / "preview1.wat").read_text()))
     project = Project(tmp_path)
     project.write(REPLACES)
     project.compiler(f'cp {module} "$out"')

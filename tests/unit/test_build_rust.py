@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from wasmtime import wat2wasm
 
 from plexspaces_node.build import BuildEnvironment, BuildResult, build
+from plexspaces_node.build.assembly import assemble
 from plexspaces_node.build.cargo_manifest import library, outside, workspace
 from plexspaces_node.build.project import read_sources
 from plexspaces_node.build.rust import install
@@ -171,7 +171,7 @@ def module(exported: str = "0.1.0", imported: str = "0.1.0") -> bytes:
     )
     log = f'(import "{CONTRACT}/logging@{imported}" "log" (func (param i32 i32 i32)))'
     realloc = '(func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) unreachable)'
-    return bytes(wat2wasm(f'(module {log} (memory (export "memory") 1) {realloc} {functions})'))
+    return assemble(f'(module {log} (memory (export "memory") 1) {realloc} {functions})')
 
 
 # ---- which compiler -------------------------------------------------------------------------
@@ -505,7 +505,7 @@ async def test_build_forgets_compilers_that_are_gone(bench: Bench) -> None:
     [
         (module(imported="0.2.0"), r"speaks plexspaces:application@0\.2\.0, .* 0\.1\.0", "cp -r "),
         (module(exported="0.2.0"), r"speaks plexspaces:application@0\.2\.0, .* 0\.1\.0", "cp -r "),
-        (bytes(wat2wasm("(module)")), r"src/lib\.rs exports no actor", "plexspaces::export!"),
+        (assemble("(module)"), r"src/lib\.rs exports no actor", "plexspaces::export!"),
     ],
 )
 async def test_build_of_a_module_of_another_contract_is_refused(
@@ -618,7 +618,7 @@ def test_sdk_holds_the_assembled_contract() -> None:
     """The section for the linker of wasm32-wasip2 is what its text says."""
     text = (ROOT / "sdk/rust/contract.wat").read_text()
 
-    assembled = bytes(wat2wasm(text))
+    assembled = assemble(text)
 
     assert (ROOT / "sdk/rust/src/contract.component-type").read_bytes() == assembled
 

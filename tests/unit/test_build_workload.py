@@ -79,7 +79,7 @@ def test_shipped_in_an_installation_prefers_the_package(
 def test_wheel_holds_what_a_build_needs_and_nothing_that_one_left(tmp_path: Path) -> None:
     """Contract, SDKs and examples are packed; what compilers and npm put beside them is not."""
     tree = tmp_path / "tree"
-    for name in ("src", "examples", "guest", "sdk", "wit"):
+    for name in ("src", "examples", "sdk", "wit"):
         left = shutil.ignore_patterns("node_modules", "target", "dist", "__pycache__")
         shutil.copytree(ROOT / name, tree / name, ignore=left)
     for name in (".gitignore", "LICENSE", "README.md", "pyproject.toml"):
@@ -106,7 +106,6 @@ def test_wheel_holds_what_a_build_needs_and_nothing_that_one_left(tmp_path: Path
         "plexspaces_node/build/toolchains/typescript/package-lock.json",
         "plexspaces_node/examples/go-ledger/main.go",
         "plexspaces_node/examples/rust-counter/src/lib.rs",
-        "plexspaces_node/guest/init",
         "plexspaces_node/sdk/go/go.mod",
         "plexspaces_node/wit/application.wit",
     }

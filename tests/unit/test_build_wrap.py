@@ -17,11 +17,11 @@ from wasmtime import (
     Store,
     WasiConfig,
     WasmtimeError,
-    wat2wasm,
 )
 from wasmtime import component as wit
 
 from plexspaces_node import build
+from plexspaces_node.build.assembly import assemble
 from plexspaces_node.build.core_module import read_core_module, with_distinct_imports
 from plexspaces_node.build.wrap import ACTOR, CONTRACT, WASI, wrap, wrapper_digest
 from plexspaces_node.errors import Internal, InvalidArgument, PlexSpacesError
@@ -132,12 +132,12 @@ def engine() -> Engine:
 
 
 def module(*parts: str) -> bytes:
-    return bytes(wat2wasm(f'(module {" ".join(parts)} (memory (export "memory") 1) {COMMON})'))
+    return assemble(f'(module {" ".join(parts)} (memory (export "memory") 1) {COMMON})')
 
 
 @pytest.fixture(scope="module")
 def wasi_component() -> bytes:
-    return wrap(bytes(wat2wasm((ACTORS / "preview1.wat").read_text())))
+    return wrap(assemble((ACTORS / "preview1.wat").read_text()))
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_initialize_runs_first_and_may_call_the_host(engine: Engine, tmp_path: P
     """The module's start comes when its imports work, before anything else is called."""
     binary = wrap(
         bytes(
-            wat2wasm(f"""(module
+            assemble(f"""(module
           (import "{HOST % "logging"}" "log" (func $log (param i32 i32 i32)))
           (memory (export "memory") 1)
           (data (i32.const 32) "begun")
@@ -197,7 +197,7 @@ def test_post_return_frees_after_the_result_was_read(engine: Engine, tmp_path: P
 
 def test_arena_takes_what_the_host_hands_over(engine: Engine, tmp_path: Path) -> None:
     """Without an allocator of its own, a module finds everything in the block it registered."""
-    host = Host(engine, wrap(bytes(wat2wasm(ARENA))), tmp_path)
+    host = Host(engine, wrap(assemble(ARENA)), tmp_path)
     host.value = b"v" * 10
 
     for _ in range(3):
@@ -211,7 +211,7 @@ def test_arena_that_is_full_ends_the_instance(
     engine: Engine, tmp_path: Path, size: int, fits: bool
 ) -> None:
     """What does not fit the block is never written beside it."""
-    host = Host(engine, wrap(bytes(wat2wasm(ARENA))), tmp_path)
+    host = Host(engine, wrap(assemble(ARENA)), tmp_path)
 
     if fits:
         assert host.send("123", bytes(size))
@@ -372,12 +372,12 @@ def test_wasi_exit_ends_the_instance(wasi: Host) -> None:
 def test_wrap_of_what_is_no_actor_says_what_is_missing(text: str, said: str, hint: str) -> None:
     """A missing export, an import nobody gives and another version are named."""
     with pytest.raises(InvalidArgument, match=said) as error:
-        wrap(bytes(wat2wasm(text)))
+        wrap(assemble(text))
 
     assert re.search(hint, error.value.hint or "")
 
 
-@pytest.mark.parametrize("binary", [b"", b"!<arch>\n", bytes(wat2wasm("(component)"))])
+@pytest.mark.parametrize("binary", [b"", b"!<arch>\n", assemble("(component)")])
 def test_wrap_of_no_core_module_is_our_own_fault(binary: bytes) -> None:
     """A compiler's output that is no core module is never handed on."""
     with pytest.raises(Internal, match="not a WebAssembly core module"):
@@ -400,7 +400,7 @@ def test_imports_that_come_twice_are_told_apart() -> None:
     text = """(module
       (import "a" "f" (func)) (import "a" "g" (func)) (import "a" "f" (func (param i32)))
       (func (call 1)))"""
-    before = read_core_module(bytes(wat2wasm(text)))
+    before = read_core_module(assemble(text))
 
     after = with_distinct_imports(before)
 

@@ -235,7 +235,7 @@ class TestWhatIsNoPlainFile:
         assert bundle.read_handle() is None
         assert bundle.console_tail() == ""
         with pytest.raises(NotFound):
-            _ = bundle.config
+            _ = Bundle.open(bundle.path).config
 
 
 class TestConsoleTail:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,11 @@ def deployed(plexspaces: Command, wasm: Path) -> Command:
     """The command, after `calc` was deployed."""
     assert plexspaces("deploy", "--name", "calc", "--wasm", wasm).status == 0
     return plexspaces
+
+
+def _bytes_of(printed: Mapping[str, str | None]) -> bytes:
+    text, encoded = printed["output"], printed["output_base64"]
+    return text.encode() if text is not None else base64.b64decode(encoded or "")
 
 
 class TestInvoke:
@@ -76,7 +83,7 @@ class TestInvoke:
             (("text",), "'text' is one argument too many"),
             (("--file", "none"), "'none' cannot be read: No such file"),
             (("--file", "."), "'.' cannot be read: Is a directory"),
-            (("--file", "large"), "longer than 2097152 bytes"),
+            (("--file", "large"), "longer than 268435456 bytes"),
             (("--timeout", "0"), "a timeout of 0 s is not possible"),
             (("--timeout", "nan"), "a timeout of nan s is not possible"),
         ],
@@ -114,6 +121,35 @@ class TestInvoke:
         fake_node.behave = lambda name, type, payload: error
         ran = deployed("invoke", "calc")
         assert (ran.status, ran.stdout, ran.stderr) == (1, b"", f"error: {said}\n")
+
+    @pytest.mark.parametrize("error", [ActorFailed, ActorTrapped])
+    @pytest.mark.parametrize("output", [b"12 rows\n", b"\xff\0"])
+    def test_invoke_when_a_command_fails_then_what_it_wrote_comes_before_the_error(
+        self,
+        deployed: Command,
+        fake_node: FakeNode,
+        error: type[ActorFailed | ActorTrapped],
+        output: bytes,
+    ) -> None:
+        """Nothing that a program said is lost, and the status tells that it failed."""
+        fake_node.behave = lambda name, type, payload: error("no", code="exit-1", output=output)
+        ran = deployed("invoke", "calc")
+        assert (ran.status, ran.stdout) == (1, output)
+        assert ran.stderr.startswith("error: the actor")
+        assert "(exit-1): no\n" in ran.stderr
+        ran = deployed("invoke", "calc", "--json")
+        assert (ran.status, ran.json["failure"]["code"]) == (1, "exit-1")
+        assert "(exit-1): no\n" in ran.stderr
+        assert _bytes_of(ran.json) == output
+
+    @pytest.mark.parametrize("payload", ["grüße", os.fsdecode(b"\xff\xfe")])
+    def test_invoke_when_json_is_asked_then_reply_and_times_are_in_it(
+        self, deployed: Command, payload: str
+    ) -> None:
+        """For programs: text where the reply is some, else base64."""
+        ran = deployed("invoke", "calc", "--data", payload, "--json")
+        assert _bytes_of(ran.json) == os.fsencode(payload)
+        assert (ran.json["failure"], ran.json["timings"]["total_ns"]) == (None, 5_000_000)
 
     @pytest.mark.parametrize(
         ("arguments", "code", "hint"),
@@ -203,6 +239,19 @@ class TestLife:
         assert (started["state"], started["vm"]["id"]) == ("Running", "vm-calc-2")
         gone = deployed("undeploy", "--name", "calc", "--json").json
         assert gone == {"name": "calc", "undeployed": True}
+
+    def test_stop_when_the_state_cannot_be_saved_then_only_by_force(
+        self, deployed: Command, fake_node: FakeNode
+    ) -> None:
+        """What is lost is said in either case, and nothing is without having been asked for."""
+        fake_node.unsaved = "its state cannot be saved: no space left"
+        ran = deployed("stop", "calc")
+        assert (ran.status, ran.stdout) == (1, b"")
+        assert ran.stderr.startswith("error: its state cannot be saved: no space left\nhint: ")
+        assert fake_node.applications["calc"].state is ApplicationState.RUNNING
+        ran = deployed("stop", "calc", "--force")
+        assert (ran.status, ran.text) == (0, "✓ calc is Stopped\n")
+        assert ran.stderr == "its state cannot be saved: no space left\n"
 
     @pytest.mark.parametrize("verb", ["stop", "start", "undeploy"])
     def test_application_when_not_there_then_status_1(self, plexspaces: Command, verb: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 import sys
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from support.command import Command
 from support.fake_node import NODE, WASM, FakeNode
 from support.python_component import python_component
 
+from plexspaces_node.build.assembly import assemble
 from plexspaces_node.cli import deploy
-from plexspaces_node.client import NodeClient
+from plexspaces_node.client import NodeClient, node
 from plexspaces_node.errors import ActorFailed
 
 DIGEST = hashlib.sha256(WASM).hexdigest()
@@ -80,6 +82,36 @@ class TestFile:
         assert (ran.json["name"], ran.json["digest"]) == ("calc", DIGEST)
         assert ran.json["timings"]["vm_ns"] == 20_000_000
 
+    @pytest.mark.parametrize("given", [("-l", "--version", "--", "", "two words"), ("--help",)])
+    def test_deploy_when_arguments_follow_two_dashes_then_each_reaches_the_node_as_it_is(
+        self, plexspaces: Command, fake_node: FakeNode, wasm: Path, given: tuple[str, ...]
+    ) -> None:
+        """What looks like a flag of ours is none after the dashes; inspect shows them again."""
+        flags = ("--name", "count", "--wasm", str(wasm), "--concurrency", "3")
+        assert plexspaces("deploy", *flags, "--", *given).status == 0
+        request = fake_node.deploys[0]
+        assert (tuple(request.args), request.concurrency) == (given, 3)
+        assert request.version == "0.1.0"
+        shown = plexspaces("inspect", "count").text
+        assert f"  Arguments:      {shlex.join(given)}\n" in shown
+        assert "  Concurrency:    3 message(s) at the same time\n" in shown
+
+    @pytest.mark.parametrize("end", [(), ("--",)])
+    def test_deploy_when_no_arguments_are_given_then_none_and_the_nodes_concurrency(
+        self, plexspaces: Command, fake_node: FakeNode, wasm: Path, end: tuple[str, ...]
+    ) -> None:
+        """Not said is left to the node; an actor is not said to have what a command has."""
+        assert plexspaces("deploy", "--name", "calc", "--wasm", wasm, *end).status == 0
+        request = fake_node.deploys[0]
+        assert (tuple(request.args), request.concurrency) == ((), 0)
+        assert "Arguments" not in plexspaces("inspect", "calc").text
+
+    def test_deploy_when_help_is_asked_then_it_tells_of_the_arguments(
+        self, plexspaces: Command
+    ) -> None:
+        """Nobody has to guess that there is a way to give them."""
+        assert "[-- ARG...]" in plexspaces("deploy", "--help").text
+
     def test_deploy_when_no_size_is_given_then_the_nodes_default(
         self, deployed: Command, fake_node: FakeNode
     ) -> None:
@@ -127,6 +159,9 @@ class TestFile:
             (("--version", "a b"), "version 'a b' is not valid", "letters, digits"),
             (("--env", "NOVALUE"), "--env takes NAME=VALUE", "--env GREETING=hello"),
             (("--env", "1X=y"), "environment variable '1X'", "NAME=VALUE"),
+            (("--env", "PLEXSPACES_SENDER=y"), "is set by the platform", "another name"),
+            (("--env", "A=" + "y" * 131_072), "over the limit of 131072", "into the artifact"),
+            (("--concurrency", "0"), "concurrency must be at least 1, not 0", "leave it out"),
             (("--env", "=y"), "environment variable ''", "NAME=VALUE"),
             (("--wasm", "none.wasm"), "there is no file 'none.wasm'", "path of a .wasm file"),
             (("--wasm", "empty.wasm"), "'empty.wasm' is empty", "plexspaces build"),
@@ -178,6 +213,32 @@ class TestFile:
         assert hint in ran.stderr
         assert fake_node.calls == ["InspectNode"]
 
+    def test_deploy_when_the_file_cannot_be_run_then_it_is_not_uploaded(
+        self, plexspaces: Command, fake_node: FakeNode, tmp_path: Path
+    ) -> None:
+        """In the words that the node would have, with what helps."""
+        foreign = tmp_path / "foreign.wasm"
+        foreign.write_bytes(assemble('(module (import "env" "f" (func)) (func (export "_start")))'))
+        ran = plexspaces("deploy", "--name", "calc", "--wasm", foreign)
+        assert ran.status == 2
+        assert "it imports 'env', which this node does not offer: function f" in ran.stderr
+        assert "hint:" in ran.stderr
+        assert "UploadArtifact" not in fake_node.calls
+
+    def test_deploy_when_it_has_more_memory_than_it_gets_then_it_is_not_uploaded(
+        self, plexspaces: Command, fake_node: FakeNode, tmp_path: Path
+    ) -> None:
+        """What the machine itself needs is the node's to say; the hint's number is enough."""
+        large = tmp_path / "large.wasm"
+        large.write_bytes(assemble('(module (memory 8000) (func (export "_start")))'))
+        deploy = ("deploy", "--name", "calc", "--wasm", large, "--memory")
+        ran = plexspaces(*deploy, "512")
+        assert ran.status == 2
+        assert "it has 500 MiB of memory from its start" in ran.stderr
+        assert f"--memory {500 + NODE.overhead_mib}" in ran.stderr
+        assert "UploadArtifact" not in fake_node.calls
+        assert plexspaces(*deploy, str(500 + NODE.overhead_mib)).status == 0
+
     def test_deploy_when_a_secret_has_no_equals_sign_then_it_is_not_repeated(
         self, plexspaces: Command, wasm: Path
     ) -> None:
@@ -196,6 +257,10 @@ class TestFile:
         assert fake_node.applications == {}
 
 
+async def _cannot_tell(_artifact: bytes) -> None:
+    return None
+
+
 COMPILER = """#!/bin/sh
 case $1 in --version) echo 'componentize-py 0.25.1'; exit;; esac
 echo run >>"$(dirname "$0")/runs"
@@ -212,6 +277,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     compiler.with_name("component.wasm").write_bytes(python_component())
     compiler.write_text(COMPILER)
     compiler.chmod(0o755)
+    # What it writes has the form of what componentize-py makes, and is no whole actor.
+    monkeypatch.setattr(node, "inspect", _cannot_tell)
     # Compilers are looked for beside this Python first.
     monkeypatch.setattr(sys, "executable", str(compiler.with_name("python")))
     project = tmp_path / "My Calc"
@@ -319,6 +386,7 @@ class TestProject:
             ((), 2, "a project's directory or --wasm FILE", "plexspaces deploy DIR, or "),
             (("--wasm", "app.wasm"), 2, "needs a name", "--name NAME --wasm app.wasm"),
             (("app.wasm",), 2, "is a file, not a project's", "--name NAME --wasm app.wasm"),
+            (("--wasm", "my app.wasm"), 2, "needs a name", "--name NAME --wasm 'my app.wasm'"),
             (("nowhere",), 2, "'nowhere' does not exist", "with a project's directory"),
             (("tools",), 2, "tools is not a project", "the directory of a project"),
         ],

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.command import Command
 
-from plexspaces_node.build.image import agent_digest
+from plexspaces_node.build.image import agent_digest, builder
 from plexspaces_node.cli import image as commands
 from plexspaces_node.errors import Unsupported
 from plexspaces_node.vm.image import INITRD, KERNEL, ROOTFS, GuestImage
@@ -20,8 +20,11 @@ EXT4 = bytes(1024 + 56) + b"\x53\xef" + bytes(2000)
 
 
 @pytest.fixture(autouse=True)
-def _on_x86_64(monkeypatch: pytest.MonkeyPatch) -> None:
+def _on_x86_64(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    (tmp_path / "program").write_text("a program of the guest")
+    for name in ("agent_program", "init_program"):
+        monkeypatch.setattr(builder, name, lambda: tmp_path / "program")
 
 
 def put(directory: Path, *, agent: str | None = None, generation: int = link.GENERATION) -> str:
@@ -30,7 +33,7 @@ def put(directory: Path, *, agent: str | None = None, generation: int = link.GEN
     (directory / KERNEL).write_bytes(ELF)
     (directory / INITRD).write_bytes(b"070701")
     (directory / ROOTFS).write_bytes(EXT4)
-    made_of = {"agent": agent or agent_digest(), "python": "3.11.7"}
+    made_of = {"agent": agent or agent_digest(), "linux-image-6.1": "6.1.9-1"}
     sealed = GuestImage.seal(
         directory, generation=generation, min_memory_mib=96, made_of=made_of, arch="x86_64"
     )
@@ -50,7 +53,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
     async def build(target: Path, *, progress: Callable[[str], None]) -> GuestImage:
         places.append(target)
-        progress("fetching the kernel and busybox")
+        progress("fetching the kernel")
         put(target)
         return GuestImage.open(target)
 
@@ -64,9 +67,9 @@ def test_build_when_nothing_is_said_then_the_users_data_directory(
     """Progress beside the data, the place and what is in it as data."""
     ran = command("image", "build")
     assert (ran.status, built) == (0, [default])
-    assert ran.stderr == "fetching the kernel and busybox\n"
+    assert ran.stderr == "fetching the kernel\n"
     assert str(default) in ran.text
-    assert "python: 3.11.7" in ran.text
+    assert "linux-image-6.1: 6.1.9-1" in ran.text
 
 
 def test_build_when_for_programs_then_its_record(
@@ -76,7 +79,7 @@ def test_build_when_for_programs_then_its_record(
     ran = command("image", "build", "--dir", tmp_path / "here", "--json")
     assert built == [tmp_path / "here"]
     assert ran.json["directory"] == str(tmp_path / "here")
-    assert ran.json["made_of"]["python"] == "3.11.7"
+    assert ran.json["made_of"]["linux-image-6.1"] == "6.1.9-1"
     assert ran.json["agent_is_current"] is True
 
 
@@ -131,7 +134,7 @@ def test_list_when_the_agent_is_older_then_it_says_so(command: Command, default:
     put(default, agent="0" * 12)
     ran = command("image", "list")
     assert "complete by its sizes" in ran.text
-    assert "its agent is not the one of this program" in ran.stderr
+    assert "its agent is not the one of this installation" in ran.stderr
 
 
 def test_list_when_of_another_generation_then_it_cannot_be_booted(

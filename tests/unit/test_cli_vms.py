@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.command import Command, Terminal
 from support.fake_node import VM_MEMORY, FakeNode
 
-from plexspaces_node.cli.vms import Visible, duration, memory_inside
+from plexspaces_node.cli.vms import Visible, duration, memory_inside, table
 from plexspaces_node.model import MIB, VmConfig, VmState
 from plexspaces_node.views import VmInfo, VmInspection, VmMemory, VmStep
 from plexspaces_node.wire import convert
@@ -106,6 +106,19 @@ def test_memory_when_there_is_no_guest_then_it_says_whose_it_is(
     """At process isolation nobody is led to believe in a guest."""
     vm = VmInfo("vm-1", VmState.RUNNING, "process", "/s")
     assert memory_inside(VmInspection(vm, 1, "/c", memory=memory)) == ("Agent memory", said)
+
+
+def test_vm_that_lacks_walls_is_listed_with_what_it_lacks() -> None:
+    """A kernel without one of them is no secret of the node's note; a column counts them."""
+    whole = VmInfo("vm-1", VmState.RUNNING, "process", "/s")
+    one, two = (replace(whole, missing_walls=found) for found in (("a",), ("seccomp", "Landlock")))
+    told = [(vm.isolated_by, vm.isolated_by_in_short) for vm in (whole, one, two)]
+    assert told == [
+        ("process", "process"),
+        ("process without a", "process, 1 wall missing"),
+        ("process without seccomp, Landlock", "process, 2 walls missing"),
+    ]
+    assert "process, 2 walls missing" in "\n".join(table([two]))
 
 
 @pytest.mark.parametrize("command_name", ["inspect", "console"])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from support.fake_node import LOG, NODE, TIMINGS, WASM, FakeNode
+from support.fake_node import LOG, NODE, TIMINGS, WASM, FakeNode, padded
 
 from plexspaces_node.client import (
     ApplicationDeployment,
@@ -36,7 +36,7 @@ from plexspaces_node.errors import (
     VmStartFailed,
     WrongState,
 )
-from plexspaces_node.model import ApplicationState, Language, VmConfig, VmState
+from plexspaces_node.model import MIB, ApplicationState, Language, VmConfig, VmState
 from plexspaces_node.wire.generated import application_pb2 as pb
 
 
@@ -58,7 +58,7 @@ async def client(node: FakeNode) -> AsyncIterator[NodeClient]:
 def wasm(tmp_path: Path) -> Path:
     """A file that looks like WebAssembly, longer than two chunks of an upload."""
     path = tmp_path / "app.wasm"
-    path.write_bytes(WASM + bytes(600 * 1024))
+    path.write_bytes(padded(600 * 1024 + 108))
     return path
 
 
@@ -125,6 +125,10 @@ class TestDeploy:
             ("calc", DeployOptions(version="no spaces"), "version 'no spaces'"),
             ("calc", DeployOptions(env={"A=B": "c"}), "environment variable 'A=B'"),
             ("calc", DeployOptions(vm_id="../x"), "VM id '../x'"),
+            ("calc", DeployOptions(env={"A": "x" * 131_072}), "over the limit of 131072"),
+            ("calc", DeployOptions(args=("x" * 131_072,)), "over the limit of 131072"),
+            ("calc", DeployOptions(concurrency=0), "concurrency must be at least 1, not 0"),
+            ("calc", DeployOptions(concurrency=-1), "concurrency must be from 1 to 1024, not -1"),
             ("calc", DeployOptions(vcpus=0), "vcpus must be at least 1, not 0"),
             ("calc", DeployOptions(memory_mib=-1), "memory must be at least 1 MiB, not -1"),
         ],
@@ -352,13 +356,25 @@ class TestInvoke:
     async def test_invoke_when_the_message_is_too_long_then_nothing_is_sent(
         self, node: FakeNode, client: NodeClient
     ) -> None:
-        """What no node accepts is refused here; what is at the limit goes through."""
-        with pytest.raises(InvalidArgument, match="over the limit of 2097152"):
-            await client.invoke("calc", bytes(2 * 1024 * 1024 + 1))
+        """What no node accepts is refused here; what is much longer than listings goes through."""
+        with pytest.raises(InvalidArgument, match="over the limit of 268435456"):
+            await client.invoke("calc", bytes(256 * MIB + 1))
         assert node.calls == []
         await client.deploy("calc", WASM)
-        result = await client.invoke("calc", bytes(2 * 1024 * 1024))
-        assert len(result.payload) == 2 * 1024 * 1024
+        result = await client.invoke("calc", bytes(33 * MIB))
+        assert len(result.payload) == 33 * MIB
+
+    async def test_invoke_when_the_nodes_limit_is_smaller_then_it_is_named(
+        self, client: NodeClient
+    ) -> None:
+        """What a node does not even read is refused in words, and not as an overload."""
+        with FakeNode(message_limit=2 * MIB) as small:
+            async with NodeClient(small.address) as to_small:
+                await to_small.deploy("calc", WASM)
+                assert len((await to_small.invoke("calc", bytes(2 * MIB))).payload) == 2 * MIB
+                with pytest.raises(InvalidArgument, match=r"a message of \d+ bytes.*") as caught:
+                    await to_small.invoke("calc", bytes(3 * MIB))
+        assert "[limits] message_bytes" in (caught.value.hint or "")
 
 
 class TestLife:

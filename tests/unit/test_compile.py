@@ -1,174 +1,132 @@
-"""What the compiler program makes of a file, and what it refuses before a machine is asked."""
+"""What the compiler program makes of a file, and what it refuses before a machine is asked.
+
+The words of each refusal are tests of the program itself, in agent/compile/tests; here is what
+node and client make of its answers.
+"""
 
 from __future__ import annotations
 
+import json
+import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.actors import command, command_component, probe
-from wasmtime import wat2wasm
+from support.actors import command, command_async, command_component, probe
 
-from plexspaces_node.agent.compile import compile_file
-from plexspaces_node.errors import InvalidArgument
+from plexspaces_node import inspection
+from plexspaces_node.build.assembly import assemble
+from plexspaces_node.errors import Internal, InvalidArgument, NotFound
+from plexspaces_node.inspection import check_memory, inspect, read_answer
+from plexspaces_node.model import ENGINE, MIB, ArtifactKind
+from plexspaces_node.node.compiler import CompileLimits, compile_to
+from plexspaces_node.programs import compiler_program
 
-ACTOR = "plexspaces:application/actor@0.1.0"
-RIGHT = {
-    "init": '(param "initial-state" (list u8)) (result (result (error string)))',
-    "handle-message": (
-        '(param "from" string) (param "type" string) (param "data" (list u8)) '
-        "(result (result (list u8) (error $actor-error)))"
-    ),
-    "snapshot-state": "(result (list u8))",
-    "shutdown": "",
-}
-CORE_PARAMETERS = {"init": 2, "handle-message": 6}
-
-Refused = Callable[[bytes], InvalidArgument]
+AGENT = Path(__file__).parents[2] / "agent"
+LIMITS = CompileLimits(timeout_s=60, memory_mib=2048)
+IMPORTS = '(module (import "env" "f" (func)) (func (export "_start")))'
 
 
-def actor(
-    *, interface: str = ACTOR, retryable: str = "bool", before: str = "", **other: str
-) -> bytes:
-    """Return a component that exports an actor, the types of some functions changed.
-
-    An empty type leaves the function out.
-    """
-    types = {**RIGHT, **{name.replace("_", "-"): text for name, text in other.items()}}
-    functions = "".join(_function(name, text) for name, text in types.items())
-    exported = "".join(f'(export "{name}" (func ${name}))' for name in types)
-    return bytes(
-        wat2wasm(f"""(component {before}
-            (type $record
-              (record (field "code" string) (field "message" string)
-                (field "retryable" {retryable})))
-            (export $actor-error "actor-error" (type $record))
-            {functions}
-            (instance $actor (export "actor-error" (type $actor-error)) {exported})
-            (export "{interface}" (instance $actor)))""")
-    )
-
-
-def _function(name: str, wit: str) -> str:
-    # Of the core function only as much matters as the canonical ABI asks for.
-    count = CORE_PARAMETERS.get(name, 0) if wit == RIGHT[name] else wit.count("u32")
-    core = "(param i32) " * count + ("(result i32) i32.const 0" if "(result" in wit else "")
-    return f"""
-        (core module $m-{name} (memory (export "memory") 1) (func (export "f") {core})
-          (func (export "realloc") (param i32 i32 i32 i32) (result i32) i32.const 0))
-        (core instance $i-{name} (instantiate $m-{name}))
-        (alias core export $i-{name} "memory" (core memory $memory-{name}))
-        (alias core export $i-{name} "realloc" (core func $realloc-{name}))
-        (func ${name} {wit} (canon lift (core func $i-{name} "f")
-          (memory $memory-{name}) (realloc $realloc-{name})))"""
-
-
-@pytest.fixture
-def refused(tmp_path: Path) -> Refused:
-    """Give a function that compiles what must be refused, and returns the error."""
-
-    def compile_(wasm: bytes) -> InvalidArgument:
-        (tmp_path / "a.wasm").write_bytes(wasm)
-        with pytest.raises(InvalidArgument) as error:
-            compile_file(tmp_path / "a.wasm", tmp_path / "a.cwasm")
-        assert not (tmp_path / "a.cwasm").exists()
-        return error.value
-
-    return compile_
+async def compiled(wasm: bytes, tmp_path: Path) -> inspection.Inspection:
+    """Compile as the node does; the native code is `a.cwasm`."""
+    source, target = tmp_path / "a.wasm", tmp_path / "a.cwasm"
+    source.write_bytes(wasm)
+    program = [str(compiler_program())]
+    return await compile_to(program, source, target, limits=LIMITS, output_limit_bytes=10 * MIB)
 
 
 @pytest.mark.parametrize(
-    ("wasm", "kind"),
+    ("wasm", "kind", "memory_bytes"),
     [
-        (probe, "actor"),
-        (actor, "actor"),
-        (command, "command"),
-        (command_component, "command-component"),
+        (probe, ArtifactKind.ACTOR, 4 * 65536),
+        (command, ArtifactKind.COMMAND, 40 * 65536),
+        (command_component, ArtifactKind.COMMAND_COMPONENT, 2 * 65536),
+        (command_async, ArtifactKind.COMMAND_COMPONENT, 65536),
     ],
 )
-def test_compile_of_what_runs_here_writes_native_code(
-    tmp_path: Path, wasm: Callable[[], bytes], kind: str
+async def test_compile_of_what_runs_here_writes_native_code(
+    tmp_path: Path, wasm: Callable[[], bytes], kind: ArtifactKind, memory_bytes: int
 ) -> None:
-    """Each kind is told apart; the names of an actor's parameters are its own."""
-    (tmp_path / "a.wasm").write_bytes(wasm())
-    report = compile_file(tmp_path / "a.wasm", tmp_path / "a.cwasm")
-    assert (report["ok"], report["kind"]) == (True, kind)
+    """Each kind is told apart, by inspecting and by compiling alike."""
+    found = await compiled(wasm(), tmp_path)
+    assert (found.kind, found.memory_bytes) == (kind, memory_bytes)
     assert (tmp_path / "a.cwasm").stat().st_size > 0
+    assert await inspect(wasm()) == found
 
 
-@pytest.mark.parametrize(
-    ("changed", "found"),
-    [
-        ({"snapshot_state": "(result string)"}, "snapshot-state of .* func() -> string"),
-        (
-            {"snapshot_state": "(result (tuple u8 (option s64)))"},
-            "func() -> tuple<u8, option<s64>>",
-        ),
-        ({"snapshot_state": "(result (result))"}, "func() -> result and"),
-        ({"snapshot_state": "(result (result u8))"}, "func() -> result<u8> and"),
-        ({"init": '(param "state" u32)'}, "init of .* func(u32)"),
-        ({"shutdown": '(param "why" u32)'}, "shutdown of .* func(u32) and must be func()"),
-        ({"retryable": "u8"}, "retryable: u8 }> and must be .* retryable: bool }>"),
-    ],
-)
-def test_compile_of_an_actor_with_a_wrong_type_names_both(
-    refused: Refused, changed: dict[str, str], found: str
+async def test_refusal_is_in_the_same_words_before_and_after_an_upload(tmp_path: Path) -> None:
+    """The client asks the same program, and nothing is written for what is refused."""
+    wasm = assemble(IMPORTS)
+    with pytest.raises(InvalidArgument, match="it imports 'env'") as of_node:
+        await compiled(wasm, tmp_path)
+    with pytest.raises(InvalidArgument) as of_client:
+        await inspect(wasm)
+    assert (of_client.value.message, of_client.value.hint) == (
+        of_node.value.message,
+        of_node.value.hint,
+    )
+    assert not (tmp_path / "a.cwasm").exists()
+
+
+async def test_inspect_without_the_program_leaves_it_to_the_node(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Right names are not enough: found when deployed, and not by the first message."""
-    error = refused(actor(**changed))
-    for part in found.split(" .* "):
-        assert part in error.message
-    assert "wit/application.wit of version 0.1.0" in str(error.hint)
+    """A client where it was not built deploys all the same."""
+
+    def missing() -> Path:
+        raise NotFound("not built")
+
+    monkeypatch.setattr(inspection, "compiler_program", missing)
+    assert await inspect(b"whatever") is None
 
 
-def test_compile_of_an_actor_without_a_function_names_it(refused: Refused) -> None:
-    """What is not there is told before the types of the rest."""
-    wasm = wat2wasm(f'(component (instance $actor) (export "{ACTOR}" (instance $actor)))')
-    error = refused(bytes(wasm))
-    assert "lacks handle-message, init, shutdown, snapshot-state" in error.message
-
-
-@pytest.mark.parametrize(
-    "wasm",
-    [
-        actor(interface="plexspaces:application/actor@0.2.0"),
-        actor(before='(import "plexspaces:application/logging@0.2.0" (instance))'),
-    ],
-    ids=["export", "import"],
-)
-def test_compile_of_another_version_of_the_contract_names_both(
-    refused: Refused, wasm: bytes
+async def test_inspect_when_the_program_breaks_leaves_it_to_the_node(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An SDK that this node does not speak is no mystery about exports."""
-    error = refused(wasm)
-    assert "it speaks plexspaces:application@0.2.0, this node 0.1.0" in error.message
-    assert "SDK that came with this version" in str(error.hint)
+    """How it ended is the node's to explain, which has limits of its own."""
+    monkeypatch.setattr(inspection, "compiler_program", lambda: Path("/bin/false"))
+    assert await inspect(b"whatever") is None
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("(component)", "it exports nothing"),
-        (
-            '(component (instance $i) (export "wasi:http/incoming-handler@0.2.0" (instance $i)))',
-            "it exports wasi:http/incoming-handler@0.2.0",
-        ),
-        ('(module (func (export "main")))', "a function _start (a WASI command); it exports main"),
-        (
-            '(module (import "env" "f" (func)) (func (export "_start")))',
-            "it imports 'env', which this node does not offer",
-        ),
-    ],
-)
-def test_compile_of_another_world_names_what_it_is(refused: Refused, text: str, said: str) -> None:
-    """A component or module for some other host is told by what it exports or imports."""
-    error = refused(bytes(wat2wasm(text)))
-    assert said in error.message
-    assert error.hint
+@pytest.mark.parametrize("answer", [b"", b"hello", b'{"ok": true}', b'{"ok": false}'])
+def test_answer_that_makes_no_sense_is_the_compilers_fault(answer: bytes) -> None:
+    """A user's file is not blamed for it."""
+    with pytest.raises(Internal, match="cannot be read"):
+        read_answer(answer)
 
 
-@pytest.mark.parametrize("name", ["wasi:http/types@0.2.0", "wasi:cli/stdout@0.3.0", "a:b/c"])
-def test_compile_of_an_actor_with_a_foreign_import_names_it(refused: Refused, name: str) -> None:
-    """Other interfaces, and other versions of WASI, are refused before they fail to load."""
-    error = refused(actor(before=f'(import "{name}" (instance))'))
-    assert f"it imports {name!r}" in error.message
+@pytest.mark.parametrize(("memory_bytes", "fits"), [(208 * MIB, True), (208 * MIB + 1, False)])
+def test_memory_from_the_start_is_compared_with_what_an_application_gets(
+    memory_bytes: int, *, fits: bool
+) -> None:
+    """The machine's own share is not the application's; the hint's number is enough."""
+    if fits:
+        check_memory(memory_bytes, memory_mib=256, overhead_mib=48)
+        return
+    with pytest.raises(InvalidArgument, match=r"209 MiB .* application gets 208") as caught:
+        check_memory(memory_bytes, memory_mib=256, overhead_mib=48)
+    wanted = re.search(r"--memory (\d+)", caught.value.hint or "")
+    assert wanted
+    check_memory(memory_bytes, memory_mib=int(wanted[1]), overhead_mib=48)
+
+
+def test_engine_is_that_of_both_programs() -> None:
+    """The name under which artifacts are cached is that of what compiles and loads them."""
+    locked = (AGENT / "Cargo.lock").read_text()
+    [version] = re.findall(r'name = "wasmtime"\nversion = "(.+)"', locked)
+    assert f"wasmtime {version}" == ENGINE
+    for manifest in (AGENT / "Cargo.toml", AGENT / "compile" / "Cargo.toml"):
+        assert f'wasmtime = {{ version = "={version}"' in manifest.read_text()
+    program = [str(compiler_program()), "--version"]
+    said = subprocess.run(program, capture_output=True, text=True, check=True).stdout
+    assert f"({ENGINE})" in said
+
+
+def test_report_names_its_engine(tmp_path: Path) -> None:
+    """Whoever asks the program by hand learns what it compiles for."""
+    source = tmp_path / "a.wasm"
+    source.write_bytes(command())
+    program = [str(compiler_program()), "inspect", str(source)]
+    said = subprocess.run(program, capture_output=True, check=True).stdout
+    assert json.loads(said)["engine"] == ENGINE

@@ -391,9 +391,11 @@ class TestValues:
         error = refused(f"[limits]\nmailbox = {value}")
         assert error.hint == "limits.mailbox takes a whole number from 1 to 1000000"
 
-    def test_load_when_messages_would_be_too_large_for_the_runtime_then_it_is_refused(self) -> None:
-        """The message limit cannot be set above what the runtime can carry."""
-        assert "2097152" in str(refused("[limits]\nmessage_bytes = 2097153").hint)
+    def test_load_when_messages_would_be_too_large_then_it_is_refused(
+        self,
+    ) -> None:
+        """The message limit cannot be set above what both ends of the link are made for."""
+        assert "268435456" in str(refused("[limits]\nmessage_bytes = 268435457").hint)
 
     def test_load_when_a_variable_is_bad_then_it_is_named(self) -> None:
         """The message says which variable to mend."""

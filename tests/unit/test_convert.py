@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plexspaces_node.errors import ActorFailed, ActorTrapped, InvalidArgument, Unsupported
+from plexspaces_node.errors import InvalidArgument, Unsupported
 from plexspaces_node.model import (
     ApplicationSpec,
     ApplicationState,
@@ -35,7 +35,11 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 SIZES = st.builds(VmConfig, UINT32, UINT32)
 PHASES = st.builds(PhaseTimings, UINT64, UINT64, st.booleans(), UINT64, UINT64, UINT64, UINT64)
-VMS = st.builds(VmInfo, TEXT, st.sampled_from(VmState), TEXT, TEXT, SIZES, INT64, UINT64, UINT64)
+VMS = st.builds(
+    VmInfo,
+    *(TEXT, st.sampled_from(VmState), TEXT, TEXT, SIZES, INT64, UINT64, UINT64),
+    missing_walls=st.lists(TEXT, max_size=3).map(tuple),
+)
 COUNTERS = st.builds(Counters, UINT64, UINT64, UINT64, UINT64, UINT32)
 APPLICATIONS = st.builds(
     ApplicationInfo,
@@ -53,6 +57,8 @@ APPLICATIONS = st.builds(
     restarts=UINT32,
     last_error=TEXT,
     counters=COUNTERS,
+    args=st.lists(TEXT, max_size=3).map(tuple),
+    concurrency=UINT32,
 )
 SPEC = ApplicationSpec(
     name="calc",
@@ -61,6 +67,8 @@ SPEC = ApplicationSpec(
     language=Language.GO,
     vm_config=VmConfig(2, 512),
     env={"KEY": "värde"},
+    args=("-l", "", "två ord"),
+    concurrency=4,
 )
 
 
@@ -112,6 +120,10 @@ def test_deploy_when_it_leaves_things_open_then_the_node_decides() -> None:
         pb.DeployRequest(name="calc", digest="a" * 64, language="unknown"),
         pb.DeployRequest(name="calc", digest="a" * 64, version="no spaces"),
         pb.DeployRequest(name="calc", digest="a" * 64, env={"A=B": "x"}),
+        pb.DeployRequest(name="calc", digest="a" * 64, env={"A": "a\0b"}),
+        pb.DeployRequest(name="calc", digest="a" * 64, env={"PLEXSPACES_SENDER": "x"}),
+        pb.DeployRequest(name="calc", digest="a" * 64, args=["a\0b"]),
+        pb.DeployRequest(name="calc", digest="a" * 64, concurrency=1025),
     ],
 )
 def test_deploy_when_something_in_it_is_wrong_then_invalid_argument(
@@ -126,32 +138,6 @@ def test_vm_config_when_no_machine_is_so_large_then_invalid_argument() -> None:
     """A number that does not fit the contract is an error of the user's, not of ours."""
     with pytest.raises(InvalidArgument, match="vcpus 99999999999"):
         convert.vm_config_to_proto(VmConfig(vcpus=99_999_999_999))
-
-
-@pytest.mark.parametrize("cls", [ActorFailed, ActorTrapped])
-def test_reply_when_it_is_a_failure_then_it_is_raised(
-    cls: type[ActorFailed | ActorTrapped],
-) -> None:
-    """The actor's own failure arrives as the exception it was."""
-    sent = cls("out of cheese", code="no-cheese", retryable=True, hint="buy some")
-    message = convert.reply_to_proto(sent, MessageTimings())
-    with pytest.raises(cls) as caught:
-        convert.reply_from_proto(message)
-    error = caught.value
-    assert (error.message, error.code, error.retryable, error.hint) == (
-        "out of cheese",
-        "no-cheese",
-        True,
-        "buy some",
-    )
-
-
-@pytest.mark.parametrize("payload", [b"", bytes(range(256))])
-def test_reply_when_it_is_a_payload_then_its_bytes_survive(payload: bytes) -> None:
-    """An empty reply is a reply, and bytes are bytes."""
-    message = convert.reply_to_proto(payload, MessageTimings(total_ns=7))
-    result = convert.reply_from_proto(message, round_trip_ns=9)
-    assert (result.payload, result.timings.total_ns, result.round_trip_ns) == (payload, 7, 9)
 
 
 def test_application_when_from_a_newer_node_then_unsupported_says_upgrade() -> None:

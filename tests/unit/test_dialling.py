@@ -23,7 +23,7 @@ class ListeningAgent:
         self.ended = asyncio.Event()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(link.encode(link.Hello(link.GENERATION, "vm-1", "wasmtime")))
+        writer.write(link.encode(link.Hello(generation=link.GENERATION, vm_id="vm-1")))
         self.connections.put_nowait(writer)
         await reader.read(-1)
         writer.close()
@@ -85,7 +85,7 @@ async def test_link_that_breaks_is_dialled_again(client: AgentClient, path: Path
         writer = await agent.next()
         agent.ended.clear()
         async with asyncio.timeout(10):
-            while (connection := client._connection) is None or connection.lost.is_set():
+            while (connection := client._connection) is None or connection.gone.is_set():
                 await asyncio.sleep(0.001)
         assert not writer.is_closing()
         await client.close()
@@ -134,4 +134,4 @@ async def test_client_that_is_closed_dials_no_more(client: AgentClient, path: Pa
         await connected.wait()
         await client.close()
         await ended.wait()
-    assert not client._tasks
+    assert not client._ungreeted

@@ -4,33 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import platform
-import tempfile
+import shutil
 from pathlib import Path
 
 import pytest
 
+import plexspaces_node
 from plexspaces_node.build import BuildEnvironment
-from plexspaces_node.build.image import build_image, builder
+from plexspaces_node.build.image import agent_digest, build_image, builder
 from plexspaces_node.build.image.builder import _install
-from plexspaces_node.build.image.packages import BUSYBOX_PACKAGE, KERNEL_PACKAGE, Tools, fetch
-from plexspaces_node.build.image.root import ENTRY_MODULE, INTERPRETER, Interpreter, make_root
+from plexspaces_node.build.image.packages import KERNEL_PACKAGES, Tools, fetch
 from plexspaces_node.errors import InvalidArgument, Unavailable, Unsupported
 from plexspaces_node.vm.image import INITRD, KERNEL, RECORD, ROOTFS
 
+needs_ext4 = pytest.mark.skipif(
+    not shutil.which("mke2fs", path="/usr/sbin:/sbin:/usr/bin"), reason="needs e2fsprogs"
+)
+KERNEL_PACKAGE = KERNEL_PACKAGES[0]
 KERNEL_PART = "linux-image-6.1.0-1-cloud-amd64"
+KERNEL_FILE = f"{KERNEL_PART}_6.1.9-1_amd64.deb"
 APT_CACHE = f"""#!/bin/sh
 echo "$@" >>"$0.asked"
 case "$1 $3" in
 "depends {KERNEL_PACKAGE}") printf '{KERNEL_PACKAGE}\\n  Depends: {KERNEL_PART}\\n' ;;
 "depends {KERNEL_PART}") printf '{KERNEL_PART}\\n  Depends: kmod\\n |Depends: initramfs\\n' ;;
 "show {KERNEL_PART}") printf 'Version: 6.1.9-1\\nArchitecture: amd64\\nDescription: a kernel\\n' ;;
-"show {BUSYBOX_PACKAGE}") printf 'Version: 1:1.35-4+b1\\nArchitecture: amd64\\n' ;;
 *) echo 'E: No packages found'; exit 100 ;;
 esac
 """
-APT_GET = """#!/bin/sh
+APT_GET = f"""#!/bin/sh
 echo "$@" >>"$0.asked"
-touch linux-image-6.1.0-1-cloud-amd64_6.1.9-1_amd64.deb busybox-static_1%3a1.35-4+b1_amd64.deb
+touch {KERNEL_FILE}
 """
 
 
@@ -44,25 +48,52 @@ def script(directory: Path, name: str, text: str) -> Path:
 
 
 @pytest.fixture
-def around(tmp_path: Path) -> BuildEnvironment:
-    """Surroundings in which apt is ours, and answers as it would."""
+def around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BuildEnvironment:
+    """Surroundings in which apt is ours, and answers as it would; and so are the programs."""
     script(tmp_path / "bin", "apt-cache", APT_CACHE)
     script(tmp_path / "bin", "apt-get", APT_GET)
+    for name in ("agent", "init"):
+        (tmp_path / name).write_text(name)
+        monkeypatch.setattr(builder, f"{name}_program", lambda name=name: tmp_path / name)
     return BuildEnvironment(tmp_path / "cache" / "build", (tmp_path / "bin",), {})
 
 
-async def test_fetch_when_apt_answers_then_the_kernel_it_depends_on_and_busybox(
+async def test_fetch_when_apt_answers_then_the_kernel_it_depends_on_and_once(
     around: BuildEnvironment, tmp_path: Path
 ) -> None:
-    """The kernel's name changes with every update, and an epoch is escaped in a file's name."""
+    """The kernel's name changes with every update; what is in the cache is not fetched again."""
     tools = Tools(around.search, timeout_s=30)
     packages = await fetch(tools, tmp_path / "cache")
     assert [(package.name, package.version, package.file.name) for package in packages] == [
-        (KERNEL_PART, "6.1.9-1", f"{KERNEL_PART}_6.1.9-1_amd64.deb"),
-        (BUSYBOX_PACKAGE, "1:1.35-4+b1", "busybox-static_1%3a1.35-4+b1_amd64.deb"),
+        (KERNEL_PART, "6.1.9-1", KERNEL_FILE)
     ]
+    assert await fetch(tools, tmp_path / "cache") == packages
     asked = (tmp_path / "bin" / "apt-get.asked").read_text()
-    assert f"download {KERNEL_PART}=6.1.9-1 {BUSYBOX_PACKAGE}=1:1.35-4+b1" in asked
+    assert asked.count(f"download {KERNEL_PART}=6.1.9-1") == 1
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [KERNEL_FILE]
+
+
+async def test_fetch_when_on_ubuntu_then_the_kernel_of_its_machines(
+    around: BuildEnvironment, tmp_path: Path
+) -> None:
+    """It has another name there, and another package holds the modules."""
+    ubuntu = """#!/bin/sh
+case "$1 $3" in
+"depends linux-image-virtual") echo '  Depends: linux-image-6.8.0-1-generic' ;;
+"depends linux-image-6.8.0-1-generic") echo '  Depends: linux-modules-6.8.0-1-generic' ;;
+"depends linux-modules-6.8.0-1-generic") ;;
+"show "*) printf 'Version: 1:6.8-1\\nArchitecture: amd64\\n' ;;
+*) echo 'E: No packages found'; exit 100 ;;
+esac
+"""
+    names = [f"linux-{part}-6.8.0-1-generic" for part in ("image", "modules")]
+    files = [f"{name}_1%3a6.8-1_amd64.deb" for name in names]
+    script(tmp_path / "bin", "apt-cache", ubuntu)
+    script(tmp_path / "bin", "apt-get", f"#!/bin/sh\ntouch {' '.join(files)}\n")
+    packages = await fetch(Tools(around.search, timeout_s=30), tmp_path / "cache")
+    assert [(package.name, package.file.name) for package in packages] == [
+        *zip(names, files, strict=True)
+    ]
 
 
 async def test_fetch_when_the_distribution_has_no_such_kernel_then_its_words_and_a_hint(
@@ -99,7 +130,7 @@ async def test_build_when_fetching_fails_then_the_old_image_stays_and_nothing_el
     said: list[str] = []
     with pytest.raises(Unavailable, match="E: no network"):
         await build_image(target, progress=said.append, environment=around)
-    assert said == ["fetching the kernel and busybox"]
+    assert said == ["fetching the kernel"]
     assert [path.name for path in (tmp_path / "images").iterdir()] == ["image"]
     assert (target / RECORD).read_text() == "old"
 
@@ -132,20 +163,68 @@ async def test_build_when_the_directory_cannot_be_written_then_invalid_argument(
     assert "--dir" in caught.value.hint
 
 
-async def test_build_when_the_disk_is_full_then_unavailable(
-    around: BuildEnvironment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "told", "hint"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device", "is there room"),
+        (FileNotFoundError(2, "No such file", "/bin/it"), "/bin/it: No such file", None),
+    ],
+)
+async def test_build_when_the_system_refuses_then_the_file_and_its_words(
+    around: BuildEnvironment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: OSError,
+    told: str,
+    hint: str | None,
 ) -> None:
-    """What the system refuses is said in its words, and nothing is left."""
+    """Nothing is left, and only a full disk is told of its room."""
 
-    async def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+    async def refuse(*_: object) -> None:
+        raise error
 
-    monkeypatch.setattr(builder, "fetch", full)
-    with pytest.raises(Unavailable, match="No space left on device"):
+    monkeypatch.setattr(builder, "fetch", refuse)
+    with pytest.raises(Unavailable) as caught:
         await build_image(
             tmp_path / "images" / "image", progress=lambda _: None, environment=around
         )
+    assert told in caught.value.message
+    assert (hint or "") in (caught.value.hint or "")
+    assert (caught.value.hint is None) == (hint is None)
     assert list((tmp_path / "images").iterdir()) == []
+
+
+async def test_build_when_a_package_is_damaged_then_it_is_fetched_anew_the_next_time(
+    around: BuildEnvironment, tmp_path: Path
+) -> None:
+    """One that was cut short would fail every build to come."""
+    script(tmp_path / "bin", "dpkg-deb", "#!/bin/sh\necho 'it is no archive'; exit 2\n")
+    with pytest.raises(Unavailable, match="it is no archive"):
+        await build_image(tmp_path / "image", progress=lambda _: None, environment=around)
+    assert list((tmp_path / "cache" / "image-packages").iterdir()) == []
+
+
+@needs_ext4
+async def test_build_when_made_twice_then_the_same_image_with_its_agent(
+    around: BuildEnvironment, tmp_path: Path, packages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the packages of each distribution; what changes the digest is another agent."""
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    script(tmp_path / "bin", "dpkg-deb", f'#!/bin/sh\nexec cp -r {packages}/. "$3"\n')
+    digests = []
+    for name in ("one", "two", "three"):
+        image = await build_image(tmp_path / name, progress=lambda _: None, environment=around)
+        digests.append(image.digest)
+        if name == "two":
+            (tmp_path / "agent").write_text("another")
+    assert digests[0] == digests[1] != digests[2]
+    assert image.made_of == {
+        "agent": agent_digest(),
+        "plexspaces-node": plexspaces_node.__version__,
+        KERNEL_PART: "6.1.9-1",
+    }
+    # Files lie in blocks of the file system, as they are.
+    assert b"another" in image.rootfs.read_bytes()
 
 
 async def test_build_when_on_another_architecture_then_unsupported(
@@ -178,29 +257,3 @@ def test_install_when_an_image_is_there_then_replaced_and_what_is_not_ours_stays
         **dict.fromkeys((KERNEL, INITRD, ROOTFS, RECORD), "new"),
         "firecracker": "binary",
     }
-
-
-async def test_root_when_made_then_its_own_python_runs_the_agent_without_this_machines_modules(
-    tmp_path: Path,
-) -> None:
-    """Every module the agent needs is in it, compiled, and the same bytes each time."""
-    tools = Tools((), timeout_s=120)
-    interpreter = Interpreter.here()
-    tree = tmp_path / "root"
-    versions = await make_root(tools, interpreter, tree)
-    assert {"agent", "python", "wasmtime", "plexspaces-node"} == set(versions)
-    assert list(tree.rglob("*.py")) == []
-    assert [path.name for path in (tree / "usr/bin").iterdir()] == ["python3"]
-    code = (
-        f"import sys, {ENTRY_MODULE}\n"
-        "outside = [f for m in sys.modules.values() if (f := getattr(m, '__file__', None))"
-        f" and not f.startswith({str(tree)!r})]\n"
-        "print(outside)"
-    )
-    python = str(tree / INTERPRETER)
-    assert await tools.run(python, "-I", "-S", "-B", "-c", code, cwd=tmp_path) == "[]\n"
-    with tempfile.TemporaryDirectory(dir=tmp_path) as other:
-        again = Path(other) / "root"
-        await make_root(tools, interpreter, again)
-        for file in (path for path in tree.rglob("*") if path.is_file()):
-            assert file.read_bytes() == (again / file.relative_to(tree)).read_bytes(), file

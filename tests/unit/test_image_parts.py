@@ -1,54 +1,32 @@
-"""What a guest image is made of: the kernel's payload, the initial RAM disk, the root's bytes."""
+"""What a guest image is made of: the kernel, its modules in the initial RAM disk, the root's bytes.
+
+The packages' trees are made up, as Debian 12, Debian 13 and Ubuntu lay theirs out.
+"""
 
 from __future__ import annotations
 
 import ctypes.util
-import gzip
-import lzma
 import shutil
 import stat
-import struct
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.kernel_packages import COMPRESSIONS, ELF, module, vmlinuz, zstd
 
-from plexspaces_node.build.image import agent_digest
+from plexspaces_node.build.image import builder
+from plexspaces_node.build.image.builder import agent_digest
+from plexspaces_node.build.image.compression import decompress
 from plexspaces_node.build.image.filesystem import make_filesystem
 from plexspaces_node.build.image.initrd import MODULES, make_initrd
-from plexspaces_node.build.image.kernel import extract_vmlinux
+from plexspaces_node.build.image.kernel import extract_vmlinux, read_kernel
+from plexspaces_node.build.image.modules import modules_of, plain
 from plexspaces_node.build.image.packages import Tools
-from plexspaces_node.build.image.root import linked
+from plexspaces_node.build.image.root import make_root
 from plexspaces_node.errors import InvalidArgument, Unavailable, Unsupported
 
-ELF = b"\x7fELF" + bytes(range(256)) * 64
 needs_ext4 = pytest.mark.skipif(
     not (shutil.which("mke2fs", path="/usr/sbin:/sbin:/usr/bin")), reason="needs e2fsprogs"
 )
-
-
-def lz4(data: bytes) -> bytes:
-    """Compress as Linux does, without finding anything to compress."""
-    rest = len(data) - 15
-    block = b"\xf0" + b"\xff" * (rest // 255) + bytes([rest % 255]) + data
-    return b"\x02\x21\x4c\x18" + struct.pack("<I", len(block)) + block
-
-
-def vmlinuz(payload: bytes, *, version: int = 0x20F) -> bytes:
-    """Wrap a payload as a bzImage: boot sector, two setup sectors, some code, the payload."""
-    header = bytearray(3 * 512)
-    header[0x1F1] = 2
-    header[0x202:0x206] = b"HdrS"
-    struct.pack_into("<H", header, 0x206, version)
-    struct.pack_into("<II", header, 0x248, 64, len(payload))
-    return bytes(header) + bytes(64) + payload + b"the end"
-
-
-COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
-    "gzip": lambda data: gzip.compress(data) + bytes(4),
-    "xz": lambda data: lzma.compress(data) + struct.pack("<I", len(data)),
-    "lz4": lambda data: lz4(data) + struct.pack("<I", len(data)),
-}
 
 
 @pytest.mark.parametrize("name", list(COMPRESSIONS))
@@ -101,74 +79,118 @@ def entries(archive: bytes) -> dict[str, tuple[int, bytes]]:
         at = (start + size + 3) & ~3
 
 
-@pytest.fixture
-def modules(tmp_path: Path) -> Path:
-    """A kernel package's modules; one is built in, one is compressed."""
-    tree = tmp_path / "lib/modules/6.1/kernel/drivers"
-    tree.mkdir(parents=True)
-    for name in (name for group in MODULES.values() for name in group):
-        (tree / f"{name}.ko").write_bytes(name.encode())
-    (tree / "virtio.ko").unlink()
-    (tree.parent.parent / "modules.builtin").write_text("kernel/drivers/virtio/virtio.ko\n")
-    (tree / "vsock.ko").unlink()
-    (tree / "vsock.ko.xz").write_bytes(lzma.compress(b"vsock"))
-    return tmp_path
-
-
-def test_initrd_when_made_then_init_busybox_and_modules_in_the_order_of_their_needs(
-    modules: Path,
-) -> None:
-    """The names sort as they must be loaded, which is all that init knows."""
-    found = entries(make_initrd(b"#!init", b"busybox", modules))
-    assert found["init"] == (stat.S_IFREG | 0o755, b"#!init")
-    assert found["bin/busybox"] == (stat.S_IFREG | 0o755, b"busybox")
+def test_initrd_when_made_then_init_and_modules_in_the_order_of_their_needs(packages: Path) -> None:
+    """A list for each kind of guest is all that the first program reads."""
+    found = entries(make_initrd(b"init", packages))
+    assert found["init"] == (stat.S_IFREG | 0o755, b"init")
     assert stat.S_ISCHR(found["dev/console"][0])
-    assert [name for name in found if name.startswith("modules/base/")] == [
-        "modules/base/0-virtio_ring.ko",
-        "modules/base/1-virtio_mmio.ko",
-        "modules/base/2-virtio_blk.ko",
-    ]
-    assert found["modules/vsock/0-vsock.ko"][1] == b"vsock"
-    assert found["modules/virtio-serial/0-virtio_console.ko"][1] == b"virtio_console"
+    base = b"/modules/virtio_ring.ko\0/modules/virtio_mmio.ko\0/modules/virtio_blk.ko\0"
+    assert found["modules/base"][1] == base
+    assert found["modules/virtio-serial"][1] == b"/modules/virtio_console.ko\0"
+    assert found["modules/vsock"][1].startswith(b"/modules/vsock.ko\0")
+    for group in MODULES:
+        for path in found[f"modules/{group}"][1].decode().split("\0")[:-1]:
+            assert found[path.strip("/")] == (stat.S_IFREG | 0o644, plain(module(Path(path).stem)))
 
 
-def test_initrd_when_made_twice_then_the_same_bytes(modules: Path) -> None:
+def test_initrd_when_made_twice_then_the_same_bytes(packages: Path) -> None:
     """No inode, time or order of the disk gets in."""
-    assert make_initrd(b"i", b"b", modules) == make_initrd(b"i", b"b", modules)
+    assert make_initrd(b"i", packages) == make_initrd(b"i", packages)
 
 
-def test_initrd_when_a_module_is_missing_then_it_is_named(modules: Path) -> None:
+def test_modules_when_one_is_missing_then_it_is_named_with_where_it_may_lie(packages: Path) -> None:
     """A kernel without a driver would boot to nothing."""
-    next(modules.rglob("virtio_blk.ko")).unlink()
-    with pytest.raises(InvalidArgument, match="no module virtio_blk"):
-        make_initrd(b"i", b"b", modules)
+    next(packages.rglob("virtio_blk.ko*")).unlink()
+    with pytest.raises(InvalidArgument, match=r"no module virtio_blk.*usr/lib/modules"):
+        make_initrd(b"i", packages)
 
 
-def test_linked_when_ldd_lists_then_names_and_paths_without_the_kernels_own() -> None:
-    """The loader itself is listed without an arrow."""
-    listing = """\tlinux-vdso.so.1 (0x00007ffd)
-\tlibpython3.11.so.1.0 => /opt/py/lib/libpython3.11.so.1.0 (0x00007f43)
-\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f43)
-\t/lib64/ld-linux-x86-64.so.2 (0x00007f43)
-"""
-    assert linked(Path("/bin/x"), listing) == {
-        "libpython3.11.so.1.0": Path("/opt/py/lib/libpython3.11.so.1.0"),
-        "libc.so.6": Path("/lib/x86_64-linux-gnu/libc.so.6"),
-        "ld-linux-x86-64.so.2": Path("/lib64/ld-linux-x86-64.so.2"),
-    }
-    assert linked(Path("/bin/x"), "\tstatically linked\n") == {}
+@pytest.mark.parametrize("damage", [bytes(100), b"\xfd7zXZ\0" + bytes(90), b"\x28\xb5\x2f\xfd--"])
+def test_modules_when_one_is_damaged_then_its_file_is_named(packages: Path, damage: bytes) -> None:
+    """Whoever reads it can look at the package, whatever the distribution."""
+    file = next(packages.rglob("vsock.ko*"))
+    file.write_bytes(damage)
+    with pytest.raises((InvalidArgument, Unsupported)) as caught:
+        list(modules_of(packages, ("vsock",)))
+    assert str(file.relative_to(packages)) in caught.value.message
 
 
-def test_linked_when_a_library_is_not_found_then_both_are_named() -> None:
-    """An interpreter that does not run here will not run in a guest."""
-    with pytest.raises(Unsupported, match=r"/bin/x needs libssl\.so\.3"):
-        linked(Path("/bin/x"), "\tlibssl.so.3 => not found\n")
+def test_kernel_when_unpacked_then_the_elf_file_inside(packages: Path) -> None:
+    """All of them have it in the same place."""
+    assert read_kernel(packages) == ELF
 
 
-def test_agent_digest_when_asked_twice_then_equal() -> None:
-    """It says whether an image holds the agent of this program."""
-    assert agent_digest() == agent_digest()
-    assert len(agent_digest()) == 12
+def test_kernel_when_it_is_not_the_only_one_or_damaged_then_where_it_was_looked_for(
+    packages: Path,
+) -> None:
+    """The error names the file, or the places where there is none."""
+    kernel = packages / "boot" / "vmlinuz-6"
+    kernel.write_bytes(b"no kernel")
+    with pytest.raises(InvalidArgument, match=r"^boot/vmlinuz-6 .*bzImage"):
+        read_kernel(packages)
+    kernel.unlink()
+    with pytest.raises(InvalidArgument, match=r"0 kernels, not one, at boot/vmlinuz-\*"):
+        read_kernel(packages)
+
+
+class TestPlain:
+    def test_plain_when_signed_and_with_types_then_neither(self) -> None:
+        """The section of types is none any more, and the rest is where it was."""
+        stripped = plain(module("one", signed=True))
+        assert len(stripped) == len(module("one"))
+        header = len(stripped) - 2 * 64
+        assert stripped[header : header + 64] == bytes(64)
+        assert stripped[:header] == module("one")[:header]
+
+    def test_plain_when_there_is_nothing_of_it_then_the_same(self) -> None:
+        """Done twice is done once."""
+        once = plain(module("one"))
+        assert plain(once) == once
+
+    @pytest.mark.parametrize(
+        "damaged", [b"", b"\x7fELF\x02\x01", module("one")[:70], b"\x7fELF\x01\x01" + bytes(99)]
+    )
+    def test_plain_when_it_is_no_module_then_invalid_argument(self, damaged: bytes) -> None:
+        """Never an error of Python's."""
+        with pytest.raises(InvalidArgument):
+            plain(damaged)
+
+
+def test_decompress_when_zstd_does_not_tell_its_length_or_lies_then_invalid_argument() -> None:
+    """The length is the frame's own word."""
+    if not ctypes.util.find_library("zstd"):
+        pytest.skip("needs libzstd")
+    assert decompress(zstd(ELF)) == ELF
+    for broken in (zstd(ELF)[:-5], zstd(ELF)[:9], b"\x28\xb5\x2f\xfd"):
+        with pytest.raises(InvalidArgument, match="does not decompress"):
+            decompress(broken)
+
+
+def test_root_when_made_then_the_agent_and_where_the_rest_is_mounted(tmp_path: Path) -> None:
+    """There is no other program in it, and no shell."""
+    (tmp_path / "built").write_bytes(b"agent")
+    make_root(tmp_path / "built", tmp_path / "root")
+    found = {path.name: path for path in (tmp_path / "root").rglob("*")}
+    assert sorted(found) == ["artifact", "dev", "plexspaces-agent", "proc", "sys"]
+    assert found["plexspaces-agent"].stat().st_mode & 0o777 == 0o755
+
+
+def test_agent_digest_when_a_program_of_the_guest_changes_then_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says whether an image holds the agent of this installation."""
+    programs = {"agent_program": tmp_path / "agent", "init_program": tmp_path / "init"}
+    digests = []
+    for name, path in programs.items():
+        path.write_bytes(name.encode())
+        monkeypatch.setattr(builder, name, lambda path=path: path)
+    for path in programs.values():
+        digests.append(agent_digest())
+        path.write_bytes(b"changed")
+    digests.append(agent_digest())
+    assert len({*digests}) == 3
+    assert digests[-1] == agent_digest()
+    assert len(digests[0]) == 12
 
 
 @needs_ext4

@@ -25,10 +25,10 @@ UNDONE = replace(DONE, name="undone", id="app-2", generation=0)
 
 
 class _StuckDriver(FakeDriver):
-    async def destroy(self, bundle: Bundle) -> None:
+    async def destroy(self, bundle: Bundle, *, ended: bool = False) -> None:
         if bundle.vm_id == "vm-stuck":
             raise Unavailable(f"cannot remove bundle {bundle.path}")
-        await super().destroy(bundle)
+        await super().destroy(bundle, ended=ended)
 
 
 async def test_destroy_when_a_directory_cannot_be_removed_then_it_is_named_and_the_rest_goes(

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
-
 import pytest
 
 from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.model import (
     APPLICATION_TRANSITIONS,
-    ENGINE,
+    ENVIRONMENT_LIMIT_BYTES,
     ApplicationSpec,
     ApplicationState,
+    ArtifactKind,
     VmConfig,
     check_name,
 )
 
 DIGEST = "0" * 64
-
-
-def test_engine_is_the_installed_wasmtime() -> None:
-    """The name under which artifacts are cached is that of the runtime that loads them."""
-    assert f"wasmtime {version('wasmtime')}" == ENGINE
 
 
 @pytest.mark.parametrize("name", ["a", "a-b", "0", "a" * 63, "x1-y2"])
@@ -55,6 +49,15 @@ def test_machine_of_no_size_is_refused(vcpus: int, memory_mib: int) -> None:
         {"version": "a b"},
         {"env": {"1A": "x"}},
         {"env": {"A": "x\0y"}},
+        {"env": {"A": "\udcff"}},
+        {"env": {"A=": "x"}},
+        {"env": {"A\0": "x"}},
+        {"env": {"A" * 256: "x"}},
+        {"env": {"PLEXSPACES_MESSAGE_TYPE": "x"}},
+        {"args": ("x\0y",)},
+        {"args": ("\udcff",)},
+        {"concurrency": -1},
+        {"concurrency": 1025},
         {"name": "No"},
     ],
 )
@@ -63,6 +66,43 @@ def test_spec_with_a_wrong_part_is_refused(wrong: dict[str, object]) -> None:
     good: dict[str, object] = {"name": "a", "digest": DIGEST}
     with pytest.raises(InvalidArgument):
         ApplicationSpec(**(good | wrong))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "spoken",
+    [
+        {"env": {"A": "ä" * 65_536}},
+        {"env": {f"N{number}": "x" * 100 for number in range(1300)}},
+        {"args": ("x" * 131_072,)},
+        {"args": ("",) * 131_073},
+        {"env": {"A": "x" * 70_000}, "args": ("x" * 70_000,)},
+    ],
+)
+def test_spec_with_more_than_a_load_can_carry_is_refused_with_the_limit(
+    spoken: dict[str, object],
+) -> None:
+    """What was deployed can be started again: one bound for all that a load says, in bytes."""
+    with pytest.raises(InvalidArgument, match=f"limit of {ENVIRONMENT_LIMIT_BYTES}") as caught:
+        ApplicationSpec("a", DIGEST, **spoken)  # type: ignore[arg-type]
+    assert "xxx" not in caught.value.message
+    assert caught.value.hint
+
+
+def test_spec_with_as_much_as_a_load_can_carry_is_taken() -> None:
+    """The limit itself is allowed."""
+    ApplicationSpec("a", DIGEST, env={"A": "x" * 65_535}, args=("x" * 65_535,))
+
+
+@pytest.mark.parametrize("spoken", [{"args": ("-l",)}, {"concurrency": 2}])
+def test_spec_of_a_command_is_refused_for_an_actor(spoken: dict[str, object]) -> None:
+    """An actor has no arguments and one message at a time; a command of either form has both."""
+    spec = ApplicationSpec("a", DIGEST, **spoken)  # type: ignore[arg-type]
+    spec.check_kind(ArtifactKind.COMMAND)
+    spec.check_kind(ArtifactKind.COMMAND_COMPONENT)
+    with pytest.raises(InvalidArgument, match="'a' is an actor") as caught:
+        spec.check_kind(ArtifactKind.ACTOR)
+    assert caught.value.hint
+    ApplicationSpec("a", DIGEST, concurrency=1).check_kind(ArtifactKind.ACTOR)
 
 
 def test_every_state_has_its_moves_and_can_reach_stopped() -> None:

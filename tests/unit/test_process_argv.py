@@ -1,120 +1,79 @@
-"""The command line that holds an agent, as data."""
+"""The command line of an agent, as data, and how what holds it reads."""
 
 from __future__ import annotations
 
-import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-import plexspaces_node
 from plexspaces_node.vm.bundle import Bundle
-from plexspaces_node.vm.sandbox import (
-    ENVIRONMENT,
-    Sandbox,
-    agent_command,
-    bubblewrap_views,
-)
+from plexspaces_node.vm.sandbox import ENVIRONMENT, Walls, agent_command, probe_command
+from plexspaces_node.vm.users import uid_of
 
-PLAIN = Sandbox("/usr/bin/setpriv", "/usr/bin/prlimit")
-WRAPPED = replace(PLAIN, bubblewrap="/usr/bin/bwrap", views=("--ro-bind", "/usr", "/usr"))
-AGENT = ("/usr/bin/python3", "-I", "-m", "plexspaces_node.agent")
+AGENT = ("/opt/plexspaces-agent",)
 BUNDLE = Bundle(Path("/data/vms/vm-1"))
 
 
-def test_command_without_bubblewrap_is_setpriv_then_prlimit_then_the_agent() -> None:
+def test_command_names_the_machine_and_all_that_is_to_hold_its_agent() -> None:
     """The whole vector, so that any change of it is a change of this test."""
-    assert agent_command(PLAIN, AGENT, BUNDLE, memory_mib=64) == [
-        "/usr/bin/setpriv",
-        "--pdeathsig",
-        "KILL",
-        "--no-new-privs",
-        "--",
-        "/usr/bin/prlimit",
-        "--nofile=256",
-        "--core=0",
-        "--fsize=16777216",
-        "--data=335544320",
-        "--",
-        "/usr/bin/python3",
-        "-I",
-        "-m",
-        "plexspaces_node.agent",
+    command = agent_command(AGENT, BUNDLE, memory_mib=64, node_pid=7, own_user=True)
+    assert command == [
+        "/opt/plexspaces-agent",
         "--vm-id",
         "vm-1",
         "--link",
         "/data/vms/vm-1/link.sock",
+        "--node-pid",
+        "7",
+        "--memory-mib",
+        "64",
+        "--uid",
+        str(uid_of(BUNDLE)),
     ]
 
 
-def test_command_with_bubblewrap_shows_the_views_and_the_bundle_read_only() -> None:
-    """Every namespace is new, the bundle cannot be written, and bwrap dies with the node."""
-    argv = agent_command(WRAPPED, AGENT, BUNDLE, memory_mib=64)
-    begin, end = argv.index("/usr/bin/bwrap"), argv.index("/usr/bin/python3")
-    assert argv[begin:end] == [
-        "/usr/bin/bwrap",
-        "--unshare-all",
-        "--die-with-parent",
-        "--new-session",
-        "--cap-drop",
-        "ALL",
-        "--dir",
-        "/tmp",
-        "--ro-bind",
-        "/usr",
-        "/usr",
-        "--proc",
-        "/proc",
-        "--dev",
-        "/dev",
-        "--ro-bind",
-        "/data/vms/vm-1",
-        "/data/vms/vm-1",
-        "--chdir",
-        "/data/vms/vm-1",
-        "--remount-ro",
-        "/dev",
-        "--remount-ro",
-        "/",
-        "--",
-    ]
-    assert not {"--bind", "--dev-bind", "--share-net", "--setenv"} & set(argv)
+def test_command_of_a_node_that_is_not_root_names_no_user() -> None:
+    """The agent then stays what the node is."""
+    command = agent_command(AGENT, BUNDLE, memory_mib=64, node_pid=7, own_user=False)
+    assert command[-2:] == ["--memory-mib", "64"]
 
 
-@pytest.mark.parametrize("memory_mib", [64, 256, 4096])
-def test_data_limit_when_memory_grows_grows_by_as_much(memory_mib: int) -> None:
-    """The reserve for interpreter and runtime does not depend on the machine's size."""
-    argv = agent_command(PLAIN, AGENT, BUNDLE, memory_mib=memory_mib)
-    assert f"--data={(memory_mib + 256) * 1024 * 1024}" in argv
+@pytest.mark.parametrize("own_user", [True, False])
+def test_probe_raises_the_walls_that_a_machine_has(own_user: bool) -> None:
+    """What the probe finds is true of machines only if both are held alike."""
+    machine = agent_command(AGENT, BUNDLE, memory_mib=64, node_pid=7, own_user=own_user)
+    probe = probe_command(AGENT, BUNDLE, memory_mib=64, node_pid=7, own_user=own_user)
+    assert probe == [*AGENT, "--probe", *machine[5:]]
 
 
-def test_capabilities_under_root_are_dropped_by_whoever_still_needs_them_last() -> None:
-    """Without bubblewrap setpriv drops them; with it bwrap does, having made its namespaces."""
-    plain = agent_command(replace(PLAIN, drop_capabilities=True), AGENT, BUNDLE, memory_mib=64)
-    assert plain[4:8] == ["--bounding-set", "-all,+dac_read_search", "--inh-caps", "-all"]
-    wrapped = agent_command(replace(WRAPPED, drop_capabilities=True), AGENT, BUNDLE, memory_mib=64)
-    assert "--bounding-set" not in wrapped
-    assert wrapped[wrapped.index("--cap-drop") :][:2] == ["--cap-drop", "ALL"]
+@pytest.mark.parametrize(
+    ("walls", "text"),
+    [
+        (Walls(own_user=True), "behind seccomp and Landlock, as a user of its own"),
+        (
+            Walls(own_user=False, missing=("Landlock",)),
+            "behind seccomp, as the user of the node; this kernel has no Landlock",
+        ),
+        (
+            Walls(own_user=True, missing=("Landlock for TCP", "Landlock for signals")),
+            "behind seccomp and Landlock, as a user of its own; "
+            "this kernel has no Landlock for TCP, no Landlock for signals",
+        ),
+        (
+            Walls(own_user=False, missing=("seccomp", "Landlock")),
+            "as the user of the node; this kernel has no seccomp, no Landlock",
+        ),
+    ],
+)
+def test_walls_read_as_what_is_there_and_what_is_not(walls: Walls, text: str) -> None:
+    """A listing claims no wall that the kernel lacks."""
+    assert str(walls) == text
 
 
-@pytest.mark.parametrize("sandbox", [PLAIN, WRAPPED])
-def test_command_names_machine_and_socket_as_whole_arguments(sandbox: Sandbox) -> None:
-    """What a node looks for to find an agent without a handle is there in any form."""
-    argv = agent_command(sandbox, AGENT, BUNDLE, memory_mib=64)
-    assert argv[-4:] == ["--vm-id", "vm-1", "--link", "/data/vms/vm-1/link.sock"]
-
-
-def test_views_show_what_python_needs_and_nothing_writable() -> None:
-    """Interpreter, environment, package and system libraries can be read; all by their own name."""
-    views = bubblewrap_views(sys.executable)
-    shown = [Path(path) for flag, path in zip(views[::3], views[2::3], strict=True)]
-    assert set(views[::3]) <= {"--ro-bind", "--symlink"}
-    needed = [sys.executable, sys.base_prefix, sys.prefix, plexspaces_node.__file__, "/usr"]
-    for path in map(Path, needed):
-        for form in (path, path.resolve()):
-            assert any(form.is_relative_to(view) for view in shown), form
-    assert not {Path("/"), Path("/etc"), Path("/home"), Path("/root"), Path("/tmp")} & set(shown)
+def test_agent_is_alone_only_behind_the_filter() -> None:
+    """Without it, what an intruder started is looked for when a machine ends."""
+    assert Walls(own_user=True, missing=("Landlock",)).filtered
+    assert not Walls(own_user=True, missing=("seccomp",)).filtered
 
 
 def test_environment_of_an_agent_holds_three_harmless_variables() -> None:

@@ -10,20 +10,18 @@ from plexspaces_node.vm import procfs
 _FAMILY = """(sh -c "echo up; read line; true"; true); true"""
 
 
-def test_family_when_asked_then_it_is_the_process_and_all_below_it() -> None:
-    """Children and theirs, as the scan of all processes finds them; nothing once it has ended."""
+def test_tree_when_asked_then_it_is_the_process_and_all_below_it() -> None:
+    """Parents come before their children; nothing is left once the process has ended."""
     command = ["sh", "-c", _FAMILY]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdin is not None
         assert process.stdout.readline() == b"up\n"
-        found = procfs.family(process.pid)
-        scanned = [member.pid for member in procfs.tree(process.pid)]
+        found = [member.pid for member in procfs.tree(process.pid)]
         process.stdin.close()
     assert found[0] == process.pid
     assert len(found) >= 2
-    assert sorted(found) == sorted(scanned)
-    assert procfs.family(process.pid) == []
+    assert procfs.tree(process.pid) == []
 
 
 def test_with_any_arguments_when_a_process_has_only_a_part_then_it_is_another() -> None:

@@ -43,6 +43,8 @@ RECORD = ApplicationRecord(
     request_id="request-1",
     created_ns=1_700_000_000_000_000_000,
     timings=None,
+    args=("--größe", "", "zwei Worte"),
+    concurrency=3,
 )
 OTHER = replace(RECORD, name="other", id="app-2", request_id="")
 
@@ -56,6 +58,22 @@ def path(tmp_path: Path) -> Path:
 async def registry(path: Path) -> AsyncIterator[Registry]:
     async with Registry.open(path, keyvalue_limit_bytes=1000) as opened:
         yield opened
+
+
+async def save(registry: Registry, name: str, state: bytes, *, taken_ns: int) -> bool:
+    """Save a state of one part, or of none."""
+    parts = [(0, state)] if state else []
+    return await registry.save_snapshot(name, SnapshotRecord(taken_ns, len(state)), parts)
+
+
+async def load(registry: Registry, name: str) -> bytes:
+    """Return the state saved last, put together from its parts."""
+    record = await registry.load_snapshot(name)
+    assert record is not None
+    state = b""
+    while len(state) < record.size_bytes:
+        state += await registry.read_part(name, record.taken_ns, len(state))
+    return state
 
 
 def rows(path: Path) -> dict[str, int]:
@@ -129,14 +147,12 @@ class TestApplications:
     ) -> None:
         """The row is another, what hangs on its name is not."""
         await registry.insert_application(RECORD)
-        await registry.save_snapshot("calculator", b"state", taken_ns=1)
+        await save(registry, "calculator", b"state", taken_ns=1)
         await registry.kv_put("calculator", "key", b"value")
         next_ = replace(RECORD, version="2.0.0", digest="cd" * 32, request_id="request-2")
         await registry.replace_application(next_)
         assert await registry.list_applications() == [next_]
-        assert await registry.load_snapshot("calculator") == SnapshotRecord(
-            "calculator", b"state", 1
-        )
+        assert await load(registry, "calculator") == b"state"
         assert await registry.kv_get("calculator", "key") == b"value"
 
     async def test_replace_when_its_request_is_anothers_or_the_name_unknown_then_no_change(
@@ -195,6 +211,7 @@ class TestApplications:
             ("language = 'zig'", "zig"),
             ("kind = 'service'", "service"),
             ("env = '{'", "truncated"),
+            ("args = '{}'", "array"),
             ("timings = '[]'", "array"),
             ("memory_mib = 0", "memory must be at least 1 MiB"),
             ("name = '../calculator'", "not valid"),
@@ -234,7 +251,7 @@ class TestApplications:
         async with Registry.open(path) as registry:
             for record in (RECORD, OTHER):
                 await registry.insert_application(record)
-                await registry.save_snapshot(record.name, b"state", taken_ns=1)
+                await save(registry, record.name, b"state", taken_ns=1)
                 await registry.kv_put(record.name, "key", b"value")
             await registry.delete_application("calculator")  # a name, which is no id
             assert len(await registry.list_applications()) == 2
@@ -248,8 +265,9 @@ class TestApplications:
         assert set(counts.values()) == {1}
 
     async def test_repr_when_env_holds_a_secret_then_it_is_not_shown(self) -> None:
-        """A record in a log line does not give the environment away."""
+        """A record in a log line does not give the environment away, nor the arguments."""
         assert "s3cret" not in repr(RECORD)
+        assert "zwei" not in repr(RECORD)
 
 
 class TestState:
@@ -259,18 +277,60 @@ class TestState:
         """A snapshot replaces the one before."""
         await registry.insert_application(RECORD)
         assert await registry.load_snapshot("calculator") is None
-        await registry.save_snapshot("calculator", b"one", taken_ns=1)
-        await registry.save_snapshot("calculator", b"\0two", taken_ns=2)
-        expected = SnapshotRecord("calculator", b"\0two", 2)
-        assert await registry.load_snapshot("calculator") == expected
+        await save(registry, "calculator", b"one", taken_ns=1)
+        await save(registry, "calculator", b"\0two", taken_ns=2)
+        assert await registry.load_snapshot("calculator") == SnapshotRecord(2, 4)
+        assert await load(registry, "calculator") == b"\0two"
+
+    async def test_snapshot_when_it_comes_in_parts_then_it_is_the_state_with_the_last(
+        self, registry: Registry
+    ) -> None:
+        """Until then the one before is loaded; a part that is written twice is there once."""
+        await registry.insert_application(RECORD)
+        await save(registry, "calculator", b"before", taken_ns=1)
+        await registry.add_to_snapshot("calculator", 2, [(0, b"abc"), (3, b"def")])
+        await registry.add_to_snapshot("calculator", 2, [(3, b"def")])
+        assert await load(registry, "calculator") == b"before"
+        await registry.save_snapshot("calculator", SnapshotRecord(2, 7), [(3, b"def"), (6, b"g")])
+        assert await load(registry, "calculator") == b"abcdefg"
+        await save(registry, "calculator", b"", taken_ns=3)
+        assert await load(registry, "calculator") == b""
+
+    async def test_snapshot_when_the_one_before_was_large_then_it_goes_in_steps(
+        self, registry: Registry, path: Path
+    ) -> None:
+        """No write of anybody waits until hundreds of megabytes are removed."""
+        await registry.insert_application(RECORD)
+        parts = [(begin, b"x") for begin in range(40)]
+        assert await registry.save_snapshot("calculator", SnapshotRecord(1, 40), parts)
+        assert not await save(registry, "calculator", b"small", taken_ns=2)
+        assert rows(path)["snapshot_parts"] == 1 + 40 - 16
+        assert not await registry.prune_snapshots("calculator")
+        assert await registry.prune_snapshots("calculator")
+        assert rows(path)["snapshot_parts"] == 1
+        assert await load(registry, "calculator") == b"small"
+
+    async def test_snapshot_when_a_part_is_missing_then_it_is_said_where(
+        self, registry: Registry
+    ) -> None:
+        """A damaged file is no reason to start an actor from half a state."""
+        await registry.insert_application(RECORD)
+        parts = [(0, b"abc"), (6, b"ghi")]
+        await registry.save_snapshot("calculator", SnapshotRecord(1, 9), parts)
+        with pytest.raises(WrongState, match="'calculator' has no part at byte 3"):
+            await load(registry, "calculator")
 
     async def test_snapshot_when_the_application_is_gone_then_not_found(
         self, registry: Registry, path: Path
     ) -> None:
         """A late snapshot of an undeployed application leaves no row."""
         with pytest.raises(NotFound):
-            await registry.save_snapshot("gone", b"state", taken_ns=1)
-        assert rows(path)["snapshots"] == 0
+            await save(registry, "gone", b"state", taken_ns=1)
+        with pytest.raises(NotFound):
+            await save(registry, "gone", b"", taken_ns=1)
+        with pytest.raises(NotFound):
+            await registry.add_to_snapshot("gone", 1, [(0, b"state")])
+        assert (rows(path)["snapshots"], rows(path)["snapshot_parts"]) == (0, 0)
 
     async def test_kv_when_put_replaced_and_deleted_then_get_tells(
         self, registry: Registry
@@ -383,14 +443,12 @@ class TestThread:
     ) -> None:
         """A time beyond 64 bits fails its own call and leaves the thread at work."""
         await registry.insert_application(RECORD)
-        bad = registry.save_snapshot("calculator", b"", taken_ns=2**70)
-        good = registry.save_snapshot("calculator", b"good", taken_ns=1)
+        bad = save(registry, "calculator", b"", taken_ns=2**70)
+        good = save(registry, "calculator", b"good", taken_ns=1)
         first, second = await asyncio.gather(bad, good, return_exceptions=True)
         assert isinstance(first, OverflowError)
-        assert second is None
-        assert await registry.load_snapshot("calculator") == SnapshotRecord(
-            "calculator", b"good", 1
-        )
+        assert second is True
+        assert await load(registry, "calculator") == b"good"
 
     async def test_call_when_cancelled_then_the_registry_goes_on(self, registry: Registry) -> None:
         """A caller that goes away does not disturb the others."""
@@ -474,12 +532,13 @@ class TestFile:
 import asyncio, sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_registry import RECORD, Registry
+from test_registry import RECORD, Registry, SnapshotRecord, save
 
 async def main():
     async with Registry.open(Path({str(path)!r})) as registry:
         await registry.insert_application(RECORD)
-        await registry.save_snapshot("calculator", b"state", taken_ns=1)
+        await save(registry, "calculator", b"state", taken_ns=1)
+        await registry.add_to_snapshot("calculator", 2, [(0, b"later")])
         await registry.kv_put("calculator", "k", b"v")
         print("acknowledged", flush=True)
         await asyncio.sleep(60)
@@ -497,8 +556,10 @@ asyncio.run(main())
         async with Registry.open(path) as registry:
             assert await registry.list_applications() == [RECORD]
             assert await registry.kv_get("calculator", "k") == b"v"
-            snapshot = await registry.load_snapshot("calculator")
-        assert snapshot == SnapshotRecord("calculator", b"state", 1)
+            assert await load(registry, "calculator") == b"state"
+            # What came of the state after it is no state, and goes with the next one.
+            await save(registry, "calculator", b"next", taken_ns=3)
+        assert rows(path)["snapshot_parts"] == 1
 
 
 class TestMigrations:
@@ -523,6 +584,32 @@ class TestMigrations:
             await registry.insert_application(RECORD)
             await registry.kv_put("calculator", "k", b"v")
         assert rows(path)["migrations"] == len(MIGRATIONS)
+
+    @pytest.mark.parametrize("size", [0, 1, 2**20, 2**20 + 1, 2**21])
+    async def test_open_when_a_state_was_one_value_then_it_is_loaded_in_parts(
+        self, path: Path, size: int
+    ) -> None:
+        """What an application saved before states had parts is what it starts from."""
+        state = bytes(range(251)) * (size // 251 + 1)
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            migrate(connection, MIGRATIONS[:2])
+            connection.execute(
+                "INSERT INTO applications VALUES ('calculator', 'app-1', '1', 'rust', 'actor', ?,"
+                " 1, 64, '{}', 'running', 1, '', 1, NULL, 0)",
+                ("ab" * 32,),
+            )
+            old = ("calculator", state[:size], 77)
+            connection.execute("INSERT INTO snapshots VALUES (?, ?, ?)", old)
+        async with Registry.open(path) as registry:
+            record = await registry.get_application("calculator")
+            assert (record.args, record.concurrency, record.fault) == ((), 0, "")
+            assert await registry.load_snapshot("calculator") == SnapshotRecord(77, size)
+            assert await load(registry, "calculator") == state[:size]
+            for begin in range(0, size, 2**20):
+                part = await registry.read_part("calculator", 77, begin)
+                assert len(part) == min(2**20, size - begin)
+            await save(registry, "calculator", b"new", taken_ns=78)
+        assert rows(path)["snapshot_parts"] == 1
 
     async def test_open_when_a_step_is_appended_then_old_rows_are_kept(self, path: Path) -> None:
         """A new schema takes over what the old one held."""

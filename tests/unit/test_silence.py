@@ -3,146 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import selectors
-import socket
-from collections.abc import Callable, Coroutine
-from pathlib import Path
-from typing import Any
 
 import pytest
+from support.link_case import PIECE_BYTES, SECOND_NS, Case, Loop, Run
 
-from plexspaces_node.errors import DeadlineExceeded
-from plexspaces_node.node import agents
-from plexspaces_node.node.agents import AgentClient
-from plexspaces_node.node.machines import MEASURE_TIMEOUT_S, SwitchedHostCalls
+from plexspaces_node.errors import DeadlineExceeded, Unavailable
+from plexspaces_node.node import pending
+from plexspaces_node.node.agents import HEARING_S
+from plexspaces_node.node.machines import MEASURE_TIMEOUT_S
+from plexspaces_node.node.pending import Answered
 from plexspaces_node.wire import link
 
-SECOND_NS = 1_000_000_000
-SILENCE_S = agents.SILENCE_NS / 1e9
-TICK_S = SILENCE_S / agents.TICKS
+SILENCE_S = pending.SILENCE_NS / 1e9
+TICK_S = pending.TICK_S
 LARGE = bytes(1 << 20)
 """More than a socket holds."""
-PIECE_BYTES = 64 * 1024
-
-
-class Selector(selectors.EpollSelector):
-    """Finds what is ready and never waits: the clock moves on instead."""
-
-    now = 0.0
-    stopped = False
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if self.stopped:
-            # What a wait returns that ran out while the process was stopped, whatever is ready.
-            self.stopped = False
-            return []
-        ready = super().select(0)
-        assert ready or timeout is not None, "nothing will ever happen"
-        if not ready and timeout:
-            self.now += timeout
-        return ready
-
-
-class Loop(asyncio.SelectorEventLoop):
-    """An event loop whose time passes only where everything waits."""
-
-    def __init__(self) -> None:
-        self.clock = Selector()
-        super().__init__(self.clock)
-
-    def time(self) -> float:
-        return self.clock.now
-
-    def stop_process(self, seconds: float) -> None:
-        """Let time pass in which this process does not run, as between SIGSTOP and SIGCONT."""
-        self.clock.now += seconds
-        self.clock.stopped = True
-
-
-class Host(SwitchedHostCalls):
-    """Keeps what nobody claimed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.unclaimed_replies: list[tuple[link.Reply | None, int]] = []
-
-    def unclaimed(self, reply: link.Reply | None, total_ns: int) -> None:
-        self.unclaimed_replies.append((reply, total_ns))
-
-
-class Case:
-    """A client, and the other end of its link, which does only what the test does."""
-
-    def __init__(self, client: AgentClient, agent: socket.socket, host: Host) -> None:
-        self.client = client
-        self.host = host
-        self.agent = agent
-        self.loop = asyncio.get_running_loop()
-        self._frames = link.FrameBuffer(link.frame_limit(len(LARGE)))
-
-    def invoke(self, timeout_s: float, payload: bytes = b"") -> asyncio.Task[link.Reply]:
-        """Send a message."""
-        return asyncio.create_task(
-            self.client.invoke(
-                sender="s", msg_type="m", payload=payload, timeout_ns=int(timeout_s * SECOND_NS)
-            )
-        )
-
-    async def take(self, *, pause_s: float = 0.0) -> link.FromNode:
-        """Receive the next frame, with a pause after each piece."""
-        while True:
-            bodies = self._frames.feed(await self.loop.sock_recv(self.agent, PIECE_BYTES))
-            if bodies:
-                return link.decode_from_node(bodies[0])
-            await asyncio.sleep(pause_s)
-
-    def reply(self, message: link.FromNode, payload: bytes = b"") -> bytes:
-        """Return the bytes of the reply to a message."""
-        assert isinstance(message, link.Invoke)
-        return link.encode(link.Reply(message.id, payload, None, 0, 0, 0))
-
-    async def say(self, data: bytes) -> None:
-        """Send bytes to the node."""
-        await self.loop.sock_sendall(self.agent, data)
-
-    async def deaf_after(self, waiting: asyncio.Task[link.Reply]) -> float:
-        """Wait until the agent counts as deaf; return how long that took."""
-        begin = self.loop.time()
-        with pytest.raises(DeadlineExceeded, match="nor a sign of life"):
-            await waiting
-        assert self.client.deaf.is_set()
-        return self.loop.time() - begin
-
-
-Run = Callable[[Callable[[Case], Coroutine[Any, Any, None]]], None]
-
-
-@pytest.fixture
-def run(short_dir: Path) -> Run:
-    """Run a case on a loop of its own."""
-
-    async def around(case: Callable[[Case], Coroutine[Any, Any, None]]) -> None:
-        host = Host()
-        client = AgentClient("vm", host, node_id="n", message_limit=1 << 20, in_flight_limit=8)
-        path = short_dir / "link.sock"
-        await client.listen(path)
-        try:
-            with socket.socket(socket.AF_UNIX) as agent:
-                agent.setblocking(False)
-                agent.connect(str(path))
-                agent.send(link.encode(link.Hello(link.GENERATION, "vm", "wasmtime")))
-                await client.hello()
-                it = Case(client, agent, host)
-                assert isinstance(await it.take(), link.Welcome)
-                await case(it)
-        finally:
-            await client.close()
-
-    def run(case: Callable[[Case], Coroutine[Any, Any, None]]) -> None:
-        with asyncio.Runner(loop_factory=Loop) as runner:
-            runner.run(around(case))
-
-    return run
+CHATTER = link.Log(
+    lines=[
+        link.Log.Line(stream=link.Log.STREAM_LOG, level=link.Log.LEVEL_INFO, message="still here")
+    ]
+)
 
 
 @pytest.mark.parametrize("payload", [b"", LARGE], ids=["small", "large"])
@@ -158,7 +38,7 @@ def test_reply_when_the_node_was_stopped_past_the_deadline_then_it_is_heard(
         assert isinstance(it.loop, Loop)
         it.loop.stop_process(3.0)
         await it.say(reply[sent:])
-        assert (await waiting).payload == payload
+        assert (await waiting)[1] == payload
         assert not it.client.deaf.is_set()
 
     run(case)
@@ -169,9 +49,10 @@ def test_goodbye_when_the_node_was_stopped_past_its_time_then_it_is_heard(run: R
 
     async def case(it: Case) -> None:
         stopping = asyncio.create_task(it.client.stop(1.0))
+        assert isinstance(await it.take(), link.Measure)
         stop = await it.take()
         assert isinstance(stop, link.Stop)
-        it.agent.send(link.encode(link.Stopped(stop.id)))
+        it.agent.send(link.encode(link.Stopped(id=stop.id)))
         assert isinstance(it.loop, Loop)
         it.loop.stop_process(3.0)
         await stopping
@@ -243,7 +124,7 @@ def test_large_reply_that_comes_slowly_is_waited_for_as_long_as_it_comes(run: Ru
         for at in range(0, len(reply), PIECE_BYTES):
             await asyncio.sleep(0.5 * SILENCE_S)
             await it.say(reply[at : at + PIECE_BYTES])
-        assert (await waiting).payload == LARGE
+        assert (await waiting)[1] == LARGE
         waiting = it.invoke(0.1)
         await it.say(it.reply(await it.take(), LARGE)[:PIECE_BYTES])
         assert await it.deaf_after(waiting) <= 0.1 + SILENCE_S + TICK_S
@@ -257,7 +138,7 @@ def test_agent_that_says_other_things_is_deaf_all_the_same(run: Run) -> None:
     async def case(it: Case) -> None:
         async def chatter() -> None:
             while True:
-                await it.say(link.encode(link.Log("log", "info", "still here", 0)))
+                await it.say(link.encode(CHATTER))
                 await asyncio.sleep(0.1)
 
         waiting = it.invoke(1.0)
@@ -282,7 +163,7 @@ def test_agent_that_is_frozen_while_its_memory_is_asked_for_is_deaf_all_the_same
     run(case)
 
 
-async def leave(task: asyncio.Task[link.Reply]) -> None:
+async def leave(task: asyncio.Task[Answered]) -> None:
     """Have whoever sent a message go away."""
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -335,7 +216,9 @@ def test_reply_when_it_comes_as_its_sender_leaves_then_the_agent_has_answered(ru
         left.cancel()
         connection = it.client._connection
         assert connection is not None
-        connection.data_received(it.reply(message))
+        reply = it.reply(message)
+        connection.get_buffer(-1)[: len(reply)] = reply
+        connection.buffer_updated(len(reply))
         await asyncio.gather(left, return_exceptions=True)
         await it.client.idle()
         assert it.client.in_flight == 0
@@ -354,5 +237,66 @@ def test_reply_when_sender_and_agent_left_then_it_counts_as_none(run: Run) -> No
         it.agent.close()
         await it.client.idle()
         assert [reply for reply, _ in it.host.unclaimed_replies] == [None]
+
+    run(case)
+
+
+def test_agent_that_is_frozen_is_found_out_once_for_all_messages(run: Run) -> None:
+    """Those behind do not each wait a silence more; one that has time left may be sent again."""
+
+    async def case(it: Case) -> None:
+        begin = it.loop.time()
+        waiting = [it.invoke(2.0) for _ in range(6)]
+        patient = it.invoke(60.0)
+        await it.take()
+        results = await asyncio.gather(*waiting, patient, return_exceptions=True)
+        assert it.loop.time() - begin == pytest.approx(2.0 + SILENCE_S)
+        assert [type(result) for result in results] == [DeadlineExceeded] * 6 + [Unavailable]
+        with pytest.raises(Unavailable, match="not connected"):
+            await it.invoke(1.0)
+
+    run(case)
+
+
+def test_agent_that_is_frozen_gets_no_time_to_say_goodbye(run: Run) -> None:
+    """Whether it hears at all is found out in a moment; what it has to do may take longer."""
+
+    async def case(it: Case) -> None:
+        begin = it.loop.time()
+        with pytest.raises(DeadlineExceeded, match="a sign of life"):
+            await it.client.stop(60.0)
+        assert it.loop.time() - begin == pytest.approx(HEARING_S)
+        assert it.client.deaf.is_set()
+
+    run(case)
+
+
+def test_agent_that_is_long_at_its_goodbye_has_its_whole_time(run: Run) -> None:
+    """One that hears is waited for."""
+
+    async def case(it: Case) -> None:
+        stopping = asyncio.create_task(it.client.stop(60.0))
+        measure, stop = await it.take(), await it.take()
+        assert isinstance(measure, link.Measure)
+        assert isinstance(stop, link.Stop)
+        await it.say(link.encode(link.Measured(id=measure.id)))
+        await asyncio.sleep(59.0)
+        await it.say(link.encode(link.Stopped(id=stop.id)))
+        await stopping
+
+    run(case)
+
+
+def test_reply_behind_more_than_the_node_reads_at_once_is_no_silence(run: Run) -> None:
+    """Who has said more than the node wants to hear for the moment has not said nothing."""
+
+    async def case(it: Case) -> None:
+        waiting = it.invoke(0.1)
+        reply = it.reply(await it.take())
+        line = CHATTER.lines[0]
+        flood = link.encode(link.Log(lines=[line] * 1000)) * 15
+        await asyncio.gather(it.say(flood + reply), waiting)
+        assert it.loop.time() > 0.1 + 2 * SILENCE_S
+        assert len(it.host.lines) == 15_000
 
     run(case)

@@ -15,16 +15,25 @@ from support.records import record_of
 from support.standin import frames
 
 from plexspaces_node.config import LimitsSection
-from plexspaces_node.errors import PlexSpacesError, Unavailable
+from plexspaces_node.errors import (
+    ActorFailed,
+    DeadlineExceeded,
+    PlexSpacesError,
+    ResourceExhausted,
+    Unavailable,
+    WrongState,
+)
 from plexspaces_node.model import ApplicationState
-from plexspaces_node.node import saving
+from plexspaces_node.node import pending, saving
+from plexspaces_node.node.agents import StopRefused
 from plexspaces_node.node.logs import ApplicationLog
-from plexspaces_node.node.machines import AgentLimits
+from plexspaces_node.node.machines import STOP_GRACE_S, AgentLimits
+from plexspaces_node.node.registry import SnapshotRecord
 from plexspaces_node.node.restart import LONGEST_WAIT_S, MOST_IN_WINDOW
 from plexspaces_node.node.supervisor import Supervisor, Surroundings
 from plexspaces_node.vm.bundle import Bundle
-from plexspaces_node.vm.driver import Endpoint
-from plexspaces_node.vm.fake import FakeDriver
+from plexspaces_node.vm.driver import Endpoint, VmExit
+from plexspaces_node.vm.fake import FakeDriver, FakeVm
 from plexspaces_node.wire import link
 
 RUNNING, FAILED, RESTARTING, STOPPING, STOPPED = (
@@ -43,10 +52,17 @@ class Driver(FakeDriver):
         super().__init__(world.agent)
         self.refusals: list[Exception] = []
 
-    async def destroy(self, bundle: Bundle) -> None:
+    async def destroy(self, bundle: Bundle, *, ended: bool = False) -> None:
         if self.refusals:
             raise self.refusals.pop()
-        await super().destroy(bundle)
+        await super().destroy(bundle, ended=ended)
+
+
+def part_of(state: bytes, begin: int) -> bytes:
+    """Return the frame with the part of a state that begins there."""
+    body = state[begin : begin + link.PART_BYTES]
+    last = begin + len(body) == len(state)
+    return link.encode(link.Snapshot(id=1, offset=begin, last=last), body)
 
 
 class World:
@@ -57,13 +73,20 @@ class World:
         self.artifact = directory / "artifact"
         self.artifact.write_bytes(b"code")
         self.saved = b""
+        self.parts: dict[tuple[int, int], link.Body] = {}
         self.refusal: Exception | None = None
         self.init_fails = False
+        self.at_stop = b""
+        self.refused: link.Failure | None = None
         self.loaded: list[bytes] = []
         self.waits: list[float] = []
         self.driver = Driver(self)
         around: Any = SimpleNamespace(
-            load_snapshot=self.load_snapshot, save_snapshot=self.save_snapshot, compile=self.compile
+            add_to_snapshot=self.add_to_snapshot,
+            save_snapshot=self.save_snapshot,
+            load_snapshot=self.load_snapshot,
+            read_part=self.read_part,
+            compile=self.compile,
         )
         self.supervisor = Supervisor(
             record_of("app"),
@@ -83,28 +106,55 @@ class World:
     async def compile(self, digest: str) -> SimpleNamespace:
         return SimpleNamespace(path=self.artifact, duration_ns=0, cached=True)
 
-    async def load_snapshot(self, name: str) -> SimpleNamespace:
-        return SimpleNamespace(state=self.saved)
+    async def load_snapshot(self, name: str) -> SnapshotRecord:
+        return SnapshotRecord(1, len(self.saved))
 
-    async def save_snapshot(self, name: str, state: bytes, *, taken_ns: int) -> None:
+    async def read_part(self, name: str, taken_ns: int, begin: int) -> link.Body:
+        if taken_ns == 1:
+            return self.saved[begin : begin + link.PART_BYTES]
+        return self.parts[taken_ns, begin]
+
+    async def add_to_snapshot(self, name: str, taken_ns: int, parts: saving.Parts) -> None:
         if self.refusal is not None:
             raise self.refusal
-        self.saved = state
+        self.parts |= {(taken_ns, begin): body for begin, body in parts}
+
+    async def save_snapshot(self, name: str, record: SnapshotRecord, parts: saving.Parts) -> bool:
+        await self.add_to_snapshot(name, record.taken_ns, parts)
+        mine = [self.parts[key] for key in sorted(self.parts) if key[0] == record.taken_ns]
+        self.saved = b"".join(mine)
+        return True
 
     async def sleep(self, wait_s: float) -> None:
         self.waits.append(wait_s)
         await asyncio.sleep(0)
 
     async def agent(self, endpoint: Endpoint, vm_id: str) -> None:
-        async for frame, writer in frames(endpoint, vm_id):
-            if isinstance(frame, link.Load) and self.init_fails:
-                failure = link.LinkFailure("actor", "no", "init failed")
-                writer.write(link.encode(link.Failed(frame.id, failure)))
+        state = b""
+        async for frame, body, writer in frames(endpoint, vm_id):
+            if isinstance(frame, link.State):
+                state += body
+            elif isinstance(frame, link.Load) and self.init_fails:
+                failure = link.failure_of(ActorFailed("init failed", code="no"))
+                writer.write(link.encode(link.Failed(id=frame.id, failure=failure)))
             elif isinstance(frame, link.Load):
-                self.loaded.append(frame.state)
-                writer.write(link.encode(link.Loaded(frame.id, 1, 1)))
+                self.loaded.append(state)
+                writer.write(link.encode(link.Loaded(id=frame.id, load_ns=1, init_ns=1)))
+            elif isinstance(frame, link.Stop) and self.refused:
+                writer.write(link.encode(link.Failed(id=frame.id, failure=self.refused)))
+            elif isinstance(frame, link.Stop) and self.at_stop:
+                stop_id = frame.id
+                writer.write(part_of(self.at_stop, 0))
+            elif isinstance(frame, link.Kept) and frame.bytes < len(self.at_stop):
+                writer.write(part_of(self.at_stop, frame.bytes))
+            elif isinstance(frame, link.Kept) and self.at_stop:
+                writer.write(link.encode(link.Stopped(id=stop_id)))
             elif isinstance(frame, link.Stop):
-                writer.write(link.encode(link.Stopped(frame.id)))
+                writer.write(link.encode(link.Stopped(id=frame.id)))
+
+    async def log(self) -> list[str]:
+        """Return what the application's log says."""
+        return [record.message for record in await self.supervisor.journal.read(0)]
 
     async def reach(self, state: ApplicationState, *, restarts: int = 0) -> None:
         """Wait until the application is so, after so many restarts at least."""
@@ -135,7 +185,7 @@ async def test_restart_when_the_registry_lacks_the_newest_state_then_it_is_loade
     """What waits to be saved is newer than what the registry has, and is what counts."""
     await world.supervisor.start()
     world.saved, world.refusal = b"old", Unavailable("locked")
-    world.supervisor.snapshot(b"new")
+    world.supervisor.snapshot_part(link.Snapshot(id=1, last=True), b"new")
     world.driver.crash(world.driver.live[0])
     await world.reach(RUNNING, restarts=1)
     assert world.loaded == [b"", b"new"]
@@ -147,7 +197,7 @@ async def test_stop_when_the_state_is_not_saved_then_it_is_told_and_kept_for_the
     """The machine is gone, the error says what is lost; nothing is while the node lives."""
     await world.supervisor.start()
     world.refusal = Unavailable("locked", hint="fuser registry.db")
-    world.supervisor.snapshot(b"new")
+    world.supervisor.snapshot_part(link.Snapshot(id=1, last=True), b"new")
     with pytest.raises(Unavailable, match="lost") as caught:
         await world.supervisor.stop(0)
     assert (caught.value.hint or "").startswith("fuser registry.db")
@@ -168,10 +218,121 @@ async def test_stop_when_nobody_wants_the_state_then_a_refusing_registry_is_no_o
     """What is to be removed is not first saved."""
     await world.supervisor.start()
     world.refusal = Unavailable("locked")
-    world.supervisor.snapshot(b"new")
+    world.supervisor.snapshot_part(link.Snapshot(id=1, last=True), b"new")
     await world.supervisor.stop(0, save=False)
     assert world.supervisor.state is STOPPED
     assert len(asyncio.all_tasks()) == 1
+
+
+@pytest.mark.parametrize("size", [1, link.PART_BYTES, 3 * link.PART_BYTES + 5])
+async def test_start_when_a_state_was_saved_then_the_actor_gets_all_of_it(
+    world: World, size: int
+) -> None:
+    """However many parts it has, from the registry and from the machine before."""
+    world.saved = bytes(range(251)) * (size // 251) + bytes(size % 251)
+    world.at_stop = world.saved[::-1]
+    await world.supervisor.start()
+    assert world.loaded == [world.saved]
+    expected = world.at_stop
+    await world.supervisor.stop(10)
+    assert world.saved == expected
+    await world.supervisor.start()
+    assert world.loaded[1] == expected
+
+
+CANNOT = link.failure_of(
+    WrongState("its state has 300 MiB, its memory 256", hint="plexspaces deploy … --memory 512")
+)
+
+
+async def test_stop_when_the_agent_cannot_hand_the_state_over_then_the_application_runs_on(
+    world: World,
+) -> None:
+    """The error says why, what helps, and how to give it up; nothing is lost but by that."""
+    await world.supervisor.start()
+    [machine] = world.driver.live
+    world.refused = CANNOT
+    for _ in range(2):
+        with pytest.raises(StopRefused, match=r"'app' runs on.*its state has 300 MiB") as caught:
+            await world.supervisor.stop(10)
+        assert "--memory 512" in (caught.value.hint or "")
+        assert "plexspaces stop app --force" in (caught.value.hint or "")
+        assert (world.supervisor.state, world.driver.live) == (RUNNING, [machine])
+        assert world.supervisor.agent is not None
+    # It is looked after as before.
+    world.driver.crash(machine)
+    await world.reach(RUNNING, restarts=1)
+    lost = await world.supervisor.stop(10, force=True)
+    assert "its state has 300 MiB" in lost
+    assert "lost" in lost
+    assert (world.supervisor.state, world.supervisor.last_error) == (STOPPED, lost)
+    assert (world.driver.live, world.bundles()) == ([], [])
+    assert lost in await world.log()
+    await world.supervisor.start()
+    assert world.supervisor.last_error == ""
+
+
+async def test_stop_when_the_registry_is_why_the_state_cannot_be_handed_over_then_it_is_named(
+    world: World,
+) -> None:
+    """What an agent cannot know, the node does."""
+    await world.supervisor.start()
+    world.refused = link.failure_of(Unavailable("the node did not keep it"))
+    world.refusal = ResourceExhausted("no space left for registry.db", hint="df -h /data")
+    world.supervisor.snapshot_part(link.Snapshot(id=1, last=True), b"new")
+    while not world.waits:
+        await asyncio.sleep(0)
+    with pytest.raises(StopRefused, match=r"did not keep it \(no space left") as caught:
+        await world.supervisor.stop(0)
+    assert (caught.value.hint or "").startswith("df -h /data; or give up")
+    # What the node has is not lost by force either.
+    world.refused, world.refusal = None, None
+    assert await world.supervisor.stop(10) == ""
+    assert world.saved == b"new"
+
+
+async def test_undeploy_when_the_state_cannot_be_handed_over_then_it_is_no_obstacle(
+    world: World,
+) -> None:
+    """Who wants it gone is not asked about its state."""
+    await world.supervisor.start()
+    world.refused = CANNOT
+    await world.supervisor.stop(10, save=False)
+    assert (world.supervisor.state, world.bundles()) == (STOPPED, [])
+
+
+async def test_stop_when_a_message_runs_on_beyond_the_grace_then_the_log_tells_what_is_lost(
+    world: World,
+) -> None:
+    """A machine that is ended without goodbye is not ended without a word."""
+    await world.supervisor.start()
+    busy = asyncio.ensure_future(
+        world.supervisor.agent.invoke(
+            sender="", msg_type="", payload=b"", timeout_ns=60_000_000_000
+        )
+    )
+    await asyncio.sleep(0)
+    await world.supervisor.stop(0)
+    assert world.supervisor.state is STOPPED
+    with pytest.raises(Unavailable):
+        await busy
+    [line] = [line for line in await world.log() if "lost" in line]
+    assert line.startswith("a message ran on beyond the 0 s of grace: what it changed since")
+
+
+async def test_machine_when_it_sends_a_part_that_no_agent_sends_then_its_link_breaks(
+    world: World,
+) -> None:
+    """The application is as it was, and its log says why."""
+    await world.supervisor.start()
+    whole = bytes(link.PART_BYTES)
+    most = world.supervisor.record.vm_config.memory_mib - world.driver.capabilities.overhead_mib
+    for number in range(most):
+        world.supervisor.snapshot_part(link.Snapshot(id=1, offset=number << 20), whole)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    with pytest.raises(link.LinkBroken, match="of its memory"):
+        world.supervisor.snapshot_part(link.Snapshot(id=1, offset=most << 20), whole)
 
 
 @pytest.mark.parametrize(
@@ -276,3 +437,26 @@ async def test_start_when_a_defect_ended_the_keeper_then_the_machine_before_is_r
     assert "internal error" in world.supervisor.last_error
     await world.supervisor.start()
     assert world.bundles() == world.driver.live
+
+
+async def test_machine_whose_agent_is_deaf_is_ended_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would not hear that it is asked to end; one in good order is asked."""
+    graces = []
+    stop = FakeVm.stop
+
+    async def stopped(vm: FakeVm, grace_s: float) -> VmExit:
+        graces.append(grace_s)
+        return await stop(vm, grace_s)
+
+    monkeypatch.setattr(FakeVm, "stop", stopped)
+    monkeypatch.setattr(pending, "TICK_S", 0.001)
+    await world.supervisor.start()
+    with pytest.raises(DeadlineExceeded, match="nor a sign of life"):
+        await world.supervisor.agent.invoke(sender="", msg_type="m", payload=b"", timeout_ns=1000)
+    await world.reach(RUNNING, restarts=1)
+    assert graces[0] == 0
+    graces.clear()
+    await world.supervisor.stop(1.0)
+    assert graces[0] == STOP_GRACE_S

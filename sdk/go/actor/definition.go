@@ -88,8 +88,7 @@ func OnShutdown[S any](shutdown func(*S)) Option[S] {
 	return func(definition *Definition[S]) { definition.shutdown = shutdown }
 }
 
-// Keep has the state saved and restored in a form of its own, of at most 2 MiB. What restore gets
-// may be of an earlier version of the application; it is not called for the very first instance.
+// Keep has the state saved and restored in a form of its own. What restore gets may be of an earlier version of the application; it is not called for the very first instance.
 func Keep[S any](save func(*S) ([]byte, error), restore func(*S, []byte) error) Option[S] {
 	return func(definition *Definition[S]) {
 		definition.save, definition.restore = save, restore

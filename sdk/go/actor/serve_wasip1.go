@@ -51,8 +51,7 @@ func programMain()
 
 //go:wasmexport plexspaces:application/actor@0.1.0#init
 func contractInit(state unsafe.Pointer, size uint32) unsafe.Pointer {
-	saved = host.Take(state, size)
-	host.Release()
+	saved = host.TakeState(state, size)
 	var err error
 	if current, err = begin(saved); err != nil {
 		result[0] = 1

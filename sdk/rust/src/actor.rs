@@ -36,7 +36,7 @@ pub trait State: Sized + 'static {
     /// Take over what `snapshot` returned, perhaps from an earlier version of the application.
     fn restore(state: &[u8]) -> Result<Self>;
 
-    /// The state in at most 2 MiB.
+    /// The state, as it is to be saved.
     fn snapshot(&self) -> Result<Vec<u8>>;
 }
 

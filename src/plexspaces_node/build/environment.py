@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.programs import cache_home
 
 BUILD_TIMEOUT_S = 600.0
 """A first build on a slow machine compiles the language's whole standard library."""
@@ -46,7 +47,7 @@ class BuildEnvironment:
         path = os.environ.get("PATH", os.defpath)
         on_path = tuple(Path(entry) for entry in path.split(os.pathsep) if entry)
         return cls(
-            cache=_cache_home(os.environ) / "plexspaces" / "build",
+            cache=cache_home(os.environ) / "plexspaces" / "build",
             # Not resolved: in a virtual environment the link lies beside the compilers.
             search=((Path(sys.executable).parent,) if sys.executable else ()) + on_path,
             variables=dict(os.environ),
@@ -68,17 +69,3 @@ class BuildEnvironment:
             "there is no home directory for compilers",
             hint="set XDG_DATA_HOME to a directory you can write to",
         )
-
-
-def _cache_home(variables: Mapping[str, str]) -> Path:
-    named = Path(variables.get("XDG_CACHE_HOME", ""))
-    # The base directory specification says to ignore a relative path.
-    if named.is_absolute():
-        return named
-    try:
-        return Path.home() / ".cache"
-    except RuntimeError as exc:
-        raise InvalidArgument(
-            "there is no home directory for the build cache",
-            hint="set XDG_CACHE_HOME to a directory you can write to",
-        ) from exc

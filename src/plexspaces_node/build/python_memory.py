@@ -22,8 +22,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wasmtime import wat2wasm
-
+from plexspaces_node.build.assembly import assemble
 from plexspaces_node.build.component_form import (
     ALIAS,
     AS_INSTANCE,
@@ -109,7 +108,7 @@ def _module(slots: dict[str, str]) -> bytes:
     text = Path(__file__).with_name("wat").joinpath("python_memory.wat").read_text()
     for name, slot in slots.items():
         text = text.replace(f"{{{name}}}", slot)
-    return bytes(wat2wasm(text))
+    return assemble(text)
 
 
 def _instance(module: int, arguments: dict[str, int]) -> bytes:

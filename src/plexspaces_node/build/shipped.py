@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from plexspaces_node.errors import NotFound
+from plexspaces_node.errors import NotFound, quoted
 
 PACKAGE = "plexspaces_node"
 PYTHON_SDK = "plexspaces"
@@ -36,7 +36,8 @@ def copy_hint(name: str, target: str, *, then: str = "") -> str:
         directory = shipped(name)
     except NotFound as exc:
         return str(exc.hint)
-    return f"in the project: rm -rf {target} && cp -r {directory} {target}{then}"
+    copy = f"rm -rf {quoted(target)} && cp -r {quoted(directory)} {quoted(target)}"
+    return f"in the project: {copy}{then}"
 
 
 def python_sdk() -> Path:

@@ -24,11 +24,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from wasmtime import WasmtimeError, wat2wasm
-
+from plexspaces_node.build.assembly import assemble
 from plexspaces_node.build.core_module import CoreModule, read_core_module, with_distinct_imports
 from plexspaces_node.build.project import digest_sources, read_sources
-from plexspaces_node.errors import Internal, InvalidArgument
+from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.sections import section, sections
 
 CONTRACT = "plexspaces:application"
@@ -67,7 +66,7 @@ def wrap(core: bytes, *, hint: str = _SDK_HINT) -> bytes:
     _check_version(module, hint)
     _check(module)
     module = with_distinct_imports(module)
-    return _with_module(_assembled(_wrapper(module)), module.binary)
+    return _with_module(assemble(_wrapper(module)), module.binary)
 
 
 def wrapper_digest() -> str:
@@ -142,13 +141,6 @@ def _arguments(module: CoreModule) -> str:
         f'(with "{name}" (instance {_GIVEN_BY.get(name.partition("#")[0], "$trampolines")}))'
         for name in sorted({entry.module for entry in module.imports})
     )
-
-
-def _assembled(text: str) -> bytes:
-    try:
-        return bytes(wat2wasm(text))
-    except WasmtimeError as exc:
-        raise Internal(f"the wrapper of actors does not assemble: {exc}") from exc
 
 
 def _with_module(wrapper: bytes, core: bytes) -> bytes:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
+from base64 import b64encode
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +23,13 @@ from plexspaces_node.cli.options import (
 )
 from plexspaces_node.cli.output import milliseconds, note, print_json, say
 from plexspaces_node.client import NodeClient
-from plexspaces_node.errors import ActorFailed, InvalidArgument, NotFound
+from plexspaces_node.errors import (
+    ActorError,
+    ActorFailed,
+    ActorTrapped,
+    InvalidArgument,
+    NotFound,
+)
 from plexspaces_node.model import MAX_MESSAGE_LIMIT_BYTES, VmState
 from plexspaces_node.views import ApplicationInfo, InvokeResult
 
@@ -56,16 +64,26 @@ def undeploy(
 def stop(
     given: GivenName = None,
     option: NameOption = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Stop it also where its state cannot be saved; what changed last is lost then.",
+        ),
+    ] = False,
     node_address: NodeAddress = None,
     as_json: Json = False,
 ) -> None:
-    """Stop an application, keeping its last snapshot; or remove an empty VM of that id."""
+    """Stop an application, keeping its last snapshot; or remove an empty VM of that id.
+
+    An application whose state cannot be saved runs on, and the error says why.
+    """
     name = name_of(given, option)
 
     async def act() -> ApplicationInfo | None:
         async with NodeClient(address_of(node_address)) as client:
             try:
-                return await client.stop(name)
+                return await client.stop(name, force=force)
             except NotFound:
                 if name not in {vm.id for vm in (await client.list()).empty_vms}:
                     raise
@@ -83,6 +101,8 @@ def stop(
         print_json(application)
     else:
         say(f"✓ {name} is {application.state}")
+        if application.last_error:
+            note(application.last_error)
 
 
 @app.command(epilog="Example:  plexspaces start calculator")
@@ -128,8 +148,11 @@ def invoke(  # noqa: PLR0913 - a command has a parameter for each of its flags
     ] = None,
     stats: Annotated[bool, typer.Option("--stats", help="Print the times on stderr.")] = False,
     node_address: NodeAddress = None,
+    as_json: Json = False,
 ) -> None:
     """Send a message to an application and write the reply's bytes to stdout.
+
+    What a command wrote before it failed is written too, and then the error with its status.
 
     Ctrl-C ends the wait only: an actor that has begun goes on until it is done or its time is up.
     """
@@ -141,14 +164,21 @@ def invoke(  # noqa: PLR0913 - a command has a parameter for each of its flags
 
     try:
         result = asyncio.run(act())
-    except ActorFailed as error:
-        if error.code == _UNKNOWN_MESSAGE and not message_type:
+    except ActorError as error:
+        if error.code == _UNKNOWN_MESSAGE and not message_type and isinstance(error, ActorFailed):
             error.hint = error.hint or f"say which message: plexspaces invoke {name} --type TYPE"
+        if as_json:
+            print_json({**_as_text(error.output), "failure": _as_dict(error), "timings": None})
+        elif error.output:
+            _write_reply(error.output)
         raise
     except KeyboardInterrupt:
         _note_interrupted(timeout)
         raise
-    _write_reply(result.payload)
+    if as_json:
+        print_json({**_as_text(result.payload), "failure": None, "timings": result.timings})
+    else:
+        _write_reply(result.payload)
     if stats:
         _print_stats(result)
 
@@ -179,6 +209,8 @@ def _message(stdin: str | None, data: str | None, file: Path | None) -> bytes:
         return b""
     try:
         with file.open("rb") as opened:
+            if os.fstat(opened.fileno()).st_size > MAX_MESSAGE_LIMIT_BYTES:
+                raise _too_long()
             return _read_all(opened.read(MAX_MESSAGE_LIMIT_BYTES + 1))
     except OSError as error:
         raise InvalidArgument(f"{str(file)!r} cannot be read: {error.strerror}") from error
@@ -186,11 +218,15 @@ def _message(stdin: str | None, data: str | None, file: Path | None) -> bytes:
 
 def _read_all(content: bytes) -> bytes:
     if len(content) > MAX_MESSAGE_LIMIT_BYTES:
-        raise InvalidArgument(
-            f"the message is longer than {MAX_MESSAGE_LIMIT_BYTES} bytes, which no node takes",
-            hint="send it in parts",
-        )
+        raise _too_long()
     return content
+
+
+def _too_long() -> InvalidArgument:
+    return InvalidArgument(
+        f"the message is longer than {MAX_MESSAGE_LIMIT_BYTES} bytes, which no node takes",
+        hint="send it in parts",
+    )
 
 
 def _write_reply(payload: bytes) -> None:
@@ -199,6 +235,24 @@ def _write_reply(payload: bytes) -> None:
     if sys.stdout.isatty() and not payload.endswith(b"\n"):
         sys.stdout.buffer.write(b"\n")
     sys.stdout.buffer.flush()
+
+
+def _as_text(output: bytes) -> dict[str, str | None]:
+    """Return bytes as JSON can hold them: as text where they are some, and else in base64."""
+    try:
+        return {"output": output.decode(), "output_base64": None}
+    except UnicodeDecodeError:
+        return {"output": None, "output_base64": b64encode(output).decode()}
+
+
+def _as_dict(error: ActorError) -> dict[str, object]:
+    return {
+        "kind": "trapped" if isinstance(error, ActorTrapped) else "failed",
+        "code": error.code,
+        "message": error.message,
+        "retryable": error.retryable,
+        "hint": error.hint,
+    }
 
 
 def _print_stats(result: InvokeResult) -> None:

@@ -13,7 +13,9 @@ from plexspaces_node.build import build, detect, project_name
 from plexspaces_node.cli.options import (
     Json,
     NodeAddress,
+    WithArguments,
     address_of,
+    arguments_of,
     check_project,
     complete_language,
     environment_of,
@@ -26,15 +28,36 @@ from plexspaces_node.cli.output import (
 )
 from plexspaces_node.cli.progress import DeployDisplay, if_interrupted, working
 from plexspaces_node.client import DeployOptions, NodeClient
-from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.errors import InvalidArgument, quoted
 from plexspaces_node.views import ApplicationInfo
 from plexspaces_node.wire.convert import DEFAULT_VERSION, language_named
 
 app = typer.Typer()
 
+Variables = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--env", metavar="K=V", help="A variable the application sees; may be given many times."
+    ),
+]
+Concurrency = Annotated[
+    int | None,
+    typer.Option(
+        "--concurrency",
+        metavar="N",
+        help="Messages that a command handles at the same time; an actor handles one.",
+        show_default="its vCPUs",
+    ),
+]
 
-@app.command(epilog="Example:  plexspaces deploy --name calculator examples/python-calculator")
+
+@app.command(
+    cls=WithArguments,
+    epilog="Example:  plexspaces deploy --name calculator examples/python-calculator\n\n"
+    "Example:  plexspaces deploy --name lines --wasm wc.wasm -- -l",
+)
 def deploy(  # noqa: PLR0913 - a command has a parameter for each of its flags
+    ctx: typer.Context,
     project: Annotated[
         Path | None, typer.Argument(metavar="PROJECT", help="A project's directory: build it.")
     ] = None,
@@ -63,22 +86,25 @@ def deploy(  # noqa: PLR0913 - a command has a parameter for each of its flags
         int | None, typer.Option(help="Memory in MiB.", show_default="the node's, 256")
     ] = None,
     version: Annotated[str, typer.Option(help="Version of the application.")] = DEFAULT_VERSION,
-    env: Annotated[
-        list[str] | None,
-        typer.Option(metavar="K=V", help="A variable the actor sees; may be given many times."),
-    ] = None,
+    env: Variables = None,
+    concurrency: Concurrency = None,
     replace_: Annotated[
         bool,
         typer.Option(
             "--replace",
             help="Where the name is taken: put this in place of it, from its state. It keeps its "
-            "keys and values and its log; and its size and its variables where none are said.",
+            "keys and values and its log; and its size, its variables, its arguments and its "
+            "concurrency where none are said.",
         ),
     ] = False,
     node_address: NodeAddress = None,
     as_json: Json = False,
 ) -> None:
-    """Deploy a project, or a WebAssembly file, as an application in a VM of its own."""
+    """Deploy a project, or a WebAssembly file, as an application in a VM of its own.
+
+    What follows -- are the arguments of a WASI command, the same for every message; they are shown
+    by inspect, so give secrets with --env. Variables and arguments have at most 128 KiB together.
+    """
     options = DeployOptions(
         language=language_named(language or ""),
         version=version,
@@ -86,6 +112,8 @@ def deploy(  # noqa: PLR0913 - a command has a parameter for each of its flags
         memory_mib=memory,
         env=environment_of(env or ()),
         replace=replace_,
+        args=arguments_of(ctx),
+        concurrency=concurrency,
     )
     address = address_of(node_address)
     if project is not None and wasm is None:
@@ -123,7 +151,7 @@ def _of_file(wasm: Path, name: str | None) -> str:
     if name is None:
         raise InvalidArgument(
             "a file needs a name to be deployed under",
-            hint=f"plexspaces deploy --name NAME --wasm {wasm}",
+            hint=f"plexspaces deploy --name NAME --wasm {quoted(wasm)}",
         )
     return name
 
@@ -162,7 +190,7 @@ def _print_deployed(application: ApplicationInfo) -> None:
         [
             ("Application ID", application.id),
             ("VM ID", vm.id if vm else "none"),
-            ("Isolation", vm.isolation if vm else "none"),
+            ("Isolation", vm.isolated_by if vm else "none"),
             ("Language", f"{application.language} ({application.kind})"),
             ("Digest", application.digest),
         ]

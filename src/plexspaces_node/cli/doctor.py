@@ -1,7 +1,7 @@
 """The examination behind `plexspaces doctor`: what works on this machine, and what mends the rest.
 
 This file owns the checks and how they are shown. A check does the thing rather than look for a
-file: packages are imported, a module is compiled and run, toolchains look for their compilers as
+file: packages are imported, the native programs are run, toolchains look for their compilers as
 they do in a build, the port is bound. Whatever could crash or hang runs in a child process or under
 a deadline, and nothing is left behind. Which drivers exist is the caller's knowledge; the node is
 asked over its API and never imported.
@@ -10,6 +10,7 @@ asked over its API and never imported.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import platform
@@ -20,7 +21,7 @@ import socket
 import stat
 import sys
 import tempfile
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -32,13 +33,15 @@ from rich.console import Console
 from rich.text import Text
 
 from plexspaces_node.address import is_loopback, split_address
+from plexspaces_node.artifact import ENGINE
 from plexspaces_node.build import BuildEnvironment
 from plexspaces_node.build.builder import TOOLCHAINS
 from plexspaces_node.build.toolchain import Toolchain
 from plexspaces_node.config import Config
-from plexspaces_node.errors import DeadlineExceeded, InvalidArgument, PlexSpacesError
+from plexspaces_node.errors import DeadlineExceeded, InvalidArgument, PlexSpacesError, quoted
 from plexspaces_node.model import LEVELS, MIB
 from plexspaces_node.node.listening import bind_fault
+from plexspaces_node.programs import INIT, PROGRAMS, checkout_of, find_program
 from plexspaces_node.vm.bundle import SOCKET_PATH_LIMIT_BYTES, Bundle
 from plexspaces_node.vm.driver import Driver, Health
 from plexspaces_node.wire.generated.application_pb2 import InspectNodeRequest
@@ -57,7 +60,6 @@ DEPENDENCIES: Mapping[str, str] = {
     "rich": "rich",
     "structlog": "structlog",
     "typer": "typer",
-    "wasmtime": "wasmtime",
 }
 """What is imported to prove each dependency of the package; a test compares with pyproject."""
 
@@ -81,14 +83,6 @@ for argument in sys.argv[1:]:
     except BaseException as error:
         answer = [distribution, False, f"{type(error).__name__}: {error}"]
     print("\\n" + json.dumps(answer), flush=True)
-"""
-_RUN_WASM = """
-import wasmtime
-wat = '''(module (func (export "add") (param i32 i32) (result i32)
-  local.get 0 local.get 1 i32.add))'''
-store = wasmtime.Store()
-module = wasmtime.Module(store.engine, wat)
-print(wasmtime.Instance(store, module, []).exports(store)["add"](store, 40, 2))
 """
 
 
@@ -124,6 +118,7 @@ async def examine(
     """
     groups = await _all(
         check_python(timeout_s),
+        check_programs(timeout_s),
         check_isolation(config, drivers, timeout_s=timeout_s),
         check_compilers(environment, timeout_s=timeout_s),
         check_address(config),
@@ -175,7 +170,7 @@ def _print_finding(finding: Finding, width: int, console: Console) -> None:
 
 
 async def check_python(timeout_s: float = CHECK_TIMEOUT_S) -> list[Finding]:
-    """Check the interpreter, import every dependency and run a WebAssembly module."""
+    """Check the interpreter and import every dependency."""
     new_enough = sys.version_info >= (3, 11)
     place = f"{platform.system()} {platform.release()} on {platform.machine()}"
     interpreter = Finding(
@@ -185,8 +180,7 @@ async def check_python(timeout_s: float = CHECK_TIMEOUT_S) -> list[Finding]:
         f"{platform.python_version()} at {sys.executable}, {place}",
         None if new_enough else "install Python 3.11 or newer",
     )
-    groups = await _all(_dependencies(timeout_s), _webassembly(timeout_s))
-    return [interpreter, *(finding for group in groups for finding in group)]
+    return [interpreter, *await _dependencies(timeout_s)]
 
 
 async def _dependencies(timeout_s: float) -> list[Finding]:
@@ -206,11 +200,45 @@ async def _dependencies(timeout_s: float) -> list[Finding]:
     return findings
 
 
-async def _webassembly(timeout_s: float) -> list[Finding]:
-    ran = await _run([sys.executable, "-P", "-c", _RUN_WASM], timeout_s)
-    ok = ran.status == 0 and ran.text.split()[-1:] == ["42"]
-    detail = "a module was compiled and gave the right answer" if ok else ran.fault
-    return [Finding("Python", "WebAssembly", ok, detail, None if ok else _REINSTALL)]
+# ---- the native programs -------------------------------------------------------------------
+
+
+async def check_programs(
+    timeout_s: float = CHECK_TIMEOUT_S, *, find: Callable[[str], Path] = find_program
+) -> list[Finding]:
+    """Run the agent and the compiler of this installation for their versions, and find the rest.
+
+    In a checkout those are found that are of the present sources, and no others.
+    """
+    return await _all(*(_program(name, find, timeout_s) for name in PROGRAMS))
+
+
+async def _program(name: str, find: Callable[[str], Path], timeout_s: float) -> Finding:
+    try:
+        path = await asyncio.to_thread(find, name)
+        digest = await asyncio.to_thread(_sha256, path)
+        if name == INIT:
+            # Runs in a guest alone.
+            return Finding("Programs", name, True, f"sha256 {digest[:12]} at {path}")
+        ran = await _run([str(path), "--version"], timeout_s)
+    except PlexSpacesError as error:
+        return Finding("Programs", name, False, error.message, error.hint)
+    except OSError as error:
+        return Finding("Programs", name, False, _clean(str(error)), _REINSTALL)
+    hint = _REINSTALL if checkout_of() is None else "scripts/agent"
+    if ran.status != 0:
+        return Finding("Programs", name, False, f"{path} does not work: {ran.fault}", hint)
+    said = _one_line(ran.text).removeprefix(name).strip()
+    if ENGINE not in said:
+        detail = f"{path} is {said or 'nothing'}, and this node is made for {ENGINE}"
+        return Finding("Programs", name, False, detail, hint)
+    sources = "" if checkout_of() is None else " of the present sources"
+    return Finding("Programs", name, True, f"{said}{sources}, sha256 {digest[:12]} at {path}")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # ---- isolation levels ----------------------------------------------------------------------
@@ -388,7 +416,10 @@ def _directory_fault(directory: Path) -> tuple[str, str] | None:
         return f"{directory} belongs to user {status.st_uid}, not to {os.geteuid()}", other
     if status.st_mode & _OTHERS_MAY_WRITE:
         mode = stat.S_IMODE(status.st_mode)
-        return f"others may write to {directory} (mode {mode:04o})", f"chmod 700 {directory}"
+        return (
+            f"others may write to {directory} (mode {mode:04o})",
+            f"chmod 700 {quoted(directory)}",
+        )
     unwritable = _write_fault(directory)
     return (unwritable, other) if unwritable else None
 
@@ -409,7 +440,7 @@ def _path_finding(directory: Path, real: Path) -> Finding:
             mode = os.stat(parent).st_mode
             if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
                 detail = f"anybody may write to {parent} and so replace what is below"
-                return Finding("Node", "path", False, detail, f"chmod o-w {parent}")
+                return Finding("Node", "path", False, detail, f"chmod o-w {quoted(parent)}")
     link = next((one for one in (directory, *directory.parents) if os.path.islink(one)), None)
     if link is None:
         return Finding("Node", "path", True, "no symbolic link on the way")

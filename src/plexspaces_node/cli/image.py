@@ -23,7 +23,8 @@ from plexspaces_node.wire import link
 AGENT = "agent"
 _SHOWN_DIGITS = 12
 _OLD_AGENT = (
-    "its agent is not the one of this program; make it anew with: plexspaces image build --dir {}"
+    "its agent is not the one of this installation; make it anew with: "
+    "plexspaces image build --dir {}"
 )
 
 app = typer.Typer()
@@ -89,7 +90,7 @@ def verify(directory: Directory = None, config: ConfigFile = None, as_json: Json
         print_json(_record(image))
     else:
         say(f"✓ Image {image.digest} in {image.directory} is whole")
-    if not _is_current(image):
+    if _is_current(image) is False:
         note(_OLD_AGENT.format(image.directory))
 
 
@@ -140,12 +141,16 @@ def _print(found: _Found) -> None:
         ("Made of", ", ".join(f"{name} {version}" for name, version in image.made_of.items())),
     ]
     print_fields(fields)
-    if found.problem is None and not _is_current(image):
+    if found.problem is None and _is_current(image) is False:
         note(_OLD_AGENT.format(image.directory))
 
 
-def _is_current(image: GuestImage) -> bool:
-    return image.made_of.get(AGENT) == agent_digest()
+def _is_current(image: GuestImage) -> bool | None:
+    """Whether its agent is this installation's; None when that has none to compare with."""
+    try:
+        return image.made_of.get(AGENT) == agent_digest()
+    except NotFound:
+        return None
 
 
 def _row(found: _Found) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -25,8 +26,8 @@ from plexspaces_node.cli.output import (
     size,
 )
 from plexspaces_node.client import NodeClient
-from plexspaces_node.model import ApplicationState
-from plexspaces_node.views import ApplicationInfo, Listing, LogLine
+from plexspaces_node.model import ApplicationState, ArtifactKind
+from plexspaces_node.views import ApplicationInfo, Listing, LogLine, VmInfo
 
 app = typer.Typer()
 
@@ -64,7 +65,7 @@ def plain_listing(listing: Listing) -> Iterator[str]:
         yield f"  - {vm.id}: {vm.state} ({vm.socket})"
         yield f"    Application: {application.name}{state}"
         yield f"    Language: {application.language}"
-        yield f"    Isolation: {vm.isolation}"
+        yield f"    Isolation: {vm.isolated_by}"
     if resting:
         yield f"Found {len(resting)} application(s) without a VM:"
     for application in resting:
@@ -80,12 +81,16 @@ def table(listing: Listing) -> Iterator[str]:
     rows = [("APPLICATION", "STATE", "LANGUAGE", "VM", "ISOLATION", "MEMORY", "SOCKET")]
     for one in listing.applications:
         vm = one.vm
-        place = (vm.id, vm.isolation, size(vm.rss_bytes), vm.socket) if vm else ("–",) * 4
+        place = _place(vm) if vm else ("–",) * 4
         rows.append((one.name, one.state, one.language, *place))
     for vm in listing.empty_vms:
-        rows.append(("–", vm.state, "–", vm.id, vm.isolation, size(vm.rss_bytes), vm.socket))
+        rows.append(("–", vm.state, "–", *_place(vm)))
     yield f"Found {sum(one.vm is not None for one in listing.applications)} VM(s) with actors:"
     yield from columns(rows)
+
+
+def _place(vm: VmInfo) -> tuple[str, str, str, str]:
+    return vm.id, vm.isolated_by_in_short, size(vm.rss_bytes), vm.socket
 
 
 @app.command(epilog="Example:  plexspaces inspect calculator")
@@ -116,10 +121,15 @@ def _print_application(application: ApplicationInfo) -> None:
         ("Restarts", str(application.restarts)),
         ("Size", f"{config.vcpus} vCPU, {config.memory_mib} MiB"),
     ]
+    if application.kind is not ArtifactKind.ACTOR:
+        fields += [
+            ("Arguments", shlex.join(application.args) or "none"),
+            ("Concurrency", f"{application.concurrency} message(s) at the same time"),
+        ]
     if vm is not None:
         fields += [
             ("VM", f"{vm.id}: {vm.state} ({vm.socket})"),
-            ("Isolation", vm.isolation),
+            ("Isolation", vm.isolated_by),
             ("VM started", moment(vm.started_unix_ns)),
             ("VM memory", size(vm.rss_bytes) + " on the host"),
             ("VM CPU time", milliseconds(vm.cpu_ns)),

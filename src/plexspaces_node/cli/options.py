@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 import plexspaces_node
-from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.errors import InvalidArgument, quoted
 from plexspaces_node.model import LANGUAGES, LEVELS
 
 NodeAddress = Annotated[
@@ -43,6 +44,26 @@ ConfigFile = Annotated[
     ),
 ]
 
+_ARGUMENTS = "plexspaces arguments"
+
+
+class WithArguments(TyperCommand):
+    """A command that takes the arguments of another program after `--`; see `arguments_of`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        ctx.meta[_ARGUMENTS] = tuple(args[end + 1 :])
+        return super().parse_args(ctx, args[:end])
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [*super().collect_usage_pieces(ctx), "[-- ARG...]"]
+
+
+def arguments_of(ctx: typer.Context) -> tuple[str, ...]:
+    """Return what was given after `--` to a command made `WithArguments`."""
+    given: tuple[str, ...] = ctx.meta[_ARGUMENTS]
+    return given
+
 
 def address_of(flag: str | None) -> str:
     """Return the node's address: the flag's or variable's, else the configuration's.
@@ -69,7 +90,7 @@ def check_project(project: Path) -> None:
     if is_file:
         raise InvalidArgument(
             f"{str(project)!r} is a file, not a project's directory",
-            hint=f"plexspaces deploy --name NAME --wasm {project}",
+            hint=f"plexspaces deploy --name NAME --wasm {quoted(project)}",
         )
     raise InvalidArgument(
         f"{str(project)!r} does not exist",

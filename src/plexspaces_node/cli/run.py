@@ -35,8 +35,9 @@ from plexspaces_node.cli.workload import (
     work_through,
 )
 from plexspaces_node.client import DeployOptions, NodeClient
-from plexspaces_node.client.artifact import check_wasm
+from plexspaces_node.client.artifact import check_wasm, read_artifact
 from plexspaces_node.client.node import check_address
+from plexspaces_node.inspection import inspect
 from plexspaces_node.model import VmConfig, check_name
 from plexspaces_node.tracker import PerformanceReport
 
@@ -152,11 +153,13 @@ def empty_vm_typescript(  # noqa: PLR0913 - a command has a parameter for each o
 
 
 async def _empty_vm(address: str, vm_id: str, wasm: Path, config: VmConfig, work: Work) -> Measured:
+    # Before there is a machine: what cannot be run needs none.
+    await inspect((await asyncio.to_thread(read_artifact, wasm)).data)
     async with node_or_embedded(address) as client, AsyncExitStack() as stack:
         note(f"Starting empty VM: {vm_id}")
         started = await client.start_vm(vm_id, vm_config=config)
         stack.push_async_callback(client.stop_vm, vm_id)
-        note(f"✓ Empty VM started in {milliseconds(started.vm_ns)} ({started.vm.isolation})")
+        note(f"✓ Empty VM started in {milliseconds(started.vm_ns)} ({started.vm.isolated_by})")
         options = DeployOptions(vcpus=config.vcpus, memory_mib=config.memory_mib, vm_id=vm_id)
         with DeployDisplay() as display:
             application = await client.deploy(vm_id, wasm, options=options, on_progress=display)

@@ -75,7 +75,7 @@ def table(vms: Sequence[VmInfo]) -> Iterator[str]:
                 vm.id,
                 vm.application or UNKNOWN,
                 vm.state,
-                vm.isolation,
+                vm.isolated_by_in_short,
                 str(vm.config.vcpus),
                 f"{vm.config.memory_mib} MiB",
                 size(vm.rss_bytes) if vm.rss_bytes else UNKNOWN,
@@ -108,7 +108,7 @@ def inspect_vm(name: VmName, node_address: NodeAddress = None, as_json: Json = F
         [
             ("Application", vm.application or "none"),
             ("State", vm.state),
-            ("Isolation", vm.isolation),
+            ("Isolation", vm.isolated_by),
             ("Size", f"{vm.config.vcpus} vCPU, {vm.config.memory_mib} MiB"),
             ("Started", moment(vm.started_unix_ns) if vm.started_unix_ns else UNKNOWN),
             ("Uptime", _uptime(vm)),

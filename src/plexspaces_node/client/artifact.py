@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.errors import InvalidArgument, quoted
 
 _WASM_MAGIC = b"\0asm"
 _HEADER_BYTES = 8
@@ -63,7 +63,7 @@ def check_wasm(wasm: Path | bytes) -> int:
         if wasm.is_dir():
             raise InvalidArgument(
                 f"{str(wasm)!r} is a directory, not a WebAssembly file",
-                hint=f"if it is a project: plexspaces deploy {wasm}",
+                hint=f"if it is a project: plexspaces deploy {quoted(wasm)}",
             )
         size_bytes = wasm.stat().st_size
         if not wasm.is_file():

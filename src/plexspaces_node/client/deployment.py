@@ -55,6 +55,14 @@ class ApplicationDeployment:
         """Add environment variables that the actor sees."""
         return self._with(replace(self._options, env={**self._options.env, **env}))
 
+    def with_args(self, *args: str) -> Self:
+        """Give a command arguments after its name, the same for every message."""
+        return self._with(replace(self._options, args=args))
+
+    def with_concurrency(self, messages: int) -> Self:
+        """Have a command handle so many messages at the same time."""
+        return self._with(replace(self._options, concurrency=messages))
+
     def with_version(self, version: str) -> Self:
         """Name the version of the application."""
         return self._with(replace(self._options, version=version))
@@ -157,9 +165,9 @@ class DeployedApplication:
         """Yield its log; see `NodeClient.logs`."""
         return self._client.logs(self.name, follow=follow, tail=tail)
 
-    async def stop(self) -> ApplicationInfo:
-        """Stop it, keeping its last snapshot; idempotent."""
-        return await self._client.stop(self.name)
+    async def stop(self, *, force: bool = False) -> ApplicationInfo:
+        """Stop it, keeping its last snapshot; idempotent. See `NodeClient.stop`."""
+        return await self._client.stop(self.name, force=force)
 
     async def start(self) -> ApplicationInfo:
         """Start it again from its last snapshot; idempotent."""

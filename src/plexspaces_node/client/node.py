@@ -10,7 +10,7 @@ import asyncio
 import math
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +26,7 @@ from plexspaces_node.errors import (
     NotFound,
     WrongState,
 )
+from plexspaces_node.inspection import check_memory, inspect
 from plexspaces_node.model import (
     MAX_MESSAGE_LIMIT_BYTES,
     MIB,
@@ -47,6 +48,7 @@ from plexspaces_node.views import (
 from plexspaces_node.wire import convert
 from plexspaces_node.wire.generated import application_pb2 as pb
 from plexspaces_node.wire.generated.application_pb2_grpc import ApplicationServiceStub
+from plexspaces_node.wire.invoke import METHOD, SERVICE, Request, decode_reply, encode_request
 from plexspaces_node.wire.options import UPLOAD_CHUNK_BYTES, client_options
 from plexspaces_node.wire.status import DEFAULT_ADDRESS as DEFAULT_ADDRESS
 from plexspaces_node.wire.status import from_grpc
@@ -101,8 +103,11 @@ class DeployOptions:
         request_id: of an earlier deploy whose end was not seen, to be given its answer if it was
             done; "" for a deploy of its own.
         replace: an application of the name is replaced and keeps its state, its keys and values
-            and its log; also its size where this names none, and its environment where `env` is
-            empty.
+            and its log; also its size, its environment, its arguments and its concurrency where
+            this names none.
+        args: a command's arguments after its name, the same for every message.
+        concurrency: how many messages a command handles at the same time, or None for as many as
+            its machine has vcpus.
     """
 
     language: Language | None = None
@@ -113,6 +118,8 @@ class DeployOptions:
     vm_id: str = ""
     request_id: str = ""
     replace: bool = False
+    args: Sequence[str] = ()
+    concurrency: int | None = None
 
 
 class NodeClient:
@@ -126,6 +133,7 @@ class NodeClient:
         self.address = check_address(address)
         self._channel: grpc.aio.Channel | None = None
         self._opened: ApplicationServiceAsyncStub | None = None
+        self._invoke: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] | None = None
 
     def __repr__(self) -> str:
         return f"<NodeClient {self.address} {'open' if self._channel else 'closed'}>"
@@ -135,6 +143,7 @@ class NodeClient:
             raise WrongState(f"the client of {self.address} is open already")
         self._channel = grpc.aio.insecure_channel(self.address, options=client_options())
         self._opened = ApplicationServiceStub(self._channel)
+        self._invoke = self._channel.unary_unary(f"/{SERVICE}/{METHOD}")
         return self
 
     async def __aexit__(
@@ -147,7 +156,7 @@ class NodeClient:
 
     async def close(self) -> None:
         """Close the connection and end the calls in flight; idempotent."""
-        channel, self._channel, self._opened = self._channel, None, None
+        channel, self._channel, self._opened, self._invoke = self._channel, None, None, None
         if channel is not None:
             await channel.close()
 
@@ -181,16 +190,17 @@ class NodeClient:
         """Deploy a WebAssembly file under a name; returns once a message can be answered.
 
         An artifact the node has already is not sent again. Raises `InvalidArgument` before
-        anything is sent when name, file or options cannot be right, `AlreadyExists` when the name
+        anything is sent when name, file or options cannot be right or the file cannot be run, and
+        later for an actor that is given what only a command takes; `AlreadyExists` when the name
         is taken and not to be replaced, `ActorFailed` or `ActorTrapped` when the actor does not
         start; then nothing of it is left on the node but the cached artifact, and what was to be
         replaced runs again from where it was, with the keys and values that its `init` put.
         """
         wish = options or DeployOptions()
         size_bytes = await asyncio.to_thread(check_wasm, wasm)
-        await self.check_deploy(name, options=wish, size_bytes=size_bytes)
+        node, config = await self._check_deploy(name, wish, size_bytes)
         artifact = await asyncio.to_thread(read_artifact, wasm)
-        upload_ns = await self._bring(artifact, on_progress)
+        upload_ns = await self._bring(artifact, node, config, on_progress)
         request = convert.deploy_to_proto(
             replace(_spec(name, wish), digest=artifact.digest),
             size=convert.size_to_proto(wish.vcpus, wish.memory_mib),
@@ -209,14 +219,7 @@ class NodeClient:
         `InvalidArgument` for a name or options that cannot be right, here or on this node, and
         `AlreadyExists` for a name that is taken, unless the options repeat a request or replace.
         """
-        wish = options or DeployOptions()
-        _spec(name, wish)
-        node = await self.inspect_node()
-        replaced = await self._find(name) if wish.replace else None
-        default = replaced.vm_config if replaced else node.default_vm
-        _check_fits(size_bytes, _complete(wish, default), node)
-        if not wish.replace and not wish.request_id:
-            await self._check_free(name)
+        await self._check_deploy(name, options or DeployOptions(), size_bytes)
 
     async def undeploy(self, name: str) -> None:
         """Remove an application with its machine, state and log; raises `NotFound`."""
@@ -224,10 +227,14 @@ class NodeClient:
         request = pb.UndeployRequest(name=name)
         await self._answer(self._stub.Undeploy(request, timeout=CHANGE_TIMEOUT_S))
 
-    async def stop(self, name: str) -> ApplicationInfo:
-        """Stop an application, keeping its last snapshot; idempotent. Raises `NotFound`."""
+    async def stop(self, name: str, *, force: bool = False) -> ApplicationInfo:
+        """Stop an application, keeping its last snapshot; idempotent. Raises `NotFound`.
+
+        One whose state cannot be saved runs on, and `WrongState` says why. With `force` it is
+        stopped all the same; what it lost of its state is in `last_error` then.
+        """
         check_name(name)
-        request = pb.StopRequest(name=name)
+        request = pb.StopRequest(name=name, force=force)
         reply = await self._answer(self._stub.Stop(request, timeout=CHANGE_TIMEOUT_S))
         return convert.application_from_proto(reply.application)
 
@@ -262,16 +269,16 @@ class NodeClient:
                 hint=f"choose more than 0 and at most {MAX_INVOKE_TIMEOUT_S:g} s",
             )
         check_message(len(payload))
-        request = pb.InvokeRequest(name=name, type=type, payload=payload)
-        deadline_s: float | None = None
+        timeout_ms, deadline_s = 0, None
         if timeout_s is not None:
-            request.timeout_ms = math.ceil(timeout_s * 1000)
+            timeout_ms = math.ceil(timeout_s * 1000)
             deadline_s = timeout_s + _DEADLINE_SLACK_S
+        request = encode_request(Request(name, type, payload, timeout_ms))
         begin_ns = time.perf_counter_ns()
-        call = self._stub.Invoke(request, timeout=deadline_s)
+        call = self._messages(request, timeout=deadline_s)
         reply = await self._answer(call)
         round_trip_ns = time.perf_counter_ns() - begin_ns
-        return convert.reply_from_proto(reply, round_trip_ns=round_trip_ns)
+        return decode_reply(reply, round_trip_ns=round_trip_ns)
 
     async def list(self) -> Listing:
         """Return every application and every empty machine."""
@@ -362,11 +369,21 @@ class NodeClient:
     @property
     def _stub(self) -> ApplicationServiceAsyncStub:
         if self._opened is None:
-            raise WrongState(
-                f"the client of {self.address} is not open",
-                hint="use it in a block: async with NodeClient(address) as node",
-            )
+            raise self._not_open()
         return self._opened
+
+    def _not_open(self) -> WrongState:
+        return WrongState(
+            f"the client of {self.address} is not open",
+            hint="use it in a block: async with NodeClient(address) as node",
+        )
+
+    @property
+    def _messages(self) -> grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]:
+        # Not the stub's, which would copy a payload twice.
+        if self._invoke is None:
+            raise self._not_open()
+        return self._invoke
 
     async def _answer(self, call: Awaitable[_T]) -> _T:
         try:
@@ -388,11 +405,35 @@ class NodeClient:
         except NotFound:
             return None
 
-    async def _bring(self, artifact: Artifact, on_progress: OnProgress | None) -> int:
+    async def _check_deploy(
+        self, name: str, wish: DeployOptions, size_bytes: int
+    ) -> tuple[NodeInfo, VmConfig]:
+        """Check a deploy; return the node, and the size of the machine that there would be."""
+        _spec(name, wish)
+        node = await self.inspect_node()
+        replaced = await self._find(name) if wish.replace else None
+        config = _complete(wish, replaced.vm_config if replaced else node.default_vm)
+        _check_fits(size_bytes, config, node)
+        if not wish.replace and not wish.request_id:
+            await self._check_free(name)
+        return node, config
+
+    async def _bring(
+        self,
+        artifact: Artifact,
+        node: NodeInfo,
+        config: VmConfig,
+        on_progress: OnProgress | None,
+    ) -> int:
         if await self.find_artifact(artifact.digest):
             if on_progress is not None:
                 on_progress(Progress("cached"))
             return 0
+        # What the node has was inspected when it came.
+        if (found := await inspect(artifact.data)) is not None:
+            check_memory(
+                found.memory_bytes, memory_mib=config.memory_mib, overhead_mib=node.overhead_mib
+            )
         begin_ns = time.perf_counter_ns()
         await self.upload(artifact, on_progress=on_progress)
         return time.perf_counter_ns() - begin_ns
@@ -444,6 +485,8 @@ def check_message(size_bytes: int) -> None:
 def _spec(name: str, wish: DeployOptions) -> ApplicationSpec:
     if wish.vm_id:
         check_name(wish.vm_id, what="VM id")
+    if wish.concurrency == 0:
+        raise InvalidArgument("concurrency must be at least 1, not 0", hint="leave it out")
     return ApplicationSpec(
         name=name,
         digest=_NO_DIGEST_YET,
@@ -451,6 +494,8 @@ def _spec(name: str, wish: DeployOptions) -> ApplicationSpec:
         language=wish.language,
         vm_config=_complete(wish, VmConfig()),
         env=dict(wish.env),
+        args=tuple(wish.args),
+        concurrency=wish.concurrency or 0,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,13 +27,22 @@ from plexspaces_node.errors import (
     WrongState,
 )
 from plexspaces_node.model import (
+    ApplicationSpec,
     ApplicationState,
     PhaseTimings,
     VmConfig,
     check_name,
 )
+from plexspaces_node.node.agents import StopRefused
 from plexspaces_node.node.artifacts import Compiled
-from plexspaces_node.node.deploys import DeployRequest, completed, is_answered, record_of
+from plexspaces_node.node.deploys import (
+    DeployRequest,
+    check_artifact,
+    completed,
+    is_answered,
+    next_record,
+    record_of,
+)
 from plexspaces_node.node.leftovers import deployed_applications, destroy_machines
 from plexspaces_node.node.logs import ApplicationLog, remove_all_but
 from plexspaces_node.node.machines import Machine, start_machine
@@ -43,6 +52,7 @@ from plexspaces_node.node.supervisor import Progress, Supervisor, Surroundings
 from plexspaces_node.views import ApplicationInfo, Listing, VmInfo
 from plexspaces_node.vm.bundle import Bundle, new_vm_id
 from plexspaces_node.vm.host_machine import finished
+from plexspaces_node.wire.link import Body
 
 _log = logging.getLogger(__name__)
 
@@ -93,11 +103,13 @@ class Applications:
 
     # ---- messages ----------------------------------------------------------------------
 
-    async def invoke(self, name: str, msg_type: str, payload: bytes, timeout_ns: int) -> Outcome:
+    def invoke(
+        self, name: str, msg_type: str, payload: Body, timeout_ns: int
+    ) -> Awaitable[Outcome]:
         """Send a message and wait for the reply; raises what `Messages.invoke` raises."""
         if self._draining:
             raise _shutting_down()
-        return await self._messages.invoke(name, msg_type, payload, timeout_ns)
+        return self._messages.invoke(name, msg_type, payload, timeout_ns)
 
     # ---- applications ------------------------------------------------------------------
 
@@ -129,7 +141,7 @@ class Applications:
                 raise _no_vm(request.vm_id)
             if known is not None:
                 self._readable(spec.name)
-            compiled = await self._compile(spec.digest, progress)
+            compiled = await self._compile(spec, progress)
             if known is not None:
                 await self._replace(known, request, compiled, progress)
                 return await known.info()
@@ -161,12 +173,7 @@ class Applications:
         begin = perf_counter_ns() - compiled.duration_ns
         await self.around.registry.check_request(request.request_id, known.name)
         before = _Version(known.record, known.timings, known.state, known.last_error)
-        record = replace(
-            record_of(request, compiled),
-            id=before.record.id,
-            generation=before.record.generation + 1,
-            env=request.spec.env or before.record.env,
-        )
+        record = next_record(before.record, request, compiled)
         self.around.artifacts.hold(record.digest)
         known.replacing = True
         try:
@@ -174,7 +181,7 @@ class Applications:
             # To the end: amid its goodbye an actor hands over its last state.
             await finished(known.stop(self.grace_s))
             empty = await self._take_empty(request.vm_id) if request.vm_id else None
-            known.record, known.on_trial = record, True
+            known.begin_trial(record)
             await known.start(empty=empty, progress=progress)
         except BaseException as error:
             await finished(self._to_the_end(self._put_back(known, before, record)))
@@ -202,6 +209,11 @@ class Applications:
         self, known: Supervisor, before: _Version, failed: ApplicationRecord
     ) -> None:
         """Have the version before where the next one failed."""
+        if known.state is ApplicationState.RUNNING and not known.on_trial:
+            # It could not be stopped, and runs on.
+            known.replacing = False
+            self.around.artifacts.release(failed.digest)
+            return
         try:
             # Without a goodbye: what the next version would save is not for the one before.
             await known.abort()
@@ -214,13 +226,13 @@ class Applications:
         elif before.state is not ApplicationState.STOPPED and not self._draining:
             known.start_later()
 
-    async def _compile(self, digest: str, progress: Progress) -> Compiled:
-        try:
-            return await self.around.artifacts.compile(digest, on_miss=lambda: progress("compile"))
-        except InvalidArgument:
-            # It can never run here, and bad input changes nothing.
-            self.around.artifacts.refuse(digest)
-            raise
+    async def _compile(self, spec: ApplicationSpec, progress: Progress) -> Compiled:
+        overhead_mib = self.around.driver.capabilities.overhead_mib
+        return await self.around.artifacts.compile(
+            spec.digest,
+            check=partial(check_artifact, spec, overhead_mib),
+            on_miss=lambda: progress("compile"),
+        )
 
     async def undeploy(self, name: str) -> None:
         """Remove an application without a trace but its artifact, which nobody may need then.
@@ -242,17 +254,32 @@ class Applications:
 
         await self._to_the_end(act())
 
-    async def stop(self, name: str) -> ApplicationInfo:
+    async def stop(self, name: str, *, force: bool = False) -> ApplicationInfo:
         """Stop an application and keep its last snapshot. Idempotent.
 
-        Raises `NotFound`, `WrongState` for one that cannot be read.
+        With `force` also where its state cannot be saved: what it changed since its last snapshot
+        is lost then, and `last_error` says so. Raises `NotFound`, `WrongState` for one that cannot
+        be read, `StopRefused` for one whose state cannot be saved, which runs on.
         """
 
         async def act() -> ApplicationInfo:
             async with self._lock(name):
                 supervisor = self._readable(name)
-                supervisor.record = await self.around.registry.set_desired(name, Desired.STOPPED)
-                await supervisor.stop(self.grace_s)
+                set_desired = self.around.registry.set_desired
+                supervisor.record = await set_desired(name, Desired.STOPPED)
+                try:
+                    await supervisor.stop(self.grace_s, force=force)
+                except StopRefused:
+                    try:
+                        supervisor.record = await set_desired(name, Desired.RUNNING)
+                    except PlexSpacesError as error:
+                        _log.warning(
+                            "application %s runs on, but after the next start of the "
+                            "node it will not: %s",
+                            name,
+                            error,
+                        )
+                    raise
                 return await supervisor.info()
 
         return await self._to_the_end(act())
@@ -331,7 +358,7 @@ class Applications:
         async def act() -> None:
             if vm_id in self._empties:
                 machine = await self._take_empty(vm_id)
-                await machine.stop(1.0)
+                await machine.stop(1.0, force=True)
 
         await self._to_the_end(act())
 
@@ -378,7 +405,9 @@ class Applications:
 
         async def end(supervisor: Supervisor) -> None:
             async with self._lock(supervisor.name):
-                await supervisor.stop(grace_s)
+                # The node ends, and its machines with it: what is lost can only be told.
+                if lost := await supervisor.stop(grace_s, force=True):
+                    raise WrongState(f"application {supervisor.name!r}: {lost}")
 
         await self._end_acts()
         ends = await asyncio.gather(
@@ -491,6 +520,7 @@ class Applications:
 
     async def _let_go(self, supervisor: Supervisor) -> None:
         self.around.artifacts.release(supervisor.record.digest)
+        supervisor.forget()
         try:
             await supervisor.journal.remove()
         except OSError as error:

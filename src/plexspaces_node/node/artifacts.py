@@ -26,12 +26,14 @@ from pathlib import Path
 from typing import Self
 
 from plexspaces_node.errors import InvalidArgument, NotFound, Unavailable
+from plexspaces_node.inspection import Inspection
 from plexspaces_node.model import MIB, Language
-from plexspaces_node.node.compiler import COMPILER, CompileLimits, CompilerReport, run_compiler
+from plexspaces_node.node.compiler import CompileLimits, compile_to, inspect
 from plexspaces_node.node.disk import DiskFull, clear, is_whole, room_of, sync, using_disk
 from plexspaces_node.node.incoming import TEMPORARY, IncomingFile, Upload
 from plexspaces_node.node.native import ArtifactReport, Entry, NativeCache
 from plexspaces_node.node.shelf import Item, Shelf
+from plexspaces_node.programs import compiler_program
 from plexspaces_node.vm.host_machine import finished
 
 _log = logging.getLogger(__name__)
@@ -43,6 +45,9 @@ PROMISE_S = 60.0
 
 _UPLOADS_AT_ONCE = 16
 """Others wait: what is not whole yet takes up this many times `limits.artifact_bytes` at most."""
+
+_INSPECTIONS_AT_ONCE = 4
+"""Each takes some milliseconds, and none waits for a compilation."""
 
 # Native code measured at two to three times its WebAssembly; a small file has pages of overhead.
 _OUTPUT_GROWTH = 16
@@ -98,14 +103,16 @@ class ArtifactStore:
         limit_bytes: int,
         engine: str,
         limits: CompileLimits | None = None,
-        compiler: Sequence[str] = COMPILER,
+        compiler: Sequence[str] = (),
     ) -> None:
         self._artifacts = root / "artifacts"
         self._native = NativeCache(root / "cache", engine)
         self._limit_bytes = limit_bytes
         self._limits = limits or CompileLimits()
         self._compiler = tuple(compiler)
+        self._output_limit_bytes = max(_OUTPUT_LEAST_BYTES, _OUTPUT_GROWTH * limit_bytes)
         self._slots = asyncio.Semaphore(self._limits.at_once)
+        self._inspections = asyncio.Semaphore(_INSPECTIONS_AT_ONCE)
         self._uploads = asyncio.Semaphore(_UPLOADS_AT_ONCE)
         # Held while a file is compared with its digest: one thread at most is busy with that.
         self._checking = asyncio.Lock()
@@ -188,14 +195,22 @@ class ArtifactStore:
                 # write that was cancelled may still be under way, and is waited for.
                 await asyncio.shield(self._settle(file, digest))
 
-    async def compile(self, digest: str, *, on_miss: Callable[[], None] | None = None) -> Compiled:
+    async def compile(
+        self,
+        digest: str,
+        *,
+        check: Callable[[ArtifactReport], None] | None = None,
+        on_miss: Callable[[], None] | None = None,
+    ) -> Compiled:
         """Return the artifact compiled for this engine, from the cache or compiled now.
 
+        `check` raises for an artifact that is not wanted, before anything is compiled in vain.
         `on_miss` is called when it is not in the cache, before the wait for a compiler. Callers
         that ask for the same artifact at the same time share one compilation, which goes on as
         long as one of them waits. Raises `NotFound` when the artifact is not here or damaged,
-        `InvalidArgument` when it cannot be run or breaks the compiler, `ResourceExhausted` when
-        it takes too much time, memory or disk; nothing is left then.
+        `InvalidArgument` when it cannot be run here or breaks the compiler, and goes then as soon
+        as nobody holds it, `ResourceExhausted` when it takes too much time, memory or disk;
+        nothing of a compilation is left then.
         """
         began_ns = time.monotonic_ns()
         source, key = self._artifact(digest), self._native.key(digest)
@@ -209,7 +224,11 @@ class ArtifactStore:
                 if on_miss is not None:
                     on_miss()
                 with self._noticing_full_disk():
+                    if check is not None:
+                        check(await self._inspect(key, digest))
                     entry = await self._join(key, digest)
+            elif check is not None:
+                check(entry.report)
             self._shelf.put(
                 key,
                 digest,
@@ -250,10 +269,6 @@ class ArtifactStore:
         key = self._native.key(digest)
         self._shelf.release(key)
         self._mark_used(digest)
-
-    def refuse(self, digest: str) -> None:
-        """Say that an artifact cannot be used: it goes as soon as nobody holds it."""
-        self._shelf.refuse(self._native.key(digest))
 
     def start_pruning(self, limit_bytes: int) -> None:
         """Keep what nobody holds within a limit from now on, in the background.
@@ -313,6 +328,27 @@ class ArtifactStore:
         self._shelf.put(key, wasm_bytes=0)
         return False
 
+    async def _inspect(self, key: str, digest: str) -> ArtifactReport:
+        async with self._inspections:
+            if not await self._is_whole(key, digest):
+                raise _not_here(digest)
+            with self._refusing(key):
+                program = await self._program()
+                source, scratch = self._artifact(digest), self._native.directory
+                return _report(await inspect(program, source, scratch, limits=self._limits))
+
+    async def _program(self) -> Sequence[str]:
+        return self._compiler or (str(await asyncio.to_thread(compiler_program)),)
+
+    @contextmanager
+    def _refusing(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except InvalidArgument:
+            # It can never run here, and bad input changes nothing.
+            self._shelf.refuse(key)
+            raise
+
     async def _join(self, key: str, digest: str) -> Entry:
         if self._closed:
             raise Unavailable("the artifact store is closed", hint="the node is stopping")
@@ -341,13 +377,14 @@ class ArtifactStore:
                 raise _not_here(digest)
             output = self._native.scratch()
             try:
-                said = await run_compiler(
-                    self._compiler,
-                    self._artifact(digest),
-                    output,
-                    limits=self._limits,
-                    output_limit_bytes=max(_OUTPUT_LEAST_BYTES, _OUTPUT_GROWTH * self._limit_bytes),
-                )
+                with self._refusing(key):
+                    said = await compile_to(
+                        await self._program(),
+                        self._artifact(digest),
+                        output,
+                        limits=self._limits,
+                        output_limit_bytes=self._output_limit_bytes,
+                    )
                 # To its end: what it would make after the cleaning up would not be counted.
                 return await finished(
                     asyncio.to_thread(self._native.keep, output, key, _report(said))
@@ -461,11 +498,17 @@ async def _end_tasks(tasks: set[asyncio.Task[Entry]]) -> None:
         await asyncio.wait(set(tasks))
 
 
-def _report(said: CompilerReport) -> ArtifactReport:
-    return ArtifactReport(said.kind, _language(said), tuple(said.imports), tuple(said.exports))
+def _report(said: Inspection) -> ArtifactReport:
+    return ArtifactReport(
+        kind=said.kind,
+        language=_language(said),
+        imports=tuple(said.imports),
+        exports=tuple(said.exports),
+        memory_bytes=said.memory_bytes,
+    )
 
 
-def _language(said: CompilerReport) -> Language:
+def _language(said: Inspection) -> Language:
     told = {name.lower() for name in said.languages}
     for name, language in _LANGUAGES:
         if name in told:

@@ -30,17 +30,19 @@ from plexspaces_node.node.listening import bind, check_can_listen
 from plexspaces_node.node.machines import AgentLimits
 from plexspaces_node.node.metrics import serve_metrics
 from plexspaces_node.node.registry import Registry
-from plexspaces_node.node.service import ApplicationService, ErrorInterceptor, ServiceLimits
+from plexspaces_node.node.service import (
+    ApplicationService,
+    ServiceLimits,
+    add_to_server,
+)
 from plexspaces_node.node.supervisor import Surroundings
 from plexspaces_node.views import NodeInfo
 from plexspaces_node.vm.driver import Driver
-from plexspaces_node.wire.generated import application_pb2 as pb
-from plexspaces_node.wire.generated import application_pb2_grpc as pb_grpc
+from plexspaces_node.wire.invoke import SERVICE
 from plexspaces_node.wire.options import server_options
 
 _log = logging.getLogger(__name__)
 
-SERVICE = pb.DESCRIPTOR.services_by_name["ApplicationService"].full_name
 END_RPC_GRACE_S = 1.0
 """For calls other than messages (a listing, a deploy being undone) to end on shutdown."""
 
@@ -82,6 +84,7 @@ class Node:
             max_vcpus=can.max_vcpus,
             default_vm=VmConfig(default.vcpus, default.memory_mib),
             started_unix_ns=self.started_unix_ns,
+            overhead_mib=can.overhead_mib,
         )
 
     async def drain(self) -> bool:
@@ -203,9 +206,7 @@ class NodeBuilder:
             applications = Applications(around, data.logs, config.node.grace_s)
             node = Node(config, driver, note)
             node._applications = applications
-            node._server = server = grpc.aio.server(
-                interceptors=(ErrorInterceptor(),), options=server_options()
-            )
+            node._server = server = grpc.aio.server(options=server_options(limits.message_bytes))
             _register(server, node, applications, artifacts)
             node.metrics_port = stack.enter_context(
                 serve_metrics(
@@ -289,7 +290,7 @@ def _register(
 ) -> None:
     limits = ServiceLimits(node.config.limits.message_timeout_s)
     service = ApplicationService(applications, artifacts, node.describe, limits)
-    pb_grpc.add_ApplicationServiceServicer_to_server(service, server)
+    add_to_server(service, server)
     health_pb2_grpc.add_HealthServicer_to_server(node._health, server)
     names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)

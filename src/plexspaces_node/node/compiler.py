@@ -2,7 +2,8 @@
 
 Compiling is where a hostile file can cost time and memory, so it never happens in the node's own
 process. This file owns how the child is started and ended, and turns each way it can end into a
-report or an error; what the report means for artifacts is `artifacts`' business.
+report or an error; what the report means for artifacts is `artifacts`' business, what is on the
+child's command line and in its answer `inspection`'s.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import asyncio
 import math
 import os
 import signal
-import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,39 +19,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import msgspec
-
 from plexspaces_node.errors import (
-    Internal,
     InvalidArgument,
     PlexSpacesError,
     ResourceExhausted,
     Unavailable,
     Unsupported,
-    platform_error,
 )
-from plexspaces_node.model import MIB, ArtifactKind
+from plexspaces_node.inspection import (
+    ENVIRONMENT,
+    REPORT_LIMIT_BYTES,
+    Inspection,
+    bounds,
+    read_answer,
+)
+from plexspaces_node.model import MIB
 from plexspaces_node.node.disk import FULL_SIGNS, DiskFull, is_full
 from plexspaces_node.node.incoming import TEMPORARY
 from plexspaces_node.vm.host_process import signal_name
 
-COMPILER = (sys.executable, "-I", "-m", "plexspaces_node.agent.compile")
-"""The compiler's command line; the source and the target are appended."""
-
-_REPORT_LIMIT_BYTES = 1 * MIB
 _COMPLAINT_BYTES = 4096
-_MESSAGE_LIMIT = 2000
 
 _MEMORY_SIGNS = (
-    "memoryerror",
     "memory allocation of",
     "cannot allocate memory",
     "out of memory",
-    "bad_alloc",
     "failed to map segment",
     "resource temporarily unavailable",
 )
-"""What Python, Rust, C++, the loader and a thread that cannot start say when memory is short."""
+"""What Rust, the loader and a thread that cannot start say when memory is short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,34 +65,26 @@ class CompileLimits:
     at_once: int = 1
 
 
-class CompilerReport(msgspec.Struct, frozen=True):
-    """What the compiler says of a file it has compiled; names are as in the binary."""
+async def inspect(
+    program: Sequence[str], source: Path, scratch: Path, *, limits: CompileLimits
+) -> Inspection:
+    """Return what a file is, from its own sections, in a child process; nothing is compiled.
 
-    kind: ArtifactKind
-    languages: list[str] = []
-    processed_by: list[str] = []
-    imports: list[str] = []
-    exports: list[str] = []
-
-
-class _Refusal(msgspec.Struct, frozen=True):
-    code: str
-    message: str
-    hint: str | None = None
+    `scratch` is a directory for what the process says. Raises what `compile_to` raises.
+    """
+    options = _options(limits, output_limit_bytes=REPORT_LIMIT_BYTES + _COMPLAINT_BYTES)
+    command = [*program, *options, "inspect", str(source)]
+    return await _run(command, scratch, limits)
 
 
-class _Answer(msgspec.Struct, frozen=True):
-    ok: bool
-
-
-async def run_compiler(
-    command: Sequence[str],
+async def compile_to(
+    program: Sequence[str],
     source: Path,
     output: Path,
     *,
     limits: CompileLimits,
     output_limit_bytes: int,
-) -> CompilerReport:
+) -> Inspection:
     """Compile `source` to `output` in a child process and return what it is.
 
     However this ends, no process is left; `output` may be there in part, the caller removes it.
@@ -105,30 +93,40 @@ async def run_compiler(
     the compiler cannot be started and `Internal` when its answer makes no sense. `DiskFull` is
     the limit that the disk is.
     """
-    bounded = [*_bounds(limits, output_limit_bytes), *command, str(source), str(output)]
+    options = _options(limits, output_limit_bytes=output_limit_bytes)
+    command = [*program, *options, "compile", str(source), str(output)]
+    return await _run(command, output.parent, limits)
+
+
+async def _run(command: Sequence[str], scratch: Path, limits: CompileLimits) -> Inspection:
     # Files and not pipes: nothing can block on them, and what is read of them is bounded.
     try:
         with (
-            tempfile.TemporaryFile(dir=output.parent, prefix=TEMPORARY) as answer,
-            tempfile.TemporaryFile(dir=output.parent, prefix=TEMPORARY) as complaint,
+            tempfile.TemporaryFile(dir=scratch, prefix=TEMPORARY) as answer,
+            tempfile.TemporaryFile(dir=scratch, prefix=TEMPORARY) as complaint,
         ):
             # So that a compiler that fills the disk has room left to say so.
             os.posix_fallocate(complaint.fileno(), 0, _COMPLAINT_BYTES)
-            status = await _run_to_end(bounded, answer, complaint, limits.timeout_s)
+            status = await _run_to_end(command, answer, complaint, limits.timeout_s)
             said = _last_written(complaint).decode("utf-8", "replace")
             answer.seek(0)
-            found = answer.read(_REPORT_LIMIT_BYTES + 1)
+            found = answer.read(REPORT_LIMIT_BYTES + 1)
     except OSError as error:
         if is_full(error):
-            raise DiskFull(output.parent) from error
+            raise DiskFull(scratch) from error
         raise Unavailable(
             f"the compiler cannot be run: {error.strerror}", hint="plexspaces doctor"
         ) from error
     if status != 0:
         if any(sign in said for sign in FULL_SIGNS):
-            raise DiskFull(output.parent)
+            raise DiskFull(scratch)
         raise _broken(status, said, limits)
-    return _read_answer(found, limits)
+    try:
+        return read_answer(found)
+    except PlexSpacesError as error:
+        if _tells_of_memory(error.message):
+            raise _out_of_memory(limits) from error
+        raise
 
 
 def _last_written(file: IO[bytes]) -> bytes:
@@ -138,20 +136,12 @@ def _last_written(file: IO[bytes]) -> bytes:
     return os.pread(file.fileno(), end - begin, begin)
 
 
-def _bounds(limits: CompileLimits, output_limit_bytes: int) -> list[str]:
-    cpu_s = math.ceil(limits.timeout_s) * (os.cpu_count() or 1)
-    return [
-        # Dies with the node, also when the node is killed.
-        *("setpriv", "--pdeathsig", "KILL", "--"),
-        "prlimit",
-        f"--data={limits.memory_mib * MIB}",
-        # The soft limit's signal tells that it was the time; the hard one's would not.
-        f"--cpu={cpu_s}:{cpu_s + 1}",
-        f"--fsize={output_limit_bytes}",
-        "--core=0",
-        "--nofile=64",
-        "--",
-    ]
+def _options(limits: CompileLimits, *, output_limit_bytes: int) -> list[str]:
+    return bounds(
+        memory_bytes=limits.memory_mib * MIB,
+        cpu_s=math.ceil(limits.timeout_s) * (os.cpu_count() or 1),
+        file_bytes=output_limit_bytes,
+    )
 
 
 async def _run_to_end(
@@ -164,13 +154,13 @@ async def _run_to_end(
             stdin=asyncio.subprocess.DEVNULL,
             stdout=answer,
             stderr=complaint,
-            env={"PATH": os.defpath, "LANG": "C.UTF-8"},
+            env=ENVIRONMENT,
             umask=0o077,
             start_new_session=True,
         )
     except FileNotFoundError as error:
         raise Unsupported(
-            f"{command[0]} is not installed", hint="apt-get install util-linux"
+            f"the compiler {command[0]} is not there", hint="plexspaces doctor"
         ) from error
     try:
         async with asyncio.timeout(timeout_s):
@@ -197,34 +187,11 @@ def _broken(status: int | None, said: str, limits: CompileLimits) -> PlexSpacesE
             "the compiler was killed: the machine ran out of memory",
             hint="free memory on the machine, or deploy a smaller artifact",
         )
-    if status in (126, 127):
-        return Unsupported(
-            f"the compiler cannot be started: {_last_line(said)}", hint="plexspaces doctor"
-        )
     end = f"exit status {status}" if status > 0 else signal_name(-status)
     return InvalidArgument(
         f"the compiler failed on the artifact ({end}): {_last_line(said)}",
         hint="build the artifact again; `plexspaces doctor` tells whether the compiler works",
     )
-
-
-def _read_answer(answer: bytes, limits: CompileLimits) -> CompilerReport:
-    if len(answer) > _REPORT_LIMIT_BYTES:
-        raise InvalidArgument(
-            f"the names of its imports and exports fill more than {_REPORT_LIMIT_BYTES} bytes",
-            hint="export only what wit/application.wit names",
-        )
-    try:
-        if msgspec.json.decode(answer, type=_Answer).ok:
-            return msgspec.json.decode(answer, type=CompilerReport)
-        refusal = msgspec.json.decode(answer, type=_Refusal)
-    except msgspec.DecodeError as error:
-        raise Internal(
-            f"the compiler's answer cannot be read: {error}", hint="plexspaces doctor"
-        ) from error
-    if _tells_of_memory(refusal.message):
-        raise _out_of_memory(limits)
-    raise platform_error(refusal.code, refusal.message[:_MESSAGE_LIMIT], hint=refusal.hint)
 
 
 def _out_of_memory(limits: CompileLimits) -> ResourceExhausted:

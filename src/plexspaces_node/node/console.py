@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import AsyncGenerator
 
-from plexspaces_node.errors import NotFound, Unavailable, WrongState
+from plexspaces_node.errors import NotFound, Unavailable, WrongState, quoted
 from plexspaces_node.vm.bundle import Bundle
 
 CHUNK_BYTES = 32 * 1024
@@ -84,7 +84,7 @@ def _not_plain(bundle: Bundle) -> WrongState:
     path = bundle.console_log
     return WrongState(
         f"the console log {path} is no plain file: it is not read",
-        hint=f"see what put it there: ls -la {path.parent}",
+        hint=f"see what put it there: ls -la {quoted(path.parent)}",
     )
 
 

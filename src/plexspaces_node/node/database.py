@@ -28,6 +28,7 @@ from plexspaces_node.errors import (
     ResourceExhausted,
     Unavailable,
     WrongState,
+    quoted,
 )
 from plexspaces_node.node.migrations import Migration, migrate
 
@@ -141,6 +142,8 @@ class Database:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT_BYTES}")
+            # As some distributions build SQLite, deleting would else write as much as is deleted.
+            connection.execute("PRAGMA secure_delete = FAST")
             migrate(connection, migrations)
             # Only the table without which nothing can start: checking every value of every
             # application would take as long as they are big.
@@ -218,9 +221,11 @@ def _translate(error: sqlite3.Error, path: Path) -> PlexSpacesError:
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
             return _damaged(path, str(error))
         case sqlite3.SQLITE_FULL:
-            return ResourceExhausted(f"no space left for {path}", hint=f"df -h {path.parent}")
+            return ResourceExhausted(
+                f"no space left for {path}", hint=f"df -h {quoted(path.parent)}"
+            )
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return Unavailable(f"another program holds {path}", hint=f"fuser {path}")
+            return Unavailable(f"another program holds {path}", hint=f"fuser {quoted(path)}")
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
             return InvalidArgument(
                 f"{path} cannot be written: {error}",
@@ -232,9 +237,10 @@ def _translate(error: sqlite3.Error, path: Path) -> PlexSpacesError:
 
 
 def _damaged(path: Path, reason: str) -> WrongState:
+    begin_empty = f"mv {quoted(path)} {quoted(f'{path}.damaged')}"
     return WrongState(
         f"{path} is damaged: {reason}",
-        hint=f"put a backup in its place, or begin empty: mv {path} {path}.damaged",
+        hint=f"put a backup in its place, or begin empty: {begin_empty}",
     )
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import msgspec
 
-from plexspaces_node.errors import InvalidArgument, WrongState
+from plexspaces_node.errors import InvalidArgument, WrongState, quoted
 from plexspaces_node.model import check_name
 from plexspaces_node.vm.bundle import check_socket_room, open_plain
 
@@ -211,12 +211,12 @@ def _check_private(path: Path) -> None:
     if status.st_uid != os.geteuid():
         raise InvalidArgument(
             f"{path} belongs to user {status.st_uid}, the node runs as user {os.geteuid()}",
-            hint=f"chown {os.geteuid()} {path}, or choose another with --data-dir DIR",
+            hint=f"chown {os.geteuid()} {quoted(path)}, or choose another with --data-dir DIR",
         )
     if status.st_mode & _OTHERS_MAY_WRITE:
         raise InvalidArgument(
             f"others may write to {path} (mode {stat.S_IMODE(status.st_mode):04o})",
-            hint=f"chmod 700 {path}, or choose another with --data-dir DIR",
+            hint=f"chmod 700 {quoted(path)}, or choose another with --data-dir DIR",
         )
 
 

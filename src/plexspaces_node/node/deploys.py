@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from time import time_ns
 from uuid import uuid4
 
-from plexspaces_node.model import ApplicationSpec, PhaseTimings
+from plexspaces_node.inspection import check_memory
+from plexspaces_node.model import ApplicationSpec, ArtifactKind, PhaseTimings
 from plexspaces_node.node.artifacts import Compiled, check_language
+from plexspaces_node.node.native import ArtifactReport
 from plexspaces_node.node.registry import ApplicationRecord, Desired
 
 
@@ -22,8 +24,7 @@ class DeployRequest:
         request_id: "" for none; a second deploy with the same one gets the first one's answer.
         vm_id: of an empty machine to deploy into, "" for a new one.
         upload_ns: what the client says its upload took, part of the timings.
-        replace: an application of the name is replaced; it keeps its environment when the spec
-            has none.
+        replace: an application of the name is replaced; see `next_record`.
     """
 
     spec: ApplicationSpec
@@ -33,9 +34,24 @@ class DeployRequest:
     replace: bool = False
 
 
+def check_artifact(spec: ApplicationSpec, overhead_mib: int, report: ArtifactReport) -> None:
+    """Raise `InvalidArgument` for an artifact that cannot be deployed as was asked for.
+
+    `overhead_mib` is what of the machine's memory is not the application's.
+    """
+    spec.check_kind(report.kind)
+    check_language(report, spec.language)
+    memory_mib = spec.vm_config.memory_mib
+    check_memory(report.memory_bytes, memory_mib=memory_mib, overhead_mib=overhead_mib)
+
+
 def record_of(request: DeployRequest, compiled: Compiled) -> ApplicationRecord:
-    """Return the row of an application that is to be deployed and is not yet."""
+    """Return the row of an application that is to be deployed and is not yet.
+
+    Raises `InvalidArgument` for what this artifact cannot be deployed with.
+    """
     spec = request.spec
+    spec.check_kind(compiled.report.kind)
     return ApplicationRecord(
         name=spec.name,
         id=f"app-{uuid4().hex[:8]}",
@@ -49,6 +65,28 @@ def record_of(request: DeployRequest, compiled: Compiled) -> ApplicationRecord:
         generation=0,
         request_id=request.request_id,
         created_ns=time_ns(),
+        args=spec.args,
+        concurrency=spec.concurrency,
+    )
+
+
+def next_record(
+    before: ApplicationRecord, request: DeployRequest, compiled: Compiled
+) -> ApplicationRecord:
+    """Return the row of an application's next version; raises as `record_of` does.
+
+    It keeps its environment where the request names none, and as a command its arguments and its
+    concurrency.
+    """
+    record = record_of(request, compiled)
+    is_command = record.kind is not ArtifactKind.ACTOR
+    return replace(
+        record,
+        id=before.id,
+        generation=before.generation + 1,
+        env=record.env or before.env,
+        args=record.args or (before.args if is_command else ()),
+        concurrency=record.concurrency or (before.concurrency if is_command else 0),
     )
 
 

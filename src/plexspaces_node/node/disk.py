@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from plexspaces_node.errors import ResourceExhausted, Unavailable
+from plexspaces_node.errors import ResourceExhausted, Unavailable, quoted
 from plexspaces_node.vm.host_machine import NO_SPACE
 
 _log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ class DiskFull(ResourceExhausted):
     """There is no room left where something had to be written."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(f"no space left in {path}", hint=f"df -h {path}")
+        super().__init__(f"no space left in {path}", hint=f"df -h {quoted(path)}")
 
 
 def is_full(error: OSError) -> bool:

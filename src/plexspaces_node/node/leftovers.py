@@ -39,10 +39,13 @@ async def destroy_machines(driver: Driver, root: Path) -> None:
     A directory that cannot be removed stays, with a warning.
     Raises what the driver does for a process that cannot be ended.
     """
-    for bundle in list(bundles(root)):
+    left = tuple(bundles(root))
+    # One look for all: a machine each would be a look at all processes for each.
+    ended = not await asyncio.to_thread(running_from_any, left)
+    for bundle in left:
         _log.info("destroying %s, left by an earlier run", bundle.vm_id)
         try:
-            await driver.destroy(bundle)
+            await driver.destroy(bundle, ended=ended)
         except PlexSpacesError as error:
             if await asyncio.to_thread(procfs.with_arguments, *marks_of(bundle)):
                 raise

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,8 @@ from plexspaces_node.errors import (
     VmStartFailed,
 )
 from plexspaces_node.model import VmState
-from plexspaces_node.node.agents import AgentClient, HostCalls, believed
+from plexspaces_node.node.agents import AgentClient, HostCalls, StopRefused, believed
+from plexspaces_node.node.logs import LogRecord
 from plexspaces_node.views import VmInfo, VmInspection, VmMemory, VmStep
 from plexspaces_node.vm.bundle import Bundle
 from plexspaces_node.vm.driver import Driver, LinkEnd, Vm, VmExit, VmHandle
@@ -37,8 +39,10 @@ HELLO_TIMEOUT_S = 30.0
 STOP_GRACE_S = 2.0
 """Between asking a machine to end and insisting."""
 MEASURE_TIMEOUT_S = 1.0
-"""For an agent to say how much memory is in use; see `AgentClient.measure`."""
+"""For an agent to say how much memory is in use."""
 
+_MOST_WALLS = 8
+_WALL = re.compile(r"[A-Za-z ]{1,40}")
 _log = logging.getLogger(__name__)
 
 
@@ -57,22 +61,22 @@ class SwitchedHostCalls:
     def __init__(self) -> None:
         self.target: HostCalls | None = None
 
-    def log(self, frame: link.Log) -> None:
+    def log(self, lines: Sequence[LogRecord]) -> None:
         if self.target is not None:
-            self.target.log(frame)
+            self.target.log(lines)
 
-    def snapshot(self, state: bytes) -> None:
+    def snapshot_part(self, part: link.Snapshot, body: link.Body) -> None:
         if self.target is not None:
-            self.target.snapshot(state)
+            self.target.snapshot_part(part, body)
 
     def unclaimed(self, reply: link.Reply | None, total_ns: int) -> None:
         if self.target is not None:
             self.target.unclaimed(reply, total_ns)
 
-    async def answer(self, request: link.Ask | link.Tell | link.Get | link.Put) -> bytes | None:
+    async def answer(self, call: link.HostCall, body: link.Body) -> link.Body | None:
         if self.target is None:
             raise Unavailable("the machine has no application")
-        return await self.target.answer(request)
+        return await self.target.answer(call, body)
 
 
 class Machine:
@@ -93,6 +97,7 @@ class Machine:
         self.config = bundle.config
         self.host = host
         self.application = ""
+        self.missing_walls: tuple[str, ...] = ()
         self.steps: list[VmStep] = []
         self.vm_ns = 0
         self.started_unix_ns = time_ns()
@@ -105,23 +110,24 @@ class Machine:
         return f"<Machine {self.id} {self.state}>"
 
     async def load(
-        self, artifact: Path, frame: Callable[[int, str], link.Load], timeout_s: float
+        self,
+        artifact: Path,
+        frame: Callable[[str], link.Load],
+        state: AsyncIterator[link.Body],
+        timeout_s: float,
     ) -> link.Loaded:
         """Attach a compiled artifact and have the agent start it; returns when it can answer.
 
-        `frame` makes the request from its id and the path at which the agent finds the artifact.
-        Raises what `init` did wrong, or a platform error that names what failed.
+        `frame` makes the request from the path at which the agent finds the artifact; it starts
+        from the state of which `state` yields the parts. Raises what `init` did wrong, or a
+        platform error that names what failed.
         """
         begin = perf_counter_ns()
         path = await self._vm.attach(artifact)
         attached = perf_counter_ns()
-
-        def request(request_id: int) -> link.Load:
-            made = frame(request_id, path)
-            self.application = made.application
-            return made
-
-        loading = asyncio.ensure_future(self.agent.load(request, timeout_s))
+        request = frame(path)
+        self.application = request.application
+        loading = asyncio.ensure_future(self.agent.load(request, state, timeout_s))
         ended = asyncio.ensure_future(self._vm.wait())
         try:
             await asyncio.wait({loading, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -134,11 +140,9 @@ class Machine:
         finally:
             await _cancel(loading, ended)
         measured_ns = perf_counter_ns() - attached
-        loaded = link.Loaded(
-            loaded.id,
-            load_ns=believed(loaded.load_ns, measured_ns),
-            init_ns=believed(loaded.init_ns, measured_ns),
-        )
+        self.missing_walls = _names(loaded.missing_walls)
+        loaded.load_ns = believed(loaded.load_ns, measured_ns)
+        loaded.init_ns = believed(loaded.init_ns, measured_ns)
         self.steps += [
             VmStep("attach", attached - begin),
             VmStep("load", loaded.load_ns),
@@ -157,24 +161,37 @@ class Machine:
         finally:
             await _cancel(ended, deaf)
 
-    async def stop(self, timeout_s: float) -> None:
+    async def stop(self, timeout_s: float, *, force: bool = False) -> str:
         """Say goodbye: the actor snapshots and shuts down; then leave no trace of the machine.
 
-        Never raises for a machine that does not answer: it is destroyed all the same.
+        Raises `StopRefused` when its state cannot be saved, and the machine is as it was. With
+        `force` it is destroyed all the same, as is one that does not answer; returns why there was
+        no goodbye then, else "".
         """
-        self.state = VmState.STOPPING
+        before, self.state = self.state, VmState.STOPPING
+        refused, why = False, ""
         try:
             await self.agent.stop(timeout_s)
         except PlexSpacesError as error:
+            refused = isinstance(error, StopRefused) and not force
+            if refused:
+                self.state = before
+                raise
+            why = error.message
             _log.warning("machine %s did not say goodbye: %s", self.id, error)
         finally:
-            await self.destroy()
+            if not refused:
+                await self.destroy()
+        return why
 
     async def destroy(self) -> None:
-        """Leave no process, socket or directory of the machine. Idempotent."""
+        """Leave no process, socket or directory of the machine. Idempotent.
+
+        One whose agent is deaf is not asked to end: it would not hear that either.
+        """
         self.state = VmState.STOPPING
         try:
-            await self._vm.stop(STOP_GRACE_S)
+            await self._vm.stop(0 if self.agent.deaf.is_set() else STOP_GRACE_S)
         finally:
             await self.agent.close()
             await self._driver.destroy(self.bundle)
@@ -197,6 +214,7 @@ class Machine:
             cpu_ns=cpu_ns,
             application=self.application,
             uptime_ns=perf_counter_ns() - self._hello_ns,
+            missing_walls=self.missing_walls,
         )
 
     async def inspect(self) -> VmInspection:
@@ -215,6 +233,11 @@ class Machine:
             memory=memory,
             memory_unknown=unknown,
         )
+
+
+def _names(walls: Sequence[str]) -> tuple[str, ...]:
+    # An agent says them, which may not be what it should be: they go into every listing.
+    return tuple(wall for wall in walls[:_MOST_WALLS] if _WALL.fullmatch(wall))
 
 
 def pid_in(handle: VmHandle) -> int:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
-from time import perf_counter_ns
+from time import perf_counter_ns, time_ns
+from typing import NamedTuple
 
 from plexspaces_node.config import LimitsSection
 from plexspaces_node.errors import ActorError, ActorFailed, InvalidArgument, PlexSpacesError
 from plexspaces_node.node.agents import believed
+from plexspaces_node.node.logs import LogRecord
+from plexspaces_node.node.pending import Answered
 from plexspaces_node.node.supervisor import Supervisor
 from plexspaces_node.views import MessageTimings
 from plexspaces_node.wire import link
@@ -21,11 +23,13 @@ from plexspaces_node.wire import link
 _MAX_TYPE_BYTES = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a message: the reply's payload or the actor's failure, and its times."""
+class Outcome(NamedTuple):
+    """What became of a message: the reply's payload or the actor's failure, and its times.
 
-    payload: bytes
+    With a failure the payload is what the program wrote before it failed.
+    """
+
+    payload: link.Body
     failure: ActorError | None
     timings: MessageTimings
 
@@ -39,10 +43,10 @@ class Messages:
         self._named = named
         # Which application waits for which: one entry an actor that is inside `ask`.
         self._asks: dict[str, link.Ask] = {}
-        self._told: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     async def invoke(
-        self, name: str, msg_type: str, payload: bytes, timeout_ns: int, *, sender: str = ""
+        self, name: str, msg_type: str, payload: link.Body, timeout_ns: int, *, sender: str = ""
     ) -> Outcome:
         """Send a message and wait for the reply.
 
@@ -53,24 +57,22 @@ class Messages:
         supervisor = self._named(name)
         self._check_message(msg_type, payload, timeout_ns)
         try:
-            reply = await supervisor.agent.invoke(
+            reply, body = await supervisor.agent.invoke(
                 sender=sender, msg_type=msg_type, payload=payload, timeout_ns=timeout_ns
             )
         except PlexSpacesError:
             supervisor.tally.failures += 1
             raise
         timings = _timings(reply, perf_counter_ns() - begin)
-        failure = link.error_of(reply.failure) if reply.failure else None
+        failure = link.error_of(reply.failure) if reply.HasField("failure") else None
         supervisor.tally.add(
             total_ns=timings.total_ns, compute_ns=timings.compute_ns, failed=failure is not None
         )
         if isinstance(failure, PlexSpacesError):
             raise failure
-        if len(reply.payload) > self._limits.message_bytes:
-            failure = ActorFailed("the reply is over the limit", code="reply-too-large")
-        return Outcome(reply.payload, failure, timings)
+        return Outcome(body, failure, timings)
 
-    async def ask(self, sender: str, request: link.Ask) -> bytes:
+    async def ask(self, sender: str, request: link.Ask, payload: link.Body) -> link.Body:
         """Pass an actor's message on and return the reply; see `supervisor.Router`."""
         waits_for = request.to
         while waits_for != sender and waits_for in self._asks:
@@ -83,7 +85,7 @@ class Messages:
         self._asks[sender] = request
         try:
             outcome = await self.invoke(
-                request.to, request.type, request.payload, request.timeout_ns, sender=sender
+                request.to, request.type, payload, request.timeout_ns, sender=sender
             )
         finally:
             # An actor whose ask timed out may have asked again: that entry is not ours to remove.
@@ -93,39 +95,38 @@ class Messages:
             raise outcome.failure
         return outcome.payload
 
-    def tell(self, sender: str, request: link.Tell) -> None:
+    def tell(self, sender: str, request: link.Tell, payload: link.Body) -> None:
         """Queue an actor's message with another application; see `supervisor.Router`."""
         target = self._named(request.to)
         timeout_ns = int(self._limits.message_timeout_s * 1e9)
-        self._check_message(request.type, request.payload, timeout_ns)
-        waiting = target.agent.post(
-            sender=sender, msg_type=request.type, payload=request.payload, timeout_ns=timeout_ns
-        )
+        self._check_message(request.type, payload, timeout_ns)
+        begin = perf_counter_ns()
 
-        async def finish() -> None:
-            begin = perf_counter_ns()
-            try:
-                reply = await waiting
-            except PlexSpacesError as error:
-                target.unclaimed(None, perf_counter_ns() - begin)
-                why: str | None = str(error)
+        def settled(reply: asyncio.Future[Answered]) -> None:
+            total_ns = perf_counter_ns() - begin
+            if reply.cancelled() or self._closed:
+                return
+            if error := reply.exception():
+                target.unclaimed(None, total_ns)
+                why = str(error)
             else:
-                target.unclaimed(reply, perf_counter_ns() - begin)
-                why = reply.failure.message if reply.failure else None
-            if why is not None:
+                answer, _ = reply.result()
+                target.unclaimed(answer, total_ns)
+                why = answer.failure.message
+            if why:
                 # Nobody waits for it: the log is the only place the failure can be seen.
-                target.log(link.Log("node", "warn", f"a message from {sender!r}: {why}", 0))
+                line = f"a message from {sender!r}: {why}"
+                target.log([LogRecord(time_ns(), "node", "warn", line)])
 
-        task = asyncio.create_task(finish())
-        self._told.add(task)
-        task.add_done_callback(self._told.discard)
+        target.agent.post(
+            sender=sender, msg_type=request.type, payload=payload, timeout_ns=timeout_ns
+        ).add_done_callback(settled)
 
     def close(self) -> None:
         """Wait no more for what was told."""
-        for task in list(self._told):
-            task.cancel()
+        self._closed = True
 
-    def _check_message(self, msg_type: str, payload: bytes, timeout_ns: int) -> None:
+    def _check_message(self, msg_type: str, payload: link.Body, timeout_ns: int) -> None:
         limit = self._limits.message_bytes
         if len(payload) > limit:
             raise InvalidArgument(
@@ -140,5 +141,9 @@ class Messages:
 
 def _timings(reply: link.Reply, total_ns: int) -> MessageTimings:
     """Return where the time of a message went."""
-    claimed = (reply.compute_ns, reply.wait_ns, reply.queue_ns)
-    return MessageTimings(total_ns, *(believed(each, total_ns) for each in claimed))
+    return MessageTimings(
+        total_ns,
+        believed(reply.compute_ns, total_ns),
+        believed(reply.wait_ns, total_ns),
+        believed(reply.queue_ns, total_ns),
+    )

@@ -65,7 +65,48 @@ def _state(connection: sqlite3.Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (_applications, _state)
+def _commands(connection: sqlite3.Connection) -> None:
+    connection.execute("ALTER TABLE applications ADD COLUMN args TEXT NOT NULL DEFAULT '[]'")
+    connection.execute("ALTER TABLE applications ADD COLUMN concurrency INTEGER NOT NULL DEFAULT 0")
+
+
+def _states_in_parts(connection: sqlite3.Connection) -> None:
+    # A state that was one value was at most 2 MiB long.
+    connection.execute("ALTER TABLE snapshots RENAME TO whole_snapshots")
+    connection.execute(
+        """
+        CREATE TABLE snapshots (
+            application TEXT PRIMARY KEY REFERENCES applications (name) ON DELETE CASCADE,
+            taken_ns INTEGER NOT NULL,
+            size_bytes INTEGER NOT NULL
+        ) STRICT
+        """
+    )
+    connection.execute(
+        """
+        CREATE TABLE snapshot_parts (
+            application TEXT NOT NULL REFERENCES applications (name) ON DELETE CASCADE,
+            taken_ns INTEGER NOT NULL,
+            begin_byte INTEGER NOT NULL,
+            body BLOB NOT NULL,
+            PRIMARY KEY (application, taken_ns, begin_byte)
+        ) STRICT
+        """
+    )
+    connection.execute(
+        "INSERT INTO snapshots SELECT application, taken_ns, LENGTH(state) FROM whole_snapshots"
+    )
+    for begin in (0, 1024 * 1024):
+        connection.execute(
+            "INSERT INTO snapshot_parts"
+            " SELECT application, taken_ns, ?, SUBSTR(state, ? + 1, 1024 * 1024)"
+            " FROM whole_snapshots WHERE LENGTH(state) > ?",
+            (begin, begin, begin),
+        )
+    connection.execute("DROP TABLE whole_snapshots")
+
+
+MIGRATIONS: tuple[Migration, ...] = (_applications, _state, _commands, _states_in_parts)
 """Step N of the schema is element N-1; append only."""
 
 

@@ -42,12 +42,14 @@ class ArtifactReport:
         language: what it was written in as far as the binary tells, else unknown.
         imports: names it imports: interfaces of a component, modules of a core module.
         exports: names it exports.
+        memory_bytes: the linear memory that it has from its start.
     """
 
     kind: ArtifactKind
     language: Language
     imports: tuple[str, ...] = field(repr=False)
     exports: tuple[str, ...] = field(repr=False)
+    memory_bytes: int = 0
 
 
 class Entry(msgspec.Struct, frozen=True):

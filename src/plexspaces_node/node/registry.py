@@ -21,11 +21,17 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
-from plexspaces_node.errors import AlreadyExists, InvalidArgument, NotFound, ResourceExhausted
+from plexspaces_node.errors import (
+    AlreadyExists,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    WrongState,
+)
 from plexspaces_node.model import (
     MIB,
     ArtifactKind,
@@ -43,6 +49,14 @@ DEFAULT_KEYVALUE_LIMIT_BYTES = 64 * MIB
 KEY_LIMIT_BYTES = 512
 """The longest key, in bytes of UTF-8."""
 
+_PRUNED_AT_ONCE = 16
+
+Value: TypeAlias = bytes | bytearray | memoryview
+"""What is written; read it is always bytes."""
+
+Parts: TypeAlias = Sequence[tuple[int, Value]]
+"""Parts of a state, each with the byte at which it begins; none is empty."""
+
 
 class Desired(StrEnum):
     """What the user wants of an application; the supervisor makes it so."""
@@ -56,7 +70,8 @@ class ApplicationRecord:
     """What the registry knows of an application.
 
     Attributes:
-        env: kept out of the repr, because users put secrets there.
+        env: kept out of the repr, because users put secrets there; so are the arguments.
+        concurrency: 0 for as many messages at the same time as it has vcpus.
         generation: 0 until the deploy is done, which raises it, as every change of `desired` does.
         request_id: of the deploy that made it, "" for none; unique otherwise.
         timings: of the deploy, None until they are known.
@@ -77,16 +92,28 @@ class ApplicationRecord:
     request_id: str
     created_ns: int
     timings: PhaseTimings | None = None
+    args: tuple[str, ...] = field(default=(), repr=False)
+    concurrency: int = 0
     fault: str = ""
+
+    @property
+    def at_once(self) -> int:
+        """How many messages it handles at the same time."""
+        if self.kind is ArtifactKind.ACTOR:
+            return 1
+        return self.concurrency or self.vm_config.vcpus
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotRecord:
-    """An actor's saved state and when it was taken, in nanoseconds since the epoch."""
+    """An actor's saved state.
 
-    application: str
-    state: bytes = field(repr=False)
+    Attributes:
+        taken_ns: since the epoch; no two states of an application have the same.
+    """
+
     taken_ns: int
+    size_bytes: int
 
 
 class Registry:
@@ -177,22 +204,52 @@ class Registry:
             Mode.DURABLE, lambda connection: _set_deployed(connection, name, timings)
         )
 
-    async def save_snapshot(self, name: str, state: bytes, *, taken_ns: int) -> None:
-        """Keep an actor's state in place of the one before; raises `NotFound`."""
+    async def add_to_snapshot(self, name: str, taken_ns: int, parts: Parts) -> None:
+        """Write parts of a state that is not the saved one, and is not until `save_snapshot`.
+
+        Raises `NotFound`.
+        """
         await self._call(
-            Mode.WRITE, lambda connection: _save_snapshot(connection, name, state, taken_ns)
+            Mode.WRITE, lambda connection: _add_to_snapshot(connection, name, taken_ns, parts)
         )
 
+    async def save_snapshot(self, name: str, record: SnapshotRecord, parts: Parts) -> bool:
+        """Write the last parts of an actor's state and keep it in place of the one before.
+
+        What a crash leaves is one of the two. Tells whether nothing is left of any other state,
+        see `prune_snapshots`. Raises `NotFound`.
+        """
+
+        def save(connection: sqlite3.Connection) -> bool:
+            _add_to_snapshot(connection, name, record.taken_ns, parts)
+            _save_snapshot(connection, name, record)
+            return _prune(connection, name)
+
+        return await self._call(Mode.WRITE, save)
+
+    async def prune_snapshots(self, name: str) -> bool:
+        """Remove some of what is left of states that are not the saved one; tell whether all.
+
+        In steps, as the writes of everybody wait for each. Not while a state is on its way.
+        """
+        return await self._call(Mode.WRITE, lambda connection: _prune(connection, name))
+
     async def load_snapshot(self, name: str) -> SnapshotRecord | None:
-        """Return the state saved last, or None."""
+        """Return what is known of the state saved last, or None."""
         return await self._call(Mode.READ, lambda connection: _load_snapshot(connection, name))
+
+    async def read_part(self, name: str, taken_ns: int, begin: int) -> bytes:
+        """Return the part of a state that begins at a byte; raises `WrongState` without one."""
+        return await self._call(
+            Mode.READ, lambda connection: _read_part(connection, name, taken_ns, begin)
+        )
 
     async def kv_get(self, name: str, key: str) -> bytes | None:
         """Return the value of an application's key, or None."""
         _check_key(key)
         return await self._call(Mode.READ, lambda connection: _kv_get(connection, name, key))
 
-    async def kv_put(self, name: str, key: str, value: bytes | None) -> None:
+    async def kv_put(self, name: str, key: str, value: Value | None) -> None:
         """Set an application's key; None deletes it, silently when it is not there.
 
         Raises `InvalidArgument` for a key that is empty or over `KEY_LIMIT_BYTES`, `NotFound`
@@ -208,8 +265,9 @@ class Registry:
 
 _COLUMNS = (
     "name, id, version, language, kind, digest, vcpus, memory_mib, env, desired, generation,"
-    " request_id, created_ns, timings"
+    " request_id, created_ns, timings, args, concurrency"
 )
+_PLACES = ", ".join("?" * len(_COLUMNS.split(",")))
 
 
 def _insert(connection: sqlite3.Connection, record: ApplicationRecord) -> None:
@@ -220,9 +278,7 @@ def _insert(connection: sqlite3.Connection, record: ApplicationRecord) -> None:
             hint=f"plexspaces undeploy --name {record.name}",
         )
     _check_request(connection, record.request_id, record.name)
-    connection.execute(
-        f"INSERT INTO applications ({_COLUMNS}) VALUES ({', '.join('?' * 14)})", _row(record)
-    )
+    connection.execute(f"INSERT INTO applications ({_COLUMNS}) VALUES ({_PLACES})", _row(record))
 
 
 def _replace(connection: sqlite3.Connection, record: ApplicationRecord) -> None:
@@ -231,7 +287,7 @@ def _replace(connection: sqlite3.Connection, record: ApplicationRecord) -> None:
     _update_one(
         connection,
         record.name,
-        f"UPDATE applications SET ({_COLUMNS}) = ({', '.join('?' * 14)}) WHERE name = ?",
+        f"UPDATE applications SET ({_COLUMNS}) = ({_PLACES}) WHERE name = ?",
         (*_row(record), record.name),
     )
 
@@ -262,6 +318,8 @@ def _row(record: ApplicationRecord) -> tuple[Any, ...]:
         record.request_id,
         record.created_ns,
         None if record.timings is None else _json(record.timings),
+        _json(record.args),
+        record.concurrency,
     )
 
 
@@ -286,7 +344,7 @@ def _list(connection: sqlite3.Connection) -> list[ApplicationRecord]:
 
 def _record(row: tuple[Any, ...]) -> ApplicationRecord:
     name, id_, version, language, kind, digest, vcpus, memory_mib, env, desired, *rest = row
-    generation, request_id, created_ns, timings = rest
+    generation, request_id, created_ns, timings, args, concurrency = rest
     bare = ApplicationRecord(
         name=name,
         id=id_,
@@ -311,6 +369,8 @@ def _record(row: tuple[Any, ...]) -> ApplicationRecord:
             env=msgspec.json.decode(env, type=dict[str, str]),
             desired=Desired(desired),
             timings=None if timings is None else msgspec.json.decode(timings, type=PhaseTimings),
+            args=msgspec.json.decode(args, type=tuple[str, ...]),
+            concurrency=concurrency,
         )
     except (ValueError, InvalidArgument) as error:
         # A newer version may have written it, and will read it again.
@@ -343,24 +403,60 @@ def _delete(connection: sqlite3.Connection, id_: str) -> None:
     connection.execute("DELETE FROM applications WHERE id = ?", (id_,))
 
 
-def _save_snapshot(connection: sqlite3.Connection, name: str, state: bytes, taken_ns: int) -> None:
-    # INSERT ... SELECT, so that an unknown application is no row rather than a broken key.
+def _add_to_snapshot(
+    connection: sqlite3.Connection, name: str, taken_ns: int, parts: Parts
+) -> None:
+    for begin, body in parts:
+        # INSERT ... SELECT, so that an unknown application is no row rather than a broken key; OR
+        # REPLACE for a part that is written again, since its first write was not seen to be done.
+        _update_one(
+            connection,
+            name,
+            "INSERT OR REPLACE INTO snapshot_parts (application, taken_ns, begin_byte, body)"
+            " SELECT name, ?, ?, ? FROM applications WHERE name = ?",
+            (taken_ns, begin, body, name),
+        )
+
+
+def _save_snapshot(connection: sqlite3.Connection, name: str, record: SnapshotRecord) -> None:
     _update_one(
         connection,
         name,
-        "INSERT INTO snapshots (application, state, taken_ns)"
-        " SELECT name, ?, ? FROM applications WHERE name = ?"
-        " ON CONFLICT (application) DO UPDATE"
-        " SET state = excluded.state, taken_ns = excluded.taken_ns",
-        (state, taken_ns, name),
+        "INSERT OR REPLACE INTO snapshots (application, taken_ns, size_bytes)"
+        " SELECT name, ?, ? FROM applications WHERE name = ?",
+        (record.taken_ns, record.size_bytes, name),
     )
+
+
+def _prune(connection: sqlite3.Connection, name: str) -> bool:
+    removed = connection.execute(
+        "DELETE FROM snapshot_parts WHERE rowid IN ("
+        " SELECT rowid FROM snapshot_parts WHERE application = ?1 AND taken_ns IS NOT"
+        " (SELECT taken_ns FROM snapshots WHERE application = ?1) LIMIT ?2)",
+        (name, _PRUNED_AT_ONCE),
+    ).rowcount
+    return removed < _PRUNED_AT_ONCE
 
 
 def _load_snapshot(connection: sqlite3.Connection, name: str) -> SnapshotRecord | None:
     row = connection.execute(
-        "SELECT state, taken_ns FROM snapshots WHERE application = ?", (name,)
+        "SELECT taken_ns, size_bytes FROM snapshots WHERE application = ?", (name,)
     ).fetchone()
-    return None if row is None else SnapshotRecord(name, row[0], row[1])
+    return None if row is None else SnapshotRecord(*row)
+
+
+def _read_part(connection: sqlite3.Connection, name: str, taken_ns: int, begin: int) -> bytes:
+    row = connection.execute(
+        "SELECT body FROM snapshot_parts WHERE application = ? AND taken_ns = ? AND begin_byte = ?",
+        (name, taken_ns, begin),
+    ).fetchone()
+    if row is None or not row[0]:
+        raise WrongState(
+            f"the saved state of {name!r} has no part at byte {begin}",
+            hint="put a backup of the registry in its place, or deploy the application anew",
+        )
+    body: bytes = row[0]
+    return body
 
 
 def _check_key(key: str) -> None:
@@ -380,7 +476,12 @@ def _kv_get(connection: sqlite3.Connection, name: str, key: str) -> bytes | None
 
 
 def _kv_put(
-    connection: sqlite3.Connection, name: str, key: str, value: bytes | None, *, limit: int
+    connection: sqlite3.Connection,
+    name: str,
+    key: str,
+    value: Value | None,
+    *,
+    limit: int,
 ) -> None:
     row = connection.execute(
         "SELECT keyvalue_bytes, LENGTH(value) FROM applications"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import grpc
 
@@ -27,6 +28,7 @@ from plexspaces_node.views import ApplicationInfo, LogLine, NodeInfo
 from plexspaces_node.wire import convert
 from plexspaces_node.wire.generated import application_pb2 as pb
 from plexspaces_node.wire.generated import application_pb2_grpc as pb_grpc
+from plexspaces_node.wire.invoke import LONG_BYTES, METHOD, SERVICE, decode_request, encode_reply
 from plexspaces_node.wire.status import to_grpc
 
 _log = logging.getLogger(__name__)
@@ -46,7 +48,7 @@ class ServiceLimits:
 
 
 class ApplicationService(pb_grpc.ApplicationServiceServicer):
-    """`plexspaces.node.v1.ApplicationService`; errors are mapped by `ErrorInterceptor`."""
+    """`plexspaces.node.v1.ApplicationService`; errors are mapped by `add_to_server`."""
 
     def __init__(
         self,
@@ -118,18 +120,12 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
         return pb.UndeployResponse()
 
     async def Stop(self, request: pb.StopRequest, context: Context) -> pb.StopResponse:
-        info = await self._applications.stop(request.name)
+        info = await self._applications.stop(request.name, force=request.force)
         return pb.StopResponse(application=convert.application_to_proto(info))
 
     async def Start(self, request: pb.StartRequest, context: Context) -> pb.StartResponse:
         info = await self._applications.start(request.name)
         return pb.StartResponse(application=convert.application_to_proto(info))
-
-    async def Invoke(self, request: pb.InvokeRequest, context: Context) -> pb.InvokeResponse:
-        outcome = await self._applications.invoke(
-            request.name, request.type, request.payload, self._timeout_ns(request, context)
-        )
-        return convert.reply_to_proto(outcome.failure or outcome.payload, outcome.timings)
 
     async def List(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:
         return convert.listing_to_proto(await self._applications.list())
@@ -176,49 +172,52 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
             async for chunk in chunks:
                 yield pb.VmConsoleResponse(chunk=chunk)
 
+    async def Invoke(self, raw: bytes, context: Context) -> bytes:  # type: ignore[override]
+        """From the request's bytes to the reply's: see `add_to_server`."""
+        request = decode_request(raw)
+        timeout_ns = self._timeout_ns(request.timeout_ms, context)
+        outcome = await self._applications.invoke(
+            request.name, request.type, request.payload, timeout_ns
+        )
+        reply = encode_reply(outcome.payload, outcome.failure, outcome.timings)
+        if len(reply) > LONG_BYTES:
+            # So that what still holds the payload, in this step of the event loop, lets go of it
+            # before gRPC makes a copy of the reply.
+            del outcome
+            await asyncio.sleep(0)
+        return reply
+
     def _default_vm(self, request: pb.DeployRequest) -> VmConfig:
         default = self._describe().default_vm
         return self._applications.size_of(request.name, default) if request.replace else default
 
-    def _timeout_ns(self, request: pb.InvokeRequest, context: Context) -> int:
-        if request.timeout_ms:
-            timeout_s = request.timeout_ms / 1000
+    def _timeout_ns(self, timeout_ms: int, context: Context) -> int:
+        if timeout_ms:
+            timeout_s = timeout_ms / 1000
         else:
             left = context.time_remaining()
             timeout_s = self._limits.message_timeout_s if left is None else left
         return int(min(timeout_s, self._limits.max_timeout_s) * 1e9)
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Turns errors into gRPC statuses: one of the two places that catch every `Exception`."""
+def add_to_server(service: ApplicationService, server: grpc.aio.Server) -> None:
+    """Have a server serve this, with errors turned into gRPC statuses.
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        """Wrap the handler by the shape of its call."""
-        handler = await continuation(handler_call_details)
-        if handler is None or not handler_call_details.method.startswith("/plexspaces."):
-            return handler
-        make = (
-            grpc.stream_unary_rpc_method_handler
-            if handler.request_streaming
-            else grpc.unary_unary_rpc_method_handler
-        )
-        behavior = handler.stream_unary or handler.unary_unary
-        wrapped = _replying
-        if handler.response_streaming:
-            make, behavior, wrapped = (
-                grpc.unary_stream_rpc_method_handler,
-                handler.unary_stream,
-                _streaming,
-            )
-        return make(
-            wrapped(behavior),
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
+    One of the two places that catch every `Exception`: not by an interceptor, which for each call
+    takes a third of the time of an empty one. Messages are served without the copies of the
+    generated code.
+    """
+    face = SimpleNamespace()
+    for method in pb.DESCRIPTOR.services_by_name["ApplicationService"].methods:
+        wrapped = _streaming if method.server_streaming else _replying
+        setattr(face, method.name, wrapped(getattr(service, method.name)))
+    pb_grpc.add_ApplicationServiceServicer_to_server(
+        cast(pb_grpc.ApplicationServiceServicer, face), server
+    )
+    # After the generated handlers, of which it takes the place of one.
+    handler: grpc.RpcMethodHandler[bytes, bytes]
+    handler = grpc.unary_unary_rpc_method_handler(face.Invoke)
+    server.add_registered_method_handlers(SERVICE, {METHOD: handler})
 
 
 def _replying(behavior: Any) -> Any:

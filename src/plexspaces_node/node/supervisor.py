@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import perf_counter_ns, time_ns
 from typing import Any, Protocol
@@ -26,15 +27,16 @@ from plexspaces_node.model import (
     APPLICATION_TRANSITIONS,
     MIB,
     ApplicationState,
+    ArtifactKind,
     PhaseTimings,
 )
-from plexspaces_node.node.agents import AgentClient, believed
+from plexspaces_node.node.agents import AgentClient, StopRefused, believed
 from plexspaces_node.node.artifacts import ArtifactStore
 from plexspaces_node.node.logs import ApplicationLog, LogRecord
 from plexspaces_node.node.machines import AgentLimits, Machine, start_machine
 from plexspaces_node.node.registry import ApplicationRecord, Registry
 from plexspaces_node.node.restart import WINDOW_S, wait_before_restart
-from plexspaces_node.node.saving import StateSaver
+from plexspaces_node.node.saving import Room, StateSaver
 from plexspaces_node.views import ApplicationInfo, Counters
 from plexspaces_node.vm.bundle import Bundle, new_vm_id
 from plexspaces_node.vm.driver import Driver
@@ -54,14 +56,20 @@ GOODBYE_S = 5.0
 LOAD_SLACK_S = 1.0
 """How much longer the node waits for a load than its agent, whose word should come first."""
 
+KINDS = {
+    ArtifactKind.ACTOR: link.Load.KIND_ACTOR,
+    ArtifactKind.COMMAND: link.Load.KIND_COMMAND,
+    ArtifactKind.COMMAND_COMPONENT: link.Load.KIND_COMMAND_COMPONENT,
+}
+
 
 class Router(Protocol):
     """Messages between applications."""
 
-    async def ask(self, sender: str, request: link.Ask) -> bytes:
+    async def ask(self, sender: str, request: link.Ask, payload: link.Body) -> link.Body:
         """Pass a message on and return the reply; raises what the other one answered."""
 
-    def tell(self, sender: str, request: link.Tell) -> None:
+    def tell(self, sender: str, request: link.Tell, payload: link.Body) -> None:
         """Queue a message with another application; raises when that cannot be done."""
 
 
@@ -75,6 +83,7 @@ class Surroundings:
     artifacts: ArtifactStore
     limits: LimitsSection
     agent_limits: AgentLimits
+    states: Room = field(default_factory=Room)
 
 
 @dataclass(slots=True)
@@ -108,8 +117,6 @@ class Supervisor:
     last_error: str = ""
     replacing: bool = False
     """It is stopped for its next version only, which takes no messages yet."""
-    on_trial: bool = False
-    """What runs is its next version, which may yet be undone: its state is not saved until then."""
     tally: Tally = field(default_factory=Tally)
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
@@ -120,8 +127,12 @@ class Supervisor:
         # Whether the last start came as far as the application's own code.
         self._loading = False
         self._keeper: asyncio.Task[None] | None = None
-        self._saver = StateSaver(self.name, self._save, self._warn, sleep=self.sleep)
-        self._tried: bytes | None = None
+        around = self.around
+        self._saver = StateSaver(
+            self.name, around.registry, around.states, self._warn, sleep=self.sleep
+        )
+        # Of the newest machine: it may hand over a state before its load is seen to be done.
+        self._agent: AgentClient | None = None
         # Of machines that may not be wholly gone.
         self._left: set[Bundle] = set()
 
@@ -132,6 +143,11 @@ class Supervisor:
     def name(self) -> str:
         """The application's name."""
         return self.record.name
+
+    @property
+    def on_trial(self) -> bool:
+        """What runs is its next version, which may yet be undone: its state is not saved yet."""
+        return self._saver.on_trial
 
     @property
     def agent(self) -> AgentClient:
@@ -175,22 +191,31 @@ class Supervisor:
         self._move(ApplicationState.STARTING)
         self._watch(self._recover())
 
-    async def stop(self, grace_s: float, *, save: bool = True) -> None:
+    async def stop(self, grace_s: float, *, save: bool = True, force: bool = False) -> str:
         """Let messages in flight finish for `grace_s`, snapshot, leave no machine. Idempotent.
 
-        Raises `Unavailable` when the registry did not take the last state within the grace. The
+        Raises `StopRefused` when the actor's state cannot be handed over: it runs on, unless
+        `force` says that it is to end all the same; returns what was lost then, else "". Raises
+        `Unavailable` when the registry did not take the last state within the grace. The
         application is stopped all the same; its state is kept for the next start, and the next
         stop tries again to save it. Without `save` nobody wants the state any more.
         """
         until_s = asyncio.get_running_loop().time() + grace_s
+        runs_on, lost = False, ""
         try:
-            await self._end(grace_s)
+            lost = await self._end(grace_s, force=force or not save)
+        except StopRefused:
+            runs_on = True
+            raise
         finally:
-            await (self._saver.finish(until_s) if save else self._saver.end())
+            if not runs_on:
+                await (self._saver.finish(until_s) if save else self._saver.end())
+        return lost
 
-    async def _end(self, grace_s: float) -> None:
+    async def _end(self, grace_s: float, *, force: bool) -> str:
+        lost = ""
         if self.state is ApplicationState.STOPPED:
-            return
+            return lost
         if self.state is not ApplicationState.STOPPING:
             # It is already where an earlier stop failed: this one goes on from there.
             self._move(ApplicationState.STOPPING)
@@ -200,14 +225,47 @@ class Supervisor:
             try:
                 async with asyncio.timeout(grace_s):
                     await machine.agent.idle()
-                await machine.stop(GOODBYE_S)
             except TimeoutError:
-                # Its actor is busy beyond the grace: a goodbye would only wait in its mailbox.
+                # A goodbye would only wait in the mailbox.
                 await machine.destroy()
+                self._lost(f"a message ran on beyond the {grace_s:g} s of grace")
+            else:
+                lost = await self._say_goodbye(machine, force=force)
             self.machine = None
         if (resists := await self._clear()) is not None:
             raise resists
         self._move(ApplicationState.STOPPED)
+        self.last_error = lost
+        return lost
+
+    async def _say_goodbye(self, machine: Machine, *, force: bool) -> str:
+        """End a machine in good order; return what is lost, for which it was forced to end."""
+        try:
+            why = await machine.stop(GOODBYE_S, force=force)
+        except StopRefused as error:
+            self._move(ApplicationState.RUNNING)
+            self._watch(self._keep())
+            raise self._unsaved(error) from error
+        return self._lost(why) if why else ""
+
+    def _lost(self, why: str) -> str:
+        """Tell that an actor's last changes are lost; return the words."""
+        if self.record.kind is not ArtifactKind.ACTOR:
+            return ""
+        lost = f"{why}: what it changed since its last snapshot is lost"
+        self._warn(lost)
+        return lost
+
+    def _unsaved(self, error: StopRefused) -> StopRefused:
+        refusal, why, cure = self._saver.error, error.message, error.hint
+        if refusal is not None:
+            why = f"{why} ({refusal})"
+            cure = refusal.hint if isinstance(refusal, PlexSpacesError) else "df -h"
+        force = f"give up what it changed since then: plexspaces stop {self.name} --force"
+        return StopRefused(
+            f"application {self.name!r} runs on, as its state cannot be saved: {why}",
+            hint=f"{cure}; or {force}" if cure else force,
+        )
 
     async def abort(self) -> None:
         """End the machine at once, without goodbye, and save no more; it is Stopped then."""
@@ -220,12 +278,20 @@ class Supervisor:
         if self.state is ApplicationState.STOPPING:
             self._move(ApplicationState.STOPPED)
 
+    def begin_trial(self, record: ApplicationRecord) -> None:
+        """Have the next start be that of another version, whose state is not saved until kept."""
+        self.record, self._saver.on_trial = record, True
+
     def end_trial(self, *, keep: bool) -> None:
         """Go on with what runs as the application itself, or, once it is gone, without it."""
-        state, self._tried = self._tried, None
-        self.replacing = self.on_trial = False
-        if keep and state is not None:
-            self._saver.take(state)
+        if self.on_trial and not keep:
+            self._saver.forget()
+        self.replacing = self._saver.on_trial = False
+        self._saver.resume()
+
+    def forget(self) -> None:
+        """Keep nothing of a state that is not saved: the application is no more."""
+        self._saver.forget()
 
     async def info(self) -> ApplicationInfo:
         """Describe the application as it is now."""
@@ -251,6 +317,8 @@ class Supervisor:
                 coordinate_ns=tally.coordinate_ns,
                 in_flight=machine.agent.in_flight if machine else 0,
             ),
+            args=record.args,
+            concurrency=record.at_once,
         )
 
     # ---- starting and keeping ----------------------------------------------------------
@@ -267,10 +335,12 @@ class Supervisor:
                 machine = await self._new_machine()
             progress("load")
             load_begin = perf_counter_ns()
-            machine.host.target = self
-            frame = await self._load_frame()
-            timeout_s = around.limits.deploy_timeout_s
-            loaded = await machine.load(compiled.path, frame, timeout_s + LOAD_SLACK_S)
+            machine.host.target, self._agent = self, machine.agent
+            self._saver.begin(self._memory_bytes())
+            state_bytes, state = await self._saver.latest()
+            timeout_s = around.limits.deploy_timeout_s + LOAD_SLACK_S
+            frame = partial(self._load_frame, state_bytes)
+            loaded = await machine.load(compiled.path, frame, state, timeout_s)
         except BaseException:
             if machine is not None:
                 await self._discard(machine)
@@ -300,30 +370,27 @@ class Supervisor:
         self._left.discard(bundle)
         return machine
 
-    async def _load_frame(self) -> Callable[[int, str], link.Load]:
-        record, limits = self.record, self.around.limits
-        state = self._saver.newest
-        if state is None:
-            snapshot = await self.around.registry.load_snapshot(record.name)
-            state = snapshot.state if snapshot else b""
+    def _memory_bytes(self) -> int:
         overhead_mib = self.around.driver.capabilities.overhead_mib
+        return (self.record.vm_config.memory_mib - overhead_mib) * MIB
 
-        def frame(request_id: int, path: str) -> link.Load:
-            self._loading = True
-            return link.Load(
-                id=request_id,
-                application=record.name,
-                path=path,
-                kind=record.kind,
-                env=dict(record.env),
-                memory_bytes=(record.vm_config.memory_mib - overhead_mib) * MIB,
-                state=state,
-                timeout_ns=int(limits.deploy_timeout_s * 1e9),
-                mailbox=limits.mailbox,
-                snapshot_interval_ns=int(limits.snapshot_interval_s * 1e9),
-            )
-
-        return frame
+    def _load_frame(self, state_bytes: int, path: str) -> link.Load:
+        record, limits = self.record, self.around.limits
+        self._loading = True
+        return link.Load(
+            application=record.name,
+            path=path,
+            kind=KINDS[record.kind],
+            env=record.env,
+            args=record.args,
+            memory_bytes=self._memory_bytes(),
+            state_bytes=state_bytes,
+            timeout_ns=int(limits.deploy_timeout_s * 1e9),
+            mailbox=limits.mailbox,
+            snapshot_interval_ns=int(limits.snapshot_interval_s * 1e9),
+            concurrency=record.at_once,
+            vcpus=record.vm_config.vcpus,
+        )
 
     def _watch(self, keeping: Coroutine[Any, Any, None]) -> None:
         self._keeper = asyncio.create_task(keeping, name=f"keep {self.name}")
@@ -382,7 +449,7 @@ class Supervisor:
             now_s = asyncio.get_running_loop().time()
             self._ends_s = [end for end in self._ends_s if now_s - end < WINDOW_S] + [now_s]
         self._move(ApplicationState.RESTARTING)
-        self.log(link.Log("node", "error", why, 0))
+        self.log([LogRecord(time_ns(), "node", "error", why)])
 
     def _move(self, state: ApplicationState) -> None:
         if state not in APPLICATION_TRANSITIONS[self.state]:
@@ -401,6 +468,7 @@ class Supervisor:
     async def _discard(self, machine: Machine) -> None:
         """Leave nothing of a machine; what cannot be removed now is left to `_clear`."""
         self.machine = None
+        self._saver.begin(0)
         self._left.add(machine.bundle)
         try:
             await machine.destroy()
@@ -424,27 +492,21 @@ class Supervisor:
                 self._left.discard(bundle)
         return resists
 
-    async def _save(self, state: bytes) -> None:
-        await self.around.registry.save_snapshot(self.name, state, taken_ns=time_ns())
-
     def _warn(self, message: str) -> None:
         _log.warning("application %s: %s", self.name, message)
-        self.log(link.Log("node", "warn", message, 0))
+        self.log([LogRecord(time_ns(), "node", "warn", message)])
 
     # ---- what the agent calls: see agents.HostCalls ------------------------------------
 
-    def log(self, frame: link.Log) -> None:
-        """Take a line of the actor's log."""
-        self.journal.append(
-            LogRecord(frame.time_ns or time_ns(), frame.stream, frame.level, frame.message)
-        )
+    def log(self, lines: Sequence[LogRecord]) -> None:
+        """Take lines of the actor's log."""
+        for line in lines:
+            self.journal.append(line)
 
-    def snapshot(self, state: bytes) -> None:
-        """Take a snapshot of the actor; of several that wait to be saved only the last is kept."""
-        if self.on_trial:
-            self._tried = state
-        else:
-            self._saver.take(state)
+    def snapshot_part(self, part: link.Snapshot, body: link.Body) -> None:
+        """Take a part of a state; of several that wait to be saved only the newest is kept."""
+        assert self._agent is not None
+        self._saver.take(part, body, self._agent.kept)
 
     def unclaimed(self, reply: link.Reply | None, total_ns: int) -> None:
         """Count what an actor did for nobody who waits: a sender that left, or told it only."""
@@ -452,19 +514,19 @@ class Supervisor:
             self.tally.failures += 1
         else:
             compute_ns = believed(reply.compute_ns, total_ns)
-            failed = reply.failure is not None
+            failed = reply.HasField("failure")
             self.tally.add(total_ns=total_ns, compute_ns=compute_ns, failed=failed)
 
-    async def answer(self, request: link.Ask | link.Tell | link.Get | link.Put) -> bytes | None:
+    async def answer(self, call: link.HostCall, body: link.Body) -> link.Body | None:
         """Do what the actor asks of its node."""
-        match request:
-            case link.Get():
-                return await self.around.registry.kv_get(self.name, request.key)
-            case link.Put():
-                await self.around.registry.kv_put(self.name, request.key, request.value)
-                return None
-            case link.Ask():
-                return await self.router.ask(self.name, request)
-            case link.Tell():
-                self.router.tell(self.name, request)
-                return None
+        if isinstance(call, link.Get):
+            return await self.around.registry.kv_get(self.name, call.key)
+        if isinstance(call, link.Put):
+            await self.around.registry.kv_put(self.name, call.key, body)
+        elif isinstance(call, link.Delete):
+            await self.around.registry.kv_put(self.name, call.key, None)
+        elif isinstance(call, link.Ask):
+            return await self.router.ask(self.name, call, body)
+        else:
+            self.router.tell(self.name, call, body)
+        return None

@@ -26,6 +26,7 @@ from plexspaces_node.errors import (
     NotFound,
     Unavailable,
     WrongState,
+    quoted,
 )
 from plexspaces_node.model import NAME_PATTERN, VmConfig, check_name
 
@@ -67,11 +68,13 @@ class Bundle:
     `remove`; the paths stay valid as names.
     """
 
-    __slots__ = ("path",)
+    __slots__ = ("_made", "path")
 
     def __init__(self, path: Path) -> None:
         """Name a bundle without looking whether it exists; `path` is absolute."""
         self.path = path
+        # What its maker wrote and nobody changes: a start asks for it four times.
+        self._made: Mapping[str, Any] | None = None
 
     @classmethod
     def create(cls, root: Path, vm_id: str, config: VmConfig, *, application: str = "") -> Bundle:
@@ -91,6 +94,7 @@ class Bundle:
         except OSError as error:
             bundle.remove()
             raise _refused(bundle.path, error) from error
+        bundle._made = record
         return bundle
 
     @classmethod
@@ -123,7 +127,7 @@ class Bundle:
 
     @property
     def config(self) -> VmConfig:
-        """The machine's size, read from disk; raises `NotFound` in a half-made bundle."""
+        """The machine's size; raises `NotFound` in a half-made bundle."""
         record = self._record()
         try:
             return VmConfig(vcpus=record["vcpus"], memory_mib=record["memory_mib"])
@@ -132,11 +136,15 @@ class Bundle:
 
     @property
     def application(self) -> str:
-        """The owner's name or "", read from disk; raises `NotFound` in a half-made bundle."""
+        """The owner's name or ""; raises `NotFound` in a half-made bundle."""
         return str(self._record().get("application", ""))
 
     def write_handle(self, handle: VmHandle) -> None:
-        """Store the handle, whole or not at all, durably before returning; raises `OSError`."""
+        """Store the handle, whole or not at all; raises `OSError`.
+
+        It is there for the next node when this one is killed, and need not outlast the host: after
+        a crash of the host no machine runs that it could name.
+        """
         _write_atomically(self.path / _HANDLE, {**asdict(handle), "state": dict(handle.state)})
 
     def read_handle(self) -> VmHandle | None:
@@ -200,11 +208,11 @@ class Bundle:
         except OSError as error:
             raise Unavailable(
                 f"cannot remove bundle {self.path}: {error.strerror or error}",
-                hint=f"see what holds it with: ls -la {self.path}",
+                hint=f"see what holds it with: ls -la {quoted(self.path)}",
             ) from error
 
-    def _record(self) -> dict[str, Any]:
-        record = _read_object(self.path / _CONFIG)
+    def _record(self) -> Mapping[str, Any]:
+        record = self._made or _read_object(self.path / _CONFIG)
         if record is None:
             raise NotFound(f"bundle {self.path} is half-made: no readable {_CONFIG}")
         return record
@@ -276,14 +284,7 @@ def _write_atomically(path: Path, record: dict[str, Any]) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     with open(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as file:
         json.dump(record, file)
-        file.flush()
-        os.fsync(file.fileno())
     temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _read_object(path: Path) -> dict[str, Any] | None:
@@ -296,7 +297,8 @@ def _read_object(path: Path) -> dict[str, Any] | None:
 
 
 def _refused(path: Path, error: OSError) -> Unavailable:
+    parent = quoted(path.parent)
     return Unavailable(
         f"cannot make bundle {path}: {error.strerror or error}",
-        hint=f"see space and permissions with: df -h {path.parent}; ls -ld {path.parent}",
+        hint=f"see space and permissions with: df -h {parent}; ls -ld {parent}",
     )

@@ -169,10 +169,11 @@ class Driver(Protocol):
     async def recover(self, handle: VmHandle, bundle: Bundle) -> Vm:
         """Take hold of a machine that still runs; raises `NotFound` when it does not."""
 
-    async def destroy(self, bundle: Bundle) -> None:
+    async def destroy(self, bundle: Bundle, *, ended: bool = False) -> None:
         """End whatever runs from this bundle and remove the bundle; silent when already gone.
 
-        Works without a handle and without a live `Vm` object.
+        Works without a handle and without a live `Vm` object. Who has seen that nothing runs from
+        it says `ended`, and saves a look at all processes of the host.
         """
 
     def close(self) -> None:

@@ -114,7 +114,7 @@ class FirecrackerVm(HostVm):
         if self._places.root is None:
             # Firecracker does not handle SIGTERM, and as the first process of a PID namespace
             # it is not even sent it.
-            await self.process.terminate(spare_leader=False)
+            self.process.terminate()
             await self.process.ended_within(begin + grace_s - monotonic())
 
     async def _press_ctrl_alt_del(self, timeout_s: float) -> None:

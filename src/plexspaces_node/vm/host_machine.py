@@ -28,6 +28,7 @@ from plexspaces_node.errors import (
     Unavailable,
     VmStartFailed,
     WrongState,
+    quoted,
 )
 from plexspaces_node.model import VmConfig
 from plexspaces_node.vm import procfs
@@ -94,7 +95,7 @@ class HostVm(ABC):
 
     async def _ask_to_end(self, grace_s: float) -> None:
         """Ask the machine to end and wait for it, for so long at most."""
-        await self.process.terminate(spare_leader=False)
+        self.process.terminate()
         await self.process.ended_within(grace_s)
 
     async def _measure(self) -> VmStats:
@@ -140,6 +141,8 @@ class HostDriver(ABC, Generic[_V]):
     def __init__(self) -> None:
         self._machines: dict[Bundle, _V] = {}
         self._starting: set[Bundle] = set()
+        # Those whose process ended and could have started no other: nothing of it is looked for.
+        self._gone: set[Bundle] = set()
 
     @property
     @abstractmethod
@@ -158,14 +161,17 @@ class HostDriver(ABC, Generic[_V]):
         process = HostProcess.adopt(identity, marks_of(bundle))
         return self._keep(await self._recovered(handle, bundle, process))
 
-    async def destroy(self, bundle: Bundle) -> None:
+    async def destroy(self, bundle: Bundle, *, ended: bool = False) -> None:
         known = self._machines.get(bundle)
         if known is not None:
             await known.stop(0)
-        look = partial(running_from, bundle, driver=self.name, version=self.handle_version)
-        while found := await asyncio.to_thread(look):
-            await kill_all(found)
+            ended = known.process.alone
+        if not ended and bundle not in self._gone:
+            look = partial(running_from, bundle, driver=self.name, version=self.handle_version)
+            while found := await asyncio.to_thread(look):
+                await kill_all(found)
         await asyncio.to_thread(self._remove, bundle)
+        self._gone.discard(bundle)
 
     def close(self) -> None:
         """Let go of what is kept for machines to come: nothing, unless a driver says otherwise."""
@@ -180,8 +186,13 @@ class HostDriver(ABC, Generic[_V]):
 
     def _keep(self, vm: _V) -> _V:
         self._machines[vm.bundle] = vm
-        vm.process.when_ended(partial(self._machines.pop, vm.bundle, None))
+        vm.process.when_ended(partial(self._forget, vm))
         return vm
+
+    def _forget(self, vm: _V) -> None:
+        self._machines.pop(vm.bundle, None)
+        if vm.process.alone and vm.bundle.path.exists():
+            self._gone.add(vm.bundle)
 
     @contextmanager
     def _claimed(self, bundle: Bundle) -> Iterator[None]:
@@ -322,5 +333,5 @@ def _hint_for(error: OSError | PlexSpacesError, bundle: Bundle) -> str:
     if isinstance(error, PlexSpacesError) and error.hint:
         return error.hint
     if isinstance(error, OSError) and error.errno in NO_SPACE:
-        return f"make room: df -h {bundle.path.parent}"
+        return f"make room: df -h {quoted(bundle.path.parent)}"
     return "see what works here with: plexspaces doctor"

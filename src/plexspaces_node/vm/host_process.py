@@ -30,14 +30,21 @@ class HostProcess:
     Attributes:
         marks: arguments that all processes it starts have and no other process of the host has.
             They find a descendant that its parent's death has cut off from the tree.
+        alone: it can start no others, so that none are looked for: a look is a scan of /proc.
     """
 
     def __init__(
-        self, identity: ProcessId, marks: tuple[str, ...], child: subprocess.Popen[bytes] | None
+        self,
+        identity: ProcessId,
+        marks: tuple[str, ...],
+        child: subprocess.Popen[bytes] | None,
+        *,
+        alone: bool = False,
     ) -> None:
         """Watch a process; use `spawn` or `adopt`."""
         self.identity = identity
         self.marks = marks
+        self.alone = alone
         self._child = child
         self._pidfd = os.pidfd_open(identity.pid)
         self._loop = asyncio.get_running_loop()
@@ -54,6 +61,7 @@ class HostProcess:
         cwd: Path,
         output: Path,
         descriptors: Sequence[int] = (),
+        alone: bool = False,
     ) -> HostProcess:
         """Start a process in a new session; its output is appended to the file `output`.
 
@@ -80,7 +88,7 @@ class HostProcess:
         identity = procfs.identify(child.pid, zombie=True)
         assert identity is not None, "nobody else reaps the child"
         try:
-            return cls(identity, marks, child)
+            return cls(identity, marks, child, alone=alone)
         except OSError:
             child.kill()
             child.wait()
@@ -120,24 +128,22 @@ class HostProcess:
         await asyncio.wait([self._ended], timeout=timeout_s)
         return self._ended.done()
 
-    async def terminate(self, *, spare_leader: bool) -> None:
-        """Send SIGTERM to the group, or, to spare the leader, to all its descendants instead."""
-        if self.ended:
-            return
-        if spare_leader:
-            members = await asyncio.to_thread(procfs.tree, self.identity.pid)
-            inner = [member for member in members if member.pid != self.identity.pid]
-            if inner:
-                for member in inner:
-                    _signal(member, signal.SIGTERM)
-                return
-        self._signal_group(signal.SIGTERM)
+    def terminate(self) -> None:
+        """Send SIGTERM to the group, unless it has ended."""
+        if not self.ended:
+            self._signal_group(signal.SIGTERM)
 
     async def kill(self) -> None:
         """Kill the process and all it started; return when nothing of it runs. Idempotent.
 
         Raises `Unavailable` when the kernel does not let go of one within seconds.
         """
+        if self.alone:
+            if not self.ended:
+                _kill(self.identity.pid, self._pidfd)
+                if not await self.ended_within(_KILL_TIMEOUT_S):
+                    raise _does_not_end(self.identity.pid)
+            return
         # Again and again, because what is killed may have been starting another meanwhile.
         while found := await asyncio.to_thread(self._members):
             await kill_all(found)
@@ -210,12 +216,16 @@ async def _ended(pid: int, descriptor: int) -> None:
         async with asyncio.timeout(_KILL_TIMEOUT_S):
             await readable.wait()
     except TimeoutError as error:
-        raise Unavailable(
-            f"process {pid} was killed but does not end",
-            hint=f"see what the kernel holds it in with: cat /proc/{pid}/wchan",
-        ) from error
+        raise _does_not_end(pid) from error
     finally:
         loop.remove_reader(descriptor)
+
+
+def _does_not_end(pid: int) -> Unavailable:
+    return Unavailable(
+        f"process {pid} was killed but does not end",
+        hint=f"see what the kernel holds it in with: cat /proc/{pid}/wchan",
+    )
 
 
 def signal_name(number: int) -> str:
@@ -224,13 +234,3 @@ def signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def _signal(identity: ProcessId, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        descriptor = os.pidfd_open(identity.pid)
-        try:
-            if procfs.identify(identity.pid) == identity:
-                signal.pidfd_send_signal(descriptor, number)
-        finally:
-            os.close(descriptor)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plexspaces_node.errors import InvalidArgument, NotFound, WrongState
+from plexspaces_node.errors import InvalidArgument, NotFound, WrongState, quoted
 from plexspaces_node.model import ENGINE
 
 RECORD = "image.json"
@@ -259,7 +259,7 @@ def _read_record(path: Path) -> dict[str, Any]:
         raise NotFound(f"no guest image in {path.parent}", hint=BUILD_HINT) from error
     except OSError as error:
         raise InvalidArgument(
-            f"{path} cannot be read: {error.strerror}", hint=f"ls -la {path.parent}"
+            f"{path} cannot be read: {error.strerror}", hint=f"ls -la {quoted(path.parent)}"
         ) from error
     try:
         record = json.loads(text)

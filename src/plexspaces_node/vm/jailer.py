@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from plexspaces_node.errors import Unavailable
+from plexspaces_node.errors import Unavailable, quoted
 from plexspaces_node.model import MIB, VmConfig
 from plexspaces_node.vm.bundle import Bundle
 from plexspaces_node.vm.users import uid_of
@@ -150,7 +150,7 @@ class Places:
             return str(file)
         if not file.stat().st_mode & 0o004:
             raise Unavailable(
-                f"{file} cannot be read by a jailed Firecracker", hint=f"chmod a+r {file}"
+                f"{file} cannot be read by a jailed Firecracker", hint=f"chmod a+r {quoted(file)}"
             )
         try:
             os.link(file.resolve(), self.root / name)

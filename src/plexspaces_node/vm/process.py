@@ -1,13 +1,13 @@
 """The process driver: a machine that is a child process of the node, for hosts without KVM.
 
-What holds the agent is WebAssembly first, and around it what every kernel offers: limits
-on data, files and descriptors, no new privileges, no capabilities, a bare environment, no
-inherited descriptors, a session of its own, and death with the node. Bubblewrap, where it works,
-adds namespaces: no network, no other process, and a read-only file system that holds only what
-Python needs.
+What holds the agent is WebAssembly first, and around it what every kernel offers: limits on data,
+files, threads and descriptors, no new privileges, no capabilities, a user of its own where the node
+is root, a bare environment, no inherited descriptors, a session of its own, and death with the
+node. Before an application's code runs the agent drops to Landlock's rules and a filter of system
+calls that leave it no program, no file, no socket and no other process.
 
 `memory_mib` bounds what the agent may allocate. `vcpus` is checked against the host and not
-enforced: an agent computes in one thread of its actor, and pinning it to a CPU would only make
+enforced: an actor computes in one thread of its agent, and pinning it to a CPU would only make
 two busy machines share one while another CPU is idle.
 
 This file owns the driver and what its handles' state means; it knows the agent only as a command
@@ -17,64 +17,70 @@ line.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
-import shutil
 import signal
-import sys
+import stat
 import tempfile
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from pathlib import Path
 
-from plexspaces_node.errors import Unavailable
+from plexspaces_node.errors import PlexSpacesError, Unavailable
 from plexspaces_node.model import VmConfig
+from plexspaces_node.programs import agent_program
 from plexspaces_node.vm import procfs
 from plexspaces_node.vm.bundle import Bundle, VmHandle
-from plexspaces_node.vm.driver import Capabilities, Health, LinkEnd, VmExit, VmStats
+from plexspaces_node.vm.driver import Capabilities, Health, LinkEnd, VmExit
 from plexspaces_node.vm.host_machine import (
     HostDriver,
     HostVm,
-    finished,
     identity_state,
     marks_of,
     step,
 )
 from plexspaces_node.vm.host_process import HostProcess
-from plexspaces_node.vm.sandbox import ENVIRONMENT, Sandbox, agent_command, bubblewrap_views
+from plexspaces_node.vm.sandbox import (
+    ENVIRONMENT,
+    LANDLOCK,
+    SECCOMP,
+    Walls,
+    agent_command,
+    probe_command,
+)
+from plexspaces_node.vm.users import uid_of, users_exist
 
-HANDLE_VERSION = 1
+HANDLE_VERSION = 2
 MIN_MEMORY_MIB = 64
 
 _PROBE_TIMEOUT_S = 20.0
-_AGENT_MODULE = "plexspaces_node.agent"
+_NONE_KNOWN = Walls(own_user=False, missing=(SECCOMP, LANDLOCK))
 
 
 class ProcessVm(HostVm):
     """A machine of the process driver."""
 
-    def __init__(self, handle: VmHandle, bundle: Bundle, process: HostProcess) -> None:
+    def __init__(
+        self, handle: VmHandle, bundle: Bundle, process: HostProcess, *, own_user: bool
+    ) -> None:
         """Take a process that was started from `bundle`."""
         super().__init__(handle, bundle, process, link=LinkEnd.GUEST_DIALS)
-        self._wrapped = bool(handle.state.get("wrapped"))
+        self._own_user = own_user
 
     async def _attach(self, file: Path) -> str:
-        return str(await asyncio.to_thread(self.bundle.attach, file))
-
-    async def _ask_to_end(self, grace_s: float) -> None:
-        await self.process.terminate(spare_leader=self._wrapped)
-        await self.process.ended_within(grace_s)
-
-    async def _measure(self) -> VmStats:
-        return await asyncio.to_thread(_measure, self.process.identity.pid)
-
-    def _explain(self, status: int | None) -> VmExit:
-        if self._wrapped and status is not None and 128 < status < 128 + signal.NSIG:
-            status = 128 - status  # bwrap reports a signal as a shell does
-        return super()._explain(status)
+        artifact = await asyncio.to_thread(self.bundle.attach, file)
+        if self._own_user:
+            _let_others_read(artifact)
+        # By its name alone: the machine's user may enter this directory, and not those above it.
+        return artifact.name
 
     def _reason(self, status: int | None) -> str:
         return "ended" if status is None else f"exited with status {status}"
+
+    def _explain(self, status: int | None) -> VmExit:
+        if status == -signal.SIGSYS:
+            return VmExit(status, "killed by SIGSYS: it made a system call that no agent makes")
+        return super()._explain(status)
 
 
 class ProcessDriver(HostDriver[ProcessVm]):
@@ -83,137 +89,161 @@ class ProcessDriver(HostDriver[ProcessVm]):
     name = "process"
     handle_version = HANDLE_VERSION
 
-    def __init__(
-        self,
-        python: str = sys.executable,
-        agent_argv: Sequence[str] | None = None,
-        *,
-        bubblewrap: str | None = "bwrap",
-    ) -> None:
+    def __init__(self, agent_argv: Sequence[str] | None = None) -> None:
         """Set what to run; looks at nothing yet.
 
-        Args:
-            python: the interpreter the agent runs on, with this package installed.
-            agent_argv: the agent's command, if it is not this package's own agent.
-            bubblewrap: name or path of bwrap, used where it works; None to do without.
+        `agent_argv` is the agent's command, if it is not this package's own agent. It is not asked
+        which walls it has, and taken to have none.
         """
         super().__init__()
-        self._python = python
-        self._agent = tuple(agent_argv or (python, "-I", "-m", _AGENT_MODULE))
-        # What `probe` runs: all of the agent but its work, so that a module the sandbox hides is
-        # found missing there.
-        trial = "pass" if agent_argv else f"import {_AGENT_MODULE}.__main__"
-        self._trial = (python, "-I", "-c", trial)
-        self._bubblewrap = bubblewrap
-        self._sandbox: Sandbox | None = None
+        self._agent = tuple(agent_argv or ())
+        self._walls = _NONE_KNOWN if agent_argv else None
         self._probing = asyncio.Lock()
 
     @property
     def capabilities(self) -> Capabilities:
-        wrapped = self._sandbox is not None and self._sandbox.bubblewrap is not None
-        walls = "bubblewrap and process limits" if wrapped else "process limits"
         return Capabilities(
             link=LinkEnd.GUEST_DIALS,
             survives_node=False,
             min_memory_mib=MIN_MEMORY_MIB,
             max_memory_mib=procfs.total_memory_mib(),
             max_vcpus=len(os.sched_getaffinity(0)),
-            isolation=f"WebAssembly in a process of its own, with {walls}; no virtual machine",
+            isolation="WebAssembly in a process of its own; no virtual machine",
         )
 
     async def probe(self) -> Health:
-        """Load the agent in bubblewrap, or else without, and remember what worked for `start`."""
+        """Have the agent raise its walls, and remember for `start` which of them there are."""
         async with self._probing:
-            setpriv, prlimit = shutil.which("setpriv"), shutil.which("prlimit")
-            if setpriv is None or prlimit is None:
-                return Health(
-                    False,
-                    "setpriv or prlimit is not installed",
-                    "install util-linux: apt-get install util-linux",
-                )
-            plain = Sandbox(setpriv, prlimit, drop_capabilities=os.geteuid() == 0)
-            fault, hint = await self._try_bubblewrap(plain)
-            if fault is None:
-                return Health(True, "agents run as child processes in bubblewrap")
-            fault_without = await self._try(plain)
-            if fault_without is not None:
-                return Health(False, f"Python does not run as a child process: {fault_without}")
-            return Health(True, f"agents run as child processes without bubblewrap: {fault}", hint)
+            if self._walls is not _NONE_KNOWN:
+                try:
+                    self._agent = (str(await asyncio.to_thread(agent_program)),)
+                except PlexSpacesError as error:
+                    return Health(False, error.message, error.hint)
+                try:
+                    self._walls = await self._find_walls()
+                except Unavailable as error:
+                    return Health(False, error.message, error.hint)
+            return Health(True, f"agents run as child processes, {self._walls}", _hint(self._walls))
 
     async def start(self, config: VmConfig, bundle: Bundle) -> ProcessVm:
         with self._claimed(bundle):
             with step("validate", bundle):
                 self.capabilities.check(config)
-                sandbox = await self._working_sandbox()
+                walls = await self._found_walls()
             async with AsyncExitStack() as undo:
                 with step("spawn", bundle):
-                    process = self._spawn(sandbox, self._agent, bundle, config.memory_mib)
+                    process = self._spawn(walls, bundle, config.memory_mib)
                     undo.push_async_callback(process.kill)
                 with step("handle", bundle):
-                    handle = _handle_of(process, sandbox, bundle)
-                    await finished(asyncio.to_thread(bundle.write_handle, handle))
+                    handle = _handle_of(process, walls, bundle)
+                    bundle.write_handle(handle)
                 undo.pop_all()
-            return self._keep(ProcessVm(handle, bundle, process))
+            return self._keep(ProcessVm(handle, bundle, process, own_user=walls.own_user))
 
     async def _recovered(self, handle: VmHandle, bundle: Bundle, process: HostProcess) -> ProcessVm:
-        return ProcessVm(handle, bundle, process)
+        own_user = bool(handle.state.get("own_user"))
+        return ProcessVm(handle, bundle, process, own_user=own_user)
 
-    async def _try_bubblewrap(self, plain: Sandbox) -> tuple[str | None, str | None]:
-        bubblewrap = shutil.which(self._bubblewrap) if self._bubblewrap is not None else None
-        if self._bubblewrap is None:
-            return "it is switched off", None
-        if bubblewrap is None:
-            return "it is not installed", "install it: apt-get install bubblewrap"
-        views = bubblewrap_views(self._python)
-        fault = await self._try(replace(plain, bubblewrap=bubblewrap, views=views))
-        return fault, "see whether user namespaces are allowed: unshare --user true"
+    async def _found_walls(self) -> Walls:
+        if self._walls is None:
+            health = await self.probe()
+            if self._walls is None:
+                raise Unavailable(health.reason, hint=health.hint)
+        return self._walls
 
-    async def _try(self, sandbox: Sandbox) -> str | None:
+    async def _find_walls(self) -> Walls:
+        """Try a user of its own where the node is root, and else, or where that fails, without."""
+        if os.geteuid() == 0 and users_exist():
+            try:
+                return await self._try(own_user=True)
+            except Unavailable:
+                # A container's root may be allowed less than its name says.
+                pass
+        return await self._try(own_user=False)
+
+    async def _try(self, *, own_user: bool) -> Walls:
         try:
             with tempfile.TemporaryDirectory(prefix="plexspaces-probe-") as directory:
                 bundle = Bundle(Path(directory).resolve())
-                process = self._spawn(sandbox, self._trial, bundle, MIN_MEMORY_MIB)
+                command = probe_command(
+                    self._agent,
+                    bundle,
+                    memory_mib=MIN_MEMORY_MIB,
+                    node_pid=os.getpid(),
+                    own_user=own_user,
+                )
+                process = self._run(command, bundle, alone=False)
                 try:
                     await process.ended_within(_PROBE_TIMEOUT_S)
-                    if not process.ended:
-                        return f"no end within {_PROBE_TIMEOUT_S:.0f} s"
-                    status = await process.wait()
+                    status = await process.wait() if process.ended else None
                 finally:
                     await process.kill()
-                if status != 0:
-                    return bundle.console_tail(1) or f"status {status}"
+                told = bundle.console_tail(1)
         except OSError as error:
-            return str(error)
-        self._sandbox = sandbox
-        return None
+            raise _does_not_run(str(error)) from error
+        if status is None:
+            raise _does_not_run(f"no end within {_PROBE_TIMEOUT_S:.0f} s")
+        if status != 0:
+            raise _does_not_run(told or f"status {status}")
+        try:
+            missing = json.loads(told)["missing_walls"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise _does_not_run(f"it told {told!r}, and not which walls it has") from error
+        return Walls(own_user, tuple(map(str, missing)))
 
-    async def _working_sandbox(self) -> Sandbox:
-        if self._sandbox is None:
-            health = await self.probe()
-            if self._sandbox is None:
-                raise Unavailable(health.reason, hint=health.hint)
-        return self._sandbox
+    def _spawn(self, walls: Walls, bundle: Bundle, memory_mib: int) -> HostProcess:
+        if walls.own_user:
+            _let_machine_enter(bundle)
+        command = agent_command(
+            self._agent,
+            bundle,
+            memory_mib=memory_mib,
+            node_pid=os.getpid(),
+            own_user=walls.own_user,
+        )
+        return self._run(command, bundle, alone=walls.filtered)
 
-    def _spawn(
-        self, sandbox: Sandbox, command: Sequence[str], bundle: Bundle, memory_mib: int
-    ) -> HostProcess:
+    def _run(self, command: Sequence[str], bundle: Bundle, *, alone: bool) -> HostProcess:
         return HostProcess.spawn(
-            agent_command(sandbox, command, bundle, memory_mib=memory_mib),
+            command,
             marks=marks_of(bundle),
             env=ENVIRONMENT,
             cwd=bundle.path,
             output=bundle.console_log,
+            alone=alone,
         )
 
 
-def _handle_of(process: HostProcess, sandbox: Sandbox, bundle: Bundle) -> VmHandle:
-    wrapped = int(sandbox.bubblewrap is not None)
-    state = {**identity_state(process.identity), "wrapped": wrapped}
+def _let_machine_enter(bundle: Bundle) -> None:
+    """Let the machine's user open files in the bundle whose names it knows, and no other user."""
+    os.chown(bundle.path, -1, uid_of(bundle))
+    bundle.path.chmod(stat.S_IRWXU | stat.S_IXGRP)
+
+
+def _let_others_read(artifact: Path) -> None:
+    """Let a machine's user read its artifact.
+
+    It may be the node's one copy of this code, which all machines map. Nobody else comes to it:
+    the directories it lies in are the node's alone.
+    """
+    mode = stat.S_IMODE(artifact.stat().st_mode)
+    if not mode & stat.S_IROTH:
+        artifact.chmod(mode | stat.S_IROTH)
+
+
+def _handle_of(process: HostProcess, walls: Walls, bundle: Bundle) -> VmHandle:
+    state = {**identity_state(process.identity), "own_user": int(walls.own_user)}
     return VmHandle(ProcessDriver.name, HANDLE_VERSION, bundle.vm_id, state)
 
 
-def _measure(pid: int) -> VmStats:
-    members = procfs.family(pid)
-    return VmStats(
-        rss_bytes=sum(map(procfs.resident_bytes, members)), cpu_ns=sum(map(procfs.cpu_ns, members))
+def _hint(walls: Walls) -> str | None:
+    lacking = [wall for wall in walls.missing if wall.startswith(LANDLOCK)]
+    if not lacking or walls is _NONE_KNOWN:
+        return None
+    return "see what the kernel has: cat /sys/kernel/security/lsm; uname -r (Linux 6.12 has all)"
+
+
+def _does_not_run(why: str) -> Unavailable:
+    return Unavailable(
+        f"the agent does not run as a child process: {why}", hint="plexspaces doctor"
     )

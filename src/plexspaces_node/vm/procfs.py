@@ -12,12 +12,14 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 _PROC = Path("/proc")
 _CGROUPS = Path("/sys/fs/cgroup")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_LINE_BYTES = 4096
 
 
 class ProcessId(NamedTuple):
@@ -47,6 +49,7 @@ def identify(pid: int, *, zombie: bool = False) -> ProcessId | None:
     return stat.id if stat is not None and (zombie or _runs(stat)) else None
 
 
+@cache
 def boot_id() -> str:
     """Return what tells this boot of the host from every other."""
     return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
@@ -68,18 +71,6 @@ def tree(root: int) -> list[ProcessId]:
                 found.add(pid)
                 grown = True
     return sorted(members, key=lambda member: member.start_ticks)
-
-
-def family(root: int) -> list[int]:
-    """Return the pids of a process and its living descendants, parents first; none when it ended.
-
-    Asks the kernel for each one's children and scans nothing, so that it costs the same on a host
-    with many processes; a child that is orphaned, or born in this moment, is not among them.
-    """
-    if not (_PROC / "thread-self/children").exists():
-        # A kernel built without such files.
-        return [member.pid for member in tree(root)]
-    return _family(root)
 
 
 def with_arguments(*arguments: str) -> list[ProcessId]:
@@ -108,10 +99,17 @@ def with_any_arguments(each: Sequence[Sequence[str]]) -> list[ProcessId]:
 
 def resident_bytes(pid: int) -> int:
     """Return the memory of the process that is in RAM, shared pages included; 0 when it ended."""
+    # By the bare calls, as this is asked of every machine for a listing: 10 µs in place of 34.
     try:
-        return int((_PROC / str(pid) / "statm").read_text().split()[1]) * _PAGE_BYTES
+        file = os.open(f"/proc/{pid}/statm", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return 0
+    try:
+        return int(os.read(file, _LINE_BYTES).split()[1]) * _PAGE_BYTES
+    except (OSError, IndexError):
+        return 0
+    finally:
+        os.close(file)
 
 
 def cpu_ns(pid: int) -> int:
@@ -124,6 +122,7 @@ def cpu_ns(pid: int) -> int:
         return 0
 
 
+@cache
 def total_memory_mib() -> int:
     """Return the memory of this host."""
     return _memory_mib("MemTotal")
@@ -163,22 +162,6 @@ def _room_mib(group: Path) -> int | None:
     except (OSError, ValueError):  # also for `max`, which is no limit
         return None
     return max(0, limit - used + droppable) // (1024 * 1024)
-
-
-def _family(root: int) -> list[int]:
-    try:
-        threads = os.listdir(_PROC / str(root) / "task")
-    except OSError:
-        return []
-    found = [root]
-    for thread in threads:
-        try:
-            children = (_PROC / str(root) / "task" / thread / "children").read_text().split()
-        except OSError:
-            continue
-        for child in children:
-            found += _family(int(child))
-    return found
 
 
 def _memory_mib(name: str) -> int:

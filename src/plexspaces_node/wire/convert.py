@@ -30,7 +30,6 @@ from plexspaces_node.model import (
 from plexspaces_node.views import (
     ApplicationInfo,
     Counters,
-    InvokeResult,
     Listing,
     LogLine,
     MessageTimings,
@@ -104,6 +103,8 @@ def deploy_to_proto(
         request_id=request_id,
         vm_id=vm_id,
         upload_ns=upload_ns,
+        args=spec.args,
+        concurrency=spec.concurrency,
     )
 
 
@@ -116,6 +117,8 @@ def spec_from_proto(message: pb.DeployRequest, *, default_vm: VmConfig) -> Appli
         language=language_named(message.language),
         vm_config=vm_config_from_proto(message.config, default=default_vm),
         env=dict(message.env),
+        args=tuple(message.args),
+        concurrency=message.concurrency,
     )
 
 
@@ -158,6 +161,7 @@ def vm_to_proto(vm: VmInfo) -> pb.Vm:
         cpu_ns=vm.cpu_ns,
         application=vm.application,
         uptime_ns=vm.uptime_ns,
+        missing_walls=vm.missing_walls,
     )
 
 
@@ -174,6 +178,7 @@ def vm_from_proto(message: pb.Vm) -> VmInfo:
         cpu_ns=message.cpu_ns,
         application=message.application,
         uptime_ns=message.uptime_ns,
+        missing_walls=tuple(message.missing_walls),
     )
 
 
@@ -264,6 +269,8 @@ def application_to_proto(application: ApplicationInfo) -> pb.Application:
         restarts=application.restarts,
         last_error=application.last_error,
         counters=counters_to_proto(application.counters),
+        args=application.args,
+        concurrency=application.concurrency,
     )
 
 
@@ -286,6 +293,9 @@ def application_from_proto(message: pb.Application) -> ApplicationInfo:
         restarts=message.restarts,
         last_error=message.last_error,
         counters=counters_from_proto(message.counters),
+        args=tuple(message.args),
+        # A node that does not say knows one at a time only.
+        concurrency=message.concurrency or 1,
     )
 
 
@@ -321,6 +331,7 @@ def node_to_proto(node: NodeInfo) -> pb.InspectNodeResponse:
         max_vcpus=node.max_vcpus,
         default_vm=vm_config_to_proto(node.default_vm),
         started_unix_ns=node.started_unix_ns,
+        overhead_mib=node.overhead_mib,
     )
 
 
@@ -338,6 +349,7 @@ def node_from_proto(message: pb.InspectNodeResponse) -> NodeInfo:
         max_vcpus=message.max_vcpus,
         default_vm=vm_config_from_proto(message.default_vm),
         started_unix_ns=message.started_unix_ns,
+        overhead_mib=message.overhead_mib,
     )
 
 
@@ -382,7 +394,7 @@ def message_timings_from_proto(message: pb.MessageTimings) -> MessageTimings:
 
 
 def failure_to_proto(error: ActorError) -> pb.ActorFailure:
-    """Convert what an actor did wrong."""
+    """Convert what an actor did wrong, but for its output."""
     trapped = isinstance(error, ActorTrapped)
     return pb.ActorFailure(
         kind=pb.ActorFailure.KIND_TRAPPED if trapped else pb.ActorFailure.KIND_FAILED,
@@ -401,22 +413,8 @@ def failure_from_proto(message: pb.ActorFailure) -> ActorError:
         code=message.code,
         retryable=message.retryable,
         hint=message.hint or None,
+        output=message.output,
     )
-
-
-def reply_to_proto(outcome: bytes | ActorError, timings: MessageTimings) -> pb.InvokeResponse:
-    """Convert a reply: the actor's payload, or what it did wrong."""
-    measured = message_timings_to_proto(timings)
-    if isinstance(outcome, ActorError):
-        return pb.InvokeResponse(failure=failure_to_proto(outcome), timings=measured)
-    return pb.InvokeResponse(payload=outcome, timings=measured)
-
-
-def reply_from_proto(message: pb.InvokeResponse, *, round_trip_ns: int = 0) -> InvokeResult:
-    """Convert a reply; raises `ActorFailed` or `ActorTrapped` when it is a failure."""
-    if message.WhichOneof("outcome") == "failure":
-        raise failure_from_proto(message.failure)
-    return InvokeResult(message.payload, message_timings_from_proto(message.timings), round_trip_ns)
 
 
 def _read(kind: type[_E], text: str, what: str) -> _E:

@@ -1,15 +1,17 @@
 """The link between node and agent: its frames and their framing on a byte stream.
 
-One stream a machine. A frame is a little-endian u32 length and a msgpack array whose first
-element is the frame's tag. Requests carry an id chosen by the sender of the request, so that many
-are in flight at once; ids of the two directions are separate. This file is imported by the agent
-inside the Vm, at every start: the standard library's smallest modules only.
+The frames are the messages of `proto/plexspaces/link/v3/link.proto`, which says what they mean.
+One stream a machine: a frame is two little-endian u32, the lengths of head and body, then the head,
+a `FromAgent` or a `FromNode`, then the body, raw bytes that are copied into no message.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator
+from typing import Generic, TypeAlias, TypeVar
+
+from google.protobuf.message import DecodeError
 
 from plexspaces_node.errors import (
     ActorError,
@@ -19,20 +21,40 @@ from plexspaces_node.errors import (
     VmStartFailed,
     platform_error,
 )
-from plexspaces_node.wire.pack import Malformed, Record, Size, nestable, pack, unpack
+from plexspaces_node.wire.generated.link_pb2 import Answer as Answer
+from plexspaces_node.wire.generated.link_pb2 import Ask as Ask
+from plexspaces_node.wire.generated.link_pb2 import Cancel as Cancel
+from plexspaces_node.wire.generated.link_pb2 import Delete as Delete
+from plexspaces_node.wire.generated.link_pb2 import Failed as Failed
+from plexspaces_node.wire.generated.link_pb2 import Failure as Failure
+from plexspaces_node.wire.generated.link_pb2 import FromAgent as FromAgent
+from plexspaces_node.wire.generated.link_pb2 import FromNode as FromNode
+from plexspaces_node.wire.generated.link_pb2 import Get as Get
+from plexspaces_node.wire.generated.link_pb2 import Hello as Hello
+from plexspaces_node.wire.generated.link_pb2 import Invoke as Invoke
+from plexspaces_node.wire.generated.link_pb2 import Kept as Kept
+from plexspaces_node.wire.generated.link_pb2 import Load as Load
+from plexspaces_node.wire.generated.link_pb2 import Loaded as Loaded
+from plexspaces_node.wire.generated.link_pb2 import Log as Log
+from plexspaces_node.wire.generated.link_pb2 import Measure as Measure
+from plexspaces_node.wire.generated.link_pb2 import Measured as Measured
+from plexspaces_node.wire.generated.link_pb2 import Put as Put
+from plexspaces_node.wire.generated.link_pb2 import Reply as Reply
+from plexspaces_node.wire.generated.link_pb2 import Snapshot as Snapshot
+from plexspaces_node.wire.generated.link_pb2 import State as State
+from plexspaces_node.wire.generated.link_pb2 import Stop as Stop
+from plexspaces_node.wire.generated.link_pb2 import Stopped as Stopped
+from plexspaces_node.wire.generated.link_pb2 import Tell as Tell
+from plexspaces_node.wire.generated.link_pb2 import Welcome as Welcome
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-GENERATION = 2
+GENERATION = 3
 """Changes when the two ends could no longer understand each other; refused at the handshake."""
 
-FRAME_OVERHEAD_BYTES = 64 * 1024
-"""What a frame may be longer than the message it carries."""
+HEAD_LIMIT_BYTES = 1024 * 1024
+"""The longest head of a frame."""
 
-STATE_LIMIT_BYTES = 2 * 1024 * 1024
-"""The most a snapshot can be: what wasmtime hands over as one `list<u8>`, less a margin."""
+PART_BYTES = 1024 * 1024
+"""The longest part of a state."""
 
 TEXT_BYTES = 16 * 1024
 """The longest text of an error or a line of the log; a longer one is cut and marked."""
@@ -40,357 +62,279 @@ TEXT_BYTES = 16 * 1024
 CODE_BYTES = 256
 """The longest code of an actor's error, and the longest type of a message."""
 
-_LENGTH = struct.Struct("<I")
-
-
-class Frame(Record):
-    """Base of every frame: an array of the class's name and the values of its fields."""
-
-
-@nestable
-class LinkFailure(Record):
-    """An error on the link.
-
-    Attributes:
-        origin: "platform", "actor" (its error record) or "trap".
-        code: a platform error's code, or the actor's own.
-    """
-
-    origin: str
-    code: str
-    message: str
-    hint: str | None = None
-    retryable: bool = False
-    step: str = ""
-
-
-# ---- agent to node -------------------------------------------------------------------------
-
-
-class Hello(Frame):
-    """First frame of every connection.
-
-    Attributes:
-        vm_id: of the machine; "" from a guest that was not told, whom the node has dialled.
-        application: name of the application the agent already runs, after a redial; else "".
-        engine: the runtime and its version, for example "wasmtime 50.0.1".
-    """
-
-    generation: int
-    vm_id: str
-    engine: str
-    application: str = ""
-
-
-class Loaded(Frame):
-    """The actor of a `Load` answers messages now."""
-
-    id: int
-    load_ns: int
-    init_ns: int
-
-
-class Reply(Frame):
-    """The answer to an `Invoke`: a payload, or a failure.
-
-    Attributes:
-        compute_ns: wall time inside the actor's own code, host waits subtracted.
-        wait_ns: time the actor waited inside host calls.
-        queue_ns: time the message lay in the mailbox.
-    """
-
-    id: int
-    payload: bytes
-    failure: LinkFailure | None
-    compute_ns: int
-    wait_ns: int
-    queue_ns: int
-
-
-class Failed(Frame):
-    """The answer to a `Load`, `Stop` or `Measure` that did not succeed."""
-
-    id: int
-    failure: LinkFailure
-
-
-class State(Frame):
-    """A snapshot of the actor's state, sent when it may have changed since the last."""
-
-    state: bytes
-
-
-class Stopped(Frame):
-    """The agent's goodbye: the answer to `Stop` and its last frame."""
-
-    id: int
-
-
-class Measured(Frame):
-    """The answer to `Measure`: the memory of the guest, or of the agent where there is no guest.
-
-    Attributes:
-        guest: it is a whole guest's; otherwise that of the agent's process alone.
-        total_bytes: what there is, for a process what its limit allows; 0 for no limit.
-        used_bytes: what of it cannot be had; for a process what it has allocated.
-        available_bytes: what more can be had; 0 where there is no limit.
-    """
-
-    id: int
-    guest: bool
-    total_bytes: Size
-    used_bytes: Size
-    available_bytes: Size
-
-
-class Log(Frame):
-    """One line the actor logged or wrote.
-
-    Attributes:
-        stream: "log", "stdout", "stderr" or "agent" (what the runtime says about the actor).
-        level: "trace", "debug", "info", "warn" or "error".
-        time_ns: since the epoch, by the agent's clock.
-    """
-
-    stream: str
-    level: str
-    message: str
-    time_ns: int
-
-
-class Ask(Frame):
-    """The actor asks another application and waits; answered by `Answer`."""
-
-    id: int
-    to: str
-    type: str
-    payload: bytes
-    timeout_ns: int
-
-
-class Tell(Frame):
-    """The actor sends a message to another application; answered once that one has queued it."""
-
-    id: int
-    to: str
-    type: str
-    payload: bytes
-
-
-class Get(Frame):
-    """The actor reads a key of its store; `Answer.payload` is None when there is no such key."""
-
-    id: int
-    key: str
-
-
-class Put(Frame):
-    """The actor writes a key of its store; with value None it deletes the key."""
-
-    id: int
-    key: str
-    value: bytes | None
-
-
-# ---- node to agent -------------------------------------------------------------------------
-
-
-class Welcome(Frame):
-    """The node's answer to `Hello`.
-
-    Attributes:
-        refused: why the node will not talk to this agent, or "".
-        time_ns: since the epoch, by the node's clock; 0 when it does not say.
-        seed: fresh random bytes, for a guest that may be a copy of another; b"" for none.
-    """
-
-    generation: int
-    node_id: str
-    message_limit: int
-    refused: str = ""
-    time_ns: int = 0
-    seed: bytes = b""
-
-
-class Load(Frame):
-    """Load an artifact and start its actor.
-
-    Attributes:
-        path: of the compiled artifact, as the agent opens it.
-        kind: an `ArtifactKind`.
-        memory_bytes: the most linear memory the actor may use.
-        state: the snapshot to start from, b"" for a first start.
-        timeout_ns: for instantiation and init together.
-        snapshot_interval_ns: the longest a changed state stays unsaved while messages flow.
-    """
-
-    id: int
-    application: str
-    path: str
-    kind: str
-    env: dict[str, str]
-    memory_bytes: int
-    state: bytes
-    timeout_ns: int
-    mailbox: int
-    snapshot_interval_ns: int
-
-
-class Invoke(Frame):
-    """Hand a message to the actor; answered by `Reply`."""
-
-    id: int
-    sender: str
-    type: str
-    payload: bytes
-    timeout_ns: int
-
-
-class Cancel(Frame):
-    """Nobody waits for this `Invoke` any more: do not handle it if it still lies in the mailbox.
-
-    It is answered by its `Reply` all the same.
-    """
-
-    id: int
-
-
-class Answer(Frame):
-    """The answer to `Ask`, `Tell`, `Get` or `Put`."""
-
-    id: int
-    payload: bytes | None
-    failure: LinkFailure | None = None
-
-
-class Stop(Frame):
-    """Finish the message at hand, snapshot, shut the actor down, say goodbye and end."""
-
-    id: int
-    timeout_ns: int
-
-
-class Measure(Frame):
-    """Say how much memory is in use; answered by `Measured`."""
-
-    id: int
-
-
-FromAgent = (
-    Hello | Loaded | Reply | Failed | State | Stopped | Measured | Log | Ask | Tell | Get | Put
+PREFIX_BYTES = 8
+"""The two lengths."""
+
+Body: TypeAlias = bytes | bytearray | memoryview
+"""What follows a head. Nobody changes one, whichever of them it is."""
+
+AgentFrame: TypeAlias = (
+    Hello
+    | Loaded
+    | Reply
+    | Failed
+    | Snapshot
+    | Stopped
+    | Measured
+    | Log
+    | Ask
+    | Tell
+    | Get
+    | Put
+    | Delete
 )
-FromNode = Welcome | Load | Invoke | Cancel | Answer | Stop | Measure
+NodeFrame: TypeAlias = Welcome | State | Load | Invoke | Cancel | Answer | Kept | Stop | Measure
+HostCall: TypeAlias = Ask | Tell | Get | Put | Delete
+"""What an agent asks of its node; answered by `Answer`."""
 
-_FROM_AGENT: dict[str, type[FromAgent]] = {kind.__name__: kind for kind in FromAgent.__args__}
-_FROM_NODE: dict[str, type[FromNode]] = {kind.__name__: kind for kind in FromNode.__args__}
+_F = TypeVar("_F", AgentFrame, NodeFrame)
+
+_LENGTHS = struct.Struct("<II")
+_SCRATCH_BYTES = 16 * 1024
+_MARK = " …"
+_MESSAGES = frozenset({"reply", "ask", "tell", "put", "invoke", "answer"})
+_PARTS = frozenset({"snapshot", "state"})
+_LENGTH_DELIMITED = 2
+# The first byte of an envelope: the field in which a frame of this kind lies. All are below 16.
+_TAGS: dict[type[AgentFrame | NodeFrame], int] = {
+    kind: envelope.DESCRIPTOR.fields_by_name[kind.__name__.lower()].number << 3 | _LENGTH_DELIMITED
+    for envelope, kinds in ((FromAgent, AgentFrame.__args__), (FromNode, NodeFrame.__args__))
+    for kind in kinds
+}
 
 
 class LinkBroken(Exception):
     """The peer sent something that is not a frame; the connection cannot go on."""
 
 
-def encode(frame: FromAgent | FromNode) -> bytes:
-    """Return the frame's bytes as they go on the stream, length first."""
-    buffer = bytearray(4)
-    pack([type(frame).__name__, *frame.values()], buffer)
-    _LENGTH.pack_into(buffer, 0, len(buffer) - 4)
-    return bytes(buffer)
+class OtherGeneration(LinkBroken):
+    """The peer speaks a generation of the link from before frames had heads and bodies."""
 
 
-def frame_limit(message_limit: int) -> int:
-    """The longest frame allowed, given the longest message: a snapshot may be longer than one."""
-    return max(message_limit, STATE_LIMIT_BYTES) + FRAME_OVERHEAD_BYTES
+def head_of(frame: AgentFrame | NodeFrame, body_bytes: int = 0) -> bytes:
+    """Return the bytes of a frame up to its body, which follows them on the stream."""
+    # What an envelope around the frame would be; making one takes longer than all the rest.
+    inner = frame.SerializeToString()
+    size = len(inner)
+    outer = bytearray((_TAGS[type(frame)],))
+    while size > 0x7F:
+        outer.append(size & 0x7F | 0x80)
+        size >>= 7
+    outer.append(size)
+    return _LENGTHS.pack(len(outer) + len(inner), body_bytes) + outer + inner
 
 
-class FrameBuffer:
-    """Cuts a byte stream into the bodies of frames.
+def encode(frame: AgentFrame | NodeFrame, body: Body = b"") -> bytes:
+    """Return all the bytes of a frame, in a copy."""
+    return head_of(frame, len(body)) + body
 
-    Holds at most one frame's bytes beyond what was fed last. Not for use by two threads at once.
+
+class FrameReader(Generic[_F]):
+    """Cuts the byte stream of one peer into frames.
+
+    Bytes are read into `room` and announced to `filled`. A body that is not yet whole is read into
+    where it stays, so that each byte of it is copied once at the most. Holds no more than one frame
+    beyond what came last. Not for use by two threads at once.
+
+    Attributes:
+        head_limit: the longest head that is taken.
+        message_limit: the longest body of a message that is taken.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._buffer = bytearray()
+    def __init__(
+        self,
+        envelope: type[FromAgent | FromNode],
+        *,
+        message_limit: int,
+        head_limit: int,
+    ) -> None:
+        self.head_limit = head_limit
+        self.message_limit = message_limit
+        self._envelope = envelope
+        self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
+        self._start = self._end = 0
+        # The body at hand, once it is known to be not yet whole.
+        self._frame: _F | None = None
+        self._body = bytearray()
+        self._had = 0
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """Add what was read; return the bodies that are now whole, in order.
+    @classmethod
+    def of_agent(
+        cls, message_limit: int, *, head_limit: int = HEAD_LIMIT_BYTES
+    ) -> FrameReader[AgentFrame]:
+        """Make the reader of what an agent sends."""
+        return FrameReader[AgentFrame](
+            FromAgent, message_limit=message_limit, head_limit=head_limit
+        )
 
-        Raises `LinkBroken` for a length over the limit.
+    @classmethod
+    def of_node(
+        cls, message_limit: int, *, head_limit: int = HEAD_LIMIT_BYTES
+    ) -> FrameReader[NodeFrame]:
+        """Make the reader of what a node sends."""
+        return FrameReader[NodeFrame](FromNode, message_limit=message_limit, head_limit=head_limit)
+
+    @property
+    def unfinished(self) -> int:
+        """Bytes of a frame that is not yet whole."""
+        return self._had + self._end - self._start
+
+    def room(self) -> memoryview:
+        """Return where to read to next: at least a byte long, and valid until `filled`."""
+        if self._frame is not None:
+            return memoryview(self._body)[self._had :]
+        if self._end:
+            return self._scratch[self._end :]
+        return self._scratch
+
+    def filled(self, count: int) -> Iterator[tuple[_F, Body]]:
+        """Take note of so many bytes in `room`; yield the frames that are now whole, in order.
+
+        Raises `LinkBroken` behind them, after which, or when not all are taken, the reader is not
+        to be used again.
         """
-        buffer = self._buffer
-        buffer += data
-        bodies: list[bytes] = []
-        start = 0
-        size = len(buffer)
-        while size - start >= 4:
-            (length,) = _LENGTH.unpack_from(buffer, start)
-            if length > self._limit:
-                raise LinkBroken(f"a frame of {length} bytes is over the limit of {self._limit}")
-            end = start + 4 + length
-            if end > size:
-                break
-            bodies.append(bytes(memoryview(buffer)[start + 4 : end]))
-            start = end
-        if start:
-            del buffer[:start]
-        return bodies
+        if self._frame is not None:
+            self._had += count
+            if self._had == len(self._body):
+                whole = self._frame, self._body
+                self._frame, self._body, self._had = None, bytearray(), 0
+                yield whole
+            return
+        self._end += count
+        while (frame := self._next()) is not None:
+            yield frame
+        if self._start < self._end:
+            self._make_room()
+        else:
+            self._start = self._end = 0
+            if len(self._scratch) > _SCRATCH_BYTES:
+                self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
 
+    def feed(self, data: Body) -> list[tuple[_F, Body]]:
+        """Take bytes that were read elsewhere; otherwise as `filled`."""
+        frames: list[tuple[_F, Body]] = []
+        rest = memoryview(data)
+        while rest:
+            room = self.room()
+            count = min(len(room), len(rest))
+            room[:count] = rest[:count]
+            del room
+            frames.extend(self.filled(count))
+            rest = rest[count:]
+        return frames
 
-def decode_from_agent(body: bytes) -> FromAgent:
-    """Decode a frame the agent sent; raises `LinkBroken` when it is none."""
-    frame: FromAgent = _decode(body, _FROM_AGENT, "an agent", items=_AGENT_ITEMS)
-    return frame
+    def _next(self) -> tuple[_F, Body] | None:
+        scratch, start = self._scratch, self._start
+        if self._end - start < PREFIX_BYTES:
+            return None
+        head_bytes, body_bytes = _LENGTHS.unpack_from(scratch, start)
+        if head_bytes > self.head_limit or body_bytes > self.message_limit:
+            self._check_lengths(head_bytes, body_bytes)
+        start += PREFIX_BYTES
+        if self._end - start < head_bytes:
+            return None
+        frame = self._decoded(scratch[start : start + head_bytes], body_bytes)
+        start += head_bytes
+        self._start = end = start + body_bytes
+        if end <= self._end:
+            return frame, bytes(scratch[start:end]) if body_bytes else b""
+        self._start = self._end
+        here = self._end - start
+        self._frame, self._body, self._had = frame, bytearray(body_bytes), here
+        self._body[:here] = scratch[start : self._end]
+        return None
 
+    def _check_lengths(self, head_bytes: int, body_bytes: int) -> None:
+        """Raise for lengths that no frame has; a part of a state may be longer than a message."""
+        longest = max(self.message_limit, PART_BYTES)
+        if head_bytes > self.head_limit or body_bytes > longest:
+            first = bytes(self._scratch[self._start : self._start + PREFIX_BYTES])
+            if _is_of_an_array(first):
+                raise OtherGeneration(f"generation {GENERATION - 1} or before")
+            what, size, limit = ("head", head_bytes, self.head_limit)
+            if head_bytes <= self.head_limit:
+                what, size, limit = ("body", body_bytes, longest)
+            raise LinkBroken(f"a {what} of {size} bytes is over the limit of {limit}")
 
-def decode_from_node(body: bytes) -> FromNode:
-    """Decode a frame the node sent; raises `LinkBroken` when it is none."""
-    frame: FromNode = _decode(body, _FROM_NODE, "a node", items=_NODE_ITEMS)
-    return frame
-
-
-_AGENT_ITEMS = 64
-"""Of a frame's arrays: an agent's has at most fourteen. Whoever is in the machine chooses them."""
-_NODE_ITEMS = 1 << 20
-"""The same of the node's, one of which carries an application's environment."""
-
-
-def _decode(body: bytes, kinds: Mapping[str, type[Frame]], sender: str, *, items: int) -> Any:
-    try:
-        array = unpack(body, items=items)
-        if type(array) is not list or not array or type(array[0]) is not str:
-            raise Malformed("no array that begins with a name")
-        kind = kinds.get(array[0])
+    def _decoded(self, head: memoryview, body_bytes: int) -> _F:
+        try:
+            envelope = self._envelope.FromString(bytes(head))
+        except DecodeError as error:
+            raise LinkBroken(f"not a frame: {error}") from error
+        kind = envelope.WhichOneof("frame")
         if kind is None:
-            raise Malformed(f"no frame is named {array[0][:CODE_BYTES]!r}")
-        return kind.of(array[1:])
-    except Malformed as error:
-        raise LinkBroken(f"not a frame of {sender}: {error}") from error
+            raise LinkBroken("not a frame that this version knows")
+        if body_bytes:
+            limit = self.message_limit if kind in _MESSAGES else PART_BYTES * (kind in _PARTS)
+            if body_bytes > limit:
+                raise LinkBroken(f"a {kind} with a body of {body_bytes} bytes, at most {limit}")
+        frame: _F = getattr(envelope, kind)
+        return frame
+
+    def _make_room(self) -> None:
+        """See that what the frame at hand lacks of its head has a place in the scratch."""
+        had = self._end - self._start
+        wanted = PREFIX_BYTES
+        if had >= PREFIX_BYTES:
+            wanted += _LENGTHS.unpack_from(self._scratch, self._start)[0]
+        if self._start + wanted > len(self._scratch):
+            old = self._scratch[self._start : self._end]
+            scratch = self._scratch
+            if wanted > len(scratch):
+                scratch = memoryview(bytearray(wanted))
+            scratch[:had] = old
+            self._scratch, self._start, self._end = scratch, 0, had
 
 
-def failure_of(error: PlexSpacesError | ActorError) -> LinkFailure:
+def _is_of_an_array(first: bytes) -> bool:
+    """Tell whether a stream begins as before generation 3: a length, an array, the name Hello."""
+    return first[4] & 0xF0 == 0x90 and first[5:] == b"\xa5He"
+
+
+def failure_of(error: PlexSpacesError | ActorError) -> Failure:
     """Turn an error into what the link carries."""
-    if isinstance(error, ActorError):
-        origin = "trap" if isinstance(error, ActorTrapped) else "actor"
-        code, message = cut(error.code, CODE_BYTES), cut(error.message, TEXT_BYTES)
-        return LinkFailure(origin, code, message, error.hint, error.retryable)
-    step = error.step if isinstance(error, VmStartFailed) else ""
+    hint = cut(error.hint or "", TEXT_BYTES)
     message = cut(error.message, TEXT_BYTES)
-    return LinkFailure("platform", error.code, message, error.hint, error.retryable, step)
+    if isinstance(error, ActorError):
+        trapped = isinstance(error, ActorTrapped)
+        return Failure(
+            origin=Failure.ORIGIN_TRAP if trapped else Failure.ORIGIN_ACTOR,
+            code=cut(error.code, CODE_BYTES),
+            message=message,
+            hint=hint,
+            retryable=error.retryable,
+        )
+    return Failure(
+        origin=Failure.ORIGIN_PLATFORM,
+        code=error.code,
+        message=message,
+        hint=hint,
+        retryable=error.retryable,
+        step=error.step if isinstance(error, VmStartFailed) else "",
+    )
+
+
+def error_of(failure: Failure) -> PlexSpacesError | ActorError:
+    """Turn what the link carried back into the error it was."""
+    hint = failure.hint or None
+    if failure.origin == Failure.ORIGIN_TRAP:
+        cls: type[ActorError] = ActorTrapped
+    elif failure.origin == Failure.ORIGIN_ACTOR:
+        cls = ActorFailed
+    else:
+        return platform_error(failure.code, failure.message, hint=hint, step=failure.step)
+    return cls(failure.message, code=failure.code, retryable=failure.retryable, hint=hint)
 
 
 def cut(text: str, limit_bytes: int) -> str:
-    """Return the text, or its beginning and a mark when it is longer than so many bytes."""
-    if len(text) <= limit_bytes // 4:
+    """Return the text, or its beginning and a mark when it is longer than so many bytes.
+
+    What is no Unicode text, such as half of a surrogate pair, is replaced.
+    """
+    if len(text) <= limit_bytes and text.isascii():
         return text
     encoded = text.encode("utf-8", "replace")
-    if len(encoded) <= limit_bytes:
-        return text
-    return encoded[: limit_bytes - 4].decode("utf-8", "ignore") + " …"
-
-
-def error_of(failure: LinkFailure) -> PlexSpacesError | ActorError:
-    """Turn what the link carried back into the error it was."""
-    if failure.origin == "platform":
-        return platform_error(failure.code, failure.message, hint=failure.hint, step=failure.step)
-    cls = ActorTrapped if failure.origin == "trap" else ActorFailed
-    return cls(failure.message, code=failure.code, retryable=failure.retryable, hint=failure.hint)
+    if len(encoded) > limit_bytes:
+        encoded = encoded[: limit_bytes - len(_MARK.encode())]
+        return encoded.decode("utf-8", "ignore") + _MARK
+    return encoded.decode()

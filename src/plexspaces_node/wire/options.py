@@ -15,11 +15,11 @@ ChannelOptions: TypeAlias = tuple[tuple[str, int], ...]
 UPLOAD_CHUNK_BYTES = 256 * 1024
 """What a client sends of an artifact at a time; a node accepts chunks of up to 1 MiB."""
 
-ENVELOPE_BYTES = 64 * 1024
-"""What a gRPC message may be longer than the payload it carries."""
+ENVELOPE_BYTES = 256 * 1024
+"""What a gRPC message may be longer than the payload it carries: with variables and arguments."""
 
 LISTING_LIMIT_BYTES = 16 * MIB
-"""The most a client accepts in one reply: a listing of many thousand applications."""
+"""The most a listing may be: many thousand applications."""
 
 _PING_EVERY_MS = 60_000
 _PING_TIMEOUT_MS = 20_000
@@ -29,7 +29,7 @@ def client_options() -> ChannelOptions:
     """Options of a client's channel."""
     return (
         ("grpc.max_send_message_length", MAX_MESSAGE_LIMIT_BYTES + ENVELOPE_BYTES),
-        ("grpc.max_receive_message_length", LISTING_LIMIT_BYTES),
+        ("grpc.max_receive_message_length", MAX_MESSAGE_LIMIT_BYTES + ENVELOPE_BYTES),
         # A followed log may be silent for hours: pings find out that the node's host is gone.
         ("grpc.keepalive_time_ms", _PING_EVERY_MS),
         ("grpc.keepalive_timeout_ms", _PING_TIMEOUT_MS),
@@ -44,11 +44,17 @@ def client_options() -> ChannelOptions:
     )
 
 
-def server_options() -> ChannelOptions:
-    """Options of a node's server; the node itself checks its own, smaller message limit."""
+def server_options(message_limit: int = MAX_MESSAGE_LIMIT_BYTES) -> ChannelOptions:
+    """Options of the server of a node with this limit for a message.
+
+    What is a little longer comes in and is refused by the node itself, which says more; what is
+    much longer is not even read. See `status.from_grpc`.
+    """
+    # A chunk of an artifact may be longer than the messages of a node with a small limit.
+    longest = max(message_limit, MIB) + ENVELOPE_BYTES
     return (
-        ("grpc.max_send_message_length", LISTING_LIMIT_BYTES),
-        ("grpc.max_receive_message_length", MAX_MESSAGE_LIMIT_BYTES + ENVELOPE_BYTES),
+        ("grpc.max_send_message_length", max(longest, LISTING_LIMIT_BYTES)),
+        ("grpc.max_receive_message_length", longest),
         ("grpc.http2.min_ping_interval_without_data_ms", _PING_EVERY_MS // 2),
         ("grpc.keepalive_permit_without_calls", 1),
         # Without this two nodes could listen on one port and share its clients between them.

@@ -7,6 +7,7 @@ knows nothing of what raises an error or of what is done about it.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import grpc
@@ -49,6 +50,9 @@ DEFAULT_ADDRESS = "127.0.0.1:9000"
 _MESSAGE_BYTES = 3072
 _HINT_BYTES = 512
 _PLAIN_BYTES = 512
+
+_TOO_LONG = re.compile(r"essage larger than max \((\d+) vs\. \d+\)")
+"""What gRPC itself says of a message that it did not read."""
 
 _NO_CONNECTION = ("failed to connect", "errors resolving", "dns resolution")
 _NOBODY_THERE = ("connection refused", "no such file")
@@ -136,6 +140,11 @@ def from_grpc(error: grpc.aio.AioRpcError, *, address: str) -> PlexSpacesError |
     code = error.code()
     if code is grpc.StatusCode.UNAVAILABLE:
         return _unreachable(said, address)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (sizes := _TOO_LONG.search(said)):
+        return InvalidArgument(
+            f"a message of {sizes[1]} bytes is over the limit of the node at {address}",
+            hint="send it in parts, or raise the node's [limits] message_bytes",
+        )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceeded(f"the node at {address} did not answer in the time given")
     if code is grpc.StatusCode.UNIMPLEMENTED:

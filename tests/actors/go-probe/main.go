@@ -21,6 +21,7 @@ import (
 
 type Probe struct {
 	Count  int
+	Long   string `json:",omitempty"`
 	hidden int
 }
 
@@ -39,6 +40,8 @@ var probe = actor.Define(
 	actor.Handle("echo", func(_ *Probe, data []byte) ([]byte, error) { return data, nil }),
 	actor.Handle("count", (*Probe).count),
 	actor.Handle("set", func(p *Probe, n int) (int, error) { p.Count = n; p.hidden = n; return n, nil }),
+	actor.Handle("grow", func(p *Probe, n int) (int, error) { p.Long = strings.Repeat("x", n); return n, nil }),
+	actor.Handle("long", func(p *Probe, _ actor.None) (int, error) { return len(p.Long), nil }),
 	actor.Handle("keyvalue", keep),
 	actor.Handle("ask", func(_ *Probe, data []byte) ([]byte, error) {
 		return actor.Ask[[]byte]("other", "ping", data, time.Second)

@@ -2,6 +2,8 @@ package host
 
 import (
 	"errors"
+	"os"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"unsafe"
@@ -10,9 +12,13 @@ import (
 // Current is the host in place.
 var Current Host = contract{}
 
-// Where everything lies that the host hands over, until it is copied and released. A message, with
-// the name of its sender and its type, or a saved state must fit: both are bounded by 2 MiB.
-var arena [4 << 20]byte
+// Where everything lies that the host hands over, until it is copied and released: a message with
+// the name of its sender and its type, a value, or the state of the instance. What does not fit ends
+// the instance.
+var arena []byte
+
+// How long the arena is for messages.
+var messages int
 
 // Between a call and the copying of its result, no other goroutine may call.
 var calls sync.Mutex
@@ -53,7 +59,30 @@ func messagingAsk(
 	payload unsafe.Pointer, payloadSize uint32, timeoutMillis uint32, result unsafe.Pointer,
 )
 
-func init() { arenaRegister(unsafe.Pointer(&arena), uint32(len(arena))) }
+func init() {
+	var first int
+	first, messages = arenaSizes(os.Getenv, debug.SetMemoryLimit(-1))
+	hold(first)
+}
+
+// hold makes the arena so long. Pages of it that nothing was written to cost nothing.
+func hold(size int) {
+	arena = make([]byte, size)
+	arenaRegister(unsafe.Pointer(unsafe.SliceData(arena)), uint32(size))
+}
+
+// TakeState returns the state that the host handed over, and gives the arena back.
+func TakeState(data unsafe.Pointer, size uint32) []byte {
+	if int(size) < least {
+		state := Take(data, size)
+		Release()
+		return state
+	}
+	// A long one stays where it is: there may be no room for a copy of it.
+	state := within(uint32(uintptr(data)), size)
+	hold(messages)
+	return state
+}
 
 // Take returns a copy of what the host handed over.
 func Take(data unsafe.Pointer, size uint32) []byte { return taken(uint32(uintptr(data)), size) }
@@ -83,8 +112,12 @@ func taken(at, size uint32) []byte {
 	if size == 0 {
 		return nil
 	}
-	begin := at - uint32(uintptr(unsafe.Pointer(&arena)))
-	return append([]byte(nil), arena[begin:begin+size]...)
+	return append([]byte(nil), within(at, size)...)
+}
+
+func within(at, size uint32) []byte {
+	begin := at - uint32(uintptr(unsafe.Pointer(unsafe.SliceData(arena))))
+	return arena[begin : begin+size : begin+size]
 }
 
 // call runs a call to the host with a place for its result, and what reads the result.

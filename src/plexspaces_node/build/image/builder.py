@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import platform
 import shutil
@@ -11,16 +13,16 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from plexspaces_node.agent.swap import MODULES as SWAP_MODULES
+import plexspaces_node
 from plexspaces_node.build.environment import BuildEnvironment
 from plexspaces_node.build.image.filesystem import make_filesystem
-from plexspaces_node.build.image.initrd import make_initrd, modules_of
-from plexspaces_node.build.image.kernel import extract_vmlinux
+from plexspaces_node.build.image.initrd import make_initrd
+from plexspaces_node.build.image.kernel import read_kernel
 from plexspaces_node.build.image.packages import Package, Tools, fetch, unpack
-from plexspaces_node.build.image.root import Interpreter, make_root
-from plexspaces_node.build.shipped import shipped
+from plexspaces_node.build.image.root import make_root
 from plexspaces_node.build.threads import in_thread
 from plexspaces_node.errors import InvalidArgument, Unavailable, Unsupported
+from plexspaces_node.programs import agent_program, init_program
 from plexspaces_node.vm.image import INITRD, KERNEL, RECORD, ROOTFS, GuestImage
 from plexspaces_node.wire import link
 
@@ -30,12 +32,11 @@ MIN_MEMORY_MIB = 96
 STEP_TIMEOUT_S = 300.0
 """For any one program: fetching a kernel over a slow line is the longest."""
 
-_SWAP = ("lzo-rle", "zsmalloc", "zram")
-"""What `agent.swap` loads, each after those it needs."""
 _LABEL = "plexspaces"
 _SCRATCH_PREFIX = ".image-"
 _SCRATCH_LIFE_S = 24 * 3600.0
-_TOOLS = ("apt-get", "apt-cache", "dpkg-deb", "mke2fs", "debugfs", "ldd")
+_TOOLS = ("apt-get", "apt-cache", "dpkg-deb", "mke2fs", "debugfs")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 Progress = Callable[[str], None]
 """Called with a line before each step."""
@@ -48,9 +49,9 @@ async def build_image(
 
     Machines that run keep the files they booted from. When anything fails, or the caller is
     cancelled, `target` is as it was before and nothing else is left but fetched packages in the
-    cache. Raises `Unsupported` for a missing tool or another architecture, `Unavailable` when
-    packages cannot be had or the disk is full, `InvalidArgument` for a directory that cannot be
-    written.
+    cache. Raises `Unsupported` for a missing tool or another architecture, `NotFound` when the
+    agent is not built, `Unavailable` when packages cannot be had or the disk is full,
+    `InvalidArgument` for a directory that cannot be written.
     """
     if platform.machine() != ARCH:
         raise Unsupported(f"guest images are made on {ARCH} only, and this is {platform.machine()}")
@@ -58,24 +59,21 @@ async def build_image(
     tools = Tools(around.search, timeout_s=STEP_TIMEOUT_S)
     for name in _TOOLS:
         tools.find(name)
+    agent, init = agent_program(), init_program()
     async with _scratch(target.absolute()) as scratch:
-        made = scratch / "image"
-        made.mkdir(mode=0o755)
-        progress("fetching the kernel and busybox")
+        made, unpacked, tree = (scratch / name for name in ("image", "packages", "root"))
+        for directory in (made, unpacked, tree):
+            directory.mkdir(mode=0o755)
+        progress("fetching the kernel")
         packages = await fetch(tools, around.cache.with_name("image-packages"))
-        progress("unpacking them")
-        unpacked = scratch / "packages"
-        unpacked.mkdir()
+        progress("unpacking it")
         for package in packages:
             await unpack(tools, package, unpacked)
-        await in_thread(_write_boot_files, unpacked, made)
-        progress("copying Python and the agent")
-        tree = scratch / "root"
-        versions = await make_root(tools, Interpreter.here(), tree)
-        await in_thread(_write_swap_modules, unpacked, tree)
+        await in_thread(_write_boot_files, unpacked, init, made)
         progress("writing the root file system")
+        await in_thread(make_root, agent, tree)
         await make_filesystem(tools, tree, made / ROOTFS, label=_LABEL)
-        await in_thread(_seal, made, packages, versions)
+        await in_thread(_seal, made, packages)
         await in_thread(_install, made, target.absolute())
     return GuestImage.open(target, generation=link.GENERATION)
 
@@ -95,9 +93,11 @@ async def _scratch(target: Path) -> AsyncIterator[Path]:
         await in_thread(_remove_abandoned, target.parent)
         yield made
     except OSError as error:
+        file = error.filename or target.parent
+        full = error.errno in _FULL
         raise Unavailable(
-            f"the image cannot be made in {target.parent}: {error.strerror}",
-            hint=f"is there room for a few hundred MiB? df -h {target.parent}",
+            f"the image cannot be made: {file}: {error.strerror}",
+            hint=f"is there room for 300 MiB? df -h {target.parent}" if full else None,
         ) from error
     finally:
         await in_thread(shutil.rmtree, made, ignore_errors=True)
@@ -111,30 +111,30 @@ def _remove_abandoned(parent: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _write_boot_files(unpacked: Path, made: Path) -> None:
-    kernels = sorted((unpacked / "boot").glob("vmlinuz-*"))
-    if len(kernels) != 1:
-        raise InvalidArgument(f"the kernel's packages hold {len(kernels)} kernels, not one")
-    (made / KERNEL).write_bytes(extract_vmlinux(kernels[0].read_bytes()))
-    init = (shipped("guest") / "init").read_bytes()
-    busybox = (unpacked / "bin" / "busybox").read_bytes()
-    (made / INITRD).write_bytes(make_initrd(init, busybox, unpacked))
+def _write_boot_files(unpacked: Path, init: Path, made: Path) -> None:
+    (made / KERNEL).write_bytes(read_kernel(unpacked))
+    (made / INITRD).write_bytes(make_initrd(init.read_bytes(), unpacked))
 
 
-def _write_swap_modules(unpacked: Path, tree: Path) -> None:
-    directory = tree / SWAP_MODULES.lstrip("/")
-    directory.mkdir(parents=True)
-    for name, content in modules_of(unpacked, _SWAP):
-        (directory / name).write_bytes(content)
-
-
-def _seal(made: Path, packages: tuple[Package, ...], versions: dict[str, str]) -> None:
+def _seal(made: Path, packages: tuple[Package, ...]) -> None:
+    versions = {"agent": agent_digest(), "plexspaces-node": plexspaces_node.__version__}
     GuestImage.seal(
         made,
         generation=link.GENERATION,
         min_memory_mib=MIN_MEMORY_MIB,
         made_of=versions | {package.name: package.version for package in packages},
     )
+
+
+def agent_digest() -> str:
+    """Return 12 digits that change with the programs of a guest; blocks for some milliseconds.
+
+    Raises `NotFound` when this installation has none.
+    """
+    total = hashlib.sha256()
+    for program in (agent_program(), init_program()):
+        total.update(program.read_bytes())
+    return total.hexdigest()[:12]
 
 
 def _install(made: Path, target: Path) -> None:

@@ -1,26 +1,24 @@
-"""The initial RAM disk: busybox, the kernel's modules and `guest/init`, as one cpio archive.
+"""The initial RAM disk: the guest's first program and the kernel's modules, as one cpio archive.
 
-Not compressed: it is two megabytes, and unpacking costs an emulated CPU more than loading.
+Not compressed: it is half a megabyte, and to unpack it costs an emulated CPU more than to load it.
 """
 
 from __future__ import annotations
 
-import lzma
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.build.image.modules import modules_of
 
 MODULES = {
     "base": ("virtio_ring", "virtio", "virtio_mmio", "virtio_blk"),
     "virtio-serial": ("virtio_console",),
     "vsock": ("vsock", "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport"),
 }
-"""What `guest/init` loads: always, and for each kind of link; each after those it needs."""
+"""What `agent/init` loads: always, and for each kind of link; each after those it needs."""
 
-_DIRECTORIES = ("bin", "dev", "modules", "proc", "root")
+_DIRECTORIES = ("dev", "modules", "proc", "root", "sys")
 _CONSOLE = (5, 1)
 _ALIGNMENT = 4
 
@@ -62,10 +60,10 @@ class Archive:
         self._parts += [head, _padding(len(head)), content, _padding(len(content))]
 
 
-def make_initrd(init: bytes, busybox: bytes, modules: Path) -> bytes:
-    """Return the initial RAM disk for the kernel whose modules lie below `modules`.
+def make_initrd(init: bytes, packages: Path) -> bytes:
+    """Return the initial RAM disk for the kernel whose packages were unpacked below `packages`.
 
-    Blocks for a moment. Raises `InvalidArgument` when a module is missing.
+    Blocks for a moment. Raises as `modules_of` does.
     """
     archive = Archive()
     for name in _DIRECTORIES:
@@ -73,34 +71,13 @@ def make_initrd(init: bytes, busybox: bytes, modules: Path) -> bytes:
     # Where the kernel opens the standard streams of the first program, before anything is mounted.
     archive.device("dev/console", *_CONSOLE)
     archive.file("init", init, mode=0o755)
-    archive.file("bin/busybox", busybox, mode=0o755)
     for group, names in MODULES.items():
-        archive.directory(f"modules/{group}")
-        for name, content in modules_of(modules, names):
-            archive.file(f"modules/{group}/{name}", content)
+        paths = []
+        for name, content in modules_of(packages, names):
+            paths.append(f"/modules/{name}.ko\0")
+            archive.file(paths[-1].strip("/\0"), content)
+        archive.file(f"modules/{group}", "".join(paths).encode())
     return archive.finished()
-
-
-def modules_of(tree: Path, names: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
-    """Give the modules of a kernel's package by names that sort in the order of loading.
-
-    What is built into the kernel is left out. Raises `InvalidArgument` for one that is missing.
-    """
-    built_in = {
-        Path(line).stem
-        for listing in tree.rglob("modules.builtin")
-        for line in listing.read_text().splitlines()
-    }
-    order = 0
-    for name in names:
-        found = sorted([*tree.rglob(f"{name}.ko"), *tree.rglob(f"{name}.ko.xz")])
-        if found:
-            content = found[0].read_bytes()
-            unpacked = lzma.decompress(content) if found[0].suffix == ".xz" else content
-            yield f"{order}-{name}.ko", unpacked
-            order += 1
-        elif name not in built_in:
-            raise InvalidArgument(f"the kernel's package has no module {name}")
 
 
 def _padding(length: int) -> bytes:

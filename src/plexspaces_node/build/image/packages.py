@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +17,13 @@ from pathlib import Path
 from plexspaces_node.build.process import Finished, run
 from plexspaces_node.errors import Unavailable, Unsupported
 
-KERNEL_PACKAGE = "linux-image-cloud-amd64"
-"""Depends on the current kernel that was configured for virtual machines."""
-BUSYBOX_PACKAGE = "busybox-static"
+KERNEL_PACKAGES = ("linux-image-cloud-amd64", "linux-image-virtual")
+"""Of Debian and of Ubuntu; depends on the current kernel that was configured for machines."""
 
 _SYSTEM_DIRECTORIES = ("/usr/sbin", "/sbin", "/usr/bin", "/bin")
 _PROVIDERS = {
     "mke2fs": "e2fsprogs",
     "debugfs": "e2fsprogs",
-    "ldd": "libc-bin",
     "dpkg-deb": "dpkg",
 }
 _KERNEL_PART = re.compile(r"linux-(image|binary|modules)-\d\S*")
@@ -85,47 +84,75 @@ class Package:
 
 
 async def fetch(tools: Tools, cache: Path) -> tuple[Package, ...]:
-    """Have the kernel's packages and busybox in `cache`, which is made, and return them.
+    """Have the kernel's packages in `cache`, which is made, and return them.
 
-    Raises `Unavailable` when the distribution does not offer them or cannot be reached.
+    What is there already is not fetched again. Raises `Unavailable` when the distribution does not
+    offer them or cannot be reached.
     """
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-    names = (*await _kernel_parts(tools, cache), BUSYBOX_PACKAGE)
+    names = await _kernel_parts(tools, cache)
     packages = [await _candidate(tools, cache, name) for name in names]
-    fetched = await tools.attempt(
-        "apt-get",
-        # Without its own user apt can write to a cache that is ours alone.
-        *("-q", "-o", "APT::Sandbox::User=root", "download"),
-        *(f"{package.name}={package.version}" for package in packages),
-        cwd=cache,
-    )
-    missing = [package.file for package in packages if not package.file.is_file()]
-    if fetched.status or missing:
-        raise Unavailable(
-            f"the packages {' '.join(names)} cannot be fetched: {_end_of(fetched)}",
-            hint="apt-get update, and see whether this machine reaches its mirror",
-        )
+    if missing := [package for package in packages if not package.file.is_file()]:
+        await _fetch(tools, cache, missing)
     return tuple(packages)
 
 
+async def _fetch(tools: Tools, cache: Path, packages: list[Package]) -> None:
+    # Fetched elsewhere and then renamed: what is in the cache is whole.
+    with tempfile.TemporaryDirectory(dir=cache) as directory:
+        fetched = await tools.attempt(
+            "apt-get",
+            # Without its own user apt can write to a cache that is ours alone.
+            *("-q", "-o", "APT::Sandbox::User=root", "download"),
+            *(f"{package.name}={package.version}" for package in packages),
+            cwd=Path(directory),
+        )
+        files = [Path(directory, package.file.name) for package in packages]
+        if fetched.status or not all(file.is_file() for file in files):
+            raise Unavailable(
+                f"the packages {' '.join(package.name for package in packages)} cannot be "
+                f"fetched: {_end_of(fetched)}",
+                hint="apt-get update, and see whether this machine reaches its mirror",
+            )
+        for file, package in zip(files, packages, strict=True):
+            file.replace(package.file)
+
+
 async def unpack(tools: Tools, package: Package, target: Path) -> None:
-    """Unpack a package's files below `target`; none of its scripts is run."""
-    await tools.run("dpkg-deb", "-x", str(package.file), str(target), cwd=target.parent)
+    """Unpack a package's files below `target`; none of its scripts is run.
+
+    Raises `Unavailable`, and a package that is damaged is fetched anew the next time.
+    """
+    try:
+        await tools.run("dpkg-deb", "-x", str(package.file), str(target), cwd=target.parent)
+    except Unavailable:
+        package.file.unlink(missing_ok=True)
+        raise
 
 
 async def _kernel_parts(tools: Tools, cwd: Path) -> tuple[str, ...]:
+    refused: list[Unavailable] = []
+    for package in KERNEL_PACKAGES:
+        try:
+            return await _parts_of(tools, cwd, package)
+        except Unavailable as error:
+            refused.append(error)
+    raise refused[0]
+
+
+async def _parts_of(tools: Tools, cwd: Path, package: str) -> tuple[str, ...]:
     parts: list[str] = []
-    ask = [KERNEL_PACKAGE]
+    ask = [package]
     while ask:
         found = await tools.attempt("apt-cache", "depends", "--important", ask.pop(), cwd=cwd)
         if found.status:
-            raise _not_offered(KERNEL_PACKAGE, found)
+            raise _not_offered(package, found)
         for word in found.output.split():
             if _KERNEL_PART.fullmatch(word) and word not in parts:
                 parts.append(word)
                 ask.append(word)
     if not parts:
-        raise Unavailable(f"{KERNEL_PACKAGE} depends on no kernel", hint="apt-get update")
+        raise Unavailable(f"{package} depends on no kernel", hint="apt-get update")
     return tuple(parts)
 
 
@@ -143,7 +170,7 @@ async def _candidate(tools: Tools, cache: Path, name: str) -> Package:
 def _not_offered(what: str, finished: Finished) -> Unavailable:
     return Unavailable(
         f"this distribution does not offer {what}: {_end_of(finished)}",
-        hint="apt-get update; the packages are Debian's, 12 or newer",
+        hint="apt-get update; the packages are those of Debian, 12 or newer, or of Ubuntu",
     )
 
 

@@ -63,6 +63,7 @@ class Vm(_message.Message):
     CPU_NS_FIELD_NUMBER: _builtins.int
     APPLICATION_FIELD_NUMBER: _builtins.int
     UPTIME_NS_FIELD_NUMBER: _builtins.int
+    MISSING_WALLS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     state: _builtins.str
     """Starting, Empty, Running, Stopping or Gone."""
@@ -80,6 +81,10 @@ class Vm(_message.Message):
     """Since its agent said hello, by the node's clock; 0 before."""
     @_builtins.property
     def config(self) -> Global___VmConfig: ...
+    @_builtins.property
+    def missing_walls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is to hold its agent and this host's kernel does not have, for example "Landlock"."""
+
     def __init__(
         self,
         *,
@@ -93,10 +98,11 @@ class Vm(_message.Message):
         cpu_ns: _builtins.int = ...,
         application: _builtins.str = ...,
         uptime_ns: _builtins.int = ...,
+        missing_walls: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["application", b"application", "config", b"config", "cpu_ns", b"cpu_ns", "id", b"id", "isolation", b"isolation", "rss_bytes", b"rss_bytes", "socket", b"socket", "started_unix_ns", b"started_unix_ns", "state", b"state", "uptime_ns", b"uptime_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["application", b"application", "config", b"config", "cpu_ns", b"cpu_ns", "id", b"id", "isolation", b"isolation", "missing_walls", b"missing_walls", "rss_bytes", b"rss_bytes", "socket", b"socket", "started_unix_ns", b"started_unix_ns", "state", b"state", "uptime_ns", b"uptime_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -159,6 +165,8 @@ class Application(_message.Message):
     RESTARTS_FIELD_NUMBER: _builtins.int
     LAST_ERROR_FIELD_NUMBER: _builtins.int
     COUNTERS_FIELD_NUMBER: _builtins.int
+    ARGS_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     name: _builtins.str
     version: _builtins.str
@@ -167,7 +175,7 @@ class Application(_message.Message):
     language: _builtins.str
     """rust, typescript, go, python or unknown."""
     kind: _builtins.str
-    """actor, command (WASI preview 1) or command-component (WASI 0.2)."""
+    """actor, command (WASI preview 1) or command-component (WASI 0.2 or 0.3)."""
     digest: _builtins.str
     """SHA-256 of the artifact, in hex."""
     created_unix_ns: _builtins.int
@@ -175,6 +183,8 @@ class Application(_message.Message):
     """Machines started anew since the deploy because one ended by itself."""
     last_error: _builtins.str
     """Why it is Restarting or Failed, else empty."""
+    concurrency: _builtins.int
+    """How many messages it handles at the same time."""
     @_builtins.property
     def config(self) -> Global___VmConfig: ...
     @_builtins.property
@@ -185,6 +195,10 @@ class Application(_message.Message):
     def timings(self) -> Global___PhaseTimings: ...
     @_builtins.property
     def counters(self) -> Global___Counters: ...
+    @_builtins.property
+    def args(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of a command, after its name."""
+
     def __init__(
         self,
         *,
@@ -202,10 +216,12 @@ class Application(_message.Message):
         restarts: _builtins.int = ...,
         last_error: _builtins.str = ...,
         counters: Global___Counters | None = ...,
+        args: _abc.Iterable[_builtins.str] | None = ...,
+        concurrency: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "counters", b"counters", "timings", b"timings", "vm", b"vm"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "counters", b"counters", "created_unix_ns", b"created_unix_ns", "digest", b"digest", "id", b"id", "kind", b"kind", "language", b"language", "last_error", b"last_error", "name", b"name", "restarts", b"restarts", "state", b"state", "timings", b"timings", "version", b"version", "vm", b"vm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "concurrency", b"concurrency", "config", b"config", "counters", b"counters", "created_unix_ns", b"created_unix_ns", "digest", b"digest", "id", b"id", "kind", b"kind", "language", b"language", "last_error", b"last_error", "name", b"name", "restarts", b"restarts", "state", b"state", "timings", b"timings", "version", b"version", "vm", b"vm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -275,6 +291,7 @@ class InspectNodeResponse(_message.Message):
     MAX_VCPUS_FIELD_NUMBER: _builtins.int
     DEFAULT_VM_FIELD_NUMBER: _builtins.int
     STARTED_UNIX_NS_FIELD_NUMBER: _builtins.int
+    OVERHEAD_MIB_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     version: _builtins.str
     isolation: _builtins.str
@@ -285,6 +302,8 @@ class InspectNodeResponse(_message.Message):
     max_memory_mib: _builtins.int
     max_vcpus: _builtins.int
     started_unix_ns: _builtins.int
+    overhead_mib: _builtins.int
+    """What of a Vm's memory its system and its agent take: the rest is the application's."""
     @_builtins.property
     def default_vm(self) -> Global___VmConfig: ...
     def __init__(
@@ -301,10 +320,11 @@ class InspectNodeResponse(_message.Message):
         max_vcpus: _builtins.int = ...,
         default_vm: Global___VmConfig | None = ...,
         started_unix_ns: _builtins.int = ...,
+        overhead_mib: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["default_vm", b"default_vm"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_limit_bytes", b"artifact_limit_bytes", "default_vm", b"default_vm", "isolation", b"isolation", "isolation_note", b"isolation_note", "max_memory_mib", b"max_memory_mib", "max_vcpus", b"max_vcpus", "message_limit_bytes", b"message_limit_bytes", "min_memory_mib", b"min_memory_mib", "node_id", b"node_id", "started_unix_ns", b"started_unix_ns", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_limit_bytes", b"artifact_limit_bytes", "default_vm", b"default_vm", "isolation", b"isolation", "isolation_note", b"isolation_note", "max_memory_mib", b"max_memory_mib", "max_vcpus", b"max_vcpus", "message_limit_bytes", b"message_limit_bytes", "min_memory_mib", b"min_memory_mib", "node_id", b"node_id", "overhead_mib", b"overhead_mib", "started_unix_ns", b"started_unix_ns", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -449,6 +469,8 @@ class DeployRequest(_message.Message):
     VM_ID_FIELD_NUMBER: _builtins.int
     UPLOAD_NS_FIELD_NUMBER: _builtins.int
     REPLACE_FIELD_NUMBER: _builtins.int
+    ARGS_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     digest: _builtins.str
     version: _builtins.str
@@ -463,14 +485,25 @@ class DeployRequest(_message.Message):
     """How long the client's upload took, to be part of the timings; 0 when nothing was sent."""
     replace: _builtins.bool
     """An application of this name is replaced: stopped in good order and started from the new
-    artifact with its last snapshot, its keys and values and its log. It keeps its size and its
-    environment where this message names none. When the new one does not start, the old one is as
-    it was, but for keys and values that the new one put before it failed. Without an application of this name nothing is different.
+    artifact with its last snapshot, its keys and values and its log. It keeps its size, its
+    environment, its arguments and its concurrency where this message names none. When the new one
+    does not start, the old one is as it was, but for keys and values that the new one put before
+    it failed. Without an application of this name nothing is different.
+    """
+    concurrency: _builtins.int
+    """How many messages a command handles at the same time, each in an instance of its own; 0 means
+    as many as it has vcpus. An actor handles one: more is refused.
     """
     @_builtins.property
     def config(self) -> Global___VmConfig: ...
     @_builtins.property
-    def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """With the arguments at most 128 KiB."""
+
+    @_builtins.property
+    def args(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """A command's arguments after its name, the same for every message; refused for an actor."""
+
     def __init__(
         self,
         *,
@@ -484,10 +517,12 @@ class DeployRequest(_message.Message):
         vm_id: _builtins.str = ...,
         upload_ns: _builtins.int = ...,
         replace: _builtins.bool = ...,
+        args: _abc.Iterable[_builtins.str] | None = ...,
+        concurrency: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "digest", b"digest", "env", b"env", "language", b"language", "name", b"name", "replace", b"replace", "request_id", b"request_id", "upload_ns", b"upload_ns", "version", b"version", "vm_id", b"vm_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "concurrency", b"concurrency", "config", b"config", "digest", b"digest", "env", b"env", "language", b"language", "name", b"name", "replace", b"replace", "request_id", b"request_id", "upload_ns", b"upload_ns", "version", b"version", "vm_id", b"vm_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -560,15 +595,19 @@ class StopRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    force: _builtins.bool
+    """Stopped also where its state cannot be saved: what changed since its last snapshot is lost."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        force: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -721,11 +760,14 @@ class ActorFailure(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     RETRYABLE_FIELD_NUMBER: _builtins.int
     HINT_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
     kind: Global___ActorFailure.Kind.ValueType
     code: _builtins.str
     message: _builtins.str
     retryable: _builtins.bool
     hint: _builtins.str
+    output: _builtins.bytes
+    """What a command wrote to stdout before it failed; empty for an actor's failure."""
     def __init__(
         self,
         *,
@@ -734,10 +776,11 @@ class ActorFailure(_message.Message):
         message: _builtins.str = ...,
         retryable: _builtins.bool = ...,
         hint: _builtins.str = ...,
+        output: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "hint", b"hint", "kind", b"kind", "message", b"message", "retryable", b"retryable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "hint", b"hint", "kind", b"kind", "message", b"message", "output", b"output", "retryable", b"retryable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -158,7 +158,8 @@ class ApplicationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Stop(self, request, context):
-        """Stop an application: its last snapshot is kept, its Vm is gone. Idempotent.
+        """Stop an application: its last snapshot is kept, its Vm is gone. Idempotent. One whose state
+        cannot be saved runs on, unless the request says that it is to be stopped all the same.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -53,7 +53,9 @@ class ApplicationServiceStub:
     Undeploy: _grpc.UnaryUnaryMultiCallable[_application_pb2.UndeployRequest, _application_pb2.UndeployResponse]
     """Remove an application: its Vm, its state, its log. Its artifact stays in the cache."""
     Stop: _grpc.UnaryUnaryMultiCallable[_application_pb2.StopRequest, _application_pb2.StopResponse]
-    """Stop an application: its last snapshot is kept, its Vm is gone. Idempotent."""
+    """Stop an application: its last snapshot is kept, its Vm is gone. Idempotent. One whose state
+    cannot be saved runs on, unless the request says that it is to be stopped all the same.
+    """
     Start: _grpc.UnaryUnaryMultiCallable[_application_pb2.StartRequest, _application_pb2.StartResponse]
     """Start a stopped or failed application again, from its last snapshot. Idempotent."""
     Invoke: _grpc.UnaryUnaryMultiCallable[_application_pb2.InvokeRequest, _application_pb2.InvokeResponse]
@@ -98,7 +100,9 @@ class ApplicationServiceAsyncStub(ApplicationServiceStub):
     Undeploy: _aio.UnaryUnaryMultiCallable[_application_pb2.UndeployRequest, _application_pb2.UndeployResponse]  # type: ignore[assignment]
     """Remove an application: its Vm, its state, its log. Its artifact stays in the cache."""
     Stop: _aio.UnaryUnaryMultiCallable[_application_pb2.StopRequest, _application_pb2.StopResponse]  # type: ignore[assignment]
-    """Stop an application: its last snapshot is kept, its Vm is gone. Idempotent."""
+    """Stop an application: its last snapshot is kept, its Vm is gone. Idempotent. One whose state
+    cannot be saved runs on, unless the request says that it is to be stopped all the same.
+    """
     Start: _aio.UnaryUnaryMultiCallable[_application_pb2.StartRequest, _application_pb2.StartResponse]  # type: ignore[assignment]
     """Start a stopped or failed application again, from its last snapshot. Idempotent."""
     Invoke: _aio.UnaryUnaryMultiCallable[_application_pb2.InvokeRequest, _application_pb2.InvokeResponse]  # type: ignore[assignment]
@@ -176,7 +180,9 @@ class ApplicationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _application_pb2.StopRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_application_pb2.StopResponse, _abc.Awaitable[_application_pb2.StopResponse]]:
-        """Stop an application: its last snapshot is kept, its Vm is gone. Idempotent."""
+        """Stop an application: its last snapshot is kept, its Vm is gone. Idempotent. One whose state
+        cannot be saved runs on, unless the request says that it is to be stopped all the same.
+        """
 
     @_abc_1.abstractmethod
     def Start(

@@ -1,0 +1,102 @@
+"""The modules of a distribution's kernel that a guest's devices want.
+
+Knows where the packages of Debian 12, Debian 13 and Ubuntu have them, and how compressed. Every
+error names the file.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from plexspaces_node.build.image.compression import decompress
+from plexspaces_node.errors import InvalidArgument, Unsupported
+
+_ENDINGS = ("", ".xz", ".zst", ".gz")
+_ELF64_LITTLE_ENDIAN = b"\x7fELF\x02\x01"
+_SECTIONS_OFFSET = 0x28
+_SECTION_COUNTS_OFFSET = 0x3A
+_SECTION_BYTES = 64
+_TYPES = b".BTF"
+_SIGNED = b"~Module signature appended~\n"
+_SIGNATURE_LENGTHS = struct.Struct(">3x2B3xI")
+
+
+def modules_of(tree: Path, names: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
+    """Give those of the modules `names` that are not built into the kernel, as bytes to load.
+
+    `tree` is where its packages were unpacked. Blocks for some milliseconds. Raises
+    `InvalidArgument` for one that is missing or damaged, `Unsupported` for a compression that this
+    machine cannot undo.
+    """
+    built_in = {
+        Path(line).stem.replace("-", "_")
+        for listing in tree.rglob("modules.builtin")
+        for line in listing.read_text().splitlines()
+    }
+    for name in names:
+        file = _find(tree, name)
+        if file is not None:
+            yield name, _read(tree, file)
+        elif name not in built_in:
+            raise InvalidArgument(
+                f"the kernel's packages have no module {name}: neither {name}.ko below "
+                "lib/modules or usr/lib/modules, also compressed, nor a line in modules.builtin"
+            )
+
+
+def _find(tree: Path, name: str) -> Path | None:
+    for ending in _ENDINGS:
+        found = sorted(tree.rglob(f"{name}.ko{ending}"))
+        if found:
+            return found[0]
+    return None
+
+
+def _read(tree: Path, file: Path) -> bytes:
+    content = file.read_bytes()
+    try:
+        return plain(content if file.suffix == ".ko" else decompress(content))
+    except (InvalidArgument, Unsupported) as error:
+        raise type(error)(
+            f"{file.relative_to(tree)} of the kernel's packages: {error.message}",
+            hint=error.hint,
+        ) from error
+
+
+def plain(module: bytes) -> bytes:
+    """Return a module without what only its loading looks at: its signature and its types.
+
+    The kernel is ours, and so are these files; to check five signatures and read the kernel's own
+    description of its types takes an emulated CPU a twentieth of a boot. Raises `InvalidArgument`
+    for what is no module.
+    """
+    if not module.startswith(_ELF64_LITTLE_ENDIAN):
+        raise InvalidArgument("it is no ELF file of 64 bits")
+    try:
+        return _without_types(_without_signature(module))
+    except (struct.error, IndexError, ValueError) as error:
+        raise InvalidArgument(f"it is damaged: {error}") from error
+
+
+def _without_signature(module: bytes) -> bytes:
+    if not module.endswith(_SIGNED):
+        return module
+    end = len(module) - len(_SIGNED) - _SIGNATURE_LENGTHS.size
+    return module[: end - sum(_SIGNATURE_LENGTHS.unpack_from(module, end))]
+
+
+def _without_types(module: bytes) -> bytes:
+    (sections,) = struct.unpack_from("<Q", module, _SECTIONS_OFFSET)
+    size, count, names_index = struct.unpack_from("<3H", module, _SECTION_COUNTS_OFFSET)
+    if size != _SECTION_BYTES:
+        raise ValueError(f"its sections' headers have {size} bytes")
+    changed = bytearray(module)
+    (names,) = struct.unpack_from("<Q", module, sections + names_index * size + 24)
+    for header in range(sections, sections + count * size, size):
+        (name,) = struct.unpack_from("<I", module, header)
+        if module[names + name : module.index(0, names + name)] == _TYPES:
+            # A section of no kind and without a name: nobody looks at it.
+            changed[header : header + size] = bytes(size)
+    return bytes(changed)

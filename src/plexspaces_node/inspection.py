@@ -1,0 +1,139 @@
+"""What the program `plexspaces-compile` says of a WebAssembly file, and how it is bounded.
+
+Node and client ask the same program, so that what is refused before anything is sent is refused in
+the words of the node. This file owns the program's command line and its answer; whoever starts it
+owns its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+
+import msgspec
+
+from plexspaces_node.errors import (
+    Internal,
+    InvalidArgument,
+    NotFound,
+    platform_error,
+)
+from plexspaces_node.model import MIB, ArtifactKind
+from plexspaces_node.programs import compiler_program
+
+ENVIRONMENT = {"PATH": os.defpath, "LANG": "C.UTF-8"}
+"""Of the program, which needs none."""
+
+REPORT_LIMIT_BYTES = 1 * MIB
+"""A longer answer is not read."""
+
+_MESSAGE_LIMIT = 2000
+_FILES = 64
+
+_CLIENT_TIMEOUT_S = 60
+_CLIENT_MEMORY_BYTES = 2048 * MIB
+
+
+class Inspection(msgspec.Struct, frozen=True):
+    """What a file is that can be run here; names are as in the binary.
+
+    Attributes:
+        memory_bytes: the linear memory that it has from its start.
+    """
+
+    kind: ArtifactKind
+    languages: list[str] = []
+    processed_by: list[str] = []
+    imports: list[str] = []
+    exports: list[str] = []
+    memory_bytes: int = 0
+
+
+class _Refusal(msgspec.Struct, frozen=True):
+    code: str
+    message: str
+    hint: str | None = None
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    ok: bool
+
+
+def bounds(*, memory_bytes: int, cpu_s: int, file_bytes: int) -> list[str]:
+    """Return the options by which the program bounds itself, and ends with this process.
+
+    `memory_bytes` is private memory, `cpu_s` of all its threads together, `file_bytes` of what it
+    writes.
+    """
+    limits = {
+        "--memory-bytes": memory_bytes,
+        "--cpu-s": cpu_s,
+        "--file-bytes": file_bytes,
+        "--files": _FILES,
+        "--parent": os.getpid(),
+    }
+    return [word for name, value in limits.items() for word in (name, str(value))]
+
+
+def read_answer(answer: bytes) -> Inspection:
+    """Return what the program found a file to be.
+
+    Raises what it refused the file with, `InvalidArgument` for an answer that is too long, and
+    `Internal` for one that makes no sense.
+    """
+    if len(answer) > REPORT_LIMIT_BYTES:
+        raise InvalidArgument(
+            f"the names of its imports and exports fill more than {REPORT_LIMIT_BYTES} bytes",
+            hint="export only what wit/application.wit names",
+        )
+    try:
+        if msgspec.json.decode(answer, type=_Answer).ok:
+            return msgspec.json.decode(answer, type=Inspection)
+        refusal = msgspec.json.decode(answer, type=_Refusal)
+    except msgspec.DecodeError as error:
+        raise Internal(
+            f"the compiler's answer cannot be read: {error}", hint="plexspaces doctor"
+        ) from error
+    raise platform_error(refusal.code, refusal.message[:_MESSAGE_LIMIT], hint=refusal.hint)
+
+
+async def inspect(artifact: bytes) -> Inspection | None:
+    """Return what a file is, asked of the program beside this package.
+
+    Raises what it refuses the file with. None where it cannot tell: where the program is not
+    there, or was ended by the file; a node has limits of its own, and words for them.
+    """
+    return await asyncio.to_thread(_inspect, artifact)
+
+
+def _inspect(artifact: bytes) -> Inspection | None:
+    limits = bounds(memory_bytes=_CLIENT_MEMORY_BYTES, cpu_s=_CLIENT_TIMEOUT_S, file_bytes=0)
+    try:
+        command = [str(compiler_program()), *limits, "inspect", "/dev/stdin"]
+        done = subprocess.run(
+            command,
+            input=artifact,
+            capture_output=True,
+            env=ENVIRONMENT,
+            timeout=_CLIENT_TIMEOUT_S,
+            check=True,
+        )
+    except (NotFound, OSError, subprocess.SubprocessError):
+        return None
+    return read_answer(done.stdout)
+
+
+def check_memory(inspected_bytes: int, *, memory_mib: int, overhead_mib: int) -> None:
+    """Raise `InvalidArgument` unless what an artifact has from its start fits its machine.
+
+    `overhead_mib` is what of the machine's memory is not the application's.
+    """
+    if inspected_bytes <= (memory_mib - overhead_mib) * MIB:
+        return
+    wanted_mib = -(-inspected_bytes // MIB)
+    raise InvalidArgument(
+        f"it has {wanted_mib} MiB of memory from its start, and of a machine's {memory_mib} MiB an "
+        f"application gets {memory_mib - overhead_mib}",
+        hint=f"deploy it with --memory {wanted_mib + overhead_mib}, or have it declare less",
+    )

@@ -1,0 +1,138 @@
+"""Where the compiled programs lie: a machine's agent, a guest's first one, the artifacts' compiler.
+
+An installed wheel carries them in the package. A checkout has them built by ``scripts/agent``,
+which keeps them in the user's cache under the digest of the sources they were made of; this file
+owns that digest and the layout of the cache, and is read by what builds, before any package is
+installed:
+
+    CACHE/plexspaces/agent/
+      SOURCES-TOOLCHAIN/   plexspaces-agent, plexspaces-compile, build.json
+      target/              what cargo keeps between builds
+
+It knows nothing of how they are built or started, and imports only the standard library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+from plexspaces_node.errors import InvalidArgument, NotFound, quoted
+
+AGENT = "plexspaces-agent"
+COMPILER = "plexspaces-compile"
+INIT = "plexspaces-init"
+"""The first program of a guest, which does nothing anywhere else."""
+PROGRAMS = (AGENT, COMPILER, INIT)
+
+PACKAGE = Path(__file__).parent
+PACKAGED = PACKAGE / "bin"
+"""Where a wheel carries them."""
+
+_BUILD = "scripts/agent"
+_REINSTALL = "pip install --force-reinstall plexspaces-node"
+_DIGEST_LENGTH = 16
+# What cargo reads, by place and ending: tests and fuzz targets become other programs.
+_INGREDIENTS = (("agent", (".rs", ".toml", ".lock", ".proto")), ("wit", (".wit",)))
+_OTHER_PROGRAMS = {"target", "tests", "benches", "examples", "fuzz"}
+
+
+def agent_program() -> Path:
+    """Return the program that every machine runs; blocks for a look at the disk.
+
+    Raises `NotFound`, with the command that helps, where it is not built or not installed.
+    """
+    return find_program(AGENT)
+
+
+def compiler_program() -> Path:
+    """Return the program that checks and compiles artifacts; as `agent_program`."""
+    return find_program(COMPILER)
+
+
+def init_program() -> Path:
+    """Return the first program of every guest; as `agent_program`."""
+    return find_program(INIT)
+
+
+def find_program(
+    name: str, *, package: Path = PACKAGE, variables: Mapping[str, str] = os.environ
+) -> Path:
+    """Return the program of this installation; `package` is where this package lies.
+
+    Raises what `agent_program` raises, and `InvalidArgument` when there is no place for a cache.
+    """
+    carried = package / "bin" / name
+    if carried.is_file():
+        return carried
+    root = checkout_of(package)
+    if root is None:
+        raise NotFound(f"the program {carried} of this installation is missing", hint=_REINSTALL)
+    kept = programs_cache(variables)
+    sources = source_digest(root)
+    built = [path for path in kept.glob(f"{sources}-*/{name}") if os.access(path, os.X_OK)]
+    if not built:
+        raise NotFound(
+            f"{name} of the sources in {root / 'agent'} is not built: "
+            f"{kept} holds none of digest {sources}",
+            hint=f"cd {quoted(root)} && {_BUILD}",
+        )
+    # Of the same sources by several toolchains: that which was built or asked for last.
+    newest = max(built, key=lambda path: path.parent.stat().st_mtime_ns)
+    with suppress(OSError):
+        # Marks it as used: what is not used for long is removed by a later build.
+        os.utime(newest.parent)
+    return newest
+
+
+def checkout_of(package: Path = PACKAGE) -> Path | None:
+    """Return the root of the checkout that a package lies in, None for one that is installed."""
+    root = package.parent.parent
+    return root if (root / "agent" / "Cargo.toml").is_file() else None
+
+
+def programs_cache(variables: Mapping[str, str] = os.environ) -> Path:
+    """Return the directory of programs that were built from checkouts; it need not be there."""
+    return cache_home(variables) / "plexspaces" / "agent"
+
+
+def cache_home(variables: Mapping[str, str] = os.environ) -> Path:
+    """Return the user's directory for caches; raises `InvalidArgument` when there is none."""
+    named = Path(variables.get("XDG_CACHE_HOME", ""))
+    # The base directory specification says to ignore a relative path.
+    if named.is_absolute():
+        return named
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError as exc:
+        raise InvalidArgument(
+            "there is no home directory for the build cache",
+            hint="set XDG_CACHE_HOME to a directory you can write to",
+        ) from exc
+
+
+@cache
+def source_digest(root: Path) -> str:
+    """Return the digest of all in a checkout that the programs are made of.
+
+    Computed once for a checkout in a process: a node goes on with the programs it began with.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(_sources(root)):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(root)}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()[:_DIGEST_LENGTH]
+
+
+def _sources(root: Path) -> Iterable[Path]:
+    for place, endings in _INGREDIENTS:
+        for directory, names, files in os.walk(root / place):
+            names[:] = [name for name in names if name not in _OTHER_PROGRAMS]
+            for name in files:
+                if name.endswith(endings) and not name.startswith("."):
+                    yield Path(directory, name)

@@ -1,0 +1,60 @@
+;; A WASI 0.3 command written by hand: writes `hello` to stdout through a stream, waits until the
+;; host has taken it, and ends well.
+(component
+  (type $error-code (enum "io" "illegal-byte-sequence" "pipe"))
+  (import "wasi:cli/types@0.3.0" (instance $types
+    (export "error-code" (type (eq $error-code)))))
+  (alias export $types "error-code" (type $error))
+  (import "wasi:cli/stdout@0.3.0" (instance $stdout
+    (alias outer 1 $error (type $e))
+    (export "error-code" (type $error (eq $e)))
+    (export "write-via-stream"
+      (func (param "data" (stream u8)) (result (future (result (error $error))))))))
+  (type $bytes (stream u8))
+  (core module $memory-module
+    (memory (export "memory") 1)
+    (data (i32.const 16) "hello"))
+  (core instance $m (instantiate $memory-module))
+  (alias core export $m "memory" (core memory $memory))
+  (core func $write-via-stream (canon lower (func $stdout "write-via-stream")))
+  (core func $new (canon stream.new $bytes))
+  (core func $write (canon stream.write $bytes (memory $memory) async))
+  (core func $close (canon stream.drop-writable $bytes))
+  (core func $set (canon waitable-set.new))
+  (core func $join (canon waitable.join))
+  (core func $return (canon task.return (result (result))))
+  (core module $main
+    (import "host" "write-via-stream" (func $write-via-stream (param i32) (result i32)))
+    (import "host" "new" (func $new (result i64)))
+    (import "host" "write" (func $write (param i32 i32 i32) (result i32)))
+    (import "host" "close" (func $close (param i32)))
+    (import "host" "set" (func $set (result i32)))
+    (import "host" "join" (func $join (param i32 i32)))
+    (import "host" "return" (func $return (param i32)))
+    (global $out (mut i32) (i32.const 0))
+    (func (export "run") (result i32)
+      (local $pair i64) (local $waiting i32)
+      (local.set $pair (call $new))
+      (global.set $out (i32.wrap_i64 (i64.shr_u (local.get $pair) (i64.const 32))))
+      (drop (call $write-via-stream (i32.wrap_i64 (local.get $pair))))
+      (local.set $waiting (call $set))
+      (call $join (global.get $out) (local.get $waiting))
+      ;; Not taken yet: wait for the set (2).
+      (if (i32.eq (call $write (global.get $out) (i32.const 16) (i32.const 5)) (i32.const -1))
+        (then (return (i32.or (i32.shl (local.get $waiting) (i32.const 4)) (i32.const 2)))))
+      (call $end))
+    (func (export "callback") (param i32 i32 i32) (result i32) (call $end))
+    (func $end (result i32)
+      (call $join (global.get $out) (i32.const 0))
+      (call $close (global.get $out))
+      (call $return (i32.const 0))
+      (i32.const 0)))
+  (core instance $a (instantiate $main
+    (with "host" (instance
+      (export "write-via-stream" (func $write-via-stream)) (export "new" (func $new))
+      (export "write" (func $write)) (export "close" (func $close)) (export "set" (func $set))
+      (export "join" (func $join)) (export "return" (func $return))))))
+  (func $run async (result (result))
+    (canon lift (core func $a "run") async (callback (func $a "callback"))))
+  (instance $exported (export "run" (func $run)))
+  (export "wasi:cli/run@0.3.0" (instance $exported)))

@@ -1,0 +1,61 @@
+"""An agent as a program, for a link of a node: one that echoes, or one that floods its node.
+
+`python -m support.hostile_agent SOCKET WHAT`; whatever the node does, it goes on, and dials again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+from collections.abc import Callable
+
+from plexspaces_node.wire import link
+
+VM_ID = "vm-1"
+HELLO = link.encode(link.Hello(generation=link.GENERATION, vm_id=VM_ID))
+_LINE = link.Log.Line(stream=link.Log.STREAM_STDOUT, level=link.Log.LEVEL_INFO, message="L" * 1000)
+FLOODS = {
+    "get": link.encode(link.Get(id=1, key="key")) * 500,
+    "put": link.encode(link.Put(id=1, key="key"), bytes(1 << 20)),
+    "hello": HELLO * 200,
+    "log": link.encode(link.Log(lines=[_LINE])) * 50,
+    "reply": link.encode(link.Reply(id=1 << 60)) * 500,
+    "snapshot": link.encode(link.Snapshot(id=1, last=True), bytes(link.PART_BYTES)),
+    "nonsense": b"\xff" * 100,
+}
+"""What each kind sends over and over; none of them reads what comes."""
+
+
+def main() -> None:
+    """Dial and do it, for ever."""
+    path, what = sys.argv[1:]
+    act: Callable[[socket.socket], None] = echo if what == "echo" else flooding(FLOODS[what])
+    while True:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(path)
+            connection.sendall(HELLO)
+            act(connection)
+
+
+def echo(connection: socket.socket) -> None:
+    """Answer each message with its payload."""
+    reader = link.FrameReader.of_node(1 << 20)
+    while data := connection.recv(1 << 16):
+        for frame, body in reader.feed(data):
+            if isinstance(frame, link.Invoke):
+                connection.sendall(link.encode(link.Reply(id=frame.id), body))
+
+
+def flooding(data: bytes) -> Callable[[socket.socket], None]:
+    """Return what sends the same until the node hangs up."""
+
+    def flood(connection: socket.socket) -> None:
+        while True:
+            connection.sendall(data)
+
+    return flood
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""One link on a clock that the tests move: nothing here takes real time.
+
+The node's end is an `AgentClient`; the other does only what a test does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import selectors
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+
+from plexspaces_node.errors import DeadlineExceeded
+from plexspaces_node.node.agents import AgentClient
+from plexspaces_node.node.logs import LogRecord
+from plexspaces_node.node.machines import SwitchedHostCalls
+from plexspaces_node.node.pending import Answered
+from plexspaces_node.wire import link
+
+SECOND_NS = 1_000_000_000
+MESSAGE_LIMIT = 1 << 20
+PIECE_BYTES = 64 * 1024
+
+
+class Selector(selectors.EpollSelector):
+    """Finds what is ready and never waits: the clock moves on instead."""
+
+    now = 0.0
+    stopped = False
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if self.stopped:
+            # What a wait returns that ran out while the process was stopped, whatever is ready.
+            self.stopped = False
+            return []
+        ready = super().select(0)
+        assert ready or timeout is not None, "nothing will ever happen"
+        if not ready and timeout:
+            self.now += timeout
+        return ready
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """An event loop whose time passes only where everything waits."""
+
+    def __init__(self) -> None:
+        self.clock = Selector()
+        super().__init__(self.clock)
+
+    def time(self) -> float:
+        return self.clock.now
+
+    def stop_process(self, seconds: float) -> None:
+        """Let time pass in which this process does not run, as between SIGSTOP and SIGCONT."""
+        self.clock.now += seconds
+        self.clock.stopped = True
+
+
+class Host(SwitchedHostCalls):
+    """Keeps what an agent tells, and answers what it asks as a test says.
+
+    Attributes:
+        answers: what is done for a host call.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unclaimed_replies: list[tuple[link.Reply | None, int]] = []
+        self.lines: list[LogRecord] = []
+        self.parts: list[link.Snapshot] = []
+        self.calls: list[link.HostCall] = []
+        self.answers: Callable[[link.HostCall], Awaitable[bytes | None]] = nothing
+
+    def log(self, lines: Sequence[LogRecord]) -> None:
+        self.lines += lines
+
+    def snapshot_part(self, part: link.Snapshot, body: link.Body) -> None:
+        self.parts.append(part)
+
+    def unclaimed(self, reply: link.Reply | None, total_ns: int) -> None:
+        self.unclaimed_replies.append((reply, total_ns))
+
+    async def answer(self, call: link.HostCall, body: link.Body) -> bytes | None:
+        self.calls.append(call)
+        return await self.answers(call)
+
+
+async def nothing(call: link.HostCall) -> bytes | None:
+    """Answer a host call with nothing."""
+    return None
+
+
+class Case:
+    """A client, and the other end of its link, which does only what the test does."""
+
+    def __init__(self, client: AgentClient, agent: socket.socket, host: Host) -> None:
+        self.client = client
+        self.host = host
+        self.agent = agent
+        self.loop = asyncio.get_running_loop()
+        self._taken: list[tuple[link.NodeFrame, link.Body]] = []
+        self._frames = link.FrameReader.of_node(MESSAGE_LIMIT)
+
+    def invoke(self, timeout_s: float, payload: bytes = b"") -> asyncio.Task[Answered]:
+        """Send a message."""
+        return asyncio.create_task(
+            self.client.invoke(
+                sender="s", msg_type="m", payload=payload, timeout_ns=int(timeout_s * SECOND_NS)
+            )
+        )
+
+    async def take(self, *, pause_s: float = 0.0) -> link.NodeFrame:
+        """Receive the next frame, with a pause after each piece."""
+        return (await self.take_whole(pause_s=pause_s))[0]
+
+    async def take_whole(self, *, pause_s: float = 0.0) -> tuple[link.NodeFrame, link.Body]:
+        """Receive the next frame and its body, with a pause after each piece."""
+        while not self._taken:
+            self._taken += self._frames.feed(await self.loop.sock_recv(self.agent, PIECE_BYTES))
+            if not self._taken:
+                await asyncio.sleep(pause_s)
+        return self._taken.pop(0)
+
+    def reply(self, message: link.NodeFrame, payload: bytes = b"") -> bytes:
+        """Return the bytes of the reply to a message."""
+        assert isinstance(message, link.Invoke)
+        return link.encode(link.Reply(id=message.id), payload)
+
+    async def say(self, data: bytes) -> None:
+        """Send bytes to the node."""
+        await self.loop.sock_sendall(self.agent, data)
+
+    async def flood(self, data: bytes, seconds: float) -> int:
+        """Say the same over and over, for so long; return how many times it was all sent."""
+        said = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while True:
+                    await self.say(data)
+                    said += 1
+        return said
+
+    async def deaf_after(self, waiting: asyncio.Task[Answered]) -> float:
+        """Wait until the agent counts as deaf; return how long that took."""
+        begin = self.loop.time()
+        with pytest.raises(DeadlineExceeded, match="nor a sign of life"):
+            await waiting
+        assert self.client.deaf.is_set()
+        return self.loop.time() - begin
+
+
+Run: TypeAlias = Callable[[Callable[[Case], Coroutine[Any, Any, None]]], None]
+"""Runs a case: see the fixture of that name."""
+
+
+async def _around(path: Path, case: Callable[[Case], Coroutine[Any, Any, None]]) -> None:
+    host = Host()
+    client = AgentClient("vm", host, node_id="n", message_limit=MESSAGE_LIMIT, in_flight_limit=8)
+    await client.listen(path)
+    try:
+        with socket.socket(socket.AF_UNIX) as agent:
+            agent.setblocking(False)
+            agent.connect(str(path))
+            agent.send(link.encode(link.Hello(generation=link.GENERATION, vm_id="vm")))
+            await client.hello()
+            it = Case(client, agent, host)
+            assert isinstance(await it.take(), link.Welcome)
+            await case(it)
+    finally:
+        await client.close()
+
+
+def run_case(directory: Path, case: Callable[[Case], Coroutine[Any, Any, None]]) -> None:
+    """Run a case on a loop of its own, with its socket in a directory whose path is short."""
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(_around(directory / "link.sock", case))

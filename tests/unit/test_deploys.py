@@ -1,0 +1,71 @@
+"""The row of an application that is deployed, and of its next version."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from support.records import record_of as row_of
+
+from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.model import ApplicationSpec, ArtifactKind, Language, VmConfig
+from plexspaces_node.node.deploys import DeployRequest, next_record, record_of
+
+ACTOR, COMMAND, COMPONENT = ArtifactKind
+BEFORE = row_of("app", kind=COMMAND, env={"A": "1"}, args=("-l",), concurrency=3)
+
+
+def request(**wish: Any) -> DeployRequest:
+    """Ask for the application in this form."""
+    return DeployRequest(ApplicationSpec("app", "cd" * 32, **wish), replace=True)
+
+
+def compiled(kind: ArtifactKind) -> Any:
+    """Return an artifact of this kind."""
+    return SimpleNamespace(report=SimpleNamespace(kind=kind, language=Language.RUST))
+
+
+@pytest.mark.parametrize(
+    ("wish", "kept"),
+    [
+        ({}, ({"A": "1"}, ("-l",), 3)),
+        ({"env": {"B": "2"}}, ({"B": "2"}, ("-l",), 3)),
+        ({"args": ("-c", "")}, ({"A": "1"}, ("-c", ""), 3)),
+        ({"concurrency": 1}, ({"A": "1"}, ("-l",), 1)),
+    ],
+)
+def test_next_version_when_it_does_not_say_then_it_keeps(wish: Any, kept: object) -> None:
+    """Variables, arguments and concurrency stay until others are named."""
+    record = next_record(BEFORE, request(**wish), compiled(COMPONENT))
+    assert (record.env, record.args, record.concurrency) == kept
+    assert (record.id, record.generation) == (BEFORE.id, BEFORE.generation + 1)
+
+
+def test_next_version_when_it_is_an_actor_then_what_only_a_command_has_goes() -> None:
+    """An actor in place of a command is no error for what the command was given."""
+    record = next_record(BEFORE, request(), compiled(ACTOR))
+    assert (record.env, record.args, record.concurrency) == ({"A": "1"}, (), 0)
+
+
+@pytest.mark.parametrize("wish", [{"args": ("-l",)}, {"concurrency": 2}])
+def test_deploy_when_an_actor_is_given_what_only_a_command_takes_then_invalid_argument(
+    wish: Any,
+) -> None:
+    """It is told before anything is stopped or started."""
+    with pytest.raises(InvalidArgument, match="is an actor"):
+        record_of(request(**wish), compiled(ACTOR))
+    with pytest.raises(InvalidArgument, match="is an actor"):
+        next_record(BEFORE, request(**wish), compiled(ACTOR))
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "at_once"),
+    [(COMMAND, 0, 2), (COMPONENT, 0, 2), (COMMAND, 5, 5), (ACTOR, 0, 1), (ACTOR, 1, 1)],
+)
+def test_concurrency_when_it_is_not_said_then_a_command_has_that_of_its_machine(
+    kind: ArtifactKind, said: int, at_once: int
+) -> None:
+    """As many messages as virtual CPUs, unless another number was given; an actor one."""
+    record = record_of(request(concurrency=said, vm_config=VmConfig(2, 64)), compiled(kind))
+    assert record.at_once == at_once
