@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -78,7 +78,11 @@ async def test_kill_9_of_a_node_takes_its_machines_along_and_loses_no_deploy(
 async def test_kill_9_at_any_phase_of_a_deploy_leaves_nothing_behind_after_the_next_start(
     data_dir: Path, probe_wasm: Path, phase: str
 ) -> None:
-    """An unacknowledged deploy is there whole or not at all, and the name can be deployed."""
+    """An unacknowledged deploy is there whole or not at all, and the name can be deployed.
+
+    The last phase takes a few milliseconds: it may be done before the kill, and is then there.
+    """
+    acknowledged = False
     with node_process(data_dir) as (process, address):
 
         def kill(progress: Progress) -> None:
@@ -86,11 +90,13 @@ async def test_kill_9_at_any_phase_of_a_deploy_leaves_nothing_behind_after_the_n
                 process.kill()
 
         async with NodeClient(address) as client:
-            with pytest.raises(PlexSpacesError):
+            with suppress(PlexSpacesError):
                 await client.deploy("one", probe_wasm, on_progress=kill)
+                acknowledged = True
         process.wait(10)
     await ended(data_dir)
     async with builder(data_dir).build() as node, NodeClient(node.address) as client:
+        assert node.recovered or not acknowledged
         if node.recovered:
             await reached(client, "one")
             await client.undeploy("one")
