@@ -79,10 +79,10 @@ def test_shipped_in_an_installation_prefers_the_package(
 def test_wheel_holds_what_a_build_needs_and_nothing_that_one_left(tmp_path: Path) -> None:
     """Contract, SDKs and examples are packed; what compilers and npm put beside them is not."""
     tree = tmp_path / "tree"
-    for name in ("src", "examples", "sdk", "wit"):
+    for name in ("src", "agent", "proto", "examples", "sdk", "wit"):
         left = shutil.ignore_patterns("node_modules", "target", "dist", "__pycache__")
         shutil.copytree(ROOT / name, tree / name, ignore=left)
-    for name in (".gitignore", "LICENSE", "README.md", "pyproject.toml"):
+    for name in (".gitignore", "LICENSE", "README.md", "pyproject.toml", "hatch_build.py"):
         shutil.copy(ROOT / name, tree)
     junk = (
         "examples/go-ledger/dist/junk.wasm",
