@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from plexspaces_node import programs
 from plexspaces_node.cli.main import main
 
 
@@ -56,6 +57,9 @@ def make_command(
     for variable in os.environ:
         if variable.startswith(("PLEXSPACES_", "FIRECRACKER_", "XDG_")):
             monkeypatch.delenv(variable)
+    kept = programs.programs_cache()
+    # A checkout's programs belong to it and not to the user: they are found from a new home too.
+    monkeypatch.setattr(programs, "programs_cache", lambda *_: kept)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.chdir(home)
