@@ -14,7 +14,8 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks import languages, machines, node
+from benchmarks import applications, languages, machines, node
+from benchmarks.applications import ApplicationsReport
 from benchmarks.languages import LanguageRow
 from benchmarks.machines import MachineReport
 from benchmarks.node import Row
@@ -26,7 +27,7 @@ async def main() -> None:
     """Run everything and print a table, or JSON with --json."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--only", choices=("node", "languages", "machines"))
+    parser.add_argument("--only", choices=("node", "languages", "applications", "machines"))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="px-") as scratch:
         report = await _measure(Path(scratch), arguments.only)
@@ -42,6 +43,7 @@ class Report:
 
     node: list[Row]
     languages: list[LanguageRow]
+    applications: ApplicationsReport | None
     machines: MachineReport | None
 
 
@@ -57,6 +59,8 @@ def _text(report: Report) -> str:
         parts.append("\n".join(lines))
     if report.languages:
         parts.append(languages.table(report.languages))
+    if report.applications is not None:
+        parts.append(applications.table(report.applications))
     if report.machines is not None:
         parts.append(machines.table(report.machines))
     return "\n\n".join(parts)
@@ -66,7 +70,7 @@ async def _measure(scratch: Path, only: str | None) -> Report:
     wasm = node.probe(scratch)
     rows: list[Row] = []
     by_language: list[LanguageRow] = []
-    by_machine = None
+    of_many = by_machine = None
     if only in (None, "node", "languages"):
         host = [sys.executable, "-m", "benchmarks.host", str(scratch / "data")]
         with serving(host) as address:
@@ -77,9 +81,11 @@ async def _measure(scratch: Path, only: str | None) -> Report:
                     by_language = await languages.measure(
                         client, scratch / "data", scratch, note=_note
                     )
+    if only in (None, "applications"):
+        of_many = await applications.measure(wasm, scratch / "many", note=_note)
     if only in (None, "machines"):
         by_machine = await machines.measure(wasm, scratch, note=_note)
-    return Report(rows, by_language, by_machine)
+    return Report(rows, by_language, of_many, by_machine)
 
 
 def _note(line: str) -> None:

@@ -8,13 +8,14 @@ import sys
 from plexspaces_node import NodeBuilder
 
 
-async def main(data_dir: str) -> None:
-    """Serve until stdin ends."""
+async def main(data_dir: str, applications: str = "100") -> None:
+    """Serve at most so many applications until stdin ends."""
     builder = NodeBuilder("bench").with_address("127.0.0.1:0").with_isolation("process")
+    builder = builder.with_setting("limits.applications", int(applications))
     async with builder.with_data_dir(data_dir).build() as node:
         print(node.address, flush=True)
         await asyncio.to_thread(sys.stdin.read)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(*sys.argv[1:]))
