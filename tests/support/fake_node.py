@@ -116,6 +116,7 @@ class FakeNode(ApplicationServiceServicer):
         console: what every machine wrote to its console.
         consoles: the requests for a console.
         unsaved: why no application's state can be saved, "" where it can.
+        lost: what a stop loses, "" for nothing.
     """
 
     def __init__(self, behave: Behaviour = echo, *, message_limit: int = 64 * MIB) -> None:
@@ -131,7 +132,7 @@ class FakeNode(ApplicationServiceServicer):
         self.log_gate = threading.Event()
         self.inside: VmMemory | str = VM_MEMORY
         self.console = b""
-        self.unsaved = ""
+        self.unsaved = self.lost = ""
         self.consoles: list[pb.VmConsoleRequest] = []
         self._server = grpc.server(ThreadPoolExecutor(8), options=server_options(message_limit))
         add_ApplicationServiceServicer_to_server(self, self._server)
@@ -232,7 +233,8 @@ class FakeNode(ApplicationServiceServicer):
         found = self._find(request.name, context)
         if self.unsaved and not request.force:
             _end(context, WrongState(self.unsaved, hint="plexspaces stop X --force"))
-        stopped = replace(found, state=ApplicationState.STOPPED, vm=None, last_error=self.unsaved)
+        lost = self.unsaved or self.lost
+        stopped = replace(found, state=ApplicationState.STOPPED, vm=None, last_error=lost)
         self.applications[request.name] = stopped
         return pb.StopResponse(application=convert.application_to_proto(stopped))
 

@@ -253,6 +253,17 @@ class TestLife:
         assert (ran.status, ran.text) == (0, "✓ calc is Stopped\n")
         assert ran.stderr == "its state cannot be saved: no space left\n"
 
+    @pytest.mark.parametrize(("flags", "status"), [((), 1), (("--json",), 1), (("--force",), 0)])
+    def test_stop_when_something_is_lost_then_it_is_no_success_unless_it_was_allowed(
+        self, deployed: Command, fake_node: FakeNode, flags: tuple[str, ...], status: int
+    ) -> None:
+        """An agent that does not answer has not saved: scripts must see it."""
+        fake_node.lost = "it did not answer: what it changed since its last snapshot is lost"
+        ran = deployed("stop", "calc", *flags)
+        assert ran.status == status
+        assert "Stopped" in ran.text
+        assert fake_node.lost in ran.stderr
+
     @pytest.mark.parametrize("verb", ["stop", "start", "undeploy"])
     def test_application_when_not_there_then_status_1(self, plexspaces: Command, verb: str) -> None:
         """Nothing is claimed of what is not there."""

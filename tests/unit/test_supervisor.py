@@ -301,10 +301,10 @@ async def test_undeploy_when_the_state_cannot_be_handed_over_then_it_is_no_obsta
     assert (world.supervisor.state, world.bundles()) == (STOPPED, [])
 
 
-async def test_stop_when_a_message_runs_on_beyond_the_grace_then_the_log_tells_what_is_lost(
+async def test_stop_when_a_message_runs_on_beyond_the_grace_then_the_application_runs_on(
     world: World,
 ) -> None:
-    """A machine that is ended without goodbye is not ended without a word."""
+    """What it changed before that message is not lost unless somebody says so; then it is told."""
     await world.supervisor.start()
     busy = asyncio.ensure_future(
         world.supervisor.agent.invoke(
@@ -312,12 +312,16 @@ async def test_stop_when_a_message_runs_on_beyond_the_grace_then_the_log_tells_w
         )
     )
     await asyncio.sleep(0)
-    await world.supervisor.stop(0)
-    assert world.supervisor.state is STOPPED
+    with pytest.raises(StopRefused, match=r"runs on.*beyond the 0 s of grace") as caught:
+        await world.supervisor.stop(0)
+    assert (caught.value.hint or "").startswith("wait until it is done; or give up")
+    assert (world.supervisor.state, busy.done()) == (RUNNING, False)
+    lost = await world.supervisor.stop(0, force=True)
+    assert lost.startswith("a message ran on beyond the 0 s of grace: what it changed since")
+    assert (world.supervisor.state, world.supervisor.last_error) == (STOPPED, lost)
     with pytest.raises(Unavailable):
         await busy
-    [line] = [line for line in await world.log() if "lost" in line]
-    assert line.startswith("a message ran on beyond the 0 s of grace: what it changed since")
+    assert lost in await world.log()
 
 
 async def test_machine_when_it_sends_a_part_that_no_agent_sends_then_its_link_breaks(

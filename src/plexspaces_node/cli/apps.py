@@ -21,7 +21,8 @@ from plexspaces_node.cli.options import (
     address_of,
     name_of,
 )
-from plexspaces_node.cli.output import milliseconds, note, print_json, say
+from plexspaces_node.cli.output import milliseconds, note, print_error, print_json, say
+from plexspaces_node.cli.status import FAILED
 from plexspaces_node.client import NodeClient
 from plexspaces_node.errors import (
     ActorError,
@@ -101,8 +102,11 @@ def stop(
         print_json(application)
     else:
         say(f"✓ {name} is {application.state}")
-        if application.last_error:
-            note(application.last_error)
+    if application.last_error and force:
+        note(application.last_error)
+    elif application.last_error:
+        print_error(application.last_error, f"plexspaces logs {name}")
+        raise typer.Exit(FAILED)
 
 
 @app.command(epilog="Example:  plexspaces start calculator")

@@ -179,7 +179,8 @@ class Applications:
         try:
             progress("stop")
             # To the end: amid its goodbye an actor hands over its last state.
-            await finished(known.stop(self.grace_s))
+            if lost := await finished(known.stop(self.grace_s)):
+                raise Unavailable(f"application {known.name!r} was not replaced: {lost}")
             empty = await self._take_empty(request.vm_id) if request.vm_id else None
             known.begin_trial(record)
             await known.start(empty=empty, progress=progress)

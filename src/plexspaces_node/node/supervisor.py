@@ -227,8 +227,11 @@ class Supervisor:
                     await machine.agent.idle()
             except TimeoutError:
                 # A goodbye would only wait in the mailbox.
+                why = f"a message ran on beyond the {grace_s:g} s of grace"
+                if not force and self._has_state:
+                    raise self._runs_on(StopRefused(why, hint="wait until it is done")) from None
                 await machine.destroy()
-                self._lost(f"a message ran on beyond the {grace_s:g} s of grace")
+                lost = self._lost(why)
             else:
                 lost = await self._say_goodbye(machine, force=force)
             self.machine = None
@@ -243,20 +246,25 @@ class Supervisor:
         try:
             why = await machine.stop(GOODBYE_S, force=force)
         except StopRefused as error:
-            self._move(ApplicationState.RUNNING)
-            self._watch(self._keep())
-            raise self._unsaved(error) from error
+            raise self._runs_on(error) from error
         return self._lost(why) if why else ""
+
+    @property
+    def _has_state(self) -> bool:
+        return self.record.kind is ArtifactKind.ACTOR
 
     def _lost(self, why: str) -> str:
         """Tell that an actor's last changes are lost; return the words."""
-        if self.record.kind is not ArtifactKind.ACTOR:
+        if not self._has_state:
             return ""
         lost = f"{why}: what it changed since its last snapshot is lost"
         self._warn(lost)
         return lost
 
-    def _unsaved(self, error: StopRefused) -> StopRefused:
+    def _runs_on(self, error: StopRefused) -> StopRefused:
+        """Take up again what is not stopped; return the error that says so."""
+        self._move(ApplicationState.RUNNING)
+        self._watch(self._keep())
         refusal, why, cure = self._saver.error, error.message, error.hint
         if refusal is not None:
             why = f"{why} ({refusal})"
