@@ -66,6 +66,7 @@ class Host(SwitchedHostCalls):
 
     Attributes:
         answers: what is done for a host call.
+        keeps: told of each part of a snapshot that it is kept.
     """
 
     def __init__(self) -> None:
@@ -75,12 +76,15 @@ class Host(SwitchedHostCalls):
         self.parts: list[link.Snapshot] = []
         self.calls: list[link.HostCall] = []
         self.answers: Callable[[link.HostCall], Awaitable[bytes | None]] = nothing
+        self.keeps: Callable[[int, int], None] | None = None
 
     def log(self, lines: Sequence[LogRecord]) -> None:
         self.lines += lines
 
     def snapshot_part(self, part: link.Snapshot, body: link.Body) -> None:
         self.parts.append(part)
+        if self.keeps is not None:
+            self.keeps(part.id, len(body))
 
     def unclaimed(self, reply: link.Reply | None, total_ns: int) -> None:
         self.unclaimed_replies.append((reply, total_ns))
@@ -134,6 +138,11 @@ class Case:
     async def say(self, data: bytes) -> None:
         """Send bytes to the node."""
         await self.loop.sock_sendall(self.agent, data)
+
+    async def read_on(self) -> None:
+        """Receive what the node sends, until cancelled, and look at none of it."""
+        while await self.loop.sock_recv(self.agent, PIECE_BYTES):
+            pass
 
     async def flood(self, data: bytes, seconds: float) -> int:
         """Say the same over and over, for so long; return how many times it was all sent."""

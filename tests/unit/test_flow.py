@@ -9,12 +9,14 @@ import asyncio
 import contextlib
 
 import pytest
-from support.link_case import Case, Run
+from support.link_case import MESSAGE_LIMIT, Case, Run
 
+from plexspaces_node.errors import ActorFailed
 from plexspaces_node.node.agents import LOG_LINES
-from plexspaces_node.node.calls import HOST_CALLS
+from plexspaces_node.node.calls import HOST_CALLS, HOST_CALLS_BYTES
 from plexspaces_node.node.connection import (
     AGENT_HEAD_BYTES,
+    ANSWER_BYTES,
     ANSWERS_BYTES,
     BURST_S,
     SEND_BUFFER_BYTES,
@@ -55,6 +57,60 @@ def test_agent_that_does_not_read_its_answers_is_not_read_from(run: Run, seconds
             answer, body = await it.take_whole()
             assert isinstance(answer, link.Answer)
             assert (answer.found, len(body)) == (True, len(VALUE))
+
+    run(case)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        link.Tell(id=1, to="other", type="t"),
+        link.Delete(id=1, key="k"),
+        link.Ask(id=1, to="nobody", type="t"),
+        link.Snapshot(id=1, last=True),
+    ],
+    ids=lambda frame: type(frame).__name__,
+)
+def test_agent_that_does_not_read_small_answers_is_not_read_from_either(
+    run: Run, frame: link.AgentFrame
+) -> None:
+    """An answer without a body is memory too."""
+
+    async def case(it: Case) -> None:
+        async def refuse(call: link.HostCall) -> None:
+            raise ActorFailed("no " * 1000, code="none")
+
+        if isinstance(frame, link.Ask):
+            it.host.answers = refuse
+        it.host.keeps = it.client.kept
+        await it.flood(link.encode(frame) * 100, 100)
+        connection = it.client._connection
+        assert connection is not None
+        assert connection.answers_full
+        # And what was read with the last that was allowed.
+        most = ANSWERS_BYTES / ANSWER_BYTES + READ_AT_ONCE / len(link.encode(frame))
+        assert 0 < len(connection._outgoing) <= most
+
+    run(case)
+
+
+def test_agent_that_asks_with_much_is_not_read_from(run: Run) -> None:
+    """What host calls carry counts as they do."""
+
+    async def case(it: Case) -> None:
+        done = asyncio.Event()
+
+        async def when_done(call: link.HostCall) -> bytes:
+            await done.wait()
+            return b""
+
+        it.host.answers = when_done
+        put = link.encode(link.Put(id=1, key="k"), bytes(MESSAGE_LIMIT))
+        said = await it.flood(put, 1000.0)
+        assert said <= HOST_CALLS_BYTES / MESSAGE_LIMIT + 2
+        done.set()
+        for _ in range(said):
+            assert isinstance(await it.take(), link.Answer)
 
     run(case)
 
@@ -118,7 +174,7 @@ def test_agent_that_says_too_much_unasked_is_read_from_at_a_pace(
     async def case(it: Case) -> None:
         each = len(frame.lines) if isinstance(frame, link.Log) else 1
         data = link.encode(frame)
-        reading = asyncio.create_task(it.loop.sock_recv(it.agent, 1))
+        reading = asyncio.create_task(it.read_on())
         said = await it.flood(data, 10.0) * each
         reading.cancel()
         most = UNASKED_PER_S * (10.0 + BURST_S)

@@ -99,6 +99,23 @@ def test_large_message_that_is_taken_slowly_has_its_whole_time_from_then_on(run:
     run(case)
 
 
+def test_message_behind_others_that_are_taken_slowly_ends_at_its_own_time(run: Run) -> None:
+    """Its agent has not seen it, and is busy: the message ends, and nothing else."""
+
+    async def case(it: Case) -> None:
+        begin = it.loop.time()
+        before, behind = it.invoke(60.0, LARGE), it.invoke(1.0)
+        taking = asyncio.create_task(it.take(pause_s=0.5 * SILENCE_S))
+        with pytest.raises(DeadlineExceeded, match="while others were handled"):
+            await behind
+        assert it.loop.time() - begin == pytest.approx(1.0 + SILENCE_S, abs=TICK_S)
+        await it.say(it.reply(await taking))
+        await before
+        assert not it.client.deaf.is_set()
+
+    run(case)
+
+
 def test_agent_that_freezes_while_it_takes_a_large_message_is_deaf_a_silence_later(
     run: Run,
 ) -> None:

@@ -34,7 +34,8 @@ from plexspaces_node.wire import link
 from plexspaces_node.wire.link import AgentFrame, Body
 
 IN_FLIGHT_BYTES = 64 * MIB
-"""The most payload that may wait for one agent: the bound on what a fast sender costs the node."""
+"""The most payload that may wait for one agent, or one message where that may be longer: the bound
+on what a fast sender costs the node."""
 
 RECONNECT_S = 10.0
 """How long an agent may be without a connection before its machine is replaced."""
@@ -244,7 +245,7 @@ class AgentClient:
             frame = link.Kept(id=snapshot_id, bytes=size)
             if failure is not None:
                 frame.failure.CopyFrom(link.failure_of(failure))
-            self._connection.send(frame)
+            self._connection.answer(frame)
 
     async def invoke(
         self, *, sender: str, msg_type: str, payload: Body, timeout_ns: int
@@ -272,10 +273,16 @@ class AgentClient:
     def _post(self, sender: str, msg_type: str, payload: Body, timeout_ns: int) -> Message:
         connection = self._connected()
         in_flight = self.in_flight
-        if in_flight >= self._in_flight_limit or self._messages.bytes > IN_FLIGHT_BYTES:
+        if in_flight >= self._in_flight_limit:
             raise ResourceExhausted(
                 f"{in_flight} messages are on their way already",
                 hint="send slower, or raise [limits] mailbox",
+            )
+        # What is not taken yet may be of messages that have ended.
+        waiting_bytes = max(self._messages.bytes, connection.backlog)
+        if waiting_bytes > max(IN_FLIGHT_BYTES, self._message_limit):
+            raise ResourceExhausted(
+                f"messages of {waiting_bytes} bytes are on their way already", hint="send slower"
             )
         message_id = next(self._ids)
         frame = link.Invoke(id=message_id, sender=sender, type=msg_type, timeout_ns=timeout_ns)

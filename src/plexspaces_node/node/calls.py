@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from plexspaces_node.errors import ActorError, Internal, PlexSpacesError
+from plexspaces_node.model import MIB
 from plexspaces_node.node.connection import Connection, Hold
 from plexspaces_node.wire import link
 from plexspaces_node.wire.link import Body, HostCall
@@ -21,6 +22,9 @@ _log = logging.getLogger(__name__)
 HOST_CALLS = 64
 """The most that may be on their way at once."""
 
+HOST_CALLS_BYTES = 64 * MIB
+"""The most that those on their way may carry, and one more."""
+
 
 class Calls:
     """The host calls of one agent."""
@@ -29,7 +33,8 @@ class Calls:
         """`answer` does what is asked; a platform or actor error that it raises is the answer."""
         self._answer = answer
         self._waiting: deque[tuple[Connection, HostCall, Body]] = deque()
-        self._tasks: dict[asyncio.Task[None], tuple[Connection, HostCall]] = {}
+        self._tasks: dict[asyncio.Task[None], tuple[Connection, HostCall, int]] = {}
+        self._bytes = 0
         # Of the store's calls one is done at a time: its values are large, and an actor's
         # own order.
         self._storing = False
@@ -40,9 +45,14 @@ class Calls:
     def take(self, connection: Connection, call: HostCall, body: Body) -> None:
         """Do what is asked as soon as it is its turn."""
         self._waiting.append((connection, call, body))
+        self._bytes += len(body)
         self.go_on()
-        if len(self) >= HOST_CALLS:
+        if self._is_full:
             connection.hold(Hold.CALLS)
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self) >= HOST_CALLS or self._bytes > HOST_CALLS_BYTES
 
     def go_on(self) -> None:
         """Begin what may begin."""
@@ -54,13 +64,15 @@ class Calls:
             self._waiting.popleft()
             self._storing = self._storing or stores
             task = asyncio.get_running_loop().create_task(self._do(connection, call, body))
-            self._tasks[task] = (connection, call)
+            self._tasks[task] = (connection, call, len(body))
             task.add_done_callback(self._done)
 
     def lost(self, connection: Connection) -> None:
         """Forget what came by this connection; what the store does is done all the same."""
+        gone = [entry for entry in self._waiting if entry[0] is connection]
+        self._bytes -= sum(len(body) for _, _, body in gone)
         self._waiting = deque(entry for entry in self._waiting if entry[0] is not connection)
-        for task, (came_by, call) in self._tasks.items():
+        for task, (came_by, call, _) in self._tasks.items():
             if came_by is connection and isinstance(call, link.Ask):
                 task.cancel()
 
@@ -72,11 +84,12 @@ class Calls:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        connection, call = self._tasks.pop(task)
+        connection, call, size = self._tasks.pop(task)
+        self._bytes -= size
         if isinstance(call, link.Get | link.Put | link.Delete):
             self._storing = False
         self.go_on()
-        if len(self) < HOST_CALLS:
+        if not self._is_full:
             connection.release(Hold.CALLS)
 
     async def _do(self, connection: Connection, call: HostCall, body: Body) -> None:

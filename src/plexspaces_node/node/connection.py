@@ -36,6 +36,9 @@ BURST_S = 0.25
 ANSWERS_BYTES = 1 * MIB
 """With more than this of answers that the agent has not taken it is not read from."""
 
+ANSWER_BYTES = 256
+"""For so much more than its head and body an answer counts: what this process holds for it."""
+
 AGENT_HEAD_BYTES = 128 * 1024
 """The longest head of an agent's frame: the node's alone may carry an environment."""
 
@@ -237,12 +240,13 @@ class Connection(asyncio.BufferedProtocol):
             self._outgoing_bytes += len(head) + size
         return 0 if self._writable else self._sent
 
-    def answer(self, frame: link.Answer, body: Body) -> None:
+    def answer(self, frame: link.Answer | link.Kept, body: Body = b"") -> None:
         """Send an answer; while too much of answers is not taken nothing is read."""
         end = self.send(frame, body)
         if end:
-            self._answers.append((end, len(body)))
-            self._answers_bytes += len(body)
+            size = frame.ByteSize() + len(body) + ANSWER_BYTES
+            self._answers.append((end, size))
+            self._answers_bytes += size
             if self._answers_bytes > ANSWERS_BYTES:
                 self.hold(Hold.ANSWERS)
 

@@ -198,6 +198,8 @@ class Pending:
                     # It was just taken: its time begins.
                     message.end, message.signs = 0, None
                     message.due_s = now_s + message.timeout_ns / 1e9 + TICK_S
+                elif self._never_begun(message, rest, now_s, oldest):
+                    continue
             if now_s >= message.due_s:
                 signs = (oldest, rest, stream.unfinished)
                 message.quiet = message.quiet + 1 if signs == message.signs else 1
@@ -209,6 +211,12 @@ class Pending:
             due_s = min(due_s, now_s + TICK_S if watched else message.due_s)
         if due_s < inf:
             self._set_timer(max(due_s, now_s + _LEAST_S))
+
+    def _never_begun(self, message: Message, rest: int, now_s: float, oldest: int) -> bool:
+        """End a message of which nothing was taken in its time: the agent is busy taking others."""
+        patience_s = (message.timeout_ns + SILENCE_NS) / 1e9
+        late = now_s >= message.begin_s + patience_s and rest >= message.size
+        return late and self._ended_alone(message, oldest)
 
     def _ended_alone(self, message: Message, oldest: int) -> bool:
         """End a message that waits behind one with more time: nothing is wrong with the machine."""
