@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.actors import probe
 from support.command import Command
 from support.fake_node import NODE, WASM, FakeNode
 from support.python_component import python_component
@@ -193,6 +194,17 @@ class TestFile:
         assert advice.startswith("hint: ")
         assert hint in advice
         assert fake_node.calls == []
+
+    @pytest.mark.parametrize("given", [("--concurrency", "2"), ("--", "-l")])
+    def test_deploy_when_an_actor_is_given_what_a_command_takes_then_it_is_not_uploaded(
+        self, plexspaces: Command, fake_node: FakeNode, tmp_path: Path, given: tuple[str, ...]
+    ) -> None:
+        """What the file is, is known here."""
+        (tmp_path / "actor.wasm").write_bytes(probe())
+        ran = plexspaces("deploy", "--name", "calc", "--wasm", "actor.wasm", *given)
+        assert ran.status == 2
+        assert "'calc' is an actor" in ran.stderr
+        assert "UploadArtifact" not in fake_node.calls
 
     @pytest.mark.parametrize(
         ("flag", "value", "hint"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,6 +29,7 @@ from plexspaces_node.views import (
 )
 from plexspaces_node.wire import convert
 from plexspaces_node.wire.generated import application_pb2 as pb
+from plexspaces_node.wire.link import cut
 
 UINT32 = st.integers(1, 2**32 - 1)
 UINT64 = st.integers(0, 2**64 - 1)
@@ -75,9 +78,24 @@ SPEC = ApplicationSpec(
 @settings(max_examples=50)
 @given(st.builds(Listing, st.tuples(APPLICATIONS), st.tuples(VMS), UINT64))
 def test_listing_when_sent_then_every_field_survives(listing: Listing) -> None:
-    """Applications, machines, sizes, timings and counters all arrive as they were."""
+    """Applications, machines, sizes, timings and counters arrive as they were; what is long not."""
     wire = convert.listing_to_proto(listing).SerializeToString()
-    assert convert.listing_from_proto(pb.ListResponse.FromString(wire)) == listing
+    listed = tuple(
+        replace(each, args=(), last_error=cut(each.last_error, convert.LISTED_ERROR_BYTES))
+        for each in listing.applications
+    )
+    found = convert.listing_from_proto(pb.ListResponse.FromString(wire))
+    assert found == replace(listing, applications=listed)
+
+
+def test_listing_when_texts_are_long_then_it_is_short() -> None:
+    """A few applications with much to say do not make a list that cannot be sent."""
+    long = ApplicationInfo(
+        *("id", "name", "1", ApplicationState.FAILED, Language.GO, ArtifactKind.COMMAND, "a" * 64),
+        args=("a" * 100_000,),
+        last_error="é" * 10_000,
+    )
+    assert len(convert.listing_to_proto(Listing((long,), (), 0)).SerializeToString()) < 2000
 
 
 def test_node_info_when_sent_then_every_field_survives() -> None:

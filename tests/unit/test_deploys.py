@@ -48,6 +48,15 @@ def test_next_version_when_it_is_an_actor_then_what_only_a_command_has_goes() ->
     assert (record.env, record.args, record.concurrency) == ({"A": "1"}, (), 0)
 
 
+def test_next_version_when_what_is_kept_and_what_is_new_are_too_long_then_invalid_argument() -> (
+    None
+):
+    """The bound is that of what a machine is given, not of what a request says."""
+    before = row_of("app", kind=COMMAND, env={"A": "1" * 70_000})
+    with pytest.raises(InvalidArgument, match="over the limit of 131072"):
+        next_record(before, request(args=("a" * 70_000,)), compiled(COMMAND))
+
+
 @pytest.mark.parametrize("wish", [{"args": ("-l",)}, {"concurrency": 2}])
 def test_deploy_when_an_actor_is_given_what_only_a_command_takes_then_invalid_argument(
     wish: Any,

@@ -190,19 +190,20 @@ class NodeClient:
         """Deploy a WebAssembly file under a name; returns once a message can be answered.
 
         An artifact the node has already is not sent again. Raises `InvalidArgument` before
-        anything is sent when name, file or options cannot be right or the file cannot be run, and
-        later for an actor that is given what only a command takes; `AlreadyExists` when the name
-        is taken and not to be replaced, `ActorFailed` or `ActorTrapped` when the actor does not
-        start; then nothing of it is left on the node but the cached artifact, and what was to be
-        replaced runs again from where it was, with the keys and values that its `init` put.
+        anything is sent when name, file or options cannot be right, also for such a file, or it
+        cannot be run; `AlreadyExists` when the name is taken and not to be replaced, `ActorFailed`
+        or `ActorTrapped` when the actor does not start; then nothing of it is left on the node but
+        the cached artifact, and what was to be replaced runs again from where it was, with the keys
+        and values that its `init` put.
         """
         wish = options or DeployOptions()
         size_bytes = await asyncio.to_thread(check_wasm, wasm)
         node, config = await self._check_deploy(name, wish, size_bytes)
         artifact = await asyncio.to_thread(read_artifact, wasm)
-        upload_ns = await self._bring(artifact, node, config, on_progress)
+        spec = replace(_spec(name, wish), digest=artifact.digest, vm_config=config)
+        upload_ns = await self._bring(artifact, node, spec, on_progress)
         request = convert.deploy_to_proto(
-            replace(_spec(name, wish), digest=artifact.digest),
+            spec,
             size=convert.size_to_proto(wish.vcpus, wish.memory_mib),
             request_id=wish.request_id or str(uuid.uuid4()),
             vm_id=wish.vm_id,
@@ -422,7 +423,7 @@ class NodeClient:
         self,
         artifact: Artifact,
         node: NodeInfo,
-        config: VmConfig,
+        spec: ApplicationSpec,
         on_progress: OnProgress | None,
     ) -> int:
         if await self.find_artifact(artifact.digest):
@@ -431,9 +432,9 @@ class NodeClient:
             return 0
         # What the node has was inspected when it came.
         if (found := await inspect(artifact.data)) is not None:
-            check_memory(
-                found.memory_bytes, memory_mib=config.memory_mib, overhead_mib=node.overhead_mib
-            )
+            spec.check_kind(found.kind)
+            memory_mib = spec.vm_config.memory_mib
+            check_memory(found.memory_bytes, memory_mib=memory_mib, overhead_mib=node.overhead_mib)
         begin_ns = time.perf_counter_ns()
         await self.upload(artifact, on_progress=on_progress)
         return time.perf_counter_ns() - begin_ns

@@ -221,11 +221,11 @@ class ArtifactStore:
             if entry is None:
                 if wasm_bytes is None:
                     raise _not_here(digest)
-                if on_miss is not None:
-                    on_miss()
                 with self._noticing_full_disk():
                     if check is not None:
                         check(await self._inspect(key, digest))
+                    if on_miss is not None:
+                        on_miss()
                     entry = await self._join(key, digest)
             elif check is not None:
                 check(entry.report)

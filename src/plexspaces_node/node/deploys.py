@@ -78,16 +78,17 @@ def next_record(
     It keeps its environment where the request names none, and as a command its arguments and its
     concurrency.
     """
-    record = record_of(request, compiled)
-    is_command = record.kind is not ArtifactKind.ACTOR
-    return replace(
-        record,
-        id=before.id,
-        generation=before.generation + 1,
-        env=record.env or before.env,
-        args=record.args or (before.args if is_command else ()),
-        concurrency=record.concurrency or (before.concurrency if is_command else 0),
+    asked = request.spec
+    is_command = compiled.report.kind is not ArtifactKind.ACTOR
+    # Checked again: what is kept and what is new may together be too long.
+    spec = replace(
+        asked,
+        env=asked.env or dict(before.env),
+        args=asked.args or (before.args if is_command else ()),
+        concurrency=asked.concurrency or (before.concurrency if is_command else 0),
     )
+    record = record_of(replace(request, spec=spec), compiled)
+    return replace(record, id=before.id, generation=before.generation + 1)
 
 
 def is_answered(record: ApplicationRecord, request: DeployRequest) -> bool:

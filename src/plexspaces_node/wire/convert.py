@@ -40,6 +40,10 @@ from plexspaces_node.views import (
     VmStep,
 )
 from plexspaces_node.wire.generated import application_pb2 as pb
+from plexspaces_node.wire.link import cut
+
+LISTED_ERROR_BYTES = 1024
+"""Of an application's error in a listing; `inspect` has all of it."""
 
 _UINT32_MAX = 2**32 - 1
 DEFAULT_VERSION = "0.1.0"
@@ -302,10 +306,18 @@ def application_from_proto(message: pb.Application) -> ApplicationInfo:
 def listing_to_proto(listing: Listing) -> pb.ListResponse:
     """Convert everything on a node."""
     return pb.ListResponse(
-        applications=[application_to_proto(each) for each in listing.applications],
+        applications=[_listed(each) for each in listing.applications],
         empty_vms=[vm_to_proto(each) for each in listing.empty_vms],
         discovery_ns=listing.discovery_ns,
     )
+
+
+def _listed(application: ApplicationInfo) -> pb.Application:
+    """Convert an application without what may be long: there may be thousands."""
+    message = application_to_proto(application)
+    message.ClearField("args")
+    message.last_error = cut(message.last_error, LISTED_ERROR_BYTES)
+    return message
 
 
 def listing_from_proto(message: pb.ListResponse) -> Listing:

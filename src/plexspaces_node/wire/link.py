@@ -316,14 +316,16 @@ def failure_of(error: PlexSpacesError | ActorError) -> Failure:
 
 def error_of(failure: Failure) -> PlexSpacesError | ActorError:
     """Turn what the link carried back into the error it was."""
-    hint = failure.hint or None
+    # An agent may say more than is told to anybody.
+    hint, message = cut(failure.hint, TEXT_BYTES) or None, cut(failure.message, TEXT_BYTES)
+    code = cut(failure.code, CODE_BYTES)
     if failure.origin == Failure.ORIGIN_TRAP:
         cls: type[ActorError] = ActorTrapped
     elif failure.origin == Failure.ORIGIN_ACTOR:
         cls = ActorFailed
     else:
-        return platform_error(failure.code, failure.message, hint=hint, step=failure.step)
-    return cls(failure.message, code=failure.code, retryable=failure.retryable, hint=hint)
+        return platform_error(code, message, hint=hint, step=cut(failure.step, CODE_BYTES))
+    return cls(message, code=code, retryable=failure.retryable, hint=hint)
 
 
 def cut(text: str, limit_bytes: int) -> str:
