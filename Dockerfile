@@ -10,7 +10,7 @@ ENV LANG=C.UTF-8 PATH=/opt/plexspaces/bin:/usr/local/sbin:/usr/local/bin:/usr/sb
 # Not root: Docker's default rights are not enough for Firecracker's jailer, and with rights that
 # are, the container would hold nothing. The number is fixed, so that volumes stay readable.
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates e2fsprogs python3 tini \
+    && apt-get install -y --no-install-recommends ca-certificates python3 tini \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/archives \
     && useradd --uid 10001 --create-home --shell /usr/sbin/nologin plexspaces
 

@@ -11,7 +11,7 @@ use wasmtime_wasi::p1::WasiP1Ctx;
 
 use crate::bounds::Bounds;
 use crate::deadline::{Spent, Ticker};
-use crate::host::{Application, ApplicationPre, Surroundings, linker};
+use crate::host::{Application, ApplicationPre, Linkers, Surroundings};
 use crate::link::proto::{Failure, log::Level};
 use crate::mailbox::Message;
 use crate::node::Node;
@@ -42,12 +42,13 @@ impl Actor {
     /// Load a compiled component; there is no instance yet.
     pub(crate) fn load(
         engine: &Engine,
+        linkers: &Linkers,
         component: &Component,
         settings: Arc<Settings>,
         node: Arc<Node>,
         ticker: Ticker,
     ) -> wasmtime::Result<Self> {
-        let pre = ApplicationPre::new(linker(engine)?.instantiate_pre(component)?)?;
+        let pre = ApplicationPre::new(linkers.of(component)?.instantiate_pre(component)?)?;
         let words = Words::new(node.connection().clone());
         Ok(Self {
             engine: engine.clone(),

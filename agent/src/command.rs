@@ -15,7 +15,7 @@ use wasmtime_wasi::{I32Exit, WasiCtx, p1, p2, p3};
 use crate::actor::{exit_failure, reply_too_large};
 use crate::bounds::Bounds;
 use crate::deadline::{Spent, Ticker};
-use crate::host::{Surroundings, linker};
+use crate::host::{Linkers, Surroundings};
 use crate::link::proto::{Failure, log::Level};
 use crate::mailbox::Message;
 use crate::node::Node;
@@ -85,12 +85,13 @@ impl Command {
     /// Load a component that exports `wasi:cli/run`.
     pub(crate) fn of_component(
         engine: &Engine,
+        linkers: &Linkers,
         component: &Component,
         settings: Arc<Settings>,
         ticker: Ticker,
         node: Arc<Node>,
     ) -> wasmtime::Result<Self> {
-        let pre = linker(engine)?.instantiate_pre(component)?;
+        let pre = linkers.of(component)?.instantiate_pre(component)?;
         let kind = component.component_type();
         let exports = |prefix: &str| {
             kind.exports(engine)

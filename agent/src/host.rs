@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::{Instant, timeout};
-use wasmtime::component::{HasSelf, Linker};
+use wasmtime::component::{Component, HasSelf, Linker};
 use wasmtime::{Engine, Store};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{WasiCtxView, WasiView};
@@ -70,12 +70,73 @@ impl Surroundings {
     }
 }
 
-/// Make what components import: WASI 0.2 and 0.3, and the interfaces of the contract.
-pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Surroundings>> {
+/// Makes what components import: WASI 0.2 and 0.3, and the interfaces of the contract.
+pub(crate) struct Linkers {
+    engine: Engine,
+    /// The one for most components, made before there is any.
+    ready: Option<Linker<Surroundings>>,
+}
+
+impl Linkers {
+    /// Make none yet; `ahead` one that serves most, for the copies of a machine to have it.
+    pub(crate) fn new(engine: &Engine, ahead: bool) -> wasmtime::Result<Self> {
+        let engine = engine.clone();
+        let ready = ahead.then(|| made(&engine, Wanted::MOST)).transpose()?;
+        Ok(Self { engine, ready })
+    }
+
+    /// Make one that has what a component imports, as far as there is such a thing.
+    ///
+    /// And nothing else: where a CPU is emulated, to link all there is takes a tenth of the time
+    /// from the machine's first instruction to its first reply.
+    pub(crate) fn of(&self, component: &Component) -> wasmtime::Result<Linker<Surroundings>> {
+        let wanted = Wanted::by(component, &self.engine);
+        match &self.ready {
+            Some(ready) if !wanted.wasi_0_3 => Ok(ready.clone()),
+            _ => made(&self.engine, wanted),
+        }
+    }
+}
+
+/// What a component imports.
+#[derive(Debug, Clone, Copy, Default)]
+struct Wanted {
+    wasi_0_2: bool,
+    wasi_0_3: bool,
+    contract: bool,
+}
+
+impl Wanted {
+    const MOST: Self = Self {
+        wasi_0_2: true,
+        wasi_0_3: false,
+        contract: true,
+    };
+
+    fn by(component: &Component, engine: &Engine) -> Self {
+        let mut wanted = Self::default();
+        for (name, _) in component.component_type().imports(engine) {
+            match name.starts_with("wasi:") {
+                true if name.contains("@0.3.") => wanted.wasi_0_3 = true,
+                true => wanted.wasi_0_2 = true,
+                false => wanted.contract = true,
+            }
+        }
+        wanted
+    }
+}
+
+fn made(engine: &Engine, wanted: Wanted) -> wasmtime::Result<Linker<Surroundings>> {
     let mut linker = Linker::new(engine);
-    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-    wasmtime_wasi::p3::add_to_linker(&mut linker)?;
-    Application::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
+    if wanted.wasi_0_2 {
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    }
+    if wanted.wasi_0_3 {
+        wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+    }
+    if wanted.contract {
+        Application::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
+    }
     Ok(linker)
 }
 

@@ -14,6 +14,7 @@ use crate::actor::Actor;
 use crate::application::{ActorAtWork, CommandAtWork, Newest, expire};
 use crate::command::Command;
 use crate::deadline::Ticker;
+use crate::host::Linkers;
 use crate::link::connection::Connection;
 use crate::link::proto::{Failed, Failure, Load, Loaded, from_agent::Frame};
 use crate::machine::Machine;
@@ -26,6 +27,8 @@ use crate::saving::Saver;
 pub(crate) struct Around<'a> {
     /// What runs native code.
     pub(crate) engine: &'a Engine,
+    /// What its components import.
+    pub(crate) linkers: &'a Linkers,
     /// What bounds calls into it.
     pub(crate) ticker: &'a Ticker,
     /// Whom applications ask.
@@ -122,7 +125,7 @@ impl Program {
         let (settings, node) = (Arc::clone(settings), Arc::clone(around.node));
         Ok(match artifact {
             Artifact::Actor(component) => {
-                let actor = Actor::load(engine, component, settings, node, ticker)?;
+                let actor = Actor::load(engine, around.linkers, component, settings, node, ticker)?;
                 Self::Actor(Box::new(actor))
             }
             Artifact::Module(module) => {
@@ -130,7 +133,14 @@ impl Program {
                 Self::Command(Box::new(command))
             }
             Artifact::Command(component) => {
-                let command = Command::of_component(engine, component, settings, ticker, node)?;
+                let command = Command::of_component(
+                    engine,
+                    around.linkers,
+                    component,
+                    settings,
+                    ticker,
+                    node,
+                )?;
                 Self::Command(Box::new(command))
             }
         })

@@ -38,6 +38,14 @@ impl Machine {
         }
     }
 
+    /// Whether this machine will be copied: what is done before it dials, its copies have.
+    pub(crate) fn is_template(&self) -> bool {
+        match self {
+            Self::Process(_) => false,
+            Self::Guest(guest) => guest.is_template(),
+        }
+    }
+
     /// Connect to the node; waits for it where the node is the end that connects.
     pub(crate) async fn dial(&self) -> io::Result<Stream> {
         match self {

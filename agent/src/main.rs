@@ -29,6 +29,7 @@ mod testing;
 mod trap;
 
 use deadline::Ticker;
+use host::Linkers;
 use machine::Machine;
 use serve::{Agent, Ended};
 use wasmtime::Engine;
@@ -98,10 +99,11 @@ fn serve(machine: Machine) -> wasmtime::Result<(Machine, Ended)> {
         .event_interval(1)
         .build()?;
     let engine = Engine::new(&settings::settings()?)?;
+    let linkers = Linkers::new(&engine, machine.is_template())?;
     let ticker = Ticker::start(engine.clone())?;
     // As a task of its own: it shares the thread with the others fairly.
     let _in_runtime = runtime.enter();
-    let agent = Agent::new(machine, engine, ticker);
+    let agent = Agent::new(machine, engine, linkers, ticker);
     Ok(runtime.block_on(agent.run()))
 }
 

@@ -12,6 +12,7 @@ use wasmtime::Engine;
 
 use crate::application::{goodbye, reply};
 use crate::deadline::{Spent, Ticker};
+use crate::host::Linkers;
 use crate::link::connection::Connection;
 use crate::link::frames::{FrameBuffer, LinkBroken, Received};
 use crate::link::proto::{
@@ -62,6 +63,7 @@ pub(crate) enum Ended {
 pub(crate) struct Agent {
     machine: Machine,
     engine: Engine,
+    linkers: Linkers,
     ticker: Ticker,
     connection: Connection,
     node: Arc<Node>,
@@ -74,11 +76,12 @@ pub(crate) struct Agent {
 
 impl Agent {
     /// Make an agent that has not dialled yet. Runs inside a runtime.
-    pub(crate) fn new(machine: Machine, engine: Engine, ticker: Ticker) -> Self {
+    pub(crate) fn new(machine: Machine, engine: Engine, linkers: Linkers, ticker: Ticker) -> Self {
         let connection = Connection::default();
         Self {
             machine,
             engine,
+            linkers,
             ticker,
             node: Arc::new(Node::new(connection.clone())),
             connection,
@@ -329,6 +332,7 @@ impl Agent {
         }
         let around = Around {
             engine: &self.engine,
+            linkers: &self.linkers,
             ticker: &self.ticker,
             node: &self.node,
             message_limit: self.message_limit,

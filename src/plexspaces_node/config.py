@@ -214,7 +214,7 @@ class FirecrackerSection(Section):
     )
     kernel_path: Path = _setting(Path("/var/lib/firecracker/vmlinux"), "Kernel of the guest.")
     rootfs_path: Path = _setting(
-        Path("/var/lib/firecracker/rootfs.ext4"), "Root file system of the guest."
+        Path("/var/lib/firecracker/rootfs.erofs"), "Root file system of the guest."
     )
     no_seccomp: bool = _setting(
         False, "Run Firecracker without its seccomp filters, which weakens the isolation."

@@ -31,7 +31,6 @@ from plexspaces_node.node import machines, pending
 from plexspaces_node.node.machines import AgentLimits, Machine, start_machine
 from plexspaces_node.vm import (
     bundle,
-    drive,
     firecracker,
     firecracker_start,
     jailer,
@@ -39,6 +38,7 @@ from plexspaces_node.vm import (
     qemu,
     qmp,
 )
+from plexspaces_node.vm.drive import DRIVE
 from plexspaces_node.vm.driver import Driver, LinkEnd
 from plexspaces_node.vm.firecracker import FirecrackerDriver, _Ready
 from plexspaces_node.vm.firecracker_host import FirecrackerHost
@@ -310,9 +310,9 @@ class TestImage:
             (KERNEL, something_else, "vmlinux is not an uncompressed ELF kernel"),
             (INITRD, missing, "initrd is not there"),
             (INITRD, cut_short, "initrd has 5 bytes, not 6"),
-            (ROOTFS, missing, r"rootfs\.ext4 is not there"),
-            (ROOTFS, cut_short, r"rootfs\.ext4 has 1081 bytes, not 1082"),
-            (ROOTFS, something_else, r"rootfs\.ext4 is not an ext4 file system"),
+            (ROOTFS, missing, r"rootfs\.erofs is not there"),
+            (ROOTFS, cut_short, r"rootfs\.erofs has 1027 bytes, not 1028"),
+            (ROOTFS, something_else, r"rootfs\.erofs is not an EROFS file system"),
             ("image.json", missing, "no guest image in"),
         ],
     )
@@ -417,15 +417,15 @@ class TestHost:
     async def test_disk_too_small_for_the_artifacts_drive_says_so(
         self, vmm: VmmHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """What mke2fs says is passed on, and no half-made drive stays."""
+        """The error says so, and no half-made drive stays."""
         file = tmp_path / "some.cwasm"
-        file.write_bytes(b"compiled" * 512 * 1024)
-        monkeypatch.setattr(drive, "drive_bytes", lambda _: 1024 * 1024)
+        file.write_bytes(b"compiled")
+        monkeypatch.setattr(shutil, "copyfileobj", no_space)
         async with running(vmm, well(vmm)) as machine:
-            with pytest.raises(Unavailable, match="mke2fs cannot make") as failed:
+            with pytest.raises(Unavailable, match="No space left") as failed:
                 await machine._vm.attach(file)
             assert "df -h" in (failed.value.hint or "")
-            assert not (machine.bundle.path / "drive.ext4").exists()
+            assert not (machine.bundle.path / DRIVE).exists()
 
     def test_disk_that_is_really_full_makes_no_bundle(self, tmp_path: Path) -> None:
         """On a file system without room the error names place and cure, and nothing is left."""

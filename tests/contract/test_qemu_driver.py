@@ -135,7 +135,7 @@ async def test_image_whose_root_is_empty_fails_the_probe_with_the_guests_words(
     health = await QemuDriver(lambda: image).probe()
     assert not health.ok
     assert "before its agent opened the link" in health.reason
-    assert "opened the link: plexspaces: /proc" in health.reason
+    assert "opened the link: plexspaces: /dev" in health.reason
     assert health.hint == "plexspaces image verify"
 
 

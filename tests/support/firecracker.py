@@ -15,12 +15,13 @@ from support.machines import GuestHarness, Link
 from plexspaces_node.config import ConfigBootstrap
 from plexspaces_node.levels import open_image
 from plexspaces_node.vm.driver import Health
+from plexspaces_node.vm.erofs import MAGIC, MAGIC_OFFSET
 from plexspaces_node.vm.firecracker import FirecrackerDriver
 from plexspaces_node.vm.firecracker_host import Installation
-from plexspaces_node.vm.image import GuestImage
+from plexspaces_node.vm.image import ROOTFS, GuestImage
 
 ELF_HEAD = b"\x7fELF" + bytes(14) + b"\x3e\x00"
-EXT4_HEAD = bytes(1024 + 56) + b"\x53\xef"
+EROFS_HEAD = bytes(MAGIC_OFFSET) + MAGIC
 
 
 def fake_program(directory: Path, *options: str) -> str:
@@ -37,7 +38,7 @@ def fake_image(directory: Path) -> Path:
     directory.mkdir(exist_ok=True)
     (directory / "vmlinux").write_bytes(ELF_HEAD)
     (directory / "initrd").write_bytes(b"initrd")
-    (directory / "rootfs.ext4").write_bytes(EXT4_HEAD)
+    (directory / ROOTFS).write_bytes(EROFS_HEAD)
     GuestImage.seal(directory, generation=1, min_memory_mib=64, made_of={}, arch=os.uname().machine)
     return directory
 

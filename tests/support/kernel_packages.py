@@ -9,8 +9,19 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-from plexspaces_node.build.image.initrd import MODULES
-
+NEEDS = {
+    "libcrc32c": "",
+    "erofs": "libcrc32c",
+    "virtio": "",
+    "virtio_ring": "",
+    "virtio_mmio": "virtio_ring,virtio",
+    "virtio_blk": "virtio,virtio_ring",
+    "virtio_console": "virtio_ring,virtio",
+    "vsock": "",
+    "vmw_vsock_virtio_transport_common": "vsock",
+    "vmw_vsock_virtio_transport": "vmw_vsock_virtio_transport_common,virtio,vsock,virtio_ring",
+}
+"""The modules of a guest, each with those it names as its needs."""
 ELF = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00\x3e\x00" + bytes(range(256)) * 64
 
 
@@ -41,7 +52,8 @@ COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
 def module(name: str, *, types: bytes = b"BTF of it", signed: bool = False) -> bytes:
     """A module as a kernel takes it: three sections, one of them describes its types."""
     names = b"\0.text\0.BTF\0.shstrtab\0"
-    contents = [b"", name.encode(), types, names]
+    information = f"{name}\0depends={NEEDS.get(name, '')}\0".encode()
+    contents = [b"", information, types, names]
     at, headers, body = 64, b"", b""
     for title, content in zip((b"", b".text", b".BTF", b".shstrtab"), contents, strict=True):
         place = names.index(title) if title else 0
@@ -83,7 +95,7 @@ def lay_out(name: str, root: Path) -> None:
     place, ending, compress = LAYOUTS[name]
     tree = root / place / "kernel" / "drivers"
     tree.mkdir(parents=True)
-    for wanted in (wanted for group in MODULES.values() for wanted in group):
+    for wanted in NEEDS:
         (tree / f"{wanted}{ending}").write_bytes(compress(module(wanted, signed=True)))
     (tree / f"virtio{ending}").unlink()
     (root / place / "modules.builtin").write_text("kernel/drivers/virtio/virtio.ko\n")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 import sys
 from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator
@@ -15,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
+from support.erofs import read_erofs
 from support.patience import patient
 
 from plexspaces_node.config import ConfigBootstrap
@@ -22,6 +22,7 @@ from plexspaces_node.levels import open_image
 from plexspaces_node.model import VmConfig
 from plexspaces_node.vm import procfs
 from plexspaces_node.vm.bundle import Bundle, new_vm_id
+from plexspaces_node.vm.drive import DRIVE
 from plexspaces_node.vm.driver import Driver, Endpoint, Health, Vm
 from plexspaces_node.vm.fake import FakeDriver
 from plexspaces_node.vm.host_machine import marks_of
@@ -191,9 +192,7 @@ class GuestHarness(HostHarness):
     """A driver whose machines are virtual ones: what is attached is on a drive."""
 
     def attached(self, machine: Machine, path: str) -> bytes:
-        drive = str(machine.bundle.path / "drive.ext4")
-        debugfs = ["/usr/sbin/debugfs", "-R", f"cat /{Path(path).name}", drive]
-        return subprocess.run(debugfs, capture_output=True, check=True, timeout=20).stdout
+        return read_erofs(machine.bundle.path / DRIVE)[f"/{Path(path).name}"].content
 
 
 class QemuHarness(GuestHarness):

@@ -12,11 +12,12 @@ from support.command import Command
 from plexspaces_node.build.image import agent_digest, builder
 from plexspaces_node.cli import image as commands
 from plexspaces_node.errors import Unsupported
+from plexspaces_node.vm.erofs import MAGIC, MAGIC_OFFSET
 from plexspaces_node.vm.image import INITRD, KERNEL, ROOTFS, GuestImage
 from plexspaces_node.wire import link
 
 ELF = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00\x3e\x00" + bytes(100)
-EXT4 = bytes(1024 + 56) + b"\x53\xef" + bytes(2000)
+EROFS = bytes(MAGIC_OFFSET) + MAGIC + bytes(2000)
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +33,7 @@ def put(directory: Path, *, agent: str | None = None, generation: int = link.GEN
     directory.mkdir(parents=True, exist_ok=True)
     (directory / KERNEL).write_bytes(ELF)
     (directory / INITRD).write_bytes(b"070701")
-    (directory / ROOTFS).write_bytes(EXT4)
+    (directory / ROOTFS).write_bytes(EROFS)
     made_of = {"agent": agent or agent_digest(), "linux-image-6.1": "6.1.9-1"}
     sealed = GuestImage.seal(
         directory, generation=generation, min_memory_mib=96, made_of=made_of, arch="x86_64"
@@ -89,12 +90,12 @@ def test_build_when_a_tool_is_missing_then_status_1_and_the_hint(
     """What the builder says reaches the user."""
 
     async def build(target: Path, *, progress: Callable[[str], None]) -> GuestImage:
-        raise Unsupported("mke2fs is not on this machine", hint="apt-get install e2fsprogs")
+        raise Unsupported("dpkg-deb is not on this machine", hint="apt-get install dpkg")
 
     monkeypatch.setattr(commands, "build_image", build)
     ran = command("image", "build")
     assert ran.status == 1
-    assert "hint: apt-get install e2fsprogs" in ran.stderr
+    assert "hint: apt-get install dpkg" in ran.stderr
 
 
 def test_list_when_there_is_none_then_where_it_would_be_and_how_to_make_it(
@@ -117,7 +118,7 @@ def test_list_when_the_configuration_names_another_then_both_and_which_is_booted
     digest = put(tmp_path / "fc")
     (tmp_path / "release.toml").write_text(
         f'[firecracker]\nkernel_path = "{tmp_path}/fc/vmlinux"\n'
-        f'rootfs_path = "{tmp_path}/fc/rootfs.ext4"\n'
+        f'rootfs_path = "{tmp_path}/fc/rootfs.erofs"\n'
     )
     rows = command("image", "list", "--json").json
     assert [(row["directory"], row["in_use"]) for row in rows] == [

@@ -199,7 +199,7 @@ class TestEnvironment:
         [
             ("PLEXSPACES_FIRECRACKER_BIN", "binary_path", "/b/fc", Path("/b/fc")),
             ("PLEXSPACES_FIRECRACKER_KERNEL", "kernel_path", "/b/vmlinux", Path("/b/vmlinux")),
-            ("PLEXSPACES_FIRECRACKER_ROOTFS", "rootfs_path", "/b/r.ext4", Path("/b/r.ext4")),
+            ("PLEXSPACES_FIRECRACKER_ROOTFS", "rootfs_path", "/b/r.erofs", Path("/b/r.erofs")),
             ("FIRECRACKER_NO_SECCOMP", "no_seccomp", "1", True),
         ],
     )

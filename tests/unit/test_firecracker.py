@@ -15,7 +15,7 @@ from support.machines import SMALL
 
 from plexspaces_node.errors import Unavailable, Unsupported, VmStartFailed
 from plexspaces_node.vm import firecracker, firecracker_host, firecracker_start, kvm, procfs
-from plexspaces_node.vm.drive import GUEST_PATH, SLOT_BYTES
+from plexspaces_node.vm.drive import DRIVE, GUEST_PATH, SLOT_BYTES
 from plexspaces_node.vm.driver import VmExit
 from plexspaces_node.vm.firecracker import FirecrackerDriver
 from plexspaces_node.vm.firecracker_host import Installation, find_host, release_of
@@ -102,7 +102,7 @@ class TestMachine:
         file.write_bytes(b"compiled")
         async with harness.machine(harness.ready()) as machine:
             assert await machine.vm.attach(file) == GUEST_PATH
-            drive, slot = machine.bundle.path / "drive.ext4", machine.bundle.path / "slot"
+            drive, slot = machine.bundle.path / DRIVE, machine.bundle.path / "slot"
             assert drive.stat().st_size == slot.stat().st_size == SLOT_BYTES
             assert slot.stat().st_blocks == 0
             assert drive.stat().st_blocks * 512 < 4_000_000

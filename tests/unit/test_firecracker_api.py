@@ -24,7 +24,7 @@ REQUESTS = [
     api.machine_config(VmConfig(vcpus=3, memory_mib=200)),
     api.boot_source(kernel="/vmlinux", initrd="/initrd", arguments="quiet"),
     api.drive("root", "/root"),
-    api.change_drive("artifact", "/drive.ext4"),
+    api.change_drive("artifact", "/drive.erofs"),
     api.vsock("/v.sock"),
     api.act(Action.START),
     api.act(Action.CTRL_ALT_DEL),

@@ -11,6 +11,7 @@ import pytest
 
 from plexspaces_node.errors import InvalidArgument, NotFound, WrongState
 from plexspaces_node.model import ENGINE
+from plexspaces_node.vm.erofs import MAGIC, MAGIC_OFFSET
 from plexspaces_node.vm.image import (
     INITRD,
     KERNEL,
@@ -22,7 +23,7 @@ from plexspaces_node.vm.image import (
 )
 
 ELF = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00\x3e\x00" + bytes(100)
-EXT4 = bytes(1024 + 56) + b"\x53\xef" + bytes(2000)
+EROFS = bytes(MAGIC_OFFSET) + MAGIC + bytes(2000)
 
 
 def sealed(directory: Path, **changes: Any) -> GuestImage:
@@ -30,7 +31,7 @@ def sealed(directory: Path, **changes: Any) -> GuestImage:
     directory.mkdir(exist_ok=True)
     (directory / KERNEL).write_bytes(ELF)
     (directory / INITRD).write_bytes(b"070701")
-    (directory / ROOTFS).write_bytes(EXT4)
+    (directory / ROOTFS).write_bytes(EROFS)
     facts: dict[str, Any] = {
         "generation": 1,
         "min_memory_mib": 96,
@@ -61,7 +62,7 @@ def test_open_when_sealed_then_what_was_said_of_it(tmp_path: Path) -> None:
     assert (image.generation, image.engine, image.arch) == (1, ENGINE, "x86_64")
     assert (image.min_memory_mib, image.made_of) == (96, {"python": "3.11.7"})
     assert image.directory == tmp_path
-    assert image.size_bytes == len(ELF) + 6 + len(EXT4)
+    assert image.size_bytes == len(ELF) + 6 + len(EROFS)
     image.verify()
 
 
@@ -108,7 +109,7 @@ def test_open_when_a_file_is_not_whole_then_it_is_named(
         (KERNEL, b"MZ" + bytes(len(ELF) - 2), "not an uncompressed ELF kernel"),
         (KERNEL, ELF[:18] + b"\xb7\x00" + ELF[20:], "a kernel for aarch64, not x86_64"),
         (KERNEL, ELF[:18] + b"\x08\x00" + ELF[20:], "machine number 8"),
-        (ROOTFS, bytes(len(EXT4)), "not an ext4 file system"),
+        (ROOTFS, bytes(len(EROFS)), "not an EROFS file system"),
     ],
 )
 def test_open_when_a_file_is_something_else_then_it_says_what(
@@ -145,7 +146,7 @@ def test_open_when_made_for_another_machine_engine_or_generation_then_wrong_stat
         "{",
         '{"format": 1}',
         '{"format": 2}',
-        '{"format": 1, "digest": 5, "generation": 1, "engine": "", "arch": "", "made_of": {}}',
+        '{"format": 2, "digest": 5, "generation": 1, "engine": "", "arch": "", "made_of": {}}',
         "\x00\xff",
     ],
 )
@@ -206,6 +207,27 @@ def test_find_directory_when_the_configured_files_are_there_then_theirs_else_the
     assert find_directory(kernel, rootfs, default) == default
     rootfs.touch()
     assert find_directory(kernel, rootfs, default) == tmp_path
+
+
+def test_find_directory_when_the_root_has_its_former_name_then_the_image_beside_it(
+    tmp_path: Path,
+) -> None:
+    """A configuration written for an earlier version goes on to work, once the image is anew."""
+    kernel, former = tmp_path / KERNEL, tmp_path / "rootfs.ext4"
+    kernel.touch()
+    former.touch()
+    assert find_directory(kernel, former, Path("/default")) == Path("/default")
+    (tmp_path / ROOTFS).touch()
+    assert find_directory(kernel, former, Path("/default")) == tmp_path
+
+
+def test_open_when_made_by_an_earlier_version_then_to_make_it_anew(tmp_path: Path) -> None:
+    """Its root has another format, which this version's guest does not mount."""
+    sealed(tmp_path)
+    rewrite(tmp_path, format=1)
+    with pytest.raises(InvalidArgument, match="has format 1, not 2") as caught:
+        GuestImage.open(tmp_path)
+    assert caught.value.hint == "make the image anew with: plexspaces image build"
 
 
 def test_find_directory_when_they_are_not_one_image_then_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a guest image is made of: the kernel, its modules in the initial RAM disk, the root's bytes.
+"""What a guest image is made of: the kernel, its modules in the initial RAM disk.
 
 The packages' trees are made up, as Debian 12, Debian 13 and Ubuntu lay theirs out.
 """
@@ -6,7 +6,6 @@ The packages' trees are made up, as Debian 12, Debian 13 and Ubuntu lay theirs o
 from __future__ import annotations
 
 import ctypes.util
-import shutil
 import stat
 from pathlib import Path
 
@@ -16,17 +15,10 @@ from support.kernel_packages import COMPRESSIONS, ELF, module, vmlinuz, zstd
 from plexspaces_node.build.image import builder
 from plexspaces_node.build.image.builder import agent_digest
 from plexspaces_node.build.image.compression import decompress
-from plexspaces_node.build.image.filesystem import make_filesystem
 from plexspaces_node.build.image.initrd import MODULES, make_initrd
 from plexspaces_node.build.image.kernel import extract_vmlinux, read_kernel
-from plexspaces_node.build.image.modules import modules_of, plain
-from plexspaces_node.build.image.packages import Tools
-from plexspaces_node.build.image.root import make_root
-from plexspaces_node.errors import InvalidArgument, Unavailable, Unsupported
-
-needs_ext4 = pytest.mark.skipif(
-    not (shutil.which("mke2fs", path="/usr/sbin:/sbin:/usr/bin")), reason="needs e2fsprogs"
-)
+from plexspaces_node.build.image.modules import Modules, plain
+from plexspaces_node.errors import InvalidArgument, Unsupported
 
 
 @pytest.mark.parametrize("name", list(COMPRESSIONS))
@@ -84,13 +76,18 @@ def test_initrd_when_made_then_init_and_modules_in_the_order_of_their_needs(pack
     found = entries(make_initrd(b"init", packages))
     assert found["init"] == (stat.S_IFREG | 0o755, b"init")
     assert stat.S_ISCHR(found["dev/console"][0])
-    base = b"/modules/virtio_ring.ko\0/modules/virtio_mmio.ko\0/modules/virtio_blk.ko\0"
-    assert found["modules/base"][1] == base
-    assert found["modules/virtio-serial"][1] == b"/modules/virtio_console.ko\0"
-    assert found["modules/vsock"][1].startswith(b"/modules/vsock.ko\0")
-    for group in MODULES:
-        for path in found[f"modules/{group}"][1].decode().split("\0")[:-1]:
-            assert found[path.strip("/")] == (stat.S_IFREG | 0o644, plain(module(Path(path).stem)))
+    expected = {
+        "base": ("virtio_ring", "virtio_mmio", "virtio_blk", "libcrc32c", "erofs"),
+        "virtio-serial": ("virtio_console",),
+        "vsock": ("vsock", "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport"),
+    }
+    assert expected.keys() == MODULES.keys()
+    for group, names in expected.items():
+        listed = "".join(f"/modules/{name}.ko\0" for name in names)
+        assert found[f"modules/{group}"][1] == listed.encode()
+        for name in names:
+            content = (stat.S_IFREG | 0o644, plain(module(name)))
+            assert found[f"modules/{name}.ko"] == content
 
 
 def test_initrd_when_made_twice_then_the_same_bytes(packages: Path) -> None:
@@ -111,7 +108,7 @@ def test_modules_when_one_is_damaged_then_its_file_is_named(packages: Path, dama
     file = next(packages.rglob("vsock.ko*"))
     file.write_bytes(damage)
     with pytest.raises((InvalidArgument, Unsupported)) as caught:
-        list(modules_of(packages, ("vsock",)))
+        Modules(packages).with_needs(("vsock",))
     assert str(file.relative_to(packages)) in caught.value.message
 
 
@@ -166,15 +163,6 @@ def test_decompress_when_zstd_does_not_tell_its_length_or_lies_then_invalid_argu
             decompress(broken)
 
 
-def test_root_when_made_then_the_agent_and_where_the_rest_is_mounted(tmp_path: Path) -> None:
-    """There is no other program in it, and no shell."""
-    (tmp_path / "built").write_bytes(b"agent")
-    make_root(tmp_path / "built", tmp_path / "root")
-    found = {path.name: path for path in (tmp_path / "root").rglob("*")}
-    assert sorted(found) == ["artifact", "dev", "plexspaces-agent", "proc", "sys"]
-    assert found["plexspaces-agent"].stat().st_mode & 0o777 == 0o755
-
-
 def test_agent_digest_when_a_program_of_the_guest_changes_then_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,34 +179,3 @@ def test_agent_digest_when_a_program_of_the_guest_changes_then_another(
     assert len({*digests}) == 3
     assert digests[-1] == agent_digest()
     assert len(digests[0]) == 12
-
-
-@needs_ext4
-async def test_filesystem_when_made_from_equal_trees_then_the_same_bytes(tmp_path: Path) -> None:
-    """Neither the order of making, nor times, nor the place of the tree get in."""
-    tools = Tools((), timeout_s=30)
-    names = [f"d{i}/f{i}" for i in range(20)]
-    images = []
-    for place, order in (("a", names), ("b", names[::-1])):
-        tree = tmp_path / place / "tree"
-        for name in order:
-            (tree / name).parent.mkdir(parents=True)
-            (tree / name).write_bytes(name.encode() * 1000)
-            (tree / name).chmod(0o755 if name.endswith("1") else 0o644)
-        images.append(tmp_path / f"{place}.ext4")
-        await make_filesystem(tools, tree, images[-1], label="test")
-    assert images[0].read_bytes() == images[1].read_bytes()
-    read = await tools.run("debugfs", "-R", "cat d7/f7", str(images[0]), cwd=tmp_path)
-    assert read.endswith("d7/f7" * 1000)
-    await tools.run("e2fsck", "-fn", str(images[0]), cwd=tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "a.ext4", "b", "b.ext4"]
-
-
-@needs_ext4
-async def test_filesystem_when_a_name_could_be_a_command_then_refused(tmp_path: Path) -> None:
-    """Names become the words of a script, so only plain ones are taken."""
-    tree = tmp_path / "tree"
-    tree.mkdir()
-    (tree / "a b").touch()
-    with pytest.raises(Unavailable, match="'a b'"):
-        await make_filesystem(Tools((), timeout_s=30), tree, tmp_path / "image.ext4", label="test")

@@ -135,27 +135,34 @@ class TestCommand:
 class TestKernelArguments:
     def test_kernel_is_told_its_link_and_not_which_machine_it_is(self) -> None:
         """The agent finds its port on the kernel's command line; what boots may be copied."""
-        words = kernel_arguments(KVM).split()
+        words = kernel_arguments(KVM, template=False).split()
         assert not any(word.startswith("plexspaces.vm") for word in words)
-        assert "plexspaces.link=virtio-serial:plexspaces.link" in words
+        assert "plexspaces.link=virtio-serial:vport0p1" in words
+        assert "nr=1" in values(command(), "-device")[1]
+
+    def test_kernel_is_told_that_its_machine_will_be_copied(self) -> None:
+        """What its agent does ahead then is of no use to a machine that boots alone."""
+        for memory, told in ((None, False), (9, True)):
+            argv = command(descriptors=OPEN._replace(memory=memory))
+            assert ("plexspaces.template" in values(argv, "-append")[0].split()) is told
 
     def test_kernel_when_emulated_need_not_measure_its_timers(self) -> None:
         """What hangs at random on a loaded host is told and not measured."""
-        words = kernel_arguments(TCG).split()
+        words = kernel_arguments(TCG, template=False).split()
         assert {"tsc_early_khz=2500000", "tsc=reliable", "no_timer_check"} <= set(words)
-        unknown = kernel_arguments(replace(TCG, tsc_khz=None))
+        unknown = kernel_arguments(replace(TCG, tsc_khz=None), template=False)
         assert "tsc_early_khz" not in unknown
 
     def test_kernel_under_kvm_keeps_its_mitigations_and_measures(self) -> None:
         """The shortcuts of emulation are none for a kernel on a real CPU."""
-        words = kernel_arguments(KVM)
+        words = kernel_arguments(KVM, template=False)
         assert not {"mitigations", "tsc", "no_timer_check"} & {
             word.partition("=")[0] for word in words.split()
         }
 
     def test_guest_that_panics_ends_its_machine(self) -> None:
         """A panic is a reset, and a reset is the end."""
-        assert {"panic=-1", "reboot=t"} <= set(kernel_arguments(TCG).split())
+        assert {"panic=-1", "reboot=t"} <= set(kernel_arguments(TCG, template=False).split())
         assert "-no-reboot" in command()
 
 
@@ -251,7 +258,6 @@ class TestDriver:
     ) -> None:
         """Nothing is started where there is nothing to boot."""
         monkeypatch.setattr(qemu, "find_qemu", lambda: "/usr/bin/qemu-system-x86_64")
-        monkeypatch.setattr(qemu, "find_mke2fs", lambda: "/usr/sbin/mke2fs")
         health = await QemuDriver(no_image).probe()
         assert not health.ok
         assert health.reason == "no guest image in /nowhere"

@@ -29,13 +29,13 @@ const GETPID: usize = 39;
 const EXECVE: usize = 59;
 const EXIT: usize = 60;
 const CHDIR: usize = 80;
-const UNLINK: usize = 87;
 const CHROOT: usize = 161;
 const MOUNT: usize = 165;
 const REBOOT: usize = 169;
 const FINIT_MODULE: usize = 313;
 
 const STDERR: usize = 2;
+const MOST_ARGUMENTS: usize = 8;
 const CLOSE_ON_EXEC: usize = 0x8_0000;
 /// `TCSBRK`, which with an argument that is not 0 waits until a terminal has written everything.
 const DRAIN: usize = 0x5409;
@@ -92,12 +92,6 @@ pub fn add_module(path: &CStr) -> Result<(), Fault> {
     added.map(drop)
 }
 
-/// Remove a file.
-pub fn remove(path: &CStr) -> Result<(), Fault> {
-    // SAFETY: a text that ends with a zero.
-    unsafe { call(UNLINK, [path.as_ptr() as usize, 0, 0, 0, 0]) }.map(drop)
-}
-
 /// Make the file system that is mounted at `root` the root.
 pub fn change_root(root: &CStr) -> Result<(), Fault> {
     let directory = |number, path: &CStr| {
@@ -110,11 +104,20 @@ pub fn change_root(root: &CStr) -> Result<(), Fault> {
     directory(CHDIR, c"/")
 }
 
-/// Run a program in the place of this one, without environment; returns why it cannot be.
-pub fn run<T>(program: &CStr) -> Result<T, Fault> {
-    let arguments = [program.as_ptr(), ptr::null()];
+/// Run a program in the place of this one, with these arguments, as many as there is room for, and
+/// without environment; returns why it cannot be.
+pub fn run<'a, T>(
+    program: &'a CStr,
+    arguments: impl Iterator<Item = &'a CStr>,
+) -> Result<T, Fault> {
+    let mut list = [ptr::null(); MOST_ARGUMENTS + 2];
+    // The last place stays as it is.
+    let places = list.iter_mut().take(MOST_ARGUMENTS + 1);
+    for (place, argument) in places.zip(core::iter::once(program).chain(arguments)) {
+        *place = argument.as_ptr();
+    }
     let environment: [*const u8; 1] = [ptr::null()];
-    let lists = [arguments.as_ptr() as usize, environment.as_ptr() as usize];
+    let lists = [list.as_ptr() as usize, environment.as_ptr() as usize];
     // SAFETY: a text, and two lists of texts that end with a null.
     match unsafe {
         call(
@@ -195,6 +198,5 @@ mod tests {
         let mut line = [0; 4096];
         assert!(read(c"/proc/cmdline", &mut line).is_ok_and(|line| !line.is_empty()));
         assert_eq!(read(c"/proc/not-there", &mut line), Err(Fault(2)));
-        assert_eq!(remove(c"/proc/not-there"), Err(Fault(2)));
     }
 }

@@ -1,12 +1,13 @@
-//! What the kernel's command line says to the agent.
+//! What the kernel's command line says to the agent, which gets it as arguments.
 
 const VM: &str = "plexspaces.vm";
 const LINK: &str = "plexspaces.link";
+const TEMPLATE: &str = "plexspaces.template";
 
 /// How the node is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Link {
-    /// A virtio port, to which the host connects.
+    /// A virtio port, to which the host connects, by its name below `/dev`.
     VirtioSerial { name: String },
     /// A connection to a port of the host.
     Vsock { cid: u32, port: u32 },
@@ -16,7 +17,7 @@ impl Link {
     fn parse(text: &str) -> Option<Self> {
         let (kind, rest) = text.split_once(':')?;
         match kind {
-            "virtio-serial" if !rest.is_empty() && !rest.contains(':') => {
+            "virtio-serial" if !rest.is_empty() && !rest.contains([':', '/']) => {
                 Some(Self::VirtioSerial {
                     name: rest.to_owned(),
                 })
@@ -39,22 +40,31 @@ pub(super) struct Arguments {
     /// Empty when the machine is not told.
     pub(super) vm_id: String,
     pub(super) link: Link,
+    /// Whether it will be copied.
+    pub(super) template: bool,
 }
 
 impl Arguments {
-    /// Read them from a command line; of a word that is given twice the last counts.
-    pub(super) fn parse(told: &str) -> Result<Self, String> {
-        let of = |key: &str| {
-            let mut words = told.split_whitespace().rev();
-            words.find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
-        };
-        let named = of(LINK).filter(|named| !named.is_empty());
-        let named = named.ok_or_else(|| format!("the kernel's command line needs {LINK}=LINK"))?;
+    /// Read them; of a word that is given twice the last counts.
+    pub(super) fn parse(words: impl Iterator<Item = String>) -> Result<Self, String> {
+        let (mut vm_id, mut link, mut template) = (String::new(), String::new(), false);
+        for word in words {
+            match word.split_once('=') {
+                Some((VM, value)) => value.clone_into(&mut vm_id),
+                Some((LINK, value)) => value.clone_into(&mut link),
+                _ => template |= word == TEMPLATE,
+            }
+        }
+        if link.is_empty() {
+            return Err(format!("the kernel's command line needs {LINK}=LINK"));
+        }
+        let link = Link::parse(&link).ok_or_else(|| {
+            format!("{LINK}={link} is neither virtio-serial:DEVICE nor vsock:CID:PORT")
+        })?;
         Ok(Self {
-            vm_id: of(VM).unwrap_or_default().to_owned(),
-            link: Link::parse(named).ok_or_else(|| {
-                format!("{LINK}={named} is neither virtio-serial:NAME nor vsock:CID:PORT")
-            })?,
+            vm_id,
+            link,
+            template,
         })
     }
 }
@@ -63,20 +73,33 @@ impl Arguments {
 mod tests {
     use super::*;
 
+    fn parsed(line: &str) -> Result<Arguments, String> {
+        Arguments::parse(line.split_whitespace().map(str::to_owned))
+    }
+
     #[test]
     fn a_command_line_that_names_both_gives_id_and_link() {
         let told = "console=ttyS0 plexspaces.vm=vm-1 quiet plexspaces.link=vsock:2:52\n";
         let link = Link::Vsock { cid: 2, port: 52 };
         let vm_id = "vm-1".to_owned();
-        assert_eq!(Arguments::parse(told), Ok(Arguments { vm_id, link }));
+        let expected = Arguments {
+            vm_id,
+            link,
+            template: false,
+        };
+        assert_eq!(parsed(told), Ok(expected));
     }
 
     #[test]
-    fn a_machine_that_is_not_told_its_id_has_an_empty_one() {
-        let told = "quiet plexspaces.link=virtio-serial:plexspaces.link";
-        let name = "plexspaces.link".to_owned();
-        let (vm_id, link) = (String::new(), Link::VirtioSerial { name });
-        assert_eq!(Arguments::parse(told), Ok(Arguments { vm_id, link }));
+    fn a_machine_that_will_be_copied_is_told_so_and_not_its_id() {
+        let told = "plexspaces.template plexspaces.link=virtio-serial:vport0p1";
+        let name = "vport0p1".to_owned();
+        let expected = Arguments {
+            vm_id: String::new(),
+            link: Link::VirtioSerial { name },
+            template: true,
+        };
+        assert_eq!(parsed(told), Ok(expected));
     }
 
     #[test]
@@ -87,7 +110,7 @@ mod tests {
             "plexspaces.link=",
             "xplexspaces.link=vsock:2:1",
         ] {
-            let refused = Arguments::parse(told).unwrap_err();
+            let refused = parsed(told).unwrap_err();
             assert!(refused.contains("needs plexspaces.link=LINK"), "{refused}");
         }
     }
@@ -98,16 +121,17 @@ mod tests {
             "tcp:1.2.3.4:5",
             "virtio-serial:",
             "virtio-serial:a:b",
+            "virtio-serial:../a",
             "virtio-serial",
             "vsock:2",
             "vsock:2:x",
             "vsock:2:1:3",
             "vsock:-1:4294967296",
         ] {
-            let refused = Arguments::parse(&format!("plexspaces.link={link}")).unwrap_err();
+            let refused = parsed(&format!("plexspaces.link={link}")).unwrap_err();
             assert!(refused.contains(link), "{refused}");
             assert!(
-                refused.contains("virtio-serial:NAME nor vsock:CID:PORT"),
+                refused.contains("virtio-serial:DEVICE nor vsock:CID:PORT"),
                 "{refused}"
             );
         }

@@ -34,7 +34,7 @@ pub(super) fn mount(path: &str) -> Result<(), Failure> {
 fn mount_now() -> io::Result<()> {
     // Executable: the artifact is machine code, and is mapped.
     let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV;
-    kernel::mount(DEVICE, c"/artifact", c"ext4", flags, c"noload")
+    kernel::mount(DEVICE, c"/artifact", c"erofs", flags, c"")
 }
 
 fn told(error: &io::Error) -> String {

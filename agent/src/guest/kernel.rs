@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
@@ -37,6 +37,19 @@ pub(super) fn mount(
             format!("{} cannot be mounted: {error}", target.to_string_lossy()),
         )
     })
+}
+
+/// Read a file in which the kernel tells something, below `/proc`.
+///
+/// That is mounted only when it is wanted: where it is there from the beginning the C library reads
+/// in it about the first thread's stack, which takes an emulated CPU longer than to mount it.
+pub(super) fn tell(file: &str) -> io::Result<String> {
+    let told = fs::read_to_string(file).or_else(|_| {
+        let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+        mount(c"proc", c"/proc", c"proc", flags, c"")?;
+        fs::read_to_string(file)
+    });
+    told.map_err(|error| io::Error::new(error.kind(), format!("{file} cannot be read: {error}")))
 }
 
 /// Set the clock, in nanoseconds since the epoch.
@@ -76,6 +89,14 @@ pub(super) fn restart() -> ! {
     unsafe { libc::reboot(libc::RB_AUTOBOOT) };
     // Without the right to do so, which the first process has: the kernel panics then.
     std::process::abort()
+}
+
+/// Read what is mapped at these addresses of this process, where it is readable.
+pub(super) fn bring_in(begin: usize, end: usize) {
+    let length = end.saturating_sub(begin);
+    // SAFETY: it changes no content, and of addresses where nothing is mapped it is an error; what
+    // it is for is done without it too.
+    unsafe { libc::madvise(begin as *mut libc::c_void, length, libc::MADV_POPULATE_READ) };
 }
 
 /// What a virtio port or a socket says of itself now.

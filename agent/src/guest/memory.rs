@@ -1,5 +1,6 @@
 //! How much memory of the guest is in use, as its kernel tells.
 
+use super::kernel;
 use crate::link::proto::Failure;
 use crate::machine::Memory;
 
@@ -7,8 +8,7 @@ const FILE: &str = "/proc/meminfo";
 
 /// Measure the memory of the machine that this kernel runs.
 pub(super) fn measure() -> Result<Memory, Failure> {
-    let told = std::fs::read_to_string(FILE)
-        .map_err(|error| unavailable(format!("{FILE} cannot be read: {error}")))?;
+    let told = kernel::tell(FILE).map_err(|error| unavailable(error.to_string()))?;
     parsed(&told).map_err(unavailable)
 }
 

@@ -1,13 +1,14 @@
 //! The agent as the first process of a guest.
 //!
 //! `plexspaces-init` runs it, once it has loaded the modules of the guest's devices and mounted its
-//! root, `/proc`, `/sys` and `/dev`. Nothing here knows which VMM is outside; the kernel's command
-//! line says how to reach the node:
+//! root and `/dev`, and hands over what the kernel's command line has for it. Nothing here knows which
+//! VMM is outside:
 //!
 //! ```text
 //! plexspaces.vm=ID                      the machine's id, said in the hello, if it is told
-//! plexspaces.link=virtio-serial:NAME    the virtio port of that name
+//! plexspaces.link=virtio-serial:DEVICE  the virtio port of that name below /dev
 //! plexspaces.link=vsock:CID:PORT        a connection to that port of the host
+//! plexspaces.template                   it will be copied, once its link is open
 //! ```
 
 mod arguments;
@@ -18,6 +19,7 @@ mod memory;
 mod port;
 mod vsock;
 mod wake;
+mod warm;
 
 use std::io;
 
@@ -31,10 +33,11 @@ use crate::machine::Memory;
 pub(crate) struct Guest {
     vm_id: String,
     link: Link,
+    template: bool,
 }
 
 impl Guest {
-    /// Make the guest what the agent needs, and read from the kernel's command line who it is.
+    /// Read from the command line which guest this is, and make it ready.
     ///
     /// Ends the machine where it cannot be made so.
     pub(crate) fn prepare() -> Result<Self, String> {
@@ -43,15 +46,25 @@ impl Guest {
     }
 
     fn prepared() -> Result<Self, String> {
-        let line = std::fs::read_to_string("/proc/cmdline")
-            .map_err(|error| format!("/proc/cmdline cannot be read: {error}"))?;
-        let Arguments { vm_id, link } = Arguments::parse(&line)?;
-        Ok(Self { vm_id, link })
+        let arguments = Arguments::parse(std::env::args().skip(1))?;
+        if arguments.template {
+            warm::bring_in().map_err(|error| error.to_string())?;
+        }
+        Ok(Self {
+            vm_id: arguments.vm_id,
+            link: arguments.link,
+            template: arguments.template,
+        })
     }
 
     /// The machine's id, empty when it is not told.
     pub(crate) fn vm_id(&self) -> &str {
         &self.vm_id
+    }
+
+    /// Whether this guest will be copied.
+    pub(crate) fn is_template(&self) -> bool {
+        self.template
     }
 
     /// Connect to the node, or wait, without bound, until it has.

@@ -4,10 +4,10 @@
 //! it is ready. Its kernel wakes who polls it whenever the host comes or goes, and that can be
 //! waited for, edge by edge. A host that goes and comes again at once may be one edge.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
@@ -16,37 +16,29 @@ use super::{console, kernel};
 use crate::link::stream::{self, Stream};
 use crate::system;
 
-const PORTS: &str = "/sys/class/virtio-ports";
 /// For a port to appear once its driver is loaded.
 const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(1);
 const GONE: libc::c_short = libc::POLLHUP | libc::POLLERR | libc::POLLNVAL;
 
-/// Open the port of this name and wait, without bound, until a host is connected to it.
+/// Open the port whose device has this name, and wait, without bound, until a host is connected to
+/// it.
 pub(super) async fn open(name: &str) -> io::Result<Stream> {
-    let begin = Instant::now();
-    let path = loop {
-        match find(Path::new(PORTS), name) {
-            Some(path) => break path,
-            None if begin.elapsed() < PATIENCE => tokio::time::sleep(PAUSE).await,
-            None => {
-                console::say(&format!("no virtio port is named {name}"));
-                return Err(ErrorKind::NotFound.into());
+    let (path, begin) = (Path::new("/dev").join(name), Instant::now());
+    let port = loop {
+        match File::options().read(true).write(true).open(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound && begin.elapsed() < PATIENCE => {
+                tokio::time::sleep(PAUSE).await;
             }
+            Err(error) => {
+                console::say(&format!("the port {}: {error}", path.display()));
+                return Err(error);
+            }
+            Ok(port) => break OwnedFd::from(port),
         }
     };
-    let port = OwnedFd::from(File::options().read(true).write(true).open(path)?);
     system::set_nonblocking(&port)?;
     Stream::of_port(host_of(port).await?)
-}
-
-/// The device of the port of this name, as sysfs tells.
-fn find(ports: &Path, name: &str) -> Option<PathBuf> {
-    // Without the directory the bus is not there yet; a port may go between two looks.
-    fs::read_dir(ports).ok()?.flatten().find_map(|entry| {
-        let found = fs::read_to_string(entry.path().join("name")).ok()?;
-        (found.trim_end() == name).then(|| Path::new("/dev").join(entry.file_name()))
-    })
 }
 
 async fn host_of(port: OwnedFd) -> io::Result<OwnedFd> {
@@ -78,21 +70,6 @@ mod tests {
     use super::*;
     use std::io::Write;
     use std::os::unix::net::UnixStream;
-
-    #[test]
-    fn of_several_ports_the_one_of_that_name_is_found() -> io::Result<()> {
-        let ports = std::env::temp_dir().join(format!("plexspaces-ports-{}", std::process::id()));
-        for (entry, name) in [("vport0p1", "console\n"), ("vport0p2", "plexspaces.link\n")] {
-            fs::create_dir_all(ports.join(entry))?;
-            fs::write(ports.join(entry).join("name"), name)?;
-        }
-        fs::create_dir_all(ports.join("vport0p3"))?;
-        let found = (find(&ports, "plexspaces.link"), find(&ports, "plexspaces"));
-        fs::remove_dir_all(&ports)?;
-        assert_eq!(found, (Some(PathBuf::from("/dev/vport0p2")), None));
-        assert_eq!(find(&ports, "plexspaces.link"), None);
-        Ok(())
-    }
 
     /// A socket pair polls as hung up when its other end is gone, as a port does.
     #[tokio::test(flavor = "current_thread")]

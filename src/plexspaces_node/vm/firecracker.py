@@ -21,12 +21,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 
-from plexspaces_node.errors import PlexSpacesError, Unavailable, Unsupported, VmStartFailed
+from plexspaces_node.errors import PlexSpacesError, Unavailable, VmStartFailed
 from plexspaces_node.model import VmConfig
 from plexspaces_node.vm import firecracker_api as api
 from plexspaces_node.vm import procfs
 from plexspaces_node.vm.bundle import Bundle, VmHandle
-from plexspaces_node.vm.drive import GUEST_PATH, find_mke2fs, make_drive
+from plexspaces_node.vm.drive import DRIVE, GUEST_PATH, make_drive
 from plexspaces_node.vm.driver import Capabilities, Health, LinkEnd
 from plexspaces_node.vm.firecracker_api import Action, FirecrackerApi
 from plexspaces_node.vm.firecracker_host import FirecrackerHost, Installation, find_host
@@ -128,7 +128,7 @@ class FirecrackerVm(HostVm):
 
     def _make_drive(self, file: Path) -> str:
         bundle = self.bundle
-        drive = bundle.path / "drive.ext4"
+        drive = bundle.path / DRIVE
         make_drive(bundle.attach(file), drive)
         lengthen(drive)
         return self._places.show(drive, drive.name)
@@ -250,8 +250,6 @@ class FirecrackerDriver(HostDriver[FirecrackerVm]):
 
     def _look(self) -> _Ready:
         host = find_host(self._installation)
-        if find_mke2fs() is None:
-            raise Unsupported("mke2fs is not installed", hint="apt-get install e2fsprogs")
         self._check_kvm()
         return _Ready(host, self._open_image())
 

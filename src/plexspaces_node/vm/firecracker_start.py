@@ -41,11 +41,11 @@ CALL_TIMEOUT_S = 10.0
 
 # The machine ends with its guest: `reboot=k` asks the keyboard controller, which Firecracker has
 # for this purpose, and a panic reboots at once. The rest keeps the kernel from waiting for what
-# is not there.
+# is not there, and from 8 MiB of files about what it can trace.
 _KERNEL = (
     "console=ttyS0 reboot=k panic=-1 quiet loglevel=3 i8042.noaux i8042.nomux i8042.dumbkbd "
     "swiotlb=noforce cryptomgr.notests=1 lsm= audit=0 rcupdate.rcu_expedited=1 init_on_alloc=0 "
-    "8250.nr_uarts=1"
+    "8250.nr_uarts=1 initcall_blacklist=tracer_init_tracefs"
 )
 
 

@@ -7,7 +7,7 @@ is booted (the drivers).
     DIRECTORY/
       vmlinux       the kernel, an uncompressed ELF file
       initrd        loads the kernel's modules and mounts the root
-      rootfs.ext4   the root, read-only, shared by all machines
+      rootfs.erofs  the root, read-only, shared by all machines
       image.json    this file's record; written last, so that without it there is no image
 """
 
@@ -25,20 +25,21 @@ from typing import Any
 
 from plexspaces_node.errors import InvalidArgument, NotFound, WrongState, quoted
 from plexspaces_node.model import ENGINE
+from plexspaces_node.vm.erofs import MAGIC, MAGIC_OFFSET
 
 RECORD = "image.json"
 KERNEL = "vmlinux"
 INITRD = "initrd"
-ROOTFS = "rootfs.ext4"
-FORMAT = 1
+ROOTFS = "rootfs.erofs"
+FORMAT = 2
 """Of the record; raised when an older reader could not understand it."""
 
 BUILD_HINT = "make it with: plexspaces image build"
 
 _RECORD_LIMIT_BYTES = 64 * 1024
 _ELF_MACHINES = {62: "x86_64", 183: "aarch64"}
-_EXT_MAGIC_OFFSET = 1024 + 56
-_EXT_MAGIC = b"\x53\xef"
+_FORMER_ROOTFS = "rootfs.ext4"
+"""As configurations of earlier versions name it."""
 _FILE_NAMES = {"kernel": KERNEL, "initrd": INITRD, "rootfs": ROOTFS}
 
 
@@ -57,7 +58,7 @@ class GuestImage:
     Attributes:
         kernel: an uncompressed ELF kernel.
         initrd: the kernel's initial RAM disk.
-        rootfs: an ext4 file system, for `/dev/vda`, read-only.
+        rootfs: an EROFS file system, for `/dev/vda`, read-only.
         digest: SHA-256 over the three files, 64 hexadecimal digits.
         generation: of the link that the agent inside speaks.
         engine: the runtime of the agent inside; artifacts must be compiled by the same.
@@ -238,6 +239,8 @@ def find_directory(kernel_path: Path, rootfs_path: Path, default: Path) -> Path:
     together, so they lie in one directory, under the names of this file. Raises `InvalidArgument`
     when both files are there and do not.
     """
+    if rootfs_path.name == _FORMER_ROOTFS:
+        rootfs_path = rootfs_path.with_name(ROOTFS)
     # os.path, because a directory closed to this user is no image of theirs, and no error.
     if not (os.path.isfile(kernel_path) and os.path.isfile(rootfs_path)):
         return default
@@ -302,9 +305,8 @@ def _check_kernel(path: Path, arch: str) -> None:
 
 
 def _check_root(path: Path) -> None:
-    head = _head(path, _EXT_MAGIC_OFFSET + 2)
-    if head[_EXT_MAGIC_OFFSET:] != _EXT_MAGIC:
-        raise _broken(path, "is not an ext4 file system")
+    if _head(path, MAGIC_OFFSET + len(MAGIC))[MAGIC_OFFSET:] != MAGIC:
+        raise _broken(path, "is not an EROFS file system")
 
 
 def _head(path: Path, size: int) -> bytes:

@@ -19,6 +19,10 @@ from plexspaces_node.vm.drive import SLOT_BYTES
 PORT = "plexspaces.link"
 """Name of the virtio-serial port that is the link."""
 
+_PORT_NUMBER = 1
+_PORT_DEVICE = f"vport0p{_PORT_NUMBER}"
+"""What the guest's kernel calls it: the port of that number of the first device of its kind."""
+
 CONSOLE_LIMIT_BYTES = 4 * MIB
 """The longest any file QEMU writes can become: its console log."""
 
@@ -43,10 +47,12 @@ _CODE_CACHE_MIB = 64
 """For translated code. Measured: a boot and an actor fill 40; QEMU's own choice is 1 GiB."""
 
 # `reboot=t` and `panic=-1`: the machine resets at once, which with -no-reboot is its end.
-# The rest is time: 3.1 s to 1.8 s under emulation.
+# The last is memory, 8 MiB of files about what a kernel can trace. The rest is time: 3.1 s to 1.8 s
+# under emulation.
 _KERNEL = (
     "console=ttyS0 reboot=t panic=-1 quiet cryptomgr.notests=1 lsm= audit=0 "
-    "rcupdate.rcu_expedited=1 init_on_alloc=0 8250.nr_uarts=1"
+    "rcupdate.rcu_expedited=1 init_on_alloc=0 8250.nr_uarts=1 "
+    "initcall_blacklist=tracer_init_tracefs"
 )
 # The mitigations protect against a CPU that is not there; the rest keeps the kernel from
 # measuring timers against each other, which fails at random on a loaded host.
@@ -177,7 +183,8 @@ def qemu_command(
     if descriptors.boots:
         argv += ["-kernel", f"/proc/self/fd/{descriptors.kernel}"]
         argv += ["-initrd", f"/proc/self/fd/{descriptors.initrd}"]
-        argv += ["-append", kernel_arguments(emulator)]
+        template = descriptors.memory is not None
+        argv += ["-append", kernel_arguments(emulator, template=template)]
     else:
         argv += ["-incoming", "defer"]
     argv += ["-nodefaults", "-no-user-config", "-nographic", "-no-reboot", "-S"]
@@ -187,22 +194,28 @@ def qemu_command(
     argv += ["-mon", "chardev=control,mode=control"]
     argv += ["-device", "virtio-serial-device,max_ports=2"]
     argv += ["-chardev", f"socket,id=link,fd={descriptors.link},server=on,wait=off"]
-    argv += ["-device", f"virtserialport,chardev=link,name={PORT},id={LINK_DEVICE}"]
+    argv += [
+        "-device",
+        f"virtserialport,chardev=link,nr={_PORT_NUMBER},name={PORT},id={LINK_DEVICE}",
+    ]
     argv += _drives(descriptors.root)
     return [*argv, "-sandbox", _SANDBOX]
 
 
-def kernel_arguments(emulator: Emulator) -> str:
+def kernel_arguments(emulator: Emulator, *, template: bool) -> str:
     """Return the guest kernel's command line; pure.
 
-    Of the machine it says nothing: what boots may be copied to become another.
+    Of the machine it says nothing: what boots may be copied to become another. One that will be, a
+    template, is told so, and does once what its copies then need not do.
     """
     words = [_KERNEL]
     if emulator.accelerator is Accelerator.TCG:
         words.append(_KERNEL_EMULATED)
         if emulator.tsc_khz is not None:
             words.append(f"tsc_early_khz={emulator.tsc_khz}")
-    return " ".join([*words, f"plexspaces.link=virtio-serial:{PORT}"])
+    if template:
+        words.append("plexspaces.template")
+    return " ".join([*words, f"plexspaces.link=virtio-serial:{_PORT_DEVICE}"])
 
 
 def artifact_node() -> Mapping[str, object]:

@@ -17,7 +17,7 @@ from plexspaces_node.errors import DeadlineExceeded, Unavailable
 from plexspaces_node.model import VmConfig
 from plexspaces_node.vm import qemu_template
 from plexspaces_node.vm.bundle import Bundle, VmHandle
-from plexspaces_node.vm.drive import GUEST_PATH, make_drive
+from plexspaces_node.vm.drive import DRIVE, GUEST_PATH, make_drive
 from plexspaces_node.vm.driver import LinkEnd
 from plexspaces_node.vm.host_machine import HostVm, finished, identity_state, marks_of, step
 from plexspaces_node.vm.host_process import HostProcess
@@ -74,7 +74,7 @@ class QemuVm(HostVm):
         super().__init__(handle, bundle, process, link=LinkEnd.NODE_DIALS)
 
     async def _attach(self, file: Path) -> str:
-        drive = self.bundle.path / "drive.ext4"
+        drive = self.bundle.path / DRIVE
         await finished(asyncio.to_thread(self._make_drive, file, drive))
         with drive.open("rb") as opened:
             async with connect_qmp(_control_socket(self.bundle)) as qmp:

@@ -15,14 +15,13 @@ from pathlib import Path
 
 import plexspaces_node
 from plexspaces_node.build.environment import BuildEnvironment
-from plexspaces_node.build.image.filesystem import make_filesystem
 from plexspaces_node.build.image.initrd import make_initrd
 from plexspaces_node.build.image.kernel import read_kernel
 from plexspaces_node.build.image.packages import Package, Tools, fetch, unpack
-from plexspaces_node.build.image.root import make_root
 from plexspaces_node.build.threads import in_thread
 from plexspaces_node.errors import InvalidArgument, Unavailable, Unsupported
-from plexspaces_node.programs import agent_program, init_program
+from plexspaces_node.programs import AGENT, agent_program, init_program
+from plexspaces_node.vm.erofs import write_erofs
 from plexspaces_node.vm.image import INITRD, KERNEL, RECORD, ROOTFS, GuestImage
 from plexspaces_node.wire import link
 
@@ -32,10 +31,11 @@ MIN_MEMORY_MIB = 96
 STEP_TIMEOUT_S = 300.0
 """For any one program: fetching a kernel over a slow line is the longest."""
 
-_LABEL = "plexspaces"
+_MOUNT_POINTS = ("artifact", "dev", "proc")
+"""Of the guest's root, where `agent/init` and the agent mount the rest."""
 _SCRATCH_PREFIX = ".image-"
 _SCRATCH_LIFE_S = 24 * 3600.0
-_TOOLS = ("apt-get", "apt-cache", "dpkg-deb", "mke2fs", "debugfs")
+_TOOLS = ("apt-get", "apt-cache", "dpkg-deb")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 Progress = Callable[[str], None]
@@ -61,18 +61,16 @@ async def build_image(
         tools.find(name)
     agent, init = agent_program(), init_program()
     async with _scratch(target.absolute()) as scratch:
-        made, unpacked, tree = (scratch / name for name in ("image", "packages", "root"))
-        for directory in (made, unpacked, tree):
+        made, unpacked = (scratch / name for name in ("image", "packages"))
+        for directory in (made, unpacked):
             directory.mkdir(mode=0o755)
         progress("fetching the kernel")
         packages = await fetch(tools, around.cache.with_name("image-packages"))
         progress("unpacking it")
         for package in packages:
             await unpack(tools, package, unpacked)
-        await in_thread(_write_boot_files, unpacked, init, made)
-        progress("writing the root file system")
-        await in_thread(make_root, agent, tree)
-        await make_filesystem(tools, tree, made / ROOTFS, label=_LABEL)
+        progress("writing the image")
+        await in_thread(_write, unpacked, init, agent, made)
         await in_thread(_seal, made, packages)
         await in_thread(_install, made, target.absolute())
     return GuestImage.open(target, generation=link.GENERATION)
@@ -111,9 +109,10 @@ def _remove_abandoned(parent: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _write_boot_files(unpacked: Path, init: Path, made: Path) -> None:
+def _write(unpacked: Path, init: Path, agent: Path, made: Path) -> None:
     (made / KERNEL).write_bytes(read_kernel(unpacked))
     (made / INITRD).write_bytes(make_initrd(init.read_bytes(), unpacked))
+    write_erofs(made / ROOTFS, {AGENT: agent}, _MOUNT_POINTS, mode=0o555)
 
 
 def _seal(made: Path, packages: tuple[Package, ...]) -> None:

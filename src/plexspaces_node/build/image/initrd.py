@@ -9,16 +9,16 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from plexspaces_node.build.image.modules import modules_of
+from plexspaces_node.build.image.modules import Modules
 
 MODULES = {
-    "base": ("virtio_ring", "virtio", "virtio_mmio", "virtio_blk"),
+    "base": ("virtio_mmio", "virtio_blk", "erofs"),
     "virtio-serial": ("virtio_console",),
-    "vsock": ("vsock", "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport"),
+    "vsock": ("vmw_vsock_virtio_transport",),
 }
-"""What `agent/init` loads: always, and for each kind of link; each after those it needs."""
+"""What `agent/init` loads, with all that each needs: always, and for each kind of link."""
 
-_DIRECTORIES = ("dev", "modules", "proc", "root", "sys")
+_DIRECTORIES = ("dev", "modules", "proc", "root")
 _CONSOLE = (5, 1)
 _ALIGNMENT = 4
 
@@ -63,7 +63,7 @@ class Archive:
 def make_initrd(init: bytes, packages: Path) -> bytes:
     """Return the initial RAM disk for the kernel whose packages were unpacked below `packages`.
 
-    Blocks for a moment. Raises as `modules_of` does.
+    Blocks for a moment. Raises as `Modules` does.
     """
     archive = Archive()
     for name in _DIRECTORIES:
@@ -71,11 +71,13 @@ def make_initrd(init: bytes, packages: Path) -> bytes:
     # Where the kernel opens the standard streams of the first program, before anything is mounted.
     archive.device("dev/console", *_CONSOLE)
     archive.file("init", init, mode=0o755)
+    modules = Modules(packages)
+    base = modules.with_needs(MODULES["base"])
     for group, names in MODULES.items():
-        paths = []
-        for name, content in modules_of(packages, names):
-            paths.append(f"/modules/{name}.ko\0")
-            archive.file(paths[-1].strip("/\0"), content)
+        wanted = base if group == "base" else modules.with_needs(names, already=base)
+        for name, content in wanted.items():
+            archive.file(f"modules/{name}.ko", content)
+        paths = (f"/modules/{name}.ko\0" for name in wanted)
         archive.file(f"modules/{group}", "".join(paths).encode())
     return archive.finished()
 

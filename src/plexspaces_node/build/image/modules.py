@@ -6,8 +6,9 @@ error names the file.
 
 from __future__ import annotations
 
+import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from plexspaces_node.build.image.compression import decompress
@@ -18,51 +19,71 @@ _ELF64_LITTLE_ENDIAN = b"\x7fELF\x02\x01"
 _SECTIONS_OFFSET = 0x28
 _SECTION_COUNTS_OFFSET = 0x3A
 _SECTION_BYTES = 64
+_NEEDS = re.compile(rb"\0depends=([^\0]*)\0")
 _TYPES = b".BTF"
 _SIGNED = b"~Module signature appended~\n"
 _SIGNATURE_LENGTHS = struct.Struct(">3x2B3xI")
 
 
-def modules_of(tree: Path, names: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
-    """Give those of the modules `names` that are not built into the kernel, as bytes to load.
+class Modules:
+    """The modules in the packages that were unpacked below a directory."""
 
-    `tree` is where its packages were unpacked. Blocks for some milliseconds. Raises
-    `InvalidArgument` for one that is missing or damaged, `Unsupported` for a compression that this
-    machine cannot undo.
-    """
-    built_in = {
-        Path(line).stem.replace("-", "_")
-        for listing in tree.rglob("modules.builtin")
-        for line in listing.read_text().splitlines()
-    }
-    for name in names:
-        file = _find(tree, name)
-        if file is not None:
-            yield name, _read(tree, file)
-        elif name not in built_in:
+    def __init__(self, tree: Path) -> None:
+        self._tree = tree
+        self._built_in = {
+            _plain_name(Path(line).stem)
+            for listing in tree.rglob("modules.builtin")
+            for line in listing.read_text().splitlines()
+        }
+
+    def with_needs(self, names: Sequence[str], already: Iterable[str] = ()) -> dict[str, bytes]:
+        """Return these modules and all that they need, in an order in which they can be loaded.
+
+        Without what is built into the kernel, and what is there `already`. Blocks for some
+        milliseconds. Raises `InvalidArgument` for one that is missing or damaged, `Unsupported` for
+        a compression that this machine cannot undo.
+        """
+        found: dict[str, bytes] = {}
+        known = {*already} | self._built_in
+        for name in names:
+            if name in known or name in found:
+                continue
+            module = self._read(name)
+            needs = _NEEDS.search(module)
+            if needs and needs[1]:
+                needed = [_plain_name(need) for need in needs[1].decode().split(",")]
+                found |= self.with_needs(needed, known | {*found, name})
+            found[name] = module
+        return found
+
+    def _read(self, name: str) -> bytes:
+        file = self._find(name)
+        if file is None:
             raise InvalidArgument(
                 f"the kernel's packages have no module {name}: neither {name}.ko below "
                 "lib/modules or usr/lib/modules, also compressed, nor a line in modules.builtin"
             )
+        content = file.read_bytes()
+        try:
+            return plain(content if file.suffix == ".ko" else decompress(content))
+        except (InvalidArgument, Unsupported) as error:
+            raise type(error)(
+                f"{file.relative_to(self._tree)} of the kernel's packages: {error.message}",
+                hint=error.hint,
+            ) from error
+
+    def _find(self, name: str) -> Path | None:
+        for spelled in (name, name.replace("_", "-")):
+            for ending in _ENDINGS:
+                found = sorted(self._tree.rglob(f"{spelled}.ko{ending}"))
+                if found:
+                    return found[0]
+        return None
 
 
-def _find(tree: Path, name: str) -> Path | None:
-    for ending in _ENDINGS:
-        found = sorted(tree.rglob(f"{name}.ko{ending}"))
-        if found:
-            return found[0]
-    return None
-
-
-def _read(tree: Path, file: Path) -> bytes:
-    content = file.read_bytes()
-    try:
-        return plain(content if file.suffix == ".ko" else decompress(content))
-    except (InvalidArgument, Unsupported) as error:
-        raise type(error)(
-            f"{file.relative_to(tree)} of the kernel's packages: {error.message}",
-            hint=error.hint,
-        ) from error
+def _plain_name(name: str) -> str:
+    # A module's file may be spelled with dashes where the kernel itself knows none.
+    return name.replace("-", "_")
 
 
 def plain(module: bytes) -> bytes:

@@ -22,8 +22,6 @@ KERNEL_PACKAGES = ("linux-image-cloud-amd64", "linux-image-virtual")
 
 _SYSTEM_DIRECTORIES = ("/usr/sbin", "/sbin", "/usr/bin", "/bin")
 _PROVIDERS = {
-    "mke2fs": "e2fsprogs",
-    "debugfs": "e2fsprogs",
     "dpkg-deb": "dpkg",
 }
 _KERNEL_PART = re.compile(r"linux-(image|binary|modules)-\d\S*")
