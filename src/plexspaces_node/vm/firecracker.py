@@ -54,9 +54,9 @@ from plexspaces_node.vm.jailer import CONSOLE_LIMIT_BYTES, Places, find_cgroups,
 from plexspaces_node.vm.kvm import KVM_HINT, open_kvm
 
 HANDLE_VERSION = 1
-MIN_MEMORY_MIB = 96
+MIN_MEMORY_MIB = 80
 """The least a guest boots with; an image may want more."""
-OVERHEAD_MIB = 88
+OVERHEAD_MIB = 76
 """What kernel and agent take of the guest's memory."""
 MAX_VCPUS = 32
 COLD_BOOTS = 2

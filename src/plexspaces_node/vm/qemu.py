@@ -70,9 +70,9 @@ COPIES = 4
 """The most that are copied at once: each takes a tenth of a second of a CPU."""
 FAILED_COPIES = 3
 """How many in a row are enough to try no more."""
-MIN_MEMORY_MIB = 96
+MIN_MEMORY_MIB = 80
 """The least a guest boots with; an image may want more."""
-OVERHEAD_MIB = 88
+OVERHEAD_MIB = 76
 """What kernel and agent take of the guest's memory: 63 to 69 MiB were measured, and a message takes
 some too."""
 MAX_VCPUS = 32

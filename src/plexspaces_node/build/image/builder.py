@@ -26,7 +26,7 @@ from plexspaces_node.vm.image import INITRD, KERNEL, RECORD, ROOTFS, GuestImage
 from plexspaces_node.wire import link
 
 ARCH = "x86_64"
-MIN_MEMORY_MIB = 96
+MIN_MEMORY_MIB = 80
 """The least with which the probe actor was seen to answer; measured, see ``docs/guest.md``."""
 STEP_TIMEOUT_S = 300.0
 """For any one program: fetching a kernel over a slow line is the longest."""
