@@ -9,6 +9,7 @@ import pytest
 from support.actors import Init, command, command_component, compiled, probe, routed
 from support.peer import ACTOR, MEMORY_BYTES, MESSAGE_LIMIT, PLATFORM, TRAP, Given, Peer, refused
 
+from plexspaces_node.build.assembly import assemble
 from plexspaces_node.wire import link
 
 NO_NODE_STATUS = 3
@@ -310,3 +311,22 @@ def test_texts_of_any_length_are_cut_and_the_link_lives(actor: Peer) -> None:
     assert refused is not None
     assert "key" in refused.message
     assert actor.of(link.Put) == []
+
+
+def test_names_of_any_length_in_a_trap_are_cut_and_the_link_lives(
+    peer: Peer, tmp_path: Path
+) -> None:
+    """A program names its functions as it likes; the line of the log that tells them is one."""
+    names = [f"$f{number}{'a' * 7000}" for number in range(19)]
+    calls = [f"(call {name})" for name in names[1:]] + ["unreachable"]
+    functions = [f"(func {name} {call})" for name, call in zip(names, calls, strict=True)]
+    start = f'(func (export "_start") (call {names[0]}))'
+    module = f'(module (memory (export "memory") 1) {" ".join(functions)} {start})'
+    assert isinstance(peer.load(compiled(assemble(module), tmp_path), kind="command"), link.Loaded)
+    for _ in range(2):
+        failure = peer.invoke("x").failure
+        assert failure is not None
+        assert failure.code == "unreachable"
+    lines = [line.message for line in peer.lines()]
+    assert all(len(line.encode()) <= link.TEXT_BYTES for line in lines)
+    assert "f18aaa" in lines[0]

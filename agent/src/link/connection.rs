@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::{Buf, Bytes};
 use tokio::sync::Notify;
 
+use super::TEXT_BYTES;
+use super::failure::cut;
 use super::frames::head_of;
 use super::proto::{Log, from_agent::Frame, log::Line};
 use super::stream::Stream;
@@ -82,8 +84,9 @@ impl Connection {
         true
     }
 
-    /// Send a line of the log, soon.
-    pub(crate) fn log(&self, line: Line) {
+    /// Send a line of the log, soon; a long one is cut.
+    pub(crate) fn log(&self, mut line: Line) {
+        line.message = cut(line.message, TEXT_BYTES);
         let mut outbound = self.outbound();
         outbound.lines_bytes += cost(&line);
         outbound.lines.push_back(line);
@@ -263,6 +266,17 @@ mod tests {
         let said: Vec<&str> = log.lines.iter().map(|line| &line.message[..]).collect();
         assert_eq!(said, ["one", "two"]);
         assert!(matches!(node.next().await.0, Frame::Stopped(_)));
+    }
+
+    #[tokio::test]
+    async fn a_line_of_any_length_is_cut() {
+        let mut node = NodeEnd::new();
+        node.connection.log(line("é".repeat(1024 * 1024)));
+        let (Frame::Log(log), _) = node.next().await else {
+            panic!("no lines");
+        };
+        let said = &log.lines[0].message;
+        assert!(said.len() <= TEXT_BYTES && said.ends_with('…'));
     }
 
     #[tokio::test]

@@ -168,8 +168,13 @@ fn filter(
 fn allowed(own: u64) -> Result<Rules, BackendError> {
     let plain = ALLOWED.iter().chain(ALLOWED_BY_ITS_OLD_NAME);
     let mut rules: Rules = plain.map(|number| (*number, Vec::new())).collect();
-    // What the first filter asks about by its arguments, and kills for.
-    rules.insert(libc::SYS_mmap, Vec::new());
+    // Executable memory the first filter kills for. What is shared, or grows by itself as a stack
+    // does, the limit on data would not count.
+    let kinds = (libc::MAP_TYPE | libc::MAP_GROWSDOWN) as u64;
+    rules.insert(
+        libc::SYS_mmap,
+        vec![rule([of_kind(3, kinds, libc::MAP_PRIVATE as u64)?])?],
+    );
     rules.insert(libc::SYS_mprotect, Vec::new());
     // `abort` ends the process so, after a panic.
     rules.insert(libc::SYS_tgkill, vec![rule([equal(0, own)?])?]);
@@ -226,6 +231,11 @@ fn other_than(argument: u8, value: u64) -> Result<SeccompCondition, BackendError
 fn has(argument: u8, bits: u64) -> Result<SeccompCondition, BackendError> {
     let all = SeccompCmpOp::MaskedEq(bits);
     SeccompCondition::new(argument, SeccompCmpArgLen::Dword, all, bits)
+}
+
+fn of_kind(argument: u8, mask: u64, kind: u64) -> Result<SeccompCondition, BackendError> {
+    let masked = SeccompCmpOp::MaskedEq(mask);
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, masked, kind)
 }
 
 fn null(argument: u8) -> Result<SeccompCondition, BackendError> {

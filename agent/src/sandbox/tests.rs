@@ -58,6 +58,12 @@ fn executable_memory(number: libc::c_long) -> io::Result<()> {
     plain(number, page as usize, 4096, execute)
 }
 
+fn mapped(kind: libc::c_int) -> io::Result<()> {
+    let write = libc::PROT_WRITE as usize;
+    let flags = (kind | libc::MAP_ANONYMOUS) as usize;
+    unit(call(libc::SYS_mmap, [0, 4096, write, flags, usize::MAX, 0]))
+}
+
 /// Ends the process.
 const FATAL: &[Attempt] = &[
     ("execute a program", || {
@@ -128,6 +134,13 @@ const REFUSED: &[Attempt] = &[
     ("remove a file", || fs::remove_file(own_file())),
     ("make a file in memory", || {
         plain(libc::SYS_memfd_create, c"x".as_ptr() as usize, 0, 0)
+    }),
+    ("map memory that is shared", || mapped(libc::MAP_SHARED)),
+    ("map memory that is shared, by the newer name", || {
+        mapped(libc::MAP_SHARED_VALIDATE)
+    }),
+    ("map memory that grows by itself", || {
+        mapped(libc::MAP_PRIVATE | libc::MAP_GROWSDOWN)
     }),
     ("open a TCP socket", || {
         TcpStream::connect("127.0.0.1:1").map(|_| ())
