@@ -8,6 +8,9 @@ const MOST_INSTANCES: u64 = 256;
 const MOST_TABLES: u64 = 256;
 const MOST_MEMORIES: u64 = 64;
 
+/// Each is work of the compiler's, whatever lies in it; what tools make has some tens.
+const MOST_COMPONENTS: u64 = 4096;
+
 /// What instances take at the least, as far as the binary tells.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Demand {
@@ -21,6 +24,8 @@ pub(crate) struct Demand {
     pub(crate) tables: u64,
     /// How many instances of core modules there are.
     pub(crate) instances: u64,
+    /// How many instances of components there are within it.
+    pub(crate) components: u64,
 }
 
 impl Demand {
@@ -44,6 +49,7 @@ impl Demand {
         self.table_elements = self.table_elements.saturating_add(other.table_elements);
         self.tables = self.tables.saturating_add(other.tables);
         self.instances = self.instances.saturating_add(other.instances);
+        self.components = self.components.saturating_add(other.components);
     }
 }
 
@@ -59,6 +65,11 @@ pub(crate) fn check(demand: &Demand) -> Result<(), Refusal> {
             demand.instances,
             MOST_INSTANCES,
             "instances of core modules",
+        ),
+        (
+            demand.components,
+            MOST_COMPONENTS,
+            "instances of components",
         ),
         (demand.tables, MOST_TABLES, "tables"),
         (demand.memories, MOST_MEMORIES, "memories"),

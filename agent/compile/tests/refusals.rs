@@ -402,6 +402,32 @@ fn components_nested_too_deep_are_refused_and_ordinary_ones_are_not() {
 }
 
 #[test]
+fn components_that_are_instantiated_without_end_are_refused_and_hundreds_are_not() {
+    // Each level has eight of the one before: the file grows by a line, and what it takes eightfold.
+    let nested = |levels: usize| {
+        let inner = (1..levels).map(|level| {
+            let within = "(instance (instantiate $p))".repeat(8);
+            let alias = format!("(alias outer 1 $c{} (component $p))", level - 1);
+            format!("(component $c{level} {alias} {within})")
+        });
+        let all = inner.collect::<String>();
+        let last = format!("(instance (instantiate $c{}))", levels - 1);
+        let run = r#"(core module $m (func (export "run") (result i32) i32.const 0))
+            (core instance $a (instantiate $m))
+            (func $run (result (result)) (canon lift (core func $a "run")))
+            (instance $e (export "run" (func $run)))
+            (export "wasi:cli/run@0.2.0" (instance $e))"#;
+        let text = format!("(component (component $c0) {all} {last} {run})");
+        inspected(&wat::parse_str(text).unwrap())
+    };
+    assert_eq!(nested(4)["ok"], true, "{}", nested(4));
+    for levels in [5, 60] {
+        let said = words(&nested(levels), "nested").0;
+        assert!(said.contains("instances of components"), "{said}");
+    }
+}
+
+#[test]
 fn what_a_user_is_told_holds_nothing_that_a_terminal_obeys() {
     let said = refused("(module (import \"\\1b[2J\\00\" \"f\" (func)) (func (export \"_start\")))");
     assert!(

@@ -174,6 +174,7 @@ impl Level {
                     {
                         let taken = at(&self.components, component_index);
                         self.demand.add(&taken.unwrap_or_default());
+                        self.demand.components = self.demand.components.saturating_add(1);
                     }
                 }
             }
