@@ -190,6 +190,12 @@ class TestEnds:
         ended = await _run(processes, processes.of_agent("--fail"))
         assert ended == VmExit(3, "exited with status 3: no such thing as a link")
 
+    async def test_advice_of_a_runtime_is_no_last_word(self, processes: ProcessHarness) -> None:
+        """What a program in Rust says after it said why it ends."""
+        said = ("memory allocation of 9 bytes failed", "note: run with `x`", "skipping backtrace")
+        ended = await _run(processes, processes.of_python(f"exit({chr(10).join(said)!r})"))
+        assert ended.reason == f"exited with status 1: {said[0]}"
+
     async def test_agent_that_obeys_is_given_its_time(self, processes: ProcessHarness) -> None:
         """Stop sends SIGTERM first."""
         async with processes.machine() as machine:

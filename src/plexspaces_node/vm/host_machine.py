@@ -41,6 +41,8 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 """What an `OSError` is that says there is no room on the disk."""
 _PANIC_LINES = 100
 """How far from the end of the console the line is that names a panic: before registers, stack."""
+_ADVICE = ("note:", "skipping backtrace")
+"""How lines of a Rust program's end begin that say nothing of why."""
 
 _T = TypeVar("_T")
 
@@ -300,6 +302,7 @@ async def finished(work: Coroutine[Any, Any, _T]) -> _T:
 def last_words(bundle: Bundle) -> str:
     """Return the line of the console that tells most about an end: a panic, or else the last."""
     lines = bundle.console_tail(_PANIC_LINES).splitlines()
+    lines = [line for line in lines if not line.startswith(_ADVICE)]
     told = [line for line in lines if "Kernel panic" in line or "plexspaces:" in line] or lines
     return re.sub(r"^\[ *[0-9.]+\] ", "", told[-1]) if told else ""
 
