@@ -9,7 +9,7 @@ use wasmtime::{Engine, Error, Store};
 use wasmtime_wasi::WasiCtx;
 use wasmtime_wasi::p1::WasiP1Ctx;
 
-use crate::bounds::Bounds;
+use crate::bounds::{Bounds, Pool};
 use crate::deadline::{Spent, Ticker};
 use crate::host::{Application, ApplicationPre, Linkers, Surroundings};
 use crate::link::proto::{Failure, log::Level};
@@ -17,6 +17,7 @@ use crate::mailbox::Message;
 use crate::node::Node;
 use crate::output::Words;
 use crate::program::Settings;
+use crate::room::Room;
 use crate::trap::{During, End, last_words};
 
 /// What a call gave, and where its time went.
@@ -142,14 +143,30 @@ impl Actor {
         (answer, spent)
     }
 
-    /// Return the state.
-    pub(crate) async fn snapshot(&mut self, deadline: Instant) -> Outcome<Bytes> {
+    /// Return the state, which takes no more than there is `room` for, where that is known.
+    pub(crate) async fn snapshot(
+        &mut self,
+        deadline: Instant,
+        room: Option<Room>,
+    ) -> Outcome<Bytes> {
+        let usual = self.instance.as_mut().map(|instance| {
+            let usual = instance.store.hostcall_fuel();
+            if let Some(room) = room {
+                instance.store.set_hostcall_fuel(room.state.min(usual));
+                instance.store.data_mut().bounds.allow_growth(room.growth);
+            }
+            usual
+        });
         let (answer, spent) = self
             .call(During::Snapshot, deadline, async |instance| {
                 let actor = instance.exports.plexspaces_application_actor();
                 actor.call_snapshot_state(&mut instance.store).await
             })
             .await;
+        if let (Some(instance), Some(usual)) = (&mut self.instance, usual) {
+            instance.store.set_hostcall_fuel(usual);
+            instance.store.data_mut().bounds.allow_growth(usize::MAX);
+        }
         (answer.map(Bytes::from), spent)
     }
 
@@ -213,7 +230,7 @@ impl Actor {
     fn store(&self, state_bytes: usize, deadline: Instant) -> Store<Surroundings> {
         let surroundings = Surroundings {
             wasi: self.wasi(state_bytes),
-            bounds: Bounds::new(self.settings.memory_bytes),
+            bounds: Bounds::new(Pool::new(self.settings.memory_bytes)),
             node: Arc::clone(&self.node),
             message_limit: self.settings.message_limit,
             deadline,

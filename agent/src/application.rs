@@ -1,25 +1,31 @@
 //! The application of a machine at work: messages from its mailbox, one at a time for an actor,
 //! several for a command, and the snapshots of an actor's state between them.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::pin::pin;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::actor::Actor;
+use crate::actor::{Actor, Outcome};
 use crate::command::Command;
 use crate::deadline::Spent;
 use crate::link::connection::Connection;
 use crate::link::proto::log::Level;
 use crate::link::proto::{Failed, Failure, Reply, Stopped, from_agent::Frame};
+use crate::machine::Machine;
 use crate::mailbox::{Mailbox, Message, Next, Stop};
+use crate::room::Room;
 use crate::saving::Saver;
 
-/// For a snapshot between messages.
+/// For a snapshot. A stop's has as long: what takes its time is not to be lost for that.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// For the node to take a part of a snapshot for which something waits.
+const PART_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// For the goodbye to be read, once all is done.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -28,8 +34,43 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 /// state over: that is tried before the message that made it grow is answered.
 const PROVE_FROM: usize = 3;
 
-/// The newest snapshot, for a node that may have missed it.
-pub(crate) type Newest = Arc<Mutex<Bytes>>;
+/// How an actor is kept.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    /// The longest a changed state stays unsaved while messages flow.
+    pub(crate) snapshot_interval: Duration,
+    /// For an instance to be made, `init` included.
+    pub(crate) start_timeout: Duration,
+    /// The most linear memory.
+    pub(crate) memory_bytes: usize,
+}
+
+/// Why an actor cannot be made anew where it was.
+pub(crate) type GivenUp = String;
+
+/// The end of the application, as it is told to whoever serves the node.
+#[derive(Debug, Default)]
+pub(crate) struct Ending {
+    over: Notify,
+    given_up: OnceLock<GivenUp>,
+}
+
+impl Ending {
+    /// Tell that it was stopped, or why it was given up.
+    pub(crate) fn tell(&self, end: Result<(), GivenUp>) {
+        if let Err(why) = end {
+            // One line: it is the last of the console that says why a machine ended.
+            self.given_up.get_or_init(|| why.replace('\n', " "));
+        }
+        self.over.notify_one();
+    }
+
+    /// Wait until it is told.
+    pub(crate) async fn told(&self) -> Result<(), GivenUp> {
+        self.over.notified().await;
+        self.given_up.get().cloned().map_or(Ok(()), Err)
+    }
+}
 
 /// An actor at work.
 pub(crate) struct ActorAtWork {
@@ -37,9 +78,8 @@ pub(crate) struct ActorAtWork {
     mailbox: Arc<Mailbox>,
     saver: Arc<Saver>,
     connection: Connection,
-    newest: Newest,
-    interval: Duration,
-    memory_bytes: usize,
+    machine: Arc<Machine>,
+    terms: Terms,
     /// When the state may first have changed since the newest snapshot.
     changed: Option<Instant>,
     /// How much memory the instance had when it last handed its state over.
@@ -53,160 +93,206 @@ impl ActorAtWork {
         mailbox: Arc<Mailbox>,
         saver: Arc<Saver>,
         connection: Connection,
-        newest: Newest,
-        interval: Duration,
-        memory_bytes: usize,
+        machine: Arc<Machine>,
+        terms: Terms,
     ) -> Self {
         Self {
             actor,
             mailbox,
             saver,
             connection,
-            newest,
-            interval,
-            memory_bytes,
+            machine,
+            terms,
             changed: None,
             proven: 0,
         }
     }
 
-    /// Handle messages until the application is stopped.
-    pub(crate) async fn run(mut self) {
+    /// Handle messages until the application is stopped, or its actor cannot be made anew.
+    pub(crate) async fn run(mut self) -> Result<(), GivenUp> {
+        let end = self.work().await;
+        match &end {
+            Ok(stop) => goodbye(&self.connection, *stop).await,
+            Err(_) => {
+                // The next machine begins with what is on its way.
+                let _ = self.saver.saved(PART_TIMEOUT).await;
+                sent(&self.connection).await;
+            }
+        }
+        end.map(|_| ())
+    }
+
+    async fn work(&mut self) -> Result<Stop, GivenUp> {
         let mailbox = Arc::clone(&self.mailbox);
         loop {
-            let due = self.changed.map(|changed| changed + self.interval);
+            let due = self.due();
             let next = tokio::select! {
                 biased;
                 next = mailbox.next() => Some(next),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => None,
             };
             match next {
-                Some(Next::Message(message)) => self.answer(message).await,
+                Some(Next::Message(message)) => self.answer(message).await?,
                 Some(Next::Stop(stop)) => match self.end(stop).await {
-                    Ok(()) => return goodbye(&self.connection, stop).await,
-                    Err(failure) => refuse_to_stop(&self.connection, stop, failure),
+                    Ok(()) => return Ok(stop),
+                    Err(failure) => {
+                        // First: to make the actor anew may take longer than anybody waits.
+                        refuse_to_stop(&self.connection, stop, not_saved(&failure));
+                        self.revive(&failure).await?;
+                    }
                 },
-                None => self.snapshot_between().await,
+                None => self.snapshot_between().await?,
             }
-            if self
-                .changed
-                .is_some_and(|changed| changed + self.interval <= Instant::now())
-            {
-                self.snapshot_between().await;
+            if self.due().is_some_and(|due| due <= Instant::now()) {
+                self.snapshot_between().await?;
             }
         }
     }
 
-    async fn answer(&mut self, message: Message) {
-        let id = message.id;
-        let queue = message.arrived.elapsed();
-        let (result, spent) = self.handle(message).await;
+    fn due(&self) -> Option<Instant> {
+        Some(self.changed? + self.terms.snapshot_interval)
+    }
+
+    async fn answer(&mut self, message: Message) -> Result<(), GivenUp> {
+        let (id, deadline, queue) = (message.id, message.deadline, message.arrived.elapsed());
+        let (mut result, mut spent) = self.handle(message).await;
+        if result.is_ok() && self.may_be_too_large() {
+            let connection = self.connection.clone();
+            let not_yet = |wait: Duration| {
+                let failure = Some(not_kept_yet());
+                let spent = Spent {
+                    wait: spent.wait + wait,
+                    ..spent
+                };
+                reply(&connection, id, Bytes::new(), failure, spent, queue);
+            };
+            let (proof, took, in_time) = self.prove(deadline, not_yet).await;
+            if !in_time {
+                return match proof {
+                    Ok(()) => Ok(()),
+                    Err(failure) => self.revive(&failure).await,
+                };
+            }
+            spent.compute += took.compute;
+            spent.wait += took.wait;
+            result = result.and_then(|body| proof.map(|()| body));
+        }
         let failure = result.as_ref().err().cloned();
         let body = result.unwrap_or_default();
         reply(&self.connection, id, body, failure.clone(), spent, queue);
-        if !self.actor.alive() {
-            self.revive(failure.as_ref()).await;
+        match failure {
+            Some(failure) => self.revive(&failure).await,
+            None => Ok(()),
         }
     }
 
-    async fn handle(&mut self, message: Message) -> (Result<Bytes, Failure>, Spent) {
+    async fn handle(&mut self, message: Message) -> Outcome<Bytes> {
         if message.deadline <= Instant::now() {
             return (Err(late()), Spent::default());
         }
-        if !self.actor.alive() {
-            let state = self.newest();
-            let (started, spent) = self.actor.start(&state, message.deadline).await;
-            if let Err(failure) = started {
-                return (Err(failure), spent);
-            }
-        }
         self.changed.get_or_insert_with(Instant::now);
-        let (result, spent) = self.actor.handle(&message).await;
-        drop(message);
-        match result {
-            Ok(reply) => (self.proved().await.map(|()| reply), spent),
-            failed => (failed, spent),
-        }
+        self.actor.handle(&message).await
     }
 
-    /// Make sure that a state which may be too large to be handed over can be.
-    async fn proved(&mut self) -> Result<(), Failure> {
+    /// Whether the instance has grown to where its state may be too large to be handed over.
+    fn may_be_too_large(&self) -> bool {
         let memory = self.actor.memory();
-        if memory <= self.proven || memory <= self.memory_bytes / PROVE_FROM {
-            return Ok(());
-        }
-        self.snapshot(Instant::now() + SNAPSHOT_TIMEOUT)
-            .await
-            .map_err(|failure| {
-                Failure::actor(
-                    "state-not-saved",
-                    format!(
-                        "after this message the actor's state cannot be saved: {}; it runs again \
-                         from its last snapshot",
-                        failure.message
-                    ),
-                )
-                .hint("deploy it with more memory (--memory MIB), or keep large data in keyvalue")
-            })
+        memory > self.proven && memory > self.terms.memory_bytes / PROVE_FROM
     }
 
-    async fn snapshot_between(&mut self) {
-        if let Err(failure) = self.snapshot(Instant::now() + SNAPSHOT_TIMEOUT).await {
-            self.complain(format!("no snapshot: {}", failure.message));
-            if !self.actor.alive() {
-                self.revive(Some(&failure)).await;
+    /// Have the state handed over, and tell whether that was in time; `late` is called when not,
+    /// with how long it took so far.
+    async fn prove(
+        &mut self,
+        deadline: Instant,
+        late: impl FnOnce(Duration),
+    ) -> (Result<(), Failure>, Spent, bool) {
+        let begin = Instant::now();
+        let mut snapshot = pin!(self.snapshot());
+        let in_time = timeout_at(deadline, &mut snapshot).await;
+        let is_in_time = in_time.is_ok();
+        let (proof, spent) = match in_time {
+            Ok(taken) => taken,
+            Err(_) => {
+                late(begin.elapsed());
+                snapshot.await
+            }
+        };
+        (
+            proof.map_err(|failure| cannot_be_saved(&failure)),
+            spent,
+            is_in_time,
+        )
+    }
+
+    async fn snapshot_between(&mut self) -> Result<(), GivenUp> {
+        match self.snapshot().await.0 {
+            Ok(()) => Ok(()),
+            Err(failure) => {
+                self.complain(format!("no snapshot: {}", failure.message));
+                self.revive(&failure).await
             }
         }
     }
 
-    async fn snapshot(&mut self, deadline: Instant) -> Result<(), Failure> {
+    async fn snapshot(&mut self) -> Outcome<()> {
         self.changed = None;
-        if !self.actor.alive() {
-            return Ok(());
+        let mut room = self.room();
+        if room.is_some_and(|room| room.state < self.actor.memory()) {
+            // What is on its way takes of the memory that this one may need.
+            self.saver.idle(PART_TIMEOUT).await;
+            room = self.room();
         }
-        let state = self.actor.snapshot(deadline).await.0?;
-        self.proven = self.actor.memory();
-        if state != self.newest() {
-            self.keep(state.clone());
+        let deadline = Instant::now() + SNAPSHOT_TIMEOUT;
+        let (state, spent) = self.actor.snapshot(deadline, room).await;
+        let taken = state.map(|state| {
+            self.proven = self.actor.memory();
             self.saver.take(state);
-        }
-        Ok(())
+        });
+        (taken, spent)
     }
 
-    async fn revive(&mut self, failure: Option<&Failure>) {
+    fn room(&self) -> Option<Room> {
+        let (memory, limit) = (self.actor.memory(), self.terms.memory_bytes);
+        let available = self.machine.available()?;
+        Some(Room::new(available, memory, limit))
+    }
+
+    /// Make an actor that was lost anew; nothing where it was not.
+    ///
+    /// Messages wait meanwhile as they do for others, and expire.
+    async fn revive(&mut self, failure: &Failure) -> Result<(), GivenUp> {
+        if self.actor.alive() {
+            return Ok(());
+        }
         self.changed = None;
         self.proven = 0;
-        let why = failure.map_or("it trapped", |failure| &failure.message);
+        let why = &failure.message;
+        let Some(state) = self.saver.newest() else {
+            return Err(format!(
+                "the actor begins anew in another machine, as this one does not hold its long \
+                 state: {why}"
+            ));
+        };
         self.complain(format!(
             "the actor runs again from its last snapshot: {why}"
         ));
-        let state = self.newest();
-        let deadline = Instant::now() + SNAPSHOT_TIMEOUT;
-        if let (Err(failure), _) = self.actor.start(&state, deadline).await {
-            // The next message tries again and carries the error to whoever sent it.
-            let message = &failure.message;
-            self.complain(format!("the actor could not be made anew: {message}"));
-        }
+        let deadline = Instant::now() + self.terms.start_timeout;
+        let (started, _) = self.actor.start(&state, deadline).await;
+        started.map_err(|failure| {
+            let message = failure.message;
+            format!("the actor cannot be made anew: {message}")
+        })
     }
 
     /// Snapshot, have it saved, shut the instance down.
     async fn end(&mut self, stop: Stop) -> Result<(), Failure> {
-        let deadline = Instant::now() + stop.timeout;
-        if self.changed.is_some()
-            && let Err(failure) = self.snapshot(deadline).await
-        {
-            if !self.actor.alive() {
-                self.revive(Some(&failure)).await;
-            }
-            return Err(not_saved(&failure));
+        if self.changed.is_some() {
+            self.snapshot().await.0?;
         }
-        self.saver
-            .saved(&self.newest(), stop.timeout)
-            .await
-            .map_err(|failure| not_saved(&failure))?;
-        if self.actor.alive()
-            && let Err(failure) = self.actor.shutdown(deadline).await
-        {
+        self.saver.saved(stop.timeout).await?;
+        let deadline = Instant::now() + stop.timeout;
+        if let Err(failure) = self.actor.shutdown(deadline).await {
             self.complain(format!("shutdown: {}", failure.message));
         }
         Ok(())
@@ -214,15 +300,6 @@ impl ActorAtWork {
 
     fn complain(&self, line: String) {
         self.actor.words().complain(Level::Warn, line);
-    }
-
-    fn newest(&self) -> Bytes {
-        let newest = self.newest.lock();
-        newest.unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn keep(&self, state: Bytes) {
-        *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = state;
     }
 }
 
@@ -353,6 +430,27 @@ fn late() -> Failure {
     .hint("give it more time, or send slower")
 }
 
+fn not_kept_yet() -> Failure {
+    Failure::platform(
+        "deadline_exceeded",
+        "the message was handled, but its time ran out before it was known whether the actor's \
+         state, now so large, can be saved",
+    )
+    .hint("give it more time: --timeout SECONDS")
+}
+
+fn cannot_be_saved(failure: &Failure) -> Failure {
+    Failure::actor(
+        "state-not-saved",
+        format!(
+            "after this message the actor's state cannot be saved: {}; it runs again from its last \
+             snapshot",
+            failure.message
+        ),
+    )
+    .hint("deploy it with more memory (--memory MIB), or keep large data in keyvalue")
+}
+
 fn not_saved(failure: &Failure) -> Failure {
     let said = &failure.message;
     Failure::platform(
@@ -373,5 +471,10 @@ fn refuse_to_stop(connection: &Connection, stop: Stop, failure: Failure) {
 /// Say the last word, and wait until it is on its way.
 pub(crate) async fn goodbye(connection: &Connection, stop: Stop) {
     connection.send(Frame::Stopped(Stopped { id: stop.id }), Bytes::new());
+    sent(connection).await;
+}
+
+/// Wait until what was said last is on its way.
+async fn sent(connection: &Connection) {
     let _ = timeout_at(Instant::now() + GOODBYE_TIMEOUT, connection.drained()).await;
 }

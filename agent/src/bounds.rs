@@ -1,6 +1,9 @@
 //! What bounds a guest: the memory and tables that its instances may take.
 
-use wasmtime::{Error, ResourceLimiter, Result};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use wasmtime::{Error, ResourceLimiter};
 
 /// More than any language's runtime takes; a table's element costs eight bytes of the agent.
 const TABLE_ELEMENTS: usize = 1_000_000;
@@ -9,24 +12,58 @@ const INSTANCES: usize = 256;
 const TABLES: usize = 256;
 const MEMORIES: usize = 64;
 
+/// The linear memory of an application: what all its instances have together.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    limit: usize,
+    taken: AtomicUsize,
+}
+
+impl Pool {
+    /// Allow so much.
+    pub(crate) fn new(limit: usize) -> Arc<Self> {
+        let taken = AtomicUsize::new(0);
+        Arc::new(Self { limit, taken })
+    }
+
+    /// Take so much more; fails with how much that would be, together.
+    fn take(&self, more: usize) -> Result<(), usize> {
+        let fits = |taken: usize| {
+            let grown = taken.checked_add(more)?;
+            (grown <= self.limit).then_some(grown)
+        };
+        self.taken
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
+            .map(|_| ())
+            .map_err(|taken| taken.saturating_add(more))
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.taken.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
 /// The bounds of one store, and what it has taken of them.
 #[derive(Debug)]
 pub(crate) struct Bounds {
-    memory_limit: usize,
+    pool: Arc<Pool>,
+    /// What this store's memories may become now, together.
+    ceiling: usize,
     memory: usize,
-    /// Before the growth at hand, which may yet fail.
-    memory_before: usize,
+    /// The growth at hand, which may yet fail.
+    growth: usize,
     table_elements: usize,
     refused: Option<usize>,
 }
 
 impl Bounds {
-    /// Allow so much linear memory, all memories together.
-    pub(crate) fn new(memory_limit: usize) -> Self {
+    /// Allow linear memory out of this pool.
+    pub(crate) fn new(pool: Arc<Pool>) -> Self {
         Self {
-            memory_limit,
+            pool,
+            ceiling: usize::MAX,
             memory: 0,
-            memory_before: 0,
+            growth: 0,
             table_elements: 0,
             refused: None,
         }
@@ -34,12 +71,17 @@ impl Bounds {
 
     /// How much linear memory there may be.
     pub(crate) fn limit(&self) -> usize {
-        self.memory_limit
+        self.pool.limit
     }
 
     /// How much linear memory there is.
     pub(crate) fn memory(&self) -> usize {
         self.memory
+    }
+
+    /// Allow so much growth for now, `usize::MAX` for as much as there may be.
+    pub(crate) fn allow_growth(&mut self, most: usize) {
+        self.ceiling = self.memory.saturating_add(most);
     }
 
     /// How much there would be, had it not been refused, since this was last asked.
@@ -48,25 +90,47 @@ impl Bounds {
     }
 }
 
+impl Drop for Bounds {
+    fn drop(&mut self) {
+        self.pool.give_back(self.memory);
+    }
+}
+
 impl ResourceLimiter for Bounds {
     fn memory_growing(
         &mut self,
         current: usize,
         desired: usize,
-        _maximum: Option<usize>,
-    ) -> Result<bool> {
-        let grown = self.memory.saturating_add(desired.saturating_sub(current));
-        if grown > self.memory_limit {
-            self.refused = Some(grown);
-            self.memory_before = self.memory;
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        self.growth = 0;
+        if maximum.is_some_and(|most| desired > most) {
+            // By its own declaration: no more memory would help.
             return Ok(false);
         }
-        self.memory_before = std::mem::replace(&mut self.memory, grown);
+        let growth = desired.saturating_sub(current);
+        let grown = self.memory.saturating_add(growth);
+        if grown > self.ceiling {
+            self.refused = Some(grown);
+            return Ok(false);
+        }
+        if let Err(wanted) = self.pool.take(growth) {
+            self.refused = Some(wanted);
+            return Ok(false);
+        }
+        self.growth = growth;
+        self.memory = grown;
         Ok(true)
     }
 
-    fn memory_grow_failed(&mut self, _error: Error) -> Result<()> {
-        self.memory = self.memory_before;
+    fn memory_grow_failed(&mut self, _error: Error) -> wasmtime::Result<()> {
+        // Also told of a growth that nobody was asked about.
+        let growth = std::mem::take(&mut self.growth);
+        if growth > 0 {
+            self.refused = Some(self.memory);
+            self.memory -= growth;
+            self.pool.give_back(growth);
+        }
         Ok(())
     }
 
@@ -75,7 +139,7 @@ impl ResourceLimiter for Bounds {
         current: usize,
         desired: usize,
         _maximum: Option<usize>,
-    ) -> Result<bool> {
+    ) -> wasmtime::Result<bool> {
         let more = desired.saturating_sub(current);
         let grown = self.table_elements.saturating_add(more);
         if grown > TABLE_ELEMENTS {
@@ -110,7 +174,7 @@ mod tests {
 
     #[test]
     fn all_memories_together_are_bounded_and_a_refusal_is_remembered_once() {
-        let mut bounds = Bounds::new(100);
+        let mut bounds = Bounds::new(Pool::new(100));
         assert!(grow(&mut bounds, 0, 60));
         assert!(!grow(&mut bounds, 0, 50));
         assert_eq!(bounds.take_refused(), Some(110));
@@ -120,19 +184,56 @@ mod tests {
     }
 
     #[test]
-    fn growth_that_fails_takes_nothing() {
-        let mut bounds = Bounds::new(100);
+    fn growth_that_the_machine_refuses_takes_nothing_and_is_a_refusal() {
+        let mut bounds = Bounds::new(Pool::new(100));
         assert!(grow(&mut bounds, 0, 60));
         assert!(grow(&mut bounds, 60, 90));
-        bounds
-            .memory_grow_failed(Error::msg("no memory"))
-            .expect("an answer");
-        assert_eq!(bounds.memory(), 60);
+        for _ in 0..2 {
+            // The second is of a growth that its own type does not allow: nobody is asked.
+            bounds
+                .memory_grow_failed(Error::msg("no memory"))
+                .expect("an answer");
+            assert_eq!(bounds.memory(), 60);
+        }
+        assert_eq!(bounds.take_refused(), Some(90));
+        assert!(grow(&mut bounds, 60, 100));
+    }
+
+    #[test]
+    fn growth_beyond_what_a_memory_declares_is_no_want_of_memory() {
+        let mut bounds = Bounds::new(Pool::new(100));
+        let grown = bounds.memory_growing(0, 60, Some(50));
+        assert!(!grown.expect("an answer"));
+        assert_eq!((bounds.memory(), bounds.take_refused()), (0, None));
+    }
+
+    #[test]
+    fn instances_share_the_memory_and_one_that_ends_gives_back_its_own() {
+        let pool = Pool::new(100);
+        let mut one = Bounds::new(Arc::clone(&pool));
+        let mut other = Bounds::new(Arc::clone(&pool));
+        assert!(grow(&mut one, 0, 60));
+        assert!(!grow(&mut other, 0, 60));
+        assert_eq!(other.take_refused(), Some(120));
+        drop(one);
+        assert!(grow(&mut other, 0, 100));
+        assert_eq!(other.memory(), 100);
+    }
+
+    #[test]
+    fn growth_can_be_held_for_a_time() {
+        let mut bounds = Bounds::new(Pool::new(100));
+        assert!(grow(&mut bounds, 0, 60));
+        bounds.allow_growth(10);
+        assert!(!grow(&mut bounds, 60, 71));
+        assert!(grow(&mut bounds, 60, 70));
+        bounds.allow_growth(usize::MAX);
+        assert!(grow(&mut bounds, 70, 100));
     }
 
     #[test]
     fn tables_are_bounded_by_their_elements() {
-        let mut bounds = Bounds::new(100);
+        let mut bounds = Bounds::new(Pool::new(100));
         assert!(
             bounds
                 .table_growing(0, TABLE_ELEMENTS, None)

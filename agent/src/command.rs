@@ -13,7 +13,7 @@ use wasmtime_wasi::p2::pipe::MemoryInputPipe;
 use wasmtime_wasi::{I32Exit, WasiCtx, p1, p2, p3};
 
 use crate::actor::{exit_failure, reply_too_large};
-use crate::bounds::Bounds;
+use crate::bounds::{Bounds, Pool};
 use crate::deadline::{Spent, Ticker};
 use crate::host::{Linkers, Surroundings};
 use crate::link::proto::{Failure, log::Level};
@@ -34,6 +34,8 @@ pub(crate) struct Command {
     engine: Engine,
     form: Form,
     settings: Arc<Settings>,
+    /// The memory of all messages at hand.
+    pool: Arc<Pool>,
     ticker: Ticker,
     node: Arc<Node>,
 }
@@ -76,6 +78,7 @@ impl Command {
         Ok(Self {
             engine: engine.clone(),
             form,
+            pool: Pool::new(settings.memory_bytes),
             settings,
             ticker,
             node,
@@ -107,6 +110,7 @@ impl Command {
         Ok(Self {
             engine: engine.clone(),
             form,
+            pool: Pool::new(settings.memory_bytes),
             settings,
             ticker,
             node,
@@ -200,7 +204,7 @@ impl Command {
             .stderr(words.stderr());
         let surroundings = Surroundings {
             wasi: wasi.build_p1(),
-            bounds: Bounds::new(self.settings.memory_bytes),
+            bounds: Bounds::new(Arc::clone(&self.pool)),
             node: Arc::clone(&self.node),
             message_limit: self.settings.message_limit,
             deadline: message.deadline,

@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::Notify;
 use tokio::time::Instant;
 use wasmtime::Engine;
 
 use crate::actor::Actor;
-use crate::application::{ActorAtWork, CommandAtWork, Newest, expire};
+use crate::application::{ActorAtWork, CommandAtWork, Ending, Terms, expire};
 use crate::command::Command;
 use crate::deadline::Ticker;
 use crate::host::Linkers;
@@ -21,6 +20,7 @@ use crate::machine::Machine;
 use crate::mailbox::Mailbox;
 use crate::node::Node;
 use crate::program::{Artifact, Settings, does_not_load};
+use crate::room::{could_be_saved, held_bytes};
 use crate::saving::Saver;
 
 /// What there is before any application.
@@ -35,8 +35,8 @@ pub(crate) struct Around<'a> {
     pub(crate) node: &'a Arc<Node>,
     /// The longest message, in bytes.
     pub(crate) message_limit: usize,
-    /// Told once the application was stopped.
-    pub(crate) stopped: &'a Arc<Notify>,
+    /// Told once the application has ended.
+    pub(crate) ending: &'a Arc<Ending>,
 }
 
 /// The application of the machine, from the moment its load began.
@@ -45,8 +45,8 @@ pub(crate) struct Loading {
     pub(crate) name: String,
     /// Where its messages wait.
     pub(crate) mailbox: Arc<Mailbox>,
-    /// How an actor's snapshots are saved, and the newest of them.
-    pub(crate) saving: Option<(Arc<Saver>, Newest)>,
+    /// How an actor's snapshots are saved.
+    pub(crate) saver: Option<Arc<Saver>>,
     /// The threads of a command that runs on several.
     workers: Option<Runtime>,
 }
@@ -65,10 +65,10 @@ impl Loading {
     ///
     /// From here on the machine is behind its walls.
     pub(crate) fn begin(
-        machine: &Machine,
+        machine: &Arc<Machine>,
         around: &Around<'_>,
         load: &Load,
-        state: Vec<u8>,
+        state: Bytes,
     ) -> Result<Self, Failure> {
         let begin = Instant::now();
         machine.prepare(&load.path)?;
@@ -84,14 +84,15 @@ impl Loading {
         let missing_walls = machine.lock_down()?;
         let starting = Starting {
             connection: around.node.connection().clone(),
-            stopped: Arc::clone(around.stopped),
+            machine: Arc::clone(machine),
+            ending: Arc::clone(around.ending),
             mailbox: Arc::clone(&mailbox),
             id: load.id,
             load_ns: begin.elapsed().as_nanos() as u64,
             missing_walls,
         };
         tokio::spawn(expire(Arc::clone(&mailbox), starting.connection.clone()));
-        let saving = match program {
+        let saver = match program {
             Program::Actor(actor) => Some(starting.start_actor(actor, load, state)),
             Program::Command(command) => {
                 let handle = workers
@@ -104,7 +105,7 @@ impl Loading {
         Ok(Self {
             name: load.application.clone(),
             mailbox,
-            saving,
+            saver,
             workers,
         })
     }
@@ -156,6 +157,8 @@ fn workers(load: &Load) -> Result<Option<Runtime>, Failure> {
     Builder::new_multi_thread()
         .worker_threads(threads as usize)
         .thread_name("command")
+        // As on the main thread: time is looked at each time a guest that computes lets go of it.
+        .event_interval(1)
         .enable_time()
         .build()
         .map(Some)
@@ -168,7 +171,8 @@ fn workers(load: &Load) -> Result<Option<Runtime>, Failure> {
 /// An application that is about to start.
 struct Starting {
     connection: Connection,
-    stopped: Arc<Notify>,
+    machine: Arc<Machine>,
+    ending: Arc<Ending>,
     mailbox: Arc<Mailbox>,
     /// Of the `Load`.
     id: u64,
@@ -177,43 +181,50 @@ struct Starting {
 }
 
 impl Starting {
-    fn start_actor(
-        self,
-        mut actor: Box<Actor>,
-        load: &Load,
-        state: Vec<u8>,
-    ) -> (Arc<Saver>, Newest) {
-        let saver = Arc::new(Saver::new(self.connection.clone()));
-        let newest = Newest::default();
-        let saving = (Arc::clone(&saver), Arc::clone(&newest));
-        let interval = Duration::from_nanos(load.snapshot_interval_ns);
-        let memory_bytes = usize::try_from(load.memory_bytes).unwrap_or(usize::MAX);
-        let deadline = Instant::now() + Duration::from_nanos(load.timeout_ns);
+    fn start_actor(self, mut actor: Box<Actor>, load: &Load, state: Bytes) -> Arc<Saver> {
+        let terms = Terms {
+            snapshot_interval: Duration::from_nanos(load.snapshot_interval_ns),
+            start_timeout: Duration::from_nanos(load.timeout_ns),
+            memory_bytes: usize::try_from(load.memory_bytes).unwrap_or(usize::MAX),
+        };
+        let held = held_bytes(terms.memory_bytes);
+        let saver = Arc::new(Saver::new(self.connection.clone(), state.clone(), held));
+        let theirs = Arc::clone(&saver);
+        let deadline = Instant::now() + terms.start_timeout;
         tokio::spawn(async move {
             let begin = Instant::now();
-            let state = Bytes::from(state);
             if let (Err(failure), _) = actor.start(&state, deadline).await {
                 return self.failed(failure);
             }
-            newest
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .clone_from(&state);
+            if let Err(failure) = self.can_save(state) {
+                return self.failed(failure);
+            }
             self.loaded(begin.elapsed().as_nanos() as u64);
-            ActorAtWork::new(
-                *actor,
-                self.mailbox,
-                saver,
-                self.connection,
-                newest,
-                interval,
-                memory_bytes,
-            )
-            .run()
-            .await;
-            self.stopped.notify_one();
+            let (mailbox, connection) = (self.mailbox, self.connection);
+            let at_work =
+                ActorAtWork::new(*actor, mailbox, theirs, connection, self.machine, terms);
+            self.ending.tell(at_work.run().await);
         });
-        saving
+        saver
+    }
+
+    /// Make sure that what the actor was started from could be saved again; lets go of it.
+    fn can_save(&self, state: Bytes) -> Result<(), Failure> {
+        let length = state.len();
+        drop(state);
+        let left = self.machine.available();
+        if left.is_none_or(|left| could_be_saved(length, left)) {
+            return Ok(());
+        }
+        let mib = |bytes: usize| bytes.div_ceil(1024 * 1024);
+        let message = format!(
+            "its state of {} MiB could not be saved from here: beside the actor itself there are \
+             {} MiB left",
+            mib(length),
+            mib(left.unwrap_or(0))
+        );
+        Err(Failure::actor("too-little-memory", message)
+            .hint("deploy it with more memory: --memory MIB"))
     }
 
     fn start_command(self, command: Command, load: &Load, workers: Handle) {
@@ -223,7 +234,7 @@ impl Starting {
             CommandAtWork::new(command, self.mailbox, self.connection, concurrency, workers);
         tokio::spawn(async move {
             at_work.run().await;
-            self.stopped.notify_one();
+            self.ending.tell(Ok(()));
         });
     }
 

@@ -93,6 +93,15 @@ impl Machine {
         }
     }
 
+    /// How much memory can be had, in bytes; `None` where there is no limit or nobody knows.
+    pub(crate) fn available(&self) -> Option<usize> {
+        let memory = self
+            .measure()
+            .ok()
+            .filter(|memory| memory.total_bytes > 0)?;
+        usize::try_from(memory.available_bytes).ok()
+    }
+
     /// End the machine, with this status where it has one.
     pub(crate) fn end(&self, status: i32) -> ! {
         match self {

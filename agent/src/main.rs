@@ -6,6 +6,7 @@
 
 mod actor;
 mod application;
+mod arriving;
 mod bounds;
 mod command;
 mod deadline;
@@ -19,6 +20,7 @@ mod node;
 mod output;
 mod process;
 mod program;
+mod room;
 mod sandbox;
 mod saving;
 mod serve;
@@ -27,6 +29,8 @@ mod system;
 #[cfg(test)]
 mod testing;
 mod trap;
+
+use std::sync::Arc;
 
 use deadline::Ticker;
 use host::Linkers;
@@ -39,6 +43,9 @@ const USAGE_STATUS: i32 = 2;
 
 /// Of an agent whose node is gone or would not talk to it.
 const NO_NODE_STATUS: i32 = 3;
+
+/// Of an agent whose actor cannot be made anew beside it.
+const GIVEN_UP_STATUS: i32 = 4;
 
 /// Of an agent that panicked, as of any program with a defect.
 const PANIC_STATUS: i32 = 70;
@@ -69,11 +76,12 @@ fn main() {
         Ok((machine, ended)) => {
             let status = match &ended {
                 Ended::Stopped => 0,
-                ended => {
-                    eprintln!("plexspaces-agent: {ended}");
-                    NO_NODE_STATUS
-                }
+                Ended::GivenUp(_) => GIVEN_UP_STATUS,
+                _ => NO_NODE_STATUS,
             };
+            if status != 0 {
+                eprintln!("plexspaces-agent: {ended}");
+            }
             machine.end(status);
         }
         Err(error) => {
@@ -92,7 +100,7 @@ fn tell_of_panics() {
     }));
 }
 
-fn serve(machine: Machine) -> wasmtime::Result<(Machine, Ended)> {
+fn serve(machine: Machine) -> wasmtime::Result<(Arc<Machine>, Ended)> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // The link is looked at each time a guest that computes lets go of the thread.

@@ -1,7 +1,10 @@
 //! Snapshots on their way to the node: in parts, each acknowledged, one snapshot at a time.
 //!
 //! While one is on its way the next one waits, and of several that wait only the newest is kept.
+//! Once the node has the newest, the agent holds it no longer than it is short: a long one would
+//! take the memory that the next one needs, and is the node's to give again.
 
+use std::hash::{DefaultHasher, Hasher};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +23,9 @@ const WINDOW_BYTES: usize = 4 * PART_BYTES;
 #[derive(Debug)]
 pub(crate) struct Saver {
     connection: Connection,
+    /// Up to here the newest snapshot is held though the node has it: an actor that trapped is made
+    /// anew from it at once.
+    held_bytes: usize,
     saving: Mutex<Saving>,
     changed: Notify,
 }
@@ -29,46 +35,113 @@ struct Saving {
     last_id: u64,
     current: Option<Sending>,
     next: Option<Bytes>,
+    newest: Newest,
     /// Why the newest snapshot is not kept.
     failure: Option<Failure>,
+}
+
+/// The newest snapshot.
+#[derive(Debug)]
+enum Newest {
+    Held(Bytes),
+    /// The node alone has it.
+    Kept(Digest),
+}
+
+impl Default for Newest {
+    fn default() -> Self {
+        Self::Held(Bytes::new())
+    }
+}
+
+/// What tells one state from another.
+#[derive(Debug, PartialEq, Eq)]
+struct Digest {
+    length: usize,
+    hash: u64,
+}
+
+impl Digest {
+    fn of(state: &[u8]) -> Self {
+        let mut hasher = DefaultHasher::new();
+        // In the parts in which it is hashed while it is sent.
+        for part in state.chunks(PART_BYTES) {
+            hasher.write(part);
+        }
+        Self {
+            length: state.len(),
+            hash: hasher.finish(),
+        }
+    }
 }
 
 #[derive(Debug)]
 struct Sending {
     id: u64,
     state: Bytes,
+    /// Over what was sent.
+    hasher: DefaultHasher,
     sent: usize,
     kept: usize,
     all_sent: bool,
 }
 
 impl Saver {
-    /// Save nothing yet.
-    pub(crate) fn new(connection: Connection) -> Self {
+    /// Save nothing yet: the newest snapshot is `state`, which the node has.
+    pub(crate) fn new(connection: Connection, state: Bytes, held_bytes: usize) -> Self {
+        let newest = if state.len() > held_bytes {
+            Newest::Kept(Digest::of(&state))
+        } else {
+            Newest::Held(state)
+        };
+        let saving = Saving {
+            newest,
+            ..Saving::default()
+        };
         Self {
             connection,
-            saving: Mutex::default(),
+            held_bytes,
+            saving: Mutex::new(saving),
             changed: Notify::new(),
         }
     }
 
-    /// Have a snapshot saved; does not wait.
-    pub(crate) fn take(&self, state: Bytes) {
-        let mut saving = self.saving();
-        saving.failure = None;
-        saving.next = Some(state);
-        self.go_on(&mut saving);
+    /// The newest snapshot; none where the node alone has it.
+    pub(crate) fn newest(&self) -> Option<Bytes> {
+        match &self.saving().newest {
+            Newest::Held(state) => Some(state.clone()),
+            Newest::Kept(_) => None,
+        }
     }
 
-    /// Begin anew with the newest snapshot: the node may have missed what it was sent. With
-    /// nothing on its way, that is `last`.
-    pub(crate) fn resend(&self, last: Bytes) {
+    /// Have a snapshot saved, unless it is the newest; does not wait.
+    pub(crate) fn take(&self, state: Bytes) {
         let mut saving = self.saving();
-        if saving.next.is_none() {
-            let sending = saving.current.take().map(|sending| sending.state);
-            saving.next = Some(sending.unwrap_or(last));
+        let is_newest = match &saving.newest {
+            Newest::Held(newest) => *newest == state,
+            Newest::Kept(digest) => digest.length == state.len() && *digest == Digest::of(&state),
+        };
+        if !is_newest {
+            saving.newest = Newest::Held(state.clone());
+            self.send_anew(&mut saving, state);
         }
-        saving.current = None;
+    }
+
+    fn send_anew(&self, saving: &mut Saving, state: Bytes) {
+        saving.failure = None;
+        saving.next = Some(state);
+        self.go_on(saving);
+    }
+
+    /// On a new connection, begin anew with what the node may not have.
+    pub(crate) fn resend(&self) {
+        let mut saving = self.saving();
+        let current = saving.current.take().map(|sending| sending.state);
+        saving.next = match (saving.next.take(), &saving.newest) {
+            (Some(next), _) => Some(next),
+            (None, Newest::Held(newest)) if saving.failure.is_some() => Some(newest.clone()),
+            (None, _) => current,
+        };
         self.go_on(&mut saving);
     }
 
@@ -87,18 +160,44 @@ impl Saver {
         } else {
             sending.kept = (kept.bytes as usize).min(sending.sent);
             if sending.all_sent && sending.kept == sending.state.len() {
+                let digest = Digest {
+                    length: sending.state.len(),
+                    hash: sending.hasher.finish(),
+                };
                 saving.current = None;
+                saving.failure = None;
+                // Where another waits, that one is the newest.
+                if saving.next.is_none() && digest.length > self.held_bytes {
+                    saving.newest = Newest::Kept(digest);
+                }
             }
         }
         self.go_on(&mut saving);
         self.changed.notify_waiters();
     }
 
-    /// Wait until the newest snapshot, `newest`, is the node's to keep. Fails when it will not be
-    /// kept, or when the node takes nothing more of it for so long.
-    pub(crate) async fn saved(&self, newest: &Bytes, patience: Duration) -> Result<(), Failure> {
-        if self.saving().failure.is_some() {
-            self.take(newest.clone());
+    /// Wait until nothing is on its way, or the node takes nothing more of it for so long.
+    pub(crate) async fn idle(&self, patience: Duration) {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if self.saving().current.is_none() || timeout(patience, changed).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Wait until the newest snapshot is the node's to keep. Fails when it will not be kept, or
+    /// when the node takes nothing more of it for so long.
+    pub(crate) async fn saved(&self, patience: Duration) -> Result<(), Failure> {
+        {
+            let mut saving = self.saving();
+            if saving.failure.is_some()
+                && let Newest::Held(newest) = &saving.newest
+            {
+                let newest = newest.clone();
+                self.send_anew(&mut saving, newest);
+            }
         }
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
@@ -124,6 +223,7 @@ impl Saver {
             saving.current = Some(Sending {
                 id: saving.last_id,
                 state,
+                hasher: DefaultHasher::new(),
                 sent: 0,
                 kept: 0,
                 all_sent: false,
@@ -144,10 +244,11 @@ impl Saver {
                 last,
             };
             let body = sending.state.slice(sending.sent..end);
-            if !self.connection.send(Frame::Snapshot(part), body) {
+            if !self.connection.send(Frame::Snapshot(part), body.clone()) {
                 // After the next welcome it begins anew.
                 return;
             }
+            sending.hasher.write(&body);
             sending.sent = end;
             sending.all_sent = last;
         }
@@ -173,10 +274,14 @@ mod tests {
         }
     }
 
+    fn saver(node: &NodeEnd, held_bytes: usize) -> Saver {
+        Saver::new(node.connection.clone(), Bytes::new(), held_bytes)
+    }
+
     #[tokio::test]
     async fn a_large_state_goes_in_parts_and_no_further_than_the_window() {
         let mut node = NodeEnd::new();
-        let saver = Saver::new(node.connection.clone());
+        let saver = saver(&node, usize::MAX);
         let state = Bytes::from(vec![7; WINDOW_BYTES + PART_BYTES / 2]);
         saver.take(state.clone());
         for part in 0..4 {
@@ -196,13 +301,13 @@ mod tests {
         ));
         assert_eq!(body.len(), PART_BYTES / 2);
         saver.kept(kept(1, state.len()));
-        saver.saved(&state, PATIENCE).await.expect("saved");
+        saver.saved(PATIENCE).await.expect("saved");
     }
 
     #[tokio::test]
     async fn of_several_states_that_wait_only_the_newest_is_sent() {
         let mut node = NodeEnd::new();
-        let saver = Saver::new(node.connection.clone());
+        let saver = saver(&node, usize::MAX);
         for state in ["first", "second", "third"] {
             saver.take(Bytes::from_static(state.as_bytes()));
         }
@@ -214,18 +319,18 @@ mod tests {
     #[tokio::test]
     async fn a_state_that_the_node_does_not_take_is_not_saved_and_is_offered_again() {
         let mut node = NodeEnd::new();
-        let saver = Saver::new(node.connection.clone());
+        let saver = saver(&node, usize::MAX);
         let state = Bytes::from_static(b"state");
         saver.take(state.clone());
         let impatient = Duration::from_millis(1);
-        let failure = saver.saved(&state, impatient).await.expect_err("not kept");
+        let failure = saver.saved(impatient).await.expect_err("not kept");
         assert_eq!(failure.code, "deadline_exceeded");
         let refused = Kept {
             failure: Some(Failure::platform("resource_exhausted", "the disk is full")),
             ..kept(1, 0)
         };
         saver.kept(refused);
-        let again = saver.saved(&state, PATIENCE);
+        let again = saver.saved(PATIENCE);
         let answer = async {
             assert_eq!(&node.next().await.1[..], b"state");
             assert_eq!(&node.next().await.1[..], b"state");
@@ -236,10 +341,58 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn after_a_new_connection_the_newest_state_is_sent_anew() {
+    async fn after_a_new_connection_what_the_node_may_not_have_is_sent_anew() {
         let mut node = NodeEnd::new();
-        let saver = Saver::new(node.connection.clone());
-        saver.resend(Bytes::from_static(b"last"));
+        let saver = saver(&node, usize::MAX);
+        saver.take(Bytes::from_static(b"last"));
         assert_eq!(&node.next().await.1[..], b"last");
+        saver.resend();
+        assert_eq!(&node.next().await.1[..], b"last");
+        saver.kept(kept(2, 4));
+        saver.resend();
+        node.expect_nothing().await;
+    }
+
+    #[tokio::test]
+    async fn a_state_that_the_node_has_is_held_if_it_is_short_and_sent_once_in_any_case() {
+        let mut node = NodeEnd::new();
+        let saver = saver(&node, 5);
+        let long = Bytes::from(vec![3; PART_BYTES + 1]);
+        for (id, state) in [Bytes::from_static(b"short"), long.clone()]
+            .iter()
+            .enumerate()
+        {
+            saver.take(state.clone());
+            node.next().await;
+            assert_eq!(saver.newest().as_ref(), Some(state));
+            saver.kept(kept(id as u64 + 1, PART_BYTES.min(state.len())));
+        }
+        node.next().await;
+        assert!(saver.newest().is_some(), "a part of it is not kept yet");
+        saver.kept(kept(2, long.len()));
+        assert_eq!(saver.newest(), None);
+        saver.take(Bytes::copy_from_slice(&long));
+        node.expect_nothing().await;
+        saver.take(Bytes::from_static(b"other"));
+        assert_eq!(&node.next().await.1[..], b"other");
+        assert!(saver.newest().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_state_that_was_refused_is_no_failure_of_the_one_after_it() {
+        let mut node = NodeEnd::new();
+        let saver = saver(&node, usize::MAX);
+        for state in ["first", "second"] {
+            saver.take(Bytes::from_static(state.as_bytes()));
+        }
+        node.next().await;
+        saver.kept(Kept {
+            failure: Some(Failure::platform("resource_exhausted", "the disk is full")),
+            ..kept(1, 0)
+        });
+        node.next().await;
+        saver.kept(kept(2, 6));
+        saver.saved(PATIENCE).await.expect("saved");
+        node.expect_nothing().await;
     }
 }

@@ -1,16 +1,16 @@
 //! The agent's end of the link: dials the node, serves its requests, dials again where it can.
 
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use thiserror::Error;
-use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use wasmtime::Engine;
 
-use crate::application::{goodbye, reply};
+use crate::application::{Ending, goodbye, reply};
+use crate::arriving::Arriving;
 use crate::deadline::{Spent, Ticker};
 use crate::host::Linkers;
 use crate::link::connection::Connection;
@@ -57,11 +57,14 @@ pub(crate) enum Ended {
     /// The application was stopped; there is nothing left to do.
     #[error("stopped")]
     Stopped,
+    /// The actor cannot be made anew here: its next machine is the node's to make.
+    #[error("{0}")]
+    GivenUp(String),
 }
 
 /// Serves one node for the life of the machine.
 pub(crate) struct Agent {
-    machine: Machine,
+    machine: Arc<Machine>,
     engine: Engine,
     linkers: Linkers,
     ticker: Ticker,
@@ -69,9 +72,9 @@ pub(crate) struct Agent {
     node: Arc<Node>,
     message_limit: usize,
     /// What came of the state that the next `Load` starts from.
-    state: Vec<u8>,
+    state: Arriving,
     loaded: Option<Loading>,
-    stopped: Arc<Notify>,
+    ending: Arc<Ending>,
 }
 
 impl Agent {
@@ -79,21 +82,21 @@ impl Agent {
     pub(crate) fn new(machine: Machine, engine: Engine, linkers: Linkers, ticker: Ticker) -> Self {
         let connection = Connection::default();
         Self {
-            machine,
+            machine: Arc::new(machine),
             engine,
             linkers,
             ticker,
             node: Arc::new(Node::new(connection.clone())),
             connection,
             message_limit: MAX_MESSAGE_LIMIT_BYTES,
-            state: Vec::new(),
+            state: Arriving::default(),
             loaded: None,
-            stopped: Arc::new(Notify::new()),
+            ending: Arc::default(),
         }
     }
 
     /// Serve until the node has stopped this agent, or the link is lost for good; says why.
-    pub(crate) async fn run(mut self) -> (Machine, Ended) {
+    pub(crate) async fn run(mut self) -> (Arc<Machine>, Ended) {
         let mut attempt = 0;
         loop {
             sleep(REDIAL[attempt.min(REDIAL.len() - 1)]).await;
@@ -104,7 +107,8 @@ impl Agent {
             };
             self.connection.close();
             self.node.lost();
-            if matches!(ended, Ended::Stopped) || !self.machine.redials() {
+            let is_done = matches!(ended, Ended::Stopped | Ended::GivenUp(_));
+            if is_done || !self.machine.redials() {
                 return (self.machine, ended);
             }
         }
@@ -120,10 +124,10 @@ impl Agent {
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         self.connection.send(Frame::Hello(hello), Bytes::new());
-        let (connection, stopped) = (self.connection.clone(), Arc::clone(&self.stopped));
+        let (connection, ending) = (self.connection.clone(), Arc::clone(&self.ending));
         tokio::select! {
             biased;
-            () = stopped.notified() => Ended::Stopped,
+            ended = ending.told() => ended.map_or_else(Ended::GivenUp, |()| Ended::Stopped),
             ended = connection.write_out() => match ended {
                 Ok(()) => Ended::Stream(io::ErrorKind::ConnectionAborted.into()),
                 Err(error) => Ended::Stream(error),
@@ -184,7 +188,7 @@ impl Agent {
                     self.answer(&message, Failure::platform("deadline_exceeded", left));
                 }
             }
-            from_node::Frame::State(_) => self.state.extend_from_slice(&body),
+            from_node::Frame::State(_) => self.state.add(&body, refused.is_some()),
             from_node::Frame::Load(load) => {
                 let id = load.id;
                 if let Err(failure) = self.load(&load) {
@@ -192,7 +196,7 @@ impl Agent {
                 }
             }
             from_node::Frame::Kept(kept) => {
-                if let Some((saver, _)) = self.loaded.as_ref().and_then(|app| app.saving.as_ref()) {
+                if let Some(saver) = self.loaded.as_ref().and_then(|app| app.saver.as_ref()) {
                     saver.kept(kept);
                 }
             }
@@ -218,10 +222,10 @@ impl Agent {
                 match &self.loaded {
                     Some(app) => app.mailbox.stop(stop),
                     None => {
-                        let (connection, stopped) = (self.connection.clone(), self.stopped.clone());
+                        let (connection, ending) = (self.connection.clone(), self.ending.clone());
                         tokio::spawn(async move {
                             goodbye(&connection, stop).await;
-                            stopped.notify_one();
+                            ending.tell(Ok(()));
                         });
                     }
                 }
@@ -243,13 +247,8 @@ impl Agent {
         let limit = usize::try_from(welcome.message_limit).unwrap_or(usize::MAX);
         self.message_limit = limit.min(MAX_MESSAGE_LIMIT_BYTES);
         self.machine.wake(welcome.time_unix_ns, &welcome.seed);
-        if let Some((saver, newest)) = self.loaded.as_ref().and_then(|app| app.saving.as_ref()) {
-            saver.resend(
-                newest
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .clone(),
-            );
+        if let Some(saver) = self.loaded.as_ref().and_then(|app| app.saver.as_ref()) {
+            saver.resend();
         }
         Ok(())
     }
@@ -324,19 +323,14 @@ impl Agent {
             let message = format!("the machine already runs {:?}", app.name);
             return Err(Failure::platform("wrong_state", message));
         }
-        let state = std::mem::take(&mut self.state);
-        if state.len() as u64 != load.state_bytes {
-            let (came, said) = (state.len(), load.state_bytes);
-            let message = format!("a state of {said} bytes was announced, and {came} came");
-            return Err(Failure::platform("internal", message));
-        }
+        let state = self.state.take(load.state_bytes)?;
         let around = Around {
             engine: &self.engine,
             linkers: &self.linkers,
             ticker: &self.ticker,
             node: &self.node,
             message_limit: self.message_limit,
-            stopped: &self.stopped,
+            ending: &self.ending,
         };
         self.loaded = Some(Loading::begin(&self.machine, &around, load, state)?);
         Ok(())

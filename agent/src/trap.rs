@@ -5,10 +5,17 @@ use std::fmt::Write as _;
 use wasmtime::{Error, FrameInfo, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
+use crate::link::failure::cut;
 use crate::link::proto::Failure;
 
 /// How many of its functions a failure names; the log has all.
 const NAMED_FRAMES: usize = 3;
+
+/// Of a function's name, or a file's, so much is told: a program may name them as it likes.
+const NAME_BYTES: usize = 512;
+
+/// What wasmtime says where more would cross to the host than the host has memory for.
+const CROSSES_NOT: &str = "fuel allocated for hostcalls";
 
 /// What begins or marks the line in which a language's runtime says why it gives up.
 const LAST_WORDS: [&str; 3] = ["panic:", "fatal error:", "panicked at"];
@@ -130,7 +137,7 @@ impl End<'_> {
     /// The code of a trap, what it means, and whether more memory would help.
     fn kind(&self, error: &Error) -> (&'static str, String, bool) {
         let Some(trap) = error.downcast_ref::<Trap>() else {
-            return Self::no_trap(error);
+            return self.no_trap(error);
         };
         let (code, name, meaning) = match trap {
             Trap::UnreachableCodeReached => (
@@ -181,12 +188,24 @@ impl End<'_> {
         )))
     }
 
-    fn no_trap(error: &Error) -> (&'static str, String, bool) {
+    fn no_trap(&self, error: &Error) -> (&'static str, String, bool) {
         if let Some(I32Exit(status)) = error.downcast_ref::<I32Exit>() {
             let what = format!("the program ended itself with status {status}");
             return ("exit", what, false);
         }
+        if let Some(wanted) = self.refused.filter(|_| self.during == During::Command) {
+            let (needed, given) = (mib(wanted), self.memory_limit / MIB);
+            let what = format!(
+                "with it the messages at hand need {needed} MiB of memory, and have {given} MiB \
+                 together"
+            );
+            return ("too-little-memory", what, true);
+        }
         let cause = error.root_cause().to_string();
+        if cause.contains(CROSSES_NOT) {
+            let what = "it hands over more than the machine has memory for".to_owned();
+            return ("too-little-memory", what, true);
+        }
         let line = cause.lines().map(str::trim).find(|line| !line.is_empty());
         ("trap", line.unwrap_or("unknown").to_owned(), false)
     }
@@ -232,7 +251,7 @@ pub(crate) fn logs_hint(application: &str) -> String {
 
 fn shortened(words: &str) -> String {
     const MOST: usize = 300;
-    crate::link::failure::cut(words.to_owned(), MOST)
+    cut(words.to_owned(), MOST)
 }
 
 /// What a trap is called, without the prefix that it shares with all others.
@@ -316,6 +335,7 @@ fn calls_of(frame: &FrameInfo) -> Vec<Call> {
             // Of a path of the machine that built it, what tells.
             let tail: Vec<&str> = file.rsplit('/').take(2).collect();
             let file = tail.into_iter().rev().collect::<Vec<_>>().join("/");
+            let file = cut(file, NAME_BYTES);
             match symbol.line() {
                 Some(line) => format!("{file}:{line}"),
                 None => file,
@@ -326,7 +346,7 @@ fn calls_of(frame: &FrameInfo) -> Vec<Call> {
 }
 
 fn demangled(name: &str) -> String {
-    format!("{:#}", rustc_demangle::demangle(name))
+    cut(format!("{:#}", rustc_demangle::demangle(name)), NAME_BYTES)
 }
 
 #[cfg(test)]
@@ -400,6 +420,31 @@ mod tests {
         let (failure, _) = end.explain(&Error::msg("memory minimum size of 1600 pages"));
         assert_eq!(failure.code, "too-little-memory");
         assert!(failure.message.contains("needs 100 MiB") && failure.message.contains("64 MiB"));
+    }
+
+    #[test]
+    fn a_message_that_does_not_fit_beside_the_others_says_what_they_share() {
+        let end = End {
+            refused: Some(70 * MIB),
+            ..end(During::Command, &[])
+        };
+        let (failure, _) = end.explain(&Error::msg("memory minimum size of 160 pages"));
+        assert_eq!(failure.code, "too-little-memory");
+        assert!(
+            failure
+                .message
+                .contains("need 70 MiB of memory, and have 64 MiB together")
+        );
+        assert_eq!(failure.hint, MORE_MEMORY);
+    }
+
+    #[test]
+    fn names_of_functions_are_told_in_part_where_they_are_long() {
+        for name in ["a".repeat(100_000), "é".repeat(50_000)] {
+            let told = demangled(&name);
+            assert!(told.len() <= NAME_BYTES && told.ends_with('…'), "{told}");
+        }
+        assert_eq!(demangled("_ZN4core3fmt5WriteE"), "core::fmt::Write");
     }
 
     #[test]

@@ -13,6 +13,10 @@
     (i32.store (i32.const 0) (local.get $at))
     (i32.store (i32.const 4) (local.get $length))
     (drop (call $write (local.get $stream) (i32.const 0) (i32.const 1) (i32.const 8))))
+  (func $sleep (param $seconds i64)
+    (i32.store (i32.const 32) (i32.const 1))
+    (i64.store (i32.const 40) (i64.mul (local.get $seconds) (i64.const 1000000000)))
+    (drop (call $poll (i32.const 16) (i32.const 128) (i32.const 1) (i32.const 8))))
   (func $inner (param $first i32)
     ;; t: traps, three functions deep
     (if (i32.eq (local.get $first) (i32.const 116)) (then unreachable)))
@@ -38,10 +42,13 @@
     ;; z: says so on stdout, then sleeps for as many seconds as the next byte says
     (if (i32.eq (local.get $first) (i32.const 122)) (then
       (call $say (i32.const 1) (i32.const 1024) (i32.const 1))
-      (i32.store (i32.const 32) (i32.const 1))
-      (i64.store (i32.const 40) (i64.mul
-        (i64.load8_u (i32.const 1025)) (i64.const 1000000000)))
-      (drop (call $poll (i32.const 16) (i32.const 128) (i32.const 1) (i32.const 8)))))
+      (call $sleep (i64.load8_u (i32.const 1025)))))
+    ;; g: takes all the memory there is, then sleeps for as many seconds as the next byte says
+    (if (i32.eq (local.get $first) (i32.const 103)) (then
+      (block $full (loop $more
+        (br_if $full (i32.eq (memory.grow (i32.const 1)) (i32.const -1)))
+        (br $more)))
+      (call $sleep (i64.load8_u (i32.const 1025)))))
     ;; a: writes its arguments to stdout, each with a zero at its end
     (if (i32.eq (local.get $first) (i32.const 97)) (then
       (drop (call $sizes (i32.const 16) (i32.const 20)))

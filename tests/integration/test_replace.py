@@ -259,10 +259,12 @@ async def test_when_the_client_goes_away_amid_the_goodbye_no_state_is_lost(
     """The version before hands over its last state to the end, and goes on from it."""
     stop, deploys = Machine.stop, list[asyncio.Task[ApplicationInfo]]()
 
-    async def leave_and_stop(self: Machine, timeout_s: float, *, force: bool = False) -> str:
+    async def leave_and_stop(
+        self: Machine, timeout_s: float, *, force: bool = False, save: bool = True
+    ) -> str:
         deploys[0].cancel()
         await asyncio.sleep(0)
-        return await stop(self, timeout_s, force=force)
+        return await stop(self, timeout_s, force=force, save=save)
 
     unhurried = builder(data_dir).with_setting("limits.snapshot_interval_s", 600.0)
     async with unhurried.build() as node, NodeClient(node.address) as client:

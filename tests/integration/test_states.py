@@ -14,7 +14,7 @@ from support.traces import assert_nothing_left, ended
 
 from plexspaces_node import NodeClient
 from plexspaces_node.client import DeployOptions
-from plexspaces_node.errors import ActorFailed, ResourceExhausted, WrongState
+from plexspaces_node.errors import ActorFailed, ActorTrapped, ResourceExhausted, WrongState
 from plexspaces_node.model import MIB, ApplicationState
 from plexspaces_node.node.registry import Registry
 from plexspaces_node.node.saving import HELD_BYTES
@@ -32,7 +32,9 @@ async def counter(client: NodeClient) -> int:
     return int.from_bytes((await client.invoke("one", type="c", timeout_s=60)).payload, "little")
 
 
-@pytest.mark.parametrize("length", [100, MIB, 2 * MIB + 200_000, 3 * MIB, 40 * MIB, 160 * MIB])
+@pytest.mark.parametrize(
+    "length", [100, MIB, 2 * MIB + 200_000, 3 * MIB, 40 * MIB, 160 * MIB, 340 * MIB]
+)
 async def test_state_when_the_application_is_stopped_then_it_is_found_again(
     client: NodeClient, data_dir: Path, probe_wasm: Path, length: int
 ) -> None:
@@ -136,6 +138,24 @@ async def test_stop_when_it_is_forced_then_what_is_lost_is_told(
     await seldom.start("one")
     assert (await seldom.inspect("one")).last_error == ""
     assert await counter(seldom) == 2
+
+
+async def test_trap_when_the_state_is_too_long_to_be_held_twice_then_another_machine_has_it(
+    client: NodeClient, probe_wasm: Path
+) -> None:
+    """The machine that the actor lost its instance in ends; nothing of what was saved is lost."""
+    await client.deploy("one", probe_wasm, options=LARGE)
+    await client.invoke("one", size(100 * MIB), type="b", timeout_s=60)
+    await client.stop("one")
+    await client.start("one")
+    with pytest.raises(ActorTrapped):
+        await client.invoke("one", type="t")
+    async with asyncio.timeout(30):
+        while (await client.inspect("one")).restarts < 1:
+            await asyncio.sleep(0.01)
+    await reached(client, "one")
+    assert await counter(client) == 2
+    assert "another machine" in "".join([line.message async for line in client.logs("one")])
 
 
 async def test_message_when_it_makes_the_state_one_that_cannot_be_saved_then_it_says_so(

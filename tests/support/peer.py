@@ -224,14 +224,23 @@ class NodeEnd:
 
     def states(self) -> list[bytes]:
         """Return the snapshots that were seen whole."""
-        states, parts = [], b""
+        states, parts = [], bytearray()
         for frame, body in self.seen:
             if isinstance(frame, link.Snapshot):
                 assert frame.offset in (0, len(parts))
-                parts = parts[: frame.offset] + body
+                del parts[frame.offset :]
+                parts += body
                 if frame.last:
-                    states.append(parts)
+                    states.append(bytes(parts))
         return states
+
+    def saved(self) -> bytes:
+        """Take what the actor hands over until a snapshot is whole, and return that."""
+        while not any(part.last for part in self.of(link.Snapshot)):
+            self.invoke("e")
+        # Only a frame after its acknowledgement tells that the agent has read that.
+        self.invoke("e")
+        return self.states()[-1]
 
     def lines(self) -> list[LogRecord]:
         """Return the lines of the log that were seen."""
@@ -245,7 +254,7 @@ class NodeEnd:
 class Peer(NodeEnd):
     """Starts an agent in a process, and ends it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, memory_mib: int | None = None) -> None:
         super().__init__()
         self._path = directory / "link.sock"
         self._listener = socket.socket(socket.AF_UNIX)
@@ -253,6 +262,8 @@ class Peer(NodeEnd):
         self._listener.listen(1)
         self._listener.settimeout(self.seconds(20))
         argv = [str(agent_program()), "--vm-id", "vm-test", "--link", str(self._path)]
+        if memory_mib is not None:
+            argv += ["--memory-mib", str(memory_mib)]
         self.process = subprocess.Popen(argv)
         self.accept()
 

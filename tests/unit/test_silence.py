@@ -9,7 +9,7 @@ from support.link_case import PIECE_BYTES, SECOND_NS, Case, Loop, Run
 
 from plexspaces_node.errors import DeadlineExceeded, Unavailable
 from plexspaces_node.node import pending
-from plexspaces_node.node.agents import HEARING_S
+from plexspaces_node.node.agents import HEARING_S, SNAPSHOT_S
 from plexspaces_node.node.machines import MEASURE_TIMEOUT_S
 from plexspaces_node.node.pending import Answered
 from plexspaces_node.wire import link
@@ -300,6 +300,31 @@ def test_agent_that_is_long_at_its_goodbye_has_its_whole_time(run: Run) -> None:
         await asyncio.sleep(59.0)
         await it.say(link.encode(link.Stopped(id=stop.id)))
         await stopping
+
+    run(case)
+
+
+def test_agent_that_snapshots_at_its_goodbye_has_the_time_it_gives_its_actor(run: Run) -> None:
+    """One snapshot may be at hand, another follows; a goodbye without has no such time."""
+
+    async def case(it: Case) -> None:
+        stopping = asyncio.create_task(it.client.stop(5.0))
+        measure, stop = await it.take(), await it.take()
+        assert isinstance(measure, link.Measure)
+        assert isinstance(stop, link.Stop)
+        assert stop.timeout_ns == 5 * 10**9
+        await it.say(link.encode(link.Measured(id=measure.id)))
+        await asyncio.sleep(2 * SNAPSHOT_S + 10.0)
+        await it.say(link.encode(link.Stopped(id=stop.id)))
+        await stopping
+        begin = it.loop.time()
+        stopping = asyncio.create_task(it.client.stop(5.0, save=False))
+        measure = await it.take()
+        assert isinstance(measure, link.Measure)
+        await it.say(link.encode(link.Measured(id=measure.id)))
+        with pytest.raises(DeadlineExceeded, match="stop"):
+            await stopping
+        assert it.loop.time() - begin == pytest.approx(5.0)
 
     run(case)
 

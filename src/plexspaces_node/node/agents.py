@@ -50,6 +50,9 @@ virtio port, it may miss one: of 120 boots on a loaded host one was seen to."""
 HEARING_S = 2.0
 """For an agent that is to say goodbye to show that it hears at all."""
 
+SNAPSHOT_S = 30.0
+"""What an agent gives its actor for a snapshot, beside what it is told for its other steps."""
+
 SEED_BYTES = 32
 """Of randomness that a guest is given: as much as its kernel needs to begin with."""
 
@@ -203,10 +206,12 @@ class AgentClient:
         left_s = timeout_s - (self._loop.time() - begin_s)
         return await self._request(frame, link.Loaded, left_s, "loading")
 
-    async def stop(self, timeout_s: float) -> None:
+    async def stop(self, timeout_s: float, *, save: bool = True) -> None:
         """Have the agent snapshot, shut its actor down and say goodbye.
 
-        With each part of a snapshot that arrives the time begins anew. Raises `StopRefused` when
+        `timeout_s` is for each of its steps; one that is to `save` has as long for snapshots as it
+        gives its actor: one may be at hand, and one follows. With each part of a snapshot that
+        arrives the time begins anew. Raises `StopRefused` when
         the agent says that it cannot, `DeadlineExceeded` or `Unavailable`; the machine is then to
         be stopped without. An agent that does not hear at all gets `HEARING_S`.
         """
@@ -216,7 +221,9 @@ class AgentClient:
             )
         )
         stop = link.Stop(timeout_ns=int(timeout_s * 1e9))
-        stopping = asyncio.ensure_future(self._request(stop, link.Stopped, timeout_s, "stop"))
+        # Twice room and a snapshot, then keeping it, and the actor's last call: its word is first.
+        within_s = 2 * SNAPSHOT_S + 5 * timeout_s if save else timeout_s
+        stopping = asyncio.ensure_future(self._request(stop, link.Stopped, within_s, "stop"))
         try:
             await asyncio.wait({hearing, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if not stopping.done() and isinstance(error := hearing.exception(), DeadlineExceeded):

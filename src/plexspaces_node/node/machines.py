@@ -161,17 +161,17 @@ class Machine:
         finally:
             await _cancel(ended, deaf)
 
-    async def stop(self, timeout_s: float, *, force: bool = False) -> str:
+    async def stop(self, timeout_s: float, *, force: bool = False, save: bool = True) -> str:
         """Say goodbye: the actor snapshots and shuts down; then leave no trace of the machine.
 
         Raises `StopRefused` when its state cannot be saved, and the machine is as it was. With
         `force` it is destroyed all the same, as is one that does not answer; returns why there was
-        no goodbye then, else "".
+        no goodbye then, else "". Nobody waits for a long snapshot that is not to be saved.
         """
         before, self.state = self.state, VmState.STOPPING
         refused, why = False, ""
         try:
-            await self.agent.stop(timeout_s)
+            await self.agent.stop(timeout_s, save=save)
         except PlexSpacesError as error:
             refused = isinstance(error, StopRefused) and not force
             if refused:

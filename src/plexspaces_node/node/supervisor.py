@@ -51,7 +51,7 @@ FAULTS = (PlexSpacesError, ActorError, OSError, RuntimeError, MemoryError)
 """What can go wrong without a defect of the node; a thread that cannot start is a RuntimeError."""
 
 GOODBYE_S = 5.0
-"""For the last snapshot and `shutdown` of an actor whose messages are done."""
+"""For each step of an agent's goodbye, its actor's messages and last snapshot being done."""
 
 LOAD_SLACK_S = 1.0
 """How much longer the node waits for a load than its agent, whose word should come first."""
@@ -203,7 +203,7 @@ class Supervisor:
         until_s = asyncio.get_running_loop().time() + grace_s
         runs_on, lost = False, ""
         try:
-            lost = await self._end(grace_s, force=force or not save)
+            lost = await self._end(grace_s, force=force or not save, save=save)
         except StopRefused:
             runs_on = True
             raise
@@ -212,7 +212,7 @@ class Supervisor:
                 await (self._saver.finish(until_s) if save else self._saver.end())
         return lost
 
-    async def _end(self, grace_s: float, *, force: bool) -> str:
+    async def _end(self, grace_s: float, *, force: bool, save: bool) -> str:
         lost = ""
         if self.state is ApplicationState.STOPPED:
             return lost
@@ -233,7 +233,7 @@ class Supervisor:
                 await machine.destroy()
                 lost = self._lost(why)
             else:
-                lost = await self._say_goodbye(machine, force=force)
+                lost = await self._say_goodbye(machine, force=force, save=save)
             self.machine = None
         if (resists := await self._clear()) is not None:
             raise resists
@@ -241,10 +241,10 @@ class Supervisor:
         self.last_error = lost
         return lost
 
-    async def _say_goodbye(self, machine: Machine, *, force: bool) -> str:
+    async def _say_goodbye(self, machine: Machine, *, force: bool, save: bool) -> str:
         """End a machine in good order; return what is lost, for which it was forced to end."""
         try:
-            why = await machine.stop(GOODBYE_S, force=force)
+            why = await machine.stop(GOODBYE_S, force=force, save=save)
         except StopRefused as error:
             raise self._runs_on(error) from error
         return self._lost(why) if why else ""

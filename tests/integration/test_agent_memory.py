@@ -1,0 +1,153 @@
+"""The agent as a real process with little memory: states, messages at once, and what is refused."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from support.actors import compiled, probe, talker
+from support.peer import ACTOR, Peer, Replied
+
+from plexspaces_node.model import MIB
+from plexspaces_node.wire import link
+
+GIVEN_UP_STATUS = 4
+"""Of an agent whose actor cannot be made anew beside it."""
+
+Machines = Callable[[int], Peer]
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machines]:
+    """Start an agent that is held to the memory of a machine."""
+    with ExitStack() as ends:
+        yield lambda memory_mib: ends.enter_context(Peer(tmp_path, memory_mib=memory_mib))
+
+
+@pytest.fixture(scope="session")
+def probe_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled(probe(), tmp_path_factory.mktemp("probe"))
+
+
+@pytest.fixture(scope="session")
+def talker_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled(talker(), tmp_path_factory.mktemp("talker"))
+
+
+def sized(peer: Peer, mib: int) -> Replied:
+    """Have the probe's state become so long."""
+    return peer.invoke("b", (mib * MIB).to_bytes(4, "little"), timeout_s=peer.seconds(60))
+
+
+def counted(peer: Peer) -> int:
+    return int.from_bytes(peer.invoke("c", timeout_s=peer.seconds(60)).payload, "little")
+
+
+def test_state_of_nearly_all_the_memory_is_handed_over_again_and_again(
+    machine: Machines, probe_code: Path
+) -> None:
+    """It is in memory twice for a moment, and never more often."""
+    peer = machine(256)
+    loaded = peer.load(probe_code, memory_bytes=208 * MIB, snapshot_interval_ns=1)
+    assert isinstance(loaded, link.Loaded)
+    for mib in (187, 180, 187):
+        peer.forget()
+        assert sized(peer, mib).failure is None
+        assert len(peer.saved()) == mib * MIB
+    assert counted(peer) == 4
+
+
+def test_state_as_long_as_the_memory_is_found_again(machine: Machines, probe_code: Path) -> None:
+    """What comes takes as much memory as it is long, and no more."""
+    peer = machine(256)
+    state = bytes([7, 0, 0, 0]) * (46 * MIB)
+    peer.load(probe_code, state=state, memory_bytes=208 * MIB, snapshot_interval_ns=1)
+    assert counted(peer) == 8
+    peer.stop()
+
+
+def test_long_state_is_not_held_and_after_a_trap_the_machine_ends(
+    machine: Machines, probe_code: Path
+) -> None:
+    """The node has it, and makes the next machine: the sender has heard of the trap before."""
+    peer = machine(256)
+    peer.load(probe_code, memory_bytes=208 * MIB)
+    assert sized(peer, 100).failure is None
+    assert len(peer.saved()) == 100 * MIB
+    failure = peer.invoke("t").failure
+    assert failure is not None
+    assert failure.code == "unreachable"
+    assert peer.process.wait(peer.seconds(10)) == GIVEN_UP_STATUS
+
+
+def test_message_that_makes_a_state_for_which_there_is_no_memory_says_so(
+    machine: Machines, probe_code: Path
+) -> None:
+    """The actor runs on from its last snapshot, in the same machine."""
+    peer = machine(512)
+    peer.load(probe_code, memory_bytes=464 * MIB, snapshot_interval_ns=1)
+    assert counted(peer) == 1
+    failure = sized(peer, 400).failure
+    assert failure is not None
+    assert (failure.origin, failure.code) == (ACTOR, "state-not-saved")
+    assert "more than the machine has memory for" in failure.message
+    assert "--memory" in failure.hint
+    assert counted(peer) == 2
+
+
+def test_state_that_could_not_be_saved_again_is_refused_at_the_load(
+    machine: Machines, probe_code: Path
+) -> None:
+    """In words, and not by the end of the machine with the first message."""
+    peer = machine(256)
+    state = bytes(250 * MIB)
+    answer = peer.load(probe_code, state=state, memory_bytes=400 * MIB)
+    assert isinstance(answer, link.Failed)
+    assert answer.failure.code == "too-little-memory"
+    assert "its state of 250 MiB could not be saved from here" in answer.failure.message
+    assert "--memory" in answer.failure.hint
+
+
+def test_state_for_which_there_is_no_memory_is_refused_at_the_load(
+    machine: Machines, probe_code: Path
+) -> None:
+    """As what it is, and not as one of which parts are missing."""
+    peer = machine(1)
+    answer = peer.load(probe_code, state=bytes(300 * MIB), memory_bytes=400 * MIB)
+    assert isinstance(answer, link.Failed)
+    assert answer.failure.code == "resource_exhausted"
+    assert "no memory for a state" in answer.failure.message
+    assert isinstance(peer.load(probe_code), link.Loaded)
+
+
+def test_growth_that_the_machine_refuses_is_told_as_want_of_memory(
+    machine: Machines, probe_code: Path
+) -> None:
+    """Also where the actor has not all that it may have."""
+    peer = machine(1)
+    peer.load(probe_code, memory_bytes=976 * MIB)
+    failure = peer.invoke("m").failure
+    assert failure is not None
+    assert "the program ran out of its 976 MiB of memory" in failure.message
+    assert "--memory" in failure.hint
+
+
+def test_messages_that_are_handled_at_once_share_the_memory(
+    machine: Machines, talker_code: Path
+) -> None:
+    """One that takes it all leaves none to the next, which says so; the machine lives on."""
+    peer = machine(64)
+    peer.load(talker_code, kind="command", memory_bytes=200 * MIB, concurrency=3)
+    hoarder = peer.post("x", b"g\x02")
+    # It sleeps by then, and has all there is.
+    time.sleep(1.0)
+    failure = peer.invoke("x", b"ohello").failure
+    assert failure is not None
+    assert failure.code == "too-little-memory"
+    assert "MiB of memory, and have 200 MiB together" in failure.message
+    reply = peer.reply()
+    assert (reply.id, reply.failure) == (hoarder, None)
+    assert peer.invoke("x", b"e").failure is None
