@@ -7,6 +7,7 @@ its own inverse. What comes from a client is checked by the record it becomes, w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import TypeVar
 
@@ -41,6 +42,8 @@ from plexspaces_node.views import (
 )
 from plexspaces_node.wire.generated import application_pb2 as pb
 from plexspaces_node.wire.link import cut
+
+_LANGUAGES: Mapping[str, Language] = {str(language): language for language in Language}
 
 LISTED_ERROR_BYTES = 1024
 """Of an application's error in a listing; `inspect` has all of it."""
@@ -280,14 +283,12 @@ def application_to_proto(application: ApplicationInfo) -> pb.Application:
 
 def application_from_proto(message: pb.Application) -> ApplicationInfo:
     """Convert an application."""
-    known_languages: tuple[str, ...] = tuple(Language)
-    known = message.language in known_languages
     return ApplicationInfo(
         id=message.id,
         name=message.name,
         version=message.version,
         state=_read(ApplicationState, message.state, "application state"),
-        language=Language(message.language) if known else Language.UNKNOWN,
+        language=_LANGUAGES.get(message.language, Language.UNKNOWN),
         kind=_read(ArtifactKind, message.kind, "artifact kind"),
         digest=message.digest,
         vm_config=vm_config_from_proto(message.config),
