@@ -329,6 +329,34 @@ def test_agent_that_snapshots_at_its_goodbye_has_the_time_it_gives_its_actor(run
     run(case)
 
 
+@pytest.mark.parametrize(("step", "pause_s", "most"), [(0, 4.0, 30), (1, 4.0, 40), (1, 6.0, 30)])
+def test_goodbye_of_an_agent_that_only_snapshots_ends(
+    run: Run, step: int, pause_s: float, most: int
+) -> None:
+    """Two snapshots may still come, each part of them in time; then it is over."""
+
+    async def case(it: Case) -> None:
+        begin, parts = it.loop.time(), 0
+        stopping = asyncio.create_task(it.client.stop(5.0))
+        measure = await it.take()
+        assert isinstance(measure, link.Measure)
+        await it.say(link.encode(link.Measured(id=measure.id)))
+        reading = asyncio.create_task(it.read_on())
+        while not stopping.done():
+            await it.say(link.encode(link.Snapshot(id=1, offset=step * parts)))
+            parts += 1
+            # As many as a state of its memory has; then it says no more.
+            await asyncio.sleep(pause_s if parts < most else 1000.0)
+        reading.cancel()
+        with pytest.raises(DeadlineExceeded, match="stop"):
+            await stopping
+        assert parts <= most
+        if not step or pause_s > 5.0:
+            assert it.loop.time() - begin < 2 * SNAPSHOT_S + 25.0 + 15.0
+
+    run(case)
+
+
 def test_reply_behind_more_than_the_node_reads_at_once_is_no_silence(run: Run) -> None:
     """Who has said more than the node wants to hear for the moment has not said nothing."""
 

@@ -56,6 +56,9 @@ SNAPSHOT_S = 30.0
 SEED_BYTES = 32
 """Of randomness that a guest is given: as much as its kernel needs to begin with."""
 
+_SNAPSHOTS_AT_STOP = 2
+"""That may still come: one that is at hand, and the last."""
+
 LOG_LINES = 2048
 """The most lines in a frame: an agent sends half of that."""
 
@@ -147,8 +150,8 @@ class AgentClient:
         # Requests that are no messages, each with the kind of frame that answers it.
         self._requests: dict[int, tuple[asyncio.Future[Any], type[AgentFrame]]] = {}
         self._calls = Calls(host.answer)
-        # Of snapshots, as many as have come.
-        self._parts = 0
+        # As many as have come, and snapshots that have begun.
+        self._parts = self._snapshots = 0
         self._idle: list[asyncio.Future[None]] = []
         self._connection: Connection | None = None
         # Those that have yet to say hello, each with the end of its time for that.
@@ -210,10 +213,10 @@ class AgentClient:
         """Have the agent snapshot, shut its actor down and say goodbye.
 
         `timeout_s` is for each of its steps; one that is to `save` has as long for snapshots as it
-        gives its actor: one may be at hand, and one follows. With each part of a snapshot that
-        arrives the time begins anew. Raises `StopRefused` when
-        the agent says that it cannot, `DeadlineExceeded` or `Unavailable`; the machine is then to
-        be stopped without. An agent that does not hear at all gets `HEARING_S`.
+        gives its actor: one may be at hand, and one follows. After the last part of these that
+        arrived in time there is time for one more step. Raises `StopRefused` when the agent says
+        that it cannot, `DeadlineExceeded` or `Unavailable`; the machine is then to be stopped
+        without. An agent that does not hear at all gets `HEARING_S`.
         """
         hearing = asyncio.ensure_future(
             self._request(
@@ -223,7 +226,9 @@ class AgentClient:
         stop = link.Stop(timeout_ns=int(timeout_s * 1e9))
         # Twice room and a snapshot, then keeping it, and the actor's last call: its word is first.
         within_s = 2 * SNAPSHOT_S + 5 * timeout_s if save else timeout_s
-        stopping = asyncio.ensure_future(self._request(stop, link.Stopped, within_s, "stop"))
+        stopping = asyncio.ensure_future(
+            self._request(stop, link.Stopped, within_s, "stop", step_s=timeout_s if save else 0.0)
+        )
         try:
             await asyncio.wait({hearing, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if not stopping.done() and isinstance(error := hearing.exception(), DeadlineExceeded):
@@ -322,8 +327,15 @@ class AgentClient:
         await self._calls.close()
 
     async def _request(
-        self, frame: _Request, answer: type[_Answer], timeout_s: float, what: str
+        self,
+        frame: _Request,
+        answer: type[_Answer],
+        timeout_s: float,
+        what: str,
+        *,
+        step_s: float = 0.0,
     ) -> _Answer:
+        """Send a request and wait for its answer, for `step_s` more after parts of snapshots."""
         connection = self._connected()
         request_id = frame.id = next(self._ids)
         future: asyncio.Future[_Answer] = self._loop.create_future()
@@ -331,13 +343,16 @@ class AgentClient:
         connection.send(frame)
         try:
             # The last tick is for what came while the node was stopped, and is yet to be read.
+            left_s, most = timeout_s, self._snapshots + _SNAPSHOTS_AT_STOP
             while not future.done():
                 parts = self._parts
-                for part_s in (timeout_s - TICK_S, TICK_S):
+                for part_s in (left_s - TICK_S, TICK_S):
                     if not future.done():
                         await asyncio.wait([future], timeout=part_s)
-                if not future.done() and (answer is not link.Stopped or parts == self._parts):
+                more = step_s and parts != self._parts and self._snapshots <= most
+                if not future.done() and not more:
                     raise self._late(what, timeout_s)
+                left_s = step_s
             return future.result()
         finally:
             self._requests.pop(request_id, None)
@@ -467,6 +482,7 @@ class AgentClient:
         elif isinstance(frame, link.Snapshot):
             connection.unasked(1, frame, body)
             self._parts += 1
+            self._snapshots += frame.offset == 0
             self._host.snapshot_part(frame, body)
         elif isinstance(frame, link.Hello):
             raise link.LinkBroken("a second hello")
