@@ -106,11 +106,12 @@ def _all(name: str, *arguments: str) -> int:
 def _run(command: list[str], cargo: rust.Cargo | None = None) -> int:
     cargo = cargo or _cargo()
     cache = Cache(programs_cache())
+    # To its end: what a test of one checkout builds must not be kept as another's program.
     with cache.alone(say):
         target = cache.target(toolchain_digest(cargo.identity))
-    return subprocess.run(
-        command, cwd=ROOT / "agent", env=cargo.variables(target), check=False
-    ).returncode
+        return subprocess.run(
+            command, cwd=ROOT / "agent", env=cargo.variables(target), check=False
+        ).returncode
 
 
 sys.exit(main())

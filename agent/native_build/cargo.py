@@ -63,7 +63,9 @@ class Cargo:
 
     def variables(self, target_directory: Path) -> dict[str, str]:
         """Return the environment of a build."""
-        inherited = {k: v for k, v in os.environ.items() if k != "CARGO_ENCODED_RUSTFLAGS"}
+        # Without what would make another program of the same sources.
+        changing = ("CARGO_ENCODED_RUSTFLAGS", "CARGO_PROFILE_")
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(changing)}
         return {
             **inherited,
             # The compiler beside this cargo, whatever comes first for others.
