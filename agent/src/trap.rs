@@ -27,9 +27,10 @@ const PYTHON_THREW: &str = "Python function threw";
 const RAN_OUT: [&str; 3] = ["MemoryError", "out of memory", "memory allocation of "];
 
 /// How a language's runtime ends a program: such functions say nothing of the program itself.
-const MACHINERY: [&str; 14] = [
+const MACHINERY: [&str; 15] = [
     "core::panicking",
     "std::panicking",
+    "std::process",
     "std::sys",
     "std::rt",
     "rust_panic",

@@ -36,7 +36,7 @@ SDK_VERSION = "v0.1.0"
 _ACTOR = f"{CONTRACT}/actor@"
 """How the exports of an actor begin, whatever version of the contract it speaks."""
 
-_FLAGS = ("-trimpath", "-ldflags=-s -w")
+_FLAGS = ("-trimpath", "-ldflags=-w")
 _VERSION = re.compile(r"go version go(?P<version>(?P<major>\d+)\.(?P<minor>\d+)\S*)")
 _LOCAL_REPLACEMENT = re.compile(
     r'=>\s*"?(?P<path>\.{1,2}/[^\s"]*|\.{1,2}|/[^\s"]*)"?\s*(?://|$)', re.M
