@@ -112,7 +112,7 @@ def table(rows: list[LanguageRow]) -> str:
             f"{row.compile_s:.1f} s",
             f"{load_ms:.2f} ms{_over(load_ms, LOAD_TARGET_MS)}",
             f"{message_us:.1f} µs{_over(message_us, MESSAGE_TARGET_US)}",
-            f"{row.inside.instance_kib:.0f} KiB",
+            f"{row.inside.instance_kib / 1024:.1f} MiB",
             f"{row.machine_mib:.0f} MiB",
         )
         lines.append(f"| {' | '.join(cells)} |")
