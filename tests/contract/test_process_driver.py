@@ -239,7 +239,7 @@ class TestProbe:
         assert health.ok
         own = os.geteuid() == 0 and users_exist()
         assert f"as {'a user of its own' if own else 'the user of the node'}" in health.reason
-        lacking = "this kernel has no" in health.reason
+        lacking = "this host has no" in health.reason
         assert lacking is not ("behind seccomp and Landlock" in health.reason)
         assert (health.hint is not None) is ("no Landlock" in health.reason)
 
@@ -254,8 +254,14 @@ class TestProbe:
             """echo '{"missing_walls": ["Landlock for TCP"]}'""",
         )
         assert health.ok
-        told = "behind seccomp and Landlock, as the user of the node; this kernel has no Landlock"
+        told = "behind seccomp and Landlock, as the user of the node; this host has no Landlock"
         assert told in health.reason
+        if os.geteuid() == 0:
+            assert ", no user of its own" in health.reason
+
+    def test_walls_that_are_missing_are_known_before_a_machine_has_an_application(self) -> None:
+        """A listing of an empty machine says so too; of an agent nobody asked, the worst."""
+        assert ProcessDriver(["agent"]).capabilities.missing_walls == ("seccomp", "Landlock")
 
     @pytest.mark.parametrize(
         ("line", "words"),

@@ -84,7 +84,7 @@ async def test_application_computes_behind_all_the_walls_that_the_note_claims(
         assert status["NoNewPrivs"] == "1"
         assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 0
         filtered = "behind seccomp" in node.isolation_note
-        assert filtered or "this kernel has no seccomp" in node.isolation_note
+        assert filtered or "this host has no seccomp" in node.isolation_note
         assert (status["Seccomp"] == "2") is filtered
         # Of every thread, those that the runtime started before the filter came too.
         tasks = Path(f"/proc/{pid}/task").iterdir()

@@ -52,16 +52,16 @@ def test_probe_raises_the_walls_that_a_machine_has(own_user: bool) -> None:
         (Walls(own_user=True), "behind seccomp and Landlock, as a user of its own"),
         (
             Walls(own_user=False, missing=("Landlock",)),
-            "behind seccomp, as the user of the node; this kernel has no Landlock",
+            "behind seccomp, as the user of the node; this host has no Landlock",
         ),
         (
             Walls(own_user=True, missing=("Landlock for TCP", "Landlock for signals")),
             "behind seccomp and Landlock, as a user of its own; "
-            "this kernel has no Landlock for TCP, no Landlock for signals",
+            "this host has no Landlock for TCP, no Landlock for signals",
         ),
         (
             Walls(own_user=False, missing=("seccomp", "Landlock")),
-            "as the user of the node; this kernel has no seccomp, no Landlock",
+            "as the user of the node; this host has no seccomp, no Landlock",
         ),
     ],
 )

@@ -97,7 +97,7 @@ class Machine:
         self.config = bundle.config
         self.host = host
         self.application = ""
-        self.missing_walls: tuple[str, ...] = ()
+        self.missing_walls = driver.capabilities.missing_walls
         self.steps: list[VmStep] = []
         self.vm_ns = 0
         self.started_unix_ns = time_ns()
@@ -140,7 +140,8 @@ class Machine:
         finally:
             await _cancel(loading, ended)
         measured_ns = perf_counter_ns() - attached
-        self.missing_walls = _names(loaded.missing_walls)
+        known = self.missing_walls
+        self.missing_walls += tuple(w for w in _names(loaded.missing_walls) if w not in known)
         loaded.load_ns = believed(loaded.load_ns, measured_ns)
         loaded.init_ns = believed(loaded.init_ns, measured_ns)
         self.steps += [

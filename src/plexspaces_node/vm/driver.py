@@ -67,6 +67,7 @@ class Capabilities:
         isolation: one line on what the level protects against, for listings and docs.
         overhead_mib: what of `VmConfig.memory_mib` the machine and its agent need for themselves;
             the actor gets the rest.
+        missing_walls: what is to hold every machine's agent and this host does not have.
     """
 
     link: LinkEnd
@@ -76,6 +77,7 @@ class Capabilities:
     max_vcpus: int
     isolation: str
     overhead_mib: int = 48
+    missing_walls: tuple[str, ...] = ()
 
     def check(self, config: VmConfig) -> None:
         """Raise `InvalidArgument` unless a machine of this size can be made."""

@@ -24,6 +24,7 @@ import stat
 import tempfile
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from plexspaces_node.errors import PlexSpacesError, Unavailable
@@ -43,6 +44,7 @@ from plexspaces_node.vm.host_process import HostProcess
 from plexspaces_node.vm.sandbox import (
     ENVIRONMENT,
     LANDLOCK,
+    OWN_USER,
     SECCOMP,
     Walls,
     agent_command,
@@ -109,6 +111,7 @@ class ProcessDriver(HostDriver[ProcessVm]):
             max_memory_mib=procfs.total_memory_mib(),
             max_vcpus=len(os.sched_getaffinity(0)),
             isolation="WebAssembly in a process of its own; no virtual machine",
+            missing_walls=self._walls.missing if self._walls is not None else (),
         )
 
     async def probe(self) -> Health:
@@ -158,7 +161,8 @@ class ProcessDriver(HostDriver[ProcessVm]):
                 return await self._try(own_user=True)
             except Unavailable:
                 # A container's root may be allowed less than its name says.
-                pass
+                walls = await self._try(own_user=False)
+                return replace(walls, missing=(*walls.missing, OWN_USER))
         return await self._try(own_user=False)
 
     async def _try(self, *, own_user: bool) -> Walls:

@@ -19,6 +19,9 @@ ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent
 SECCOMP, LANDLOCK = "seccomp", "Landlock"
 """The walls that the agent's probe names when they are missing, as it names them."""
 
+OWN_USER = "user of its own"
+"""What is missing where the node is root and cannot become another user all the same."""
+
 
 @dataclass(frozen=True, slots=True)
 class Walls:
@@ -26,7 +29,7 @@ class Walls:
 
     Attributes:
         own_user: each machine is a user of its own.
-        missing: what this kernel does not have, as the agent names it.
+        missing: what this host does not have, as the agent names it, or `OWN_USER`.
     """
 
     own_user: bool
@@ -42,7 +45,7 @@ class Walls:
         there = [wall for wall in (SECCOMP, LANDLOCK) if wall not in self.missing]
         behind = f"behind {' and '.join(there)}, " if there else ""
         user = "as a user of its own" if self.own_user else "as the user of the node"
-        lack = f"; this kernel has no {', no '.join(self.missing)}" if self.missing else ""
+        lack = f"; this host has no {', no '.join(self.missing)}" if self.missing else ""
         return f"{behind}{user}{lack}"
 
 
