@@ -315,6 +315,7 @@ class AgentClient:
         if self._connection is not None:
             self._connection.close()
             self.lost(self._connection)
+        self._messages.close()
         if self._lost_timer is not None:
             self._lost_timer.cancel()
         if not self._hello.done():

@@ -154,6 +154,11 @@ class Pending:
         for message in list(self._messages.values()):
             self._fail(message, error(message))
 
+    def close(self) -> None:
+        """Watch no more. A timer of a long message would keep all of this until then."""
+        if self._timer is not None:
+            self._timer.cancel()
+
     def _fail(self, message: Message, error: PlexSpacesError) -> None:
         self._remove(message.id)
         if message.future.done():
