@@ -901,6 +901,7 @@ class Stop(_message.Message):
     TIMEOUT_NS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     timeout_ns: _builtins.int
+    """For each step but the snapshot, which has 30 s: the node keeps the next part, `shutdown`."""
     def __init__(
         self,
         *,
