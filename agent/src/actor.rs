@@ -272,7 +272,10 @@ pub(crate) fn reply_too_large(size: usize, limit: usize) -> Failure {
 
 /// What a program said last, or that it ended with a status.
 pub(crate) fn exit_failure(application: &str, status: i32, words: &[String]) -> Failure {
-    let said = last_words(words);
-    let message = said.unwrap_or_else(|| format!("the command ended with status {status}"));
-    Failure::actor(&format!("exit-{status}"), message).hint(crate::trap::logs_hint(application))
+    let code = format!("exit-{status}");
+    match last_words(words) {
+        Some(said) => Failure::actor(&code, said).hint(crate::trap::logs_hint(application)),
+        // It wrote nothing: there is no log to look at.
+        None => Failure::actor(&code, format!("the command ended with status {status}")),
+    }
 }

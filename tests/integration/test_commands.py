@@ -55,6 +55,7 @@ def test_words_of_a_message_are_told_to_no_later_caller(runner: Peer, words: byt
     failure = runner.invoke("any", b"q\x03").failure
     assert failure is not None
     assert failure.message == "the command ended with status 3"
+    assert failure.hint == ""
     assert [line.message for line in runner.lines()] == ["card number of A"]
 
 
