@@ -202,7 +202,7 @@ class DefaultVmSection(Section):
 
     vcpus: int = _number(1, 1, 32, "Virtual CPUs of a VM.")
     memory_mib: int = _number(
-        256, 64, MIB, "Memory of a VM, in MiB; with QEMU or Firecracker at least 96."
+        256, 64, MIB, "Memory of a VM, in MiB; with QEMU or Firecracker at least 80."
     )
 
 
