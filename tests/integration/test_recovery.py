@@ -47,7 +47,7 @@ async def test_node_started_again_has_its_applications_and_their_state(
         await client.stop("two")
     assert_nothing_left(data_dir)
     async with builder(data_dir).build() as node, NodeClient(node.address) as client:
-        assert node.recovered == ("one", "two")
+        assert node.recovered == ("one",)
         await reached(client, "one")
         assert (await client.invoke("one", type="c")).payload == TWO
         assert (await client.inspect("two")).state is ApplicationState.STOPPED

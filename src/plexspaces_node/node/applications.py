@@ -373,10 +373,11 @@ class Applications:
     async def recover(self) -> tuple[str, ...]:
         """Destroy what an earlier node left running, and start what should run.
 
-        Returns the names of the applications found, at once: they start in the background. Of a
-        deploy that was not done when that node ended nothing stays.
+        Returns the names of those that start, at once: they do so in the background. Of a deploy
+        that was not done when that node ended nothing stays.
         """
         await destroy_machines(self.around.driver, self.around.vms)
+        starting = []
         for record in await deployed_applications(self.around.registry):
             supervisor = self._supervise(record)
             self._supervisors[record.name] = supervisor
@@ -385,6 +386,7 @@ class Applications:
                 supervisor.state, supervisor.last_error = ApplicationState.FAILED, record.fault
             elif record.desired is Desired.RUNNING:
                 supervisor.start_later()
+                starting.append(record.name)
         if not self.around.registry.is_new:
             await asyncio.to_thread(remove_all_but, self.logs, tuple(self._supervisors))
         elif self.around.artifacts.total_bytes or any(self.logs.iterdir()):
@@ -396,7 +398,7 @@ class Applications:
             )
         # Not before: only now the artifacts of all applications are held.
         self.around.artifacts.start_pruning(self.around.limits.unused_artifact_bytes)
-        return tuple(self._supervisors)
+        return tuple(starting)
 
     async def drain(self, grace_s: float) -> bool:
         """Take no more work, let messages finish for `grace_s`, stop every machine.
@@ -564,7 +566,13 @@ def _shutting_down() -> Unavailable:
 def _add_hint(error: BaseException, known: Supervisor) -> None:
     """Have the error of a replacing say what became of the version before, if it says nothing."""
     if isinstance(error, PlexSpacesError | ActorError) and not error.hint:
-        error.hint = f"the version before is {known.state}: plexspaces inspect {known.name}"
+        error.hint = f"{_became(known.state)}: plexspaces inspect {known.name}"
+
+
+def _became(state: ApplicationState) -> str:
+    if state is ApplicationState.STARTING:
+        return "the version before starts again, from where it was"
+    return f"the version before is {state}"
 
 
 def _no_vm(vm_id: str) -> NotFound:
