@@ -28,8 +28,8 @@ from plexspaces_node.vm.qemu_command import Accelerator, Emulator
 from plexspaces_node.vm.qemu_walls import find_qemu
 from plexspaces_node.vm.tsc import host_tsc_khz
 
-BOOT_TARGET = 1.6
-MEMORY_TARGET_MIB = 128
+COPY_TARGET = 0.2
+BOOT_TARGET = 1.25
 BOOTS = 20
 AT_ONCE = 4
 _ROUNDS = 5
@@ -109,10 +109,8 @@ async def _node(driver: QemuDriver, data_dir: Path) -> AsyncIterator[NodeClient]
 
 def table(report: MachineReport) -> str:
     """Return the report as the lists of docs/qemu.md."""
-    over, boots_over = (
-        "" if ratio <= BOOT_TARGET else f" (!) target ≤ {BOOT_TARGET}×"
-        for ratio in (report.ratio, report.boots_ratio)
-    )
+    over = _over(report.ratio, COPY_TARGET)
+    boots_over = _over(report.boots_ratio, BOOT_TARGET)
     lines = [
         f"Machines: {report.how}",
         f"  deploy to first reply, artifact cached  {report.deploy_s:6.2f} s",
@@ -127,6 +125,11 @@ def table(report: MachineReport) -> str:
     for name, mib in report.least_mib.items():
         lines.append(f"    {name:38}{mib:6d} MiB")
     return "\n".join(lines)
+
+
+def _over(ratio: float, target: float) -> str:
+    # As it is shown, to two digits.
+    return "" if round(ratio, 2) <= target else f" (!) target ≤ {target}×"
 
 
 def _emulator(*, emulated: bool) -> Emulator:
