@@ -6,6 +6,9 @@
 /// Of what is available, this part is left to whatever comes meanwhile.
 const MARGIN: usize = 8;
 
+/// And this part of the rest at least is for growth: less than what is left aside.
+const GROWTH_PART: usize = 16;
+
 /// The longest of the newest snapshots that the agent holds though the node has it.
 const HELD_BYTES: usize = 64 * 1024 * 1024;
 
@@ -28,7 +31,8 @@ impl Room {
         let grown = limit.saturating_sub(memory);
         // All growth there may be, and else a state as long as the memory that it is made of.
         let state = spare.saturating_sub(grown).max(memory.min(spare));
-        let growth = spare - state;
+        // Few states can be made without any growth: a little of it is taken from what is left aside.
+        let growth = (spare - state).max(grown.min(spare / GROWTH_PART));
         Self { state, growth }
     }
 }
@@ -65,7 +69,8 @@ mod tests {
     #[test]
     fn where_not_all_fits_a_state_as_long_as_the_memory_comes_first() {
         assert_eq!(room(800, 480, 1000), (480, 220));
-        assert_eq!(room(800, 750, 1000), (700, 0));
+        assert_eq!(room(800, 750, 1000), (700, 43));
+        assert_eq!(room(100, 90, 180), (87, 5));
         assert_eq!(room(0, 10, 100), (0, 0));
     }
 
