@@ -30,7 +30,7 @@ from plexspaces_node.node.logs import ApplicationLog
 from plexspaces_node.node.machines import STOP_GRACE_S, AgentLimits
 from plexspaces_node.node.registry import SnapshotRecord
 from plexspaces_node.node.restart import LONGEST_WAIT_S, MOST_IN_WINDOW
-from plexspaces_node.node.supervisor import Supervisor, Surroundings
+from plexspaces_node.node.supervisor import BEGINS_ANEW, Supervisor, Surroundings
 from plexspaces_node.vm.bundle import Bundle
 from plexspaces_node.vm.driver import Endpoint, VmExit
 from plexspaces_node.vm.fake import FakeDriver, FakeVm
@@ -441,6 +441,19 @@ async def test_start_when_a_defect_ended_the_keeper_then_the_machine_before_is_r
     assert "internal error" in world.supervisor.last_error
     await world.supervisor.start()
     assert world.bundles() == world.driver.live
+
+
+async def test_machine_that_ends_because_a_long_state_is_the_nodes_counts_for_no_fault(
+    world: World,
+) -> None:
+    """A trap costs such an actor its machine; it is not given up for that, however often."""
+    await world.supervisor.start()
+    for number in range(1, 30):
+        why = f"exited with status 4: plexspaces-agent: the actor {BEGINS_ANEW}: trap"
+        world.driver.crash(world.driver.live[0], status=4, reason=why)
+        await world.reach(RUNNING, restarts=number)
+    assert world.supervisor.state is RUNNING
+    assert max(world.waits) < 1.0
 
 
 async def test_machine_whose_agent_is_deaf_is_ended_at_once(
