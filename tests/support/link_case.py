@@ -110,6 +110,17 @@ class Case:
         self._taken: list[tuple[link.NodeFrame, link.Body]] = []
         self._frames = link.FrameReader.of_node(MESSAGE_LIMIT)
 
+    async def dial_again(self) -> None:
+        """Close the agent's end, connect anew and say hello."""
+        path = self.agent.getpeername()
+        self.agent.close()
+        self.agent = socket.socket(socket.AF_UNIX)
+        self.agent.setblocking(False)
+        await self.loop.sock_connect(self.agent, path)
+        self._frames = link.FrameReader.of_node(MESSAGE_LIMIT)
+        await self.say(link.encode(link.Hello(generation=link.GENERATION, vm_id="vm")))
+        assert isinstance(await self.take(), link.Welcome)
+
     def invoke(self, timeout_s: float, payload: bytes = b"") -> asyncio.Task[Answered]:
         """Send a message."""
         return asyncio.create_task(
@@ -179,7 +190,10 @@ async def _around(path: Path, case: Callable[[Case], Coroutine[Any, Any, None]])
             await client.hello()
             it = Case(client, agent, host)
             assert isinstance(await it.take(), link.Welcome)
-            await case(it)
+            try:
+                await case(it)
+            finally:
+                it.agent.close()
     finally:
         await client.close()
 

@@ -12,6 +12,7 @@ import pytest
 from support.link_case import MESSAGE_LIMIT, Case, Run
 
 from plexspaces_node.errors import ActorFailed
+from plexspaces_node.node import calls
 from plexspaces_node.node.agents import LOG_LINES
 from plexspaces_node.node.calls import HOST_CALLS, HOST_CALLS_BYTES
 from plexspaces_node.node.connection import (
@@ -111,6 +112,33 @@ def test_agent_that_asks_with_much_is_not_read_from(run: Run) -> None:
         done.set()
         for _ in range(said):
             assert isinstance(await it.take(), link.Answer)
+
+    run(case)
+
+
+def test_agent_that_dials_again_is_read_from_once_what_it_asked_before_is_done(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came by the connection before still counts, and holds the new one no longer."""
+    monkeypatch.setattr(calls, "HOST_CALLS_BYTES", MESSAGE_LIMIT - 1)
+
+    async def case(it: Case) -> None:
+        done = asyncio.Event()
+
+        async def when_done(call: link.HostCall) -> bytes:
+            if isinstance(call, link.Put):
+                await done.wait()
+            return b""
+
+        it.host.answers = when_done
+        put = link.encode(link.Put(id=1, key="k"), bytes(MESSAGE_LIMIT))
+        await it.say(put)
+        await it.dial_again()
+        await it.say(link.encode(link.Tell(id=2, to="other", type="t")))
+        assert isinstance(await it.take(), link.Answer)
+        done.set()
+        await it.say(link.encode(link.Tell(id=3, to="other", type="t")))
+        assert isinstance(await it.take(), link.Answer)
 
     run(case)
 

@@ -38,6 +38,7 @@ class Calls:
         # Of the store's calls one is done at a time: its values are large, and an actor's
         # own order.
         self._storing = False
+        self._held: set[Connection] = set()
 
     def __len__(self) -> int:
         return len(self._tasks) + len(self._waiting)
@@ -48,6 +49,7 @@ class Calls:
         self._bytes += len(body)
         self.go_on()
         if self._is_full:
+            self._held.add(connection)
             connection.hold(Hold.CALLS)
 
     @property
@@ -69,6 +71,7 @@ class Calls:
 
     def lost(self, connection: Connection) -> None:
         """Forget what came by this connection; what the store does is done all the same."""
+        self._held.discard(connection)
         gone = [entry for entry in self._waiting if entry[0] is connection]
         self._bytes -= sum(len(body) for _, _, body in gone)
         self._waiting = deque(entry for entry in self._waiting if entry[0] is not connection)
@@ -84,13 +87,16 @@ class Calls:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        connection, call, size = self._tasks.pop(task)
+        _, call, size = self._tasks.pop(task)
         self._bytes -= size
         if isinstance(call, link.Get | link.Put | link.Delete):
             self._storing = False
         self.go_on()
         if not self._is_full:
-            connection.release(Hold.CALLS)
+            # Also one that came after the calls of the one before it.
+            for held in self._held:
+                held.release(Hold.CALLS)
+            self._held.clear()
 
     async def _do(self, connection: Connection, call: HostCall, body: Body) -> None:
         answer, payload = link.Answer(id=call.id), None
