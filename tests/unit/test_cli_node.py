@@ -83,6 +83,7 @@ class ScriptedNode:
         self.id = script.configs[0].node.id
         self.address = script.configs[0].node.address
         self.recovered = script.recovered
+        self.is_empty = not script.recovered
 
     async def drain(self) -> bool:
         self._script.done.append("drain")

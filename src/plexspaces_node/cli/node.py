@@ -138,7 +138,7 @@ class _Service:
 
 
 def _announce(node: Node) -> None:
-    say(f"✓ {'Node' if node.recovered else 'Empty node'} started successfully")
+    say(f"✓ {'Empty node' if node.is_empty else 'Node'} started successfully")
     say(f"  Node ID: {node.id}")
     say("  Node is ready to accept deployments via ApplicationService")
     fields = [("Address", node.address), ("Isolation", f"{node.isolation}: {node.isolation_note}")]

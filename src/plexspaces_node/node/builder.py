@@ -68,6 +68,11 @@ class Node:
     def __repr__(self) -> str:
         return f"<Node {self.id} {self.isolation} at {self.address}>"
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no applications, none that are stopped either."""
+        return self._applications is None or not self._applications.supervisors()
+
     def describe(self) -> NodeInfo:
         """Say what this node is and what it allows."""
         can, limits = self._driver.capabilities, self.config.limits
@@ -229,7 +234,7 @@ class NodeBuilder:
 
 def _tell_of_a_weaker_level(node: Node, before: str) -> None:
     levels = [driver.name for driver in make_drivers(node.config)]
-    if not node.recovered or not {before, node.isolation} <= set(levels):
+    if node.is_empty or not {before, node.isolation} <= set(levels):
         return
     if levels.index(node.isolation) > levels.index(before):
         _log.warning(
