@@ -1,4 +1,7 @@
-"""A real node for a test: real gRPC, real machines of the process driver, its own directory."""
+"""A real node for a test: real gRPC, real machines of the process driver, its own directory.
+
+And an agent without a node: `peer`, with what it can load.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from support.actors import command, probe
+from support.actors import command, compiled, probe, talker
 from support.nodes import builder
+from support.peer import Peer
 
 from plexspaces_node import NodeClient
 from plexspaces_node.node.builder import Node
@@ -45,3 +49,19 @@ def command_wasm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("wasm") / "command.wasm"
     path.write_bytes(command())
     return path
+
+
+@pytest.fixture(scope="session")
+def probe_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled(probe(), tmp_path_factory.mktemp("probe"))
+
+
+@pytest.fixture(scope="session")
+def talker_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled(talker(), tmp_path_factory.mktemp("talker"))
+
+
+@pytest.fixture
+def peer(tmp_path: Path) -> Iterator[Peer]:
+    with Peer(tmp_path) as peer:
+        yield peer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,19 +16,8 @@ NO_NODE_STATUS = 3
 
 
 @pytest.fixture(scope="session")
-def probe_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compiled(probe(), tmp_path_factory.mktemp("probe"))
-
-
-@pytest.fixture(scope="session")
 def command_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compiled(command(), tmp_path_factory.mktemp("command"))
-
-
-@pytest.fixture
-def peer(tmp_path: Path) -> Iterator[Peer]:
-    with Peer(tmp_path) as peer:
-        yield peer
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from support.actors import compiled, probe, talker
 from support.peer import ACTOR, Peer, Replied
 
 from plexspaces_node.model import MIB
@@ -25,16 +24,6 @@ def machine(tmp_path: Path) -> Iterator[Machines]:
     """Start an agent that is held to the memory of a machine."""
     with ExitStack() as ends:
         yield lambda memory_mib: ends.enter_context(Peer(tmp_path, memory_mib=memory_mib))
-
-
-@pytest.fixture(scope="session")
-def probe_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compiled(probe(), tmp_path_factory.mktemp("probe"))
-
-
-@pytest.fixture(scope="session")
-def talker_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compiled(talker(), tmp_path_factory.mktemp("talker"))
 
 
 def sized(peer: Peer, mib: int) -> Replied:

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -76,12 +75,6 @@ def ledger_code(ledger: BuildResult, tmp_path_factory: pytest.TempPathFactory) -
 def probe_code(outputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     wasm = built(ACTORS / "go-probe", outputs / "probe.wasm").path
     return compiled(wasm.read_bytes(), tmp_path_factory.mktemp("probe-code"))
-
-
-@pytest.fixture
-def peer(tmp_path: Path) -> Iterator[Peer]:
-    with Peer(tmp_path) as peer:
-        yield peer
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,12 +61,6 @@ def counter(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> BuildRes
 @pytest.fixture(scope="session")
 def counter_code(counter: BuildResult) -> Path:
     return compiled(counter.path.read_bytes(), counter.path.parent)
-
-
-@pytest.fixture
-def peer(tmp_path: Path) -> Iterator[Peer]:
-    with Peer(tmp_path) as peer:
-        yield peer
 
 
 def built(project: Path, output: Path | None = None) -> BuildResult:

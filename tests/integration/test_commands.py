@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.actors import command_async, compiled, talker
+from support.actors import command_async, compiled
 from support.peer import ACTOR, PLATFORM, TRAP, Peer
 
 from plexspaces_node.wire import link
 
 LINES = 10_000
-
-
-@pytest.fixture(scope="session")
-def talker_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compiled(talker(), tmp_path_factory.mktemp("talker"))
-
-
-@pytest.fixture
-def peer(tmp_path: Path) -> Iterator[Peer]:
-    with Peer(tmp_path) as peer:
-        yield peer
 
 
 @pytest.fixture

@@ -150,6 +150,26 @@ class Case:
         """Send bytes to the node."""
         await self.loop.sock_sendall(self.agent, data)
 
+    def hold_answers(self, *kinds: type[link.HostCall]) -> asyncio.Event:
+        """Have host calls of these kinds, all where none is named, wait until this is set."""
+        done = asyncio.Event()
+
+        async def when_done(call: link.HostCall) -> bytes:
+            if not kinds or isinstance(call, kinds):
+                await done.wait()
+            return b""
+
+        self.host.answers = when_done
+        return done
+
+    async def hear_stop(self) -> link.Stop:
+        """Take what begins a goodbye, and show that the agent hears."""
+        measure, stop = await self.take(), await self.take()
+        assert isinstance(measure, link.Measure)
+        assert isinstance(stop, link.Stop)
+        await self.say(link.encode(link.Measured(id=measure.id)))
+        return stop
+
     async def read_on(self) -> None:
         """Receive what the node sends, until cancelled, and look at none of it."""
         while await self.loop.sock_recv(self.agent, PIECE_BYTES):

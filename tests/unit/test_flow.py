@@ -99,13 +99,7 @@ def test_agent_that_asks_with_much_is_not_read_from(run: Run) -> None:
     """What host calls carry counts as they do."""
 
     async def case(it: Case) -> None:
-        done = asyncio.Event()
-
-        async def when_done(call: link.HostCall) -> bytes:
-            await done.wait()
-            return b""
-
-        it.host.answers = when_done
+        done = it.hold_answers()
         put = link.encode(link.Put(id=1, key="k"), bytes(MESSAGE_LIMIT))
         said = await it.flood(put, 1000.0)
         assert said <= HOST_CALLS_BYTES / MESSAGE_LIMIT + 2
@@ -123,14 +117,7 @@ def test_agent_that_dials_again_is_read_from_once_what_it_asked_before_is_done(
     monkeypatch.setattr(calls, "HOST_CALLS_BYTES", MESSAGE_LIMIT - 1)
 
     async def case(it: Case) -> None:
-        done = asyncio.Event()
-
-        async def when_done(call: link.HostCall) -> bytes:
-            if isinstance(call, link.Put):
-                await done.wait()
-            return b""
-
-        it.host.answers = when_done
+        done = it.hold_answers(link.Put)
         put = link.encode(link.Put(id=1, key="k"), bytes(MESSAGE_LIMIT))
         await it.say(put)
         await it.dial_again()
@@ -164,13 +151,7 @@ def test_agent_that_asks_more_than_is_done_waits(run: Run) -> None:
     """So many host calls are on their way, the others lie in the agent's own memory."""
 
     async def case(it: Case) -> None:
-        done = asyncio.Event()
-
-        async def when_done(call: link.HostCall) -> bytes:
-            await done.wait()
-            return b""
-
-        it.host.answers = when_done
+        done = it.hold_answers()
         ask = link.encode(link.Ask(id=1, to="other", type="t"))
         said = await it.flood(ask * 100, 10.0)
         assert len(it.host.calls) == HOST_CALLS

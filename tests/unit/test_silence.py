@@ -293,10 +293,7 @@ def test_agent_that_is_long_at_its_goodbye_has_its_whole_time(run: Run) -> None:
 
     async def case(it: Case) -> None:
         stopping = asyncio.create_task(it.client.stop(60.0))
-        measure, stop = await it.take(), await it.take()
-        assert isinstance(measure, link.Measure)
-        assert isinstance(stop, link.Stop)
-        await it.say(link.encode(link.Measured(id=measure.id)))
+        stop = await it.hear_stop()
         await asyncio.sleep(59.0)
         await it.say(link.encode(link.Stopped(id=stop.id)))
         await stopping
@@ -309,11 +306,8 @@ def test_agent_that_snapshots_at_its_goodbye_has_the_time_it_gives_its_actor(run
 
     async def case(it: Case) -> None:
         stopping = asyncio.create_task(it.client.stop(5.0))
-        measure, stop = await it.take(), await it.take()
-        assert isinstance(measure, link.Measure)
-        assert isinstance(stop, link.Stop)
+        stop = await it.hear_stop()
         assert stop.timeout_ns == 5 * 10**9
-        await it.say(link.encode(link.Measured(id=measure.id)))
         await asyncio.sleep(2 * SNAPSHOT_S + 10.0)
         await it.say(link.encode(link.Stopped(id=stop.id)))
         await stopping
@@ -338,9 +332,7 @@ def test_goodbye_of_an_agent_that_only_snapshots_ends(
     async def case(it: Case) -> None:
         begin, parts = it.loop.time(), 0
         stopping = asyncio.create_task(it.client.stop(5.0))
-        measure = await it.take()
-        assert isinstance(measure, link.Measure)
-        await it.say(link.encode(link.Measured(id=measure.id)))
+        await it.hear_stop()
         reading = asyncio.create_task(it.read_on())
         while not stopping.done():
             await it.say(link.encode(link.Snapshot(id=1, offset=step * parts)))
