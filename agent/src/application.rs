@@ -362,15 +362,7 @@ impl CommandAtWork {
 async fn answer_by(command: &Command, connection: &Connection, message: Message) {
     let queue = message.arrived.elapsed();
     if message.deadline <= Instant::now() {
-        let spent = Spent::default();
-        return reply(
-            connection,
-            message.id,
-            Bytes::new(),
-            Some(late()),
-            spent,
-            queue,
-        );
+        return reply_late(connection, &message);
     }
     let answer = command.handle(&message).await;
     let id = message.id;
@@ -404,20 +396,17 @@ pub(crate) fn reply(
     connection.send(Frame::Reply(reply), body);
 }
 
+fn reply_late(connection: &Connection, message: &Message) {
+    let (spent, queue) = (Spent::default(), message.arrived.elapsed());
+    let failure = Some(late());
+    reply(connection, message.id, Bytes::new(), failure, spent, queue);
+}
+
 /// Answer the messages whose time runs out while they wait, for as long as the application is.
 pub(crate) async fn expire(mailbox: Arc<Mailbox>, connection: Connection) {
     loop {
         for message in mailbox.expired().await {
-            let queue = message.arrived.elapsed();
-            let spent = Spent::default();
-            reply(
-                &connection,
-                message.id,
-                Bytes::new(),
-                Some(late()),
-                spent,
-                queue,
-            );
+            reply_late(&connection, &message);
         }
     }
 }
