@@ -30,6 +30,9 @@ const PART_TIMEOUT: Duration = Duration::from_secs(5);
 /// For the goodbye to be read, once all is done.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// The id of a goodbye to which nobody asked.
+const UNASKED: u64 = 0;
+
 /// An instance that has grown beyond this part of its memory may not have the memory to hand its
 /// state over: that is tried before the message that made it grow is answered.
 const PROVE_FROM: usize = 3;
@@ -112,11 +115,11 @@ impl ActorAtWork {
     pub(crate) async fn run(mut self) -> Result<(), GivenUp> {
         let end = self.work().await;
         match &end {
-            Ok(stop) => goodbye(&self.connection, *stop).await,
+            Ok(stop) => goodbye(&self.connection, stop.id).await,
             Err(_) => {
                 // The next machine begins with what is on its way.
                 let _ = self.saver.saved(PART_TIMEOUT).await;
-                sent(&self.connection).await;
+                goodbye(&self.connection, UNASKED).await;
             }
         }
         end.map(|_| ())
@@ -352,7 +355,7 @@ impl CommandAtWork {
                     drop(slot);
                     let all = slots.acquire_many(self.concurrency);
                     let _ = timeout_at(Instant::now() + stop.timeout, all).await;
-                    return goodbye(&self.connection, stop).await;
+                    return goodbye(&self.connection, stop.id).await;
                 }
             }
         }
@@ -457,13 +460,8 @@ fn refuse_to_stop(connection: &Connection, stop: Stop, failure: Failure) {
     connection.send(Frame::Failed(failed), Bytes::new());
 }
 
-/// Say the last word, and wait until it is on its way.
-pub(crate) async fn goodbye(connection: &Connection, stop: Stop) {
-    connection.send(Frame::Stopped(Stopped { id: stop.id }), Bytes::new());
-    sent(connection).await;
-}
-
-/// Wait until what was said last is on its way.
-async fn sent(connection: &Connection) {
+/// Say the last word, to the request of this id, and wait until it is on its way.
+pub(crate) async fn goodbye(connection: &Connection, id: u64) {
+    connection.send(Frame::Stopped(Stopped { id }), Bytes::new());
     let _ = timeout_at(Instant::now() + GOODBYE_TIMEOUT, connection.drained()).await;
 }

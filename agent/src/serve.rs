@@ -224,7 +224,7 @@ impl Agent {
                     None => {
                         let (connection, ending) = (self.connection.clone(), self.ending.clone());
                         tokio::spawn(async move {
-                            goodbye(&connection, stop).await;
+                            goodbye(&connection, stop.id).await;
                             ending.tell(Ok(()));
                         });
                     }

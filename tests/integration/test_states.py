@@ -17,6 +17,7 @@ from plexspaces_node.client import DeployOptions
 from plexspaces_node.errors import ActorFailed, ActorTrapped, ResourceExhausted, WrongState
 from plexspaces_node.model import MIB, ApplicationState
 from plexspaces_node.node.registry import Registry
+from plexspaces_node.node.restart import MOST_IN_WINDOW
 from plexspaces_node.node.saving import HELD_BYTES
 
 LARGE = DeployOptions(memory_mib=512)
@@ -156,6 +157,24 @@ async def test_trap_when_the_state_is_too_long_to_be_held_twice_then_another_mac
     await reached(client, "one")
     assert await counter(client) == 2
     assert "another machine" in "".join([line.message async for line in client.logs("one")])
+
+
+async def test_traps_when_each_costs_a_machine_then_the_application_is_not_given_up(
+    client: NodeClient, probe_wasm: Path
+) -> None:
+    """Whoever can send a message that traps could put it out of service otherwise."""
+    await client.deploy("one", probe_wasm, options=DeployOptions(memory_mib=128))
+    await client.invoke("one", size(20 * MIB), type="b", timeout_s=60)
+    await client.stop("one")
+    await client.start("one")
+    for traps in range(1, MOST_IN_WINDOW + 3):
+        with pytest.raises(ActorTrapped):
+            await client.invoke("one", type="t")
+        async with asyncio.timeout(30):
+            while (await client.inspect("one")).restarts < traps:
+                await asyncio.sleep(0.01)
+        await reached(client, "one")
+    assert await counter(client) == 2
 
 
 async def test_message_when_it_makes_the_state_one_that_cannot_be_saved_then_it_says_so(

@@ -30,7 +30,7 @@ from plexspaces_node.node.logs import ApplicationLog
 from plexspaces_node.node.machines import STOP_GRACE_S, AgentLimits
 from plexspaces_node.node.registry import SnapshotRecord
 from plexspaces_node.node.restart import LONGEST_WAIT_S, MOST_IN_WINDOW
-from plexspaces_node.node.supervisor import BEGINS_ANEW, Supervisor, Surroundings
+from plexspaces_node.node.supervisor import Supervisor, Surroundings
 from plexspaces_node.vm.bundle import Bundle
 from plexspaces_node.vm.driver import Endpoint, VmExit
 from plexspaces_node.vm.fake import FakeDriver, FakeVm
@@ -56,6 +56,10 @@ class Driver(FakeDriver):
         if self.refusals:
             raise self.refusals.pop()
         await super().destroy(bundle, ended=ended)
+
+
+LEAVE = b"leave"
+"""A message for which an agent says that its actor begins anew elsewhere."""
 
 
 def part_of(state: bytes, begin: int) -> bytes:
@@ -140,6 +144,8 @@ class World:
             elif isinstance(frame, link.Load):
                 self.loaded.append(state)
                 writer.write(link.encode(link.Loaded(id=frame.id, load_ns=1, init_ns=1)))
+            elif isinstance(frame, link.Invoke) and body == LEAVE:
+                writer.write(link.encode(link.Stopped()))
             elif isinstance(frame, link.Stop) and self.refused:
                 writer.write(link.encode(link.Failed(id=frame.id, failure=self.refused)))
             elif isinstance(frame, link.Stop) and self.at_stop:
@@ -449,9 +455,13 @@ async def test_machine_that_ends_because_a_long_state_is_the_nodes_counts_for_no
     """A trap costs such an actor its machine; it is not given up for that, however often."""
     await world.supervisor.start()
     for number in range(1, 30):
-        why = f"exited with status 4: plexspaces-agent: the actor {BEGINS_ANEW}: trap"
-        world.driver.crash(world.driver.live[0], status=4, reason=why)
+        agent = world.supervisor.agent
+        message = agent.post(sender="", msg_type="", payload=LEAVE, timeout_ns=60_000_000_000)
+        while not agent.left:
+            await asyncio.sleep(0)
+        world.driver.crash(world.driver.live[0])
         await world.reach(RUNNING, restarts=number)
+        assert isinstance(message.exception(), Unavailable)
     assert world.supervisor.state is RUNNING
     assert max(world.waits) < 1.0
 

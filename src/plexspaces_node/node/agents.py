@@ -162,6 +162,8 @@ class AgentClient:
         self._hello: asyncio.Future[link.Hello] = self._loop.create_future()
         self.deaf = asyncio.Event()
         """Set when the agent did not answer in time, nor say that it could not."""
+        self.left = False
+        """Whether the agent has said that its actor begins anew in another machine."""
 
     def __repr__(self) -> str:
         connected = "connected" if self._connection else "not connected"
@@ -487,6 +489,8 @@ class AgentClient:
             self._host.snapshot_part(frame, body)
         elif isinstance(frame, link.Hello):
             raise link.LinkBroken("a second hello")
+        elif isinstance(frame, link.Stopped) and not frame.id:
+            self.left = True
         elif not self._answered(frame):
             connection.unasked(1, frame, body)
 

@@ -56,9 +56,6 @@ GOODBYE_S = 5.0
 LOAD_SLACK_S = 1.0
 """How much longer the node waits for a load than its agent, whose word should come first."""
 
-BEGINS_ANEW = "begins anew in another machine"
-"""What an agent says last that ends its machine, after a trap, because it holds no long state."""
-
 KINDS = {
     ArtifactKind.ACTOR: link.Load.KIND_ACTOR,
     ArtifactKind.COMMAND: link.Load.KIND_COMMAND,
@@ -418,9 +415,9 @@ class Supervisor:
         while True:
             assert self.machine is not None
             ended = await self.machine.wait()
-            # The start that follows counts for itself.
-            anew = BEGINS_ANEW in ended.reason
-            self._ended(f"machine {self.machine.id} ended: {ended.reason}", by_host=anew)
+            # Of an agent that has left, the start that follows counts for itself.
+            why = f"machine {self.machine.id} ended: {ended.reason}"
+            self._ended(why, by_host=self.machine.agent.left)
             await self._discard(self.machine)
             if not await self._try_again():
                 return

@@ -277,6 +277,9 @@ class Stopped(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     id: _builtins.int
+    """0 where nobody asked: the actor is lost here, and begins anew in another machine from what the
+    node has of its state.
+    """
     def __init__(
         self,
         *,
