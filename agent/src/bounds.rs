@@ -5,12 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use wasmtime::{Error, ResourceLimiter};
 
-/// More than any language's runtime takes; a table's element costs eight bytes of the agent.
-const TABLE_ELEMENTS: usize = 1_000_000;
-
-const INSTANCES: usize = 256;
-const TABLES: usize = 256;
-const MEMORIES: usize = 64;
+use crate::settings::{INSTANCES, MEMORIES, TABLE_ELEMENTS, TABLES};
 
 /// The linear memory of an application: what all its instances have together.
 #[derive(Debug)]

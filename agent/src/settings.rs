@@ -7,7 +7,6 @@
 use wasmtime::{Config, Result, WasmBacktraceDetails};
 
 /// What compiles and runs artifacts; equal to `plexspaces_node.artifact.ENGINE`, and to Cargo.lock.
-#[allow(dead_code, reason = "only the agent says it")]
 pub(crate) const ENGINE: &str = "wasmtime 48.0.8";
 
 /// Twice wasmtime's default: Python's interpreter recurses deeply inside WebAssembly.
@@ -15,6 +14,21 @@ pub(crate) const WASM_STACK_BYTES: usize = 1024 * 1024;
 
 /// What a guest's call gets of native stack beyond its own: for the host functions it calls.
 pub(crate) const HOST_STACK_BYTES: usize = 512 * 1024;
+
+// What the agent gives to an application, and the compiler refuses beforehand; native code does not
+// depend on it.
+
+/// More than any language's runtime takes; a table's element costs eight bytes of the agent.
+pub(crate) const TABLE_ELEMENTS: usize = 1_000_000;
+
+/// How many instances of core modules there may be,
+pub(crate) const INSTANCES: usize = 256;
+
+/// how many tables,
+pub(crate) const TABLES: usize = 256;
+
+/// and how many linear memories.
+pub(crate) const MEMORIES: usize = 64;
 
 /// The settings on which native code depends.
 pub(crate) fn settings() -> Result<Config> {

@@ -31,8 +31,6 @@ impl Kind {
 pub(crate) struct Artifact {
     /// How it is run.
     pub(crate) kind: Kind,
-    /// Whether the file is a component.
-    pub(crate) is_component: bool,
     /// The languages it says it was written in, the outermost first.
     pub(crate) languages: Vec<String>,
     /// The tools it says it was made by.
@@ -63,7 +61,6 @@ pub(crate) fn judge(binary: &[u8]) -> Result<Judged<'_>, Refusal> {
     };
     demand::check(&outline.demand)?;
     let Outline {
-        is_component,
         languages,
         processed_by,
         imports,
@@ -74,7 +71,6 @@ pub(crate) fn judge(binary: &[u8]) -> Result<Judged<'_>, Refusal> {
     } = outline;
     let artifact = Artifact {
         kind,
-        is_component,
         languages,
         processed_by,
         imports,

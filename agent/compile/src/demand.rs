@@ -1,12 +1,7 @@
 //! What an instance takes as soon as it is there.
 
 use crate::refusal::Refusal;
-
-// What the agent gives to an application: `bounds.rs` of the agent.
-const MOST_TABLE_ELEMENTS: u64 = 1_000_000;
-const MOST_INSTANCES: u64 = 256;
-const MOST_TABLES: u64 = 256;
-const MOST_MEMORIES: u64 = 64;
+use crate::settings::{INSTANCES, MEMORIES, TABLE_ELEMENTS, TABLES};
 
 /// Each is work of the compiler's, whatever lies in it; what tools make has some tens.
 const MOST_COMPONENTS: u64 = 4096;
@@ -58,12 +53,12 @@ pub(crate) fn check(demand: &Demand) -> Result<(), Refusal> {
     for (has, most, what) in [
         (
             demand.table_elements,
-            MOST_TABLE_ELEMENTS,
+            TABLE_ELEMENTS as u64,
             "elements in its tables",
         ),
         (
             demand.instances,
-            MOST_INSTANCES,
+            INSTANCES as u64,
             "instances of core modules",
         ),
         (
@@ -71,8 +66,8 @@ pub(crate) fn check(demand: &Demand) -> Result<(), Refusal> {
             MOST_COMPONENTS,
             "instances of components",
         ),
-        (demand.tables, MOST_TABLES, "tables"),
-        (demand.memories, MOST_MEMORIES, "memories"),
+        (demand.tables, TABLES as u64, "tables"),
+        (demand.memories, MEMORIES as u64, "memories"),
     ] {
         if has > most {
             return Err(Refusal::new(

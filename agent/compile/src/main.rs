@@ -38,9 +38,6 @@ use arguments::{Action, Arguments};
 use artifact::Artifact;
 use refusal::Refusal;
 
-/// What compiles, and what the agent loads it with.
-const ENGINE: &str = "wasmtime 48.0.8";
-
 /// For a command line that is not one, as is the custom.
 const USAGE_STATUS: u8 = 2;
 
@@ -67,8 +64,9 @@ fn main() -> ExitCode {
 fn run(action: &Action) -> Result<(), String> {
     match action {
         Action::Version => say(&format!(
-            "plexspaces-compile {} ({ENGINE})\n",
-            env!("CARGO_PKG_VERSION")
+            "plexspaces-compile {} ({})\n",
+            env!("CARGO_PKG_VERSION"),
+            settings::ENGINE
         )),
         Action::Inspect { file } => answer(&inspect(&read(file)?)),
         Action::Compile { source, target } => compile(&read(source)?, target),
@@ -85,7 +83,7 @@ fn inspect(binary: &[u8]) -> Result<Artifact, Refusal> {
 fn compile(binary: &[u8], target: &Path) -> Result<(), String> {
     // The functions' bodies are validated by the compiler as it comes to them.
     let compiled = artifact::judge(binary).and_then(|judged| {
-        let code = native::compile(binary, judged.artifact.is_component)?;
+        let code = native::compile(binary, judged.artifact.kind)?;
         Ok((judged.artifact, code))
     });
     let artifact = match compiled {

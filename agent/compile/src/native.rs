@@ -2,18 +2,18 @@
 
 use wasmtime::{Engine, Error};
 
+use crate::artifact::Kind;
 use crate::outline;
 use crate::refusal::{Refusal, plain};
 use crate::settings::settings;
 
 /// Compile for the baseline of this machine's architecture, on all of its processors.
-pub(crate) fn compile(binary: &[u8], is_component: bool) -> Result<Vec<u8>, Refusal> {
+pub(crate) fn compile(binary: &[u8], kind: Kind) -> Result<Vec<u8>, Refusal> {
     let compiled = settings().and_then(|settings| {
         let engine = Engine::new(&settings)?;
-        if is_component {
-            engine.precompile_component(binary)
-        } else {
-            engine.precompile_module(binary)
+        match kind {
+            Kind::Command => engine.precompile_module(binary),
+            Kind::Actor | Kind::CommandComponent => engine.precompile_component(binary),
         }
     });
     compiled.map_err(|error| refused(binary, &error))

@@ -1,6 +1,6 @@
 //! What of WebAssembly runs here, and the words for what does not.
 
-use wasmparser::{Error, Parser, Validator, WasmFeatures};
+use wasmparser::{Error, Validator, WasmFeatures};
 
 use crate::refusal::{Refusal, plain};
 
@@ -163,24 +163,9 @@ fn wanted(binary: &[u8], error: &Error) -> Option<&'static Proposal> {
 }
 
 fn validate(binary: &[u8], features: WasmFeatures) -> Option<Error> {
-    let mut parser = Parser::new(0);
-    parser.set_features(features);
-    let mut validator = Validator::new_with_features(features);
-    let mut allocations = wasmparser::FuncValidatorAllocations::default();
-    for payload in parser.parse_all(binary) {
-        let valid = match payload.and_then(|payload| validator.payload(&payload)) {
-            Ok(valid) => valid,
-            Err(error) => return Some(error),
-        };
-        if let wasmparser::ValidPayload::Func(function, body) = valid {
-            let mut of_function = function.into_validator(allocations);
-            if let Err(error) = of_function.validate(&body) {
-                return Some(error);
-            }
-            allocations = of_function.into_allocations();
-        }
-    }
-    None
+    Validator::new_with_features(features)
+        .validate_all(binary)
+        .err()
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ pub(crate) fn written(found: &Result<Artifact, Refusal>) -> Value {
             "imports": artifact.imports,
             "exports": artifact.exports,
             "memory_bytes": artifact.memory_bytes,
-            "engine": crate::ENGINE,
+            "engine": crate::settings::ENGINE,
         }),
         Err(refusal) => json!({
             "ok": false,
