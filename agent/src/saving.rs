@@ -79,7 +79,7 @@ impl Digest {
 struct Sending {
     id: u64,
     state: Bytes,
-    /// Over what was sent.
+    /// Over what was sent, of a state too long to be held.
     hasher: DefaultHasher,
     sent: usize,
     kept: usize,
@@ -176,13 +176,17 @@ impl Saver {
         self.changed.notify_waiters();
     }
 
-    /// Wait until nothing is on its way, or the node takes nothing more of it for so long.
-    pub(crate) async fn idle(&self, patience: Duration) {
+    /// Wait until nothing is on its way; `false` when the node takes nothing more of it for so long.
+    pub(crate) async fn idle(&self, patience: Duration) -> bool {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
-            if self.saving().current.is_none() || timeout(patience, changed).await.is_err() {
-                return;
+            // Nor does anything wait then: it would be on its way.
+            if self.saving().current.is_none() {
+                return true;
+            }
+            if timeout(patience, changed).await.is_err() {
+                return false;
             }
         }
     }
@@ -199,20 +203,11 @@ impl Saver {
                 self.send_anew(&mut saving, newest);
             }
         }
-        loop {
-            let mut changed = std::pin::pin!(self.changed.notified());
-            changed.as_mut().enable();
-            {
-                let saving = self.saving();
-                if saving.current.is_none() && saving.next.is_none() {
-                    return saving.failure.clone().map_or(Ok(()), Err);
-                }
-            }
-            if timeout(patience, changed).await.is_err() {
-                let message = "the node did not keep it within the time given";
-                return Err(Failure::platform("deadline_exceeded", message));
-            }
+        if !self.idle(patience).await {
+            let message = "the node did not keep it within the time given";
+            return Err(Failure::platform("deadline_exceeded", message));
         }
+        self.saving().failure.clone().map_or(Ok(()), Err)
     }
 
     fn go_on(&self, saving: &mut Saving) {
@@ -248,7 +243,9 @@ impl Saver {
                 // After the next welcome it begins anew.
                 return;
             }
-            sending.hasher.write(&body);
+            if sending.state.len() > self.held_bytes {
+                sending.hasher.write(&body);
+            }
             sending.sent = end;
             sending.all_sent = last;
         }
