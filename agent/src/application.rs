@@ -140,7 +140,7 @@ impl ActorAtWork {
                     Ok(()) => return Ok(stop),
                     Err(failure) => {
                         // First: to make the actor anew may take longer than anybody waits.
-                        refuse_to_stop(&self.connection, stop, not_saved(&failure));
+                        fail(&self.connection, stop.id, not_saved(&failure));
                         self.revive(&failure).await?;
                     }
                 },
@@ -243,7 +243,7 @@ impl ActorAtWork {
         let mut room = self.room();
         if room.is_some_and(|room| room.state < self.actor.memory()) {
             // What is on its way takes of the memory that this one may need.
-            self.saver.idle(PART_TIMEOUT).await;
+            let _ = self.saver.idle(PART_TIMEOUT).await;
             room = self.room();
         }
         let deadline = Instant::now() + SNAPSHOT_TIMEOUT;
@@ -365,7 +365,7 @@ impl CommandAtWork {
 async fn answer_by(command: &Command, connection: &Connection, message: Message) {
     let queue = message.arrived.elapsed();
     if message.deadline <= Instant::now() {
-        return reply_late(connection, &message);
+        return refuse(connection, message.id, late(), queue);
     }
     let answer = command.handle(&message).await;
     let id = message.id;
@@ -399,17 +399,17 @@ pub(crate) fn reply(
     connection.send(Frame::Reply(reply), body);
 }
 
-fn reply_late(connection: &Connection, message: &Message) {
-    let (spent, queue) = (Spent::default(), message.arrived.elapsed());
-    let failure = Some(late());
-    reply(connection, message.id, Bytes::new(), failure, spent, queue);
+/// Answer a message that nobody has handled.
+pub(crate) fn refuse(connection: &Connection, id: u64, failure: Failure, queue: Duration) {
+    let spent = Spent::default();
+    reply(connection, id, Bytes::new(), Some(failure), spent, queue);
 }
 
 /// Answer the messages whose time runs out while they wait, for as long as the application is.
 pub(crate) async fn expire(mailbox: Arc<Mailbox>, connection: Connection) {
     loop {
         for message in mailbox.expired().await {
-            reply_late(&connection, &message);
+            refuse(&connection, message.id, late(), message.arrived.elapsed());
         }
     }
 }
@@ -452,12 +452,10 @@ fn not_saved(failure: &Failure) -> Failure {
     .hint(failure.hint.as_str())
 }
 
-fn refuse_to_stop(connection: &Connection, stop: Stop, failure: Failure) {
-    let failed = Failed {
-        id: stop.id,
-        failure: Some(failure),
-    };
-    connection.send(Frame::Failed(failed), Bytes::new());
+/// Answer a request that is no message, and cannot be done.
+pub(crate) fn fail(connection: &Connection, id: u64, failure: Failure) {
+    let failure = Some(failure);
+    connection.send(Frame::Failed(Failed { id, failure }), Bytes::new());
 }
 
 /// Say the last word, to the request of this id, and wait until it is on its way.

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::link::proto::Failure;
+use crate::trap::MORE_MEMORY;
 
 /// What is reserved for the parts to come. Doubling would take as much again as a long state has,
 /// of memory that its actor is about to need.
@@ -32,8 +33,7 @@ impl Arriving {
         let Self { mut state, refused } = std::mem::take(self);
         if refused {
             let message = format!("the machine has no memory for a state of {announced} bytes");
-            return Err(Failure::platform("resource_exhausted", message)
-                .hint("deploy it with more memory: --memory MIB"));
+            return Err(Failure::platform("resource_exhausted", message).hint(MORE_MEMORY));
         }
         if state.len() as u64 != announced {
             let came = state.len();

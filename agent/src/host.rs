@@ -11,12 +11,11 @@ use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{WasiCtxView, WasiView};
 
 use crate::bounds::Bounds;
-use crate::link::failure::cut;
+use crate::link::CODE_BYTES;
 use crate::link::proto::failure::Origin;
 use crate::link::proto::from_agent::Frame;
 use crate::link::proto::log::{Level, Stream};
 use crate::link::proto::{Ask, Delete, Failure, Get, Put, Tell};
-use crate::link::{CODE_BYTES, TEXT_BYTES};
 use crate::node::Node;
 use crate::output::line_of;
 
@@ -153,7 +152,7 @@ impl logging::Host for Surroundings {
         };
         let connection = self.node.connection();
         connection.room().await;
-        connection.log(line_of(Stream::Log, level, cut(message, TEXT_BYTES)));
+        connection.log(line_of(Stream::Log, level, message));
     }
 }
 

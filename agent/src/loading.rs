@@ -10,18 +10,19 @@ use tokio::time::Instant;
 use wasmtime::Engine;
 
 use crate::actor::Actor;
-use crate::application::{ActorAtWork, CommandAtWork, Ending, Terms, expire};
+use crate::application::{ActorAtWork, CommandAtWork, Ending, Terms, expire, fail};
 use crate::command::Command;
 use crate::deadline::Ticker;
 use crate::host::Linkers;
 use crate::link::connection::Connection;
-use crate::link::proto::{Failed, Failure, Load, Loaded, from_agent::Frame};
+use crate::link::proto::{Failure, Load, Loaded, from_agent::Frame};
 use crate::machine::Machine;
 use crate::mailbox::Mailbox;
 use crate::node::Node;
 use crate::program::{Artifact, Settings, does_not_load};
 use crate::room::{could_be_saved, held_bytes};
 use crate::saving::Saver;
+use crate::trap::{MORE_MEMORY, mib};
 
 /// What there is before any application.
 pub(crate) struct Around<'a> {
@@ -216,15 +217,13 @@ impl Starting {
         if left.is_none_or(|left| could_be_saved(length, left)) {
             return Ok(());
         }
-        let mib = |bytes: usize| bytes.div_ceil(1024 * 1024);
         let message = format!(
             "its state of {} MiB could not be saved from here: beside the actor itself there are \
              {} MiB left",
             mib(length),
             mib(left.unwrap_or(0))
         );
-        Err(Failure::actor("too-little-memory", message)
-            .hint("deploy it with more memory: --memory MIB"))
+        Err(Failure::actor("too-little-memory", message).hint(MORE_MEMORY))
     }
 
     fn start_command(self, command: Command, load: &Load, workers: Handle) {
@@ -249,10 +248,6 @@ impl Starting {
     }
 
     fn failed(&self, failure: Failure) {
-        let failed = Failed {
-            id: self.id,
-            failure: Some(failure),
-        };
-        self.connection.send(Frame::Failed(failed), Bytes::new());
+        fail(&self.connection, self.id, failure);
     }
 }

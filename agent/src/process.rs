@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use crate::link::proto::Failure;
 use crate::link::stream::Stream;
@@ -28,7 +28,6 @@ pub(crate) struct Process {
     status: File,
     /// What this kernel did not have at the beginning.
     missing: Vec<&'static str>,
-    locked: OnceLock<Vec<String>>,
 }
 
 #[derive(Debug, Default)]
@@ -59,7 +58,6 @@ impl Process {
             link: Mutex::new(Some(stream)),
             status,
             missing,
-            locked: OnceLock::new(),
         })
     }
 
@@ -75,21 +73,18 @@ impl Process {
         Stream::new(OwnedFd::from(stream))
     }
 
-    /// Give up what an agent whose artifact is mapped needs no more; again it does nothing.
+    /// Give up what an agent whose artifact is mapped needs no more. To be called once.
     ///
     /// Returns the names of the walls that this kernel does not have.
     pub(crate) fn lock_down(&self) -> Result<Vec<String>, Failure> {
-        if let Some(missing) = self.locked.get() {
-            return Ok(missing.clone());
-        }
         let late = sandbox::lock_down().map_err(|error| {
             Failure::platform(
                 "internal",
                 format!("the agent cannot be walled in: {error}"),
             )
         })?;
-        let all = self.missing.iter().chain(&late).map(ToString::to_string);
-        Ok(self.locked.get_or_init(|| all.collect()).clone())
+        let all = self.missing.iter().chain(&late);
+        Ok(all.map(ToString::to_string).collect())
     }
 
     /// Measure what this process has allocated of what its limit allows.

@@ -9,14 +9,14 @@ use thiserror::Error;
 use tokio::time::{Instant, sleep};
 use wasmtime::Engine;
 
-use crate::application::{Ending, goodbye, reply};
+use crate::application::{Ending, fail, goodbye, refuse};
 use crate::arriving::Arriving;
-use crate::deadline::{Spent, Ticker};
+use crate::deadline::Ticker;
 use crate::host::Linkers;
 use crate::link::connection::Connection;
 use crate::link::frames::{FrameBuffer, LinkBroken, Received};
 use crate::link::proto::{
-    Failed, Failure, Hello, Invoke, Load, Measured, Welcome, from_agent::Frame, from_node,
+    Failure, Hello, Invoke, Load, Measured, Welcome, from_agent::Frame, from_node,
 };
 use crate::link::stream::Stream;
 use crate::link::{GENERATION, MAX_MESSAGE_LIMIT_BYTES};
@@ -25,6 +25,7 @@ use crate::machine::Machine;
 use crate::mailbox::{Message, Stop};
 use crate::node::Node;
 use crate::settings::ENGINE;
+use crate::trap::mib;
 
 const READ_BYTES: usize = 64 * 1024;
 
@@ -40,7 +41,7 @@ const REDIAL: [Duration; 6] = [
 
 /// What a message costs of memory while it is handled, in times its length: itself, what the
 /// application holds of it, and a reply as long.
-const COPIES: u64 = 3;
+const COPIES: usize = 3;
 
 /// Why a connection ended.
 #[derive(Debug, Error)]
@@ -161,9 +162,8 @@ impl Agent {
 
     /// Whether there is memory to handle a message of this length.
     fn fits(&self, length: usize) -> bool {
-        self.machine.measure().map_or(true, |memory| {
-            memory.total_bytes == 0 || COPIES * length as u64 <= memory.available_bytes
-        })
+        let left = self.machine.available();
+        left.is_none_or(|left| COPIES * length <= left)
     }
 
     fn dispatch(&mut self, received: Received) -> Result<(), Ended> {
@@ -185,14 +185,16 @@ impl Agent {
                 let mailbox = self.loaded.as_ref().map(|app| &app.mailbox);
                 if let Some(message) = mailbox.and_then(|mailbox| mailbox.cancel(cancel.id)) {
                     let left = "nobody waits for the message any more";
-                    self.answer(&message, Failure::platform("deadline_exceeded", left));
+                    let failure = Failure::platform("deadline_exceeded", left);
+                    let queue = message.arrived.elapsed();
+                    refuse(&self.connection, message.id, failure, queue);
                 }
             }
             from_node::Frame::State(_) => self.state.add(&body, refused.is_some()),
             from_node::Frame::Load(load) => {
                 let id = load.id;
                 if let Err(failure) = self.load(&load) {
-                    self.fail(id, failure);
+                    fail(&self.connection, id, failure);
                 }
             }
             from_node::Frame::Kept(kept) => {
@@ -212,7 +214,7 @@ impl Agent {
                     self.connection
                         .send(Frame::Measured(measured), Bytes::new());
                 }
-                Err(failure) => self.fail(measure.id, failure),
+                Err(failure) => fail(&self.connection, measure.id, failure),
             },
             from_node::Frame::Stop(stop) => {
                 let stop = Stop {
@@ -272,37 +274,12 @@ impl Agent {
                 Err(failure) => failure,
             },
         };
-        let spent = Spent::default();
-        reply(
-            &self.connection,
-            id,
-            Bytes::new(),
-            Some(refusal),
-            spent,
-            Duration::ZERO,
-        );
-    }
-
-    fn answer(&self, message: &Message, failure: Failure) {
-        let queue = message.arrived.elapsed();
-        let spent = Spent::default();
-        reply(
-            &self.connection,
-            message.id,
-            Bytes::new(),
-            Some(failure),
-            spent,
-            queue,
-        );
+        refuse(&self.connection, id, refusal, Duration::ZERO);
     }
 
     fn no_memory(&self, length: usize) -> Failure {
-        let mib = |bytes: u64| bytes.div_ceil(1024 * 1024);
-        let needed = mib(COPIES * length as u64);
-        let room = self
-            .machine
-            .measure()
-            .map_or(0, |memory| mib(memory.available_bytes));
+        let needed = mib(COPIES * length);
+        let room = self.machine.available().map_or(0, mib);
         let message = format!(
             "a message of {length} bytes takes {needed} MiB of memory while it is handled, and of \
              the machine's there are {room} MiB left"
@@ -310,12 +287,6 @@ impl Agent {
         Failure::platform("resource_exhausted", message)
             .hint("deploy with more memory (--memory MIB), or send it in parts")
             .retryable()
-    }
-
-    fn fail(&self, id: u64, failure: Failure) {
-        let failure = Some(failure);
-        self.connection
-            .send(Frame::Failed(Failed { id, failure }), Bytes::new());
     }
 
     fn load(&mut self, load: &Load) -> Result<(), Failure> {

@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use bytes::buf::UninitSlice;
 
 /// Below the least that the kernel takes at once, 1,024.
-const MOST_PARTS: usize = 64;
+pub(crate) const MOST_PARTS: usize = 64;
 
 /// Have reads and writes of a descriptor return at once.
 pub(crate) fn set_nonblocking(descriptor: &OwnedFd) -> io::Result<()> {

@@ -47,7 +47,8 @@ const MACHINERY: [&str; 15] = [
 
 const MIB: usize = 1024 * 1024;
 
-const MORE_MEMORY: &str = "deploy it with more memory: --memory MIB";
+/// What helps who has too little of it.
+pub(crate) const MORE_MEMORY: &str = "deploy it with more memory: --memory MIB";
 
 /// Where the guest was in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -260,7 +261,8 @@ fn kind_of(trap: Trap) -> String {
     trap.to_string().replace("wasm trap: ", "")
 }
 
-fn mib(bytes: usize) -> usize {
+/// So many MiB, the last one begun.
+pub(crate) fn mib(bytes: usize) -> usize {
     bytes.div_ceil(MIB)
 }
 

@@ -18,6 +18,7 @@ use super::failure::cut;
 use super::frames::head_of;
 use super::proto::{Log, from_agent::Frame, log::Line};
 use super::stream::Stream;
+use crate::system::MOST_PARTS;
 
 /// What may wait to be sent before those who can wait are held.
 const ROOM_BYTES: usize = 1024 * 1024;
@@ -217,7 +218,6 @@ impl Outbound {
     }
 
     fn write(&mut self, stream: &Stream) -> io::Result<()> {
-        const MOST_PARTS: usize = 64;
         while !self.queue.is_empty() {
             let parts: Vec<&[u8]> = self.queue.iter().take(MOST_PARTS).map(|b| &b[..]).collect();
             let mut written = match stream.try_write(&parts) {
