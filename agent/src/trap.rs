@@ -178,7 +178,12 @@ impl End<'_> {
     }
 
     fn too_little_to_begin_with(&self) -> Option<Failure> {
-        let wanted = self.refused.filter(|_| self.during == During::Start)?;
+        // Where the machine itself had no more, what was refused is within the limit.
+        let lacks = |wanted: &usize| *wanted > self.memory_limit;
+        let wanted = self
+            .refused
+            .filter(lacks)
+            .filter(|_| self.during == During::Start)?;
         let (needed, given) = (mib(wanted), self.memory_limit / MIB);
         let message = format!(
             "{}: it needs {needed} MiB of memory to begin with, and {given} MiB are left for it",
@@ -423,6 +428,17 @@ mod tests {
         let (failure, _) = end.explain(&Error::msg("memory minimum size of 1600 pages"));
         assert_eq!(failure.code, "too-little-memory");
         assert!(failure.message.contains("needs 100 MiB") && failure.message.contains("64 MiB"));
+    }
+
+    #[test]
+    fn a_guest_for_which_the_machine_has_no_more_ran_out_of_memory_at_its_start_too() {
+        let end = End {
+            refused: Some(20 * MIB),
+            ..end(During::Start, &[])
+        };
+        let (failure, _) = end.explain(&Error::from(Trap::UnreachableCodeReached));
+        assert!(failure.message.contains("ran out of its 64 MiB of memory"));
+        assert_eq!(failure.hint, MORE_MEMORY);
     }
 
     #[test]
