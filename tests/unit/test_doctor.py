@@ -21,7 +21,6 @@ import grpc
 import pytest
 from rich.console import Console
 
-from plexspaces_node.artifact import ENGINE
 from plexspaces_node.build import BuildEnvironment, typescript
 from plexspaces_node.build.rust_compiler import DEBIAN_INSTALL
 from plexspaces_node.build.toolchain import Toolchain
@@ -43,7 +42,7 @@ from plexspaces_node.cli.doctor import (
 )
 from plexspaces_node.config import Config, ConfigBootstrap
 from plexspaces_node.errors import DeadlineExceeded, NotFound, Unavailable, Unsupported
-from plexspaces_node.model import Language
+from plexspaces_node.model import ENGINE, Language
 from plexspaces_node.programs import PROGRAMS
 from plexspaces_node.vm.driver import Driver, Health
 from plexspaces_node.wire.generated.application_pb2 import (

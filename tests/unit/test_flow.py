@@ -20,6 +20,7 @@ from plexspaces_node.node.connection import (
     ANSWER_BYTES,
     ANSWERS_BYTES,
     BURST_S,
+    HEAD_BYTES,
     SEND_BUFFER_BYTES,
     UNASKED_BYTES_PER_S,
     UNASKED_PER_S,
@@ -193,6 +194,42 @@ def test_agent_that_says_too_much_unasked_is_read_from_at_a_pace(
         if isinstance(frame, link.Log):
             assert 0.9 * most < len(it.host.lines) <= most + READ_AT_ONCE / len(data) * each + each
         assert a_connection(it)
+
+    run(case)
+
+
+def test_agent_that_says_long_things_unasked_is_read_from_at_a_slower_pace(run: Run) -> None:
+    """A head is parsed, and perhaps kept: a long one counts for several."""
+
+    async def case(it: Case) -> None:
+        line = link.Log.Line(stream=link.Log.STREAM_LOG, level=LINE.level, message="l" * 64_000)
+        said = await it.flood(link.encode(link.Log(lines=[line])), 10.0)
+        most = UNASKED_PER_S * (10.0 + BURST_S) / (64_000 / HEAD_BYTES)
+        assert 0.9 * most < said < 1.2 * most + (1 << 20) / 64_000
+
+    run(case)
+
+
+def test_asks_of_a_connection_that_is_lost_are_given_up(run: Run) -> None:
+    """Nobody is there to hear the answer; whom it asked is left in peace."""
+
+    async def case(it: Case) -> None:
+        given_up = asyncio.Event()
+
+        async def never(call: link.HostCall) -> bytes:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                given_up.set()
+                raise
+            return b""
+
+        it.host.answers = never
+        await it.say(link.encode(link.Ask(id=1, to="other", type="t")))
+        await it.dial_again()
+        async with asyncio.timeout(10):
+            await given_up.wait()
+        assert len(it.client._calls) == 0
 
     run(case)
 
