@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.bare_agent import bare_agent, loaded
+from benchmarks.serving import ROOT
 from plexspaces_node import NodeClient
 from plexspaces_node.build import BuildEnvironment, BuildResult, build, new_project
 from plexspaces_node.errors import Unsupported
 from plexspaces_node.model import MIB, Language
+from plexspaces_node.vm.procfs import resident_bytes
 
-ROOT = Path(__file__).parent.parent
 ACTORS = ROOT / "tests" / "actors" / "conformance"
 LOAD_TARGET_MS = 10.0
 MESSAGE_TARGET_US = 10.0
@@ -130,11 +130,11 @@ def _inside(code: Path) -> Inside:
     load_ms, instance_kib = [], []
     for _ in range(_AGENTS):
         with bare_agent() as peer:
-            before = _rss_bytes(peer.process.pid)
+            before = resident_bytes(peer.process.pid)
             answer = loaded(peer, code, memory_bytes=_MEMORY_BYTES)
             load_ms.append((answer.load_ns + answer.init_ns) / 1e6)
             assert peer.invoke("echo", PAYLOAD).payload == PAYLOAD
-            instance_kib.append((_rss_bytes(peer.process.pid) - before) / 1024)
+            instance_kib.append((resident_bytes(peer.process.pid) - before) / 1024)
             if len(load_ms) == _AGENTS:
                 times = [peer.invoke("echo", PAYLOAD).compute_ns / 1e3 for _ in range(_MESSAGES)]
     # The first thousand warm caches.
@@ -144,8 +144,3 @@ def _inside(code: Path) -> Inside:
 def _typical(times: list[float]) -> float:
     """Return the median of the faster half: what else the machine does only adds time."""
     return statistics.median(sorted(times)[: len(times) // 2])
-
-
-def _rss_bytes(pid: int) -> int:
-    resident = Path(f"/proc/{pid}/statm").read_text().split()[1]
-    return int(resident) * os.sysconf("SC_PAGESIZE")

@@ -1,12 +1,12 @@
 //! The engine's settings, one set for what compiles and what runs.
 //!
 //! Native code is refused by an engine with other settings, so both programs of this workspace take
-//! them from here. Change one and raise `plexspaces_node.artifact.ENGINE_REVISION`: the node's cache
+//! them from here. Change one and raise `plexspaces_node.model.ENGINE_REVISION`: the node's cache
 //! of native code is keyed by it.
 
 use wasmtime::{Config, Result, WasmBacktraceDetails};
 
-/// What compiles and runs artifacts; equal to `plexspaces_node.artifact.ENGINE`, and to Cargo.lock.
+/// What compiles and runs artifacts; equal to `plexspaces_node.model.ENGINE`, and to Cargo.lock.
 pub(crate) const ENGINE: &str = "wasmtime 48.0.8";
 
 /// Twice wasmtime's default: Python's interpreter recurses deeply inside WebAssembly.

@@ -1,7 +1,6 @@
 """The nouns of the product: frozen records, enumerations and the tables of legal states.
 
-This file owns the words every room shares. It does no I/O and imports nothing but `errors` and
-`artifact`, the part of it that the agent inside a Vm imports.
+This file owns the words every room shares. It does no I/O and imports nothing but `errors`.
 """
 
 from __future__ import annotations
@@ -10,14 +9,22 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from plexspaces_node import artifact
-from plexspaces_node.artifact import DEFAULT_MESSAGE_LIMIT_BYTES as DEFAULT_MESSAGE_LIMIT_BYTES
-from plexspaces_node.artifact import ENGINE as ENGINE
-from plexspaces_node.artifact import ENGINE_REVISION as ENGINE_REVISION
-from plexspaces_node.artifact import MAX_MESSAGE_LIMIT_BYTES as MAX_MESSAGE_LIMIT_BYTES
 from plexspaces_node.errors import InvalidArgument
 
 MIB = 1024 * 1024
+
+ENGINE = "wasmtime 48.0.8"
+"""What compiles and runs artifacts, as agent/Cargo.lock has it."""
+
+ENGINE_REVISION = 1
+"""Raised whenever what native code depends on changes: `settings` in agent/src/settings.rs, or such
+a feature of wasmtime in agent/Cargo.toml and agent/compile/Cargo.toml. It is part of the key of
+compiled artifacts."""
+
+DEFAULT_MESSAGE_LIMIT_BYTES = 16 * MIB
+MAX_MESSAGE_LIMIT_BYTES = 256 * MIB
+"""What a node can be told to take; a message is in memory as a whole wherever it passes."""
+
 NAME_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 VERSION_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 ENV_NAME_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
@@ -55,9 +62,12 @@ LEVELS = ("firecracker", "qemu", "process")
 class ArtifactKind(StrEnum):
     """How an artifact is run."""
 
-    ACTOR = artifact.ACTOR
-    COMMAND = artifact.COMMAND
-    COMMAND_COMPONENT = artifact.COMMAND_COMPONENT
+    ACTOR = "actor"
+    """A component that exports the actor contract."""
+    COMMAND = "command"
+    """A core module with `_start`: WASI preview 1."""
+    COMMAND_COMPONENT = "command-component"
+    """A component that exports `wasi:cli/run`: WASI 0.2 or 0.3."""
 
 
 class ApplicationState(StrEnum):

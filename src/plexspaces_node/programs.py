@@ -30,8 +30,6 @@ INIT = "plexspaces-init"
 PROGRAMS = (AGENT, COMPILER, INIT)
 
 PACKAGE = Path(__file__).parent
-PACKAGED = PACKAGE / "bin"
-"""Where a wheel carries them."""
 
 _BUILD = "scripts/agent"
 _REINSTALL = "pip install --force-reinstall plexspaces-node"

@@ -23,6 +23,7 @@ from support.patience import patient
 
 from plexspaces_node.node.agents import AgentClient
 from plexspaces_node.node.logs import ApplicationLog, LogRecord
+from plexspaces_node.vm.procfs import resident_bytes
 from plexspaces_node.wire import link
 
 TESTS = Path(__file__).parents[1]
@@ -88,11 +89,6 @@ async def round_trip_s(client: AgentClient) -> float:
     return sorted(times)[TIMES // 2]
 
 
-def resident_bytes() -> int:
-    """Return this process's memory."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
-
-
 @pytest.mark.parametrize("what", sorted(FLOODS))
 async def test_flood_of_one_agent_costs_neither_memory_nor_a_neighbours_time(what: str) -> None:
     """Whatever it sends, the node reads what it has time and room for."""
@@ -103,7 +99,7 @@ async def test_flood_of_one_agent_costs_neither_memory_nor_a_neighbours_time(wha
             agent(directory, "echo", Host()) as (honest, _),
         ):
             await round_trip_s(honest)
-            before = resident_bytes()
+            before = resident_bytes(os.getpid())
             async with agent(directory, what, Store(journal)) as (_, hostile):
                 calm, stormy = [], []
                 for _ in range(ROUNDS):
@@ -111,6 +107,6 @@ async def test_flood_of_one_agent_costs_neither_memory_nor_a_neighbours_time(wha
                     hostile.send_signal(signal.SIGSTOP)
                     calm.append(await round_trip_s(honest))
                     hostile.send_signal(signal.SIGCONT)
-                assert resident_bytes() - before < MOST_BYTES
+                assert resident_bytes(os.getpid()) - before < MOST_BYTES
             # The fastest round of each: what else the machine does only adds time.
             assert min(stormy) < MOST_TIMES_SLOWER * min(calm)

@@ -33,13 +33,12 @@ from rich.console import Console
 from rich.text import Text
 
 from plexspaces_node.address import is_loopback, split_address
-from plexspaces_node.artifact import ENGINE
 from plexspaces_node.build import BuildEnvironment
 from plexspaces_node.build.builder import TOOLCHAINS
 from plexspaces_node.build.toolchain import Toolchain
 from plexspaces_node.config import Config
 from plexspaces_node.errors import DeadlineExceeded, InvalidArgument, PlexSpacesError, quoted
-from plexspaces_node.model import LEVELS, MIB
+from plexspaces_node.model import ENGINE, LEVELS, MIB
 from plexspaces_node.node.listening import bind_fault
 from plexspaces_node.programs import INIT, PROGRAMS, checkout_of, find_program
 from plexspaces_node.vm.bundle import SOCKET_PATH_LIMIT_BYTES, Bundle

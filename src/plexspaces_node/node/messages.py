@@ -20,8 +20,6 @@ from plexspaces_node.node.supervisor import Supervisor
 from plexspaces_node.views import MessageTimings
 from plexspaces_node.wire import link
 
-_MAX_TYPE_BYTES = 256
-
 
 class Outcome(NamedTuple):
     """What became of a message: the reply's payload or the actor's failure, and its times.
@@ -133,8 +131,8 @@ class Messages:
                 f"a message of {len(payload)} bytes is over the limit of {limit}",
                 hint="send it in parts, or raise [limits] message_bytes",
             )
-        if len(msg_type.encode()) > _MAX_TYPE_BYTES:
-            raise InvalidArgument(f"a message type is at most {_MAX_TYPE_BYTES} bytes")
+        if len(msg_type.encode()) > link.CODE_BYTES:
+            raise InvalidArgument(f"a message type is at most {link.CODE_BYTES} bytes")
         if timeout_ns <= 0:
             raise InvalidArgument("the timeout must be more than 0", hint="--timeout 30")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import platform
@@ -22,6 +21,7 @@ from plexspaces_node.build.threads import in_thread
 from plexspaces_node.errors import InvalidArgument, Unavailable, Unsupported
 from plexspaces_node.programs import AGENT, agent_program, init_program
 from plexspaces_node.vm.erofs import write_erofs
+from plexspaces_node.vm.host_machine import NO_SPACE
 from plexspaces_node.vm.image import INITRD, KERNEL, RECORD, ROOTFS, GuestImage
 from plexspaces_node.wire import link
 
@@ -36,7 +36,6 @@ _MOUNT_POINTS = ("artifact", "dev", "proc")
 _SCRATCH_PREFIX = ".image-"
 _SCRATCH_LIFE_S = 24 * 3600.0
 _TOOLS = ("apt-get", "apt-cache", "dpkg-deb")
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 Progress = Callable[[str], None]
 """Called with a line before each step."""
@@ -71,7 +70,7 @@ async def build_image(
             await unpack(tools, package, unpacked)
         progress("writing the image")
         await in_thread(_write, unpacked, init, agent, made)
-        await in_thread(_seal, made, packages)
+        await in_thread(_seal, made, packages, agent, init)
         await in_thread(_install, made, target.absolute())
     return GuestImage.open(target, generation=link.GENERATION)
 
@@ -92,7 +91,7 @@ async def _scratch(target: Path) -> AsyncIterator[Path]:
         yield made
     except OSError as error:
         file = error.filename or target.parent
-        full = error.errno in _FULL
+        full = error.errno in NO_SPACE
         raise Unavailable(
             f"the image cannot be made: {file}: {error.strerror}",
             hint=f"is there room for 300 MiB? df -h {target.parent}" if full else None,
@@ -115,8 +114,8 @@ def _write(unpacked: Path, init: Path, agent: Path, made: Path) -> None:
     write_erofs(made / ROOTFS, {AGENT: agent}, _MOUNT_POINTS, mode=0o555)
 
 
-def _seal(made: Path, packages: tuple[Package, ...]) -> None:
-    versions = {"agent": agent_digest(), "plexspaces-node": plexspaces_node.__version__}
+def _seal(made: Path, packages: tuple[Package, ...], *programs: Path) -> None:
+    versions = {"agent": _digest_of(*programs), "plexspaces-node": plexspaces_node.__version__}
     GuestImage.seal(
         made,
         generation=link.GENERATION,
@@ -130,8 +129,12 @@ def agent_digest() -> str:
 
     Raises `NotFound` when this installation has none.
     """
+    return _digest_of(agent_program(), init_program())
+
+
+def _digest_of(*programs: Path) -> str:
     total = hashlib.sha256()
-    for program in (agent_program(), init_program()):
+    for program in programs:
         total.update(program.read_bytes())
     return total.hexdigest()[:12]
 

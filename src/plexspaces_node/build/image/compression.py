@@ -10,6 +10,9 @@ import ctypes
 import lzma
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from plexspaces_node.errors import InvalidArgument, Unsupported
 
@@ -22,6 +25,17 @@ _LZ4_BLOCK_BYTES = 8 * 1024 * 1024
 _LONGEST_BYTES = 256 * 1024 * 1024
 _UNKNOWN_SIZES = (2**64 - 1, 2**64 - 2)
 """What zstd answers for a frame that does not tell its length, and for what is no frame."""
+
+
+@contextmanager
+def naming(file: Path, tree: Path) -> Iterator[None]:
+    """Name a file of the packages below `tree` in the error of whoever cannot use it."""
+    try:
+        yield
+    except (InvalidArgument, Unsupported) as error:
+        raise type(error)(
+            f"{file.relative_to(tree)} of the kernel's packages: {error.message}", hint=error.hint
+        ) from error
 
 
 def decompress(data: bytes, size: int | None = None) -> bytes:

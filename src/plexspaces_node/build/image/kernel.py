@@ -8,8 +8,8 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-from plexspaces_node.build.image.compression import GZIP, decompress
-from plexspaces_node.errors import InvalidArgument, Unsupported
+from plexspaces_node.build.image.compression import GZIP, decompress, naming
+from plexspaces_node.errors import InvalidArgument
 
 _SETUP_SECTORS_OFFSET = 0x1F1
 _MAGIC_OFFSET = 0x202
@@ -33,13 +33,8 @@ def read_kernel(tree: Path) -> bytes:
         raise InvalidArgument(
             f"the kernel's packages hold {len(found)} kernels, not one, at {' or '.join(_KERNELS)}"
         )
-    try:
+    with naming(found[0], tree):
         return extract_vmlinux(found[0].read_bytes())
-    except (InvalidArgument, Unsupported) as error:
-        raise type(error)(
-            f"{found[0].relative_to(tree)} of the kernel's packages: {error.message}",
-            hint=error.hint,
-        ) from error
 
 
 def extract_vmlinux(image: bytes) -> bytes:

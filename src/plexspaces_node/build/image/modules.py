@@ -11,8 +11,8 @@ import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from plexspaces_node.build.image.compression import decompress
-from plexspaces_node.errors import InvalidArgument, Unsupported
+from plexspaces_node.build.image.compression import decompress, naming
+from plexspaces_node.errors import InvalidArgument
 
 _ENDINGS = ("", ".xz", ".zst", ".gz")
 _ELF64_LITTLE_ENDIAN = b"\x7fELF\x02\x01"
@@ -64,13 +64,8 @@ class Modules:
                 "lib/modules or usr/lib/modules, also compressed, nor a line in modules.builtin"
             )
         content = file.read_bytes()
-        try:
+        with naming(file, self._tree):
             return plain(content if file.suffix == ".ko" else decompress(content))
-        except (InvalidArgument, Unsupported) as error:
-            raise type(error)(
-                f"{file.relative_to(self._tree)} of the kernel's packages: {error.message}",
-                hint=error.hint,
-            ) from error
 
     def _find(self, name: str) -> Path | None:
         for spelled in (name, name.replace("_", "-")):
