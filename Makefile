@@ -7,7 +7,7 @@ TOOLCHAINS := $(VENV)/.toolchains
 SHELL_SCRIPTS := $(wildcard scripts/*) docker/fetch-firecracker .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help setup programs toolchains microvms demo validate test check fmt bench proto wheel lock clean
+.PHONY: help setup programs toolchains microvms demo validate test check fmt bench proto wheel lock sbom clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 18
@@ -63,8 +63,11 @@ proto: $(STAMP) ## generate the gRPC stubs anew
 wheel: $(STAMP) programs ## build the wheel, with the native programs in it, into dist/
 	@$(BIN)/uv build --wheel --no-build-isolation --python $(BIN)/python --out-dir dist
 
-lock: $(STAMP) ## pin what pyproject.toml allows into requirements.txt
+lock: $(STAMP) ## pin what pyproject.toml allows, with digests, into requirements*.txt
 	@scripts/lock
+
+sbom: $(STAMP) ## list what the product is made of, in CycloneDX, into dist/
+	@$(BIN)/python -m bill_of_materials dist/plexspaces-node.cdx.json
 
 clean: ## remove what was built
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build-output dist

@@ -72,8 +72,8 @@ def installed(
     python = place / "bin" / "python"
     install: list[str | Path] = [UV, "pip", "install", "--quiet", "--python", python]
     needed: list[str | Path] = [
-        *("--constraints", ROOT / "requirements.txt"),
-        *("--requirements", ROOT / "pyproject.toml"),
+        *("--no-deps", "--require-hashes"),
+        *("--requirements", ROOT / "requirements-node.txt"),
     ]
     done = run([*install, *needed], nothing)
     assert done.returncode == 0, done.stdout + done.stderr
