@@ -195,6 +195,9 @@ class LimitsSection(Section):
         1.0, 0.01, DAY_S, "Least time between two snapshots of an actor."
     )
     applications: int = _number(100, 1, 10_000, "Applications on the node.")
+    calls: int = _number(
+        10_000, 16, 1_000_000, "Calls that the node handles at once, followed logs included."
+    )
 
 
 class DefaultVmSection(Section):

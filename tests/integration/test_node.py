@@ -558,6 +558,31 @@ async def test_health_and_reflection_are_served(node: Node) -> None:
         call.cancel()
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        f"/{SERVICE}/Stop",
+        f"/{SERVICE}/Invoke",
+        "/grpc.health.v1.Health/Check",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    ],
+)
+async def test_request_that_cannot_be_read_is_told_to_its_sender_alone(
+    node: Node, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rubbish is the caller's fault, whatever it was sent to."""
+    channel: Any
+    async with grpc.aio.insecure_channel(node.address) as channel:
+        if "reflection" in method:
+            answer = channel.stream_stream(method)(iter([b"\x0a\xff"])).read()
+        else:
+            answer = channel.unary_unary(method)(b"\x0a\xff")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await answer
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "Traceback" not in caplog.text
+
+
 async def test_metrics_tell_what_was_done(data_dir: Path, probe_wasm: Path) -> None:
     """A scrape shows the messages and times the node counted."""
     build = builder(data_dir).with_setting("node.metrics_address", "127.0.0.1:0").build()

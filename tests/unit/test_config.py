@@ -170,6 +170,7 @@ class TestEnvironment:
         ("limits.keyvalue_bytes", "0"),
         ("limits.snapshot_interval_s", "0.5"),
         ("limits.applications", "20"),
+        ("limits.calls", "21"),
         ("firecracker.binary_path", "/b"),
         ("firecracker.kernel_path", "/k"),
         ("firecracker.rootfs_path", "/r"),

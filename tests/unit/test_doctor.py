@@ -31,6 +31,7 @@ from plexspaces_node.cli.doctor import (
     check_address,
     check_compilers,
     check_data_directory,
+    check_descriptors,
     check_isolation,
     check_memory,
     check_programs,
@@ -696,6 +697,23 @@ class TestMemory:
         (finding,) = check_memory(config)
         assert finding.ok is None
         assert "--memory" in str(finding.hint)
+
+
+class TestDescriptors:
+    def test_check_descriptors_when_there_are_enough_then_it_says_for_what(self) -> None:
+        """The limit is shown with what becomes of it."""
+        (finding,) = check_descriptors(configured(), most=20_000)
+        assert finding.ok is True
+        assert finding.detail == "20000: 10000 for connections, the rest for 100 applications"
+
+    def test_check_descriptors_when_there_are_few_then_the_hint_says_how_many_are_wanted(
+        self,
+    ) -> None:
+        """A node runs with few, so it is a remark."""
+        (finding,) = check_descriptors(configured(), most=512)
+        assert finding.ok is None
+        assert "may need 728" in finding.detail
+        assert "LimitNOFILE=1456" in str(finding.hint)
 
 
 class TestReport:

@@ -20,6 +20,7 @@ from plexspaces_node.errors import (
     InvalidArgument,
     NotFound,
     PlexSpacesError,
+    ResourceExhausted,
     Unavailable,
     Unsupported,
     VmStartFailed,
@@ -148,6 +149,25 @@ def test_unavailable_when_something_else_is_the_matter_then_it_is_told(said: str
     arrived = from_grpc(received(grpc.StatusCode.UNAVAILABLE, said), address=ADDRESS)
     assert arrived.message.startswith("no node answers at 127.0.0.1:9000 (")
     assert why in arrived.message
+
+
+def test_call_when_the_server_refused_its_stream_then_it_is_one_too_many() -> None:
+    """What a server did not even look at is an overload, and may be sent again."""
+    said = "Stream removed (RST_STREAM (Received RST_STREAM with error code 7))"
+    arrived = from_grpc(received(grpc.StatusCode.UNAVAILABLE, said), address=ADDRESS)
+    assert isinstance(arrived, ResourceExhausted)
+    assert arrived.hint == "send fewer at a time"
+
+
+def test_unavailable_when_connections_are_closed_at_once_then_the_node_is_not_called_absent() -> (
+    None
+):
+    """A node that has as many connections as it takes is there, and no second one is started."""
+    said = "failed to connect to all addresses; last error: UNAVAILABLE: ipv4:1:2: Socket closed"
+    arrived = from_grpc(received(grpc.StatusCode.UNAVAILABLE, said), address=ADDRESS)
+    assert isinstance(arrived, Unavailable)
+    assert "as many as it takes" in arrived.message
+    assert "start-node" not in (arrived.hint or "")
 
 
 def test_unavailable_when_the_connection_broke_then_it_says_so() -> None:

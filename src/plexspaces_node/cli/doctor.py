@@ -39,6 +39,7 @@ from plexspaces_node.build.toolchain import Toolchain
 from plexspaces_node.config import Config
 from plexspaces_node.errors import DeadlineExceeded, InvalidArgument, PlexSpacesError, quoted
 from plexspaces_node.model import ENGINE, LEVELS, MIB
+from plexspaces_node.node import descriptors
 from plexspaces_node.node.listening import bind_fault
 from plexspaces_node.programs import INIT, PROGRAMS, checkout_of, find_program
 from plexspaces_node.vm.bundle import SOCKET_PATH_LIMIT_BYTES, Bundle
@@ -123,6 +124,7 @@ async def examine(
         check_address(config),
         asyncio.to_thread(check_data_directory, config),
         asyncio.to_thread(check_memory, config),
+        asyncio.to_thread(check_descriptors, config),
     )
     return [finding for group in groups for finding in group]
 
@@ -483,6 +485,20 @@ def check_memory(config: Config) -> list[Finding]:
     detail = f"{available} of {total} MiB available, {processors} processors"
     hint = None if enough else "less than one application's default: deploy with --memory MIB"
     return [Finding("Node", "memory", True if enough else None, detail, hint)]
+
+
+def check_descriptors(config: Config, *, most: int | None = None) -> list[Finding]:
+    """Check how many file descriptors a node may have, `most` or what this process may raise to."""
+    most = descriptors.most_allowed() if most is None else most
+    applications = config.limits.applications
+    needed = descriptors.reserve(applications)
+    connections = descriptors.for_connections(most, applications)
+    detail = f"{most}: {connections} for connections, the rest for {applications} applications"
+    hint = None
+    if most - connections < needed:
+        detail += f", which may need {needed}"
+        hint = f"ulimit -Hn {2 * needed}, or LimitNOFILE={2 * needed} in the node's systemd unit"
+    return [Finding("Node", "descriptors", True if hint is None else None, detail, hint)]
 
 
 # ---- child processes -----------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +14,7 @@ from plexspaces_node.cli import node_log
 from plexspaces_node.cli.options import ConfigFile, complete_isolation
 from plexspaces_node.cli.output import note, print_fields, say
 from plexspaces_node.cli.status import DONE, FAILED, status_of_signal
+from plexspaces_node.node import descriptors
 
 if TYPE_CHECKING:
     from plexspaces_node.node.builder import Node, NodeBuilder
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_MOST_DESCRIPTORS = 1 << 20
-"""The kernel's own bound, unless somebody raised it: a hard limit may be none at all."""
 
 
 @app.command("start-node", epilog="Example:  plexspaces start-node --node-id my-node")
@@ -64,22 +62,13 @@ def start_node(
     }
     loaded = plexspaces_node.ConfigBootstrap.load(config, flags)
     loaded.check_listen()
-    _raise_descriptor_limit()
+    descriptors.raise_limit()
     with node_log.to_stderr(loaded.node.log_level, loaded.node.log_format):
         say(f"Starting empty PlexSpaces node: {loaded.node.id}")
         builder = plexspaces_node.NodeBuilder(loaded.node.id).with_config(loaded)
         status = asyncio.run(_Service(builder).run())
     if status:
         raise typer.Exit(status)
-
-
-def _raise_descriptor_limit() -> None:
-    # A machine takes four: its socket, its link, its process and, while it starts, its console.
-    # The soft limit is for programs that wait with select(2), which a node does not.
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 class _Service:

@@ -14,15 +14,17 @@ from typing import Self
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from plexspaces_node import __version__
 from plexspaces_node.config import Config, ConfigBootstrap
 from plexspaces_node.errors import InvalidArgument, Unsupported
 from plexspaces_node.levels import make_drivers
 from plexspaces_node.model import ENGINE, ENGINE_REVISION, VmConfig
+from plexspaces_node.node import descriptors
 from plexspaces_node.node.applications import Applications
 from plexspaces_node.node.artifacts import ArtifactStore
+from plexspaces_node.node.boundary import Boundary
 from plexspaces_node.node.compiler import CompileLimits
 from plexspaces_node.node.datadir import DataDirectory
 from plexspaces_node.node.leftovers import end_machines
@@ -39,7 +41,7 @@ from plexspaces_node.node.supervisor import Surroundings
 from plexspaces_node.views import NodeInfo
 from plexspaces_node.vm.driver import Driver
 from plexspaces_node.wire.invoke import SERVICE
-from plexspaces_node.wire.options import server_options
+from plexspaces_node.wire.options import ChannelOptions, server_options
 
 _log = logging.getLogger(__name__)
 
@@ -211,8 +213,9 @@ class NodeBuilder:
             applications = Applications(around, data.logs, config.node.grace_s)
             node = Node(config, driver, note)
             node._applications = applications
-            node._server = server = grpc.aio.server(options=server_options(limits.message_bytes))
-            _register(server, node, applications, artifacts)
+            node._server = server = grpc.aio.server(options=_server_options(config))
+            boundary = Boundary(server, most_calls=limits.calls)
+            _register(boundary, node, applications, artifacts)
             node.metrics_port = stack.enter_context(
                 serve_metrics(
                     config.node.metrics_address,
@@ -290,15 +293,23 @@ def _named(level: str, drivers: Sequence[Driver]) -> Driver:
     )
 
 
+def _server_options(config: Config) -> ChannelOptions:
+    limits = config.limits
+    connections = descriptors.for_connections(descriptors.in_force(), limits.applications)
+    return server_options(limits.message_bytes, calls=limits.calls, connections=connections)
+
+
 def _register(
-    server: grpc.aio.Server, node: Node, applications: Applications, artifacts: ArtifactStore
+    boundary: Boundary, node: Node, applications: Applications, artifacts: ArtifactStore
 ) -> None:
     limits = ServiceLimits(node.config.limits.message_timeout_s)
-    service = ApplicationService(applications, artifacts, node.describe, limits)
-    add_to_server(service, server)
-    health_pb2_grpc.add_HealthServicer_to_server(node._health, server)
+    add_to_server(ApplicationService(applications, artifacts, node.describe, limits), boundary)
+    boundary.serve(health_pb2_grpc.add_HealthServicer_to_server, node._health)
     names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-    reflection.enable_server_reflection(names, server)
+    boundary.serve(
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server,
+        reflection.aio.ReflectionServicer(names),
+    )
 
 
 __all__ = ["InvalidArgument", "Node", "NodeBuilder", "choose_driver"]

@@ -5,11 +5,17 @@ Every metric is in `METRICS`; `docs/metrics.md` is compared with it by a test.
 
 from __future__ import annotations
 
+import socket
+import socketserver
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -46,6 +52,13 @@ STORE = (
     "plexspaces_artifact_store_bytes",
     "Room that artifacts and their compiled forms take up on the disk.",
 )
+
+
+SCRAPES = 16
+"""The most connections at a time; more are closed."""
+
+SCRAPE_S = 10.0
+"""How long a connection may last: one that asks for nothing holds a thread and a descriptor."""
 
 
 class NodeCollector(Collector):
@@ -93,15 +106,66 @@ def serve_metrics(
     registry = CollectorRegistry(auto_describe=False)
     registry.register(NodeCollector(supervisors, store_bytes))
     try:
-        server, thread = start_http_server(int(port), addr=host.strip("[]"), registry=registry)
+        server = _listen(host.strip("[]"), int(port), registry)
     except OSError as error:
         raise Unavailable(
             f"cannot serve metrics on {address}: {error.strerror}",
             hint="choose another [node] metrics_address, or none",
         ) from error
+    thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+    thread.start()
     try:
         yield server.server_port
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _listen(host: str, port: int, registry: CollectorRegistry) -> WSGIServer:
+    places = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+
+    class Server(ScrapeServer):
+        address_family = places[0][0]
+
+    return make_server(host, port, make_wsgi_app(registry), Server, _Handler)
+
+
+class ScrapeServer(socketserver.ThreadingMixIn, WSGIServer):
+    """Answers each scrape on a thread of its own; a bounded number at once, each for so long."""
+
+    daemon_threads = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # Since when, by connection. Changed by the thread that accepts and by those that answer.
+        self._since_s: dict[socket.socket, float] = {}
+        super().__init__(*args, **kwargs)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer on a thread, or close the connection when there are too many."""
+        if len(self._since_s) >= SCRAPES:
+            self.shutdown_request(request)
+            return
+        self._since_s[request] = time.monotonic()
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection."""
+        self._since_s.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """End connections that have lasted too long; called twice a second."""
+        oldest_s = time.monotonic() - SCRAPE_S
+        for request, since_s in list(self._since_s.items()):
+            if since_s < oldest_s:
+                with suppress(OSError):
+                    request.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a client that went away."""
+
+
+class _Handler(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing of a scrape."""

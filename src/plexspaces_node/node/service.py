@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import grpc
 
-from plexspaces_node.errors import (
-    ActorError,
-    DeadlineExceeded,
-    Internal,
-    InvalidArgument,
-    PlexSpacesError,
-)
+from plexspaces_node.errors import DeadlineExceeded, InvalidArgument
 from plexspaces_node.model import VmConfig
 from plexspaces_node.node.applications import Applications
 from plexspaces_node.node.artifacts import ArtifactStore
+from plexspaces_node.node.boundary import Boundary, Context, Handler
 from plexspaces_node.node.deploys import DeployRequest
 from plexspaces_node.node.vms import Vms
 from plexspaces_node.views import ApplicationInfo, LogLine, NodeInfo
@@ -29,11 +22,6 @@ from plexspaces_node.wire import convert
 from plexspaces_node.wire.generated import application_pb2 as pb
 from plexspaces_node.wire.generated import application_pb2_grpc as pb_grpc
 from plexspaces_node.wire.invoke import LONG_BYTES, METHOD, SERVICE, decode_request, encode_reply
-from plexspaces_node.wire.status import to_grpc
-
-_log = logging.getLogger(__name__)
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 UPLOAD_PAUSE_S = 60.0
 """For the next part of an upload to come: a few run at once, and one that hangs holds up others."""
@@ -48,7 +36,7 @@ class ServiceLimits:
 
 
 class ApplicationService(pb_grpc.ApplicationServiceServicer):
-    """`plexspaces.node.v1.ApplicationService`; errors are mapped by `add_to_server`."""
+    """`plexspaces.node.v1.ApplicationService`; errors are mapped by a `Boundary`."""
 
     def __init__(
         self,
@@ -200,56 +188,12 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
         return int(min(timeout_s, self._limits.max_timeout_s) * 1e9)
 
 
-def add_to_server(service: ApplicationService, server: grpc.aio.Server) -> None:
-    """Have a server serve this, with errors turned into gRPC statuses.
-
-    One of the two places that catch every `Exception`: not by an interceptor, which for each call
-    takes a third of the time of an empty one. Messages are served without the copies of the
-    generated code.
-    """
-    face = SimpleNamespace()
-    for method in pb.DESCRIPTOR.services_by_name["ApplicationService"].methods:
-        wrapped = _streaming if method.server_streaming else _replying
-        setattr(face, method.name, wrapped(getattr(service, method.name)))
-    pb_grpc.add_ApplicationServiceServicer_to_server(
-        cast(pb_grpc.ApplicationServiceServicer, face), server
-    )
+def add_to_server(service: ApplicationService, boundary: Boundary) -> None:
+    """Have this served; messages without the copies of the generated code."""
+    boundary.serve(pb_grpc.add_ApplicationServiceServicer_to_server, service)
     # After the generated handlers, of which it takes the place of one.
-    handler: grpc.RpcMethodHandler[bytes, bytes]
-    handler = grpc.unary_unary_rpc_method_handler(face.Invoke)
-    server.add_registered_method_handlers(SERVICE, {METHOD: handler})
-
-
-def _replying(behavior: Any) -> Any:
-    async def call(request: Any, context: Context) -> Any:
-        try:
-            return await behavior(request, context)
-        except Exception as error:  # noqa: BLE001 - the boundary
-            await _abort(error, context)
-
-    return call
-
-
-def _streaming(behavior: Any) -> Any:
-    async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-        try:
-            async with aclosing(behavior(request, context)) as responses:
-                async for response in responses:
-                    yield response
-        except Exception as error:  # noqa: BLE001 - the boundary
-            await _abort(error, context)
-
-    return call
-
-
-async def _abort(error: Exception, context: Context) -> None:
-    if isinstance(error, grpc.aio.AbortError):
-        raise error
-    if not isinstance(error, PlexSpacesError | ActorError):
-        _log.error("a call failed by a defect", exc_info=error)
-        error = Internal(f"internal error: {error!r}", hint="see the node's log, and report it")
-    code, text, metadata = to_grpc(error)
-    await context.abort(code, text, metadata)
+    handler: Handler = grpc.unary_unary_rpc_method_handler(service.Invoke)
+    boundary.add_registered_method_handlers(SERVICE, {METHOD: handler})
 
 
 def _line(record: Any) -> pb.LogsResponse:

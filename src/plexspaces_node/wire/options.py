@@ -34,6 +34,7 @@ def client_options() -> ChannelOptions:
         ("grpc.keepalive_time_ms", _PING_EVERY_MS),
         ("grpc.keepalive_timeout_ms", _PING_TIMEOUT_MS),
         ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.client_idle_timeout_ms", _CLIENT_IDLE_MS),
         # What may be repeated is the caller's decision, never the transport's.
         ("grpc.enable_retries", 0),
         # A node is reached directly; a proxy set for the web would be asked for 127.0.0.1 too.
@@ -44,12 +45,30 @@ def client_options() -> ChannelOptions:
     )
 
 
-def server_options(message_limit: int = MAX_MESSAGE_LIMIT_BYTES) -> ChannelOptions:
-    """Options of the server of a node with this limit for a message.
+_HANDSHAKE_MS = 10_000
+"""For whoever has connected to say that HTTP/2 is meant."""
+
+_IDLE_MS = 90_000
+"""A connection without a call is closed; a client connects again with its next call. A log that is
+followed is a call, however silent."""
+
+_CLIENT_IDLE_MS = 60_000
+"""A client lets go first: gRPC writes a line to the stderr of one whose server does."""
+
+
+def server_options(
+    message_limit: int = MAX_MESSAGE_LIMIT_BYTES,
+    *,
+    calls: int = 10_000,
+    connections: int = 10_000,
+) -> ChannelOptions:
+    """Options of the server of a node with this limit for a message, for calls and connections.
 
     What is a little longer comes in and is refused by the node itself, which says more; what is
-    much longer is not even read. See `status.from_grpc`.
+    much longer is not even read. See `status.from_grpc`. So it is with calls: those over the limit
+    are refused by the node in words, and of one connection many times as many by gRPC.
     """
+    streams = 4 * calls
     # A chunk of an artifact may be longer than the messages of a node with a small limit.
     longest = max(message_limit, MIB) + ENVELOPE_BYTES
     return (
@@ -59,4 +78,15 @@ def server_options(message_limit: int = MAX_MESSAGE_LIMIT_BYTES) -> ChannelOptio
         ("grpc.keepalive_permit_without_calls", 1),
         # Without this two nodes could listen on one port and share its clients between them.
         ("grpc.so_reuseport", 0),
+        ("grpc.max_concurrent_streams", streams),
+        # Calls that the node has yet to look at, of all connections: gRPC ends some at random, with
+        # CANCELLED, and past 1,000 where it is not told a number.
+        ("grpc.server.max_pending_requests", 2 * streams),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * streams),
+        ("grpc.max_allowed_incoming_connections", connections),
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+        ("grpc.max_connection_idle_ms", _IDLE_MS),
+        # A client whose machine went without a word would have its calls for two hours more.
+        ("grpc.keepalive_time_ms", _PING_EVERY_MS),
+        ("grpc.keepalive_timeout_ms", _PING_TIMEOUT_MS),
     )

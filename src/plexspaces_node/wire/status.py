@@ -56,6 +56,10 @@ _TOO_LONG = re.compile(r"essage larger than max \((\d+) vs\. \d+\)")
 
 _NO_CONNECTION = ("failed to connect", "errors resolving", "dns resolution")
 _NOBODY_THERE = ("connection refused", "no such file")
+_REFUSED = "rst_stream with error code 7"
+"""What is said of a call that a server did not take: nothing has been done of it."""
+_CLOSED_AT_ONCE = ("socket closed", "connection reset")
+"""What is said of a connection that was accepted, and then closed before a word was said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +149,12 @@ def from_grpc(error: grpc.aio.AioRpcError, *, address: str) -> PlexSpacesError |
             f"a message of {sizes[1]} bytes is over the limit of the node at {address}",
             hint="send it in parts, or raise the node's [limits] message_bytes",
         )
+    if code is grpc.StatusCode.CANCELLED:
+        return Unavailable(
+            f"the node at {address} let the call go: it has more of them than it can look at, or "
+            "ends",
+            hint="send fewer at a time; or look at the node's own output",
+        )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceeded(f"the node at {address} did not answer in the time given")
     if code is grpc.StatusCode.UNIMPLEMENTED:
@@ -196,9 +206,21 @@ def _rebuild(message: str, info: ErrorInfo) -> PlexSpacesError | ActorError:
     return cls(message, code=info.metadata.get("code", ""), retryable=retryable, hint=hint)
 
 
-def _unreachable(said: str, address: str) -> Unavailable:
+def _unreachable(said: str, address: str) -> PlexSpacesError:
     lowered = said.lower()
+    if _REFUSED in lowered:
+        return ResourceExhausted(
+            f"the node at {address} has more calls of this connection than it looks at",
+            hint="send fewer at a time",
+        )
     if any(sign in lowered for sign in _NO_CONNECTION):
+        if any(sign in lowered for sign in _CLOSED_AT_ONCE):
+            return Unavailable(
+                f"what listens at {address} closes connections at once: it has as many as it "
+                "takes, or is no node",
+                hint="try again in a minute: a node ends idle ones; plexspaces doctor says how "
+                "many descriptors it may have",
+            )
         nobody = any(sign in lowered for sign in _NOBODY_THERE)
         why = "" if nobody else f" ({said.rpartition('last error: ')[2]})"
         there = f" --address {address}" if address != DEFAULT_ADDRESS and _is_here(address) else ""
