@@ -189,7 +189,17 @@ class LimitsSection(Section):
     mailbox: int = _number(1024, 1, 1_000_000, "Messages that may wait for one actor.")
     log_bytes: int = _number(2 * MIB, 4096, 1024 * MIB, "Log kept on disk per application.")
     keyvalue_bytes: int = _number(
-        64 * MIB, 0, 16 * 1024 * MIB, "Keys and values kept per application."
+        64 * MIB,
+        0,
+        16 * 1024 * MIB,
+        "Room for the keys and values of an application; a row costs 32 bytes more than its value "
+        "and twice its key, and whole pages of 4096 bytes from half of one on.",
+    )
+    registry_bytes: int = _number(
+        16 * 1024 * MIB,
+        MIB,
+        MIB * MIB,
+        "Room on the disk for the keys and states of all applications together.",
     )
     snapshot_interval_s: float = _number(
         1.0, 0.01, DAY_S, "Least time between two snapshots of an actor."

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+import logging
+import sqlite3
+from contextlib import closing
 from pathlib import Path
+from urllib.request import urlopen
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support.nodes import builder, reached
 from support.traces import assert_nothing_left
 
 from plexspaces_node import NodeClient
-from plexspaces_node.errors import NotFound
+from plexspaces_node.errors import ActorFailed, NotFound
 from plexspaces_node.model import ApplicationState
 
 TWO = (2).to_bytes(4, "little")
@@ -65,3 +72,37 @@ async def test_artifact_that_was_damaged_is_sent_anew_for_all_who_need_it(
         assert (await client.start("one")).state is ApplicationState.RUNNING
         assert (await client.invoke("one", b"x", type="e")).payload == b"x"
     assert_nothing_left(data_dir)
+
+
+async def test_registry_that_is_damaged_is_told_to_the_operator_and_the_rest_goes_on(
+    data_dir: Path, probe_wasm: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whose key it was hears of it, and so do the log, the health and the metrics."""
+    async with builder(data_dir).build() as node, NodeClient(node.address) as client:
+        await client.deploy("one", probe_wasm)
+        await client.invoke("one", b"key", type="p")
+    registry = data_dir / "registry.db"
+    with closing(sqlite3.connect(registry)) as connection:
+        table = "SELECT rootpage FROM sqlite_schema WHERE name = 'keyvalue'"
+        [[page]] = connection.execute(table).fetchall()
+    data = bytearray(registry.read_bytes())
+    data[4096 * (page - 1) : 4096 * page] = b"\xa5" * 4096
+    registry.write_bytes(data)
+    built = builder(data_dir).with_setting("node.metrics_address", "127.0.0.1:0").build()
+    async with built as node, NodeClient(node.address) as client:
+        await reached(client, "one")
+        with (
+            caplog.at_level(logging.ERROR),
+            pytest.raises(ActorFailed, match=r"registry.db is damaged"),
+        ):
+            await client.invoke("one", b"key", type="g")
+        assert "plexspaces restore" in "".join(caplog.messages)
+        async with grpc.aio.insecure_channel(node.address) as channel:
+            check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]
+            answer = await check(health_pb2.HealthCheckRequest())
+        assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
+        metrics = await asyncio.to_thread(
+            lambda: urlopen(f"http://127.0.0.1:{node.metrics_port}/metrics").read().decode()
+        )
+        assert "plexspaces_registry_damage_total 1.0" in metrics
+        assert (await client.invoke("one", b"x", type="e")).payload == b"x"

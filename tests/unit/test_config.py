@@ -168,6 +168,7 @@ class TestEnvironment:
         ("limits.mailbox", "16"),
         ("limits.log_bytes", "5000"),
         ("limits.keyvalue_bytes", "0"),
+        ("limits.registry_bytes", "2097152"),
         ("limits.snapshot_interval_s", "0.5"),
         ("limits.applications", "20"),
         ("limits.calls", "21"),

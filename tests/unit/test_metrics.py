@@ -9,7 +9,14 @@ from urllib.request import urlopen
 import pytest
 
 from plexspaces_node.node import metrics
-from plexspaces_node.node.metrics import APPLICATIONS, METRICS, SCRAPES, STORE, serve_metrics
+from plexspaces_node.node.metrics import (
+    APPLICATIONS,
+    DAMAGES,
+    METRICS,
+    SCRAPES,
+    STORE,
+    serve_metrics,
+)
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "metrics.md"
 
@@ -18,21 +25,24 @@ def test_every_metric_is_documented_with_its_meaning() -> None:
     """The page names exactly what is served, in the same words."""
     rows = [row.split("|")[1:4] for row in PAGE.read_text().splitlines() if row.startswith("| `")]
     documented = {name.strip(" `"): meaning.strip() for name, _, meaning in rows}
-    served = {name: meaning for name, (meaning, _) in METRICS.items()} | dict((APPLICATIONS, STORE))
+    served = {name: meaning for name, (meaning, _) in METRICS.items()} | dict(
+        (APPLICATIONS, STORE, DAMAGES)
+    )
     assert documented == served
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
 def test_scrape_when_served_then_it_answers(host: str) -> None:
     """A scrape gets the page, by every kind of address."""
-    with serve_metrics(f"{host}:0", list, lambda: 42) as port:
+    with serve_metrics(f"{host}:0", list, lambda: 42, lambda: 7) as port:
         page = urlopen(f"http://{host}:{port}/metrics", timeout=10).read().decode()
     assert "plexspaces_artifact_store_bytes 42.0" in page
+    assert "plexspaces_registry_damage_total 7.0" in page
 
 
 def test_connections_when_as_many_are_open_as_may_be_then_the_next_is_closed() -> None:
     """Whoever only connects takes a bounded number of threads and descriptors."""
-    with serve_metrics("127.0.0.1:0", list, lambda: 0) as port:
+    with serve_metrics("127.0.0.1:0", list, lambda: 0, lambda: 0) as port:
         place = ("127.0.0.1", port or 0)
         silent = [socket.create_connection(place, 10) for _ in range(SCRAPES)]
         with socket.create_connection(place, 10) as more:
@@ -47,7 +57,7 @@ def test_connection_when_it_asks_for_nothing_then_it_is_ended(
     """One that was forgotten does not hold a thread for ever, and nothing is written of it."""
     monkeypatch.setattr(metrics, "SCRAPE_S", 0.0)
     with (
-        serve_metrics("127.0.0.1:0", list, lambda: 0) as port,
+        serve_metrics("127.0.0.1:0", list, lambda: 0, lambda: 0) as port,
         socket.create_connection(("127.0.0.1", port or 0), 10) as silent,
     ):
         assert silent.recv(1) == b""

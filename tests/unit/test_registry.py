@@ -27,7 +27,8 @@ from plexspaces_node.errors import (
 from plexspaces_node.model import ArtifactKind, Language, PhaseTimings, VmConfig
 from plexspaces_node.node import database
 from plexspaces_node.node.migrations import MIGRATIONS, migrate
-from plexspaces_node.node.registry import ApplicationRecord, Desired, Registry, SnapshotRecord
+from plexspaces_node.node.registry import ApplicationRecord, Desired, Registry
+from plexspaces_node.node.snapshots import SnapshotRecord
 
 RECORD = ApplicationRecord(
     name="calculator",
@@ -262,6 +263,7 @@ class TestApplications:
             assert await registry.kv_get("other", "key") == b"value"
         counts = rows(path)
         assert counts.pop("migrations") == len(MIGRATIONS)
+        assert counts.pop("removed") == 0
         assert set(counts.values()) == {1}
 
     async def test_repr_when_env_holds_a_secret_then_it_is_not_shown(self) -> None:
@@ -341,8 +343,8 @@ class TestState:
         await registry.kv_put("calculator", "k", b"1")
         await registry.kv_put("calculator", "k", b"")
         assert await registry.kv_get("calculator", "k") == b""
-        await registry.kv_put("calculator", "k", None)
-        await registry.kv_put("calculator", "k", None)
+        await registry.kv_delete("calculator", "k")
+        await registry.kv_delete("calculator", "k")
         assert await registry.kv_get("calculator", "k") is None
 
     async def test_kv_when_two_applications_use_a_key_then_they_do_not_meet(
@@ -360,14 +362,14 @@ class TestState:
     ) -> None:
         """Keys and values count together; a refused put changes nothing, deleting makes room."""
         await registry.insert_application(RECORD)
-        await registry.kv_put("calculator", "aaaa", b"x" * 496)
-        await registry.kv_put("calculator", "bbbb", b"x" * 496)
+        await registry.kv_put("calculator", "aaaa", b"x" * 460)
+        await registry.kv_put("calculator", "bbbb", b"x" * 460)
         with pytest.raises(ResourceExhausted, match=r"1001 bytes, its limit is 1000") as caught:
-            await registry.kv_put("calculator", "bbbb", b"y" * 497)
+            await registry.kv_put("calculator", "bbbb", b"y" * 461)
         assert "keyvalue_bytes" in (caught.value.hint or "")
-        assert await registry.kv_get("calculator", "bbbb") == b"x" * 496
-        await registry.kv_put("calculator", "aaaa", None)
-        await registry.kv_put("calculator", "bbbb", b"y" * 996)
+        assert await registry.kv_get("calculator", "bbbb") == b"x" * 460
+        await registry.kv_delete("calculator", "aaaa")
+        await registry.kv_put("calculator", "bbbb", b"y" * 960)
 
     async def test_kv_when_the_limit_was_lowered_then_shrinking_is_allowed(
         self, path: Path
@@ -408,8 +410,8 @@ class TestState:
             await registry.kv_put("calculator", key, key.encode())
         for key in keys:
             assert await registry.kv_get("calculator", key) == key.encode()
-            await registry.kv_put("calculator", key, None)
-        await registry.kv_put("calculator", "k", b"x" * 999)
+            await registry.kv_delete("calculator", key)
+        await registry.kv_put("calculator", "k", b"x" * 966)
 
 
 class TestThread:
@@ -417,6 +419,7 @@ class TestThread:
         self, registry: Registry
     ) -> None:
         """Operations of one batch fail and succeed each for itself, in the order of the calls."""
+        registry._keyvalue_limit = 10**6
         await registry.insert_application(RECORD)
         calls = [
             registry.kv_put("nobody" if n % 3 == 0 else "calculator", f"{n:03}", b"")
@@ -477,9 +480,9 @@ class TestFile:
         async with Registry.open(path) as registry:
             await registry.insert_application(RECORD)
             files = list(path.parent.iterdir())
-            assert len(files) == 3
+            assert len(files) == 4
             assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
-        assert list(path.parent.iterdir()) == [path]
+        assert sorted(path.parent.iterdir()) == [path, path.with_suffix(".reserve")]
 
     async def test_open_when_the_directory_is_missing_then_invalid_with_a_hint(
         self, tmp_path: Path
@@ -568,6 +571,9 @@ class TestMigrations:
         released = {
             1: "eb93bef71db3b4ed",
             2: "8036c5dfc8acfa4a",
+            3: "33ca925da4c63cde",
+            4: "69db40511b9bffd8",
+            5: "f69987b9de212100",
         }
         for number, digest in released.items():
             source = inspect.getsource(MIGRATIONS[number - 1])

@@ -10,8 +10,8 @@ import pytest
 
 from plexspaces_node.errors import PlexSpacesError, ResourceExhausted, Unavailable
 from plexspaces_node.node import saving
-from plexspaces_node.node.registry import SnapshotRecord
 from plexspaces_node.node.saving import LONGEST_WAIT_S, Parts, Room, StateSaver
+from plexspaces_node.node.snapshots import SnapshotRecord
 from plexspaces_node.wire.link import Body, LinkBroken, Snapshot
 
 PART = 8

@@ -28,8 +28,8 @@ from plexspaces_node.node import pending, saving
 from plexspaces_node.node.agents import StopRefused
 from plexspaces_node.node.logs import ApplicationLog
 from plexspaces_node.node.machines import STOP_GRACE_S, AgentLimits
-from plexspaces_node.node.registry import SnapshotRecord
 from plexspaces_node.node.restart import LONGEST_WAIT_S, MOST_IN_WINDOW
+from plexspaces_node.node.snapshots import SnapshotRecord
 from plexspaces_node.node.supervisor import Supervisor, Surroundings
 from plexspaces_node.vm.bundle import Bundle
 from plexspaces_node.vm.driver import Endpoint, VmExit

@@ -393,7 +393,7 @@ class Applications:
             # Nothing is removed: what belongs to whom may be known again.
             _log.warning(
                 "the registry is new, but %s has artifacts or logs of an earlier one: if it was "
-                "lost, stop the node and put a backup in its place",
+                "lost, stop the node and bring a backup back (plexspaces restore)",
                 self.logs.parent,
             )
         # Not before: only now the artifacts of all applications are held.

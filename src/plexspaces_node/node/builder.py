@@ -13,7 +13,7 @@ from time import time_ns
 from typing import Self
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from plexspaces_node import __version__
@@ -27,6 +27,7 @@ from plexspaces_node.node.artifacts import ArtifactStore
 from plexspaces_node.node.boundary import Boundary
 from plexspaces_node.node.compiler import CompileLimits
 from plexspaces_node.node.datadir import DataDirectory
+from plexspaces_node.node.health import NodeHealth
 from plexspaces_node.node.leftovers import end_machines
 from plexspaces_node.node.listening import bind, check_can_listen
 from plexspaces_node.node.machines import AgentLimits
@@ -52,7 +53,7 @@ END_RPC_GRACE_S = 1.0
 class Node:
     """A running node. Made by `NodeBuilder.build`, ended by leaving its context."""
 
-    def __init__(self, config: Config, driver: Driver, note: str) -> None:
+    def __init__(self, config: Config, driver: Driver, note: str, node_health: NodeHealth) -> None:
         self.config = config
         self.id = config.node.id
         self.isolation = driver.name
@@ -64,7 +65,7 @@ class Node:
         self._driver = driver
         self._applications: Applications | None = None
         self._server: grpc.aio.Server | None = None
-        self._health = health.aio.HealthServicer()
+        self._health = node_health
         self._ended = False
 
     def __repr__(self) -> str:
@@ -105,7 +106,7 @@ class Node:
         self._ended = True
         assert self._applications is not None
         assert self._server is not None
-        await self._health.enter_graceful_shutdown()
+        await self._health.shut_down()
         # The server goes last: until then whoever calls is told that the node is shutting down.
         drained = await self._applications.drain(self.config.node.grace_s)
         await self._server.stop(END_RPC_GRACE_S)
@@ -188,9 +189,14 @@ class NodeBuilder:
             await end_machines(data.vms)
             driver, note = await choose_driver(config, self._driver)
             stack.callback(driver.close)
-            limits = config.limits
+            limits, node_health = config.limits, NodeHealth()
             registry = await stack.enter_async_context(
-                Registry.open(data.registry, keyvalue_limit_bytes=limits.keyvalue_bytes)
+                Registry.open(
+                    data.registry,
+                    keyvalue_limit_bytes=limits.keyvalue_bytes,
+                    limit_bytes=limits.registry_bytes,
+                    on_damage=node_health.damage,
+                )
             )
             artifacts = await stack.enter_async_context(
                 ArtifactStore(
@@ -211,7 +217,7 @@ class NodeBuilder:
                 ),
             )
             applications = Applications(around, data.logs, config.node.grace_s)
-            node = Node(config, driver, note)
+            node = Node(config, driver, note, node_health)
             node._applications = applications
             node._server = server = grpc.aio.server(options=_server_options(config))
             boundary = Boundary(server, most_calls=limits.calls)
@@ -221,6 +227,7 @@ class NodeBuilder:
                     config.node.metrics_address,
                     applications.supervisors,
                     lambda: artifacts.total_bytes,
+                    lambda: node_health.damages,
                 )
             )
             node.address = bind(server, config.node.address)
@@ -229,8 +236,7 @@ class NodeBuilder:
             # From now on there may be something in it that a client was told of.
             data.keep()
             await server.start()
-            for name in ("", SERVICE):
-                await node._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+            await node_health.serve()
             stack.push_async_callback(node.drain)
             yield node
 
@@ -304,7 +310,7 @@ def _register(
 ) -> None:
     limits = ServiceLimits(node.config.limits.message_timeout_s)
     add_to_server(ApplicationService(applications, artifacts, node.describe, limits), boundary)
-    boundary.serve(health_pb2_grpc.add_HealthServicer_to_server, node._health)
+    boundary.serve(health_pb2_grpc.add_HealthServicer_to_server, node._health.servicer)
     names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
     boundary.serve(
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server,

@@ -8,6 +8,7 @@ business of those who are given the paths.
       node-id       the node this directory belongs to
       isolation     the level that its machines had last
       registry.db   the truth about applications
+      registry.reserve  room on the disk for what makes room on it
       artifacts/    WebAssembly files by digest
       cache/        compiled artifacts: native code, never from a user
       vms/          one bundle a machine

@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from plexspaces_node.errors import ResourceExhausted, Unavailable, quoted
@@ -29,6 +29,47 @@ class DiskFull(ResourceExhausted):
 
     def __init__(self, path: Path) -> None:
         super().__init__(f"no space left in {path}", hint=f"df -h {quoted(path)}")
+
+
+class Reserve:
+    """Room on the disk that is kept by a file, and let go of when it is needed.
+
+    Every method blocks for a few file operations.
+
+    Attributes:
+        is_filled: all of the room is taken.
+    """
+
+    def __init__(self, path: Path, size_bytes: int) -> None:
+        self.is_filled = False
+        self._path = path
+        self._size_bytes = size_bytes
+
+    def fill(self) -> bool:
+        """Take the room, or as much of it as there is; tell whether it is all of it."""
+        size = self._size_bytes
+        while not self.is_filled and size >= _BLOCK_BYTES:
+            try:
+                self._take(size)
+            except OSError:
+                size //= 2
+            else:
+                self.is_filled = size == self._size_bytes
+                break
+        return self.is_filled
+
+    def spend(self) -> None:
+        """Let go of the room."""
+        self.is_filled = False
+        with suppress(OSError):
+            self._path.unlink()
+
+    def _take(self, size: int) -> None:
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+        finally:
+            os.close(descriptor)
 
 
 def is_full(error: OSError) -> bool:

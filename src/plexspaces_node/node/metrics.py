@@ -52,6 +52,10 @@ STORE = (
     "plexspaces_artifact_store_bytes",
     "Room that artifacts and their compiled forms take up on the disk.",
 )
+DAMAGES = (
+    "plexspaces_registry_damage_total",
+    "How often the registry was found damaged.",
+)
 
 
 SCRAPES = 16
@@ -68,9 +72,11 @@ class NodeCollector(Collector):
         self,
         supervisors: Callable[[], Iterable[Supervisor]],
         store_bytes: Callable[[], int],
+        damages: Callable[[], int],
     ) -> None:
         self._supervisors = supervisors
         self._store_bytes = store_bytes
+        self._damages = damages
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
         """Yield every metric as it is now."""
@@ -87,6 +93,8 @@ class NodeCollector(Collector):
             states.add_metric([state], count)
         yield states
         yield GaugeMetricFamily(*STORE, value=self._store_bytes())
+        name, meaning = DAMAGES
+        yield CounterMetricFamily(name.removesuffix("_total"), meaning, value=self._damages())
 
 
 @contextmanager
@@ -94,6 +102,7 @@ def serve_metrics(
     address: str,
     supervisors: Callable[[], Iterable[Supervisor]],
     store_bytes: Callable[[], int],
+    damages: Callable[[], int],
 ) -> Iterator[int | None]:
     """Serve metrics over HTTP at HOST:PORT while inside, and yield the port; "" serves nothing.
 
@@ -104,7 +113,7 @@ def serve_metrics(
         return
     host, _, port = address.rpartition(":")
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(NodeCollector(supervisors, store_bytes))
+    registry.register(NodeCollector(supervisors, store_bytes, damages))
     try:
         server = _listen(host.strip("[]"), int(port), registry)
     except OSError as error:

@@ -106,7 +106,88 @@ def _states_in_parts(connection: sqlite3.Connection) -> None:
     connection.execute("DROP TABLE whole_snapshots")
 
 
-MIGRATIONS: tuple[Migration, ...] = (_applications, _state, _commands, _states_in_parts)
+def _rows_by_number(connection: sqlite3.Connection) -> None:
+    # No foreign keys: what an application leaves goes in steps, see `removed`, and not within the
+    # statement that removes its row.
+    connection.execute(
+        """
+        CREATE TABLE numbered (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            name TEXT NOT NULL UNIQUE,
+            id TEXT NOT NULL UNIQUE,
+            version TEXT NOT NULL,
+            language TEXT NOT NULL,
+            kind TEXT NOT NULL,
+            digest TEXT NOT NULL,
+            vcpus INTEGER NOT NULL,
+            memory_mib INTEGER NOT NULL,
+            env TEXT NOT NULL,
+            desired TEXT NOT NULL CHECK (desired IN ('running', 'stopped')),
+            generation INTEGER NOT NULL,
+            request_id TEXT NOT NULL,
+            created_ns INTEGER NOT NULL,
+            timings TEXT,
+            args TEXT NOT NULL,
+            concurrency INTEGER NOT NULL,
+            keyvalue_bytes INTEGER NOT NULL DEFAULT 0
+        ) STRICT
+        """
+    )
+    columns = (
+        "name, id, version, language, kind, digest, vcpus, memory_mib, env, desired, generation,"
+        " request_id, created_ns, timings, args, concurrency"
+    )
+    connection.execute(f"INSERT INTO numbered ({columns}) SELECT {columns} FROM applications")
+    for table, described, columns in (
+        (
+            "snapshots",
+            "application INTEGER PRIMARY KEY, taken_ns INTEGER NOT NULL, "
+            "size_bytes INTEGER NOT NULL",
+            "taken_ns, size_bytes",
+        ),
+        (
+            "snapshot_parts",
+            "application INTEGER NOT NULL, taken_ns INTEGER NOT NULL, "
+            "begin_byte INTEGER NOT NULL, body BLOB NOT NULL, "
+            "PRIMARY KEY (application, taken_ns, begin_byte)",
+            "taken_ns, begin_byte, body",
+        ),
+        (
+            "keyvalue",
+            "id INTEGER PRIMARY KEY, application INTEGER NOT NULL, key TEXT NOT NULL, "
+            "value BLOB NOT NULL, UNIQUE (application, key)",
+            "key, value",
+        ),
+    ):
+        connection.execute(f"ALTER TABLE {table} RENAME TO named_{table}")
+        connection.execute(f"CREATE TABLE {table} ({described}) STRICT")
+        connection.execute(
+            f"INSERT INTO {table} (application, {columns})"
+            f" SELECT number, {columns} FROM named_{table} JOIN numbered ON name = application"
+        )
+        connection.execute(f"DROP TABLE named_{table}")
+    connection.execute("DROP TABLE applications")
+    connection.execute("ALTER TABLE numbered RENAME TO applications")
+    connection.execute(
+        "CREATE UNIQUE INDEX applications_request_id ON applications (request_id)"
+        " WHERE request_id <> ''"
+    )
+    connection.execute(
+        "UPDATE applications SET keyvalue_bytes = (SELECT COALESCE(SUM(CASE"
+        "  WHEN bytes < 2048 THEN bytes ELSE (bytes + 4095) / 4096 * 4096 END), 0)"
+        " FROM (SELECT 32 + 2 * LENGTH(CAST(key AS BLOB)) + LENGTH(value) AS bytes"
+        "  FROM keyvalue WHERE application = number))"
+    )
+    connection.execute("CREATE TABLE removed (application INTEGER PRIMARY KEY) STRICT")
+
+
+MIGRATIONS: tuple[Migration, ...] = (
+    _applications,
+    _state,
+    _commands,
+    _states_in_parts,
+    _rows_by_number,
+)
 """Step N of the schema is element N-1; append only."""
 
 

@@ -15,22 +15,22 @@ How much an acknowledged write survives:
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import sqlite3
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 
 from plexspaces_node.errors import (
     AlreadyExists,
     InvalidArgument,
-    NotFound,
-    ResourceExhausted,
-    WrongState,
+    PlexSpacesError,
 )
 from plexspaces_node.model import (
     MIB,
@@ -40,22 +40,21 @@ from plexspaces_node.model import (
     VmConfig,
     check_name,
 )
-from plexspaces_node.node.database import Database, Mode
+from plexspaces_node.node import keyvalue, snapshots
+from plexspaces_node.node.database import Damaged, Database, Mode, Value
 from plexspaces_node.node.migrations import MIGRATIONS, Migration
+from plexspaces_node.node.snapshots import Parts, SnapshotRecord
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_KEYVALUE_LIMIT_BYTES = 64 * MIB
-"""The most one application's keys and values may add up to."""
+"""The most one application's keys and values may take."""
 
-KEY_LIMIT_BYTES = 512
-"""The longest key, in bytes of UTF-8."""
+DEFAULT_LIMIT_BYTES = 16 * 1024 * MIB
+"""The most the keys and states of all applications may take."""
 
-_PRUNED_AT_ONCE = 16
-
-Value: TypeAlias = bytes | bytearray | memoryview
-"""What is written; read it is always bytes."""
-
-Parts: TypeAlias = Sequence[tuple[int, Value]]
-"""Parts of a state, each with the byte at which it begins; none is empty."""
+_GIVE_BACK_AFTER_BYTES = 4 * MIB
+"""Of keys that were deleted, before it is looked whether the file may become smaller."""
 
 
 class Desired(StrEnum):
@@ -104,18 +103,6 @@ class ApplicationRecord:
         return self.concurrency or self.vm_config.vcpus
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotRecord:
-    """An actor's saved state.
-
-    Attributes:
-        taken_ns: since the epoch; no two states of an application have the same.
-    """
-
-    taken_ns: int
-    size_bytes: int
-
-
 class Registry:
     """The open registry. Made by `open`; used from the event loop that opened it.
 
@@ -130,7 +117,12 @@ class Registry:
         self.is_new = is_new
         self._database = database
         self._call = database.call
+        self._free = database.free
         self._keyvalue_limit = keyvalue_limit_bytes
+        self._freed_bytes = 0
+        self._untidy = asyncio.Event()
+        # Also what a node left that was killed amid it.
+        self._untidy.set()
 
     def __repr__(self) -> str:
         return f"<Registry {self._database!r}>"
@@ -142,15 +134,25 @@ class Registry:
         path: Path,
         *,
         keyvalue_limit_bytes: int = DEFAULT_KEYVALUE_LIMIT_BYTES,
+        limit_bytes: int = DEFAULT_LIMIT_BYTES,
         migrations: Sequence[Migration] = MIGRATIONS,
+        on_damage: Callable[[Damaged], None] = lambda _: None,
     ) -> AsyncIterator[Registry]:
         """Open or make the registry's file; leaving the context writes what is pending.
 
-        Raises what `Database.open` raises.
+        What an application leaves that was removed goes in the background. Raises what
+        `Database.open` raises.
         """
         is_new = not path.exists() or not path.stat().st_size
-        async with Database.open(path, migrations) as database:
-            yield cls(database, keyvalue_limit_bytes=keyvalue_limit_bytes, is_new=is_new)
+        opening = Database.open(path, migrations, limit_bytes=limit_bytes, on_damage=on_damage)
+        async with opening as database:
+            registry = cls(database, keyvalue_limit_bytes=keyvalue_limit_bytes, is_new=is_new)
+            tidying = asyncio.create_task(registry._tidy(), name="tidy the registry")
+            try:
+                yield registry
+            finally:
+                tidying.cancel()
+                await asyncio.wait({tidying})
 
     async def insert_application(self, record: ApplicationRecord) -> None:
         """Add an application; raises `AlreadyExists` when its name or request id is taken.
@@ -159,6 +161,7 @@ class Registry:
         under way.
         """
         await self._call(Mode.DURABLE, lambda connection: _insert(connection, record))
+        self._untidy.set()
 
     async def check_request(self, request_id: str, name: str) -> None:
         """Raise `AlreadyExists` when this request has deployed an application of another name."""
@@ -182,16 +185,19 @@ class Registry:
     async def delete_application(self, id_: str) -> None:
         """Remove an application with its snapshot and key-values; silent when already gone.
 
-        By its id, so that it is never another one of the same name.
+        By its id, so that it is never another one of the same name. Nobody finds what it had any
+        more; where that is much it goes from the disk in the background. A full disk is no
+        obstacle.
         """
-        await self._call(Mode.DURABLE, lambda connection: _delete(connection, id_))
+        await self._free(Mode.DURABLE, lambda connection: _delete(connection, id_))
+        self._untidy.set()
 
     async def set_desired(self, name: str, desired: Desired) -> ApplicationRecord:
         """Record what the user wants and return the application; raises `NotFound`.
 
         Idempotent: the generation is raised only when something changes.
         """
-        return await self._call(
+        return await self._free(
             Mode.DURABLE, lambda connection: _set_desired(connection, name, desired)
         )
 
@@ -210,7 +216,7 @@ class Registry:
         Raises `NotFound`.
         """
         await self._call(
-            Mode.WRITE, lambda connection: _add_to_snapshot(connection, name, taken_ns, parts)
+            Mode.WRITE, lambda connection: snapshots.add(connection, name, taken_ns, parts)
         )
 
     async def save_snapshot(self, name: str, record: SnapshotRecord, parts: Parts) -> bool:
@@ -219,48 +225,71 @@ class Registry:
         What a crash leaves is one of the two. Tells whether nothing is left of any other state,
         see `prune_snapshots`. Raises `NotFound`.
         """
-
-        def save(connection: sqlite3.Connection) -> bool:
-            _add_to_snapshot(connection, name, record.taken_ns, parts)
-            _save_snapshot(connection, name, record)
-            return _prune(connection, name)
-
-        return await self._call(Mode.WRITE, save)
+        return await self._call(
+            Mode.WRITE, lambda connection: snapshots.save(connection, name, record, parts)
+        )
 
     async def prune_snapshots(self, name: str) -> bool:
         """Remove some of what is left of states that are not the saved one; tell whether all.
 
         In steps, as the writes of everybody wait for each. Not while a state is on its way.
         """
-        return await self._call(Mode.WRITE, lambda connection: _prune(connection, name))
+        return await self._free(Mode.WRITE, lambda connection: snapshots.prune(connection, name))
 
     async def load_snapshot(self, name: str) -> SnapshotRecord | None:
         """Return what is known of the state saved last, or None."""
-        return await self._call(Mode.READ, lambda connection: _load_snapshot(connection, name))
+        return await self._call(Mode.READ, lambda connection: snapshots.load(connection, name))
 
     async def read_part(self, name: str, taken_ns: int, begin: int) -> bytes:
-        """Return the part of a state that begins at a byte; raises `WrongState` without one."""
+        """Return the part of a state that begins at a byte; raises `Damaged` without one."""
         return await self._call(
-            Mode.READ, lambda connection: _read_part(connection, name, taken_ns, begin)
+            Mode.READ, lambda connection: snapshots.read_part(connection, name, taken_ns, begin)
         )
 
     async def kv_get(self, name: str, key: str) -> bytes | None:
         """Return the value of an application's key, or None."""
-        _check_key(key)
-        return await self._call(Mode.READ, lambda connection: _kv_get(connection, name, key))
+        keyvalue.check_key(key)
+        return await self._call(Mode.READ, lambda connection: keyvalue.get(connection, name, key))
 
-    async def kv_put(self, name: str, key: str, value: Value | None) -> None:
-        """Set an application's key; None deletes it, silently when it is not there.
+    async def kv_put(self, name: str, key: str, value: Value) -> None:
+        """Set an application's key.
 
-        Raises `InvalidArgument` for a key that is empty or over `KEY_LIMIT_BYTES`, `NotFound`
-        when there is no such application, `ResourceExhausted` when its keys and values would
-        pass the limit; nothing is changed then.
+        Raises `InvalidArgument` for a key that is empty or over `keyvalue.KEY_LIMIT_BYTES`,
+        `NotFound` when there is no such application, `ResourceExhausted` when its rows would
+        cost more than the limit; nothing is changed then.
         """
-        _check_key(key)
+        keyvalue.check_key(key)
+        limit_bytes = self._keyvalue_limit
         await self._call(
             Mode.WRITE,
-            lambda connection: _kv_put(connection, name, key, value, limit=self._keyvalue_limit),
+            lambda connection: keyvalue.put(connection, name, key, value, limit_bytes=limit_bytes),
         )
+
+    async def kv_delete(self, name: str, key: str) -> None:
+        """Remove an application's key, silently when it is not there; raises as `kv_put`.
+
+        A full disk is no obstacle.
+        """
+        keyvalue.check_key(key)
+        self._freed_bytes += await self._free(
+            Mode.WRITE, lambda connection: keyvalue.delete(connection, name, key)
+        )
+        if self._freed_bytes >= _GIVE_BACK_AFTER_BYTES:
+            self._freed_bytes = 0
+            self._untidy.set()
+
+    async def _tidy(self) -> None:
+        """Remove what removed applications left, and make the file smaller, when there is any."""
+        while True:
+            await self._untidy.wait()
+            self._untidy.clear()
+            try:
+                while not await self._free(Mode.WRITE, _sweep_next):
+                    await self._database.give_back()
+                while await self._database.give_back():
+                    pass
+            except PlexSpacesError as error:
+                _log.warning("what removed applications left stays for now: %s", error)
 
 
 _COLUMNS = (
@@ -271,8 +300,10 @@ _PLACES = ", ".join("?" * len(_COLUMNS.split(",")))
 
 
 def _insert(connection: sqlite3.Connection, record: ApplicationRecord) -> None:
-    connection.execute("DELETE FROM applications WHERE name = ? AND generation = 0", (record.name,))
-    if _find(connection, "name", record.name) is not None:
+    found = _find(connection, "name", record.name)
+    if found is not None and found.generation == 0:
+        _delete(connection, found.id)
+    elif found is not None:
         raise AlreadyExists(
             f"an application named {record.name!r} is deployed already",
             hint=f"plexspaces undeploy --name {record.name}",
@@ -326,7 +357,7 @@ def _row(record: ApplicationRecord) -> tuple[Any, ...]:
 def _get(connection: sqlite3.Connection, name: str) -> ApplicationRecord:
     record = _find(connection, "name", name)
     if record is None:
-        raise _not_found(name)
+        raise keyvalue.not_found(name)
     return record
 
 
@@ -399,127 +430,35 @@ def _set_desired(connection: sqlite3.Connection, name: str, desired: Desired) ->
 
 
 def _delete(connection: sqlite3.Connection, id_: str) -> None:
-    # Snapshot and key-values go by their foreign keys.
-    connection.execute("DELETE FROM applications WHERE id = ?", (id_,))
-
-
-def _add_to_snapshot(
-    connection: sqlite3.Connection, name: str, taken_ns: int, parts: Parts
-) -> None:
-    for begin, body in parts:
-        # INSERT ... SELECT, so that an unknown application is no row rather than a broken key; OR
-        # REPLACE for a part that is written again, since its first write was not seen to be done.
-        _update_one(
-            connection,
-            name,
-            "INSERT OR REPLACE INTO snapshot_parts (application, taken_ns, begin_byte, body)"
-            " SELECT name, ?, ?, ? FROM applications WHERE name = ?",
-            (taken_ns, begin, body, name),
-        )
-
-
-def _save_snapshot(connection: sqlite3.Connection, name: str, record: SnapshotRecord) -> None:
-    _update_one(
-        connection,
-        name,
-        "INSERT OR REPLACE INTO snapshots (application, taken_ns, size_bytes)"
-        " SELECT name, ?, ? FROM applications WHERE name = ?",
-        (record.taken_ns, record.size_bytes, name),
-    )
-
-
-def _prune(connection: sqlite3.Connection, name: str) -> bool:
-    removed = connection.execute(
-        "DELETE FROM snapshot_parts WHERE rowid IN ("
-        " SELECT rowid FROM snapshot_parts WHERE application = ?1 AND taken_ns IS NOT"
-        " (SELECT taken_ns FROM snapshots WHERE application = ?1) LIMIT ?2)",
-        (name, _PRUNED_AT_ONCE),
-    ).rowcount
-    return removed < _PRUNED_AT_ONCE
-
-
-def _load_snapshot(connection: sqlite3.Connection, name: str) -> SnapshotRecord | None:
-    row = connection.execute(
-        "SELECT taken_ns, size_bytes FROM snapshots WHERE application = ?", (name,)
-    ).fetchone()
-    return None if row is None else SnapshotRecord(*row)
-
-
-def _read_part(connection: sqlite3.Connection, name: str, taken_ns: int, begin: int) -> bytes:
-    row = connection.execute(
-        "SELECT body FROM snapshot_parts WHERE application = ? AND taken_ns = ? AND begin_byte = ?",
-        (name, taken_ns, begin),
-    ).fetchone()
-    if row is None or not row[0]:
-        raise WrongState(
-            f"the saved state of {name!r} has no part at byte {begin}",
-            hint="put a backup of the registry in its place, or deploy the application anew",
-        )
-    body: bytes = row[0]
-    return body
-
-
-def _check_key(key: str) -> None:
-    size = len(key.encode())
-    if not 1 <= size <= KEY_LIMIT_BYTES:
-        raise InvalidArgument(
-            f"a key of {size} bytes is not valid",
-            hint=f"use keys of 1 to {KEY_LIMIT_BYTES} bytes of UTF-8",
-        )
-
-
-def _kv_get(connection: sqlite3.Connection, name: str, key: str) -> bytes | None:
-    row = connection.execute(
-        "SELECT value FROM keyvalue WHERE application = ? AND key = ?", (name, key)
-    ).fetchone()
-    return None if row is None else row[0]
-
-
-def _kv_put(
-    connection: sqlite3.Connection,
-    name: str,
-    key: str,
-    value: Value | None,
-    *,
-    limit: int,
-) -> None:
-    row = connection.execute(
-        "SELECT keyvalue_bytes, LENGTH(value) FROM applications"
-        " LEFT JOIN keyvalue ON application = name AND key = ? WHERE name = ?",
-        (key, name),
-    ).fetchone()
+    row = connection.execute("SELECT number FROM applications WHERE id = ?", (id_,)).fetchone()
     if row is None:
-        raise _not_found(name)
-    used, old_value_bytes = row
-    key_bytes = len(key.encode())
-    new_bytes = 0 if value is None else key_bytes + len(value)
-    old_bytes = 0 if old_value_bytes is None else key_bytes + old_value_bytes
-    total = used - old_bytes + new_bytes
-    if total > limit and new_bytes > old_bytes:
-        raise ResourceExhausted(
-            f"the key-value store of {name!r} would hold {total} bytes, its limit is {limit}",
-            hint="delete keys, or raise [limits] keyvalue_bytes",
-        )
-    if value is None:
-        connection.execute("DELETE FROM keyvalue WHERE application = ? AND key = ?", (name, key))
-    else:
-        connection.execute(
-            "INSERT INTO keyvalue (application, key, value) VALUES (?, ?, ?)"
-            " ON CONFLICT (application, key) DO UPDATE SET value = excluded.value",
-            (name, key, value),
-        )
-    connection.execute("UPDATE applications SET keyvalue_bytes = ? WHERE name = ?", (total, name))
+        return
+    connection.execute("DELETE FROM applications WHERE number = ?", row)
+    # From here on nobody finds what it had. A little goes at once, and much in steps.
+    connection.execute("INSERT INTO removed (application) VALUES (?)", row)
+    _sweep(connection, *row)
+
+
+def _sweep(connection: sqlite3.Connection, number: int) -> None:
+    """Remove some of what is left of an application."""
+    if keyvalue.sweep(connection, number) and snapshots.sweep(connection, number):
+        connection.execute("DELETE FROM removed WHERE application = ?", (number,))
+
+
+def _sweep_next(connection: sqlite3.Connection) -> bool:
+    """Remove some of what is left of any application; tell whether nothing is."""
+    row = connection.execute("SELECT application FROM removed LIMIT 1").fetchone()
+    if row is None:
+        return True
+    _sweep(connection, *row)
+    return False
 
 
 def _update_one(
     connection: sqlite3.Connection, name: str, sql: str, values: tuple[Any, ...]
 ) -> None:
     if connection.execute(sql, values).rowcount == 0:
-        raise _not_found(name)
-
-
-def _not_found(name: str) -> NotFound:
-    return NotFound(f"there is no application named {name!r}", hint="plexspaces list")
+        raise keyvalue.not_found(name)
 
 
 def _json(value: object) -> str:

@@ -15,8 +15,8 @@ from typing import Protocol, TypeAlias
 
 from plexspaces_node.errors import PlexSpacesError, Unavailable
 from plexspaces_node.model import MIB
-from plexspaces_node.node.registry import SnapshotRecord
 from plexspaces_node.node.restart import backoff_s
+from plexspaces_node.node.snapshots import SnapshotRecord
 from plexspaces_node.wire.link import PART_BYTES, Body, LinkBroken, Snapshot
 
 WAITING_PARTS = 4

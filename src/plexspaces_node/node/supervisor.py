@@ -534,7 +534,7 @@ class Supervisor:
         if isinstance(call, link.Put):
             await self.around.registry.kv_put(self.name, call.key, body)
         elif isinstance(call, link.Delete):
-            await self.around.registry.kv_put(self.name, call.key, None)
+            await self.around.registry.kv_delete(self.name, call.key)
         elif isinstance(call, link.Ask):
             return await self.router.ask(self.name, call, body)
         else:
