@@ -205,6 +205,14 @@ class LimitsSection(Section):
         1.0, 0.01, DAY_S, "Least time between two snapshots of an actor."
     )
     applications: int = _number(100, 1, 10_000, "Applications on the node.")
+    empty_vms: int = _number(32, 0, 10_000, "Empty VMs on the node.")
+    memory_mib: int = _number(
+        0,
+        0,
+        MIB * MIB,
+        "Memory of all VMs together, in MiB; 0 takes what the host has, at the level `process` "
+        "four times as much.",
+    )
     calls: int = _number(
         10_000, 16, 1_000_000, "Calls that the node handles at once, followed logs included."
     )

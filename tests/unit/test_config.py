@@ -171,6 +171,8 @@ class TestEnvironment:
         ("limits.registry_bytes", "2097152"),
         ("limits.snapshot_interval_s", "0.5"),
         ("limits.applications", "20"),
+        ("limits.empty_vms", "22"),
+        ("limits.memory_mib", "23"),
         ("limits.calls", "21"),
         ("firecracker.binary_path", "/b"),
         ("firecracker.kernel_path", "/k"),

@@ -22,7 +22,6 @@ from plexspaces_node.errors import (
     InvalidArgument,
     NotFound,
     PlexSpacesError,
-    ResourceExhausted,
     Unavailable,
     WrongState,
 )
@@ -35,6 +34,7 @@ from plexspaces_node.model import (
 )
 from plexspaces_node.node.agents import StopRefused
 from plexspaces_node.node.artifacts import Compiled
+from plexspaces_node.node.capacity import Bounds, Capacity, Held
 from plexspaces_node.node.deploys import (
     DeployRequest,
     check_artifact,
@@ -47,6 +47,7 @@ from plexspaces_node.node.leftovers import deployed_applications, destroy_machin
 from plexspaces_node.node.logs import ApplicationLog, remove_all_but
 from plexspaces_node.node.machines import Machine, start_machine
 from plexspaces_node.node.messages import Messages, Outcome
+from plexspaces_node.node.name_locks import NameLocks
 from plexspaces_node.node.registry import ApplicationRecord, Desired
 from plexspaces_node.node.supervisor import Progress, Supervisor, Surroundings
 from plexspaces_node.views import ApplicationInfo, Listing, VmInfo
@@ -72,18 +73,10 @@ class _Version:
 
 
 @dataclass(eq=False)
-class _NameLock:
-    """One act at a time on a name; kept only while somebody uses it, or names would pile up."""
-
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    users: int = 0
-
-
-@dataclass(eq=False)
 class Applications:
     """Every application and every empty machine of a node.
 
-    Mutable are only the three dicts below, all changed on the event loop alone.
+    Mutable are only the two dicts below, all changed on the event loop alone.
     """
 
     around: Surroundings
@@ -91,7 +84,7 @@ class Applications:
     grace_s: float
     _supervisors: dict[str, Supervisor] = field(default_factory=dict)
     _empties: dict[str, tuple[Machine, asyncio.Task[None]]] = field(default_factory=dict)
-    _locks: dict[str, _NameLock] = field(default_factory=dict)
+    _locks: NameLocks = field(default_factory=NameLocks)
     _acts: set[asyncio.Task[Any]] = field(default_factory=set)
     """Deploys and starts under way, which a shutdown cancels."""
     _ending: set[asyncio.Task[Any]] = field(default_factory=set)
@@ -100,6 +93,7 @@ class Applications:
 
     def __post_init__(self) -> None:
         self._messages = Messages(self.around.limits, self._named)
+        self._capacity = Capacity(self._bounds(), self._held)
 
     # ---- messages ----------------------------------------------------------------------
 
@@ -119,8 +113,9 @@ class Applications:
         On any failure, cancelling included, nothing of it is left but the artifact, and what was
         to be replaced is as it was; so it is, once a node opens the directory again, when this one
         is killed meanwhile. Raises `AlreadyExists`, `InvalidArgument`, `NotFound` for the artifact
-        or the empty machine, `VmStartFailed`, `WrongState` for a version that cannot be read, what
-        the registry does, or what the actor's `init` did wrong.
+        or the empty machine, `ResourceExhausted` when the node is full, `VmStartFailed`,
+        `WrongState` for a version that cannot be read, what the registry does, or what the actor's
+        `init` did wrong.
         """
         begin = perf_counter_ns()
         spec = request.spec
@@ -128,39 +123,39 @@ class Applications:
             raise InvalidArgument(f"an upload of {request.upload_ns} ns is longer than a day")
         self.around.driver.capabilities.check(spec.vm_config)
         artifact = self.around.artifacts.holding(spec.digest)
-        async with self._act(), artifact, self._lock(spec.name):
+        async with self._act(), artifact, self._locks.held(spec.name):
             known = self._supervisors.get(spec.name)
             if known is not None and (not request.replace or is_answered(known.record, request)):
                 return await self._answer_again(known, request)
-            if known is None and len(self._supervisors) >= self.around.limits.applications:
-                raise ResourceExhausted(
-                    f"the node has {len(self._supervisors)} applications, its limit",
-                    hint="plexspaces undeploy --name X, or raise [limits] applications",
-                )
             if request.vm_id and request.vm_id not in self._empties:
                 raise _no_vm(request.vm_id)
             if known is not None:
                 self._readable(spec.name)
-            compiled = await self._compile(spec, progress)
-            if known is not None:
-                await self._replace(known, request, compiled, progress)
-                return await known.info()
-            supervisor = self._supervise(record_of(request, compiled))
-            try:
-                await self.around.registry.insert_application(supervisor.record)
-                await supervisor.journal.clear()
-                self._supervisors[spec.name] = supervisor
-                empty = await self._take_empty(request.vm_id) if request.vm_id else None
-                await supervisor.start(empty=empty, progress=progress)
-                duration_ns = perf_counter_ns() - begin
-                supervisor.timings = completed(supervisor.timings, request, compiled, duration_ns)
-                supervisor.record = await self.around.registry.set_deployed(
-                    spec.name, supervisor.timings
-                )
-            except BaseException:
-                await self._to_the_end(self._undo(supervisor))
-                raise
-            return await supervisor.info()
+            memory_mib = spec.vm_config.memory_mib
+            with self._capacity.for_application(spec.name, memory_mib, vm_id=request.vm_id):
+                compiled = await self._compile(spec, progress)
+                if known is not None:
+                    await self._replace(known, request, compiled, progress)
+                    return await known.info()
+                return await self._deploy(request, compiled, progress, begin)
+
+    async def _deploy(
+        self, request: DeployRequest, compiled: Compiled, progress: Progress, begin: int
+    ) -> ApplicationInfo:
+        supervisor, name = self._supervise(record_of(request, compiled)), request.spec.name
+        try:
+            await self.around.registry.insert_application(supervisor.record)
+            await supervisor.journal.clear()
+            self._supervisors[name] = supervisor
+            empty = await self._take_empty(request.vm_id) if request.vm_id else None
+            await supervisor.start(empty=empty, progress=progress)
+            duration_ns = perf_counter_ns() - begin
+            supervisor.timings = completed(supervisor.timings, request, compiled, duration_ns)
+            supervisor.record = await self.around.registry.set_deployed(name, supervisor.timings)
+        except BaseException:
+            await self._to_the_end(self._undo(supervisor))
+            raise
+        return await supervisor.info()
 
     async def _replace(
         self, known: Supervisor, request: DeployRequest, compiled: Compiled, progress: Progress
@@ -242,7 +237,7 @@ class Applications:
         """
 
         async def act() -> None:
-            async with self._lock(name):
+            async with self._locks.held(name):
                 supervisor = self._named(name)
                 await supervisor.stop(self.grace_s, save=False)
                 try:
@@ -264,7 +259,7 @@ class Applications:
         """
 
         async def act() -> ApplicationInfo:
-            async with self._lock(name):
+            async with self._locks.held(name):
                 supervisor = self._readable(name)
                 set_desired = self.around.registry.set_desired
                 supervisor.record = await set_desired(name, Desired.STOPPED)
@@ -288,9 +283,10 @@ class Applications:
     async def start(self, name: str) -> ApplicationInfo:
         """Start a stopped or failed application from its last snapshot. Idempotent.
 
-        Raises `NotFound`, or what keeps it from starting; it is then Failed.
+        Raises `NotFound`, `ResourceExhausted` when the node is full, and it is as it was; or what
+        keeps it from starting, and it is Failed.
         """
-        async with self._act(), self._lock(name):
+        async with self._act(), self._locks.held(name):
             supervisor = self._readable(name)
             if supervisor.state is ApplicationState.STOPPING:
                 raise WrongState(
@@ -298,8 +294,11 @@ class Applications:
                     hint=f"plexspaces stop --name {name}, which says why",
                 )
             if supervisor.state in (ApplicationState.STOPPED, ApplicationState.FAILED):
-                supervisor.record = await self.around.registry.set_desired(name, Desired.RUNNING)
-                await supervisor.start()
+                memory_mib = supervisor.record.vm_config.memory_mib
+                with self._capacity.for_application(name, memory_mib):
+                    set_desired = self.around.registry.set_desired
+                    supervisor.record = await set_desired(name, Desired.RUNNING)
+                    await supervisor.start()
             return await supervisor.info()
 
     async def list(self) -> Listing:
@@ -333,16 +332,18 @@ class Applications:
     async def start_vm(self, vm_id: str, config: VmConfig) -> tuple[VmInfo, int]:
         """Start an empty machine; return it and how long it took, in nanoseconds.
 
-        Raises `AlreadyExists` for an id in use, `InvalidArgument`, `VmStartFailed`.
+        Raises `AlreadyExists` for an id in use, `InvalidArgument`, `ResourceExhausted` when the
+        node is full, `VmStartFailed`.
         """
         self.around.driver.capabilities.check(config)
         vm_id = vm_id or new_vm_id()
         check_name(vm_id, what="VM id")
         async with self._act():
-            bundle = Bundle.create(self.around.vms, vm_id, config)
-            machine = await start_machine(self.around.driver, bundle, self.around.agent_limits)
-        watch = asyncio.create_task(self._watch_empty(machine), name=f"watch {vm_id}")
-        self._empties[vm_id] = (machine, watch)
+            with self._capacity.for_empty_vm(vm_id, config.memory_mib):
+                bundle = Bundle.create(self.around.vms, vm_id, config)
+                machine = await start_machine(self.around.driver, bundle, self.around.agent_limits)
+                watch = asyncio.create_task(self._watch_empty(machine), name=f"watch {vm_id}")
+                self._empties[vm_id] = (machine, watch)
         return await machine.info(), machine.vm_ns
 
     async def stop_vm(self, vm_id: str) -> None:
@@ -373,8 +374,9 @@ class Applications:
     async def recover(self) -> tuple[str, ...]:
         """Destroy what an earlier node left running, and start what should run.
 
-        Returns the names of those that start, at once: they do so in the background. Of a deploy
-        that was not done when that node ended nothing stays.
+        Returns the names of those that start, at once: they do so in the background, also where
+        they are more than the node would take now. Of a deploy that was not done when that node
+        ended nothing stays.
         """
         await destroy_machines(self.around.driver, self.around.vms)
         starting = []
@@ -408,7 +410,7 @@ class Applications:
         """
 
         async def end(supervisor: Supervisor) -> None:
-            async with self._lock(supervisor.name):
+            async with self._locks.held(supervisor.name):
                 # The node ends, and its machines with it: what is lost can only be told.
                 if lost := await supervisor.stop(grace_s, force=True):
                     raise WrongState(f"application {supervisor.name!r}: {lost}")
@@ -437,6 +439,17 @@ class Applications:
         await self._close_logs()
 
     # ---- within ------------------------------------------------------------------------
+
+    def _bounds(self) -> Bounds:
+        limits, can = self.around.limits, self.around.driver.capabilities
+        memory_mib = limits.memory_mib or self.around.host_memory_mib * can.memory_promised
+        return Bounds(limits.applications, limits.empty_vms, memory_mib)
+
+    def _held(self) -> Held:
+        return Held(
+            {one.name: one.memory_mib for one in self._supervisors.values()},
+            {vm_id: machine.config.memory_mib for vm_id, (machine, _) in self._empties.items()},
+        )
 
     def _named(self, name: str) -> Supervisor:
         supervisor = self._supervisors.get(name)
@@ -486,18 +499,6 @@ class Applications:
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
         return await asyncio.shield(task)
-
-    @asynccontextmanager
-    async def _lock(self, name: str) -> AsyncIterator[None]:
-        lock = self._locks.setdefault(name, _NameLock())
-        lock.users += 1
-        try:
-            async with lock.lock:
-                yield
-        finally:
-            lock.users -= 1
-            if not lock.users:
-                del self._locks[name]
 
     def _supervise(self, record: ApplicationRecord) -> Supervisor:
         """Make the supervisor of an application, which holds its artifact until `_let_go`."""

@@ -38,6 +38,7 @@ from plexspaces_node.node.registry import ApplicationRecord, Registry
 from plexspaces_node.node.restart import WINDOW_S, wait_before_restart
 from plexspaces_node.node.saving import Room, StateSaver
 from plexspaces_node.views import ApplicationInfo, Counters
+from plexspaces_node.vm import procfs
 from plexspaces_node.vm.bundle import Bundle, new_vm_id
 from plexspaces_node.vm.driver import Driver
 from plexspaces_node.wire import link
@@ -84,6 +85,7 @@ class Surroundings:
     limits: LimitsSection
     agent_limits: AgentLimits
     states: Room = field(default_factory=Room)
+    host_memory_mib: int = field(default_factory=procfs.granted_memory_mib)
 
 
 @dataclass(slots=True)
@@ -148,6 +150,12 @@ class Supervisor:
     def on_trial(self) -> bool:
         """What runs is its next version, which may yet be undone: its state is not saved yet."""
         return self._saver.on_trial
+
+    @property
+    def memory_mib(self) -> int:
+        """The size of the machine that it has or is to have, 0 where it is to have none."""
+        idle = self.state in (ApplicationState.STOPPED, ApplicationState.FAILED)
+        return 0 if idle else self.record.vm_config.memory_mib
 
     @property
     def agent(self) -> AgentClient:

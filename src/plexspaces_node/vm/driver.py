@@ -67,6 +67,8 @@ class Capabilities:
         isolation: one line on what the level protects against, for listings and docs.
         overhead_mib: what of `VmConfig.memory_mib` the machine and its agent need for themselves;
             the actor gets the rest.
+        memory_promised: how many times the host's memory all machines may have together, unless
+            the node is told a number: once where a machine keeps what it has touched.
         missing_walls: what is to hold every machine's agent and this host does not have.
     """
 
@@ -77,6 +79,7 @@ class Capabilities:
     max_vcpus: int
     isolation: str
     overhead_mib: int = 48
+    memory_promised: int = 1
     missing_walls: tuple[str, ...] = ()
 
     def check(self, config: VmConfig) -> None:

@@ -111,6 +111,8 @@ class ProcessDriver(HostDriver[ProcessVm]):
             max_memory_mib=procfs.total_memory_mib(),
             max_vcpus=len(os.sched_getaffinity(0)),
             isolation="WebAssembly in a process of its own; no virtual machine",
+            # A ceiling: an agent takes what its application uses, and gives it back.
+            memory_promised=4,
             missing_walls=self._walls.missing if self._walls is not None else (),
         )
 

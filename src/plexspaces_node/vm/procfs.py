@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -128,6 +128,12 @@ def total_memory_mib() -> int:
     return _memory_mib("MemTotal")
 
 
+@cache
+def granted_memory_mib() -> int:
+    """Return the memory of this host, or what a container or service may have of it."""
+    return min([total_memory_mib(), *_in_groups(_limit_mib)])
+
+
 def available_memory_mib() -> int:
     """Return how much memory a new process of ours could use without swapping or being killed.
 
@@ -141,6 +147,12 @@ def groups_room_mib(proc: Path = _PROC, mount: Path = _CGROUPS) -> list[int]:
 
     Files that the kernel can drop from memory count as left. Empty where there are no limits.
     """
+    return _in_groups(_room_mib, proc, mount)
+
+
+def _in_groups(
+    look: Callable[[Path], int | None], proc: Path = _PROC, mount: Path = _CGROUPS
+) -> list[int]:
     try:
         lines = (proc / "self/cgroup").read_text().splitlines()
     except OSError:
@@ -150,7 +162,14 @@ def groups_room_mib(proc: Path = _PROC, mount: Path = _CGROUPS) -> list[int]:
         return []
     group = mount / own
     chain = [group, *(parent for parent in group.parents if parent.is_relative_to(mount))]
-    return [room for room in map(_room_mib, chain) if room is not None]
+    return [found for found in map(look, chain) if found is not None]
+
+
+def _limit_mib(group: Path) -> int | None:
+    try:
+        return int((group / "memory.max").read_text()) // (1024 * 1024)
+    except (OSError, ValueError):  # also for `max`, which is no limit
+        return None
 
 
 def _room_mib(group: Path) -> int | None:

@@ -1,0 +1,112 @@
+"""What a node has room for: a bound holds however many ask at once, and is free after a failure."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import pytest
+
+from plexspaces_node.errors import ResourceExhausted
+from plexspaces_node.node.capacity import Bounds, Capacity, Held
+
+
+class Node:
+    """What a node has."""
+
+    def __init__(
+        self, *, applications: int = 3, empty_vms: int = 2, memory_mib: int = 1000
+    ) -> None:
+        self.applications: dict[str, int] = {}
+        self.empty_vms: dict[str, int] = {}
+        bounds = Bounds(applications, empty_vms, memory_mib)
+        self.capacity = Capacity(bounds, lambda: Held(self.applications, self.empty_vms))
+
+
+def test_applications_when_they_are_being_made_then_they_count() -> None:
+    """The one too many is refused before any is there, and taken once another has failed."""
+    node = Node(applications=2)
+    node.applications["there"] = 0
+    with node.capacity.for_application("made", 100):
+        with (
+            pytest.raises(ResourceExhausted, match="has 2 applications") as caught,
+            node.capacity.for_application("more", 100),
+        ):
+            pass
+        assert "[limits] applications" in (caught.value.hint or "")
+        # It is there now, and does not count twice.
+        node.applications["made"] = 100
+        assert len(node.applications) == 2
+    del node.applications["made"]
+    with node.capacity.for_application("more", 100):
+        pass
+
+
+def test_empty_vms_when_they_are_being_made_then_they_count() -> None:
+    """Empty machines have a bound of their own."""
+    node = Node(empty_vms=2)
+    node.empty_vms["there"] = 64
+    with node.capacity.for_empty_vm("made", 64):
+        with (
+            pytest.raises(ResourceExhausted, match="has 2 empty VMs") as caught,
+            node.capacity.for_empty_vm("more", 64),
+        ):
+            pass
+        assert "[limits] empty_vms" in (caught.value.hint or "")
+        with node.capacity.for_application("app", 64):
+            pass
+
+
+def test_memory_when_it_is_promised_then_it_counts_for_both_kinds_together() -> None:
+    """What runs, what is empty and what is being made has to fit into one number."""
+    node = Node(memory_mib=1000)
+    node.applications |= {"runs": 300, "stopped": 0}
+    node.empty_vms["empty"] = 300
+    with node.capacity.for_application("made", 300):
+        with (
+            pytest.raises(ResourceExhausted, match="900 MiB together, 101 MiB more") as caught,
+            node.capacity.for_empty_vm("more", 101),
+        ):
+            pass
+        assert "[limits] memory_mib" in (caught.value.hint or "")
+        with node.capacity.for_application("stopped", 100):
+            pass
+
+
+def test_memory_when_an_application_takes_an_empty_machine_then_it_counts_once() -> None:
+    """The machine is there already, whatever size the deploy names."""
+    node = Node(memory_mib=500)
+    node.empty_vms["vm"] = 400
+    with node.capacity.for_application("app", 10, vm_id="vm"):
+        del node.empty_vms["vm"]
+        with (
+            pytest.raises(ResourceExhausted, match="400 MiB together"),
+            node.capacity.for_application("other", 101),
+        ):
+            pass
+        node.applications["app"] = 400
+        with node.capacity.for_application("other", 100):
+            pass
+
+
+def test_memory_when_a_version_takes_no_more_than_the_one_before_then_it_passes() -> None:
+    """A bound that was lowered keeps nobody from replacing what there is."""
+    node = Node(memory_mib=200)
+    node.applications |= {"one": 300, "two": 300}
+    with node.capacity.for_application("one", 300), node.capacity.for_application("two", 200):
+        pass
+    with (
+        pytest.raises(ResourceExhausted, match="600 MiB together, 1 MiB more"),
+        node.capacity.for_application("one", 301),
+    ):
+        pass
+
+
+def test_claims_when_many_end_in_any_order_then_nothing_is_left() -> None:
+    """What was kept for one is free for the next, however the one ended."""
+    node = Node(applications=3, memory_mib=300)
+    for _ in range(3):
+        with ExitStack() as stack:
+            for name in ("a", "b", "c"):
+                stack.enter_context(node.capacity.for_application(name, 100))
+            with pytest.raises(ResourceExhausted):
+                stack.enter_context(node.capacity.for_application("d", 1))
