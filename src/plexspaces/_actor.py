@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, ClassVar, TypeVar
 
+from . import _late
 from ._errors import ActorFailure, DefinitionError
 from ._payload import BadValue, check, convert, decode, encode, from_json, to_json
 
@@ -252,4 +253,4 @@ def _place(method: Callable[..., object]) -> str:
 
 def _explain(exc: BaseException) -> None:
     if isinstance(exc, ImportError):
-        exc.add_note("import at the top of a file: a component holds only what is imported there")
+        _late.explain(exc)

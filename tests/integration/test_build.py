@@ -76,7 +76,7 @@ class Probe(Actor):
 
     @handler("late-import")
     def late_import(self) -> None:
-        import decimal
+        import nowhere
 
     @handler("recurse")
     def recurse(self) -> int:
@@ -518,7 +518,7 @@ def test_sdk_converts_payloads(probe: Instance) -> None:
         ("tree", b"[" * 500_000, "bad-payload", "nested deeper"),
         ("break", b"", "exception", "RuntimeError: it ? broke"),
         ("leave", b"", "exception", "SystemExit: 4"),
-        ("late-import", b"", "exception", "No module named 'decimal'"),
+        ("late-import", b"", "exception", "No module named 'nowhere'"),
         ("recurse", b"", "exception", "RecursionError"),
         ("fail", b"", "no?pe", "as asked"),
         ("ask", b"nobody", "not-found", "no application nobody"),

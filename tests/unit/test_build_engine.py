@@ -14,6 +14,7 @@ import pytest
 from support.python_component import python_component
 
 from plexspaces_node.build import BuildEnvironment, BuildResult, build
+from plexspaces_node.build.python_library import Library, standard_library
 from plexspaces_node.errors import DeadlineExceeded, InvalidArgument, PlexSpacesError, Unsupported
 from plexspaces_node.model import ArtifactKind, Language
 
@@ -58,6 +59,10 @@ class Bench:
     def python(self, script: str = COMPONENT, version: str = "0.25.1") -> None:
         """Install a Python compiler and make the project a Python one."""
         (self.tools / "component.wasm").write_bytes(python_component())
+        # Asked for the standard library first, and kept as it is then.
+        library = standard_library(self.environment)
+        library.parent.mkdir(exist_ok=True)
+        library.write_bytes(Library().file())
         self.compiler("componentize-py", f"componentize-py {version}", script)
         self.write("app.py", "x = 1\n")
 

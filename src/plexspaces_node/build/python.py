@@ -6,7 +6,6 @@ run writes byte code beside every file it imports, so it works on a copy of the 
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -14,10 +13,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plexspaces_node import __version__
+from plexspaces_node.build.componentize_py import (
+    INSTALL,
+    TESTED_VERSION,
+    arguments,
+    interpreter_variables,
+)
 from plexspaces_node.build.environment import BuildEnvironment
 from plexspaces_node.build.process import run
 from plexspaces_node.build.producers import with_producers
-from plexspaces_node.build.project import digest_sources, read_sources
+from plexspaces_node.build.project import Source, digest_sources, read_sources
+from plexspaces_node.build.python_library import (
+    VENDOR,
+    keep,
+    make_standard_library,
+    opened,
+    standard_library,
+    zone_sources,
+    zones,
+)
 from plexspaces_node.build.python_memory import freeing_bytes
 from plexspaces_node.build.shipped import PYTHON_SDK, python_sdk, shipped
 from plexspaces_node.build.threads import in_thread
@@ -26,27 +40,34 @@ from plexspaces_node.build.wrap import wrapper_digest
 from plexspaces_node.errors import InvalidArgument, Unsupported
 from plexspaces_node.model import ArtifactKind, Language
 
-WORLD = "application"
 ENTRY = "app.py"
-VENDOR = "vendor"
-"""Directory of the project for packages in pure Python: `pip install --target vendor NAME`."""
 
-TESTED_VERSION = "0.25.1"
-"""The bindings of other series have other names. Of any other version it must first be seen that it
-leaves the bytes that are freed here (`python_memory`), or they would be freed twice."""
-
+_LIBRARY = "plexspaces.library"
+_LIBRARY_VARIABLE = "PLEXSPACES_LIBRARY"
 _SHIM = "plexspaces_entry"
-_SHIM_SOURCE = """\
-import app
+_SHIM_SOURCE = f"""\
+from plexspaces import _gaps, _late
+
+_gaps.fill()
+_late.prepare("/0/{_LIBRARY}")
+try:
+    import app
+except ImportError as exc:
+    _late.explain(exc)
+    raise
 from plexspaces import component
 
 Actor = component.bind(app)
+_late.install()
 """
 
 # The compiler mounts the directories it is given as /0, /1, ... in their order.
 _SDK_MOUNT = "/0/"
 _PROJECT_MOUNT = "/1/"
+_VENDOR_MOUNT = "/2/"
 _ERROR = re.compile(r"AssertionError: (?P<words>.*?)(?:\n\s*\nCaused by:|\Z)", re.DOTALL)
+_ADVICE = re.compile(r"^why: (?P<why>.*)\nhint: (?P<hint>.*)$", re.MULTILINE)
+_PROJECT_FRAME = re.compile(r'^  File "(?P<file>[^/"][^"]*)", line (?P<line>\d+)', re.MULTILINE)
 _SDK_FRAME = re.compile(rf'  File "{_SDK_MOUNT}[^\n]*\n(?:    [^\n]*\n)*')
 
 
@@ -56,7 +77,7 @@ class PythonToolchain:
 
     language: Language = Language.PYTHON
     program: str = "componentize-py"
-    install: str = "pip install 'plexspaces-node[build-python]'"
+    install: str = INSTALL
     version_arguments: tuple[str, ...] = ("--version",)
 
     def parse_version(self, output: str) -> str:
@@ -77,26 +98,23 @@ class PythonToolchain:
     async def ready(
         self, project: Path, environment: BuildEnvironment, *, progress: Callable[[str], None]
     ) -> Compiler:
-        return await find_compiler(self, environment)
+        compiler = await find_compiler(self, environment)
+        await make_standard_library(compiler, environment, progress=progress)
+        return compiler
 
     def ingredients(self) -> list[str]:
         contract = digest_sources(read_sources(shipped("wit")), ())
         sdk = digest_sources(read_sources(python_sdk()), ())
-        return [contract, sdk, __version__, _SHIM_SOURCE, wrapper_digest()]
+        library = digest_sources(read_sources(shipped("build/toolchains/python")), ())
+        found = digest_sources(zone_sources(zones()), ())
+        return [contract, sdk, library, found, __version__, _SHIM_SOURCE, wrapper_digest()]
 
     def directories(self, project: Path) -> list[Path]:
         return []
 
     def variables(self, environment: BuildEnvironment, scratch: Path) -> dict[str, str]:
-        # Packages of the node's own environment must not leak into an application: the compiler
-        # searches the virtual environment it is told of, so it is told of an empty one.
-        empty = scratch / "venv"
-        (empty / "lib" / "python3" / "site-packages").mkdir(parents=True, exist_ok=True)
-        return {
-            "PATH": environment.variables.get("PATH", os.defpath),
-            "TMPDIR": str(scratch),
-            "VIRTUAL_ENV": str(empty),
-        }
+        library = str(standard_library(environment))
+        return {**interpreter_variables(environment, scratch), _LIBRARY_VARIABLE: library}
 
     async def compile(self, compilation: Compilation) -> None:
         if not (compilation.project / ENTRY).is_file():
@@ -106,13 +124,14 @@ class PythonToolchain:
             )
         mounts = await in_thread(_stage, compilation)
         finished = await run(
-            _argv(compilation, mounts),
+            arguments(compilation.compiler, _SHIM, mounts, compilation.output),
             cwd=compilation.scratch,
             variables=compilation.variables,
             timeout_s=compilation.timeout_s,
         )
         if finished.status:
-            raise InvalidArgument(f"{ENTRY} does not build:\n{readable(finished.output)}")
+            words, hint = advised(readable(finished.output))
+            raise InvalidArgument(f"{ENTRY} does not build:\n{words}", hint=hint)
         await in_thread(_stamp, compilation)
 
 
@@ -120,21 +139,26 @@ def readable(output: str) -> str:
     """Return the compiler's words without its own and the SDK's stack, with the project's paths."""
     match = _ERROR.search(output)
     words = match["words"] if match else output
-    words = _SDK_FRAME.sub("", words).replace(_PROJECT_MOUNT, "")
+    words = (
+        _SDK_FRAME.sub("", words).replace(_PROJECT_MOUNT, "").replace(_VENDOR_MOUNT, f"{VENDOR}/")
+    )
     if 'File "' not in words:
         words = words.removeprefix("Traceback (most recent call last):\n")
         words = words.removeprefix(f"{PYTHON_SDK}._errors.")
     return words.strip()
 
 
-def _argv(compilation: Compilation, mounts: list[Path]) -> list[str]:
-    paths = [part for mount in mounts for part in ("-p", str(mount))]
-    return [
-        str(compilation.compiler.program),
-        "--quiet",
-        *("--wit-path", str(shipped("wit")), "--world", WORLD),
-        *("componentize", _SHIM, *paths, "--output", str(compilation.output)),
-    ]
+def advised(words: str) -> tuple[str, str | None]:
+    """Return the words without what the SDK put below them for a failed import, and that as a hint.
+
+    Where it knows the whole reason, that is told in place of the stack.
+    """
+    match = _ADVICE.search(words)
+    if match is None:
+        return words, None
+    frames = [one for one in _PROJECT_FRAME.findall(words) if not one[0].startswith(f"{VENDOR}/")]
+    place = ":".join(frames[-1]) + ": " if frames else ""
+    return f"{place}{match['why']}", match["hint"]
 
 
 def _stage(compilation: Compilation) -> list[Path]:
@@ -144,11 +168,41 @@ def _stage(compilation: Compilation) -> list[Path]:
     shutil.copytree(python_sdk(), sdk / PYTHON_SDK, ignore=shutil.ignore_patterns("__pycache__"))
     (sdk / f"{_SHIM}.py").write_text(_SHIM_SOURCE)
     for source in compilation.sources:
-        copy = project / source.relative
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source.path, copy)
-    vendor = project / VENDOR
-    return [sdk, project, vendor] if vendor.is_dir() else [sdk, project]
+        _copy(source, project)
+    mounts = [sdk, project]
+    if (project / VENDOR).is_dir():
+        mounts.append(project / VENDOR)
+    zone_files = list(zone_sources(zones()))
+    # Last, so that a version of its own that a project brings is the one taken.
+    mounts.append(compilation.scratch / "zones")
+    for source in zone_files:
+        _copy(source, mounts[-1])
+    library = _library(compilation, zone_files, f"/{len(mounts) - 1}")
+    (sdk / _LIBRARY).write_bytes(library)
+    return mounts
+
+
+def _library(compilation: Compilation, zone_files: list[Source], zone_mount: str) -> bytes:
+    library = opened(Path(compilation.variables[_LIBRARY_VARIABLE]).read_bytes())
+    own, vendored = [], []
+    for source in compilation.sources:
+        inside = source.relative.removeprefix(f"{VENDOR}/")
+        if inside == source.relative:
+            own.append(source)
+        else:
+            vendored.append(Source(source.path, inside))
+    sdk = [Source(one.path, f"{PYTHON_SDK}/{one.relative}") for one in read_sources(python_sdk())]
+    keep(library, sdk, _SDK_MOUNT.rstrip("/"))
+    keep(library, own, _PROJECT_MOUNT.rstrip("/"))
+    keep(library, vendored, _VENDOR_MOUNT.rstrip("/"))
+    keep(library, zone_files, zone_mount)
+    return library.file()
+
+
+def _copy(source: Source, directory: Path) -> None:
+    copy = directory / source.relative
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source.path, copy)
 
 
 def _stamp(compilation: Compilation) -> None:

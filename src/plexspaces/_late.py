@@ -1,0 +1,303 @@
+"""What an instance can still import: modules and data files that nothing needed while it was built.
+
+An instance has no files. Beside the modules that were imported while it was built,
+`plexspaces build` keeps all others in the component, compressed: the standard library as byte code,
+the project and its ``vendor`` as source, and the data files of packages. They take room there, and
+no memory of an instance until one of them is imported.
+
+A file of them begins with eight bytes, which say how long the JSON is that follows, from path to
+`Kept`; behind that lies what they hold.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import marshal
+import re
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from importlib.machinery import ModuleSpec
+from types import CodeType, ModuleType
+from typing import IO, Any, NamedTuple
+
+BYTE_CODE, SOURCE, DIRECTORY, DATA, COMPILED = "code", "source", "directory", "data", "compiled"
+HEAD = 8
+
+
+class Kept(NamedTuple):
+    """One kept file, or a directory that is a package without a file.
+
+    Attributes:
+        kind: what it holds.
+        module: the module's name, empty for data.
+        begin, end: where it lies, compressed.
+    """
+
+    kind: str
+    module: str
+    begin: int
+    end: int
+
+
+class Library:
+    """The kept files, and the finder and loader of modules among them."""
+
+    def __init__(self, whole: bytes) -> None:
+        self._whole = whole
+        self._begin = HEAD + int.from_bytes(whole[:HEAD], "big")
+        self._files: dict[str, Kept] | None = None
+        self._modules: dict[str, str] = {}
+
+    @property
+    def files(self) -> dict[str, Kept]:
+        """The kept files by path; read when first asked for, as most instances never do."""
+        if self._files is None:
+            index = json.loads(self._whole[HEAD : self._begin])
+            self._files = {path: Kept(*kept) for path, kept in index.items()}
+            for path, kept in self._files.items():
+                if kept.module and kept.kind != COMPILED:
+                    self._modules.setdefault(kept.module, path)
+        return self._files
+
+    def path_of(self, module: str) -> str | None:
+        """Return the path of a kept module."""
+        return self._modules.get(module) if self.files else None
+
+    def compiled(self, package: str) -> str | None:
+        """Return a file of machine code in a package, or None when it has none."""
+        for path, kept in self.files.items():
+            if kept.kind == COMPILED and kept.module == package:
+                return path
+        return None
+
+    def read(self, path: str) -> bytes:
+        """Return what a file holds; raises FileNotFoundError."""
+        kept = self.files.get(path)
+        if kept is None or kept.kind not in (SOURCE, BYTE_CODE, DATA):
+            raise FileNotFoundError(2, "no such file in the component", path)
+        return zlib.decompress(self._whole[self._begin + kept.begin : self._begin + kept.end])
+
+    # ---- the import system's own names ------------------------------------------------------
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return where a module comes from, None for one that is not kept."""
+        found = self.path_of(name)
+        if found is None:
+            return None
+        if self.files[found].kind == DIRECTORY:
+            spec = ModuleSpec(name, None, is_package=True)
+            spec.submodule_search_locations = [found]
+            return spec
+        spec = ModuleSpec(name, self, origin=found, is_package=self.is_package(name))  # type: ignore[arg-type]
+        spec.has_location = True
+        if spec.submodule_search_locations is not None:
+            spec.submodule_search_locations.append(found.rpartition("/")[0])
+        return spec
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Return nothing: an ordinary module will do."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run a module's code in it."""
+        exec(self.get_code(module.__name__), module.__dict__)
+
+    def get_code(self, name: str) -> CodeType:
+        """Return a module's code."""
+        path = self.get_filename(name)
+        if self.files[path].kind == SOURCE:
+            return compile(self.read(path), path, "exec", dont_inherit=True)
+        code: CodeType = marshal.loads(self.read(path))
+        return code
+
+    def get_source(self, name: str) -> str | None:
+        """Return a module's source, None where only its byte code is kept."""
+        path = self.path_of(name)
+        if path is None or self.files[path].kind != SOURCE:
+            return None
+        return self.read(path).decode("utf-8", "replace")
+
+    def get_filename(self, name: str) -> str:
+        """Return a module's path; raises ImportError."""
+        path = self.path_of(name)
+        if path is None:
+            raise ImportError(f"{name} is not kept in the component", name=name)
+        return path
+
+    def is_package(self, name: str) -> bool:
+        """Return whether a module is a package."""
+        return self.get_filename(name).endswith("/__init__.py")
+
+    def get_data(self, path: str) -> bytes:
+        """Return what a file holds, for `pkgutil.get_data`; raises OSError."""
+        return self.read(path)
+
+    def get_resource_reader(self, name: str) -> Resources | None:
+        """Return the data files of a package, for `importlib.resources`."""
+        package = sys.modules.get(name)
+        places = list(getattr(package, "__path__", ()))
+        return Resources(self, places[0]) if places else None
+
+    def find_distributions(self, context: Any) -> Iterator[Any]:
+        """Yield what pip wrote down of the packages, for `importlib.metadata`."""
+        # Not at the top: what asks has imported it, and every other instance is smaller without.
+        from importlib.metadata import Distribution  # noqa: PLC0415
+
+        library = self
+
+        class Written(Distribution):
+            def __init__(self, directory: str) -> None:
+                self._directory = directory
+
+            def read_text(self, filename: str) -> str | None:
+                try:
+                    return library.read(f"{self._directory}/{filename}").decode()
+                except FileNotFoundError:
+                    return None
+
+            def locate_file(self, path: Any) -> Any:
+                return Resource(library, f"{self._directory.rpartition('/')[0]}/{path}")
+
+        sought = _normalized(context.name) if context.name else None
+        for path in self.files:
+            directory, _, name = path.rpartition("/")
+            if name == "METADATA" and directory.endswith(".dist-info"):
+                named = directory.rpartition("/")[2].partition("-")[0]
+                if sought in (None, _normalized(named)):
+                    yield Written(directory)
+
+
+def _normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+class Resources:
+    """The data files of one package."""
+
+    def __init__(self, library: Library, directory: str) -> None:
+        self._top = Resource(library, directory)
+
+    def files(self) -> Resource:
+        """Return the package's directory."""
+        return self._top
+
+
+class Resource:
+    """A kept file or directory, in the form of `importlib.resources.abc.Traversable`."""
+
+    def __init__(self, library: Library, path: str) -> None:
+        self._library = library
+        self._path = path
+
+    def __repr__(self) -> str:
+        return f"Resource({self._path!r})"
+
+    def __str__(self) -> str:
+        return self._path
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return self._path.rpartition("/")[2]
+
+    def joinpath(self, *parts: str) -> Resource:
+        """Return what lies below it, whether that is there or not."""
+        return Resource(self._library, "/".join([self._path, *parts]))
+
+    __truediv__ = joinpath
+
+    def is_file(self) -> bool:
+        """Return whether it is a file."""
+        return self._path in self._library.files and not self.is_dir()
+
+    def is_dir(self) -> bool:
+        """Return whether anything lies below it."""
+        return any(path.startswith(f"{self._path}/") for path in self._library.files)
+
+    def iterdir(self) -> Iterator[Resource]:
+        """Yield what lies directly in it."""
+        below = len(self._path) + 1
+        inside = [path[below:] for path in self._library.files if path.startswith(f"{self._path}/")]
+        for name in dict.fromkeys(path.partition("/")[0] for path in inside):
+            yield self.joinpath(name)
+
+    def read_bytes(self) -> bytes:
+        """Return what it holds; raises FileNotFoundError."""
+        return self._library.read(self._path)
+
+    def read_text(self, encoding: str | None = None, errors: str = "strict") -> str:
+        """Return the text it holds; raises FileNotFoundError."""
+        return self.read_bytes().decode(encoding or "utf-8", errors)
+
+    def open(self, mode: str = "r", *_args: Any, **options: Any) -> IO[Any]:
+        """Open it for reading; raises FileNotFoundError."""
+        whole = io.BytesIO(self.read_bytes())
+        if "b" in mode:
+            return whole
+        return io.TextIOWrapper(whole, **{"encoding": "utf-8", **options})
+
+
+_seat: list[Library] = []
+
+
+def prepare(path: str) -> None:
+    """Read what `plexspaces build` kept, before the application is imported. Blocks."""
+    # Unbuffered: what a buffer leaves behind would be part of every instance's memory.
+    with open(path, "rb", buffering=0) as file:
+        _seat[:] = [Library(file.readall())]
+
+
+def install() -> None:
+    """Let modules be imported from what is kept, once the application has been imported."""
+    [library] = _seat
+    sys.meta_path.append(library)
+    for module in list(sys.modules.values()):
+        # A package that was imported from a file, and would look for its data there.
+        places, spec = list(getattr(module, "__path__", ())), getattr(module, "__spec__", None)
+        if spec is not None and places and Resource(library, places[0]).is_dir():
+            spec.loader = module.__loader__ = library  # type: ignore[assignment]
+
+
+def explain(exc: ImportError) -> None:
+    """Note at an import that failed why it did and what helps, where that is known."""
+    why, hint = advice(exc)
+    if why:
+        exc.add_note(f"why: {why}\nhint: {hint}")
+
+
+def advice(exc: ImportError) -> tuple[str, str]:
+    """Return why an import failed and what helps, both empty where nothing is known."""
+    name = exc.name or ""
+    top = name.partition(".")[0]
+    for package in (top, *_packages(exc)):
+        machine_code = _seat[0].compiled(package) if _seat else None
+        if machine_code is not None:
+            return (
+                f"{package} is a compiled package: {machine_code.rpartition('/')[2]} holds machine "
+                "code, which does not run in WebAssembly",
+                "use a package in pure Python instead: pip install --target vendor NAME",
+            )
+    if top in sys.stdlib_module_names:
+        return (
+            f"{top} of the standard library needs what applications do not have",
+            "docs/sdk-python.md lists what of the standard library is not there",
+        )
+    if not isinstance(exc, ModuleNotFoundError) or not name:
+        return "", ""
+    return (
+        f"neither the project nor its vendor/ has a module {name!r}",
+        f"for a package in pure Python, in the project: pip install --target vendor {top}",
+    )
+
+
+def _packages(exc: BaseException | None) -> Iterator[str]:
+    """Yield the vendored packages in whose code it failed, and in that of its causes."""
+    while exc is not None:
+        at = exc.__traceback__
+        while at is not None:
+            yield str(at.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+            at = at.tb_next
+        exc = exc.__cause__ or exc.__context__
