@@ -1,5 +1,7 @@
 /** What goes wrong in an application, seen from its own code. */
 
+import elsewhere from "./elsewhere.json" with { type: "json" };
+
 export interface FailureOptions {
   /** Whether the same message may succeed later; false when not given. */
   readonly retryable?: boolean;
@@ -40,11 +42,20 @@ export class BadValue extends Error {
 /** Return what was thrown in one line: its name and what it says. */
 export function describe(thrown: unknown): string {
   if (thrown instanceof Error) {
-    return thrown.message ? `${thrown.name}: ${thrown.message}` : thrown.name;
+    const words = thrown.message ? `${thrown.name}: ${thrown.message}` : thrown.name;
+    return thrown instanceof ReferenceError ? words.replace(UNDEFINED, whoHas) : words;
   }
   if (thrown === null) {
     // The engine throws it when there is not even memory for an error.
     return "null was thrown: out of memory?";
   }
   return typeof thrown === "string" ? thrown : `${String(thrown)} was thrown`;
+}
+
+const UNDEFINED = /\b(\w+) is not defined$/;
+
+/** The engine's words on a name that is not there, with who has it: packages count on such names. */
+function whoHas(words: string, name: string): string {
+  const [owner] = Object.entries(elsewhere).find(([, names]) => names.includes(name)) ?? [];
+  return owner === undefined ? words : `${words}: it is part of ${owner} and not here`;
 }

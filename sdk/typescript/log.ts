@@ -1,10 +1,12 @@
 /** The application's log. */
 
-import { describe } from "./errors.js";
+import { formatted } from "./format.js";
 import { currentHost, type Level } from "./host.js";
-import { readableStack } from "./stack.js";
 
-/** Write a line to the application's log: the values in words, with a space between them. */
+/**
+ * Write a line to the application's log: the values in words, with a space between them. A first value
+ * that is text may hold `%s %d %i %f %j %o %O %c %%`, as in every console.
+ */
 export type Write = (...values: unknown[]) => void;
 
 export const log: Readonly<Record<Level, Write>> = Object.freeze({
@@ -15,53 +17,6 @@ export const log: Readonly<Record<Level, Write>> = Object.freeze({
   error: writer("error"),
 });
 
-/** Return a value as the log shows it: text as it is, errors with their stack, the rest as JSON. */
-export function inWords(value: unknown): string {
-  if (typeof value === "string") {
-    return value;
-  }
-  if (value instanceof Error) {
-    return errorInWords(value, 0);
-  }
-  if (typeof value === "object" && value !== null) {
-    try {
-      return JSON.stringify(value, plain) ?? String(value);
-    } catch {
-      // Circular, for example: a line of the log must not fail the handler that writes it.
-      return Object.prototype.toString.call(value);
-    }
-  }
-  return typeof value === "symbol" ? value.toString() : String(value);
-}
-
-const DEEPEST_CAUSE = 5;
-
-function errorInWords(error: Error, depth: number): string {
-  const stack = readableStack(error.stack ?? "");
-  // Some engines begin a stack with the error's own words.
-  const words = stack.startsWith(describe(error)) ? stack : `${describe(error)}\n${stack}`;
-  const whole = words.trimEnd();
-  if (error.cause === undefined || depth === DEEPEST_CAUSE) {
-    return whole;
-  }
-  const cause =
-    error.cause instanceof Error ? errorInWords(error.cause, depth + 1) : describe(error.cause);
-  return `${whole}\ncaused by: ${cause}`;
-}
-
-function plain(_key: string, value: unknown): unknown {
-  if (typeof value === "bigint") {
-    return value.toString();
-  }
-  if (value instanceof Error) {
-    return describe(value);
-  }
-  if (value instanceof Map || value instanceof Set) {
-    return [...value];
-  }
-  return value instanceof Uint8Array ? `${value.length} bytes` : value;
-}
-
 function writer(level: Level): Write {
-  return (...values) => currentHost().log(level, values.map(inWords).join(" "));
+  return (...values) => currentHost().log(level, formatted(values));
 }

@@ -34,6 +34,7 @@ import { Failure, actor, ask, askText, env, keyvalue, log, sender, tell } from "
 import { shout } from "shout";
 import { word } from "#words";
 import { fails } from "./failing.js";
+import { bare, forms } from "./forms.js";
 
 interface Tree { readonly name: string; readonly children: readonly Tree[] }
 interface State { count: number; spoilt?: unknown }
@@ -98,6 +99,26 @@ export default actor({
     view: { bytes: (_state, data) => data.subarray(1, 3) },
     buffer: () => new Uint8Array([1, 2]).buffer,
     parts: () => [shout("vendored"), word, String(env("GREETING")), String(env("PATH"))],
+    forms,
+    bare,
+    format: {
+      text(_state, name) {
+        class Point { x = 1; "y-z" = "é"; }
+        const lines: Record<string, unknown[]> = {
+          directives: ["%s is %d, %i, %f%%, %j%c", "it", "42", 4.7, "1.5x", { a: [1] }, "css", 2],
+          objects: ["%o %O %s", [1, "q"], new Map([["k", new Set([1n])]]), { deep: [[[["x"]]]] }],
+          numbers: ["%d %i %f %d", 5n, Symbol("s"), {}, "x"],
+          few: ["%s and %s", "one"],
+          alone: ["100%% of %s"],
+          later: [1, "%s", -0],
+          classes: [new Point(), Point, () => 1, /a+/g, new Date(0), new Uint8Array([1, 2])],
+          errors: [{ error: new TypeError("bad") }, [], {}],
+          many: [Array.from({ length: 102 }, () => 0).concat([1])],
+          hostile: [new Proxy({}, { ownKeys() { throw new Error("no"); } }), Object.create(null)],
+        };
+        console.log(...(lines[name] ?? []));
+      },
+    },
     spoil(state) { state.spoilt = state; },
   },
 });
@@ -111,6 +132,43 @@ export function fails(text: string): never {
   return inner();
 }
 """
+
+
+FORMS = {
+    # By name of a file, by a table of files and built-ins, by conditions: what packages write.
+    "node_modules/form-main/package.json": '{"main": "node.js", "browser": "browser.js"}',
+    "node_modules/form-main/node.js": 'require("fs"); module.exports = "node";\n',
+    "node_modules/form-main/browser.js": 'module.exports = "browser";\n',
+    "node_modules/form-table/package.json": json.dumps(
+        {"main": "main.js", "browser": {"./node.js": "./browser.js", "fs": False, "node:os": False}}
+    ),
+    "node_modules/form-table/main.js": (
+        'require("fs"); require("node:os"); module.exports = require("./node.js");\n'
+    ),
+    "node_modules/form-table/node.js": 'module.exports = "node";\n',
+    "node_modules/form-table/browser.js": 'module.exports = "browser";\n',
+    "node_modules/form-exports/package.json": json.dumps(
+        {
+            "exports": {
+                "node": "./node.js",
+                "worker": "./w.js",
+                "browser": "./b.js",
+                "default": "./d.js",
+            }
+        }
+    ),
+    "node_modules/form-exports/w.js": 'export default "worker";\n',
+    "node_modules/form-exports/b.js": "export default document.title;\n",
+    # A package of the name of a built-in is taken for it.
+    "node_modules/events/package.json": '{"main": "events.js"}',
+    "node_modules/events/events.js": 'module.exports = "events from npm";\n',
+    "src/forms.js": (
+        'import main from "form-main";\nimport table from "form-table";\n'
+        'import conditions from "form-exports";\nimport events from "events";\n'
+        "export const forms = () => [main, table, conditions, events];\n"
+        "export const bare = () => Buffer.from('a');\n"
+    ),
+}
 
 
 def built(project: Path, output: Path) -> BuildResult:
@@ -139,6 +197,7 @@ def probe_wasm(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "node_modules/shout/package.json": '{"name": "shout", "main": "s.js", "types": "s.d.ts"}',
         "node_modules/shout/s.js": "exports.shout = (text) => text.toUpperCase();\n",
         "node_modules/shout/s.d.ts": "export function shout(text: string): string;\n",
+        **FORMS,
     }
     directory = tmp_path_factory.mktemp("typescript")
     return built(write(directory / "probe", files), directory / "probe.wasm").path
@@ -248,7 +307,32 @@ def test_build_twice_takes_the_second_from_the_cache(tmp_path: Path, greeter: Bu
             "                 ~~~~~~~~~~\n\n  Packages are taken from the project's node_modules: "
             "npm install left-pad",
         ),
-        ('import "node:fs";\n', "node:fs is part of Node.js, which applications do not run on"),
+        (
+            'import "node:fs";\n',
+            "node:fs is built into Node.js and not here: there are no files: keep values with "
+            "keyvalue of plexspaces\n\n    src/main.ts:1:7:\n",
+        ),
+        (
+            'import "stream";\n',
+            "stream is built into Node.js and not here: nothing runs between two",
+        ),
+        ('import "fs/promises";\n', "fs/promises is built into Node.js and not here: there are no"),
+        (
+            'import "https";\n',
+            "https is built into Node.js and not here: applications have no network",
+        ),
+        ('import "v8";\n', "✘ [ERROR] v8 is built into Node.js and not here\n\n"),
+        ('import "@some/thing/inside";\n', "node_modules: npm install @some/thing"),
+        (
+            'import { actor } from "plexspaces";\nBuffer.from("a");\n'
+            "export default actor({ handlers: {} });\n",
+            "src/main.ts:2:1 - error TS2591: 'Buffer' is part of Node.js and not here.\n\n2 Buffer",
+        ),
+        (
+            'import "./window.js";\nexport default 1;\n',
+            "window is not defined: it is part of browsers and not here\n"
+            "    at <anonymous> (src/window.js:1)",
+        ),
         ('import "plexspaces/testing";\n', "plexspaces/testing is for unit tests"),
         (
             'import { part } from "./part.js";\nexport default part();\n',
@@ -273,6 +357,13 @@ def test_build_twice_takes_the_second_from_the_cache(tmp_path: Path, greeter: Bu
         "syntax",
         "no-package",
         "node-module",
+        "node-module-without-scheme",
+        "node-module-inside",
+        "node-module-network",
+        "node-module-without-advice",
+        "no-scoped-package",
+        "node-global",
+        "browser-global",
         "testing-module",
         "thrown",
         "host-while-built",
@@ -286,6 +377,7 @@ def test_build_of_a_project_that_is_wrong_shows_file_and_line(
     """The tools' own words come through, readable, with the project's places; nothing is left."""
     part = "export function part(): never {\n  throw new Error('not now');\n}\n"
     files = {"package.json": "{}", "src/main.ts": main, "src/part.ts": part}
+    files["src/window.js"] = "window.name;\n"
     write(tmp_path / "wrong", files)
     environment = replace(BuildEnvironment.here(), cache=tmp_path / "cache")
 
@@ -464,7 +556,7 @@ def test_stack_of_an_exception_is_in_the_log_with_the_applications_lines(probe: 
         '"fails" was not handled: Error: it all \ufffd broke',
         "    at inner (src/failing.ts:4)",
         "    at fails (src/failing.ts:6)",
-        "    at text (src/main.ts:35)",
+        "    at text (src/main.ts:36)",
         "caused by: nothing",
     ]
 
@@ -523,13 +615,53 @@ def test_log_takes_any_value_and_so_does_the_console(probe: Peer) -> None:
     lines = [line for line in logged(probe) if line != ("info", "started at 0")]
     assert lines[:3] == [
         ("debug", "one"),
-        ("warn", 'two \ufffd {"n":"1"} [[["a",1]]] Symbol(s) undefined null'),
-        ("info", "[object Array]"),
+        ("warn", 'two \ufffd { n: 1n } [ Map(1) { "a" => 1 } ] Symbol(s) undefined null'),
+        ("info", "[ [Circular] ]"),
     ]
     level, text = lines[3]
     assert level == "error"
     assert text.startswith("Error: outer\n    at log (src/main.ts:")
     assert "\ncaused by: TypeError: inner\n" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("directives", 'it is 42, 4, 1.5%, {"a":[1]} 2'),
+        ("objects", '[ 1, "q" ] Map(1) { "k" => Set(1) { 1n } } { deep: [ [ [ [Array] ] ] ] }'),
+        ("numbers", "5n NaN NaN NaN"),
+        ("few", "one and %s"),
+        ("alone", "100%% of %s"),
+        ("later", "1 %s -0"),
+        (
+            "classes",
+            'Point { x: 1, "y-z": "é" } [class Point] [Function: ] /a+/g 1970-01-01T00:00:00.000Z '
+            "Uint8Array(2) [ 1, 2 ]",
+        ),
+        ("errors", "{ error: [TypeError: bad] } [] {}"),
+        ("many", "[ " + "0, " * 100 + "... 3 more ]"),
+        ("hostile", "[object Object] {}"),
+    ],
+)
+def test_log_is_formatted_as_consoles_do(probe: Peer, name: str, expected: str) -> None:
+    """Directives take the values behind them; objects are shown as they would be written."""
+    probe.invoke("format", name.encode())
+    assert logged(probe)[-1] == ("info", expected)
+
+
+def test_packages_are_taken_in_the_form_that_needs_least(probe: Peer) -> None:
+    """The entries for browsers and workers come before those for Node.js."""
+    forms = ["browser", "browser", "worker", "events from npm"]
+    assert json.loads(probe.invoke("forms").payload) == forms
+
+
+def test_name_that_only_node_has_is_told_as_such(probe: Peer) -> None:
+    """Where a build cannot know it: deep inside of a package."""
+    failure = probe.invoke("bare").failure
+    assert failure is not None
+    assert failure.message == (
+        "ReferenceError: Buffer is not defined: it is part of Node.js and not here"
+    )
 
 
 def test_state_is_restored_and_shutdown_is_the_last_call(

@@ -9,7 +9,7 @@
 
 import { spawn } from "node:child_process";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
-import { createRequire } from "node:module";
+import { createRequire, isBuiltin } from "node:module";
 import { join, resolve } from "node:path";
 
 const WORLD = "typescript";
@@ -20,6 +20,11 @@ const LIBRARY = "ES2024";
 /** A place in the bundle, under the name the engine gives to it. */
 const FRAME = /componentize-qjs:user\.js:(\d+):(\d+)/;
 const UNRESOLVED = /^Could not resolve "(?![./])([^"]+)"/;
+
+/** The name of something that browsers or Node.js have, and the engine has not. */
+const GLOBAL = /Cannot find name '(Buffer|process|require|module|__dirname|__filename)'\.[^\n]*/g;
+
+const UNDEFINED = /\b(\w+) is not defined/;
 
 const COLOR = /\x1b\[[0-9;]*m/g;
 /** The place of a mistake in the settings that are written here, and the line as it is shown. */
@@ -51,7 +56,8 @@ async function checkTypes(request) {
   if (ran.status !== 0) {
     const words = ran.output.replace(COLOR, "").replace(/\n+Found \d+ error.*/s, "");
     // What the settings above inherit from the project's is shown as a mistake in them.
-    throw new DoesNotCompile(words.replace(PLACE, "tsconfig.json - ").replace(SHOWN, "").trim());
+    const here = words.replace(GLOBAL, (_, name) => `'${name}' is part of Node.js and not here.`);
+    throw new DoesNotCompile(here.replace(PLACE, "tsconfig.json - ").replace(SHOWN, "").trim());
   }
 }
 
@@ -137,9 +143,11 @@ async function bundled(request, esbuild) {
       write: false,
       outfile: "bundle.js",
       format: "esm",
-      platform: "neutral",
-      mainFields: ["module", "main"],
-      conditions: ["import", "module", "default"],
+      platform: "browser",
+      // A package that has a form for browsers needs less of Node.js in it; one that has a form for
+      // workers as well needs no page.
+      mainFields: ["browser", "module", "main"],
+      conditions: ["worker", "browser", "import", "module", "default"],
       define: { "process.env.NODE_ENV": '"production"' },
       target: SYNTAX,
       charset: "utf8",
@@ -163,8 +171,49 @@ async function bundled(request, esbuild) {
 /** An error with advice that fits an application, which has no externals and no plugins. */
 function advised(error) {
   const missing = UNRESOLVED.exec(error.text)?.[1];
-  const text = `Packages are taken from the project's node_modules: npm install ${missing}`;
-  return { ...error, pluginName: "", notes: missing ? [{ text }] : error.notes };
+  if (missing === undefined) {
+    return { ...error, pluginName: "" };
+  }
+  if (isBuiltin(missing)) {
+    const text = `${missing} is built into Node.js and not here${instead(missing)}`;
+    return { ...error, pluginName: "", text, notes: [] };
+  }
+  const text = `Packages are taken from the project's node_modules: npm install ${packageOf(missing)}`;
+  return { ...error, pluginName: "", notes: [{ text }] };
+}
+
+/** What does the work of a part of Node.js. */
+function instead(name) {
+  const [part] = name.replace(/^node:/, "").split("/");
+  const known = {
+    assert: "npm install assert has it",
+    buffer: "use Uint8Array, or npm install buffer has it",
+    console: "console is there without an import",
+    crypto:
+      "crypto.getRandomValues and crypto.randomUUID are there without an import, " +
+      "npm install @noble/hashes has digests",
+    events: "npm install events has it",
+    fs: "there are no files: keep values with keyvalue of plexspaces",
+    os: "env of plexspaces reads variables",
+    path: "npm install path-browserify, and import that",
+    perf_hooks: "performance.now is there without an import",
+    process: "env of plexspaces reads variables",
+    punycode: "npm install punycode has it",
+    stream: "nothing runs between two messages",
+    string_decoder: "TextDecoder is there without an import",
+    timers: "nothing runs between two messages",
+    url: "npm install url has it",
+    util: "TextEncoder, TextDecoder and console's formats are there, npm install util has the rest",
+  }[part];
+  if (["dgram", "dns", "http", "http2", "https", "net", "tls"].includes(part)) {
+    return ": applications have no network";
+  }
+  return known === undefined ? "" : `: ${known}`;
+}
+
+/** The package of a module's name: without what is inside of it. */
+function packageOf(module) {
+  return module.split("/").slice(0, module.startsWith("@") ? 2 : 1).join("/");
 }
 
 function entry(file) {
@@ -189,12 +238,14 @@ function modules({ sdk }) {
       }));
       build.onResolve({ filter: /^plexspaces:sdk\// }, ({ path }) => ours(path.split("/")[1]));
       build.onResolve({ filter: /^\.\/.*\.js$/, namespace }, ({ path }) => ours(path.slice(2, -3)));
+      build.onResolve({ filter: /^\.\/.*\.json$/, namespace }, ({ path }) => ours(path.slice(2)));
       build.onResolve({ filter: /^(plexspaces|wasi):/, namespace }, ({ path }) => ({
         path,
         external: true,
       }));
-      build.onResolve({ filter: /^node:/ }, ({ path }) => ({
-        errors: [{ text: `${path} is part of Node.js, which applications do not run on` }],
+      build.onLoad({ filter: /\.json$/, namespace }, ({ path }) => ({
+        contents: readFileSync(join(sdk, path), "utf8"),
+        loader: "json",
       }));
       build.onLoad({ filter: /.*/, namespace }, ({ path }) => ({
         contents: readFileSync(join(sdk, `${path}.ts`), "utf8"),
@@ -265,15 +316,23 @@ async function componentized(request, { code, sources }, { componentize }) {
     });
     return component;
   } catch (failure) {
-    throw new DoesNotCompile(readable(failure.message, sources));
+    throw new DoesNotCompile(readable(failure.message, sources, request));
   }
 }
 
 /** The engine's words on what was thrown at the top of a file, with the project's own places. */
-function readable(message, sources) {
+function readable(message, sources, request) {
   const words = message.trim().replace(/^.*JavaScript module(?: evaluation)?: /, "");
-  const lines = words.split("\n").map((line) => placed(line, sources));
+  const whole = words.replace(UNDEFINED, (found, name) => told(found, name, request));
+  const lines = whole.split("\n").map((line) => placed(line, sources));
   return lines.filter((line) => line !== undefined).join("\n");
+}
+
+/** The engine's words on a name that is not there, with who has it. */
+function told(words, name, { sdk }) {
+  const elsewhere = JSON.parse(readFileSync(join(sdk, "elsewhere.json"), "utf8"));
+  const owner = Object.keys(elsewhere).find((owner) => elsewhere[owner].includes(name));
+  return owner === undefined ? words : `${words}: it is part of ${owner} and not here`;
 }
 
 /** A line with the place in the bundle replaced, undefined for a frame of the SDK's. */
