@@ -183,6 +183,7 @@ _EVERY_COMMAND = (
     ("start-node", "--node-id", "x"),
     *(("new", "python", "x"), ("build", "x"), ("toolchain", "install", "go")),
     *(("image", "build"), ("image", "list"), ("image", "verify")),
+    *(("backup", "x.tar"), ("restore", "x.tar"), ("verify", "x.tar")),
     *(("doctor",), ("config", "show"), ("version",)),
 )
 

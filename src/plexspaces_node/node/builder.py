@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from plexspaces_node import __version__
 from plexspaces_node.config import Config, ConfigBootstrap
-from plexspaces_node.errors import InvalidArgument, Unsupported
+from plexspaces_node.errors import InvalidArgument, Unsupported, WrongState, quoted
 from plexspaces_node.levels import make_drivers
 from plexspaces_node.model import ENGINE, ENGINE_REVISION, VmConfig
 from plexspaces_node.node import descriptors
@@ -181,6 +181,11 @@ class NodeBuilder:
         config.check_listen()
         async with AsyncExitStack() as stack:
             data = stack.enter_context(DataDirectory.open(config.node.data_dir, config.node.id))
+            if data.unfinished.exists():
+                raise WrongState(
+                    f"a backup was not wholly restored into {data.path}",
+                    hint=f"plexspaces restore BACKUP --data-dir {quoted(data.path)}",
+                )
             # After it: a node that runs already is named, and not only the port it holds.
             await check_can_listen(config.node.address)
             # Before a level is tried: they may hold the memory that a trial wants, and have to end

@@ -7,6 +7,7 @@ business of those who are given the paths.
       node.lock     held by the running node: its id and pid
       node-id       the node this directory belongs to
       isolation     the level that its machines had last
+      restoring     there as long as a backup is being restored: what is here is not whole
       registry.db   the truth about applications
       registry.reserve  room on the disk for what makes room on it
       artifacts/    WebAssembly files by digest
@@ -48,11 +49,13 @@ class DataDirectory:
 
     Attributes:
         kept: what `open` made stays, because `keep` was called.
+        was_empty: there was nothing in it, or it was not there.
     """
 
     path: Path
     node_id: str
     kept: bool = False
+    was_empty: bool = False
 
     @classmethod
     @contextmanager
@@ -68,7 +71,6 @@ class DataDirectory:
         check_name(node_id, what="node id")
         check_socket_room(path.absolute() / "vms")
         directory = cls(path.absolute(), node_id)
-        fresh = False
         made = _missing(directory.path)
         try:
             with _usable(directory.path):
@@ -77,7 +79,7 @@ class DataDirectory:
             try:
                 with _usable(directory.path):
                     # Asked under the lock: until then another node may have used it.
-                    fresh = list(directory.path.iterdir()) == [directory.lock]
+                    directory.was_empty = list(directory.path.iterdir()) == [directory.lock]
                     _claim(directory)
                     for child in (
                         directory.artifacts,
@@ -88,7 +90,7 @@ class DataDirectory:
                         _make_private(child)
                 yield directory
             finally:
-                if fresh and not directory.kept:
+                if directory.was_empty and not directory.kept:
                     _empty(directory)
                 # Else the file stays: removing it would let two nodes lock two files of one name.
                 os.close(lock)
@@ -127,6 +129,11 @@ class DataDirectory:
     def isolation_file(self) -> Path:
         """The file that says at which isolation level the node ran last."""
         return self.path / "isolation"
+
+    @property
+    def unfinished(self) -> Path:
+        """The file that is there as long as a backup is being restored."""
+        return self.path / "restoring"
 
     @property
     def registry(self) -> Path:

@@ -1,0 +1,179 @@
+"""The commands `backup`, `restore` and `verify`: they work on a data directory, not on a node."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import plexspaces_node
+from plexspaces_node.cli.options import ConfigFile, Json
+from plexspaces_node.cli.output import note, print_fields, print_json, say
+from plexspaces_node.cli.progress import working
+from plexspaces_node.cli.status import FAILED
+from plexspaces_node.errors import InvalidArgument, quoted
+from plexspaces_node.node import backup as backups
+from plexspaces_node.node.backup import BackupInfo
+
+app = typer.Typer()
+
+_NodeId = Annotated[
+    str | None,
+    typer.Option("--node-id", metavar="ID", help="The node it is of.", show_default="node-1"),
+]
+_OtherId = Annotated[
+    str | None,
+    typer.Option(
+        "--node-id", metavar="ID", help="The node to be.", show_default="that of the backup"
+    ),
+]
+_DataDir = Annotated[
+    str | None,
+    typer.Option(
+        "--data-dir",
+        metavar="DIR",
+        help="The node's data directory.",
+        show_default="~/.local/share/plexspaces/ID",
+    ),
+]
+_File = Annotated[Path, typer.Argument(metavar="FILE", help="The backup.", show_default=False)]
+
+
+@app.command(epilog="Example:  plexspaces backup node-1.tar --node-id node-1")
+def backup(  # noqa: PLR0913 - a parameter a flag
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="Where to write; - for stdout.", show_default=False),
+    ],
+    node_id: _NodeId = None,
+    data_dir: _DataDir = None,
+    config: ConfigFile = None,
+    without_artifacts: Annotated[
+        bool,
+        typer.Option(
+            "--without-artifacts",
+            help="Leave the WebAssembly files out: they are to be sent again then.",
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a node's applications, states, keys, logs and artifacts to one file.
+
+    The node may run meanwhile. The file holds the environments of applications: keep it as you
+    keep those.
+    """
+    place = _place(config, node_id, data_dir)
+    artifacts = not without_artifacts
+    with working(f"writing {file}"):
+        if str(file) == "-":
+            info = backups.write_backup(place, sys.stdout.buffer, place, artifacts=artifacts)
+        else:
+            info = backups.back_up(place, file, artifacts=artifacts)
+    if str(file) == "-":
+        note(f"written, SHA-256 {info.sha256}")
+    elif as_json:
+        print_json(_described(info) | {"file": str(file)})
+    else:
+        _print(info, f"✓ Backup written: {file}")
+    if artifacts:
+        _tell(info.missing)
+
+
+@app.command(epilog="Example:  plexspaces restore node-1.tar --data-dir /var/lib/plexspaces/node-1")
+def restore(
+    file: _File,
+    node_id: _OtherId = None,
+    data_dir: _DataDir = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Unpack a backup into an empty data directory, also on another machine; then start the node.
+
+    Nothing of it is used before all of it was checked.
+    """
+    node_id = node_id or backups.read_manifest(file).node_id
+    place = _place(config, node_id, data_dir)
+    with working(f"restoring {file}"):
+        info = backups.restore(file, place, node_id)
+    if as_json:
+        print_json(_described(info) | {"node_id": node_id, "data_dir": str(place)})
+    else:
+        _print(info, f"✓ Restored into {place}")
+        say(f"Start it:  plexspaces start-node --node-id {node_id} --data-dir {quoted(place)}")
+    _tell(info.missing)
+
+
+@app.command(epilog="Example:  plexspaces verify node-1.tar")
+def verify(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PATH", help="A backup, or a node's data directory.", show_default=False
+        ),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Check every byte of a backup, or the registry and artifacts of a data directory.
+
+    Changes nothing; the node may run meanwhile. Ends with status 1 when an artifact is missing.
+    """
+    with working(f"checking {path}"):
+        if path.is_dir():
+            contents, missing = backups.verify_data(path)
+            facts = {"schema": contents.schema, "applications": list(contents.digests)}
+            fields = [("Applications", str(len(contents.digests)))]
+        else:
+            info = backups.verify(path)
+            facts, fields = _described(info), _fields(info)
+            missing = info.missing if info.manifest.artifacts else ()
+    if as_json:
+        print_json({"whole": not missing, "missing_artifacts": list(missing)} | facts)
+    else:
+        say(f"{'✗' if missing else '✓'} {path} is {'not ' if missing else ''}whole")
+        print_fields(fields)
+    _tell(missing)
+    if missing:
+        raise typer.Exit(FAILED)
+
+
+def _place(config: str | None, node_id: str | None, data_dir: str | None) -> Path:
+    flags = {"node.id": node_id, "node.data_dir": data_dir}
+    if data_dir == "":
+        raise InvalidArgument("--data-dir is empty", hint="give a directory, or leave it out")
+    return plexspaces_node.ConfigBootstrap.load(config, flags).node.data_dir
+
+
+def _print(info: BackupInfo, headline: str) -> None:
+    say(headline)
+    print_fields(_fields(info))
+
+
+def _fields(info: BackupInfo) -> list[tuple[str, str]]:
+    return [
+        ("Node", f"{info.manifest.node_id}, {info.manifest.created}"),
+        ("Applications", str(len(info.applications))),
+        ("Size", f"{info.size_bytes / 2**20:.1f} MiB"),
+        ("SHA-256", info.sha256),
+    ]
+
+
+def _described(info: BackupInfo) -> dict[str, Any]:
+    manifest = info.manifest
+    return {
+        "node_id": manifest.node_id,
+        "created": manifest.created,
+        "version": manifest.version,
+        "schema": manifest.schema,
+        "applications": list(info.applications),
+        "artifacts": manifest.artifacts,
+        "missing_artifacts": list(info.missing),
+        "size_bytes": info.size_bytes,
+        "sha256": info.sha256,
+    }
+
+
+def _tell(missing: tuple[str, ...]) -> None:
+    if missing:
+        note(f"without its artifact: {', '.join(missing)}; deploy it again to send that")
