@@ -14,6 +14,7 @@ MS = 1_000_000
 PROMISED = """\
 === Polyglot WASM Deployment Performance Report ===
 Actor: actor-123 (rust)
+Isolation: process
 
 Timing:
   Compute Time:        300 ms
@@ -35,7 +36,7 @@ def test_report_when_rendered_then_it_is_the_promised_text_and_the_breakdown() -
     report = PerformanceReport(
         "actor-123", "rust", 300 * MS, 12 * MS, 3 * MS, 0, 10 * MS, 5 * MS, 10
     )
-    text = render(report) + "\n"
+    text = render(report, "process") + "\n"
     assert text.startswith(PROMISED)
     assert text[len(PROMISED) :] == (
         "\n"
@@ -69,19 +70,20 @@ def test_verdict_when_at_each_bound_then_the_right_words(ratio: float, said: str
 def test_report_when_a_ratio_does_not_exist_then_no_number_is_made_up() -> None:
     """Infinite is ∞ for people and null for programs; so is what was not measured."""
     busy = PerformanceReport("a", "rust", 5 * MS, 0, 0, 0, 0, 0, 1)
-    assert "Granularity Ratio:       ∞× (compute/coordinate)" in render(busy)
-    assert as_dict(busy)["granularity_ratio"] is None
+    assert "Granularity Ratio:       ∞× (compute/coordinate)" in render(busy, "qemu")
+    assert as_dict(busy, "qemu")["granularity_ratio"] is None
     idle = PerformanceReport("a", "rust", 0, 0, 0, 0, 0, 0, 0)
-    assert "Efficiency:             n/a (compute/total)" in render(idle)
-    assert as_dict(idle)["efficiency"] is None
+    assert "Efficiency:             n/a (compute/total)" in render(idle, "qemu")
+    assert as_dict(idle, "qemu")["efficiency"] is None
 
 
 def test_report_when_as_dict_then_every_time_is_in_nanoseconds() -> None:
     """Programs get the integers that were measured."""
     report = PerformanceReport("a", "go", 30, 1, 1, 2, 1, 5, 7)
-    assert json.loads(json.dumps(as_dict(report), allow_nan=False)) == {
+    assert json.loads(json.dumps(as_dict(report, "process"), allow_nan=False)) == {
         "actor": "a",
         "language": "go",
+        "isolation": "process",
         "messages": 7,
         "compute_ns": 30,
         "coordinate_ns": 10,

@@ -17,8 +17,9 @@ from plexspaces_node.build.workload import SampleProject, primes_reply
 from plexspaces_node.cli import run as run_module
 from plexspaces_node.cli.workload import BuiltSample, build_samples, tracker_of
 from plexspaces_node.client import NodeClient
-from plexspaces_node.errors import ActorError, ActorFailed, Unavailable, Unsupported
+from plexspaces_node.errors import ActorError, ActorFailed, Unavailable, Unsupported, WrongState
 from plexspaces_node.model import ApplicationState, ArtifactKind, Language, PhaseTimings
+from plexspaces_node.programs import cache_home
 from plexspaces_node.views import ApplicationInfo
 
 LIMIT = "1000"
@@ -54,7 +55,12 @@ class EmbeddedBuilder:
     Attributes:
         said: what was asked of it.
         ended: whether its node was taken down again.
+        held: a data directory that another node holds.
+        left: an application that a killed command left.
     """
+
+    held = ""
+    left = ""
 
     def __init__(self, node_id: str) -> None:
         self.said: dict[str, str] = {"node_id": node_id}
@@ -68,15 +74,23 @@ class EmbeddedBuilder:
         self.said["isolation"] = level
         return self
 
-    def with_data_dir(self, path: str) -> Self:
-        self.said["data_dir"] = path
+    def with_data_dir(self, path: Path) -> Self:
+        self.said["data_dir"] = str(path)
+        return self
+
+    def with_setting(self, key: str, value: object) -> Self:
+        self.said[key] = str(value)
         return self
 
     @asynccontextmanager
     async def build(self) -> AsyncIterator[SimpleNamespace]:
-        assert Path(self.said["data_dir"]).is_dir()
+        if self.said["data_dir"] == self.held:
+            raise WrongState("the data directory is held by node 'embedded'")
         with FakeNode(right) as node:
-            yield SimpleNamespace(address=node.address)
+            if self.left:
+                async with NodeClient(node.address) as client:
+                    await client.deploy(self.left, WASM)
+            yield SimpleNamespace(address=node.address, isolation="qemu")
         assert node.applications == {}
         assert node.empty_vms == {}
         self.ended = True
@@ -175,15 +189,59 @@ class TestRun:
         embedded: list[EmbeddedBuilder],
         free_address: str,
     ) -> None:
-        """It has process isolation, a free port, a directory of its own, and is gone after."""
+        """It follows the configuration, works in the user's cache, and is gone after."""
         ran = working("run", "--operations", "1", "--limit", LIMIT, "--node-address", free_address)
         assert ran.status == 0
         assert f"no node at {free_address}: starting an embedded one" in ran.stderr
+        assert "✓ Embedded node started (qemu isolation)" in ran.stderr
         (builder,) = embedded
         assert builder.ended
-        assert builder.said["isolation"] == "process"
+        assert "isolation" not in builder.said
         assert builder.said["address"] == "127.0.0.1:0"
-        assert not Path(builder.said["data_dir"]).exists()
+        assert builder.said["data_dir"].endswith("/plexspaces/node")
+
+    def test_run_when_a_level_is_asked_for_then_the_embedded_node_has_it(
+        self,
+        working: Command,
+        embedded: list[EmbeddedBuilder],
+        free_address: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """What a killed command left is undeployed; the report names the level at its head."""
+        monkeypatch.setattr(EmbeddedBuilder, "left", "run-killed")
+        ran = working(
+            *("run", "--operations", "1", "--limit", LIMIT, "--node-address", free_address),
+            *("--isolation", "qemu"),
+        )
+        assert ran.status == 0
+        assert embedded[0].said["isolation"] == "qemu"
+        assert ran.text.splitlines()[2] == "Isolation: process"
+
+    def test_run_when_another_works_in_the_cache_then_a_directory_that_is_gone_after(
+        self,
+        working: Command,
+        embedded: list[EmbeddedBuilder],
+        free_address: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Two at once do not meet; the second compiles anew and says why."""
+        held = str(cache_home() / "plexspaces" / "node")
+        monkeypatch.setattr(EmbeddedBuilder, "held", held)
+        ran = working("run", "--operations", "1", "--limit", LIMIT, "--node-address", free_address)
+        assert ran.status == 0
+        assert "compiling anew: the data directory is held by node 'embedded'" in ran.stderr
+        _, second = embedded
+        assert second.ended
+        assert not Path(second.said["data_dir"]).exists()
+
+    def test_run_when_the_node_has_another_level_then_refused_and_nothing_is_sent(
+        self, working: Command, fake_node: FakeNode
+    ) -> None:
+        """A level that was asked for is not silently another one."""
+        ran = working("run", "--isolation", "qemu")
+        assert ran.status == 2
+        assert "has process isolation, not qemu" in ran.stderr
+        assert "Deploy" not in fake_node.calls
 
 
 class TestSamples:

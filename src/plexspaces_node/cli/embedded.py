@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import tempfile
-import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import plexspaces_node
 from plexspaces_node.cli.output import note
 from plexspaces_node.client import NodeClient
-from plexspaces_node.errors import DeadlineExceeded, Unavailable
+from plexspaces_node.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    Unavailable,
+    WrongState,
+)
+from plexspaces_node.model import MIB
+from plexspaces_node.programs import cache_home
+
+if TYPE_CHECKING:
+    from plexspaces_node.node.builder import Node
+
+NODE_ID = "embedded"
+KEPT_BYTES = 512 * MIB
+"""Of artifacts and their native code, for the next command."""
 
 _ANSWER_TIMEOUT_S = 3.0
 
 
 @asynccontextmanager
-async def node_or_embedded(address: str) -> AsyncIterator[NodeClient]:
+async def node_or_embedded(address: str, isolation: str | None) -> AsyncIterator[NodeClient]:
     """Give a client of the node at the address, or of an embedded one when none answers there.
 
-    The embedded node has process isolation, a port and a data directory of its own; all of it is
-    gone when the context is left.
+    The embedded node follows the configuration but for its address and its data directory, which
+    is the user's cache: what one command compiled the next need not. Its applications are gone
+    when the context is left. Raises `InvalidArgument` when a node answers that has not the
+    isolation asked for, and what a node's start does.
     """
     async with NodeClient(address) as client:
         try:
@@ -30,23 +47,49 @@ async def node_or_embedded(address: str) -> AsyncIterator[NodeClient]:
         else:
             found = True
         if found:
+            if isolation not in (None, "auto", node.isolation):
+                raise InvalidArgument(
+                    f"the node {node.node_id!r} at {address} has {node.isolation} isolation, "
+                    f"not {isolation}",
+                    hint="leave --isolation out, or stop that node",
+                )
             note(f"using node {node.node_id} at {address} ({node.isolation} isolation)")
             yield client
     if found:
         return
-    note(f"no node at {address}: starting an embedded one (process isolation)")
-    async with _embedded() as client:
+    note(f"no node at {address}: starting an embedded one")
+    async with _embedded(isolation) as own, NodeClient(own.address) as client:
+        note(f"✓ Embedded node started ({own.isolation} isolation)")
+        # Of a command that was killed.
+        for application in (await client.list()).applications:
+            await client.undeploy(application.name)
         yield client
 
 
 @asynccontextmanager
-async def _embedded() -> AsyncIterator[NodeClient]:
-    with tempfile.TemporaryDirectory(prefix="plexspaces-") as directory:
-        builder = (
-            plexspaces_node.NodeBuilder(f"embedded-{uuid.uuid4().hex[:8]}")
-            .with_address("127.0.0.1:0")
-            .with_isolation("process")
-            .with_data_dir(directory)
-        )
-        async with builder.build() as node, NodeClient(node.address) as client:
-            yield client
+async def _embedded(isolation: str | None) -> AsyncIterator[Node]:
+    async with AsyncExitStack() as stack:
+        try:
+            cache = cache_home() / "plexspaces" / "node"
+            node = await stack.enter_async_context(_built(isolation, cache))
+        except (WrongState, InvalidArgument) as error:
+            # Another command works there, or nobody can: nothing of it is needed.
+            directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="plexspaces-"))
+            node = await stack.enter_async_context(_built(isolation, Path(directory)))
+            note(f"compiling anew: {error.message}")
+        yield node
+
+
+@asynccontextmanager
+async def _built(isolation: str | None, data_dir: Path) -> AsyncIterator[Node]:
+    builder = (
+        plexspaces_node.NodeBuilder(NODE_ID)
+        .with_address("127.0.0.1:0")
+        .with_data_dir(data_dir)
+        .with_setting("limits.unused_artifact_bytes", KEPT_BYTES)
+        .with_setting("node.metrics_address", "")
+    )
+    if isolation is not None:
+        builder.with_isolation(isolation)
+    async with builder.build() as node:
+        yield node

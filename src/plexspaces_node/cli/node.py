@@ -11,7 +11,7 @@ import typer
 
 import plexspaces_node
 from plexspaces_node.cli import node_log
-from plexspaces_node.cli.options import ConfigFile, complete_isolation
+from plexspaces_node.cli.options import ConfigFile, IsolationOption
 from plexspaces_node.cli.output import note, print_fields, say
 from plexspaces_node.cli.status import DONE, FAILED, status_of_signal
 from plexspaces_node.node import descriptors
@@ -35,15 +35,7 @@ def start_node(
         typer.Option(metavar="HOST:PORT", help="Where to listen.", show_default="127.0.0.1:9000"),
     ] = None,
     config: ConfigFile = None,
-    isolation: Annotated[
-        str | None,
-        typer.Option(
-            metavar="auto|firecracker|qemu|process",
-            help="Isolation level of the VMs.",
-            show_default="auto",
-            autocompletion=complete_isolation,
-        ),
-    ] = None,
+    isolation: IsolationOption = None,
     data_dir: Annotated[
         str | None,
         typer.Option(

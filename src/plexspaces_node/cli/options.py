@@ -44,6 +44,23 @@ ConfigFile = Annotated[
     ),
 ]
 
+
+def complete_isolation(incomplete: str) -> list[str]:
+    """Return the isolation levels a shell may complete a text to."""
+    return [level for level in ("auto", *LEVELS) if level.startswith(incomplete)]
+
+
+IsolationOption = Annotated[
+    str | None,
+    typer.Option(
+        "--isolation",
+        metavar="auto|firecracker|qemu|process",
+        help="Isolation level of the VMs.",
+        show_default="node.isolation of the configuration, auto",
+        autocompletion=complete_isolation,
+    ),
+]
+
 _ARGUMENTS = "plexspaces arguments"
 
 
@@ -125,8 +142,3 @@ def environment_of(pairs: Iterable[str]) -> dict[str, str]:
 def complete_language(incomplete: str) -> list[str]:
     """Return the languages a shell may complete a text to."""
     return [language for language in LANGUAGES if language.startswith(incomplete)]
-
-
-def complete_isolation(incomplete: str) -> list[str]:
-    """Return the isolation levels a shell may complete a text to."""
-    return [level for level in ("auto", *LEVELS) if level.startswith(incomplete)]

@@ -12,8 +12,8 @@ ACCEPTABLE_RATIO = 10
 EXCELLENT_RATIO = 100
 
 
-def render(report: PerformanceReport) -> str:
-    """Return the report as the lines a person reads.
+def render(report: PerformanceReport, isolation: str) -> str:
+    """Return the report as the lines a person reads; `isolation` is what it was measured behind.
 
     Upload and compilation that were not needed are 0 ms. Load is load and init, and what else the
     deploy took.
@@ -21,6 +21,7 @@ def render(report: PerformanceReport) -> str:
     lines = (
         TITLE,
         f"Actor: {printable(report.actor_id)} ({printable(report.language)})",
+        f"Isolation: {printable(isolation)}",
         "",
         "Timing:",
         f"  Compute Time:     {_ms(report.compute_ns)}",
@@ -57,11 +58,12 @@ def verdict(ratio: float) -> str:
     return "✓  Excellent (>=100×)"
 
 
-def as_dict(report: PerformanceReport) -> dict[str, object]:
+def as_dict(report: PerformanceReport, isolation: str) -> dict[str, object]:
     """Return the report with every time in nanoseconds; a ratio that does not exist is None."""
     return {
         "actor": report.actor_id,
         "language": report.language,
+        "isolation": isolation,
         "messages": report.messages,
         "compute_ns": report.compute_ns,
         "coordinate_ns": report.coordinate_ns,

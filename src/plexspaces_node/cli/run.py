@@ -6,7 +6,7 @@ import asyncio
 import tempfile
 import uuid
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +14,13 @@ import typer
 
 from plexspaces_node.build.workload import DEFAULT_PRIMES_LIMIT, MAX_PRIMES_LIMIT
 from plexspaces_node.cli.embedded import node_or_embedded
-from plexspaces_node.cli.options import Json, NodeAddress, Operations, address_of
+from plexspaces_node.cli.options import (
+    IsolationOption,
+    Json,
+    NodeAddress,
+    Operations,
+    address_of,
+)
 from plexspaces_node.cli.output import (
     milliseconds,
     note,
@@ -56,6 +62,7 @@ def run(
     operations: Operations = 10,
     limit: Limit = DEFAULT_PRIMES_LIMIT,
     node_address: NodeAddress = None,
+    isolation: IsolationOption = None,
     as_json: Json = False,
 ) -> None:
     """Build, deploy and measure every sample application.
@@ -65,28 +72,33 @@ def run(
     work = Work(operations, limit)
     # Before everything is built: an address that cannot be one is no absent node.
     address = check_address(address_of(node_address))
-    measured = asyncio.run(_run(address, work))
+    measured = asyncio.run(_run(address, isolation, work))
     total = _in_sum([one.report for one in measured])
+    behind = ", ".join(dict.fromkeys(one.isolation for one in measured))
     if as_json:
         print_json(
             {
                 "operations": work.operations,
                 "limit": work.limit,
                 "correct": not any(one.wrong for one in measured),
-                "applications": [{**as_dict(one.report), "wrong": one.wrong} for one in measured],
-                "total": as_dict(total),
+                "applications": [_as_dict(one) for one in measured],
+                "total": as_dict(total, behind),
             }
         )
     else:
-        reports = [one.report for one in measured] + [total]
-        say("\n\n".join(render(report) for report in reports))
+        reports = [(one.report, one.isolation) for one in measured] + [(total, behind)]
+        say("\n\n".join(render(report, isolation) for report, isolation in reports))
     _fail_when_wrong(measured)
 
 
-async def _run(address: str, work: Work) -> list[Measured]:
+def _as_dict(one: Measured) -> dict[str, object]:
+    return {**as_dict(one.report, one.isolation), "wrong": one.wrong}
+
+
+async def _run(address: str, isolation: str | None, work: Work) -> list[Measured]:
     with tempfile.TemporaryDirectory(prefix="plexspaces-") as directory:
         samples = await build_samples(Path(directory))
-        async with node_or_embedded(address) as client:
+        async with node_or_embedded(address, isolation) as client:
             return [await _run_sample(client, sample, work) for sample in samples]
 
 
@@ -99,7 +111,7 @@ async def _run_sample(client: NodeClient, sample: BuiltSample, work: Work) -> Me
     async with undeployed_at_the_end(client, name):
         with counting(f"{name}: {work.operations} message(s)", work.operations) as on_message:
             tracker = tracker_of(application)
-            return await work_through(client, tracker, name, work, on_message=on_message)
+            return await work_through(client, tracker, application, work, on_message=on_message)
 
 
 def _in_sum(reports: Sequence[PerformanceReport]) -> PerformanceReport:
@@ -133,6 +145,7 @@ def empty_vm_typescript(  # noqa: PLR0913 - a command has a parameter for each o
     operations: Operations = 10,
     limit: Limit = DEFAULT_PRIMES_LIMIT,
     node_address: NodeAddress = None,
+    isolation: IsolationOption = None,
     as_json: Json = False,
 ) -> None:
     """Start an empty VM, deploy an actor into it, measure it, stop it.
@@ -144,18 +157,25 @@ def empty_vm_typescript(  # noqa: PLR0913 - a command has a parameter for each o
     check_name(vm_id, what="VM id")
     check_wasm(wasm)
     config, work = VmConfig(vcpus, memory), Work(operations, limit)
-    measured = asyncio.run(_empty_vm(address_of(node_address), vm_id, wasm, config, work))
+    where = node_or_embedded(address_of(node_address), isolation)
+    measured = asyncio.run(_empty_vm(where, vm_id, wasm, config, work))
     if as_json:
-        print_json({**as_dict(measured.report), "wrong": measured.wrong})
+        print_json(_as_dict(measured))
     else:
-        say(render(measured.report))
+        say(render(measured.report, measured.isolation))
     _fail_when_wrong([measured])
 
 
-async def _empty_vm(address: str, vm_id: str, wasm: Path, config: VmConfig, work: Work) -> Measured:
+async def _empty_vm(
+    where: AbstractAsyncContextManager[NodeClient],
+    vm_id: str,
+    wasm: Path,
+    config: VmConfig,
+    work: Work,
+) -> Measured:
     # Before there is a machine: what cannot be run needs none.
     await inspect((await asyncio.to_thread(read_artifact, wasm)).data)
-    async with node_or_embedded(address) as client, AsyncExitStack() as stack:
+    async with where as client, AsyncExitStack() as stack:
         note(f"Starting empty VM: {vm_id}")
         started = await client.start_vm(vm_id, vm_config=config)
         stack.push_async_callback(client.stop_vm, vm_id)
@@ -167,7 +187,7 @@ async def _empty_vm(address: str, vm_id: str, wasm: Path, config: VmConfig, work
         note(f"✓ Deployed into {vm_id} in {milliseconds(application.timings.total_ns)}")
         with counting(f"{vm_id}: {work.operations} message(s)", work.operations) as on_message:
             tracker = tracker_of(application, started=started)
-            measured = await work_through(client, tracker, vm_id, work, on_message=on_message)
+            measured = await work_through(client, tracker, application, work, on_message=on_message)
         await stack.aclose()
         note(f"✓ Stopped {vm_id}")
         return measured

@@ -37,11 +37,13 @@ class Measured:
     """What an application did.
 
     Attributes:
+        isolation: the level it was measured behind, and what of it there is not.
         wrong: how many replies were not the right answer.
         complaint: one of them, in words, or "".
     """
 
     report: PerformanceReport
+    isolation: str
     wrong: int
     complaint: str
 
@@ -103,7 +105,7 @@ _WORKLOAD_HINT = f"the actor must answer {PRIMES_MESSAGE_TYPE!r}, as examples/ts
 async def work_through(
     client: NodeClient,
     tracker: CoordinationComputeTracker,
-    name: str,
+    application: ApplicationInfo,
     work: Work,
     *,
     on_message: Callable[[], None],
@@ -117,7 +119,7 @@ async def work_through(
     for _ in range(work.operations):
         try:
             result = await client.invoke(
-                name, payload, type=PRIMES_MESSAGE_TYPE, timeout_s=MESSAGE_TIMEOUT_S
+                application.name, payload, type=PRIMES_MESSAGE_TYPE, timeout_s=MESSAGE_TIMEOUT_S
             )
         except ActorFailed as error:
             error.hint = error.hint or _WORKLOAD_HINT
@@ -131,7 +133,8 @@ async def work_through(
             wrong += 1
             complaint = f"answered {result.payload[:40]!r}, right is {expected!r}"
         on_message()
-    return Measured(tracker.finalize(), wrong, complaint)
+    isolation = application.vm.isolated_by if application.vm else ""
+    return Measured(tracker.finalize(), isolation, wrong, complaint)
 
 
 @asynccontextmanager
