@@ -39,6 +39,13 @@ class TestInvoke:
             (("--data", "grüße"), b"", "grüße".encode()),
             (("--file", "message.bin"), b"", bytes(range(256))),
             (("-",), b"\0from stdin\n", b"\0from stdin\n"),
+            (("--data", "-"), b"from stdin", b"from stdin"),
+            (("--data", "@-"), b"from stdin", b"from stdin"),
+            (("--file", "-"), b"from stdin", b"from stdin"),
+            (("--data", "@message.bin"), b"", bytes(range(256))),
+            (("--data", "--"), b"", b"--"),
+            (("--data", ""), b"", b""),
+            (("--data", "a@b"), b"", b"a@b"),
         ],
     )
     def test_invoke_when_the_message_comes_from_anywhere_then_every_byte_survives(
@@ -84,6 +91,14 @@ class TestInvoke:
             (("--file", "none"), "'none' cannot be read: No such file"),
             (("--file", "."), "'.' cannot be read: Is a directory"),
             (("--file", "large"), "longer than 268435456 bytes"),
+            (("--file", ""), "'' cannot be read"),
+            (("--data", "@large"), "longer than 268435456 bytes"),
+            (
+                ("--data", "@it's"),
+                '"it\'s" cannot be read: No such file or directory\nhint: if it is the message '
+                "itself: printf %s '@it'\"'\"'s' | plexspaces invoke NAME -\n",
+            ),
+            (("--data", "@"), "'' cannot be read"),
             (("--timeout", "0"), "a timeout of 0 s is not possible"),
             (("--timeout", "nan"), "a timeout of nan s is not possible"),
         ],

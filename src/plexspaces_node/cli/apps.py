@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from base64 import b64encode
 from contextlib import suppress
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from plexspaces_node.cli.message import message_of
 from plexspaces_node.cli.options import (
     GivenName,
     Json,
@@ -28,10 +27,9 @@ from plexspaces_node.errors import (
     ActorError,
     ActorFailed,
     ActorTrapped,
-    InvalidArgument,
     NotFound,
 )
-from plexspaces_node.model import MAX_MESSAGE_LIMIT_BYTES, VmState
+from plexspaces_node.model import VmState
 from plexspaces_node.views import ApplicationInfo, InvokeResult
 
 app = typer.Typer()
@@ -138,9 +136,14 @@ def invoke(  # noqa: PLR0913 - a command has a parameter for each of its flags
         str | None, typer.Argument(metavar="-", help="Read the message from stdin.")
     ] = None,
     message_type: Annotated[str, typer.Option("--type", help="Type of the message.")] = "",
-    data: Annotated[str | None, typer.Option(metavar="TEXT", help="The message.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT", help="The message; @FILE for what is in a file, - for what is in stdin."
+        ),
+    ] = None,
     file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Read the message from a file.")
+        str | None, typer.Option(metavar="FILE", help="Read the message from a file.")
     ] = None,
     timeout: Annotated[
         float | None,
@@ -160,7 +163,7 @@ def invoke(  # noqa: PLR0913 - a command has a parameter for each of its flags
 
     Ctrl-C ends the wait only: an actor that has begun goes on until it is done or its time is up.
     """
-    payload = _message(stdin, data, file)
+    payload = message_of(stdin, data, file)
 
     async def act() -> InvokeResult:
         async with NodeClient(address_of(node_address)) as client:
@@ -193,44 +196,6 @@ def _note_interrupted(timeout: float | None) -> None:
     # The terminal may be what has gone.
     with suppress(OSError):
         note(f"interrupted: {going_on} ({time})")
-
-
-def _message(stdin: str | None, data: str | None, file: Path | None) -> bytes:
-    if stdin not in (None, "-"):
-        raise InvalidArgument(
-            f"{stdin!r} is one argument too many",
-            hint="give the message with --data TEXT or --file FILE, or - to read it from stdin",
-        )
-    if sum(source is not None for source in (stdin, data, file)) > 1:
-        raise InvalidArgument(
-            "the message is given more than once", hint="choose one of --data, --file and -"
-        )
-    if data is not None:
-        return data.encode("utf-8", "surrogateescape")
-    if stdin is not None:
-        return _read_all(sys.stdin.buffer.read(MAX_MESSAGE_LIMIT_BYTES + 1))
-    if file is None:
-        return b""
-    try:
-        with file.open("rb") as opened:
-            if os.fstat(opened.fileno()).st_size > MAX_MESSAGE_LIMIT_BYTES:
-                raise _too_long()
-            return _read_all(opened.read(MAX_MESSAGE_LIMIT_BYTES + 1))
-    except OSError as error:
-        raise InvalidArgument(f"{str(file)!r} cannot be read: {error.strerror}") from error
-
-
-def _read_all(content: bytes) -> bytes:
-    if len(content) > MAX_MESSAGE_LIMIT_BYTES:
-        raise _too_long()
-    return content
-
-
-def _too_long() -> InvalidArgument:
-    return InvalidArgument(
-        f"the message is longer than {MAX_MESSAGE_LIMIT_BYTES} bytes, which no node takes",
-        hint="send it in parts",
-    )
 
 
 def _write_reply(payload: bytes) -> None:

@@ -1,0 +1,88 @@
+"""The message of `invoke`: from its flag, a file or stdin, as `curl` takes them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import struct
+import sys
+import termios
+from pathlib import Path
+from typing import BinaryIO
+
+from plexspaces_node.errors import InvalidArgument, quoted
+from plexspaces_node.model import MAX_MESSAGE_LIMIT_BYTES
+
+STDIN = "-"
+
+
+def message_of(argument: str | None, data: str | None, file: str | None) -> bytes:
+    """Return the message that was given in one way or none.
+
+    A text that begins with `@` names a file, and `-` is stdin in every way. Raises
+    `InvalidArgument` for more than one way, for what cannot be read, for one that is too long for
+    any node, and where a message waits in a pipe that nobody said to read.
+    """
+    if argument not in (None, STDIN):
+        raise InvalidArgument(
+            f"{argument!r} is one argument too many",
+            hint="give the message with --data TEXT or --file FILE, or - to read it from stdin",
+        )
+    if sum(source is not None for source in (argument, data, file)) > 1:
+        raise InvalidArgument(
+            "the message is given more than once", hint="choose one of --data, --file and -"
+        )
+    if data is not None and data != STDIN and not data.startswith("@"):
+        return data.encode("utf-8", "surrogateescape")
+    given = (source for source in (argument, data, file) if source is not None)
+    if (source := next(given, None)) is None:
+        _check_nothing_waits()
+        return b""
+    name = source.removeprefix("@") if source is data else source
+    return _read(sys.stdin.buffer) if name == STDIN else _read_file(name, source)
+
+
+def _read_file(name: str, given: str) -> bytes:
+    try:
+        with Path(name).open("rb") as opened:
+            if os.fstat(opened.fileno()).st_size > MAX_MESSAGE_LIMIT_BYTES:
+                raise _too_long()
+            return _read(opened)
+    except OSError as error:
+        as_text = f"printf %s {quoted(given)} | plexspaces invoke NAME -"
+        raise InvalidArgument(
+            f"{name!r} cannot be read: {error.strerror}",
+            hint=f"if it is the message itself: {as_text}" if given != name else None,
+        ) from error
+
+
+def _read(source: BinaryIO) -> bytes:
+    content = source.read(MAX_MESSAGE_LIMIT_BYTES + 1)
+    if len(content) > MAX_MESSAGE_LIMIT_BYTES:
+        raise _too_long()
+    return content
+
+
+def _too_long() -> InvalidArgument:
+    return InvalidArgument(
+        f"the message is longer than {MAX_MESSAGE_LIMIT_BYTES} bytes, which no node takes",
+        hint="send it in parts",
+    )
+
+
+def _check_nothing_waits() -> None:
+    """Refuse to ignore what is in a pipe; not to read it either, as it may be a script's own."""
+    try:
+        descriptor = sys.stdin.fileno()
+        if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            return
+        (waiting,) = struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, b"\0" * 4))
+    except (OSError, ValueError):
+        # Closed, or none of the system's.
+        return
+    if waiting:
+        raise InvalidArgument(
+            "stdin is a pipe with something in it, and nothing says to read it",
+            hint="plexspaces invoke NAME - to send it, or </dev/null to send an empty message",
+        )
