@@ -9,6 +9,7 @@ import shutil
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from plexspaces_node.node import native as native_module
 from plexspaces_node.node.artifacts import ArtifactStore
 from plexspaces_node.node.compiler import CompileLimits
 from plexspaces_node.node.disk import is_whole
+from plexspaces_node.node.uploads import Uploads
 
 COMPILER = """
 target.write_bytes(b"native " + source.read_bytes())
@@ -259,11 +261,11 @@ async def test_receive_when_as_many_as_allowed_are_under_way_then_the_next_waits
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What lies half sent on the disk is bounded; one that waits may go away, or gets its turn."""
-    monkeypatch.setattr(artifacts_module, "_UPLOADS_AT_ONCE", 2)
+    monkeypatch.setattr(artifacts_module, "Uploads", partial(Uploads, short_places=2))
     begun: list[str] = []
 
     async def send(name: str) -> None:
-        async with store.receive(DIGEST, len(WASM)) as incoming:
+        async with store.receive(DIGEST, len(WASM), owner=name) as incoming:
             begun.append(name)
             await go_on.wait()
             await incoming.write(WASM)

@@ -537,7 +537,7 @@ compiled()
         state = json.loads((root / "state").read_text())
         assert state["options"] == {
             "--memory-bytes": 512 * 2**20,
-            "--cpu-s": 30 * (os.cpu_count() or 1),
+            "--cpu-s": 10 * (os.cpu_count() or 1),
             "--file-bytes": 64 * 2**20,
             "--files": 64,
             "--parent": os.getpid(),

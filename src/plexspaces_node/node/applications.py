@@ -26,7 +26,6 @@ from plexspaces_node.errors import (
     WrongState,
 )
 from plexspaces_node.model import (
-    ApplicationSpec,
     ApplicationState,
     PhaseTimings,
     VmConfig,
@@ -133,7 +132,7 @@ class Applications:
                 self._readable(spec.name)
             memory_mib = spec.vm_config.memory_mib
             with self._capacity.for_application(spec.name, memory_mib, vm_id=request.vm_id):
-                compiled = await self._compile(spec, progress)
+                compiled = await self._compile(request, progress)
                 if known is not None:
                     await self._replace(known, request, compiled, progress)
                     return await known.info()
@@ -222,11 +221,12 @@ class Applications:
         elif before.state is not ApplicationState.STOPPED and not self._draining:
             known.start_later()
 
-    async def _compile(self, spec: ApplicationSpec, progress: Progress) -> Compiled:
+    async def _compile(self, request: DeployRequest, progress: Progress) -> Compiled:
         overhead_mib = self.around.driver.capabilities.overhead_mib
         return await self.around.artifacts.compile(
-            spec.digest,
-            check=partial(check_artifact, spec, overhead_mib),
+            request.spec.digest,
+            owner=request.owner,
+            check=partial(check_artifact, request.spec, overhead_mib),
             on_miss=lambda: progress("compile"),
         )
 

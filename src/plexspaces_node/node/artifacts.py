@@ -25,14 +25,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from plexspaces_node.errors import InvalidArgument, NotFound, Unavailable
+from plexspaces_node.errors import InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from plexspaces_node.inspection import Inspection
 from plexspaces_node.model import MIB, Language
 from plexspaces_node.node.compiler import CompileLimits, compile_to, inspect
 from plexspaces_node.node.disk import DiskFull, clear, is_whole, room_of, sync, using_disk
 from plexspaces_node.node.incoming import TEMPORARY, IncomingFile, Upload
+from plexspaces_node.node.lanes import Lane, Lanes
 from plexspaces_node.node.native import ArtifactReport, Entry, NativeCache
 from plexspaces_node.node.shelf import Item, Shelf
+from plexspaces_node.node.uploads import Uploads
 from plexspaces_node.programs import compiler_program
 from plexspaces_node.vm.host_machine import finished
 
@@ -42,9 +44,6 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 PROMISE_S = 60.0
 """How long somebody who was told that an artifact is here has to deploy it."""
-
-_UPLOADS_AT_ONCE = 16
-"""Others wait: what is not whole yet takes up this many times `limits.artifact_bytes` at most."""
 
 _INSPECTIONS_AT_ONCE = 4
 """Each takes some milliseconds, and none waits for a compilation."""
@@ -111,9 +110,9 @@ class ArtifactStore:
         self._limits = limits or CompileLimits()
         self._compiler = tuple(compiler)
         self._output_limit_bytes = max(_OUTPUT_LEAST_BYTES, _OUTPUT_GROWTH * limit_bytes)
-        self._slots = asyncio.Semaphore(self._limits.at_once)
+        self._lanes = Lanes(self._limits)
         self._inspections = asyncio.Semaphore(_INSPECTIONS_AT_ONCE)
-        self._uploads = asyncio.Semaphore(_UPLOADS_AT_ONCE)
+        self._uploads = Uploads()
         # Held while a file is compared with its digest: one thread at most is busy with that.
         self._checking = asyncio.Lock()
         # Compilations others may join, by key; and every task that still runs, joinable or not.
@@ -172,19 +171,21 @@ class ArtifactStore:
             return True
 
     @asynccontextmanager
-    async def receive(self, digest: str, size_bytes: int) -> AsyncIterator[Upload]:
+    async def receive(
+        self, digest: str, size_bytes: int, *, owner: str = ""
+    ) -> AsyncIterator[Upload]:
         """Take an artifact in: write its bytes inside the context, leaving it stores the artifact.
 
         Stored means on disk even after a power loss, and kept for `PROMISE_S` at least. When the
         context is left by an error or a cancellation, or the bytes are not what was announced,
         nothing is stored and the error is raised: `InvalidArgument` for a bad digest, size,
         beginning or content, `ResourceExhausted` for a full disk. Of the same digest several may
-        run at once; of all together a bounded number, the others wait.
+        run at once; of all together a bounded number, the others wait for their `owner`'s turn.
         """
         target = self._artifact(digest)
         file = IncomingFile(self._artifacts)
         upload = Upload(file, size_bytes, self._limit_bytes)
-        async with self._uploads, self.holding(digest):
+        async with self._uploads.place(upload, owner), self.holding(digest):
             try:
                 with self._noticing_full_disk():
                     yield upload
@@ -199,6 +200,7 @@ class ArtifactStore:
         self,
         digest: str,
         *,
+        owner: str = "",
         check: Callable[[ArtifactReport], None] | None = None,
         on_miss: Callable[[], None] | None = None,
     ) -> Compiled:
@@ -207,7 +209,8 @@ class ArtifactStore:
         `check` raises for an artifact that is not wanted, before anything is compiled in vain.
         `on_miss` is called when it is not in the cache, before the wait for a compiler. Callers
         that ask for the same artifact at the same time share one compilation, which goes on as
-        long as one of them waits. Raises `NotFound` when the artifact is not here or damaged,
+        long as one of them waits; it is compiled when it is the turn of the first one's `owner`.
+        Raises `NotFound` when the artifact is not here or damaged,
         `InvalidArgument` when it cannot be run here or breaks the compiler, and goes then as soon
         as nobody holds it, `ResourceExhausted` when it takes too much time, memory or disk;
         nothing of a compilation is left then.
@@ -226,7 +229,7 @@ class ArtifactStore:
                         check(await self._inspect(key, digest))
                     if on_miss is not None:
                         on_miss()
-                    entry = await self._join(key, digest)
+                    entry = await self._join(key, digest, owner)
             elif check is not None:
                 check(entry.report)
             self._shelf.put(
@@ -349,12 +352,12 @@ class ArtifactStore:
             self._shelf.refuse(key)
             raise
 
-    async def _join(self, key: str, digest: str) -> Entry:
+    async def _join(self, key: str, digest: str, owner: str) -> Entry:
         if self._closed:
             raise Unavailable("the artifact store is closed", hint="the node is stopping")
         compilation = self._joinable.get(key)
         if compilation is None:
-            compilation = _Compilation(asyncio.create_task(self._compile(key, digest)))
+            compilation = _Compilation(asyncio.create_task(self._compile(key, digest, owner)))
             self._joinable[key] = compilation
             self._tasks.add(compilation.task)
             compilation.task.add_done_callback(self._tasks.discard)
@@ -368,8 +371,20 @@ class ArtifactStore:
                     del self._joinable[key]
                 await _end_tasks({compilation.task})
 
-    async def _compile(self, key: str, digest: str) -> Entry:
-        async with self._slots:
+    async def _compile(self, key: str, digest: str, owner: str) -> Entry:
+        size_bytes = await asyncio.to_thread(_size, self._artifact(digest)) or 0
+        *tried, last = self._lanes.of(size_bytes)
+        for lane in tried:
+            try:
+                return await self._compile_in(lane, key, digest, owner)
+            except DiskFull:
+                raise
+            except ResourceExhausted:
+                _log.info("artifact %s wants more than short ones are given", digest)
+        return await self._compile_in(last, key, digest, owner)
+
+    async def _compile_in(self, lane: Lane, key: str, digest: str, owner: str) -> Entry:
+        async with lane.turns.place(owner):
             # Another compilation of it may have ended while this one waited for its turn.
             if (entry := await self._find(key)) is not None:
                 return entry
@@ -382,7 +397,7 @@ class ArtifactStore:
                         await self._program(),
                         self._artifact(digest),
                         output,
-                        limits=self._limits,
+                        limits=lane.limits,
                         output_limit_bytes=self._output_limit_bytes,
                     )
                 # To its end: what it would make after the cleaning up would not be counted.

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from plexspaces_node import __version__
-from plexspaces_node.config import Config, ConfigBootstrap
+from plexspaces_node.config import Config, ConfigBootstrap, LimitsSection
 from plexspaces_node.errors import InvalidArgument, Unsupported, WrongState, quoted
 from plexspaces_node.levels import make_drivers
 from plexspaces_node.model import ENGINE, ENGINE_REVISION, VmConfig
@@ -28,6 +29,7 @@ from plexspaces_node.node.boundary import Boundary
 from plexspaces_node.node.compiler import CompileLimits
 from plexspaces_node.node.datadir import DataDirectory
 from plexspaces_node.node.health import NodeHealth
+from plexspaces_node.node.lanes import compilers
 from plexspaces_node.node.leftovers import end_machines
 from plexspaces_node.node.listening import bind, check_can_listen
 from plexspaces_node.node.machines import AgentLimits
@@ -40,6 +42,7 @@ from plexspaces_node.node.service import (
 )
 from plexspaces_node.node.supervisor import Surroundings
 from plexspaces_node.views import NodeInfo
+from plexspaces_node.vm import procfs
 from plexspaces_node.vm.driver import Driver
 from plexspaces_node.wire.invoke import SERVICE
 from plexspaces_node.wire.options import ChannelOptions, server_options
@@ -208,7 +211,7 @@ class NodeBuilder:
                     data.path,
                     limit_bytes=limits.artifact_bytes,
                     engine=f"{ENGINE} settings {ENGINE_REVISION}",
-                    limits=CompileLimits(limits.compile_timeout_s, limits.compile_memory_mib),
+                    limits=_compile_limits(limits),
                 )
             )
             around = Surroundings(
@@ -302,6 +305,13 @@ def _named(level: str, drivers: Sequence[Driver]) -> Driver:
         f"isolation level {level!r} is not in this version",
         hint="plexspaces start-node --node-id my-node --isolation process",
     )
+
+
+def _compile_limits(limits: LimitsSection) -> CompileLimits:
+    timeout_s, memory_mib = limits.compile_timeout_s, limits.compile_memory_mib
+    processors = len(os.sched_getaffinity(0))
+    at_once = compilers(processors, procfs.granted_memory_mib(), memory_mib)
+    return CompileLimits(timeout_s, memory_mib, at_once)
 
 
 def _server_options(config: Config) -> ChannelOptions:

@@ -62,7 +62,7 @@ class CompileLimits:
 
     timeout_s: float = 300.0
     memory_mib: int = 4096
-    at_once: int = 1
+    at_once: int = 2
 
 
 async def inspect(

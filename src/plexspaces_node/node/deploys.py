@@ -25,6 +25,7 @@ class DeployRequest:
         vm_id: of an empty machine to deploy into, "" for a new one.
         upload_ns: what the client says its upload took, part of the timings.
         replace: an application of the name is replaced; see `next_record`.
+        owner: who asks, for the turn at compiling.
     """
 
     spec: ApplicationSpec
@@ -32,6 +33,7 @@ class DeployRequest:
     vm_id: str = ""
     upload_ns: int = 0
     replace: bool = False
+    owner: str = ""
 
 
 def check_artifact(spec: ApplicationSpec, overhead_mib: int, report: ArtifactReport) -> None:

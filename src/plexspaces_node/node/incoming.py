@@ -1,7 +1,7 @@
 """An artifact on its way in: checked as it comes, on the disk whole or not at all.
 
-Owns the temporary file and what an upload is refused for. Where artifacts are kept is the
-business of `artifacts`.
+Owns the temporary file, how fast an upload has to be, and what it is refused for. Where artifacts
+are kept is the business of `artifacts`.
 """
 
 from __future__ import annotations
@@ -11,17 +11,31 @@ import hashlib
 import os
 import tempfile
 import threading
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
+from typing import TypeVar
 
-from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    PlexSpacesError,
+    ResourceExhausted,
+)
 from plexspaces_node.node.disk import sync, using_disk
 
 TEMPORARY = ".tmp-"
 """How the name of a file begins that is not whole yet; what a crash leaves, a start removes."""
 
+LEAST_BYTES_PER_S = 64 * 1024
+"""An upload that is slower for longer than `GRACE_S` is ended: only so many run at once."""
+
+GRACE_S = 10.0
+
 _MAGIC = b"\0asm"
+
+_Part = TypeVar("_Part")
 
 
 class Upload:
@@ -34,11 +48,72 @@ class Upload:
             )
         if size_bytes > limit_bytes:
             raise _too_big(size_bytes, limit_bytes)
+        self.size_bytes = size_bytes
         self._file = file
-        self._size_bytes = size_bytes
         self._limit_bytes = limit_bytes
         self._received = 0
         self._head = b""
+        self._loop = asyncio.get_running_loop()
+        self._begin_s = self._loop.time()
+        # How much longer it may be waited for; what comes adds to it.
+        self._patience_s = GRACE_S
+        self._waiting: asyncio.Timeout | None = None
+        self._gives_way = False
+
+    def __repr__(self) -> str:
+        return f"<Upload {self._received} of {self.size_bytes} bytes>"
+
+    @property
+    def bytes_per_s(self) -> float:
+        """How fast it has been so far."""
+        return self._received / max(1e-3, self._loop.time() - self._begin_s)
+
+    def begin(self) -> None:
+        """Have its time begin, which it did not use while it waited for others."""
+        self._begin_s = self._loop.time()
+
+    def give_way(self) -> bool:
+        """End it for others that wait; False when it was ended before."""
+        before, self._gives_way = self._gives_way, True
+        if self._waiting is not None:
+            self._waiting.reschedule(self._loop.time())
+        return not before
+
+    async def in_time(self, parts: AsyncIterator[_Part]) -> AsyncIterator[_Part]:
+        """Yield the parts of an upload as they come, to be written one by one.
+
+        Raises `DeadlineExceeded` when they come too slowly, and `ResourceExhausted` when it is to
+        give way. Time that is spent otherwise, such as for the disk, does not count.
+        """
+        while True:
+            asked_s = self._loop.time()
+            until_s = asked_s if self._gives_way else asked_s + self._patience_s
+            try:
+                async with asyncio.timeout_at(until_s) as self._waiting:
+                    part = await anext(parts, None)
+            except TimeoutError:
+                raise self._too_slow() from None
+            finally:
+                self._waiting = None
+            if part is None:
+                return
+            self._patience_s -= self._loop.time() - asked_s
+            yield part
+
+    def _too_slow(self) -> PlexSpacesError:
+        came = (
+            f"{self._received} of {self.size_bytes} bytes came in "
+            f"{self._loop.time() - self._begin_s:.0f} s"
+        )
+        if self._gives_way:
+            return ResourceExhausted(
+                f"others wait for this upload, which is slow: {came}",
+                hint="deploy it again, over a faster connection or a little later",
+            )
+        return DeadlineExceeded(
+            f"the upload is slower than {LEAST_BYTES_PER_S // 1024} KiB a second: {came}",
+            hint="deploy it again, over a faster connection",
+        )
 
     async def write(self, chunk: bytes) -> None:
         """Add the next bytes of the file, in order; one call at a time.
@@ -47,11 +122,12 @@ class Upload:
         `ResourceExhausted` when the disk is full. The upload is over then.
         """
         self._received += len(chunk)
+        self._patience_s = min(GRACE_S, self._patience_s + len(chunk) / LEAST_BYTES_PER_S)
         if self._received > self._limit_bytes:
             raise _too_big(self._received, self._limit_bytes)
-        if self._received > self._size_bytes:
+        if self._received > self.size_bytes:
             raise InvalidArgument(
-                f"more than the announced {self._size_bytes} bytes were sent",
+                f"more than the announced {self.size_bytes} bytes were sent",
                 hint="the file changed while it was sent; deploy it again",
             )
         if len(self._head) < len(_MAGIC):
@@ -62,11 +138,11 @@ class Upload:
 
     def check_whole(self) -> None:
         """Raise `InvalidArgument` when bytes are missing."""
-        if len(self._head) < len(_MAGIC) and self._received == self._size_bytes:
+        if len(self._head) < len(_MAGIC) and self._received == self.size_bytes:
             raise _not_wasm(self._head)
-        if self._received < self._size_bytes:
+        if self._received < self.size_bytes:
             raise InvalidArgument(
-                f"the upload ended after {self._received} of {self._size_bytes} bytes",
+                f"the upload ended after {self._received} of {self.size_bytes} bytes",
                 hint="deploy the file again",
             )
 

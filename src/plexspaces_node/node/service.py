@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from plexspaces_node.errors import DeadlineExceeded, InvalidArgument
+from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.model import VmConfig
 from plexspaces_node.node.applications import Applications
 from plexspaces_node.node.artifacts import ArtifactStore
@@ -22,9 +22,6 @@ from plexspaces_node.wire import convert
 from plexspaces_node.wire.generated import application_pb2 as pb
 from plexspaces_node.wire.generated import application_pb2_grpc as pb_grpc
 from plexspaces_node.wire.invoke import LONG_BYTES, METHOD, SERVICE, decode_request, encode_reply
-
-UPLOAD_PAUSE_S = 60.0
-"""For the next part of an upload to come: a few run at once, and one that hangs holds up others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +65,9 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
         if first is None or first.WhichOneof("part") != "header":
             raise InvalidArgument("an upload begins with its header")
         header = first.header
-        async with self._artifacts.receive(header.digest, header.size_bytes) as upload:
-            async for part in _without_pause(request_iterator):
+        receiving = self._artifacts.receive(header.digest, header.size_bytes, owner=context.peer())
+        async with receiving as upload:
+            async for part in upload.in_time(request_iterator):
                 if part.WhichOneof("part") != "chunk":
                     raise InvalidArgument("after its header an upload consists of chunks")
                 await upload.write(part.chunk)
@@ -84,6 +82,7 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
             vm_id=request.vm_id,
             upload_ns=request.upload_ns,
             replace=request.replace,
+            owner=context.peer(),
         )
         events: asyncio.Queue[str | None] = asyncio.Queue()
 
@@ -200,20 +199,3 @@ def _line(record: Any) -> pb.LogsResponse:
     return convert.log_line_to_proto(
         LogLine(record.time_unix_ns, record.stream, record.level, record.message)
     )
-
-
-async def _without_pause(
-    parts: AsyncIterator[pb.UploadArtifactRequest],
-) -> AsyncIterator[pb.UploadArtifactRequest]:
-    """Yield the parts of an upload; raises `DeadlineExceeded` when none comes for too long."""
-    while True:
-        try:
-            async with asyncio.timeout(UPLOAD_PAUSE_S):
-                part = await anext(parts, None)
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"nothing of the artifact came for {UPLOAD_PAUSE_S:g} s", hint="deploy it again"
-            ) from None
-        if part is None:
-            return
-        yield part

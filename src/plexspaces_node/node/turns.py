@@ -1,0 +1,95 @@
+"""Places that are too few for all: given in turn, so that whoever asks for many holds up nobody.
+
+Those who wait are told apart by who they are, such as a client's connection. Knows nothing of what
+a place is for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, OrderedDict, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+
+class Turns:
+    """A number of places. Used on the event loop alone.
+
+    The next place that is free goes to the one who has waited longest of the owner whose turn it
+    is: each owner that waits gets one, then each another. No owner has more than its share.
+    """
+
+    def __init__(self, places: int, *, share: int | None = None) -> None:
+        """Have so many places, of which one owner gets at most `share`, by default all."""
+        self._free = places
+        self._share = places if share is None else share
+        self._taken: Counter[str] = Counter()
+        # The owner whose turn it is comes first.
+        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return f"<Turns {self._free} free, {self.waiting} wait>"
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a place."""
+        return sum(map(len, self._waiting.values()))
+
+    @asynccontextmanager
+    async def place(self, owner: str) -> AsyncIterator[None]:
+        """Wait for a place, and have it while inside."""
+        await self._enter(owner)
+        try:
+            yield
+        finally:
+            self._leave(owner)
+
+    async def _enter(self, owner: str) -> None:
+        # Whoever waits now could not have had it: nobody is overtaken.
+        if self._free and self._may(owner):
+            self._take(owner)
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(owner, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._leave(owner)
+            else:
+                self._forget(owner, turn)
+            raise
+
+    def _may(self, owner: str) -> bool:
+        return self._taken[owner] < self._share
+
+    def _take(self, owner: str) -> None:
+        self._free -= 1
+        self._taken[owner] += 1
+
+    def _leave(self, owner: str) -> None:
+        self._free += 1
+        self._taken[owner] -= 1
+        if not self._taken[owner]:
+            del self._taken[owner]
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        for owner in list(self._waiting):
+            if not self._free:
+                return
+            if self._may(owner):
+                turns = self._waiting[owner]
+                turn = turns.popleft()
+                if turns:
+                    self._waiting.move_to_end(owner)
+                else:
+                    del self._waiting[owner]
+                self._take(owner)
+                turn.set_result(None)
+
+    def _forget(self, owner: str, turn: asyncio.Future[None]) -> None:
+        turns = self._waiting[owner]
+        turns.remove(turn)
+        if not turns:
+            del self._waiting[owner]
