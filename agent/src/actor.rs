@@ -269,13 +269,3 @@ pub(crate) fn reply_too_large(size: usize, limit: usize) -> Failure {
     Failure::actor("reply-too-large", message)
         .hint("raise [limits] message_bytes, or answer in parts")
 }
-
-/// What a program said last, or that it ended with a status.
-pub(crate) fn exit_failure(application: &str, status: i32, words: &[String]) -> Failure {
-    let code = format!("exit-{status}");
-    match last_words(words) {
-        Some(said) => Failure::actor(&code, said).hint(crate::trap::logs_hint(application)),
-        // It wrote nothing: there is no log to look at.
-        None => Failure::actor(&code, format!("the command ended with status {status}")),
-    }
-}

@@ -12,7 +12,7 @@ use wasmtime::{Engine, Error, InstancePre, Linker, Module, Store};
 use wasmtime_wasi::p2::pipe::MemoryInputPipe;
 use wasmtime_wasi::{I32Exit, WasiCtx, p1, p2, p3};
 
-use crate::actor::{exit_failure, reply_too_large};
+use crate::actor::reply_too_large;
 use crate::bounds::{Bounds, Pool};
 use crate::deadline::{Spent, Ticker};
 use crate::host::{Linkers, Surroundings};
@@ -168,9 +168,8 @@ impl Command {
         refused: Option<usize>,
     ) -> Option<Failure> {
         let said = words.end_message();
-        let application = &self.settings.application;
         let end = End {
-            application,
+            application: &self.settings.application,
             during: During::Command,
             words: &said,
             memory_limit: self.settings.memory_bytes,
@@ -179,12 +178,12 @@ impl Command {
         let error = match ended {
             None => return Some(end.out_of_time()),
             Some(Ok(true)) => return None,
-            Some(Ok(false)) => return Some(exit_failure(application, 1, &said)),
+            Some(Ok(false)) => return Some(end.exited(1)),
             Some(Err(error)) => error,
         };
         match error.downcast_ref::<I32Exit>() {
             Some(I32Exit(0)) => None,
-            Some(I32Exit(status)) => Some(exit_failure(application, *status, &said)),
+            Some(I32Exit(status)) => Some(end.exited(*status)),
             None => {
                 let (failure, in_full) = end.explain(&error);
                 words.complain(Level::Error, in_full);

@@ -14,6 +14,7 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 use crate::link::TEXT_BYTES;
 use crate::link::connection::Connection;
 use crate::link::proto::log::{Level, Line, Stream};
+use crate::trap::{ends_a_trace, gives_up};
 
 /// What a program may write at once.
 const PERMIT_BYTES: usize = 64 * 1024;
@@ -33,6 +34,9 @@ struct Lines {
     stdout: Vec<u8>,
     stderr: Vec<u8>,
     last: VecDeque<String>,
+    /// Of the lines that are kept no longer, the last in which a runtime said why it gives up: the
+    /// traces that follow may be longer than what is kept.
+    gave_up: Option<String>,
 }
 
 impl Words {
@@ -68,7 +72,10 @@ impl Words {
                 self.line(&mut lines, stream, &rest);
             }
         }
-        lines.last.drain(..).collect()
+        let gave_up = lines.gave_up.take();
+        let traced = lines.last.back().is_some_and(|line| ends_a_trace(line));
+        let reason = gave_up.filter(|_| traced);
+        reason.into_iter().chain(lines.last.drain(..)).collect()
     }
 
     fn write(&self, stream: Stream, bytes: &[u8]) {
@@ -99,7 +106,10 @@ impl Words {
             let text = text.trim_end_matches('\r');
             if stream == Stream::Stderr && !text.trim().is_empty() {
                 if lines.last.len() == KEPT_LINES {
-                    lines.last.pop_front();
+                    let leaving = lines.last.pop_front();
+                    if let Some(reason) = leaving.filter(|line| gives_up(line)) {
+                        lines.gave_up = Some(reason);
+                    }
                 }
                 lines.last.push_back(text.to_owned());
             }
@@ -301,5 +311,40 @@ impl AsyncWrite for AsyncOutput {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As many lines of a trace as are kept, and more.
+    fn trace(words: &Words) {
+        for number in 0..KEPT_LINES {
+            let place = format!("runtime.gopark()\n\truntime/proc.go:{number} +0x1\n");
+            words.write(Stream::Stderr, place.as_bytes());
+        }
+    }
+
+    #[test]
+    fn why_a_runtime_gave_up_is_kept_beyond_its_traces() {
+        let words = Words::new(Connection::default());
+        words.write(Stream::Stderr, b"fatal error: out of memory\n\n");
+        trace(&words);
+        let said = words.end_message();
+        assert_eq!(said[0], "fatal error: out of memory");
+        assert_eq!(said.len(), KEPT_LINES + 1);
+        assert!(words.end_message().is_empty());
+    }
+
+    #[test]
+    fn what_a_program_wrote_long_ago_is_no_reason_of_its_end() {
+        let words = Words::new(Connection::default());
+        words.write(Stream::Stderr, b"panic: and recovered\n");
+        trace(&words);
+        words.write(Stream::Stderr, b"bad input\n");
+        let said = words.end_message();
+        assert_eq!(said.len(), KEPT_LINES);
+        assert_eq!(said.last().map(String::as_str), Some("bad input"));
     }
 }

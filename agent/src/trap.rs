@@ -17,8 +17,14 @@ const NAME_BYTES: usize = 512;
 /// What wasmtime says where more would cross to the host than the host has memory for.
 const CROSSES_NOT: &str = "fuel allocated for hostcalls";
 
+/// Of what a program said, so much is told: the log has all.
+const SAID_BYTES: usize = 300;
+
 /// What begins or marks the line in which a language's runtime says why it gives up.
 const LAST_WORDS: [&str; 3] = ["panic:", "fatal error:", "panicked at"];
+
+/// Such of them as begin the line, where it is the runtime and not the program that writes it.
+const RUNTIME_GAVE_UP: [&str; 2] = ["panic:", "fatal error:"];
 
 /// The panic of Python's runtime, which says nothing: the line before it is the exception's.
 const PYTHON_THREW: &str = "Python function threw";
@@ -170,9 +176,11 @@ impl End<'_> {
             _ => return ("trap", format!("trap: {}", kind_of(*trap)), false),
         };
         if code == "unreachable" && self.ran_out_of_memory() {
-            let limit = self.memory_limit / MIB;
-            let what = format!("trap: {name}: the program ran out of its {limit} MiB of memory");
-            return (code, what, true);
+            return (
+                code,
+                format!("trap: {name}: {}", self.out_of_memory()),
+                true,
+            );
         }
         (code, format!("trap: {name}: {meaning}"), false)
     }
@@ -197,6 +205,13 @@ impl End<'_> {
 
     fn no_trap(&self, error: &Error) -> (&'static str, String, bool) {
         if let Some(I32Exit(status)) = error.downcast_ref::<I32Exit>() {
+            // A runtime that gives up ends itself with a status, as a program does that wants to.
+            if said_no_memory(self.words) {
+                return ("unreachable", self.out_of_memory(), true);
+            }
+            if self.words.iter().any(|line| gives_up(line)) {
+                return ("unreachable", "the program panicked".to_owned(), false);
+            }
             let what = format!("the program ended itself with status {status}");
             return ("exit", what, false);
         }
@@ -217,20 +232,59 @@ impl End<'_> {
         ("trap", line.unwrap_or("unknown").to_owned(), false)
     }
 
+    /// Say what a command failed with that ended itself with a status other than 0.
+    pub(crate) fn exited(&self, status: i32) -> Failure {
+        let code = format!("exit-{status}");
+        if said_no_memory(self.words) {
+            let message = format!("{}{}", self.out_of_memory(), self.last_wrote());
+            return Failure::actor(&code, message).hint(MORE_MEMORY);
+        }
+        match last_words(self.words) {
+            Some(said) => {
+                Failure::actor(&code, cut(said, SAID_BYTES)).hint(logs_hint(self.application))
+            }
+            // It wrote nothing: there is no log to look at.
+            None => Failure::actor(&code, format!("the command ended with status {status}")),
+        }
+    }
+
     fn ran_out_of_memory(&self) -> bool {
-        self.refused.is_some()
-            || self
-                .words
-                .iter()
-                .any(|line| RAN_OUT.iter().any(|sign| line.contains(sign)))
+        self.refused.is_some() || said_no_memory(self.words)
+    }
+
+    fn out_of_memory(&self) -> String {
+        let limit = self.memory_limit / MIB;
+        format!("the program ran out of its {limit} MiB of memory")
     }
 
     fn last_wrote(&self) -> String {
-        match last_words(self.words) {
-            Some(said) => format!("; it last wrote: {}", shortened(&said)),
-            None => String::new(),
+        let Some(said) = last_words(self.words) else {
+            return String::new();
+        };
+        let told = cut(said.clone(), SAID_BYTES);
+        // An application that does not come up is undone, and its log with it.
+        if told == said || self.during.deploying() {
+            return format!("; it last wrote: {told}");
         }
+        let application = self.application;
+        format!("; it last wrote: {told} (the rest: plexspaces logs {application})")
     }
+}
+
+/// Whether a runtime said in its last words that it was refused memory.
+fn said_no_memory(lines: &[String]) -> bool {
+    let signs = |line: &String| RAN_OUT.iter().any(|sign| line.contains(sign));
+    lines.iter().any(signs)
+}
+
+/// Whether this is the line in which Go's runtime says why it gives up.
+pub(crate) fn gives_up(line: &str) -> bool {
+    RUNTIME_GAVE_UP.iter().any(|mark| line.starts_with(mark))
+}
+
+/// Whether this is a place in the trace of Go's runtime: the last line of all that it says.
+pub(crate) fn ends_a_trace(line: &str) -> bool {
+    line.starts_with('\t') && line.contains(".go:")
 }
 
 /// What a guest said of its end: the line of its panic, else the last line.
@@ -254,11 +308,6 @@ pub(crate) fn last_words(lines: &[String]) -> Option<String> {
 /// How to see what an application wrote.
 pub(crate) fn logs_hint(application: &str) -> String {
     format!("see what it wrote with: plexspaces logs {application}")
-}
-
-fn shortened(words: &str) -> String {
-    const MOST: usize = 300;
-    cut(words.to_owned(), MOST)
 }
 
 /// What a trap is called, without the prefix that it shares with all others.
@@ -417,6 +466,53 @@ mod tests {
             assert!(failure.message.contains("ran out of its 64 MiB of memory"));
             assert_eq!(failure.hint, MORE_MEMORY);
         }
+    }
+
+    #[test]
+    fn a_runtime_that_ended_itself_without_memory_says_so_and_what_helps() {
+        let said = words(&["fatal error: out of memory", "\tmain.go:3 +0x1"]);
+        let error = Error::from(I32Exit(2));
+        let (actor, _) = end(During::Message, &said).explain(&error);
+        let command = end(During::Command, &said).exited(2);
+        for failure in [actor, command] {
+            assert!(failure.message.contains("ran out of its 64 MiB of memory"));
+            assert!(failure.message.ends_with("fatal error: out of memory"));
+            assert_eq!(failure.hint, MORE_MEMORY);
+        }
+    }
+
+    #[test]
+    fn a_program_that_ended_itself_is_told_from_one_that_panicked() {
+        let error = Error::from(I32Exit(3));
+        let (failure, _) = end(During::Message, &[]).explain(&error);
+        assert_eq!(
+            (failure.code.as_str(), failure.message.as_str()),
+            (
+                "exit",
+                "handle-message: the program ended itself with status 3"
+            )
+        );
+        let said = words(&["panic: astray", "", "goroutine 9 [running]:"]);
+        let (failure, _) = end(During::Message, &said).explain(&Error::from(I32Exit(2)));
+        assert_eq!(failure.code, "unreachable");
+        assert_eq!(
+            failure.message,
+            "handle-message: the program panicked; it last wrote: panic: astray"
+        );
+    }
+
+    #[test]
+    fn what_a_program_said_is_told_in_part_where_it_is_long_and_where_the_rest_is() {
+        let said = words(&["x".repeat(5000).as_str()]);
+        let failure = end(During::Message, &said).out_of_time();
+        assert!(failure.message.len() < 600, "{}", failure.message);
+        let end_of_it = "… (the rest: plexspaces logs shop)";
+        assert!(failure.message.ends_with(end_of_it), "{}", failure.message);
+        let failure = end(During::Init, &said).out_of_time();
+        assert!(failure.message.ends_with("x …"), "{}", failure.message);
+        let failure = end(During::Command, &said).exited(1);
+        assert!(failure.message.len() <= SAID_BYTES);
+        assert_eq!(failure.hint, "see what it wrote with: plexspaces logs shop");
     }
 
     #[test]

@@ -374,7 +374,7 @@ def test_panic_leaves_the_applications_stack_in_the_log(probe: Peer) -> None:
     [
         ("deadlock", "unreachable", "fatal error: all goroutines are asleep - deadlock!"),
         ("stray", "unreachable", "panic: astray"),
-        ("exit", "unreachable", ""),
+        ("exit", "exit", ""),
         ("recurse", "stack-overflow", ""),
     ],
 )
@@ -387,6 +387,12 @@ def test_fault_that_go_cannot_recover_costs_the_instance(
     assert (failure.origin, failure.code) == (TRAP, code)
     assert sent(probe, "count") == b"1"
     assert not said or ("warn", said) in logged(probe, "stderr")
+
+
+def test_exit_is_told_with_its_status_and_as_no_panic(probe: Peer) -> None:
+    """A program that ends itself on purpose is not said to have panicked."""
+    failure = refused(probe, "exit")
+    assert failure.message.startswith("handle-message: the program ended itself with status 3")
 
 
 # ---- log, start and stop --------------------------------------------------------------------

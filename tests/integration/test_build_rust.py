@@ -297,6 +297,12 @@ impl Actor for Probe {
             .on("parse", |_: &Self, text: String| parse(text))
             .on("store", store)
             .on("panic", |_: &Self| assert_eq!(1, 2, "sums"))
+            .on("thread", |_: &Self| match std::thread::Builder::new().spawn(|| 1) {
+                Ok(_) => String::from("started"),
+                Err(refused) => format!("{:?}", refused.kind()),
+            })
+            .on("spawn", |_: &Self| std::thread::spawn(|| 1).join().unwrap_or(0))
+            .on("exit", |_: &Self, status: i32| -> () { std::process::exit(status) })
             .on("levels", |_: &Self| {
                 log::trace!("1");
                 log::debug!("2");
@@ -368,6 +374,31 @@ def test_panic_traps_with_its_words_and_the_next_message_is_answered(
     assert "assertion `left == right` failed: sums; left: 1; right: 2" in failure.message
     assert any("sums" in log.message for log in peer.lines() if log.stream == "stderr")
     assert peer.invoke("ok").failure is None
+
+
+def test_thread_is_refused_in_words_and_a_program_that_would_start_one_links(
+    peer: Peer, probe_code: Path
+) -> None:
+    """What starts a thread gets an error it can handle; what takes that for a panic says why."""
+    peer.load(probe_code)
+
+    # A distribution's library says the first, that of rustup's targets the second.
+    assert peer.invoke("thread").payload in (b"Unsupported", b"WouldBlock")
+    failure = peer.invoke("spawn").failure
+    assert failure is not None
+    assert "failed to spawn thread" in failure.message
+    assert peer.invoke("ok").failure is None
+
+
+def test_exit_is_told_with_a_status_and_as_no_panic(peer: Peer, probe_code: Path) -> None:
+    """A program that ends itself on purpose is not said to have panicked."""
+    peer.load(probe_code)
+
+    failure = peer.invoke("exit", b"3").failure
+
+    assert failure is not None
+    assert (failure.origin, failure.code) == (TRAP, "exit")
+    assert "the program ended itself with status " in failure.message
 
 
 def test_log_keeps_the_levels(peer: Peer, probe_code: Path) -> None:

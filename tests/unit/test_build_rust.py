@@ -37,6 +37,14 @@ env >{log}.env
 {compile}
 """
 
+# Asked about itself; or to compile one file into an object, whose path follows -o.
+RUSTC = """#!/bin/sh
+case $1 in -vV) echo 'release: {version}'; exit;; --print) echo {sysroot}; exit;; esac
+while [ "$1" != -o ]; do shift; done
+[ -z "$PLEXSPACES_TEST_FAIL_THREADS" ] || {{ echo no linkage; exit 1; }}
+grep -c pthread_create "$3" >"$2"
+"""
+
 
 def component(text: str) -> bytes:
     """Return something that looks like a component and holds a text."""
@@ -96,7 +104,7 @@ class Bench:
         self.tool(
             directory,
             "rustc",
-            f"case $1 in -vV) echo 'release: {version}';; --print) echo {sysroot};; esac",
+            RUSTC.format(version=version, sysroot=sysroot),
         )
         (self.directory / "made").write_bytes(made)
         components = (sysroot / "lib" / "rustlib" / WASIP2).is_dir()
@@ -437,7 +445,9 @@ async def test_build_with_a_distributions_compiler_compiles_the_library_once(
         "self-contained/crt1-command.o",
         "self-contained/crt1-reactor.o",
         "self-contained/libc.a",
+        "self-contained/threads.o",
     ]
+    assert (libraries / "self-contained" / "threads.o").read_text() == "1\n"
     assert result.path.read_bytes()[4:8] == b"\x0d\0\1\0", "wrapped into a component"
     first, second = bench.calls()
     assert first.endswith(
@@ -473,14 +483,25 @@ async def test_build_allows_unstable_options_for_the_library_alone(bench: Bench)
     flags = seen["CARGO_ENCODED_RUSTFLAGS"].split("\x1f")
     assert f"--sysroot={bench.sysroot()}" in flags
     assert f"-Clinker={bench.directory}/usr/wasm-ld-22" in flags
+    threads = bench.sysroot() / "lib/rustlib/wasm32-wasip1/lib/self-contained/threads.o"
+    assert f"-Clink-arg={threads}" in flags
 
 
-async def test_build_whose_library_does_not_compile_leaves_nothing(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    ("fails", "said"),
+    [
+        ("PLEXSPACES_TEST_FAIL", "does not compile:\nno core"),
+        ("PLEXSPACES_TEST_FAIL_THREADS", "asks about threads does not compile:\nno linkage"),
+    ],
+)
+async def test_build_whose_library_does_not_compile_leaves_nothing(
+    bench: Bench, fails: str, said: str
+) -> None:
     """A half of a library is never used."""
     bench.distribution(module())
-    bench.variables["PLEXSPACES_TEST_FAIL"] = "1"
+    bench.variables[fails] = "1"
 
-    with pytest.raises(Internal, match="does not compile:\nno core") as error:
+    with pytest.raises(Internal, match=said) as error:
         await bench.build()
 
     assert RUSTUP_INSTALL in str(error.value.hint)

@@ -185,6 +185,8 @@ def _settings(compiler: RustCompiler, variables: Mapping[str, str]) -> dict[str,
         flags.append(f"--remap-path-prefix={shipped('sdk/rust')}=/plexspaces")
     if compiler.sysroot:
         flags.append(f"--sysroot={compiler.sysroot}")
+    if compiler.threads:
+        flags.append(f"-Clink-arg={compiler.threads}")
     if compiler.linker:
         flags.append(f"-Clinker={compiler.linker}")
     return {

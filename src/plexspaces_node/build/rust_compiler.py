@@ -21,6 +21,7 @@ from pathlib import Path
 from plexspaces_node.build.environment import BuildEnvironment
 from plexspaces_node.build.places import CACHE_HINT, writing
 from plexspaces_node.build.process import run
+from plexspaces_node.build.shipped import shipped
 from plexspaces_node.build.threads import in_thread
 from plexspaces_node.build.toolchain import VERSION_TIMEOUT_S, Compiler
 from plexspaces_node.errors import DeadlineExceeded, Unsupported
@@ -37,6 +38,8 @@ INSTALL = f"install rustup, then: {RUSTUP_INSTALL}"
 _RELEASE = re.compile(r"^release: (?P<version>(?P<major>\d+)\.(?P<minor>\d+)\S*)", re.M)
 _LINKER = re.compile(r"wasm-ld(?:-(?P<version>\d+))?")
 LIBC_FILES = ("libc.a", "crt1-command.o", "crt1-reactor.o")
+THREADS = Path("lib", "rustlib", MODULE_TARGET, "lib", "self-contained", "threads.o")
+"""Where a standard library that is compiled here has its answers about threads."""
 _LOCK_PAUSE_S = 0.05
 
 
@@ -77,6 +80,14 @@ class RustCompiler(Compiler):
     def sysroot(self) -> Path | None:
         """The directory of the standard library that is compiled here."""
         return self.home / "sysroot" if self.parts else None
+
+    @property
+    def threads(self) -> Path | None:
+        """What is linked to each program, so that one which starts a thread links, and is refused.
+
+        A distribution's C library may be older than the answer that there are none.
+        """
+        return self.sysroot / THREADS if self.sysroot else None
 
     @property
     def described(self) -> str:
@@ -225,13 +236,19 @@ def _way(candidate: _Candidate, environment: BuildEnvironment) -> RustCompiler:
         )
     # A package may change without another version.
     files = (candidate.rustc, sources / "std" / "Cargo.toml", libc / "libc.a", linker)
-    key = _key(candidate.about, *(f"{file} {file.stat().st_mtime_ns}" for file in files))
+    changed = (f"{file} {file.stat().st_mtime_ns}" for file in files)
+    key = _key(candidate.about, *changed, threads_source().read_text())
     return replace(
         made,
         home=environment.cache / "rust" / key,
         parts=LibraryParts(sources, libc),
         linker=linker,
     )
+
+
+def threads_source() -> Path:
+    """Return the source of what `RustCompiler.threads` is compiled from."""
+    return shipped("build/toolchains/rust") / "threads.rs"
 
 
 def _key(*parts: str) -> str:

@@ -18,8 +18,10 @@ from plexspaces_node.build.rust_compiler import (
     LIBC_FILES,
     MODULE_TARGET,
     RUSTUP_INSTALL,
+    THREADS,
     LibraryParts,
     RustCompiler,
+    threads_source,
 )
 from plexspaces_node.build.threads import in_thread
 from plexspaces_node.errors import Internal
@@ -51,6 +53,7 @@ async def make_standard_library(
         try:
             await _compile_seed(compiler, scratch, variables, timeout_s=timeout_s)
             await in_thread(_assemble, scratch, compiler.parts)
+            await _compile_threads(compiler, scratch, variables, timeout_s=timeout_s)
             (scratch / "sysroot").rename(compiler.sysroot)
         finally:
             await in_thread(shutil.rmtree, scratch, ignore_errors=True)
@@ -88,6 +91,28 @@ async def _compile_seed(
     if finished.status:
         raise Internal(
             f"Rust's standard library does not compile:\n{finished.output.strip()}",
+            hint=f"install the target that comes compiled: {RUSTUP_INSTALL}",
+        )
+
+
+async def _compile_threads(
+    compiler: RustCompiler, scratch: Path, variables: Mapping[str, str], *, timeout_s: float
+) -> None:
+    sysroot = scratch / "sysroot"
+    finished = await run(
+        [
+            *(str(compiler.rustc), f"--sysroot={sysroot}", f"--target={compiler.target}"),
+            *("--edition=2024", "--crate-type=lib", "--emit=obj", "-Copt-level=s", "-Cpanic=abort"),
+            *("-o", str(sysroot / THREADS), str(threads_source())),
+        ],
+        cwd=scratch,
+        variables={**variables, "RUSTC_BOOTSTRAP": "1", "TMPDIR": str(scratch)},
+        timeout_s=timeout_s,
+    )
+    if finished.status:
+        raise Internal(
+            f"what Rust's standard library asks about threads does not compile:\n"
+            f"{finished.output.strip()}",
             hint=f"install the target that comes compiled: {RUSTUP_INSTALL}",
         )
 

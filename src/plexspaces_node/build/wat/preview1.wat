@@ -30,6 +30,8 @@
     (export "get-stderr" (func (result (own $output-stream))))))
   (import "wasi:cli/environment@0.2.0" (instance $wasi-environment
     (export "get-environment" (func (result (list (tuple string string)))))))
+  (import "wasi:cli/exit@0.2.12" (instance $wasi-exit
+    (export "exit-with-code" (func (param "status-code" u8)))))
   (import "wasi:clocks/monotonic-clock@0.2.0" (instance $wasi-monotonic-clock
     (alias outer 1 $wasi-pollable (type $outer))
     (export "pollable" (type $pollable (eq $outer)))
@@ -73,6 +75,7 @@
   (core func $wasi-drop-error (canon resource.drop $wasi-error-type))
   (core func $wasi-get-environment (canon lower
     (func $wasi-environment "get-environment") (memory $wasi-memory) (realloc $wasi-realloc)))
+  (core func $wasi-exit-with-code (canon lower (func $wasi-exit "exit-with-code")))
   (core func $wasi-monotonic-now (canon lower (func $wasi-monotonic-clock "now")))
   (core func $wasi-subscribe-duration (canon lower (func $wasi-monotonic-clock "subscribe-duration")))
   (core func $wasi-block (canon lower (func $wasi-poll "[method]pollable.block")))
@@ -81,7 +84,7 @@
   (core func $wasi-random-u64 (canon lower (func $wasi-random "get-random-u64")))
 
   (core module $wasi-module
-    (import "trampolines" "table" (table 12 12 funcref))
+    (import "trampolines" "table" (table 13 13 funcref))
     (import "main" "memory" (memory $main 1))
     (import "own" "memory" (memory $own 1))
     (import "own" "reset" (func $reset))
@@ -90,6 +93,7 @@
     (import "host" "write" (func $write (param i32 i32 i32 i32)))
     (import "host" "drop-error" (func $drop-error (param i32)))
     (import "host" "get-environment" (func $get-environment (param i32)))
+    (import "host" "exit-with-code" (func $exit-with-code (param i32)))
     (import "host" "monotonic-now" (func $monotonic-now (result i64)))
     (import "host" "subscribe-duration" (func $subscribe-duration (param i64) (result i32)))
     (import "host" "block" (func $block (param i32)))
@@ -99,7 +103,7 @@
     ;; In the order of the trampolines.
     (elem (i32.const 0) func $args_get $args_sizes_get $environ_get $environ_sizes_get
       $clock_res_get $clock_time_get $fd_fdstat_get $fd_filestat_get $fd_read $fd_write
-      $poll_oneoff $random_get)
+      $poll_oneoff $random_get $exit)
     ;; Descriptor 1 and 2 as streams; -1 while not asked for.
     (global $stdout (mut i32) (i32.const -1))
     (global $stderr (mut i32) (i32.const -1))
@@ -114,6 +118,10 @@
       (i32.store $main (local.get $at) (i32.const 0x6f746361))
       (i32.store16 $main offset=4 (local.get $at) (i32.const 0x0072))
       (i32.const 0))
+
+    ;; Of a status, what other systems tell of it too.
+    (func $exit (param $status i32)
+      (call $exit-with-code (i32.and (local.get $status) (i32.const 255))))
 
     ;; The environment is a list of pairs of strings: per variable 16 bytes that say where its name
     ;; and its value lie and how long they are.
@@ -291,6 +299,7 @@
       (export "write" (func $wasi-write))
       (export "drop-error" (func $wasi-drop-error))
       (export "get-environment" (func $wasi-get-environment))
+      (export "exit-with-code" (func $wasi-exit-with-code))
       (export "monotonic-now" (func $wasi-monotonic-now))
       (export "subscribe-duration" (func $wasi-subscribe-duration))
       (export "block" (func $wasi-block))

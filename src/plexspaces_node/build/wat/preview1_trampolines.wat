@@ -2,7 +2,7 @@
   ;; There are no files and no sockets, so that whatever is asked of a descriptor is answered 8,
   ;; "bad file descriptor"; 52 is "not implemented".
   (core module $wasi-trampolines-module
-    (table (export "table") 12 12 funcref)
+    (table (export "table") 13 13 funcref)
     (func (export "args_get") (param i32 i32) (result i32)
       (call_indirect (param i32 i32) (result i32) (local.get 0) (local.get 1) (i32.const 0)))
     (func (export "args_sizes_get") (param i32 i32) (result i32)
@@ -60,5 +60,6 @@
     (func (export "sock_shutdown") (param i32 i32) (result i32) (i32.const 8))
     (func (export "proc_raise") (param i32) (result i32) (i32.const 52))
     (func (export "sched_yield") (result i32) (i32.const 0))
-    (func (export "proc_exit") (param i32) unreachable))
+    (func (export "proc_exit") (param i32)
+      (call_indirect (param i32) (local.get 0) (i32.const 12)) unreachable))
   (core instance $wasi-trampolines (instantiate $wasi-trampolines-module))
