@@ -18,7 +18,7 @@ use crate::node::Node;
 use crate::output::Words;
 use crate::program::Settings;
 use crate::room::Room;
-use crate::trap::{During, End, last_words};
+use crate::trap::{During, End};
 
 /// What a call gave, and where its time went.
 pub(crate) type Outcome<T> = (Result<T, Failure>, Spent);

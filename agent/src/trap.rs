@@ -288,7 +288,7 @@ pub(crate) fn ends_a_trace(line: &str) -> bool {
 }
 
 /// What a guest said of its end: the line of its panic, else the last line.
-pub(crate) fn last_words(lines: &[String]) -> Option<String> {
+fn last_words(lines: &[String]) -> Option<String> {
     for (at, line) in lines.iter().enumerate().rev() {
         if LAST_WORDS.iter().any(|mark| line.contains(mark)) {
             let mut words = line.clone();
@@ -306,7 +306,7 @@ pub(crate) fn last_words(lines: &[String]) -> Option<String> {
 }
 
 /// How to see what an application wrote.
-pub(crate) fn logs_hint(application: &str) -> String {
+fn logs_hint(application: &str) -> String {
     format!("see what it wrote with: plexspaces logs {application}")
 }
 

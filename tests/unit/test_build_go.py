@@ -154,6 +154,11 @@ async def test_compile_without_the_sdk_names_the_commands(
             "plexspaces/actors is not in std",
             "go mod edit",
         ),
+        (
+            "printf 'no required module provides package a.org/b:\\n\\tgo get a.org/b'; exit 1",
+            "no required module provides package a.org/b",
+            "mine && go get a.org/b",
+        ),
         ("printf '!<arch>' >\"$out\"", "is not a program", "package main"),
         ("printf '\\0asm\\1\\0\\0\\0' >\"$out\"", "serves no actor", r"actor.Serve"),
         ("echo 'mine: no non-test Go files in /mine'; exit 1", "holds no program", "main.go"),
@@ -169,7 +174,17 @@ async def test_compile_without_the_sdk_names_the_commands(
             "cp -r",
         ),
     ],
-    ids=["error", "library", "import", "archive", "no-actor", "empty", "excluded", "version"],
+    ids=[
+        "error",
+        "library",
+        "import",
+        "module",
+        "archive",
+        "no-actor",
+        "empty",
+        "excluded",
+        "version",
+    ],
 )
 async def test_compile_that_fails_says_why(
     project: Project, script: str, said: str, hint: str | None

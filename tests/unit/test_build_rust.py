@@ -374,6 +374,18 @@ async def test_build_of_a_program_that_does_not_compile_shows_the_compilers_word
         await bench.build()
 
 
+async def test_build_that_lacks_crates_names_the_command_that_adds_them(bench: Bench) -> None:
+    """All that are missing, once each, also those that only the tests were given."""
+    lacking = ("serde_json", "regex", "serde_json")
+    words = "; ".join(f"help: use `cargo add {name}` to add it" for name in lacking)
+    bench.rust("bin", WASIP2, compile_=f"echo '{words}'; exit 101")
+
+    with pytest.raises(InvalidArgument, match="does not compile") as error:
+        await bench.build()
+
+    assert error.value.hint == f"cd {bench.project} && cargo add serde_json regex"
+
+
 @pytest.mark.parametrize(
     ("made", "said", "hint"),
     [

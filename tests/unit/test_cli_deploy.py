@@ -95,7 +95,7 @@ class TestFile:
         assert request.version == "0.1.0"
         shown = plexspaces("inspect", "count").text
         assert f"  Arguments:      {shlex.join(given)}\n" in shown
-        assert "  Concurrency:    3 message(s) at the same time\n" in shown
+        assert "  Concurrency:    3 messages at the same time\n" in shown
 
     @pytest.mark.parametrize("end", [(), ("--",)])
     def test_deploy_when_no_arguments_are_given_then_none_and_the_nodes_concurrency(
@@ -393,12 +393,34 @@ class TestProject:
         assert fake_node.applications == {}
 
     @pytest.mark.parametrize(
+        ("arguments", "name"),
+        [
+            (("app.wasm",), "app"),
+            (("--wasm", "app.wasm"), "app"),
+            (("My App_2.wasm", "--memory", "128"), "my-app-2"),
+            (("app.wasm", "--name", "other"), "other"),
+        ],
+    )
+    def test_deploy_when_given_a_file_then_it_is_deployed_under_its_name(
+        self,
+        plexspaces: Command,
+        fake_node: FakeNode,
+        wasm: Path,
+        arguments: tuple[str, ...],
+        name: str,
+    ) -> None:
+        """A WebAssembly file is taken where a project is, with all flags; its name is enough."""
+        wasm.with_name("My App_2.wasm").write_bytes(wasm.read_bytes())
+        ran = plexspaces("deploy", *arguments)
+        assert ran.status == 0, ran.stderr
+        assert list(fake_node.applications) == [name]
+
+    @pytest.mark.parametrize(
         ("arguments", "status", "said", "hint"),
         [
-            ((), 2, "a project's directory or --wasm FILE", "plexspaces deploy DIR, or "),
-            (("--wasm", "app.wasm"), 2, "needs a name", "--name NAME --wasm app.wasm"),
-            (("app.wasm",), 2, "is a file, not a project's", "--name NAME --wasm app.wasm"),
-            (("--wasm", "my app.wasm"), 2, "needs a name", "--name NAME --wasm 'my app.wasm'"),
+            ((), 2, "a project's directory or a WebAssembly file", "plexspaces deploy DIR, or "),
+            (("tools/componentize-py",), 2, "is not WebAssembly: it begins", "give the .wasm file"),
+            (("app.wasm", "--wasm", "app.wasm"), 2, "one of the two", "plexspaces deploy DIR"),
             (("nowhere",), 2, "'nowhere' does not exist", "with a project's directory"),
             (("tools",), 2, "tools is not a project", "the directory of a project"),
         ],

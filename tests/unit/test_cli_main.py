@@ -75,9 +75,22 @@ def test_version_when_asked_in_any_way_then_it_is_the_packages(command: Command)
         (("stop",), "the application's name is missing", "plexspaces list"),
         (("inspect",), "Missing argument 'NAME'", "plexspaces inspect --help"),
         (("list", "--nope"), "No such option: --nope", "plexspaces list --help"),
-        (("run", "--operations", "0"), "greater than or equal to 1", "plexspaces run --help"),
-        (("logs", "x", "--tail", "-1"), "greater than or equal to 0", "plexspaces logs --help"),
-        (("invoke", "x", "--timeout", "soon"), "should be a valid number", "invoke --help"),
+        (
+            ("run", "--operations", "0"),
+            "--operations takes a number of at least 1, not '0'",
+            "plexspaces run --help",
+        ),
+        (
+            ("logs", "x", "--tail", "-1"),
+            "--tail takes a number of at least 0, not '-1'",
+            "plexspaces logs --help",
+        ),
+        (
+            ("invoke", "x", "--timeout", "soon"),
+            "--timeout takes a number, not 'soon'",
+            "invoke --help",
+        ),
+        (("deploy", "--memory", "a lot"), "--memory takes a whole number, not 'a lot'", "--help"),
         (("config",), "Missing command", "plexspaces config --help"),
     ],
 )

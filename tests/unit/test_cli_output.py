@@ -76,10 +76,10 @@ def test_counting_when_not_on_a_terminal_then_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A log of a CI run gets no bar of control characters."""
-    with counting("calc: 2 message(s)", 2) as on_message:
+    with counting("calc: 2 messages", 2) as on_message:
         on_message()
         on_message()
-    assert capsys.readouterr() == ("", "calc: 2 message(s)\n")
+    assert capsys.readouterr() == ("", "calc: 2 messages\n")
 
 
 def test_working_when_on_a_terminal_then_it_moves_shows_the_time_and_is_gone(

@@ -119,7 +119,7 @@ class TestRun:
         ran = working("run", "--operations", "3", "--limit", LIMIT)
         assert ran.status == 0
         assert ran.text.count("=== Polyglot WASM Deployment Performance Report ===") == 3
-        assert "Actor: all 2 application(s) (go, python)\n" in ran.text
+        assert "Actor: all 2 applications (go, python)\n" in ran.text
         assert [request.payload for request in fake_node.invokes] == [b"1000"] * 6
         names = {request.name for request in fake_node.invokes}
         assert {name.rpartition("-")[0] for name in names} == {"run-go-primes", "run-python-calc"}

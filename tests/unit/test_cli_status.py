@@ -96,7 +96,7 @@ def test_status_when_a_name_cannot_be_one_then_2(
     "arguments",
     [
         ("deploy", "none"),
-        ("deploy", "app.wasm"),
+        ("deploy", "gone.wasm"),
         ("deploy", "--name", "x", "--wasm", "none.wasm"),
         ("deploy", "--name", "x", "--wasm", "."),
         ("invoke", "x", "--file", "none"),

@@ -31,7 +31,7 @@ def test_list_when_nothing_runs_then_it_says_so_and_what_to_do(plexspaces: Comma
     """An empty node is told from a command that printed nothing."""
     ran = plexspaces("vms", "list")
     assert (ran.status, ran.text) == (0, "No VMs run on this node.\n")
-    assert ran.stderr == "hint: plexspaces deploy --name NAME --wasm FILE\n"
+    assert ran.stderr == "hint: plexspaces deploy FILE --name NAME\n"
     assert plexspaces("vms", "list", "--json").json == []
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from plexspaces_node.build.builder import BuildResult, build
 from plexspaces_node.build.environment import BuildEnvironment
-from plexspaces_node.build.project import default_output, detect, project_name
+from plexspaces_node.build.project import application_name, default_output, detect, project_name
 from plexspaces_node.build.scaffold import new_project
 
 __all__ = [
     "BuildEnvironment",
     "BuildResult",
+    "application_name",
     "build",
     "default_output",
     "detect",

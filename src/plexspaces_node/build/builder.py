@@ -33,7 +33,7 @@ from plexspaces_node.build.toolchain import (
     Toolchain,
 )
 from plexspaces_node.build.typescript import TypeScriptToolchain
-from plexspaces_node.errors import InvalidArgument, Unsupported
+from plexspaces_node.errors import InvalidArgument, Unsupported, quoted
 from plexspaces_node.model import ArtifactKind, Language
 
 TOOLCHAINS: tuple[Toolchain, ...] = (
@@ -174,10 +174,11 @@ def _checked_output(output: Path, project: Path) -> Path:
 def _check_output(output: Path, project: Path) -> None:
     if output != default_output(project) and not output.parent.is_dir():
         raise InvalidArgument(
-            f"the directory {output.parent} does not exist", hint=f"mkdir -p {output.parent}"
+            f"the directory {output.parent} does not exist",
+            hint=f"mkdir -p {quoted(output.parent)}",
         )
     if output.is_dir():
-        raise InvalidArgument(f"{output} is a directory", hint=f"-o {output / 'NAME.wasm'}")
+        raise InvalidArgument(f"{output} is a directory", hint=f"-o {quoted(output / 'NAME.wasm')}")
     if output.exists() and not _is_replaceable(output):
         raise InvalidArgument(
             f"{output} is not a WebAssembly file and will not be replaced",

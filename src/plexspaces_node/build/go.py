@@ -21,7 +21,7 @@ from plexspaces_node.build.shipped import copy_hint
 from plexspaces_node.build.threads import in_thread
 from plexspaces_node.build.toolchain import Compilation, Compiler, find_compiler
 from plexspaces_node.build.wrap import CONTRACT, wrap, wrapper_digest
-from plexspaces_node.errors import InvalidArgument, Unsupported
+from plexspaces_node.errors import InvalidArgument, Unsupported, quoted
 from plexspaces_node.model import ArtifactKind, Language
 
 OLDEST = (1, 21)
@@ -47,6 +47,8 @@ _SDK_REPLACEMENT = re.compile(
     rf'^\s*(?:replace\s+)?{SDK}(?:\s+v\S+)?\s*=>\s*"?(?P<path>[^\s"]+)', re.M
 )
 _NO_SDK = re.compile(rf"package {SDK}/\S+ is not in std|no required module provides package {SDK}/")
+
+_NOT_REQUIRED = re.compile(r"^\s*go get (\S+)", re.M)
 
 _NO_FILES = re.compile(r"no (?:non-test )?Go files in|build constraints exclude all Go files in")
 
@@ -179,7 +181,11 @@ def _not_compiled(said: str, project: Path) -> InvalidArgument:
         return InvalidArgument(f"the package in {project} is not a program", hint=_PROGRAM_HINT)
     if _NO_FILES.search(said):
         return InvalidArgument(f"{project} holds no program:\n{said}", hint=_NO_FILES_HINT)
-    hint = _sdk_hint() if _NO_SDK.search(said) else None
+    hint = None
+    if _NO_SDK.search(said):
+        hint = _sdk_hint()
+    elif missing := dict.fromkeys(_NOT_REQUIRED.findall(said)):
+        hint = f"cd {quoted(project)} && go get {' '.join(missing)}"
     return InvalidArgument(f"the program does not compile:\n{said}", hint=hint)
 
 

@@ -98,7 +98,12 @@ def detect(project: Path) -> Language:
 
 def project_name(project: Path) -> str:
     """Return the directory's name in the form of an application's name."""
-    name = re.sub(r"[^a-z0-9]+", "-", project.resolve().name.lower())[:63].strip("-")
+    return application_name(project.resolve().name)
+
+
+def application_name(text: str) -> str:
+    """Return the name of an application that is nearest to a text."""
+    name = re.sub(r"[^a-z0-9]+", "-", text.lower())[:63].strip("-")
     return name or "application"
 
 

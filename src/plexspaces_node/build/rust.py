@@ -28,7 +28,7 @@ from plexspaces_node.build.shipped import copy_hint, shipped
 from plexspaces_node.build.threads import in_thread
 from plexspaces_node.build.toolchain import Compilation
 from plexspaces_node.build.wrap import ACTOR, CONTRACT, VERSION, wrap, wrapper_digest
-from plexspaces_node.errors import Internal, InvalidArgument, NotFound
+from plexspaces_node.errors import Internal, InvalidArgument, NotFound, quoted
 from plexspaces_node.model import ArtifactKind, Language
 
 SDK = "plexspaces"
@@ -39,6 +39,7 @@ _SPOKEN = re.compile(rf"{CONTRACT}/[a-z]+@(?P<version>\d+\.\d+\.\d+)".encode())
 _EXPORTED = re.compile(rf"{CONTRACT}/actor@[0-9.]+#init".encode())
 _NO_EXPORT = re.compile(rf"failed to find export of interface `{CONTRACT}/actor@")
 _NO_SDK = re.compile(r"failed to (?:load|get) .*`plexspaces`")
+_NOT_LINKED = re.compile(r"use `cargo add ([\w-]+)`")
 _NOT_WRITABLE = re.compile(rf"failed to write `?.*{re.escape(LOCK)}")
 
 # What decides the result is in the project, and not in the variables of who builds it.
@@ -233,8 +234,11 @@ def _refused(what: str, output: str, project: Path) -> InvalidArgument:
     hint = None
     if _NO_SDK.search(output):
         hint = _sdk_hint()
+    elif missing := dict.fromkeys(_NOT_LINKED.findall(output)):
+        # A crate among [dev-dependencies] is one that tests alone see.
+        hint = f"cd {quoted(project)} && cargo add {' '.join(missing)}"
     elif _NOT_WRITABLE.search(output):
-        hint = f"cargo writes {LOCK}: copy {project} to a place you can write to"
+        hint = f"cargo writes {LOCK}: copy {quoted(project)} to a place you can write to"
     return InvalidArgument(f"{what}:\n{output.strip()}", hint=hint)
 
 

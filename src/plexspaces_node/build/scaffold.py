@@ -17,7 +17,7 @@ from pathlib import Path
 from plexspaces_node.build.places import writing
 from plexspaces_node.build.project import project_name, read_sources
 from plexspaces_node.build.shipped import shipped
-from plexspaces_node.errors import AlreadyExists, InvalidArgument, NotFound, Unsupported
+from plexspaces_node.errors import AlreadyExists, InvalidArgument, NotFound, Unsupported, quoted
 from plexspaces_node.model import Language, check_name
 
 PLACEHOLDER = "__NAME__"
@@ -91,7 +91,8 @@ def _template(language: Language) -> Path:
 def _check_free(target: Path) -> None:
     if not target.parent.is_dir():
         raise InvalidArgument(
-            f"the directory {target.parent} does not exist", hint=f"mkdir -p {target.parent}"
+            f"the directory {target.parent} does not exist",
+            hint=f"mkdir -p {quoted(target.parent)}",
         )
     if target.is_dir():
         if any(target.iterdir()):

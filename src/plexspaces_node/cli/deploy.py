@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from plexspaces_node.build import build, detect, project_name
+from plexspaces_node.build import application_name, build, detect, project_name
 from plexspaces_node.cli.options import (
     Json,
     NodeAddress,
@@ -28,7 +29,7 @@ from plexspaces_node.cli.output import (
 )
 from plexspaces_node.cli.progress import DeployDisplay, if_interrupted, working
 from plexspaces_node.client import DeployOptions, NodeClient
-from plexspaces_node.errors import InvalidArgument, quoted
+from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.views import ApplicationInfo
 from plexspaces_node.wire.convert import DEFAULT_VERSION, language_named
 
@@ -59,15 +60,17 @@ Concurrency = Annotated[
 def deploy(  # noqa: PLR0913 - a command has a parameter for each of its flags
     ctx: typer.Context,
     project: Annotated[
-        Path | None, typer.Argument(metavar="PROJECT", help="A project's directory: build it.")
+        Path | None, typer.Argument(metavar="PROJECT", help="A directory to build, or a file.")
     ] = None,
     wasm: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Instead of a project: a WebAssembly file.")
+        Path | None, typer.Option(metavar="FILE", help="The WebAssembly file, as an option.")
     ] = None,
     name: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="The application's name.", show_default="the project's, if any"
+            metavar="NAME",
+            help="The application's name.",
+            show_default="the project's, or the file's",
         ),
     ] = None,
     language: Annotated[
@@ -116,21 +119,28 @@ def deploy(  # noqa: PLR0913 - a command has a parameter for each of its flags
         concurrency=concurrency,
     )
     address = address_of(node_address)
+    project, wasm = _told_apart(project, wasm)
     if project is not None and wasm is None:
         named, options = _of_project(project, name, options)
         deploying = _deploy_project(address, named, project, options)
     elif wasm is not None and project is None:
-        deploying = _deploy_file(address, _of_file(wasm, name), wasm, options)
+        deploying = _deploy_file(address, name or application_name(wasm.stem), wasm, options)
     else:
         raise InvalidArgument(
-            "deploy takes a project's directory or --wasm FILE, one of the two",
-            hint="plexspaces deploy DIR, or plexspaces deploy --name NAME --wasm FILE",
+            "deploy takes a project's directory or a WebAssembly file, one of the two",
+            hint="plexspaces deploy DIR, or plexspaces deploy FILE --name NAME",
         )
     application = asyncio.run(deploying)
     if as_json:
         print_json(application)
     else:
         _print_deployed(application)
+
+
+def _told_apart(project: Path | None, wasm: Path | None) -> tuple[Path | None, Path | None]:
+    if project is not None and wasm is None and os.path.isfile(project):
+        return None, project
+    return project, wasm
 
 
 def _of_project(
@@ -145,15 +155,6 @@ def _of_project(
             hint=f"leave --language out, or say --language {language}",
         )
     return project_name(project) if name is None else name, replace(options, language=language)
-
-
-def _of_file(wasm: Path, name: str | None) -> str:
-    if name is None:
-        raise InvalidArgument(
-            "a file needs a name to be deployed under",
-            hint=f"plexspaces deploy --name NAME --wasm {quoted(wasm)}",
-        )
-    return name
 
 
 async def _deploy_project(

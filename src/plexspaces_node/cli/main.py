@@ -30,6 +30,7 @@ from plexspaces_node.cli.status import (
     status_of,
     status_of_signal,
 )
+from plexspaces_node.cli.usage import in_words
 from plexspaces_node.errors import ActorError, ActorTrapped, PlexSpacesError
 
 ALIAS = "polyglot_wasm_deployment"
@@ -216,7 +217,7 @@ def _end_on_signals(came: list[int]) -> dict[signal.Signals, Any]:
 def _used_wrongly(error: TyperException) -> int:
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "plexspaces"
-    print_error(error.format_message(), f"{command} --help")
+    print_error(in_words(error), f"{command} --help")
     return USED_WRONGLY
 
 

@@ -107,7 +107,7 @@ def check_project(project: Path) -> None:
     if is_file:
         raise InvalidArgument(
             f"{str(project)!r} is a file, not a project's directory",
-            hint=f"plexspaces deploy --name NAME --wasm {quoted(project)}",
+            hint=f"plexspaces deploy {quoted(project)}",
         )
     raise InvalidArgument(
         f"{str(project)!r} does not exist",

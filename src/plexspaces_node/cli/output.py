@@ -27,6 +27,11 @@ def say(line: str = "") -> None:
     typer.echo(line)
 
 
+def counted(number: int, what: str) -> str:
+    """Return so many of a thing in words, the plural made with an s."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def note(line: str) -> None:
     """Print a line for a person, beside the data."""
     typer.echo(line, err=True)

@@ -22,6 +22,7 @@ from plexspaces_node.cli.options import (
     address_of,
 )
 from plexspaces_node.cli.output import (
+    counted,
     milliseconds,
     note,
     print_error,
@@ -109,7 +110,9 @@ async def _run_sample(client: NodeClient, sample: BuiltSample, work: Work) -> Me
     with DeployDisplay() as display:
         application = await client.deploy(name, sample.wasm, options=options, on_progress=display)
     async with undeployed_at_the_end(client, name):
-        with counting(f"{name}: {work.operations} message(s)", work.operations) as on_message:
+        with counting(
+            f"{name}: {counted(work.operations, 'message')}", work.operations
+        ) as on_message:
             tracker = tracker_of(application)
             return await work_through(client, tracker, application, work, on_message=on_message)
 
@@ -117,7 +120,9 @@ async def _run_sample(client: NodeClient, sample: BuiltSample, work: Work) -> Me
 def _in_sum(reports: Sequence[PerformanceReport]) -> PerformanceReport:
     languages = dict.fromkeys(report.language for report in reports)
     return PerformanceReport.combined(
-        reports, actor_id=f"all {len(reports)} application(s)", language=", ".join(languages)
+        reports,
+        actor_id=f"all {counted(len(reports), 'application')}",
+        language=", ".join(languages),
     )
 
 
@@ -185,7 +190,9 @@ async def _empty_vm(
             application = await client.deploy(vm_id, wasm, options=options, on_progress=display)
         await stack.enter_async_context(undeployed_at_the_end(client, vm_id))
         note(f"✓ Deployed into {vm_id} in {milliseconds(application.timings.total_ns)}")
-        with counting(f"{vm_id}: {work.operations} message(s)", work.operations) as on_message:
+        with counting(
+            f"{vm_id}: {counted(work.operations, 'message')}", work.operations
+        ) as on_message:
             tracker = tracker_of(application, started=started)
             measured = await work_through(client, tracker, application, work, on_message=on_message)
         await stack.aclose()

@@ -60,7 +60,7 @@ def list_vms(node_address: NodeAddress = None, as_json: Json = False) -> None:
         return
     if not vms:
         say("No VMs run on this node.")
-        note("hint: plexspaces deploy --name NAME --wasm FILE")
+        note("hint: plexspaces deploy FILE --name NAME")
         return
     for line in table(vms):
         say(line)

@@ -77,7 +77,7 @@ def check_wasm(wasm: Path | bytes) -> int:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InvalidArgument(f"{str(wasm)!r} cannot be read: {reason}") from error
-    _check_header(repr(str(wasm)), wasm.suffix.lower(), header, build=f"{wasm.parent}")
+    _check_header(repr(str(wasm)), wasm.suffix.lower(), header, build=quoted(wasm.parent))
     return size_bytes
 
 

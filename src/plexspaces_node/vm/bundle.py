@@ -297,8 +297,8 @@ def _read_object(path: Path) -> dict[str, Any] | None:
 
 
 def _refused(path: Path, error: OSError) -> Unavailable:
-    parent = quoted(path.parent)
+    shown = quoted(path.parent)
     return Unavailable(
         f"cannot make bundle {path}: {error.strerror or error}",
-        hint=f"see space and permissions with: df -h {parent}; ls -ld {parent}",
+        hint=f"see space and permissions with: df -h {shown}; ls -ld {shown}",
     )

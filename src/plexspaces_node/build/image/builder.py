@@ -18,7 +18,7 @@ from plexspaces_node.build.image.initrd import make_initrd
 from plexspaces_node.build.image.kernel import read_kernel
 from plexspaces_node.build.image.packages import Package, Tools, fetch, unpack
 from plexspaces_node.build.threads import in_thread
-from plexspaces_node.errors import InvalidArgument, Unavailable, Unsupported
+from plexspaces_node.errors import InvalidArgument, Unavailable, Unsupported, quoted
 from plexspaces_node.programs import AGENT, agent_program, init_program
 from plexspaces_node.vm.erofs import write_erofs
 from plexspaces_node.vm.host_machine import NO_SPACE
@@ -94,7 +94,7 @@ async def _scratch(target: Path) -> AsyncIterator[Path]:
         full = error.errno in NO_SPACE
         raise Unavailable(
             f"the image cannot be made: {file}: {error.strerror}",
-            hint=f"is there room for 300 MiB? df -h {target.parent}" if full else None,
+            hint=f"is there room for 300 MiB? df -h {quoted(target.parent)}" if full else None,
         ) from error
     finally:
         await in_thread(shutil.rmtree, made, ignore_errors=True)
