@@ -213,6 +213,13 @@ class LimitsSection(Section):
         "Memory of all VMs together, in MiB; 0 takes what the host has, at the level `process` "
         "four times as much.",
     )
+    in_flight_bytes: int = _number(
+        0,
+        0,
+        MIB * MIB,
+        "Messages and replies on their way, of all applications together; 0 takes a 64th of the "
+        "host's memory, at least 64 MiB. Each costs up to three times its length.",
+    )
     calls: int = _number(
         10_000, 16, 1_000_000, "Calls that the node handles at once, followed logs included."
     )

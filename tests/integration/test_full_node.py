@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from support.actors import Init, probe
 from support.nodes import builder, reached
+from support.patience import patient
 from support.traces import bundles_of
 
 from plexspaces_node import NodeClient, VmConfig
 from plexspaces_node.client import DeployOptions
-from plexspaces_node.errors import ActorFailed, ResourceExhausted
+from plexspaces_node.errors import ActorFailed, DeadlineExceeded, ResourceExhausted
 from plexspaces_node.model import ApplicationState
 
 
@@ -93,3 +94,27 @@ async def test_what_was_deployed_starts_again_whatever_the_bound_is_now(
         with pytest.raises(ResourceExhausted):
             await client.deploy("three", probe_wasm)
         await client.deploy("two", probe_wasm, options=DeployOptions(replace=True))
+
+
+async def test_messages_of_all_applications_share_one_bound(
+    data_dir: Path, probe_wasm: Path
+) -> None:
+    """Many busy applications do not take the host's memory: the bound that struck is named."""
+    build = builder(data_dir).with_setting("limits.in_flight_bytes", 1_000_000).build()
+    long = b"x" * 700_000
+    async with build as node, NodeClient(node.address) as client:
+        for name in ("busy", "other"):
+            await client.deploy(name, probe_wasm)
+        busy = asyncio.create_task(client.invoke("busy", type="l", timeout_s=patient(2.0)))
+        waits = asyncio.create_task(client.invoke("busy", long, type="e", timeout_s=patient(30.0)))
+        async with asyncio.timeout(patient(20)):
+            while (await client.inspect("busy")).counters.in_flight < 2:
+                await asyncio.sleep(0)
+        with pytest.raises(ResourceExhausted, match="on their way on this node") as caught:
+            await client.invoke("other", long, type="e")
+        assert "[limits] in_flight_bytes" in (caught.value.hint or "")
+        assert (await client.invoke("other", b"short", type="e")).payload == b"short"
+        with pytest.raises(DeadlineExceeded):
+            await busy
+        assert (await waits).payload == long
+        assert (await client.invoke("other", long, type="e")).payload == long

@@ -7,7 +7,7 @@ import errno
 import logging
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -229,3 +229,20 @@ def test_options_when_a_client_is_idle_then_it_lets_go_before_its_node_does() ->
     """A client whose node ends its connection is told on stderr, which nobody wants to read."""
     server, client = dict(server_options()), dict(client_options())
     assert client["grpc.client_idle_timeout_ms"] < server["grpc.max_connection_idle_ms"]
+
+
+def test_log_when_a_client_left_while_it_was_answered_then_grpc_says_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whoever hangs up fills nobody's log; a defect is still told."""
+    Boundary(cast(Any, None), most_calls=1)
+
+    class ExecuteBatchError(Exception):
+        pass
+
+    log = logging.getLogger("grpc._cython.cygrpc")
+    for error in (ExecuteBatchError("execute_batch"), ZeroDivisionError("oops")):
+        log.error("raised in core", exc_info=error)
+    assert [record.exc_info and record.exc_info[0] for record in caplog.records] == [
+        ZeroDivisionError
+    ]

@@ -173,6 +173,7 @@ class TestEnvironment:
         ("limits.applications", "20"),
         ("limits.empty_vms", "22"),
         ("limits.memory_mib", "23"),
+        ("limits.in_flight_bytes", "24"),
         ("limits.calls", "21"),
         ("firecracker.binary_path", "/b"),
         ("firecracker.kernel_path", "/k"),

@@ -28,6 +28,7 @@ from plexspaces_node.model import MIB
 from plexspaces_node.node.acceptor import Acceptor
 from plexspaces_node.node.calls import Calls
 from plexspaces_node.node.connection import Connection
+from plexspaces_node.node.in_flight import InFlight
 from plexspaces_node.node.logs import LogRecord
 from plexspaces_node.node.pending import TICK_S, Answered, Message, Pending
 from plexspaces_node.wire import link
@@ -124,7 +125,7 @@ class AgentClient:
     Everything runs on the event loop that it was made on; nothing here blocks it.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - whose agent it is, and each bound by its name
         self,
         vm_id: str,
         host: HostCalls,
@@ -132,12 +133,19 @@ class AgentClient:
         node_id: str,
         message_limit: int,
         in_flight_limit: int,
+        in_flight: InFlight | None = None,
     ) -> None:
+        """Talk to nobody yet.
+
+        `in_flight_limit` is of this agent's messages, in number; `in_flight` counts the payloads
+        of all agents together.
+        """
         self._vm_id = vm_id
         self._host = host
         self._node_id = node_id
         self._message_limit = message_limit
         self._in_flight_limit = in_flight_limit
+        self._in_flight = in_flight or InFlight()
         self._loop = asyncio.get_running_loop()
         self._ids = itertools.count(1)
         self._messages = Pending(
@@ -146,6 +154,7 @@ class AgentClient:
             deaf=self._turned_out_deaf,
             unclaimed=host.unclaimed,
             emptied=self._wake_idle,
+            in_flight=self._in_flight,
         )
         # Requests that are no messages, each with the kind of frame that answers it.
         self._requests: dict[int, tuple[asyncio.Future[Any], type[AgentFrame]]] = {}
@@ -289,15 +298,18 @@ class AgentClient:
         in_flight = self.in_flight
         if in_flight >= self._in_flight_limit:
             raise ResourceExhausted(
-                f"{in_flight} messages are on their way already",
+                f"{in_flight} messages are on their way to this application already",
                 hint="send slower, or raise [limits] mailbox",
             )
         # What is not taken yet may be of messages that have ended.
         waiting_bytes = max(self._messages.bytes, connection.backlog)
         if waiting_bytes > max(IN_FLIGHT_BYTES, self._message_limit):
             raise ResourceExhausted(
-                f"messages of {waiting_bytes} bytes are on their way already", hint="send slower"
+                f"messages of {waiting_bytes} bytes are on their way to this application already",
+                hint=f"send slower: more than {IN_FLIGHT_BYTES // MIB} MiB, or one message, are "
+                "not taken for one application",
             )
+        self._in_flight.check(len(payload))
         message_id = next(self._ids)
         frame = link.Invoke(id=message_id, sender=sender, type=msg_type, timeout_ns=timeout_ns)
         end = connection.send(frame, payload)

@@ -33,6 +33,8 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 _Behavior = Callable[[Any, Context], Any]
 
+_GRPC_LOG = "grpc._cython.cygrpc"
+
 _FACTORIES: Mapping[tuple[bool, bool], Callable[..., Handler]] = {
     (False, False): grpc.unary_unary_rpc_method_handler,
     (False, True): grpc.unary_stream_rpc_method_handler,
@@ -51,6 +53,7 @@ class Boundary:
 
     def __init__(self, server: grpc.aio.Server, *, most_calls: int) -> None:
         """Serve with `server`, at most so many calls at once."""
+        logging.getLogger(_GRPC_LOG).addFilter(_is_news)
         self._server = server
         self._most_calls = most_calls
         self.calls = 0
@@ -124,6 +127,12 @@ class Boundary:
             f"the node handles {self._most_calls} calls already, as many as it takes at once",
             hint="send fewer at a time, or raise [limits] calls",
         )
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Tell whether what gRPC logs is more than that a client left while it was answered."""
+    error = record.exc_info[1] if record.exc_info else None
+    return type(error).__name__ != "ExecuteBatchError"
 
 
 def _reading(read: Callable[[bytes], Any], behavior: Any, *, each: bool) -> Any:

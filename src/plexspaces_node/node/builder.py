@@ -29,6 +29,7 @@ from plexspaces_node.node.boundary import Boundary
 from plexspaces_node.node.compiler import CompileLimits
 from plexspaces_node.node.datadir import DataDirectory
 from plexspaces_node.node.health import NodeHealth
+from plexspaces_node.node.in_flight import InFlight, default_bytes, give_back_memory
 from plexspaces_node.node.lanes import compilers
 from plexspaces_node.node.leftovers import end_machines
 from plexspaces_node.node.listening import bind, check_can_listen
@@ -214,6 +215,11 @@ class NodeBuilder:
                     limits=_compile_limits(limits),
                 )
             )
+            in_flight = InFlight(
+                limits.in_flight_bytes or default_bytes(procfs.granted_memory_mib()),
+                give_back=give_back_memory,
+            )
+            stack.callback(in_flight.close)
             around = Surroundings(
                 driver=driver,
                 vms=data.vms,
@@ -221,7 +227,10 @@ class NodeBuilder:
                 artifacts=artifacts,
                 limits=limits,
                 agent_limits=AgentLimits(
-                    config.node.id, limits.message_bytes, in_flight_limit=limits.mailbox
+                    config.node.id,
+                    limits.message_bytes,
+                    in_flight_limit=limits.mailbox,
+                    in_flight=in_flight,
                 ),
             )
             applications = Applications(around, data.logs, config.node.grace_s)
@@ -323,7 +332,8 @@ def _server_options(config: Config) -> ChannelOptions:
 def _register(
     boundary: Boundary, node: Node, applications: Applications, artifacts: ArtifactStore
 ) -> None:
-    limits = ServiceLimits(node.config.limits.message_timeout_s)
+    in_flight = applications.around.agent_limits.in_flight
+    limits = ServiceLimits(node.config.limits.message_timeout_s, in_flight)
     add_to_server(ApplicationService(applications, artifacts, node.describe, limits), boundary)
     boundary.serve(health_pb2_grpc.add_HealthServicer_to_server, node._health.servicer)
     names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)

@@ -12,7 +12,7 @@ import logging
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter_ns, time_ns
 from typing import Any
@@ -25,6 +25,7 @@ from plexspaces_node.errors import (
 )
 from plexspaces_node.model import VmState
 from plexspaces_node.node.agents import AgentClient, HostCalls, StopRefused, believed
+from plexspaces_node.node.in_flight import InFlight
 from plexspaces_node.node.logs import LogRecord
 from plexspaces_node.views import VmInfo, VmInspection, VmMemory, VmStep
 from plexspaces_node.vm.bundle import Bundle
@@ -53,6 +54,7 @@ class AgentLimits:
     node_id: str
     message_limit: int
     in_flight_limit: int
+    in_flight: InFlight = field(default_factory=InFlight)
 
 
 class SwitchedHostCalls:
@@ -279,6 +281,7 @@ async def _start(driver: Driver, bundle: Bundle, limits: AgentLimits, timeout_s:
             node_id=limits.node_id,
             message_limit=limits.message_limit,
             in_flight_limit=limits.in_flight_limit,
+            in_flight=limits.in_flight,
         )
         undo.push_async_callback(agent.close)
         if driver.capabilities.link is LinkEnd.GUEST_DIALS:

@@ -13,6 +13,7 @@ from math import inf
 from typing import Protocol, TypeAlias
 
 from plexspaces_node.errors import DeadlineExceeded, PlexSpacesError
+from plexspaces_node.node.in_flight import InFlight
 from plexspaces_node.wire import link
 
 SILENCE_NS = 1_000_000_000
@@ -87,7 +88,7 @@ class Message:
 class Pending:
     """The messages on their way to one agent, in the order sent."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each of those that are told, by its name
         self,
         stream: Callable[[], Stream | None],
         *,
@@ -95,12 +96,13 @@ class Pending:
         deaf: Callable[[], None],
         unclaimed: Callable[[link.Reply | None, int], None],
         emptied: Callable[[], None],
+        in_flight: InFlight,
     ) -> None:
         """Watch over nothing yet.
 
         `stream` is the present connection, if any. `give_up` is told of a message that nobody waits
         for any more, `deaf` that the agent is, `unclaimed` of a reply whose sender has left, and
-        `emptied` that no message is on its way any more.
+        `emptied` that no message is on its way any more. All are counted in `in_flight`.
         """
         self._loop = asyncio.get_running_loop()
         self._stream = stream
@@ -108,6 +110,7 @@ class Pending:
         self._deaf = deaf
         self._unclaimed = unclaimed
         self._emptied = emptied
+        self._in_flight = in_flight
         self._messages: dict[int, Message] = {}
         # One timer for all of them, set for the earliest; those answered meanwhile are passed over.
         self._timer: asyncio.TimerHandle | None = None
@@ -124,6 +127,7 @@ class Pending:
         message = Message(message_id, self._loop, size=size, timeout_ns=timeout_ns, end=end)
         self._messages[message_id] = message
         self.bytes += size
+        self._in_flight.add(size)
         due_s = message.begin_s + TICK_S if end else message.due_s
         if self._timer is None or due_s < self._timer.when():
             self._set_timer(due_s)
@@ -170,6 +174,7 @@ class Pending:
         message = self._messages.pop(message_id, None)
         if message is not None:
             self.bytes -= message.size
+            self._in_flight.remove(message.size)
             if not self._messages:
                 self._emptied()
         return message

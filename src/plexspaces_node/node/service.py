@@ -16,6 +16,7 @@ from plexspaces_node.node.applications import Applications
 from plexspaces_node.node.artifacts import ArtifactStore
 from plexspaces_node.node.boundary import Boundary, Context, Handler
 from plexspaces_node.node.deploys import DeployRequest
+from plexspaces_node.node.in_flight import InFlight
 from plexspaces_node.node.vms import Vms
 from plexspaces_node.views import ApplicationInfo, LogLine, NodeInfo
 from plexspaces_node.wire import convert
@@ -29,6 +30,7 @@ class ServiceLimits:
     """What the service itself applies."""
 
     message_timeout_s: float
+    in_flight: InFlight
     max_timeout_s: float = 24 * 3600.0
 
 
@@ -171,8 +173,17 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
             # So that what still holds the payload, in this step of the event loop, lets go of it
             # before gRPC makes a copy of the reply.
             del outcome
+            self._count(len(reply), context)
             await asyncio.sleep(0)
         return reply
+
+    def _count(self, size: int, context: Context) -> None:
+        """Count a reply until its client has taken it."""
+        in_flight = self._limits.in_flight
+        # The stubs have a class where any function will do.
+        taken: Any = lambda _: in_flight.remove(size)  # noqa: E731
+        in_flight.add(size)
+        context.add_done_callback(taken)
 
     def _default_vm(self, request: pb.DeployRequest) -> VmConfig:
         default = self._describe().default_vm

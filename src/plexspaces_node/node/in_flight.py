@@ -1,0 +1,99 @@
+"""The payloads that a node holds: messages on their way and replies not yet taken, of all together.
+
+Each application has bounds of its own; this is the one that keeps many of them from taking the
+host's memory. After a burst the memory is given back, which the C library does not do by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import sys
+from collections.abc import Callable
+
+from plexspaces_node.errors import ResourceExhausted
+from plexspaces_node.model import MIB
+
+LEAST_MIB = 64
+
+PART_OF_HOST = 64
+"""Of the host's memory the default is one part; a payload costs up to three times its length."""
+
+BURST_BYTES = 16 * MIB
+"""After less than this there is little to give back."""
+
+CALM_S = (1.0, 5.0)
+"""From the end of a burst to giving back, and from there to doing so again: some is freed late."""
+
+_CALM_PART = 8
+
+
+def default_bytes(host_memory_mib: int) -> int:
+    """Return the bound for a host with so much memory."""
+    return max(LEAST_MIB, host_memory_mib // PART_OF_HOST) * MIB
+
+
+class InFlight:
+    """Counts payloads. Used on the event loop alone; nothing here blocks it."""
+
+    def __init__(
+        self, limit_bytes: int = sys.maxsize, *, give_back: Callable[[], object] | None = None
+    ) -> None:
+        """Allow so much; `give_back` is called on a thread when a burst is over."""
+        self.bytes = 0
+        self._limit_bytes = limit_bytes
+        self._peak_bytes = 0
+        self._give_back = give_back or _nothing
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"<InFlight {self.bytes} of {self._limit_bytes} bytes>"
+
+    def check(self, size: int) -> None:
+        """Raise `ResourceExhausted` when there is no room for a payload; one alone has it."""
+        if self.bytes and self.bytes + size > self._limit_bytes:
+            raise ResourceExhausted(
+                f"messages and replies of {self.bytes} bytes are on their way on this node, with "
+                f"this one more than its limit of {self._limit_bytes}",
+                hint="send slower, or raise [limits] in_flight_bytes",
+            )
+
+    def add(self, size: int) -> None:
+        """Count a payload until `remove` is called with the same size."""
+        self.bytes += size
+        if self.bytes > self._peak_bytes:
+            self._peak_bytes = self.bytes
+
+    def remove(self, size: int) -> None:
+        """Count a payload no more."""
+        self.bytes -= size
+        if self._peak_bytes >= BURST_BYTES and self.bytes * _CALM_PART <= self._peak_bytes:
+            self._peak_bytes = self.bytes
+            if self._timer is not None:
+                self._timer.cancel()
+            self._after(*CALM_S)
+
+    def close(self) -> None:
+        """Give nothing back any more. Idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _after(self, delay_s: float, *later_s: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._calm, *later_s)
+
+    def _calm(self, *later_s: float) -> None:
+        self._timer = None
+        asyncio.get_running_loop().run_in_executor(None, self._give_back)
+        if later_s:
+            self._after(*later_s)
+
+
+def give_back_memory() -> None:
+    """Return what was freed to the system. Blocks for up to 0.2 s; does nothing without glibc."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _nothing() -> None:
+    pass

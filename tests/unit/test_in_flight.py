@@ -1,0 +1,117 @@
+"""The payloads of a whole node: how many there may be, and that memory is given back after them."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from support.patience import patient
+
+from plexspaces_node.errors import ResourceExhausted
+from plexspaces_node.model import MIB
+from plexspaces_node.node import in_flight as in_flight_module
+from plexspaces_node.node.in_flight import BURST_BYTES, InFlight, default_bytes, give_back_memory
+from plexspaces_node.node.messages import Outcome
+from plexspaces_node.node.service import ApplicationService, ServiceLimits
+from plexspaces_node.views import MessageTimings
+from plexspaces_node.wire.invoke import LONG_BYTES, Request, encode_request
+
+
+def test_payload_when_there_is_no_room_then_the_bound_is_named() -> None:
+    """Whoever is refused learns which of the bounds it was, and how to raise it."""
+    in_flight = InFlight(100)
+    in_flight.add(60)
+    in_flight.check(40)
+    with pytest.raises(ResourceExhausted, match="of 60 bytes are on their way") as caught:
+        in_flight.check(41)
+    assert "[limits] in_flight_bytes" in (caught.value.hint or "")
+    in_flight.remove(60)
+    in_flight.check(100)
+
+
+def test_payload_when_it_is_alone_then_it_passes_whatever_its_length() -> None:
+    """A bound below the longest message does not forbid that message."""
+    InFlight(100).check(1000)
+
+
+class Calls:
+    """Counts calls that come from any thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._made = asyncio.Semaphore(0)
+        self.count = 0
+
+    def __call__(self) -> None:
+        self.count += 1
+        self._loop.call_soon_threadsafe(self._made.release)
+
+    async def made(self) -> None:
+        async with asyncio.timeout(patient(10)):
+            await self._made.acquire()
+
+
+async def test_memory_when_a_burst_is_over_then_it_is_given_back_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Soon, and again for what is freed late; then not before the next burst."""
+    monkeypatch.setattr(in_flight_module, "CALM_S", (0.0, 0.0))
+    calls = Calls()
+    in_flight = InFlight(give_back=calls)
+    for burst in (1, 2):
+        for _ in range(4):
+            in_flight.add(BURST_BYTES)
+        for _ in range(4):
+            in_flight.remove(BURST_BYTES)
+        await calls.made()
+        await calls.made()
+        assert calls.count == 2 * burst
+    assert in_flight._timer is None
+
+
+async def test_memory_when_messages_are_few_then_nothing_is_done() -> None:
+    """One after the other they cost nothing that would have to be given back."""
+    in_flight = InFlight(give_back=Calls())
+    for _ in range(100):
+        in_flight.add(BURST_BYTES // 2)
+        in_flight.remove(BURST_BYTES // 2)
+    assert in_flight._timer is None
+
+
+@pytest.mark.parametrize(("host_mib", "mib"), [(2_000, 64), (24_000, 375)])
+def test_default_when_a_host_is_small_then_it_is_not_nothing(host_mib: int, mib: int) -> None:
+    """A 64th of the memory, and enough for some long messages anywhere."""
+    assert default_bytes(host_mib) == mib * MIB
+
+
+def test_give_back_when_called_then_it_does_no_harm() -> None:
+    """It can be called at any time, also where there is nothing to give."""
+    give_back_memory()
+
+
+async def test_reply_when_it_is_long_then_it_counts_until_it_is_taken() -> None:
+    """A client that does not read its replies takes room from new messages."""
+    reply, in_flight, ends = b"x" * (2 * LONG_BYTES), InFlight(), list[Any]()
+
+    async def invoke(*request: Any) -> Outcome:
+        return Outcome(reply, None, MessageTimings(1, 1, 0, 0))
+
+    service = ApplicationService(
+        cast_any(SimpleNamespace(invoke=invoke)),
+        cast_any(None),
+        cast_any(None),
+        ServiceLimits(1.0, in_flight),
+    )
+    context: Any = SimpleNamespace(add_done_callback=ends.append)
+    encoded = await service.Invoke(encode_request(Request("one", "", b"", 10)), context)
+    assert in_flight.bytes == len(encoded) > len(reply)
+    for end in ends:
+        end(context)
+    assert in_flight.bytes == 0
+
+
+def cast_any(value: object) -> Any:
+    """Let a stand-in pass for what it stands for."""
+    return value
