@@ -215,23 +215,15 @@ class NodeBuilder:
                     limits=_compile_limits(limits),
                 )
             )
-            in_flight = InFlight(
-                limits.in_flight_bytes or default_bytes(procfs.granted_memory_mib()),
-                give_back=give_back_memory,
-            )
-            stack.callback(in_flight.close)
+            agent_limits = _agent_limits(config)
+            stack.callback(agent_limits.in_flight.close)
             around = Surroundings(
                 driver=driver,
                 vms=data.vms,
                 registry=registry,
                 artifacts=artifacts,
                 limits=limits,
-                agent_limits=AgentLimits(
-                    config.node.id,
-                    limits.message_bytes,
-                    in_flight_limit=limits.mailbox,
-                    in_flight=in_flight,
-                ),
+                agent_limits=agent_limits,
             )
             applications = Applications(around, data.logs, config.node.grace_s)
             node = Node(config, driver, note, node_health)
@@ -321,6 +313,18 @@ def _compile_limits(limits: LimitsSection) -> CompileLimits:
     processors = len(os.sched_getaffinity(0))
     at_once = compilers(processors, procfs.granted_memory_mib(), memory_mib)
     return CompileLimits(timeout_s, memory_mib, at_once)
+
+
+def _agent_limits(config: Config) -> AgentLimits:
+    limits = config.limits
+    most_bytes = limits.in_flight_bytes or default_bytes(procfs.granted_memory_mib())
+    in_flight = InFlight(most_bytes, give_back=give_back_memory)
+    return AgentLimits(
+        config.node.id,
+        limits.message_bytes,
+        in_flight_limit=limits.mailbox,
+        in_flight=in_flight,
+    )
 
 
 def _server_options(config: Config) -> ChannelOptions:
