@@ -14,6 +14,8 @@ from support.fake_node import NODE, WASM, FakeNode
 from support.python_component import python_component
 
 from plexspaces_node.build.assembly import assemble
+from plexspaces_node.build.environment import BuildEnvironment
+from plexspaces_node.build.python_library import Library, standard_library
 from plexspaces_node.cli import deploy
 from plexspaces_node.client import NodeClient, node
 from plexspaces_node.errors import ActorFailed
@@ -282,7 +284,7 @@ cat "$(dirname "$0")/component.wasm" >"$out"
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(plexspaces: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A Python project, and a compiler that counts its runs and writes an empty actor."""
     compiler = tmp_path / "tools" / "componentize-py"
     compiler.parent.mkdir()
@@ -293,6 +295,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(node, "inspect", _cannot_tell)
     # Compilers are looked for beside this Python first.
     monkeypatch.setattr(sys, "executable", str(compiler.with_name("python")))
+    # Compiled before, so that the compiler runs for the project alone.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    library = standard_library(BuildEnvironment.here())
+    library.parent.mkdir(parents=True)
+    library.write_bytes(Library().file())
     project = tmp_path / "My Calc"
     project.mkdir()
     (project / "app.py").write_text("x = 1\n")
