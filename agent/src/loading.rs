@@ -7,13 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::time::Instant;
-use wasmtime::Engine;
 
 use crate::actor::Actor;
 use crate::application::{ActorAtWork, CommandAtWork, Ending, Terms, expire, fail};
 use crate::command::Command;
-use crate::deadline::Ticker;
-use crate::host::Linkers;
 use crate::link::connection::Connection;
 use crate::link::proto::{Failure, Load, Loaded, from_agent::Frame};
 use crate::machine::Machine;
@@ -21,17 +18,14 @@ use crate::mailbox::Mailbox;
 use crate::node::Node;
 use crate::program::{Artifact, Settings, does_not_load};
 use crate::room::{could_be_saved, held_bytes};
+use crate::runner::Runner;
 use crate::saving::Saver;
 use crate::trap::{MORE_MEMORY, mib};
 
 /// What there is before any application.
 pub(crate) struct Around<'a> {
     /// What runs native code.
-    pub(crate) engine: &'a Engine,
-    /// What its components import.
-    pub(crate) linkers: &'a Linkers,
-    /// What bounds calls into it.
-    pub(crate) ticker: &'a Ticker,
+    pub(crate) runner: &'a Runner,
     /// Whom applications ask.
     pub(crate) node: &'a Arc<Node>,
     /// The longest message, in bytes.
@@ -73,7 +67,7 @@ impl Loading {
     ) -> Result<Self, Failure> {
         let begin = Instant::now();
         machine.prepare(&load.path)?;
-        let artifact = Artifact::open(around.engine, Path::new(&load.path), load.kind())?;
+        let artifact = Artifact::open(&around.runner.engine, Path::new(&load.path), load.kind())?;
         let settings = Arc::new(Settings::new(load, around.message_limit));
         let mailbox = Arc::new(Mailbox::new(load.mailbox as usize));
         let program =
@@ -123,11 +117,16 @@ impl Program {
         artifact: &Artifact,
         settings: &Arc<Settings>,
     ) -> wasmtime::Result<Self> {
-        let (engine, ticker) = (around.engine, around.ticker.clone());
+        let Runner {
+            engine,
+            linkers,
+            ticker,
+        } = around.runner;
+        let ticker = ticker.clone();
         let (settings, node) = (Arc::clone(settings), Arc::clone(around.node));
         Ok(match artifact {
             Artifact::Actor(component) => {
-                let actor = Actor::load(engine, around.linkers, component, settings, node, ticker)?;
+                let actor = Actor::load(engine, linkers, component, settings, node, ticker)?;
                 Self::Actor(Box::new(actor))
             }
             Artifact::Module(module) => {
@@ -135,14 +134,8 @@ impl Program {
                 Self::Command(Box::new(command))
             }
             Artifact::Command(component) => {
-                let command = Command::of_component(
-                    engine,
-                    around.linkers,
-                    component,
-                    settings,
-                    ticker,
-                    node,
-                )?;
+                let command =
+                    Command::of_component(engine, linkers, component, settings, ticker, node)?;
                 Self::Command(Box::new(command))
             }
         })

@@ -21,6 +21,7 @@ mod output;
 mod process;
 mod program;
 mod room;
+mod runner;
 mod sandbox;
 mod saving;
 mod serve;
@@ -32,11 +33,9 @@ mod trap;
 
 use std::sync::Arc;
 
-use deadline::Ticker;
-use host::Linkers;
 use machine::Machine;
+use runner::{Runner, Stack};
 use serve::{Agent, Ended};
-use wasmtime::Engine;
 
 /// Of a command line that makes no sense, as a shell has it.
 const USAGE_STATUS: i32 = 2;
@@ -106,12 +105,10 @@ fn serve(machine: Machine) -> wasmtime::Result<(Arc<Machine>, Ended)> {
         // The link is looked at each time a guest that computes lets go of the thread.
         .event_interval(1)
         .build()?;
-    let engine = Engine::new(&settings::settings()?)?;
-    let linkers = Linkers::new(&engine, machine.is_template())?;
-    let ticker = Ticker::start(engine.clone())?;
+    let runner = Runner::start(Stack::OfActor, machine.is_template())?;
     // As a task of its own: it shares the thread with the others fairly.
     let _in_runtime = runtime.enter();
-    let agent = Agent::new(machine, engine, linkers, ticker);
+    let agent = Agent::new(machine, runner);
     Ok(runtime.block_on(agent.run()))
 }
 

@@ -7,16 +7,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use thiserror::Error;
 use tokio::time::{Instant, sleep};
-use wasmtime::Engine;
 
 use crate::application::{Ending, fail, goodbye, refuse};
 use crate::arriving::Arriving;
-use crate::deadline::Ticker;
-use crate::host::Linkers;
 use crate::link::connection::Connection;
 use crate::link::frames::{FrameBuffer, LinkBroken, Received};
 use crate::link::proto::{
-    Failure, Hello, Invoke, Load, Measured, Welcome, from_agent::Frame, from_node,
+    Failure, Hello, Invoke, Load, Measured, Welcome, from_agent::Frame, from_node, load::Kind,
 };
 use crate::link::stream::Stream;
 use crate::link::{GENERATION, MAX_MESSAGE_LIMIT_BYTES};
@@ -24,6 +21,8 @@ use crate::loading::{Around, Loading};
 use crate::machine::Machine;
 use crate::mailbox::{Message, Stop};
 use crate::node::Node;
+use crate::program::does_not_load;
+use crate::runner::{Runner, Stack};
 use crate::settings::ENGINE;
 use crate::trap::mib;
 
@@ -66,9 +65,7 @@ pub(crate) enum Ended {
 /// Serves one node for the life of the machine.
 pub(crate) struct Agent {
     machine: Arc<Machine>,
-    engine: Engine,
-    linkers: Linkers,
-    ticker: Ticker,
+    runner: Runner,
     connection: Connection,
     node: Arc<Node>,
     message_limit: usize,
@@ -80,13 +77,11 @@ pub(crate) struct Agent {
 
 impl Agent {
     /// Make an agent that has not dialled yet. Runs inside a runtime.
-    pub(crate) fn new(machine: Machine, engine: Engine, linkers: Linkers, ticker: Ticker) -> Self {
+    pub(crate) fn new(machine: Machine, runner: Runner) -> Self {
         let connection = Connection::default();
         Self {
             machine: Arc::new(machine),
-            engine,
-            linkers,
-            ticker,
+            runner,
             node: Arc::new(Node::new(connection.clone())),
             connection,
             message_limit: MAX_MESSAGE_LIMIT_BYTES,
@@ -295,10 +290,12 @@ impl Agent {
             return Err(Failure::platform("wrong_state", message));
         }
         let state = self.state.take(load.state_bytes)?;
+        if load.kind() != Kind::Actor {
+            self.runner =
+                Runner::start(Stack::OfCommand, false).map_err(|error| does_not_load(&error))?;
+        }
         let around = Around {
-            engine: &self.engine,
-            linkers: &self.linkers,
-            ticker: &self.ticker,
+            runner: &self.runner,
             node: &self.node,
             message_limit: self.message_limit,
             ending: &self.ending,

@@ -9,12 +9,6 @@ use wasmtime::{Config, Result, WasmBacktraceDetails};
 /// What compiles and runs artifacts; equal to `plexspaces_node.model.ENGINE`, and to Cargo.lock.
 pub(crate) const ENGINE: &str = "wasmtime 48.0.8";
 
-/// Twice wasmtime's default: Python's interpreter recurses deeply inside WebAssembly.
-pub(crate) const WASM_STACK_BYTES: usize = 1024 * 1024;
-
-/// What a guest's call gets of native stack beyond its own: for the host functions it calls.
-pub(crate) const HOST_STACK_BYTES: usize = 512 * 1024;
-
 // What the agent gives to an application, and the compiler refuses beforehand; native code does not
 // depend on it.
 
@@ -38,8 +32,6 @@ pub(crate) fn settings() -> Result<Config> {
     config
         .target(&format!("{}-unknown-linux-gnu", std::env::consts::ARCH))?
         .epoch_interruption(true)
-        .max_wasm_stack(WASM_STACK_BYTES)
-        .async_stack_size(WASM_STACK_BYTES + HOST_STACK_BYTES)
         .wasm_component_model_async(true)
         // A trap says where it was, with source lines where the artifact has them.
         .wasm_backtrace_details(WasmBacktraceDetails::Enable);

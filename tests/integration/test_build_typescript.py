@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from support.actors import compiled
-from support.peer import ACTOR, MESSAGE_LIMIT, TRAP, Given, Peer, refused
+from support.peer import ACTOR, MESSAGE_LIMIT, Given, Peer, refused
 from wasmtime import Engine
 from wasmtime import component as wit
 
@@ -44,6 +44,18 @@ console.log("this is said while it is built");
 
 const whole = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 const lenient = new TextDecoder("utf-8", { ignoreBOM: true });
+const deep = (n: number): number => (n === 0 ? 0 : 1 + deep(n - 1));
+const endless: Record<string, () => unknown> = {
+  call: () => deeper(0),
+  map() { const f = (): unknown => [1].map(f); return f(); },
+  sort() { const f = (): number => { [1, 2].sort(f); return 0; }; return f(); },
+  getter() { const o = { get x(): number { return this.x + 1; } }; return o.x; },
+  proxy() { const p: any = new Proxy({}, { get: (_o, name) => p[name] }); return p.x; },
+  construct() { class A { constructor() { new A(); } } return new A(); },
+  replace() { const f = (): string => "a".replace(/a/, f); return f(); },
+  parse: () => JSON.parse("[".repeat(2e5)),
+  source: () => new Function(`return ${"(".repeat(2e5)}1`),
+};
 const deeper = (n: number): number => deeper(n + 1) + 1;
 
 export default actor({
@@ -101,6 +113,16 @@ export default actor({
     parts: () => [shout("vendored"), word, String(env("GREETING")), String(env("PATH"))],
     forms,
     bare,
+    deep: (_state, n: number) => deep(n),
+    endless: {
+      text(_state, way) {
+        try {
+          return String(endless[way]?.());
+        } catch (error) {
+          return String(error);
+        }
+      },
+    },
     format: {
       text(_state, name) {
         class Point { x = 1; "y-z" = "é"; }
@@ -556,18 +578,40 @@ def test_stack_of_an_exception_is_in_the_log_with_the_applications_lines(probe: 
         '"fails" was not handled: Error: it all \ufffd broke',
         "    at inner (src/failing.ts:4)",
         "    at fails (src/failing.ts:6)",
-        "    at text (src/main.ts:36)",
+        "    at text (src/main.ts:48)",
         "caused by: nothing",
     ]
 
 
-def test_endless_recursion_costs_the_instance(probe: Peer) -> None:
-    """The engine cannot catch it: it traps, and the next message finds a new instance."""
+def test_thousands_of_calls_are_made(probe: Peer) -> None:
+    """A recursion is as deep as the documentation says."""
+    assert probe.invoke("deep", b"5000").payload == b"5000"
+
+
+@pytest.mark.parametrize(
+    "way",
+    ["call", "map", "sort", "getter", "proxy", "construct", "replace", "parse", "source"],
+)
+def test_recursion_that_is_too_deep_can_be_caught(probe: Peer, way: str) -> None:
+    """Whatever recurses, in the application or in the engine, ends in an error of the language."""
+    probe.invoke("count")
+
+    reply = probe.invoke("endless", way.encode(), timeout_s=SLOW_S)
+
+    assert (reply.failure, reply.payload) == (None, b"RangeError: Maximum call stack size exceeded")
+    assert probe.invoke("count").payload == b'{"count":2}'
+
+
+def test_endless_recursion_that_nobody_catches_is_an_exception(probe: Peer) -> None:
+    """It costs neither the instance nor its state."""
+    probe.invoke("count")
+
     failure = probe.invoke("recurse").failure
 
     assert failure is not None
-    assert (failure.origin, failure.code) == (TRAP, "stack-overflow")
-    assert probe.invoke("count").payload == b'{"count":1}'
+    assert (failure.origin, failure.code) == (ACTOR, "exception")
+    assert failure.message == "RangeError: Maximum call stack size exceeded"
+    assert probe.invoke("count").payload == b'{"count":2}'
 
 
 def test_host_is_reached(probe: Peer) -> None:

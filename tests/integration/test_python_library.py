@@ -258,6 +258,34 @@ def test_every_codec_encodes(actor: Peer) -> None:
     assert found == "['bz2_codec', 'mbcs']"
 
 
+DEEP = """
+deep = []
+for _ in range(100_000):
+    deep = [deep]
+"""
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def f(n):\n    return f(n + 1)\nf(0)\n",
+        "def f(n):\n    return sorted([n], key=f)\nf(0)\n",
+        "class A:\n    def __eq__(self, other):\n        return [self] == [A()]\nA() == A()\n",
+        f"{DEEP}repr(deep)\n",
+        f"{DEEP}import json\njson.dumps(deep)\n",
+        f"{DEEP}import pickle\npickle.dumps(deep)\n",
+        f"{DEEP}import copy\ncopy.deepcopy(deep)\n",
+        "import re\nre.compile('(?:' * 5000 + ')' * 5000)\n",
+    ],
+    ids=["call", "key", "comparison", "repr", "json", "pickle", "copy", "regular expression"],
+)
+def test_recursion_that_is_too_deep_is_an_error(actor: Peer, code: str) -> None:
+    """Through Python's own functions or those of the interpreter: none of it ends the instance."""
+    reply = actor.invoke("failing", code.encode(), timeout_s=actor.seconds(20))
+    assert reply.failure is None, reply.failure
+    assert b"RecursionError: " in reply.payload
+
+
 def test_traceback_shows_the_lines_of_a_module_imported_late(actor: Peer) -> None:
     """As those of modules that were imported while it was built."""
     reply = actor.invoke("failing", b"import mine\nmine.broken()")

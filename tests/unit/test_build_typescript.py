@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.typescript_component import typescript_component
 
 from plexspaces_node.build import BuildEnvironment, BuildResult, build, new_project
 from plexspaces_node.build.shipped import shipped
@@ -17,7 +18,7 @@ from plexspaces_node.build.typescript import INSTALL, install, tools_directory
 from plexspaces_node.errors import Internal, InvalidArgument, Unavailable, Unsupported
 from plexspaces_node.model import ArtifactKind, Language
 
-MODULE = r"printf '\0asm\1\0\0\0'"
+COMPONENT = 'cat "$(dirname "$0")/component.wasm"'
 ROOT = Path(__file__).parent.parent.parent
 LOCKS = (
     "src/plexspaces_node/build/toolchains/typescript",
@@ -56,8 +57,9 @@ class Bench:
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(0o755)
 
-    def node(self, script: str = f'{MODULE} >"$out"', version: str = "v20.1.0") -> None:
+    def node(self, script: str = f'{COMPONENT} >"$out"', version: str = "v20.1.0") -> None:
         """Install a Node.js that runs a script for each build; ``$out`` is the file to write."""
+        (self.programs / "component.wasm").write_bytes(typescript_component())
         self.program(
             "node",
             f'[ "$1" = --version ] && echo {version} && exit\n'

@@ -24,6 +24,7 @@ from plexspaces_node.build.project import digest_sources, read_sources
 from plexspaces_node.build.shipped import shipped
 from plexspaces_node.build.threads import in_thread
 from plexspaces_node.build.toolchain import Compilation, Compiler, find_compiler
+from plexspaces_node.build.typescript_stack import RESERVE_BYTES, STACK_BYTES, with_stack
 from plexspaces_node.errors import Internal, InvalidArgument, Unavailable, Unsupported
 from plexspaces_node.model import ArtifactKind, Language
 
@@ -85,7 +86,8 @@ class TypeScriptToolchain:
 
     def ingredients(self) -> list[str]:
         parts = (_toolchain(), _sdk(), shipped("wit"))
-        return [__version__, *(digest_sources(read_sources(part), ()) for part in parts)]
+        shipped_files = [digest_sources(read_sources(part), ()) for part in parts]
+        return [__version__, f"stack {STACK_BYTES} {RESERVE_BYTES}", *shipped_files]
 
     def directories(self, project: Path) -> list[Path]:
         return []
@@ -230,7 +232,8 @@ def _stamp(compilation: Compilation) -> None:
         "processed-by": {"componentize-qjs": packages["componentize-qjs"]},
         "sdk": {"plexspaces": __version__},
     }
-    compilation.output.write_bytes(with_producers(compilation.output.read_bytes(), made_by))
+    component = with_stack(compilation.output.read_bytes())
+    compilation.output.write_bytes(with_producers(component, made_by))
 
 
 def _packages() -> dict[str, str]:
