@@ -2,11 +2,11 @@
 
 An instance has no files. Beside the modules that were imported while it was built,
 `plexspaces build` keeps all others in the component, compressed: the standard library as byte code,
-the project and its ``vendor`` as source, and the data files of packages. They take room there, and
-no memory of an instance until one of them is imported.
+the project and its ``vendor`` as source, and the data files of packages. They lie beside the
+instance's memory and take none of it until one of them is imported.
 
-A file of them begins with eight bytes, which say how long the JSON is that follows, from path to
-`Kept`; behind that lies what they hold.
+What is kept begins with eight bytes, which say how long the JSON is that follows, from path to
+`Kept`; behind that lies what the files hold.
 """
 
 from __future__ import annotations
@@ -17,13 +17,18 @@ import marshal
 import re
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
 from typing import IO, Any, NamedTuple
 
 BYTE_CODE, SOURCE, DIRECTORY, DATA, COMPILED = "code", "source", "directory", "data", "compiled"
 HEAD = 8
+STANDARD_LIBRARY = "/python/"
+
+
+ReadPart = Callable[[int, int], bytes]
+"""Returns what is kept, from which byte on and how many of them."""
 
 
 class Kept(NamedTuple):
@@ -44,9 +49,9 @@ class Kept(NamedTuple):
 class Library:
     """The kept files, and the finder and loader of modules among them."""
 
-    def __init__(self, whole: bytes) -> None:
-        self._whole = whole
-        self._begin = HEAD + int.from_bytes(whole[:HEAD], "big")
+    def __init__(self, read_part: ReadPart) -> None:
+        self.read_part = read_part
+        self._begin = 0
         self._files: dict[str, Kept] | None = None
         self._modules: dict[str, str] = {}
 
@@ -54,7 +59,8 @@ class Library:
     def files(self) -> dict[str, Kept]:
         """The kept files by path; read when first asked for, as most instances never do."""
         if self._files is None:
-            index = json.loads(self._whole[HEAD : self._begin])
+            self._begin = HEAD + int.from_bytes(self.read_part(0, HEAD), "big")
+            index = json.loads(self.read_part(HEAD, self._begin - HEAD))
             self._files = {path: Kept(*kept) for path, kept in index.items()}
             for path, kept in self._files.items():
                 if kept.module and kept.kind != COMPILED:
@@ -77,7 +83,7 @@ class Library:
         kept = self.files.get(path)
         if kept is None or kept.kind not in (SOURCE, BYTE_CODE, DATA):
             raise FileNotFoundError(2, "no such file in the component", path)
-        return zlib.decompress(self._whole[self._begin + kept.begin : self._begin + kept.end])
+        return zlib.decompress(self.read_part(self._begin + kept.begin, kept.end - kept.begin))
 
     # ---- the import system's own names ------------------------------------------------------
 
@@ -244,20 +250,25 @@ _seat: list[Library] = []
 
 
 def prepare(path: str) -> None:
-    """Read what `plexspaces build` kept, before the application is imported. Blocks."""
-    # Unbuffered: what a buffer leaves behind would be part of every instance's memory.
-    with open(path, "rb", buffering=0) as file:
-        _seat[:] = [Library(file.readall())]
+    """Know what `plexspaces build` will keep, before the application is imported."""
+
+    def read_part(begin: int, length: int) -> bytes:
+        with open(path, "rb") as file:
+            file.seek(begin)
+            return file.read(length)
+
+    _seat[:] = [Library(read_part)]
 
 
-def install() -> None:
-    """Let modules be imported from what is kept, once the application has been imported."""
+def install(read_part: ReadPart) -> None:
+    """Import from what is kept, once the application has been imported and its files are gone."""
     [library] = _seat
+    library.read_part = read_part
     sys.meta_path.append(library)
     for module in list(sys.modules.values()):
         # A package that was imported from a file, and would look for its data there.
         places, spec = list(getattr(module, "__path__", ())), getattr(module, "__spec__", None)
-        if spec is not None and places and Resource(library, places[0]).is_dir():
+        if spec is not None and places and not places[0].startswith(STANDARD_LIBRARY):
             spec.loader = module.__loader__ = library  # type: ignore[assignment]
 
 

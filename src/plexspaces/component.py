@@ -144,6 +144,20 @@ class WitHost:
         return reply
 
 
+def read_kept(begin: int, length: int) -> bytes:
+    """Return a part of what `plexspaces build` kept in the component; see `plexspaces._late`.
+
+    The build has `get` answer such keys itself, from the component: nothing is asked of the host.
+    """
+    part: bytes = wit_keyvalue.get(f"\0\1{_five_letters(begin)}{_five_letters(length)}")
+    return part
+
+
+def _five_letters(number: int) -> str:
+    # Of which six bits count in each.
+    return "".join(chr(64 + (number >> shift & 63)) for shift in (24, 18, 12, 6, 0))
+
+
 class HostHandler(logging.Handler):
     """Sends the records of the standard library's `logging` to the application's log."""
 

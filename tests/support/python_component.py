@@ -1,7 +1,8 @@
 """A component of the form in which componentize-py makes them, with nothing of Python inside.
 
 It exports what an application does as functions without types of their own: `handle` and `snapshot`
-return bytes, `put`, `tell` and `ask` call the host with some and return whether it said no.
+return bytes, `put`, `tell` and `ask` call the host with some and return whether it said no; `get`
+calls it with a key and returns what came.
 `freed` is the address that was last freed, `frees` how many there were. What is freed is damaged.
 """
 
@@ -13,12 +14,13 @@ from plexspaces_node.build.wrap import ACTOR, CONTRACT, VERSION
 KEYVALUE = f"{CONTRACT}/keyvalue@{VERSION}"
 MESSAGING = f"{CONTRACT}/messaging@{VERSION}"
 
-REPLY_AT, STATE_AT, VALUE_AT = 0x500, 0x600, 0x700
+REPLY_AT, STATE_AT, VALUE_AT, PART_AT = 0x500, 0x600, 0x700, 0x900
 """Where in its memory the component has its reply, its state and what it hands to the host."""
 
 COMPONENT = f"""
 (component
   (import "{KEYVALUE}" (instance $keyvalue
+    (export "get" (func (param "key" string) (result (result (option (list u8)) (error string)))))
     (export "put" (func (param "key" string) (param "value" (list u8))
       (result (result (error string)))))))
   (import "{MESSAGING}" (instance $messaging
@@ -32,7 +34,11 @@ COMPONENT = f"""
     (type $tell (func (param i32 i32 i32 i32 i32 i32 i32)))
     (type $put (func (param i32 i32 i32 i32 i32)))
     (type $ask (func (param i32 i32 i32 i32 i32 i32 i32 i32)))
-    (table (export "$imports") 3 3 funcref)
+    (type $get (func (param i32 i32 i32)))
+    (table (export "$imports") 4 4 funcref)
+    (func (export "3") (type $get)
+      (local.get 0) (local.get 1) (local.get 2)
+      (call_indirect (type $get) (i32.const 3)))
     (func (export "0") (type $put)
       (local.get 0) (local.get 1) (local.get 2) (local.get 3) (local.get 4)
       (call_indirect (type $put) (i32.const 0)))
@@ -43,11 +49,12 @@ COMPONENT = f"""
       (local.get 0) (local.get 1) (local.get 2) (local.get 3) (local.get 4) (local.get 5)
       (local.get 6) (local.get 7) (call_indirect (type $ask) (i32.const 2))))
   (core module $fill-module
-    (import "" "$imports" (table 3 3 funcref))
+    (import "" "$imports" (table 4 4 funcref))
+    (import "" "3" (func $get (param i32 i32 i32)))
     (import "" "0" (func $put (param i32 i32 i32 i32 i32)))
     (import "" "1" (func $tell (param i32 i32 i32 i32 i32 i32 i32)))
     (import "" "2" (func $ask (param i32 i32 i32 i32 i32 i32 i32 i32)))
-    (elem (i32.const 0) func $put $tell $ask))
+    (elem (i32.const 0) func $put $tell $ask $get))
 
   (core module $env-module (memory (export "memory") 1))
   (core module $libc-module
@@ -59,11 +66,13 @@ COMPONENT = f"""
       (memory.fill (local.get 0) (i32.const 0xff) (i32.const 5))
       (global.set $freed (local.get 0))
       (global.set $frees (i32.add (global.get $frees) (i32.const 1))))
+    (func (export "malloc") (param i32) (result i32) (i32.const {PART_AT}))
     (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 0x800))
     (func (export "freed") (result i32) (global.get $freed))
     (func (export "frees") (result i32) (global.get $frees)))
   (core module $actor-module
     (import "env" "memory" (memory 1))
+    (import "{KEYVALUE}" "get" (func $get (param i32 i32 i32)))
     (import "{KEYVALUE}" "put" (func $put (param i32 i32 i32 i32 i32)))
     (import "{MESSAGING}" "tell" (func $tell (param i32 i32 i32 i32 i32 i32 i32)))
     (import "{MESSAGING}" "ask" (func $ask (param i32 i32 i32 i32 i32 i32 i32 i32)))
@@ -79,6 +88,9 @@ COMPONENT = f"""
       (i32.store (i32.const 32) (i32.const {STATE_AT}))
       (i32.store (i32.const 36) (i32.const 5))
       (i32.const 32))
+    (func (export "get") (param $key i32) (param $size i32) (result i32)
+      (call $get (local.get $key) (local.get $size) (i32.const 48))
+      (i32.const 48))
     (func (export "put") (result i32)
       (call $put (i32.const {REPLY_AT}) (i32.const 1)
         (i32.const {VALUE_AT}) (i32.const 5) (i32.const 48))
@@ -103,7 +115,9 @@ COMPONENT = f"""
   (core instance $libc (instantiate $libc-module (with "env" (instance $env))))
   (alias core export $libc "cabi_realloc" (core func $realloc))
   (alias core export $shim "0" (core func $indirect-put))
-  (core instance $keyvalue-calls (export "put" (func $indirect-put)))
+  (alias core export $shim "3" (core func $indirect-get))
+  (core instance $keyvalue-calls
+    (export "get" (func $indirect-get)) (export "put" (func $indirect-put)))
   (alias core export $shim "1" (core func $indirect-tell))
   (alias core export $shim "2" (core func $indirect-ask))
   (core instance $messaging-calls
@@ -121,9 +135,12 @@ COMPONENT = f"""
     (memory $memory) (realloc $realloc) string-encoding=utf8))
   (core func $ask (canon lower (func $messaging "ask")
     (memory $memory) (realloc $realloc) string-encoding=utf8))
+  (core func $get (canon lower (func $keyvalue "get")
+    (memory $memory) (realloc $realloc) string-encoding=utf8))
   (core instance $calls
     (export "$imports" (table $table))
-    (export "0" (func $put)) (export "1" (func $tell)) (export "2" (func $ask)))
+    (export "0" (func $put)) (export "1" (func $tell)) (export "2" (func $ask))
+    (export "3" (func $get)))
   (core instance (instantiate $fill-module (with "" (instance $calls))))
   (core instance (instantiate $start-module
     (with "env" (instance $env)) (with "libc.so" (instance $libc))))
@@ -138,6 +155,9 @@ COMPONENT = f"""
   (alias core export $actor "cabi_post_{ACTOR}#snapshot-state" (core func $snapshotted))
   (func (export "snapshot") (type $snapshot)
     (canon lift (core func $snapshot) (memory $memory) (post-return $snapshotted)))
+  (type $get-type (func (param "key" string) (result (result (option (list u8)) (error string)))))
+  (func (export "get") (type $get-type) (canon lift (core func $actor "get")
+    (memory $memory) (realloc $realloc) string-encoding=utf8))
   (func (export "put") (result bool) (canon lift (core func $actor "put")))
   (func (export "tell") (result bool) (canon lift (core func $actor "tell")))
   (func (export "ask") (result bool) (canon lift (core func $actor "ask")))

@@ -19,11 +19,12 @@ from wasmtime import Engine, Store, WasmtimeError
 from wasmtime.component import Component, Linker
 
 from plexspaces_node.build.python import PythonToolchain
-from plexspaces_node.build.python_memory import freeing_bytes
+from plexspaces_node.build.python_memory import keeping
 from plexspaces_node.build.wrap import ACTOR
 from plexspaces_node.errors import Internal, Unsupported
 
 CALLS = ["put", "tell", "ask"]
+KEPT = bytes(range(256)) * 20
 TAKEN = {"put": ("r", b"value"), "tell": ("r", "s", b"value"), "ask": ("r", "s", b"value", 7)}
 
 
@@ -56,7 +57,7 @@ class Running:
     def _linker(self, engine: Engine) -> Linker:
         linker = Linker(engine)
         with linker.root() as root:
-            for interface, names in ((KEYVALUE, ["put"]), (MESSAGING, ["tell", "ask"])):
+            for interface, names in ((KEYVALUE, ["get", "put"]), (MESSAGING, ["tell", "ask"])):
                 with root.add_instance(interface) as instance:
                     for name in names:
                         instance.add_func(name, self._called)
@@ -70,7 +71,7 @@ class Running:
 @pytest.fixture
 def running() -> Running:
     """An instance of the component that frees."""
-    return Running(freeing_bytes(python_component()))
+    return Running(keeping(python_component(), KEPT))
 
 
 def test_component_as_it_was_made_frees_nothing() -> None:
@@ -87,6 +88,40 @@ def test_reply_and_state_are_freed_once_they_are_read(running: Running) -> None:
     assert running.call("freed") == REPLY_AT
     assert running.call("snapshot") == b"state"
     assert (running.call("freed"), running.call("frees")) == (STATE_AT, 2)
+
+
+def coded(begin: int, length: int) -> str:
+    """Return the key of a part, as the SDK writes it."""
+    return "\0\1" + "".join(
+        chr(64 + (number >> shift & 63))
+        for number in (begin, length)
+        for shift in (24, 18, 12, 6, 0)
+    )
+
+
+@pytest.mark.parametrize(("begin", "length"), [(0, 0), (0, 8), (70, 1), (4100, 900), (5119, 1)])
+def test_what_is_kept_is_read_by_parts(running: Running, begin: int, length: int) -> None:
+    """Without the host, and of memory only what the part takes."""
+    assert running.call("get", coded(begin, length)) == KEPT[begin : begin + length]
+    assert running.taken == []
+
+
+def test_part_beyond_what_is_kept_traps(running: Running) -> None:
+    """Nobody asks for one, and nothing else of the component is ever shown."""
+    with pytest.raises(WasmtimeError):
+        running.call("get", coded(5000, 121))
+
+
+@pytest.mark.parametrize(
+    "key", ["", "key", "twelve bytes", "\0\1", "\1\0" + "@" * 10, "\0\1" + "@" * 11]
+)
+def test_every_other_key_is_the_hosts(running: Running, key: str) -> None:
+    """Values of the store are asked for as before."""
+    running.answer = lambda: b"stored"
+    assert running.call("get", key) == b"stored"
+    running.answer = lambda: None
+    assert running.call("get", key) is None
+    assert running.taken == [(key,), (key,)]
 
 
 def test_texts_of_an_error_are_left_alone(running: Running) -> None:
@@ -139,13 +174,13 @@ def test_component_of_another_form_is_refused(known: str, other: str) -> None:
     """A compiler that links otherwise makes the build fail, and no component that leaks or dies."""
     binary = python_component(COMPONENT.replace(known, other))
     with pytest.raises(Internal, match="form that is not known"):
-        freeing_bytes(binary)
+        keeping(binary, KEPT)
 
 
 def test_component_cut_short_is_refused() -> None:
     """What is no whole component raises a platform error."""
     with pytest.raises(Internal):
-        freeing_bytes(python_component()[:-20])
+        keeping(python_component()[:-20], KEPT)
 
 
 @pytest.mark.parametrize("version", ["0.25.0", "0.25.2", "0.26.0"])

@@ -32,7 +32,7 @@ from plexspaces_node.build.python_library import (
     zone_sources,
     zones,
 )
-from plexspaces_node.build.python_memory import freeing_bytes
+from plexspaces_node.build.python_memory import keeping
 from plexspaces_node.build.shipped import PYTHON_SDK, python_sdk, shipped
 from plexspaces_node.build.threads import in_thread
 from plexspaces_node.build.toolchain import Compilation, Compiler, find_compiler
@@ -58,7 +58,7 @@ except ImportError as exc:
 from plexspaces import component
 
 Actor = component.bind(app)
-_late.install()
+_late.install(component.read_kept)
 """
 
 # The compiler mounts the directories it is given as /0, /1, ... in their order.
@@ -211,5 +211,6 @@ def _stamp(compilation: Compilation) -> None:
         "processed-by": {"componentize-py": compilation.compiler.version},
         "sdk": {"plexspaces": __version__},
     }
-    component = freeing_bytes(compilation.output.read_bytes())
+    library = (compilation.scratch / "sdk" / _LIBRARY).read_bytes()
+    component = keeping(compilation.output.read_bytes(), library)
     compilation.output.write_bytes(with_producers(component, made_by))

@@ -1,17 +1,24 @@
-;; Frees the bytes that a Python component returned or handed over. See build/python_memory.py, which
-;; writes the functions' numbers in the table in braces.
+;; Frees the bytes that a Python component returned or handed over, and holds those that it keeps. See
+;; build/python_memory.py, which writes the functions' numbers in the table in braces, and puts what is
+;; kept in the place of `$kept`.
 (module
   (import "env" "memory" (memory 0))
   (import "libc.so" "free" (func $free (param i32)))
+  (import "libc.so" "malloc" (func $malloc (param i32) (result i32)))
   (import "actor" "cabi_post_plexspaces:application/actor@0.1.0#handle-message"
     (func $handled (param i32)))
   (import "actor" "cabi_post_plexspaces:application/actor@0.1.0#snapshot-state"
     (func $snapshot (param i32)))
   (import "calls" "$imports" (table 0 funcref))
+  (import "calls" "{get}" (func $get (param i32 i32 i32)))
   (import "calls" "{put}" (func $put (param i32 i32 i32 i32 i32)))
   (import "calls" "{tell}" (func $tell (param i32 i32 i32 i32 i32 i32 i32)))
   (import "calls" "{ask}" (func $ask (param i32 i32 i32 i32 i32 i32 i32 i32)))
 
+  ;; Passive: it is no part of the memory.
+  (data $kept "")
+
+  (elem (i32.const {get}) func $get-or-read)
   (elem (i32.const {put}) func $put-and-free)
   (elem (i32.const {tell}) func $tell-and-free)
   (elem (i32.const {ask}) func $ask-and-free)
@@ -62,4 +69,39 @@
     (call $ask
       (local.get $to) (local.get $to-size) (local.get $type) (local.get $type-size)
       (local.get $payload) (local.get $payload-size) (local.get $timeout-ms) (local.get $result))
-    (call $free (local.get $payload))))
+    (call $free (local.get $payload)))
+
+  ;; A key of 12 bytes that begins with 0 and 1 names a part of what is kept: from which byte on, and
+  ;; how many. Every other is the host's to answer.
+
+  ;; key, where the result is put: result<option<list<u8>>, string>
+  (func $get-or-read (param $key i32) (param $key-size i32) (param $result i32)
+    (local $length i32) (local $bytes i32)
+    (if (i32.ne (local.get $key-size) (i32.const 12))
+      (then (return (call $get (local.get $key) (local.get $key-size) (local.get $result)))))
+    (if (i32.ne (i32.load16_u (local.get $key)) (i32.const 0x0100))
+      (then (return (call $get (local.get $key) (local.get $key-size) (local.get $result)))))
+    (local.set $length (call $number (i32.add (local.get $key) (i32.const 7))))
+    (local.set $bytes (call $malloc (local.get $length)))
+    (if (i32.eqz (local.get $bytes)) (then (unreachable)))
+    (memory.init $kept
+      (local.get $bytes)
+      (call $number (i32.add (local.get $key) (i32.const 2)))
+      (local.get $length))
+    (i32.store8 (local.get $result) (i32.const 0))
+    (i32.store8 offset=4 (local.get $result) (i32.const 1))
+    (i32.store offset=8 (local.get $result) (local.get $bytes))
+    (i32.store offset=12 (local.get $result) (local.get $length)))
+
+  ;; Five letters, the lower six bits of each.
+  (func $number (param $at i32) (result i32)
+    (local $end i32) (local $number i32)
+    (local.set $end (i32.add (local.get $at) (i32.const 5)))
+    (loop $next
+      (local.set $number
+        (i32.or
+          (i32.shl (local.get $number) (i32.const 6))
+          (i32.and (i32.load8_u (local.get $at)) (i32.const 63))))
+      (local.set $at (i32.add (local.get $at) (i32.const 1)))
+      (br_if $next (i32.lt_u (local.get $at) (local.get $end))))
+    (local.get $number)))
