@@ -374,6 +374,23 @@ async def test_build_of_a_program_that_does_not_compile_shows_the_compilers_word
         await bench.build()
 
 
+async def test_build_of_a_crate_that_compiles_c_says_that_it_cannot_be_used(bench: Bench) -> None:
+    """The complaint of a C compiler that is not there is long, and helps nobody."""
+    words = "error: failed to run custom build command for `zstd-sys v2.1.3+zstd.1.5.7`"
+    bench.rust(
+        "bin",
+        WASIP2,
+        compile_=f"echo '{words}'; echo '  error occurred in cc-rs: no clang'; exit 101",
+    )
+
+    with pytest.raises(InvalidArgument, match="does not compile") as error:
+        await bench.build()
+
+    hint = str(error.value.hint)
+    assert hint.startswith("zstd-sys compiles C, which cannot be used here: ")
+    assert hint.endswith(f"cd {bench.project} && cargo tree --invert zstd-sys")
+
+
 async def test_build_that_lacks_crates_names_the_command_that_adds_them(bench: Bench) -> None:
     """All that are missing, once each, also those that only the tests were given."""
     lacking = ("serde_json", "regex", "serde_json")

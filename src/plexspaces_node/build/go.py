@@ -49,6 +49,7 @@ _SDK_REPLACEMENT = re.compile(
 _NO_SDK = re.compile(rf"package {SDK}/\S+ is not in std|no required module provides package {SDK}/")
 
 _NOT_REQUIRED = re.compile(r"^\s*go get (\S+)", re.M)
+_NOT_TIDY = re.compile(r"^\s*(go mod (?:tidy|download \S+))$", re.M)
 
 _NO_FILES = re.compile(r"no (?:non-test )?Go files in|build constraints exclude all Go files in")
 
@@ -186,6 +187,8 @@ def _not_compiled(said: str, project: Path) -> InvalidArgument:
         hint = _sdk_hint()
     elif missing := dict.fromkeys(_NOT_REQUIRED.findall(said)):
         hint = f"cd {quoted(project)} && go get {' '.join(missing)}"
+    elif untidy := _NOT_TIDY.search(said):
+        hint = f"cd {quoted(project)} && {untidy[1]}"
     return InvalidArgument(f"the program does not compile:\n{said}", hint=hint)
 
 

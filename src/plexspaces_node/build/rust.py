@@ -40,6 +40,9 @@ _EXPORTED = re.compile(rf"{CONTRACT}/actor@[0-9.]+#init".encode())
 _NO_EXPORT = re.compile(rf"failed to find export of interface `{CONTRACT}/actor@")
 _NO_SDK = re.compile(r"failed to (?:load|get) .*`plexspaces`")
 _NOT_LINKED = re.compile(r"use `cargo add ([\w-]+)`")
+_COMPILES_C = re.compile(
+    r"failed to run custom build command for `(\S+) v.*error occurred in cc-rs", re.S
+)
 _NOT_WRITABLE = re.compile(rf"failed to write `?.*{re.escape(LOCK)}")
 
 # What decides the result is in the project, and not in the variables of who builds it.
@@ -237,6 +240,11 @@ def _refused(what: str, output: str, project: Path) -> InvalidArgument:
     elif missing := dict.fromkeys(_NOT_LINKED.findall(output)):
         # A crate among [dev-dependencies] is one that tests alone see.
         hint = f"cd {quoted(project)} && cargo add {' '.join(missing)}"
+    elif native := _COMPILES_C.search(output):
+        hint = (
+            f"{native[1]} compiles C, which cannot be used here: choose a crate in pure Rust; what "
+            f"wants it: cd {quoted(project)} && cargo tree --invert {native[1]}"
+        )
     elif _NOT_WRITABLE.search(output):
         hint = f"cargo writes {LOCK}: copy {quoted(project)} to a place you can write to"
     return InvalidArgument(f"{what}:\n{output.strip()}", hint=hint)
