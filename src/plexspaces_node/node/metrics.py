@@ -59,7 +59,7 @@ DAMAGES = (
 
 
 SCRAPES = 16
-"""The most connections at a time; more are closed."""
+"""The most connections at a time; for one more the oldest is ended, which has had its time."""
 
 SCRAPE_S = 10.0
 """How long a connection may last: one that asks for nothing holds a thread and a descriptor."""
@@ -151,10 +151,11 @@ class ScrapeServer(socketserver.ThreadingMixIn, WSGIServer):
         super().__init__(*args, **kwargs)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer on a thread, or close the connection when there are too many."""
-        if len(self._since_s) >= SCRAPES:
-            self.shutdown_request(request)
-            return
+        """Answer on a thread, and end the oldest connection when there are too many."""
+        # In the order they came.
+        open_ones = list(self._since_s)
+        if len(open_ones) >= SCRAPES:
+            self._end(open_ones[0])
         self._since_s[request] = time.monotonic()
         super().process_request(request, client_address)
 
@@ -168,8 +169,13 @@ class ScrapeServer(socketserver.ThreadingMixIn, WSGIServer):
         oldest_s = time.monotonic() - SCRAPE_S
         for request, since_s in list(self._since_s.items()):
             if since_s < oldest_s:
-                with suppress(OSError):
-                    request.shutdown(socket.SHUT_RDWR)
+                self._end(request)
+
+    def _end(self, request: socket.socket) -> None:
+        # Its thread reads the end then, and closes it.
+        self._since_s.pop(request, None)
+        with suppress(OSError):
+            request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of a client that went away."""
