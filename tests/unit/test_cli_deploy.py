@@ -399,6 +399,17 @@ class TestProject:
         assert ran.stderr.endswith("error: app.py does not build:\n  line 1: no\n")
         assert fake_node.applications == {}
 
+    @pytest.mark.parametrize("name", ["PLEXSPACES_MESSAGE_TYPE", "PLEXSPACES_SENDER"])
+    def test_deploy_when_a_variable_is_the_platforms_then_it_is_refused_in_words(
+        self, plexspaces: Command, fake_node: FakeNode, wasm: Path, name: str
+    ) -> None:
+        """What would be overwritten with every message is not taken."""
+        ran = plexspaces("deploy", wasm, "--env", f"{name}=x")
+        assert ran.status == 2
+        assert f"environment variable {name!r} is set by the platform" in ran.stderr
+        assert ran.stderr.splitlines()[-1] == "hint: choose another name"
+        assert fake_node.applications == {}
+
     @pytest.mark.parametrize(
         ("arguments", "name"),
         [
