@@ -26,7 +26,7 @@ def deployed(plexspaces: Command, wasm: Path) -> Command:
 def test_list_when_nothing_is_deployed_then_it_says_so(plexspaces: Command) -> None:
     """An empty node has a listing too."""
     assert plexspaces("list").text == (
-        "Listing deployed actors...\nFound no VM with an application.\nDiscovery time: 3.00 ms\n"
+        "Listing deployed actors...\nFound 0 VM(s) with actors:\nDiscovery time: 3.00 ms\n"
     )
 
 
@@ -39,14 +39,14 @@ def test_list_when_everything_is_there_then_each_has_its_lines(
     fake_node.StartVm(pb.StartVmRequest(vm_id="vm-spare"), None)  # type: ignore[arg-type]
     assert deployed("list").text == (
         "Listing deployed actors...\n"
-        "Found 1 VM with an application:\n"
+        "Found 1 VM(s) with actors:\n"
         "  - vm-calc: Running (/run/plexspaces/vm-calc/link.sock)\n"
         "    Application: calc\n"
         "    Language: go\n"
         "    Isolation: process\n"
-        "Found 1 application without a VM:\n"
+        "Found 1 application(s) without a VM:\n"
         "  - tired: Stopped\n"
-        "Found 1 empty VM:\n"
+        "Found 1 empty VM(s):\n"
         "  - vm-spare: Empty (/run/plexspaces/vm-spare/link.sock)\n"
         "Discovery time: 3.00 ms\n"
     )

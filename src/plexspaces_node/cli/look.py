@@ -15,7 +15,6 @@ import typer
 from plexspaces_node.cli.options import Json, Name, NodeAddress, address_of
 from plexspaces_node.cli.output import (
     columns,
-    counted,
     milliseconds,
     moment,
     print_fields,
@@ -58,7 +57,7 @@ def plain_listing(listing: Listing) -> Iterator[str]:
     """Yield the listing as lines: VMs with an application, applications without, empty VMs."""
     running = [one for one in listing.applications if one.vm is not None]
     resting = [one for one in listing.applications if one.vm is None]
-    yield _found(len(running))
+    yield f"Found {len(running)} VM(s) with actors:"
     for application in running:
         vm = application.vm
         assert vm is not None
@@ -68,11 +67,11 @@ def plain_listing(listing: Listing) -> Iterator[str]:
         yield f"    Language: {application.language}"
         yield f"    Isolation: {vm.isolated_by}"
     if resting:
-        yield f"Found {counted(len(resting), 'application')} without a VM:"
+        yield f"Found {len(resting)} application(s) without a VM:"
     for application in resting:
         yield f"  - {application.name}: {application.state}"
     if listing.empty_vms:
-        yield f"Found {counted(len(listing.empty_vms), 'empty VM')}:"
+        yield f"Found {len(listing.empty_vms)} empty VM(s):"
     for vm in listing.empty_vms:
         yield f"  - {vm.id}: {vm.state} ({vm.socket})"
 
@@ -86,16 +85,8 @@ def table(listing: Listing) -> Iterator[str]:
         rows.append((one.name, one.state, one.language, *place))
     for vm in listing.empty_vms:
         rows.append(("–", vm.state, "–", *_place(vm)))
-    yield _found(sum(one.vm is not None for one in listing.applications))
+    yield f"Found {sum(one.vm is not None for one in listing.applications)} VM(s) with actors:"
     yield from columns(rows)
-
-
-def _found(vms: int) -> str:
-    return (
-        f"Found {counted(vms, 'VM')} with an application:"
-        if vms
-        else "Found no VM with an application."
-    )
 
 
 def _place(vm: VmInfo) -> tuple[str, str, str, str]:
@@ -133,7 +124,7 @@ def _print_application(application: ApplicationInfo) -> None:
     if application.kind is not ArtifactKind.ACTOR:
         fields += [
             ("Arguments", shlex.join(application.args) or "none"),
-            ("Concurrency", f"{counted(application.concurrency, 'message')} at the same time"),
+            ("Concurrency", f"{application.concurrency} message(s) at the same time"),
         ]
     if vm is not None:
         fields += [
