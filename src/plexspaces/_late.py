@@ -25,6 +25,7 @@ from typing import IO, Any, NamedTuple
 BYTE_CODE, SOURCE, DIRECTORY, DATA, COMPILED = "code", "source", "directory", "data", "compiled"
 HEAD = 8
 STANDARD_LIBRARY = "/python/"
+OURS = frozenset({"app", "plexspaces", "plexspaces_entry"})
 
 
 ReadPart = Callable[[int, int], bytes]
@@ -292,8 +293,10 @@ def advice(exc: ImportError) -> tuple[str, str]:
                 "use a package in pure Python instead: pip install --target vendor NAME",
             )
     if top in sys.stdlib_module_names:
+        others = [one for one in _packages(exc) if one not in sys.stdlib_module_names]
+        through = f", and {others[-1]} imports it" if others and others[-1] not in OURS else ""
         return (
-            f"{top} of the standard library needs what applications do not have",
+            f"{top} of the standard library needs what applications do not have{through}",
             "docs/sdk-python.md lists what of the standard library is not there",
         )
     if not isinstance(exc, ModuleNotFoundError) or not name:

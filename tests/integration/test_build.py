@@ -17,6 +17,7 @@ from wasmtime import component as wit
 from plexspaces_node.build import BuildEnvironment, BuildResult, build, new_project
 from plexspaces_node.build.workload import examples, primes_payload, primes_reply
 from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.inspection import inspect
 from plexspaces_node.model import ArtifactKind, Language
 
 CONTRACT = "plexspaces:application"
@@ -323,6 +324,15 @@ def test_build_results_say_what_was_made(go_primes: BuildResult, calculator: Bui
     assert (calculator.language, calculator.kind) == (Language.PYTHON, ArtifactKind.ACTOR)
     assert go_primes.size_bytes < 4 * MIB
     assert calculator.size_bytes < 24 * MIB
+
+
+def test_python_actor_begins_with_no_more_memory_than_the_least_machine_has(
+    calculator: BuildResult,
+) -> None:
+    """What is kept for late imports lies beside its memory, not in it."""
+    found = asyncio.run(inspect(calculator.path.read_bytes()))
+    assert found is not None
+    assert found.memory_bytes < 14 * MIB
 
 
 def test_build_of_python_that_is_wrong_shows_file_and_line(tmp_path: Path) -> None:

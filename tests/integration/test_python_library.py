@@ -309,6 +309,7 @@ def test_late_import_that_fails_says_why_in_the_log(actor: Peer, name: str, said
 
 
 COMPILED = {
+    "vendor/secure/__init__.py": "import ssl\n",
     "vendor/wrapper/__init__.py": "import fast\n",
     "vendor/fast/__init__.py": FILES["vendor/fast/__init__.py"],
     "vendor/fast/_speed.cpython-314-x86_64-linux-gnu.so": "\x7fELF",
@@ -337,8 +338,14 @@ COMPILED = {
             "applications do not have",
             "docs/sdk-python.md lists what of the standard library is not there",
         ),
+        (
+            "import secure\n",
+            "app.py does not build:\napp.py:1: _ssl of the standard library needs what "
+            "applications do not have, and secure imports it",
+            "docs/sdk-python.md lists what of the standard library is not there",
+        ),
     ],
-    ids=["missing", "compiled", "standard library"],
+    ids=["missing", "compiled", "standard library", "standard library in a package"],
 )
 def test_build_with_an_import_that_fails_says_why(
     tmp_path: Path, source: str, said: str, hint: str
