@@ -11,7 +11,8 @@ from support.traces import assert_nothing_left
 
 from plexspaces_node import NodeBuilder, NodeClient
 from plexspaces_node.errors import WrongState
-from plexspaces_node.node.backup import back_up, restore
+from plexspaces_node.node.backup.read import restore
+from plexspaces_node.node.backup.write import back_up
 
 
 async def test_node_when_made_of_a_backup_then_it_is_what_the_first_one_was(

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import os
 import sqlite3
 import stat
 import tarfile
+import tempfile
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.records import record_of
@@ -22,8 +25,10 @@ from plexspaces_node.errors import (
     PlexSpacesError,
     WrongState,
 )
-from plexspaces_node.node import backup, registry_copy
-from plexspaces_node.node.backup import back_up, restore, verify, verify_data
+from plexspaces_node.node.backup import registry_copy, write
+from plexspaces_node.node.backup.format import BackupInfo
+from plexspaces_node.node.backup.read import restore, verify, verify_data
+from plexspaces_node.node.backup.write import back_up
 from plexspaces_node.node.datadir import DataDirectory
 from plexspaces_node.node.migrations import MIGRATIONS, migrate
 from plexspaces_node.node.registry import Registry
@@ -211,7 +216,7 @@ class TestRefused:
         def fail(*_: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(backup, "_write_entries", fail)
+        monkeypatch.setattr(write, "_write_entries", fail)
         with pytest.raises(PlexSpacesError, match="no space left"):
             back_up(data_dir, file)
         assert [path.name for path in tmp_path.iterdir()] == ["data"]
@@ -219,21 +224,91 @@ class TestRefused:
     async def test_backup_when_one_was_killed_then_what_it_left_goes(
         self, data_dir: Path, file: Path, tmp_path: Path
     ) -> None:
-        """A copy of a backup that runs stays, one of a backup that was killed does not."""
-        left = tmp_path / ".plexspaces-copy-left"
-        left.write_text("rows")
-        with registry_copy.copied(data_dir / "registry.db", tmp_path):
+        """What a backup that runs has there stays, one of a backup that was killed does not."""
+        left = tmp_path / ".plexspaces-backup-left"
+        left.mkdir()
+        (left / "registry.db").write_text("rows")
+        os.mkfifo(tmp_path / ".plexspaces-backup-pipe")
+        with write._scratch(tmp_path) as place:
             assert not left.exists()
             back_up(data_dir, file)
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["backup.tar", "data"]
+            assert place.exists()
+        names = [".plexspaces-backup-pipe", "backup.tar", "data"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+    async def test_backup_when_another_takes_its_directory_for_one_left_then_it_makes_another(
+        self, data_dir: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Between making it and holding it nobody holds it: then it may be gone."""
+        made: list[str] = []
+        make = tempfile.mkdtemp
+
+        def make_and_lose(**given: Any) -> str:
+            made.append(make(**given))
+            if len(made) == 1:
+                os.rmdir(made[0])
+            return made[-1]
+
+        monkeypatch.setattr(tempfile, "mkdtemp", make_and_lose)
+        back_up(data_dir, file)
+        monkeypatch.undo()
+        assert len(made) == 2
+        assert verify(file).applications == ("one",)
+
+    async def test_backup_when_two_write_the_same_file_then_one_is_told(
+        self, data_dir: Path, file: Path
+    ) -> None:
+        """What was written in the meantime is not replaced, nor what a link leads to."""
+        written = write._write
+
+        def write_and_lose(*arguments: Any, **named: Any) -> BackupInfo:
+            file.write_text("theirs")
+            return written(*arguments, **named)
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(write, "_write", write_and_lose)
+            with pytest.raises(AlreadyExists):
+                back_up(data_dir, file)
+        assert file.read_text() == "theirs"
+        file.unlink()
+        file.symlink_to("nowhere")
+        with pytest.raises(AlreadyExists):
+            back_up(data_dir, file)
+
+    @pytest.mark.parametrize("place", ["none/backup.tar", "data/registry.db/backup.tar"])
+    async def test_backup_when_the_place_cannot_be_written_then_it_says_so(
+        self, data_dir: Path, tmp_path: Path, place: str
+    ) -> None:
+        """A directory that is not there is no disk that failed."""
+        with pytest.raises(InvalidArgument, match="cannot be written"):
+            back_up(data_dir, tmp_path / place)
+
+    async def test_backup_when_an_artifact_is_damaged_then_it_is_left_out_and_named(
+        self, data_dir: Path, file: Path, tmp_path: Path
+    ) -> None:
+        """What is written can be restored."""
+        (data_dir / "artifacts" / f"{DIGEST}.wasm").write_bytes(ARTIFACT[:-1] + b"?")
+        assert back_up(data_dir, file).missing == ("one",)
+        assert restore(file, tmp_path / "b").missing == ("one",)
+
+    async def test_backup_when_a_restore_is_not_finished_then_refused(
+        self, data_dir: Path, file: Path
+    ) -> None:
+        """Half of a backup is not made one, nor called whole."""
+        (data_dir / "restoring").touch()
+        with pytest.raises(WrongState, match="not wholly restored"):
+            back_up(data_dir, file)
+        with pytest.raises(WrongState, match="not wholly restored"):
+            verify_data(data_dir)
 
     async def test_backup_when_the_registry_is_damaged_then_it_says_so(
         self, data_dir: Path, file: Path
     ) -> None:
         """What cannot be read is no backup."""
         (data_dir / "registry.db").write_bytes(b"this is no database" * 1000)
-        with pytest.raises(WrongState, match="cannot be read: file is not a database"):
+        with pytest.raises(WrongState, match="cannot be read: file is not a database") as caught:
             back_up(data_dir, file)
+        assert (caught.value.hint or "").startswith(f"stop the node, mv {data_dir} ")
         with pytest.raises(WrongState, match="cannot be read"):
             verify_data(data_dir)
 
@@ -262,7 +337,7 @@ class TestRefused:
         end = whole.rindex(f"{DIGEST}.wasm\n".encode())
         for size in (0, 1, 511, 512, 5000, len(whole) // 2, end - 2000, end):
             file.write_bytes(whole[:size])
-            with pytest.raises(WrongState, match="backup"):
+            with pytest.raises(WrongState, match=r"backup\.tar cannot be used"):
                 verify(file)
 
     @pytest.mark.parametrize(
@@ -307,6 +382,7 @@ class TestRefused:
     ) -> None:
         """Links and devices have no place in a backup."""
         back_up(data_dir, file)
+        whole = file.read_bytes()
         with tarfile.open(file, "a") as archive:
             link = tarfile.TarInfo("logs/one.log")
             link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
@@ -314,29 +390,46 @@ class TestRefused:
         with pytest.raises(WrongState, match="goes on after its end"):
             verify(file)
         entries = unpacked(file)
+        for type_ in (b"1", b"2", b"3", b"5", b"6", b"L", b"K", b"S", b"x", b"g"):
+            header = tarfile.TarInfo("logs/one.log")
+            header.type, header.size = type_, 10
+            file.write_bytes(header.tobuf(tarfile.GNU_FORMAT) + bytes(512) + whole)
+            with pytest.raises(WrongState, match=r"no backup of a PlexSpaces node|has there"):
+                verify(file)
+            file.write_bytes(whole[:1024] + header.tobuf(tarfile.GNU_FORMAT) + bytes(512))
+            with pytest.raises(WrongState, match="which no backup has there"):
+                verify(file)
         pack(file, entries, twice="registry.db")
         with pytest.raises(WrongState, match=r"'registry\.db', which no backup has there"):
             verify(file)
 
-    async def test_verify_when_the_registry_has_a_trigger_or_is_newer_then_refused(
-        self, data_dir: Path, file: Path
+    async def test_verify_when_the_registry_has_other_tables_or_is_newer_then_refused(
+        self, data_dir: Path, file: Path, tmp_path: Path
     ) -> None:
-        """What SQLite would run by itself is in no registry of ours."""
-        registry = data_dir / "registry.db"
-        with closing(sqlite3.connect(registry, isolation_level=None)) as connection:
-            connection.execute("INSERT INTO migrations VALUES (99)")
+        """What SQLite would run by itself is in no registry of ours, and all of ours is in it."""
         back_up(data_dir, file)
-        with pytest.raises(WrongState, match="schema 99, this version") as caught:
-            verify(file)
-        assert caught.value.hint == "pip install --upgrade plexspaces-node"
-        with closing(sqlite3.connect(registry, isolation_level=None)) as connection:
-            connection.execute(
-                "CREATE TRIGGER t AFTER INSERT ON removed BEGIN DELETE FROM keyvalue; END"
-            )
-        file.unlink()
-        back_up(data_dir, file)
-        with pytest.raises(WrongState, match="holds 't'"):
-            verify(file)
+        entries = unpacked(file)
+        for sql, why in (
+            ("INSERT INTO migrations VALUES (99)", "schema 99, this version"),
+            ("DELETE FROM migrations", "does not say of which schema"),
+            ("DROP TABLE keyvalue", "other tables"),
+            ("CREATE TABLE more (y, x AS (hex(zeroblob(400000000))))", "other tables"),
+            ("CREATE VIRTUAL TABLE more USING fts5 (x)", "other tables"),
+            (
+                "CREATE TRIGGER t AFTER INSERT ON removed BEGIN DELETE FROM keyvalue; END",
+                "other tables",
+            ),
+        ):
+            changed = tmp_path / "changed.db"
+            changed.write_bytes(entries["registry.db"])
+            with closing(sqlite3.connect(changed, isolation_level=None)) as connection:
+                connection.execute("PRAGMA journal_mode = DELETE")
+                connection.execute(sql)
+            pack(file, entries | {"registry.db": changed.read_bytes()})
+            with pytest.raises(WrongState, match=why):
+                verify(file)
+            with pytest.raises(WrongState, match=why):
+                registry_copy.check(changed)
 
     async def test_restore_when_there_is_data_then_it_stays(
         self, data_dir: Path, file: Path
@@ -375,6 +468,40 @@ class TestRefused:
         assert not (target / "restoring").exists()
         async with Registry.open(target / "registry.db") as registry:
             assert await registry.get_application("one") == RECORD
+
+    async def test_restore_when_it_was_killed_at_its_very_beginning_then_no_node_starts(
+        self, data_dir: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What says so is there before anything else is, and another node's id is no obstacle."""
+        back_up(data_dir, file)
+        target = tmp_path / "b"
+
+        class Killed(BaseException):
+            pass
+
+        def killed(*_: object) -> None:
+            raise Killed
+
+        with monkeypatch.context() as patched:
+            patched.setattr(DataDirectory, "lay_out", killed)
+            patched.setattr("plexspaces_node.node.datadir._empty", lambda _: None)
+            patched.setattr("plexspaces_node.node.datadir._remove_empty", lambda _: None)
+            with pytest.raises(Killed):
+                restore(file, target, "node-x")
+        assert {path.name for path in target.iterdir()} == {"node.lock", "restoring"}
+        (target / "node-id").write_text("node-x\n")
+        restore(file, target, "node-y")
+        assert (target / "node-id").read_text() == "node-y\n"
+
+    async def test_restore_when_the_directory_is_a_file_systems_then_it_is_empty(
+        self, data_dir: Path, file: Path, tmp_path: Path
+    ) -> None:
+        """A fresh disk has a directory of its own in its root, which stays."""
+        back_up(data_dir, file)
+        (tmp_path / "b" / "lost+found").mkdir(parents=True, mode=0o700)
+        (tmp_path / "b").chmod(0o700)
+        restore(file, tmp_path / "b")
+        assert (tmp_path / "b" / "lost+found").is_dir()
 
     async def test_restore_when_a_node_holds_the_directory_then_refused(
         self, data_dir: Path, file: Path, tmp_path: Path

@@ -91,14 +91,14 @@ class TestInvoke:
             (("--file", "none"), "'none' cannot be read: No such file"),
             (("--file", "."), "'.' cannot be read: Is a directory"),
             (("--file", "large"), "longer than 268435456 bytes"),
-            (("--file", ""), "'' cannot be read"),
+            (("--file", ""), "no file is named"),
             (("--data", "@large"), "longer than 268435456 bytes"),
             (
                 ("--data", "@it's"),
                 '"it\'s" cannot be read: No such file or directory\nhint: if it is the message '
                 "itself: printf %s '@it'\"'\"'s' | plexspaces invoke NAME -\n",
             ),
-            (("--data", "@"), "'' cannot be read"),
+            (("--data", "@"), "no file is named"),
             (("--timeout", "0"), "a timeout of 0 s is not possible"),
             (("--timeout", "nan"), "a timeout of nan s is not possible"),
         ],

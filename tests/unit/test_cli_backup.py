@@ -84,7 +84,7 @@ def test_backup_when_without_artifacts_then_the_restore_says_what_is_to_be_sent(
     assert "artifact" not in written.stderr
     assert command("verify", file).status == 0
     restored = command("restore", file, "--data-dir", tmp_path / "b")
-    assert "without its artifact: one; deploy it again" in restored.stderr
+    assert "deploy the applications again to send them: one" in restored.stderr
     checked = command("verify", tmp_path / "b")
     assert (checked.status, checked.text.splitlines()[0]) == (1, f"✗ {tmp_path / 'b'} is not whole")
 

@@ -19,6 +19,7 @@ from plexspaces_node.cli.workload import BuiltSample, build_samples, tracker_of
 from plexspaces_node.client import NodeClient
 from plexspaces_node.errors import ActorError, ActorFailed, Unavailable, Unsupported, WrongState
 from plexspaces_node.model import ApplicationState, ArtifactKind, Language, PhaseTimings
+from plexspaces_node.node import datadir
 from plexspaces_node.programs import cache_home
 from plexspaces_node.views import ApplicationInfo
 
@@ -60,6 +61,7 @@ class EmbeddedBuilder:
     """
 
     held = ""
+    damaged = Path("/nowhere")
     left = ""
 
     def __init__(self, node_id: str) -> None:
@@ -84,6 +86,8 @@ class EmbeddedBuilder:
 
     @asynccontextmanager
     async def build(self) -> AsyncIterator[SimpleNamespace]:
+        if self.damaged.exists():
+            raise WrongState("registry.db is damaged")
         if self.said["data_dir"] == self.held:
             raise WrongState("the data directory is held by node 'embedded'")
         with FakeNode(right) as node:
@@ -225,14 +229,36 @@ class TestRun:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """Two at once do not meet; the second compiles anew and says why."""
-        held = str(cache_home() / "plexspaces" / "node")
-        monkeypatch.setattr(EmbeddedBuilder, "held", held)
-        ran = working("run", "--operations", "1", "--limit", LIMIT, "--node-address", free_address)
+        cache = cache_home() / "plexspaces" / "node"
+        monkeypatch.setattr(EmbeddedBuilder, "held", str(cache))
+        monkeypatch.setattr(datadir, "check_socket_room", lambda _: None)
+        with datadir.DataDirectory.open(cache, "embedded"):
+            ran = working(
+                *("run", "--operations", "1", "--limit", LIMIT, "--node-address", free_address)
+            )
         assert ran.status == 0
-        assert "compiling anew: the data directory is held by node 'embedded'" in ran.stderr
-        _, second = embedded
+        assert f"compiling anew: the data directory {cache} is held by node" in ran.stderr
+        second = embedded[-1]
         assert second.ended
         assert not Path(second.said["data_dir"]).exists()
+
+    def test_run_when_its_cache_is_damaged_then_it_is_begun_anew(
+        self,
+        working: Command,
+        embedded: list[EmbeddedBuilder],
+        free_address: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """A cache is never the user's to mend."""
+        cache = cache_home() / "plexspaces" / "node"
+        cache.mkdir(parents=True, mode=0o700)
+        (cache / "registry.db").write_text("rows")
+        monkeypatch.setattr(EmbeddedBuilder, "damaged", cache / "registry.db")
+        monkeypatch.setattr(datadir, "check_socket_room", lambda _: None)
+        ran = working("run", "--operations", "1", "--limit", LIMIT, "--node-address", free_address)
+        assert ran.status == 0
+        assert "anew" not in ran.stderr
+        assert [builder.said["data_dir"] for builder in embedded] == [str(cache)] * 2
 
     def test_run_when_the_node_has_another_level_then_refused_and_nothing_is_sent(
         self, working: Command, fake_node: FakeNode

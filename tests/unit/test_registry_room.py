@@ -193,6 +193,20 @@ class TestLimit:
             await put_many(registry, 5, bytes(MIB), name=OTHER.name)
 
 
+class TestReserve:
+    async def test_reserve_when_it_cannot_be_made_then_the_registry_works_without(
+        self, path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """What is not a lack of room is not told as one."""
+        path.with_suffix(".reserve").mkdir()
+        async with Registry.open(path) as registry:
+            await registry.insert_application(RECORD)
+            await registry.kv_put(RECORD.name, "key", b"v")
+        assert [message.partition(": ")[0] for message in caplog.messages] == [
+            "no reserve for a full disk"
+        ]
+
+
 class TestDamage:
     async def test_read_when_a_page_is_damaged_then_the_node_is_told(self, path: Path) -> None:
         """Damage that an operation meets is told to whoever looks after the node too."""
@@ -209,6 +223,25 @@ class TestDamage:
                 await registry.kv_get(RECORD.name, "0000")
             assert [str(damage) for damage in told] == [str(caught.value)]
             assert "plexspaces restore" in (caught.value.hint or "")
+
+    async def test_write_when_anothers_page_is_damaged_then_it_is_done(self, path: Path) -> None:
+        """Operations that wait together do not fail together for the damage that one meets."""
+        async with Registry.open(path) as registry:
+            await registry.insert_application(RECORD)
+            await put_many(registry, 2000)
+            await registry.insert_application(OTHER)
+        data = bytearray(path.read_bytes())
+        root = number(path, "SELECT rootpage FROM sqlite_schema WHERE name LIKE '%autoindex_snap%'")
+        data[4096 * (root - 1) : 4096 * root] = b"\xa5" * 4096
+        path.write_bytes(data)
+        told: list[Damaged] = []
+        async with Registry.open(path, on_damage=told.append) as registry:
+            reads = [registry.read_part(RECORD.name, 1, 0) for _ in range(5)]
+            writes = [registry.kv_put(OTHER.name, f"{key}", b"v") for key in range(5)]
+            both = [act for pair in zip(reads, writes, strict=True) for act in pair]
+            results = await asyncio.gather(*both, return_exceptions=True)
+        assert [isinstance(result, Damaged) for result in results] == [True, False] * 5
+        assert len(told) == 5
 
     async def test_read_when_a_part_of_a_state_is_missing_then_the_node_is_told(
         self, path: Path

@@ -10,12 +10,12 @@ import typer
 
 import plexspaces_node
 from plexspaces_node.cli.options import ConfigFile, Json
-from plexspaces_node.cli.output import note, print_fields, print_json, say
+from plexspaces_node.cli.output import note, print_fields, print_json, printable, say
 from plexspaces_node.cli.progress import working
 from plexspaces_node.cli.status import FAILED
 from plexspaces_node.errors import InvalidArgument, quoted
-from plexspaces_node.node import backup as backups
-from plexspaces_node.node.backup import BackupInfo
+from plexspaces_node.node.backup import read, write
+from plexspaces_node.node.backup.format import BackupInfo
 
 app = typer.Typer()
 
@@ -66,11 +66,16 @@ def backup(  # noqa: PLR0913 - a parameter a flag
     """
     place = _place(config, node_id, data_dir)
     artifacts = not without_artifacts
+    if str(file) == "-" and (as_json or sys.stdout.isatty()):
+        raise InvalidArgument(
+            "a backup on stdout is for a pipe or a file",
+            hint="plexspaces backup FILE, or … | ssh backup-host 'cat > node.tar'",
+        )
     with working(f"writing {file}"):
         if str(file) == "-":
-            info = backups.write_backup(place, sys.stdout.buffer, place, artifacts=artifacts)
+            info = write.stream_backup(place, sys.stdout.buffer, artifacts=artifacts)
         else:
-            info = backups.back_up(place, file, artifacts=artifacts)
+            info = write.back_up(place, file, artifacts=artifacts)
     if str(file) == "-":
         note(f"written, SHA-256 {info.sha256}")
     elif as_json:
@@ -93,10 +98,10 @@ def restore(
 
     Nothing of it is used before all of it was checked.
     """
-    node_id = node_id or backups.read_manifest(file).node_id
+    node_id = node_id or read.read_manifest(file).node_id
     place = _place(config, node_id, data_dir)
     with working(f"restoring {file}"):
-        info = backups.restore(file, place, node_id)
+        info = read.restore(file, place, node_id)
     if as_json:
         print_json(_described(info) | {"node_id": node_id, "data_dir": str(place)})
     else:
@@ -121,11 +126,11 @@ def verify(
     """
     with working(f"checking {path}"):
         if path.is_dir():
-            contents, missing = backups.verify_data(path)
+            contents, missing = read.verify_data(path)
             facts = {"schema": contents.schema, "applications": list(contents.digests)}
             fields = [("Applications", str(len(contents.digests)))]
         else:
-            info = backups.verify(path)
+            info = read.verify(path)
             facts, fields = _described(info), _fields(info)
             missing = info.missing if info.manifest.artifacts else ()
     if as_json:
@@ -176,4 +181,5 @@ def _described(info: BackupInfo) -> dict[str, Any]:
 
 def _tell(missing: tuple[str, ...]) -> None:
     if missing:
-        note(f"without its artifact: {', '.join(missing)}; deploy it again to send that")
+        names = printable(", ".join(missing))
+        note(f"these artifacts are missing, deploy the applications again to send them: {names}")

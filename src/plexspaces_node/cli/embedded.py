@@ -18,6 +18,7 @@ from plexspaces_node.errors import (
     WrongState,
 )
 from plexspaces_node.model import MIB
+from plexspaces_node.node.datadir import DataDirectory
 from plexspaces_node.programs import cache_home
 
 if TYPE_CHECKING:
@@ -71,13 +72,23 @@ async def _embedded(isolation: str | None) -> AsyncIterator[Node]:
     async with AsyncExitStack() as stack:
         try:
             cache = cache_home() / "plexspaces" / "node"
-            node = await stack.enter_async_context(_built(isolation, cache))
+            node = await _in_cache(stack, isolation, cache)
         except (WrongState, InvalidArgument) as error:
             # Another command works there, or nobody can: nothing of it is needed.
             directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="plexspaces-"))
             node = await stack.enter_async_context(_built(isolation, Path(directory)))
             note(f"compiling anew: {error.message}")
         yield node
+
+
+async def _in_cache(stack: AsyncExitStack, isolation: str | None, cache: Path) -> Node:
+    try:
+        return await stack.enter_async_context(_built(isolation, cache))
+    except WrongState:
+        # Damaged, or of another version: as a cache it is begun anew, unless somebody works in it.
+        with DataDirectory.held(cache, NODE_ID) as directory:
+            directory.clear()
+        return await stack.enter_async_context(_built(isolation, cache))
 
 
 @asynccontextmanager

@@ -15,6 +15,7 @@ import typer
 from plexspaces_node.cli.options import Json, Name, NodeAddress, address_of
 from plexspaces_node.cli.output import (
     columns,
+    counted,
     milliseconds,
     moment,
     print_fields,
@@ -124,7 +125,7 @@ def _print_application(application: ApplicationInfo) -> None:
     if application.kind is not ArtifactKind.ACTOR:
         fields += [
             ("Arguments", shlex.join(application.args) or "none"),
-            ("Concurrency", f"{application.concurrency} message(s) at the same time"),
+            ("Concurrency", f"{counted(application.concurrency, 'message')} at the same time"),
         ]
     if vm is not None:
         fields += [

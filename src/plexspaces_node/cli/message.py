@@ -40,7 +40,13 @@ def message_of(argument: str | None, data: str | None, file: str | None) -> byte
         _check_nothing_waits()
         return b""
     name = source.removeprefix("@") if source is data else source
-    return _read(sys.stdin.buffer) if name == STDIN else _read_file(name, source)
+    if not name:
+        raise InvalidArgument("no file is named", hint="--data @FILE or --file FILE; - is stdin")
+    if name != STDIN:
+        return _read_file(name, source)
+    if sys.stdin is None:
+        raise InvalidArgument("the message is to be read from stdin, which is closed")
+    return _read(sys.stdin.buffer)
 
 
 def _read_file(name: str, given: str) -> bytes:
@@ -73,6 +79,8 @@ def _too_long() -> InvalidArgument:
 
 def _check_nothing_waits() -> None:
     """Refuse to ignore what is in a pipe; not to read it either, as it may be a script's own."""
+    if sys.stdin is None:
+        return
     try:
         descriptor = sys.stdin.fileno()
         if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):

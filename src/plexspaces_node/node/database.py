@@ -207,7 +207,7 @@ class Database:
             # application would take as long as they are big.
             faults = connection.execute("PRAGMA quick_check(applications)").fetchall()
         except sqlite3.Error as error:
-            raise self._translate(error) from error
+            raise _translate(error, self._path) from error
         if faults != [("ok",)]:
             raise _damaged(self._path, str(faults[0][0]))
         _sync_directory(self._path.parent)
@@ -235,6 +235,11 @@ class Database:
             return self._commit(jobs)
         except ResourceExhausted as error:
             return [_Failure(error) if job.grows else self._commit_at_need(job) for job in jobs]
+        except Damaged as error:
+            # What is damaged is one application's, as a rule, and the others' jobs are not.
+            if len(jobs) == 1:
+                return [self._failure(error)]
+            return [self._commit_at_need(job) for job in jobs]
         except PlexSpacesError as error:
             return [_Failure(error)] * len(jobs)
 
@@ -264,12 +269,14 @@ class Database:
             try:
                 (outcome,) = self._commit([job])
             except DiskFull:
+                if job.grows:
+                    raise
                 self._reserve.spend()
                 with suppress(sqlite3.Error):  # what room there is will do then, or it fails
                     self._checkpoint()
                 (outcome,) = self._commit([job])
         except PlexSpacesError as error:
-            return _Failure(error)
+            return self._failure(error)
         finally:
             self._reserve.fill()
         return outcome
@@ -283,7 +290,7 @@ class Database:
             outcomes = [self._outcome(connection, job) for job in jobs]
             connection.execute("COMMIT")
         except sqlite3.Error as error:
-            raise self._translate(error) from error
+            raise _translate(error, self._path) from error
         finally:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
@@ -296,9 +303,7 @@ class Database:
         except (PlexSpacesError, ValueError, OverflowError) as error:
             # What the arguments of one job cause is that job's alone.
             connection.execute("ROLLBACK TO job")
-            outcome = _Failure(error)
-            if isinstance(error, Damaged):
-                self._tell(error)
+            outcome = self._failure(error)
         connection.execute("RELEASE job")
         return outcome
 
@@ -313,7 +318,7 @@ class Database:
             connection.executescript(f"PRAGMA incremental_vacuum({_PAGES_AT_ONCE})")
             self._checkpoint()
         except sqlite3.Error as error:
-            raise self._translate(error) from error
+            raise _translate(error, self._path) from error
         return _number(connection, "freelist_count") < free
 
     def _checkpoint(self) -> None:
@@ -328,15 +333,10 @@ class Database:
             raise Internal(f"{self._path} is not open")
         return self._connection
 
-    def _tell(self, damage: Damaged) -> None:
-        self._loop.call_soon_threadsafe(self._on_damage, damage)
-
-    def _translate(self, error: sqlite3.Error) -> PlexSpacesError:
-        """Return what an error of SQLite means, and tell of damage."""
-        translated = _translate(error, self._path)
-        if isinstance(translated, Damaged):
-            self._tell(translated)
-        return translated
+    def _failure(self, error: Exception) -> _Failure:
+        if isinstance(error, Damaged):
+            self._loop.call_soon_threadsafe(self._on_damage, error)
+        return _Failure(error)
 
     def _set_synchronous(self, connection: sqlite3.Connection, level: str) -> None:
         if level != self._synchronous:
@@ -380,18 +380,21 @@ def _translate(error: sqlite3.Error, path: Path) -> PlexSpacesError:
                 f"{path} cannot be written: {error}",
                 hint="choose a writable directory with --data-dir",
             )
+        case sqlite3.SQLITE_IOERR if not os.statvfs(path.parent).f_bavail:
+            return DiskFull(path)
         case sqlite3.SQLITE_IOERR:
             return Unavailable(f"the disk failed under {path}: {error}", hint="dmesg")
     return Internal(f"SQLite failed on {path}: {error}")
 
 
 def _damaged(path: Path, reason: str) -> Damaged:
-    restore = f"plexspaces restore BACKUP --data-dir {quoted(path.parent)}"
-    begin_empty = f"mv {quoted(path)} {quoted(f'{path}.damaged')}"
-    return Damaged(
-        f"{path} is damaged: {reason}",
-        hint=f"with the node stopped: {restore}; or begin empty: {begin_empty}",
-    )
+    return Damaged(f"{path} is damaged: {reason}", hint=how_to_restore(path.parent))
+
+
+def how_to_restore(data_dir: Path) -> str:
+    """Return the hint for a data directory that is damaged."""
+    away = f"mv {quoted(data_dir)} {quoted(f'{data_dir}.damaged')}"
+    return f"stop the node, {away}, then plexspaces restore BACKUP --data-dir {quoted(data_dir)}"
 
 
 def _sync_directory(path: Path) -> None:

@@ -33,7 +33,11 @@ from plexspaces_node.errors import InvalidArgument, WrongState, quoted
 from plexspaces_node.model import check_name
 from plexspaces_node.vm.bundle import check_socket_room, open_plain
 
+UNFINISHED = "restoring"
+"""The name of a file in a data directory into which a backup is being restored."""
+
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_OF_A_FILE_SYSTEM = "lost+found"
 _LIMIT_BYTES = 4096
 """Of the files that hold a word."""
 
@@ -68,6 +72,14 @@ class DataDirectory:
         `InvalidArgument` when it belongs to another node id, when others could write to it, or
         when it cannot be made or written. A lock left by a node that was killed is no obstacle.
         """
+        with cls.held(path, node_id) as directory:
+            directory.lay_out()
+            yield directory
+
+    @classmethod
+    @contextmanager
+    def held(cls, path: Path, node_id: str) -> Iterator[DataDirectory]:
+        """As `open`, but make and change nothing in the directory except its lock."""
         check_name(node_id, what="node id")
         check_socket_room(path.absolute() / "vms")
         directory = cls(path.absolute(), node_id)
@@ -79,15 +91,8 @@ class DataDirectory:
             try:
                 with _usable(directory.path):
                     # Asked under the lock: until then another node may have used it.
-                    directory.was_empty = list(directory.path.iterdir()) == [directory.lock]
-                    _claim(directory)
-                    for child in (
-                        directory.artifacts,
-                        directory.cache,
-                        directory.vms,
-                        directory.logs,
-                    ):
-                        _make_private(child)
+                    names = {entry.name for entry in directory.path.iterdir()}
+                    directory.was_empty = names <= {directory.lock.name, _OF_A_FILE_SYSTEM}
                 yield directory
             finally:
                 if directory.was_empty and not directory.kept:
@@ -97,6 +102,27 @@ class DataDirectory:
         finally:
             if not directory.kept:
                 _remove_empty(made)
+
+    def lay_out(self) -> None:
+        """Claim the directory for the node and make the directories in it; raises as `open`."""
+        with _usable(self.path):
+            _claim(self)
+            for child in (self.artifacts, self.cache, self.vms, self.logs):
+                _make_private(child)
+
+    def clear(self) -> None:
+        """Remove everything but the lock, and the mark of a restore that is not finished.
+
+        Raises `InvalidArgument` for what cannot be removed.
+        """
+        with _usable(self.path):
+            for entry in self.path.iterdir():
+                if entry in (self.lock, self.unfinished) or entry.name == _OF_A_FILE_SYSTEM:
+                    continue
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink()
 
     def keep(self) -> None:
         """Let what is in the directory stay when it is given back."""
@@ -133,7 +159,7 @@ class DataDirectory:
     @property
     def unfinished(self) -> Path:
         """The file that is there as long as a backup is being restored."""
-        return self.path / "restoring"
+        return self.path / UNFINISHED
 
     @property
     def registry(self) -> Path:
@@ -186,6 +212,8 @@ def _empty(directory: DataDirectory) -> None:
     # What cannot be removed stays: the error that is on its way says more.
     with suppress(OSError):
         for entry in directory.path.iterdir():
+            if entry.name == _OF_A_FILE_SYSTEM:
+                continue
             if entry.is_dir():
                 shutil.rmtree(entry, ignore_errors=True)
             elif entry != directory.lock:

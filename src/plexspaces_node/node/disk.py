@@ -46,12 +46,18 @@ class Reserve:
         self._size_bytes = size_bytes
 
     def fill(self) -> bool:
-        """Take the room, or as much of it as there is; tell whether it is all of it."""
+        """Take the room, or as much of it as there is; tell whether it is all of it.
+
+        Where no file can be made for another reason there is no reserve, with a warning.
+        """
         size = self._size_bytes
         while not self.is_filled and size >= _BLOCK_BYTES:
             try:
                 self._take(size)
-            except OSError:
+            except OSError as error:
+                if not is_full(error):
+                    _log.warning("no reserve for a full disk: %s: %s", self._path, error.strerror)
+                    self.is_filled = True
                 size //= 2
             else:
                 self.is_filled = size == self._size_bytes

@@ -53,6 +53,7 @@ DEFAULT_KEYVALUE_LIMIT_BYTES = 64 * MIB
 DEFAULT_LIMIT_BYTES = 16 * 1024 * MIB
 """The most the keys and states of all applications may take."""
 
+_AGAIN_S = 30.0
 _GIVE_BACK_AFTER_BYTES = 4 * MIB
 """Of keys that were deleted, before it is looked whether the file may become smaller."""
 
@@ -290,6 +291,8 @@ class Registry:
                     pass
             except PlexSpacesError as error:
                 _log.warning("what removed applications left stays for now: %s", error)
+                await asyncio.sleep(_AGAIN_S)
+                self._untidy.set()
 
 
 _COLUMNS = (

@@ -88,7 +88,7 @@ def read_part(connection: sqlite3.Connection, name: str, taken_ns: int, begin: i
     if row is None or not row[0]:
         raise Damaged(
             f"the saved state of {name!r} has no part at byte {begin}",
-            hint="plexspaces restore FILE, from a backup, or deploy the application anew",
+            hint="restore a backup (docs/backup.md), or undeploy the application and deploy it",
         )
     body: bytes = row[0]
     return body

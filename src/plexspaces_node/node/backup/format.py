@@ -1,0 +1,134 @@
+"""The form of a backup: one tar file with everything that a node keeps.
+
+`manifest.json` comes first, then `registry.db`, `artifacts/` and `logs/`, and `SHA256SUMS` of all
+of them last, so that a file that was cut off has none. Native code is not in it: a node makes it
+anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from plexspaces_node.errors import NotFound, WrongState, quoted
+from plexspaces_node.node.backup.registry_copy import Contents
+from plexspaces_node.node.datadir import UNFINISHED
+from plexspaces_node.node.disk import is_whole
+
+FORMAT = 1
+"""Of the files that this version writes; it reads those up to it."""
+
+MANIFEST = "manifest.json"
+REGISTRY = "registry.db"
+SUMS = "SHA256SUMS"
+ENTRY = re.compile(
+    r"registry\.db|artifacts/[0-9a-f]{64}\.wasm|logs/[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.log(\.1)?"
+)
+DIGEST = re.compile(r"[0-9a-f]{64}")
+CHUNK_BYTES = 1024 * 1024
+NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
+    """What a backup says of itself.
+
+    Attributes:
+        version: of the program that wrote it.
+        schema: of its registry.
+        created: RFC 3339, in UTC.
+        isolation: the level at which the node ran last, "" when it is not known.
+        artifacts: whether it has them.
+    """
+
+    format: int
+    node_id: str
+    version: str
+    schema: int
+    created: str
+    isolation: str = ""
+    artifacts: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class BackupInfo:
+    """A backup that was written or read.
+
+    Attributes:
+        missing: applications whose artifact is not in it, by name.
+        sha256: of the whole file.
+    """
+
+    manifest: Manifest
+    applications: tuple[str, ...]
+    missing: tuple[str, ...]
+    size_bytes: int
+    sha256: str
+
+
+class Hashing(io.RawIOBase):
+    """Counts and digests what passes through a file, in one direction."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.size_bytes = 0
+        self._file = file
+        self._digest = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self._count(data)
+        return data
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        self._file.write(data)
+        self._count(data)
+        return len(data)
+
+    def _count(self, data: bytes) -> None:
+        self.size_bytes += len(data)
+        self._digest.update(data)
+
+
+def registry_of(data_dir: Path) -> Path:
+    """Return the registry of a data directory.
+
+    Raises `NotFound` without one, `WrongState` while a restore is not finished.
+    """
+    registry = data_dir / REGISTRY
+    if not registry.is_file():
+        raise NotFound(
+            f"there is no node's data in {data_dir}",
+            hint="name the directory with --data-dir, or the node with --node-id",
+        )
+    if (data_dir / UNFINISHED).exists():
+        raise WrongState(
+            f"a backup was not wholly restored into {data_dir}",
+            hint=f"plexspaces restore BACKUP --data-dir {quoted(data_dir)}",
+        )
+    return registry
+
+
+def is_there(data_dir: Path, digest: str) -> bool:
+    """Tell whether a data directory has an artifact, and all of it. Blocks."""
+    with suppress(FileNotFoundError):
+        return bool(DIGEST.fullmatch(digest)) and is_whole(
+            data_dir / "artifacts" / f"{digest}.wasm", digest
+        )
+    return False
+
+
+def missing_artifacts(contents: Contents, digests: Collection[str]) -> tuple[str, ...]:
+    """Return the applications whose artifact is not among `digests`."""
+    return tuple(name for name, digest in contents.digests.items() if digest not in digests)

@@ -1,0 +1,255 @@
+"""Reading a backup: whole, checked, and into a data directory. Everything here blocks.
+
+What comes from a file is hostile until all of it was checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from plexspaces_node.errors import AlreadyExists, InvalidArgument, WrongState, quoted
+from plexspaces_node.model import LEVELS
+from plexspaces_node.node.backup import registry_copy
+from plexspaces_node.node.backup.format import (
+    CHUNK_BYTES,
+    ENTRY,
+    FORMAT,
+    MANIFEST,
+    NEW,
+    REGISTRY,
+    SUMS,
+    BackupInfo,
+    Hashing,
+    Manifest,
+    is_there,
+    missing_artifacts,
+    registry_of,
+)
+from plexspaces_node.node.backup.registry_copy import Contents
+from plexspaces_node.node.database import how_to_restore
+from plexspaces_node.node.datadir import DataDirectory
+from plexspaces_node.node.disk import sync, using_disk
+
+_SMALL_BYTES = 16 * 1024 * 1024
+_ANOTHER = "use another backup"
+
+
+def verify(file: Path) -> BackupInfo:
+    """Read a backup and check all of it; what is unpacked for that is gone at the end.
+
+    Raises `NotFound`, `WrongState` for one that is damaged, cut off or of a newer version.
+    """
+    with tempfile.TemporaryDirectory(prefix="plexspaces-verify-") as scratch:
+        place = Path(scratch)
+
+        def keep(name: str) -> BinaryIO | None:
+            return (place / REGISTRY).open("wb") if name == REGISTRY else None
+
+        with using_disk(place):
+            return _read(file, keep, place / REGISTRY)
+
+
+def verify_data(data_dir: Path) -> tuple[Contents, tuple[str, ...]]:
+    """Check the registry and the artifacts of a data directory, whether its node runs or not.
+
+    Returns what the registry refers to and the applications whose artifact is missing or damaged.
+    Raises `NotFound`, and `WrongState` for a damaged registry or an unfinished restore.
+    """
+    registry = registry_of(data_dir)
+    try:
+        contents = registry_copy.check(registry)
+    except WrongState as error:
+        raise WrongState(error.message, hint=error.hint or how_to_restore(data_dir)) from error
+    whole = {digest for digest in set(contents.digests.values()) if is_there(data_dir, digest)}
+    return contents, missing_artifacts(contents, whole)
+
+
+def restore(file: Path, data_dir: Path, node_id: str = "") -> BackupInfo:
+    """Unpack a backup into a data directory that is empty or not there yet.
+
+    For the node that it is of, or for another, `node_id`. All of it was read and checked before a
+    node could start from it: until then the directory says that it is not whole. Raises what
+    `verify` does, `AlreadyExists` for a directory with data in it, and what
+    `DataDirectory.open` does.
+    """
+    manifest = read_manifest(file)
+    with DataDirectory.held(data_dir, node_id or manifest.node_id) as directory:
+        if not directory.was_empty and not directory.unfinished.exists():
+            raise AlreadyExists(
+                f"{directory.path} has a node's data in it",
+                hint=f"mv {quoted(directory.path)} {quoted(f'{directory.path}.before')}, "
+                "or name another with --data-dir",
+            )
+        with using_disk(directory.path):
+            # First of all: whatever ends this, no node starts from half a backup.
+            directory.unfinished.touch(mode=0o600)
+            sync(directory.path)
+            directory.clear()
+            directory.lay_out()
+
+            def keep(name: str) -> BinaryIO:
+                return os.fdopen(os.open(directory.path / name, NEW, 0o600), "wb")
+
+            info = _read(file, keep, directory.registry)
+            if info.manifest.isolation in LEVELS:
+                directory.isolation_file.write_text(f"{info.manifest.isolation}\n", "utf-8")
+            for place in (directory.artifacts, directory.logs, directory.path):
+                sync(place)
+            directory.unfinished.unlink()
+            sync(directory.path)
+        directory.keep()
+    return info
+
+
+def _read(file: Path, keep: Callable[[str], BinaryIO | None], registry: Path) -> BackupInfo:
+    """Read a backup to its end, give every entry to a file that `keep` opens, and check all."""
+    with _opened_backup(file) as raw:
+        hashing = Hashing(raw)
+        manifest, digests = _unpack(hashing, os.fstat(raw.fileno()).st_size, keep)
+        contents = registry_copy.check(registry)
+        return BackupInfo(
+            manifest,
+            tuple(contents.digests),
+            missing_artifacts(contents, digests),
+            hashing.size_bytes,
+            hashing.sha256,
+        )
+
+
+def _unpack(
+    source: Hashing, size: int, keep: Callable[[str], BinaryIO | None]
+) -> tuple[Manifest, set[str]]:
+    entries = _entries(source, size)
+    manifest, line = _manifest_in(entries)
+    sums, names, digests = [line], set[str](), set[str]()
+    for name, entry in entries:
+        if name == SUMS:
+            if entry.read(_SMALL_BYTES).decode("utf-8", "replace") != "".join(sums):
+                raise WrongState("its contents are not those that were written")
+            break
+        if not ENTRY.fullmatch(name) or name in names:
+            raise WrongState(f"it holds {name!r}, which no backup has there")
+        names.add(name)
+        digest = _copy(entry, keep(name))
+        sums.append(f"{digest}  {name}\n")
+        if name.startswith("artifacts/"):
+            if name != f"artifacts/{digest}.wasm":
+                raise WrongState(f"{name} has the digest {digest}")
+            digests.add(digest)
+    else:
+        raise WrongState("it is cut off")
+    if REGISTRY not in names:
+        raise WrongState("it has no registry")
+    entry.skip()
+    while rest := source.read(CHUNK_BYTES):
+        if rest.strip(b"\0"):
+            raise WrongState("it goes on after its end")
+    return manifest, digests
+
+
+def read_manifest(file: Path) -> Manifest:
+    """Return what a backup says of itself, which is not checked yet; raises as `verify`."""
+    with _opened_backup(file) as raw:
+        return _manifest_in(_entries(Hashing(raw), os.fstat(raw.fileno()).st_size))[0]
+
+
+def _manifest_in(entries: Iterator[tuple[str, _Entry]]) -> tuple[Manifest, str]:
+    name, entry = next(entries, ("", None))
+    if name != MANIFEST or entry is None:
+        raise WrongState("it is no backup of a PlexSpaces node")
+    data = entry.read(_SMALL_BYTES)
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise WrongState(f"its {MANIFEST} cannot be read: {error}") from error
+    if manifest.format > FORMAT:
+        raise WrongState(
+            f"it has format {manifest.format}, written by version {manifest.version}; "
+            f"this version knows {FORMAT}",
+            hint="pip install --upgrade plexspaces-node",
+        )
+    return manifest, f"{hashlib.sha256(data).hexdigest()}  {MANIFEST}\n"
+
+
+class _Entry:
+    """What of an archive belongs to one file; read to its end before the next one begins."""
+
+    def __init__(self, source: Hashing, size: int) -> None:
+        self._source = source
+        self._left = size
+        self._padding = -size % tarfile.BLOCKSIZE
+
+    def read(self, size: int) -> bytes:
+        """Return so many bytes or fewer, b"" at the end; raises `WrongState` when cut off."""
+        data = self._source.read(min(size, self._left))
+        if not data and self._left and size:
+            raise WrongState("it is cut off")
+        self._left -= len(data)
+        return data
+
+    def skip(self) -> None:
+        """Go to where the next entry begins."""
+        while self.read(CHUNK_BYTES):
+            pass
+        self._source.read(self._padding)
+
+
+def _entries(source: Hashing, size: int) -> Iterator[tuple[str, _Entry]]:
+    """Yield name and contents of each file of an archive, of the one form that backups have.
+
+    By `tarfile` only header for header: what else it understands, links, sparse files and names of
+    any length, has no place in a backup and would be followed before it could be refused.
+    """
+    while len(header := source.read(tarfile.BLOCKSIZE)) == tarfile.BLOCKSIZE:
+        if not header.strip(b"\0"):
+            return
+        try:
+            found = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+        except (tarfile.HeaderError, ValueError) as error:
+            raise WrongState(f"it is no whole backup: {error}") from error
+        if found.type != tarfile.REGTYPE or not 0 <= found.size <= size:
+            raise WrongState(f"it holds {found.name!r}, which no backup has there")
+        entry = _Entry(source, found.size)
+        yield found.name, entry
+        entry.skip()
+
+
+def _copy(entry: _Entry, target: BinaryIO | None) -> str:
+    """Copy to a file and close that; return the digest."""
+    digest = hashlib.sha256()
+    with target or io.BytesIO() as out:
+        while data := entry.read(CHUNK_BYTES):
+            digest.update(data)
+            if target:
+                out.write(data)
+        if target:
+            out.flush()
+            os.fsync(out.fileno())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _opened_backup(file: Path) -> Iterator[BinaryIO]:
+    """Open a backup, and name it in whatever is found wrong with it."""
+    try:
+        # A pipe without a writer would be waited for.
+        raw = os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    except OSError as error:
+        raise InvalidArgument(f"{file} cannot be read: {error.strerror}") from error
+    with raw:
+        try:
+            yield raw
+        except WrongState as error:
+            raise WrongState(
+                f"{file} cannot be used: {error.message}", hint=error.hint or _ANOTHER
+            ) from error

@@ -1,0 +1,114 @@
+"""A registry's file as a backup sees it: copied while a node writes it, and checked.
+
+Uses connections of its own that only read, also beside a running node. Everything here blocks.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from plexspaces_node.errors import ResourceExhausted, WrongState
+from plexspaces_node.node.migrations import MIGRATIONS, migrate
+
+_BUSY_TIMEOUT_S = 30.0
+_FAULTS_TOLD = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a registry refers to.
+
+    Attributes:
+        schema: the number of its last migration.
+        digests: of the artifact of each application whose deploy was done, by name.
+    """
+
+    schema: int
+    digests: dict[str, str]
+
+
+def copy(registry: Path, target: Path) -> Contents:
+    """Copy a registry as it is at one moment into a file that is there and empty, and check it.
+
+    All that was committed until then is in it, and nothing after. Raises what `check` does, and
+    `ResourceExhausted` without room.
+    """
+    with _opened(registry, "mode=ro") as source, _opened(target, "mode=rw") as copied:
+        copied.execute("PRAGMA journal_mode = OFF")
+        copied.execute("PRAGMA synchronous = OFF")
+        source.backup(copied)
+    return check(target)
+
+
+def check(registry: Path) -> Contents:
+    """Read every page of a registry and return what it refers to.
+
+    Raises `WrongState` for one that is damaged, that a newer version has written, or whose tables
+    are not those of its version.
+    """
+    with _opened(registry, "mode=ro") as connection:
+        schema = _schema(connection)
+        if schema > len(MIGRATIONS):
+            raise WrongState(
+                f"{registry.name} has schema {schema}, this version of PlexSpaces knows "
+                f"{len(MIGRATIONS)}",
+                hint="pip install --upgrade plexspaces-node",
+            )
+        # First: what else there is, a trigger or a computed column, would run in what follows.
+        if _tables(connection) != _tables_of(schema):
+            raise WrongState(f"{registry.name} has other tables than a registry of schema {schema}")
+        faults = connection.execute(f"PRAGMA integrity_check({_FAULTS_TOLD})").fetchall()
+        if faults != [("ok",)]:
+            raise WrongState(
+                f"{registry.name} is damaged: {'; '.join(fault for (fault,) in faults)}"
+            )
+        rows = connection.execute(
+            "SELECT name, digest FROM applications WHERE generation > 0 ORDER BY name"
+        )
+        return Contents(schema, dict(rows.fetchall()))
+
+
+@contextmanager
+def _opened(registry: Path, mode: str) -> Iterator[sqlite3.Connection]:
+    address = f"file:{quote(str(registry.absolute()))}?{mode}"
+    try:
+        connection = sqlite3.connect(address, _BUSY_TIMEOUT_S, uri=True, isolation_level=None)
+        with closing(connection):
+            connection.execute("PRAGMA trusted_schema = OFF")
+            yield connection
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+            raise ResourceExhausted(
+                "no space left for a copy of the registry", hint="df -h"
+            ) from error
+        raise WrongState(f"{registry.name} cannot be read: {error}") from error
+
+
+def _schema(connection: sqlite3.Connection) -> int:
+    # Of this type and bounded, whatever somebody has put into the table.
+    [[number]] = connection.execute(
+        "SELECT MAX(CASE WHEN TYPEOF(number) = 'integer' THEN number END) FROM migrations"
+    ).fetchall()
+    if not isinstance(number, int) or number < 1:
+        raise WrongState("the registry does not say of which schema it is")
+    return number
+
+
+def _tables(connection: sqlite3.Connection) -> set[tuple[str, str, str]]:
+    rows = connection.execute(
+        "SELECT type, name, SUBSTR(COALESCE(sql, ''), 1, 4096) FROM sqlite_schema LIMIT 100"
+    )
+    # As versions of SQLite quote a renamed table differently.
+    return {(type_, name, re.sub(r'[\s"]+', "", sql)) for type_, name, sql in rows}
+
+
+def _tables_of(schema: int) -> set[tuple[str, str, str]]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        migrate(connection, MIGRATIONS[:schema])
+        return _tables(connection)

@@ -1,0 +1,223 @@
+"""Writing a backup, of a node that runs, has ended or has crashed. Everything here blocks."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import io
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import msgspec
+
+from plexspaces_node import __version__
+from plexspaces_node.errors import AlreadyExists, InvalidArgument, WrongState
+from plexspaces_node.node.backup import registry_copy
+from plexspaces_node.node.backup.format import (
+    DIGEST,
+    ENTRY,
+    FORMAT,
+    MANIFEST,
+    NEW,
+    REGISTRY,
+    SUMS,
+    BackupInfo,
+    Hashing,
+    Manifest,
+    missing_artifacts,
+    registry_of,
+)
+from plexspaces_node.node.backup.registry_copy import Contents
+from plexspaces_node.node.database import how_to_restore
+from plexspaces_node.node.disk import DiskFull, is_full, sync
+
+_SCRATCH = ".plexspaces-backup-"
+_WRITTEN_BYTES = 16 * 1024
+"""As tarfile copies: each piece is written as it is."""
+
+
+def back_up(data_dir: Path, file: Path, *, artifacts: bool = True) -> BackupInfo:
+    """Write a backup of a data directory, whether its node runs or not.
+
+    It is what a node would find after a crash at that moment: everything acknowledged, and of each
+    actor the last snapshot. The file is made whole or not at all, readable by its owner only: it
+    holds the environments of applications. Its registry and artifacts are checked before it counts.
+    Raises `AlreadyExists` for a file that is there, `InvalidArgument` for a place that cannot be
+    written, `NotFound` without a data directory, `ResourceExhausted` without room, `WrongState` for
+    a registry that is damaged or a directory in which a restore is not finished.
+    """
+    if os.path.lexists(file):
+        raise AlreadyExists(f"{file} exists", hint="choose another name")
+    with _writing(file), _scratch(file.parent) as scratch:
+        part = scratch / "backup.tar"
+        with os.fdopen(os.open(part, NEW, 0o600), "wb") as out:
+            info = _write(data_dir, out, scratch, artifacts=artifacts)
+            out.flush()
+            os.fsync(out.fileno())
+        _give_name(part, file)
+        sync(file.parent)
+    return info
+
+
+def stream_backup(data_dir: Path, out: BinaryIO, *, artifacts: bool = True) -> BackupInfo:
+    """Write a backup to an open file, a pipe for example; as `back_up`.
+
+    Raises `OSError` when `out` takes no more.
+    """
+    with _scratch(data_dir) as scratch:
+        return _write(data_dir, out, scratch, artifacts=artifacts)
+
+
+def _write(data_dir: Path, out: BinaryIO, scratch: Path, *, artifacts: bool) -> BackupInfo:
+    registry = registry_of(data_dir)
+    copied = scratch / REGISTRY
+    copied.touch(mode=0o600)
+    try:
+        contents = registry_copy.copy(registry, copied)
+    except WrongState as error:
+        raise WrongState(error.message, hint=error.hint or how_to_restore(data_dir)) from error
+    manifest = Manifest(
+        format=FORMAT,
+        node_id=_word(data_dir / "node-id"),
+        version=__version__,
+        schema=contents.schema,
+        created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        isolation=_word(data_dir / "isolation"),
+        artifacts=artifacts,
+    )
+    hashing = Hashing(out)
+    with ExitStack() as stack:
+        # Opened now: a node that goes on may remove an artifact meanwhile, not its bytes.
+        held = _whole_artifacts(data_dir, contents, stack) if artifacts else {}
+        archive = stack.enter_context(
+            tarfile.open(
+                fileobj=hashing,
+                mode="w|",
+                format=tarfile.GNU_FORMAT,
+                bufsize=_WRITTEN_BYTES,
+            )
+        )
+        _write_entries(archive, manifest, copied, held, data_dir / "logs")
+    return BackupInfo(
+        manifest,
+        tuple(contents.digests),
+        missing_artifacts(contents, set(held)),
+        hashing.size_bytes,
+        hashing.sha256,
+    )
+
+
+@contextmanager
+def _scratch(beside: Path) -> Iterator[Path]:
+    """Make a directory for this process alone, and remove it; also those of killed processes."""
+    for left in beside.glob(f"{_SCRATCH}*"):
+        with suppress(OSError), _locked(left):
+            shutil.rmtree(left)
+    while True:
+        place = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=beside))
+        # Another backup may have taken it for one that is left.
+        with suppress(FileNotFoundError), _locked(place):
+            if not place.exists():
+                continue
+            try:
+                yield place
+            finally:
+                shutil.rmtree(place)
+            return
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Hold a directory of this user's. Raises `OSError` for another's, and when it is held."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(directory, flags)
+    try:
+        if os.fstat(descriptor).st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if is_full(error):
+            raise DiskFull(file.parent) from error
+        raise InvalidArgument(
+            f"{file} cannot be written: {error.strerror}", hint="choose a place you may write to"
+        ) from error
+
+
+def _give_name(part: Path, file: Path) -> None:
+    try:
+        # Not a rename, which would replace what somebody has put there meanwhile.
+        os.link(part, file)
+    except FileExistsError as error:
+        raise AlreadyExists(f"{file} exists", hint="choose another name") from error
+    except OSError:
+        # A file system without links.
+        part.rename(file)
+
+
+def _write_entries(
+    archive: tarfile.TarFile,
+    manifest: Manifest,
+    registry: Path,
+    artifacts: dict[str, BinaryIO],
+    logs: Path,
+) -> None:
+    sums: list[str] = []
+
+    def add(name: str, file: BinaryIO, size: int) -> None:
+        entry = tarfile.TarInfo(name)
+        entry.size, entry.mode = size, 0o600
+        hashing = Hashing(file)
+        archive.addfile(entry, cast(BinaryIO, hashing))
+        sums.append(f"{hashing.sha256}  {name}\n")
+
+    def add_bytes(name: str, data: bytes) -> None:
+        add(name, io.BytesIO(data), len(data))
+
+    add_bytes(MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+    with registry.open("rb") as opened:
+        add(REGISTRY, opened, os.fstat(opened.fileno()).st_size)
+    # The largest of what is written, and of no use any more.
+    registry.unlink()
+    for digest, file in artifacts.items():
+        add(f"artifacts/{digest}.wasm", file, os.fstat(file.fileno()).st_size)
+    for path in sorted(logs.glob("*.log*")):
+        if ENTRY.fullmatch(f"logs/{path.name}"):
+            # At once: a node that goes on writes to it.
+            with suppress(FileNotFoundError):
+                add_bytes(f"logs/{path.name}", path.read_bytes())
+    add_bytes(SUMS, "".join(sums).encode())
+
+
+def _whole_artifacts(data_dir: Path, contents: Contents, stack: ExitStack) -> dict[str, BinaryIO]:
+    held: dict[str, BinaryIO] = {}
+    for digest in sorted(set(contents.digests.values())):
+        if DIGEST.fullmatch(digest):
+            with suppress(FileNotFoundError):
+                file = stack.enter_context((data_dir / "artifacts" / f"{digest}.wasm").open("rb"))
+                if hashlib.file_digest(file, "sha256").hexdigest() == digest:
+                    file.seek(0)
+                    held[digest] = file
+    return held
+
+
+def _word(path: Path) -> str:
+    with suppress(FileNotFoundError):
+        return path.read_text("utf-8").strip()
+    return ""
