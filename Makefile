@@ -23,7 +23,7 @@ programs: ## build the native programs, unless the user's cache has them for the
 
 toolchains: $(TOOLCHAINS) ## install the compilers of the four languages
 
-$(TOOLCHAINS): $(STAMP) scripts/toolchains src/plexspaces_node/build/toolchains/typescript/package-lock.json
+$(TOOLCHAINS): $(STAMP) scripts/toolchains src/plexspaces_node/toolchains/locked/typescript/package-lock.json
 	@scripts/toolchains
 	@touch $(TOOLCHAINS)
 

@@ -14,7 +14,7 @@ from benchmarks.serving import serving_process
 from plexspaces_node import NodeClient
 from plexspaces_node.errors import PlexSpacesError
 from plexspaces_node.model import ApplicationState
-from plexspaces_node.vm.procfs import available_memory_mib
+from plexspaces_node.vm.host.procfs import available_memory_mib
 
 COUNT = 1000
 EDGE_TARGET = 1.2

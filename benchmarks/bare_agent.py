@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from support.peer import Peer
 
-from plexspaces_node.wire import link
+from plexspaces_node.link import frames as link
 
 
 @contextmanager

@@ -15,11 +15,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter
 
-from plexspaces_node.build.image.initrd import Archive
+from plexspaces_node.guest_image.initrd import Archive
 from plexspaces_node.model import VmConfig
 from plexspaces_node.vm.image import GuestImage
-from plexspaces_node.vm.qemu_command import ENVIRONMENT, Descriptors, Emulator, Files, qemu_command
-from plexspaces_node.vm.qmp import connect_qmp
+from plexspaces_node.vm.qemu.command import ENVIRONMENT, Descriptors, Emulator, Files, qemu_command
+from plexspaces_node.vm.qemu.qmp import connect_qmp
 
 _WORD = b"first-user-process"
 _TIMEOUT_S = 60.0

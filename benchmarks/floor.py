@@ -7,7 +7,7 @@ import sys
 
 import grpc
 
-from plexspaces_node.wire.options import server_options
+from plexspaces_node.api.options import server_options
 
 METHOD = "/bench.Floor/Echo"
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from benchmarks.bare_agent import bare_agent, loaded
 from benchmarks.serving import ROOT
 from plexspaces_node import NodeClient
-from plexspaces_node.build import BuildEnvironment, BuildResult, build, new_project
 from plexspaces_node.errors import Unsupported
 from plexspaces_node.model import MIB, Language
-from plexspaces_node.vm.procfs import resident_bytes
+from plexspaces_node.toolchains import BuildEnvironment, BuildResult, build, new_project
+from plexspaces_node.vm.host.procfs import resident_bytes
 
 ACTORS = ROOT / "tests" / "actors" / "conformance"
 LOAD_TARGET_MS = 10.0

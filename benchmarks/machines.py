@@ -16,17 +16,17 @@ from time import perf_counter
 
 from benchmarks.bare_boot import bare_boot_s
 from plexspaces_node import NodeBuilder, NodeClient
-from plexspaces_node.build import build
-from plexspaces_node.build.workload import examples, primes_payload, primes_reply
 from plexspaces_node.client.node import DeployOptions
 from plexspaces_node.config import ConfigBootstrap
 from plexspaces_node.errors import ActorError, PlexSpacesError, Unsupported
-from plexspaces_node.levels import open_image
+from plexspaces_node.isolation import open_image
 from plexspaces_node.model import MIB, VmConfig
-from plexspaces_node.vm.qemu import QemuDriver
-from plexspaces_node.vm.qemu_command import Accelerator, Emulator
-from plexspaces_node.vm.qemu_walls import find_qemu
-from plexspaces_node.vm.tsc import host_tsc_khz
+from plexspaces_node.toolchains import build
+from plexspaces_node.toolchains.workload import examples, primes_payload, primes_reply
+from plexspaces_node.vm.host.tsc import host_tsc_khz
+from plexspaces_node.vm.qemu.command import Accelerator, Emulator
+from plexspaces_node.vm.qemu.driver import QemuDriver
+from plexspaces_node.vm.qemu.sandbox import find_qemu
 
 COPY_TARGET = 0.2
 BOOT_TARGET = 1.25

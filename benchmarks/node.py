@@ -21,12 +21,12 @@ from benchmarks.bare_agent import bare_agent, loaded
 from benchmarks.floor import METHOD
 from benchmarks.serving import serving
 from plexspaces_node import NodeClient
+from plexspaces_node.api.options import client_options
+from plexspaces_node.link import frames as link
 from plexspaces_node.model import MIB
-from plexspaces_node.node.agents import AgentClient
-from plexspaces_node.node.machines import SwitchedHostCalls
+from plexspaces_node.node.machines.agent_client import AgentClient
+from plexspaces_node.node.machines.machine import SwitchedHostCalls
 from plexspaces_node.programs import agent_program
-from plexspaces_node.wire import link
-from plexspaces_node.wire.options import client_options
 
 if TYPE_CHECKING:
     from support.peer import Peer

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 
 _PYTHON = "requirements.txt"
 _CARGO = ("agent/Cargo.lock", "agent/init/Cargo.lock")
-_NPM = "src/plexspaces_node/build/toolchains/typescript/package-lock.json"
+_NPM = "src/plexspaces_node/toolchains/locked/typescript/package-lock.json"
 _GO = "sdk/go/go.mod"
 _DOCKER = "Dockerfile"
 # What the product runs on; a requirement for another system is in the lock, and nowhere else.

@@ -1,5 +1,5 @@
 ;; A core module, no component yet, that calls WASI preview 1 as the first letter of a message's
-;; type says; see the comments. For the tests of build/wrap.py, which makes an actor of it.
+;; type says; see the comments. For the tests of toolchains/wrap.py, which makes an actor of it.
 (module
   (import "wasi_snapshot_preview1" "args_sizes_get" (func $args_sizes_get (param i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "args_get" (func $args_get (param i32 i32) (result i32)))

@@ -16,8 +16,8 @@ from support.machines import FakeHarness, Harness, ProcessHarness, QemuHarness
 from support.qemu import FakeQemuHarness
 
 from plexspaces_node import NodeClient
-from plexspaces_node.build import BuildResult
 from plexspaces_node.errors import Unsupported
+from plexspaces_node.toolchains import BuildResult
 
 
 @pytest.fixture

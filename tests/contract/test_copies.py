@@ -18,12 +18,13 @@ from support.patience import patient
 from support.qemu import FakeQemuHarness
 
 from plexspaces_node.model import MIB, VmConfig
-from plexspaces_node.node.machines import AgentLimits, start_machine
-from plexspaces_node.vm import procfs, qemu_template
+from plexspaces_node.node.machines.machine import AgentLimits, start_machine
 from plexspaces_node.vm.bundle import Bundle
+from plexspaces_node.vm.host import procfs
 from plexspaces_node.vm.image import ROOTFS
-from plexspaces_node.vm.qemu import COPIES, FAILED_COPIES, QemuDriver
-from plexspaces_node.vm.qemu_template import KEPT
+from plexspaces_node.vm.qemu import template as qemu_template
+from plexspaces_node.vm.qemu.driver import COPIES, FAILED_COPIES, QemuDriver
+from plexspaces_node.vm.qemu.template import KEPT
 
 LIMITS = AgentLimits("node-test", message_limit=1 << 20, in_flight_limit=16)
 BOUND_S = patient(40.0)

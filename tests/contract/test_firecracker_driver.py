@@ -14,9 +14,9 @@ import pytest
 from support.firecracker import FirecrackerHarness
 from support.patience import patient
 
-from plexspaces_node.vm import procfs
-from plexspaces_node.vm.jailer import find_cgroups
-from plexspaces_node.vm.users import FIRST_UID, LAST_UID
+from plexspaces_node.vm.firecracker.jailer import find_cgroups
+from plexspaces_node.vm.host import procfs
+from plexspaces_node.vm.host.users import FIRST_UID, LAST_UID
 
 KINDS = ("firecracker", "firecracker-jailed")
 

@@ -24,11 +24,11 @@ from support.patience import patient
 from support.peer import ACTOR, MESSAGE_LIMIT, PLATFORM, TRAP, Given, Replied
 
 from plexspaces_node import NodeClient
-from plexspaces_node.build import BuildResult, new_project
-from plexspaces_node.build.workload import primes_payload, primes_reply
 from plexspaces_node.errors import ActorError, ActorFailed, WrongState
+from plexspaces_node.link import frames as link
 from plexspaces_node.model import MIB, ApplicationState, ArtifactKind, Language
-from plexspaces_node.wire import link
+from plexspaces_node.toolchains import BuildResult, new_project
+from plexspaces_node.toolchains.workload import primes_payload, primes_reply
 
 TEXT = "żółw ñandú Привет ✓ 𝄞"
 SLACK_BYTES = 64 * MIB

@@ -27,26 +27,25 @@ from support.patience import patient
 from support.qemu import FakeQemuHarness, hello_in_hex, leave_unread
 
 from plexspaces_node.errors import DeadlineExceeded, PlexSpacesError, Unavailable, VmStartFailed
-from plexspaces_node.node import machines, pending
-from plexspaces_node.node.machines import AgentLimits, Machine, start_machine
-from plexspaces_node.vm import (
-    bundle,
-    firecracker,
-    firecracker_start,
-    jailer,
-    procfs,
-    qemu,
-    qmp,
-)
+from plexspaces_node.node.machines import machine as machines
+from plexspaces_node.node.machines import pending
+from plexspaces_node.node.machines.machine import AgentLimits, Machine, start_machine
+from plexspaces_node.vm import bundle
 from plexspaces_node.vm.drive import DRIVE
 from plexspaces_node.vm.driver import Driver, LinkEnd
-from plexspaces_node.vm.firecracker import FirecrackerDriver, _Ready
-from plexspaces_node.vm.firecracker_host import FirecrackerHost
-from plexspaces_node.vm.host_machine import trial_bundle
+from plexspaces_node.vm.firecracker import driver as firecracker
+from plexspaces_node.vm.firecracker import jailer
+from plexspaces_node.vm.firecracker import start as firecracker_start
+from plexspaces_node.vm.firecracker.driver import FirecrackerDriver, _Ready
+from plexspaces_node.vm.firecracker.host import FirecrackerHost
+from plexspaces_node.vm.firecracker.jailer import CONSOLE_LIMIT_BYTES, Cgroups, Programs
+from plexspaces_node.vm.host import procfs
+from plexspaces_node.vm.host.vmm import trial_bundle
 from plexspaces_node.vm.image import INITRD, KERNEL, ROOTFS
-from plexspaces_node.vm.jailer import CONSOLE_LIMIT_BYTES, Cgroups, Programs
-from plexspaces_node.vm.process import ProcessDriver
-from plexspaces_node.vm.qmp import connect_qmp
+from plexspaces_node.vm.process.driver import ProcessDriver
+from plexspaces_node.vm.qemu import driver as qemu
+from plexspaces_node.vm.qemu import qmp
+from plexspaces_node.vm.qemu.qmp import connect_qmp
 
 LIMITS = AgentLimits("node-test", message_limit=1 << 20, in_flight_limit=16)
 BOUND_S = patient(40.0)

@@ -20,19 +20,20 @@ from support.machines import SMALL, TIMEOUT_S, ProcessHarness
 
 from plexspaces_node.errors import NotFound, Unavailable, VmStartFailed
 from plexspaces_node.model import MIB
-from plexspaces_node.vm import process, procfs
 from plexspaces_node.vm.bundle import Bundle
 from plexspaces_node.vm.driver import Health, VmExit
-from plexspaces_node.vm.host_process import HostProcess
-from plexspaces_node.vm.process import HANDLE_VERSION, ProcessDriver, ProcessVm
-from plexspaces_node.vm.users import FIRST_UID, LAST_UID, uid_of, users_exist
+from plexspaces_node.vm.host import procfs
+from plexspaces_node.vm.host.process import HostProcess
+from plexspaces_node.vm.host.users import FIRST_UID, LAST_UID, uid_of, users_exist
+from plexspaces_node.vm.process import driver as process
+from plexspaces_node.vm.process.driver import HANDLE_VERSION, ProcessDriver, ProcessVm
 
 NODE = """
 import asyncio, json, sys
 from pathlib import Path
 from plexspaces_node.model import VmConfig
 from plexspaces_node.vm.bundle import Bundle
-from plexspaces_node.vm.process import ProcessDriver
+from plexspaces_node.vm.process.driver import ProcessDriver
 
 async def main(root):
     bundle = Bundle.create(Path(root), "vm-orphan", VmConfig(memory_mib=64))

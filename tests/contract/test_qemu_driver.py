@@ -15,11 +15,12 @@ from support.qemu import leave_unread
 
 from plexspaces_node.errors import VmStartFailed
 from plexspaces_node.model import VmConfig
-from plexspaces_node.vm import procfs, qemu
 from plexspaces_node.vm.drive import make_drive
+from plexspaces_node.vm.host import procfs
 from plexspaces_node.vm.image import INITRD, KERNEL, ROOTFS, GuestImage
-from plexspaces_node.vm.qemu import QemuDriver
-from plexspaces_node.vm.qmp import connect_qmp
+from plexspaces_node.vm.qemu import driver as qemu
+from plexspaces_node.vm.qemu.driver import QemuDriver
+from plexspaces_node.vm.qemu.qmp import connect_qmp
 
 UNHEARD_OF = VmConfig(1, 131)
 """A size of which there is no template, so that the machine has to boot."""

@@ -8,8 +8,8 @@ import pytest
 from support.actors import Init, command, command_component, compiled, probe, routed
 from support.peer import ACTOR, MEMORY_BYTES, MESSAGE_LIMIT, PLATFORM, TRAP, Given, Peer, refused
 
-from plexspaces_node.build.assembly import assemble
-from plexspaces_node.wire import link
+from plexspaces_node.link import frames as link
+from plexspaces_node.toolchains.assembly import assemble
 
 NO_NODE_STATUS = 3
 """Of an agent whose node is gone or would not talk to it."""

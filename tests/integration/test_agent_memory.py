@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from support.peer import ACTOR, Peer, Replied
 
+from plexspaces_node.link import frames as link
 from plexspaces_node.model import MIB
-from plexspaces_node.wire import link
 
 GIVEN_UP_STATUS = 4
 """Of an agent whose actor cannot be made anew beside it."""

@@ -9,9 +9,9 @@ import pytest
 from support.actors import ACTORS, compiled
 from support.peer import PLATFORM, SECOND_NS, Peer
 
-from plexspaces_node.build.assembly import assemble
+from plexspaces_node.link import frames as link
 from plexspaces_node.model import MIB
-from plexspaces_node.wire import link
+from plexspaces_node.toolchains.assembly import assemble
 
 GIVEN_UP_STATUS = 4
 """Of an agent whose actor cannot be made anew beside it."""

@@ -16,7 +16,7 @@ from support.traces import assert_nothing_left, ended
 from plexspaces_node import NodeClient
 from plexspaces_node.errors import PlexSpacesError
 from plexspaces_node.model import ApplicationState
-from plexspaces_node.node import artifacts
+from plexspaces_node.node.artifacts import store as artifacts
 
 
 def numbered(probe_wasm: Path, number: int) -> bytes:

@@ -14,11 +14,11 @@ import pytest
 from wasmtime import Config, Engine, ExitTrap, Linker, Module, Store, WasiConfig, WasmtimeError
 from wasmtime import component as wit
 
-from plexspaces_node.build import BuildEnvironment, BuildResult, build, new_project
-from plexspaces_node.build.workload import examples, primes_payload, primes_reply
+from plexspaces_node.artifact_inspection import inspect
 from plexspaces_node.errors import InvalidArgument
-from plexspaces_node.inspection import inspect
 from plexspaces_node.model import ArtifactKind, Language
+from plexspaces_node.toolchains import BuildEnvironment, BuildResult, build, new_project
+from plexspaces_node.toolchains.workload import examples, primes_payload, primes_reply
 
 CONTRACT = "plexspaces:application"
 MIB = 1024 * 1024

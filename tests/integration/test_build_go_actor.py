@@ -21,12 +21,12 @@ import pytest
 from support.actors import ACTORS, compiled
 from support.peer import ACTOR, TRAP, Given, Peer
 
-from plexspaces_node.build import BuildResult, build
-from plexspaces_node.build.shipped import shipped
-from plexspaces_node.build.workload import primes_payload, primes_reply
 from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.link import frames as link
 from plexspaces_node.model import MIB, ArtifactKind, Language
-from plexspaces_node.wire import link
+from plexspaces_node.toolchains import BuildResult, build
+from plexspaces_node.toolchains.shipped import shipped
+from plexspaces_node.toolchains.workload import primes_payload, primes_reply
 
 GO = str(Path(sys.executable).with_name("go"))
 SDK = Path("sdk", "go")

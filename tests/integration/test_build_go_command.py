@@ -9,8 +9,8 @@ import pytest
 from support.actors import compiled
 from support.peer import ACTOR, Peer
 
-from plexspaces_node.build import build
-from plexspaces_node.wire import link
+from plexspaces_node.link import frames as link
+from plexspaces_node.toolchains import build
 
 PROGRAM = """
 package main

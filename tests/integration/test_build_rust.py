@@ -18,15 +18,15 @@ import pytest
 from support.actors import compiled
 from support.peer import ACTOR, TRAP, Peer, refused
 
-from plexspaces_node.build import BuildEnvironment, BuildResult, build, new_project
-from plexspaces_node.build.rust import RustToolchain
-from plexspaces_node.build.rust_compiler import RustCompiler, find_rust
-from plexspaces_node.build.shipped import shipped
-from plexspaces_node.build.workload import examples, primes_payload, primes_reply
+from plexspaces_node.artifact_inspection import inspect
 from plexspaces_node.errors import InvalidArgument, Unsupported
-from plexspaces_node.inspection import inspect
+from plexspaces_node.link import frames as link
 from plexspaces_node.model import ArtifactKind, Language
-from plexspaces_node.wire import link
+from plexspaces_node.toolchains import BuildEnvironment, BuildResult, build, new_project
+from plexspaces_node.toolchains.rust import RustToolchain
+from plexspaces_node.toolchains.rust_compiler import RustCompiler, find_rust
+from plexspaces_node.toolchains.shipped import shipped
+from plexspaces_node.toolchains.workload import examples, primes_payload, primes_reply
 
 SDK = shipped("sdk/rust")
 

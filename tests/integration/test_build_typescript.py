@@ -19,13 +19,13 @@ from support.peer import ACTOR, MESSAGE_LIMIT, Given, Peer, refused
 from wasmtime import Engine
 from wasmtime import component as wit
 
-from plexspaces_node.build import BuildEnvironment, BuildResult, build, new_project
-from plexspaces_node.build.shipped import shipped
-from plexspaces_node.build.workload import primes_payload, primes_reply
+from plexspaces_node.artifact_inspection import inspect
 from plexspaces_node.errors import InvalidArgument
-from plexspaces_node.inspection import inspect
+from plexspaces_node.link import frames as link
 from plexspaces_node.model import MIB, ArtifactKind, Language
-from plexspaces_node.wire import link
+from plexspaces_node.toolchains import BuildEnvironment, BuildResult, build, new_project
+from plexspaces_node.toolchains.shipped import shipped
+from plexspaces_node.toolchains.workload import primes_payload, primes_reply
 
 SLOW_S = 20.0
 

@@ -8,7 +8,7 @@ import pytest
 from support.actors import command_async, compiled
 from support.peer import ACTOR, PLATFORM, TRAP, Peer
 
-from plexspaces_node.wire import link
+from plexspaces_node.link import frames as link
 
 LINES = 10_000
 

@@ -21,9 +21,9 @@ from plexspaces_node.errors import (
     Unsupported,
     VmStartFailed,
 )
+from plexspaces_node.link import frames as link
 from plexspaces_node.vm.driver import Endpoint, Health
 from plexspaces_node.vm.fake import STEPS, FakeDriver
-from plexspaces_node.wire import link
 
 
 async def _agent_of_another_age(endpoint: Endpoint, vm_id: str) -> None:

@@ -22,7 +22,7 @@ from plexspaces_node import NodeClient
 from plexspaces_node.client import DeployOptions
 from plexspaces_node.errors import ActorTrapped
 from plexspaces_node.model import MIB, ApplicationState, VmState
-from plexspaces_node.node import machines
+from plexspaces_node.node.machines import machine as machines
 
 ONE, TWO = (1).to_bytes(4, "little"), (2).to_bytes(4, "little")
 KINDS = ("firecracker", "firecracker-jailed")

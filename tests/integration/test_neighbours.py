@@ -21,10 +21,10 @@ from support.hostile_agent import FLOODS, VM_ID
 from support.link_case import Host
 from support.patience import patient
 
-from plexspaces_node.node.agents import AgentClient
+from plexspaces_node.link import frames as link
 from plexspaces_node.node.logs import ApplicationLog, LogRecord
-from plexspaces_node.vm.procfs import resident_bytes
-from plexspaces_node.wire import link
+from plexspaces_node.node.machines.agent_client import AgentClient
+from plexspaces_node.vm.host.procfs import resident_bytes
 
 TESTS = Path(__file__).parents[1]
 ROUNDS = 5

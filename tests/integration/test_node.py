@@ -18,6 +18,9 @@ from support.nodes import builder
 from support.traces import agents_of, assert_nothing_left, bundles_of
 
 from plexspaces_node import NodeClient, VmConfig
+from plexspaces_node.api.generated import application_pb2 as pb
+from plexspaces_node.api.generated import application_pb2_grpc as pb_grpc
+from plexspaces_node.api.invoke import SERVICE
 from plexspaces_node.client import DeployOptions
 from plexspaces_node.errors import (
     ActorFailed,
@@ -31,11 +34,8 @@ from plexspaces_node.errors import (
     WrongState,
 )
 from plexspaces_node.model import MIB, ApplicationState, VmState
-from plexspaces_node.node import incoming
+from plexspaces_node.node.artifacts import upload as incoming
 from plexspaces_node.node.builder import Node
-from plexspaces_node.wire.generated import application_pb2 as pb
-from plexspaces_node.wire.generated import application_pb2_grpc as pb_grpc
-from plexspaces_node.wire.invoke import SERVICE
 
 ONE = (1).to_bytes(4, "little")
 TWO = (2).to_bytes(4, "little")

@@ -13,10 +13,10 @@ import pytest
 from support.actors import compiled
 from support.peer import Peer
 
-from plexspaces_node.build import build
 from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.link import frames as link
 from plexspaces_node.model import MIB
-from plexspaces_node.wire import link
+from plexspaces_node.toolchains import build
 
 APP = """
 import traceback

@@ -15,8 +15,8 @@ from support.actors import compiled
 from support.languages import CONFORMANCE, built_from
 from support.peer import ACTOR, PLATFORM, Given, Peer, Replied
 
+from plexspaces_node.link import frames as link
 from plexspaces_node.model import MIB
-from plexspaces_node.wire import link
 
 MEMORY_BYTES = 32 * MIB
 """What an actor has, interpreter and all, and what each case hands out."""

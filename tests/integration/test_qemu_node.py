@@ -20,13 +20,13 @@ from support.patience import patient
 from support.traces import agents_of, assert_nothing_left, bundles_of
 
 from plexspaces_node import NodeClient, VmConfig
-from plexspaces_node.build.assembly import assemble
-from plexspaces_node.build.wrap import wrap
 from plexspaces_node.client import DeployOptions
 from plexspaces_node.errors import ActorFailed, ActorTrapped, DeadlineExceeded, Unavailable
 from plexspaces_node.model import MIB, ApplicationState, VmState
-from plexspaces_node.node.agents import AgentClient
-from plexspaces_node.vm.qmp import connect_qmp
+from plexspaces_node.node.machines.agent_client import AgentClient
+from plexspaces_node.toolchains.assembly import assemble
+from plexspaces_node.toolchains.wrap import wrap
+from plexspaces_node.vm.qemu.qmp import connect_qmp
 
 ONE, TWO = (1).to_bytes(4, "little"), (2).to_bytes(4, "little")
 CLOCK_NS = 500_000_000

@@ -18,16 +18,16 @@ import typer
 from support.traces import assert_nothing_left
 
 from plexspaces import testing
-from plexspaces_node.build import build
-from plexspaces_node.build.workload import examples
 from plexspaces_node.cli.main import root
+from plexspaces_node.toolchains import build
+from plexspaces_node.toolchains.workload import examples
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [
     ROOT / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "examples").glob("*/README.md")),
-    *sorted((ROOT / "src/plexspaces_node/build/templates").glob("*/README.md")),
+    *sorted((ROOT / "src/plexspaces_node/toolchains/templates").glob("*/README.md")),
 ]
 
 

@@ -23,15 +23,15 @@ from plexspaces_node.errors import (
     WrongState,
 )
 from plexspaces_node.model import ApplicationState, VmConfig
-from plexspaces_node.node import saving
+from plexspaces_node.node.applications import state_saver as saving
+from plexspaces_node.node.applications.supervisor import Supervisor
 from plexspaces_node.node.builder import Node
-from plexspaces_node.node.registry import Registry
-from plexspaces_node.node.supervisor import Supervisor
-from plexspaces_node.vm import procfs
+from plexspaces_node.node.registry.registry import Registry
 from plexspaces_node.vm.bundle import Bundle, VmHandle
-from plexspaces_node.vm.host_machine import identity_state, marks_of
-from plexspaces_node.vm.process import ProcessDriver
-from plexspaces_node.vm.qemu import QemuDriver
+from plexspaces_node.vm.host import procfs
+from plexspaces_node.vm.host.vmm import identity_state, marks_of
+from plexspaces_node.vm.process.driver import ProcessDriver
+from plexspaces_node.vm.qemu.driver import QemuDriver
 
 TWO = (2).to_bytes(4, "little")
 

@@ -26,12 +26,12 @@ from plexspaces_node.errors import (
     Unavailable,
     WrongState,
 )
+from plexspaces_node.info import ApplicationInfo
 from plexspaces_node.model import ApplicationSpec, ApplicationState
-from plexspaces_node.node import database
-from plexspaces_node.node.deploys import DeployRequest
-from plexspaces_node.node.machines import Machine
-from plexspaces_node.node.registry import ApplicationRecord, Registry
-from plexspaces_node.views import ApplicationInfo
+from plexspaces_node.node.applications.requests import DeployRequest
+from plexspaces_node.node.machines.machine import Machine
+from plexspaces_node.node.registry import database
+from plexspaces_node.node.registry.registry import ApplicationRecord, Registry
 
 ONE = (1).to_bytes(4, "little")
 TWO = (2).to_bytes(4, "little")

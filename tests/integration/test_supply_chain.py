@@ -18,9 +18,9 @@ from bill_of_materials.document import document
 from bill_of_materials.locks import packages
 from support.patience import patient
 
-from plexspaces_node.build.environment import BuildEnvironment
-from plexspaces_node.build.typescript import tools_directory
 from plexspaces_node.programs import agent_program, compiler_program
+from plexspaces_node.toolchains.environment import BuildEnvironment
+from plexspaces_node.toolchains.typescript import tools_directory
 
 ROOT = Path(__file__).parent.parent.parent
 LOCKS = ("requirements.txt", "requirements-node.txt", "requirements-build.txt")
@@ -120,7 +120,7 @@ def test_packages_when_the_sdk_asks_for_go_modules_then_they_are_among_them(
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
-    npm = Path("src/plexspaces_node/build/toolchains/typescript/package-lock.json")
+    npm = Path("src/plexspaces_node/toolchains/locked/typescript/package-lock.json")
     (tmp_path / npm).parent.mkdir(parents=True)
     shutil.copy(ROOT / npm, tmp_path / npm)
     go = tmp_path / "sdk/go/go.mod"

@@ -17,11 +17,11 @@ from support.traces import assert_nothing_left, bundles_of
 from plexspaces_node import NodeClient
 from plexspaces_node.client import Progress
 from plexspaces_node.errors import AlreadyExists, NotFound, PlexSpacesError, Unavailable, WrongState
+from plexspaces_node.link import frames as link
 from plexspaces_node.model import ApplicationState
-from plexspaces_node.node import database
+from plexspaces_node.node.registry import database
 from plexspaces_node.vm.driver import Endpoint
 from plexspaces_node.vm.fake import FakeDriver
-from plexspaces_node.wire import link
 
 TWO = (2).to_bytes(4, "little")
 

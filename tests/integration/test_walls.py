@@ -18,7 +18,7 @@ from plexspaces_node import NodeClient
 from plexspaces_node.client import DeployOptions
 from plexspaces_node.node.builder import Node
 from plexspaces_node.vm.bundle import Bundle
-from plexspaces_node.vm.users import uid_of, users_exist
+from plexspaces_node.vm.host.users import uid_of, users_exist
 
 AS_ROOT = os.geteuid() == 0 and users_exist()
 needs_root = pytest.mark.skipif(not AS_ROOT, reason="machines have a user of their own under root")

@@ -17,12 +17,32 @@ from typing import NoReturn, Self
 
 import grpc
 
+from plexspaces_node.api import convert
+from plexspaces_node.api.generated import application_pb2 as pb
+from plexspaces_node.api.generated.application_pb2_grpc import (
+    ApplicationServiceServicer,
+    add_ApplicationServiceServicer_to_server,
+)
+from plexspaces_node.api.invoke import encode_reply
+from plexspaces_node.api.options import server_options
+from plexspaces_node.api.status import to_grpc
 from plexspaces_node.errors import (
     ActorError,
     AlreadyExists,
     NotFound,
     PlexSpacesError,
     WrongState,
+)
+from plexspaces_node.info import (
+    ApplicationInfo,
+    Listing,
+    LogLine,
+    MessageTimings,
+    NodeInfo,
+    VmInfo,
+    VmInspection,
+    VmMemory,
+    VmStep,
 )
 from plexspaces_node.model import (
     MIB,
@@ -34,26 +54,6 @@ from plexspaces_node.model import (
     VmConfig,
     VmState,
 )
-from plexspaces_node.views import (
-    ApplicationInfo,
-    Listing,
-    LogLine,
-    MessageTimings,
-    NodeInfo,
-    VmInfo,
-    VmInspection,
-    VmMemory,
-    VmStep,
-)
-from plexspaces_node.wire import convert
-from plexspaces_node.wire.generated import application_pb2 as pb
-from plexspaces_node.wire.generated.application_pb2_grpc import (
-    ApplicationServiceServicer,
-    add_ApplicationServiceServicer_to_server,
-)
-from plexspaces_node.wire.invoke import encode_reply
-from plexspaces_node.wire.options import server_options
-from plexspaces_node.wire.status import to_grpc
 
 _COMMAND = bytes.fromhex(
     "0061736d01000000 010401600000 03020100 070a01065f73746172740000 0a040102000b"

@@ -13,11 +13,11 @@ from support import fake_firecracker
 from support.machines import GuestHarness, Link
 
 from plexspaces_node.config import ConfigBootstrap
-from plexspaces_node.levels import open_image
+from plexspaces_node.isolation import open_image
 from plexspaces_node.vm.driver import Health
 from plexspaces_node.vm.erofs import MAGIC, MAGIC_OFFSET
-from plexspaces_node.vm.firecracker import FirecrackerDriver
-from plexspaces_node.vm.firecracker_host import Installation
+from plexspaces_node.vm.firecracker.driver import FirecrackerDriver
+from plexspaces_node.vm.firecracker.host import Installation
 from plexspaces_node.vm.image import ROOTFS, GuestImage
 
 ELF_HEAD = b"\x7fELF" + bytes(14) + b"\x3e\x00"

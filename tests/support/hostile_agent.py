@@ -10,7 +10,7 @@ import socket
 import sys
 from collections.abc import Callable
 
-from plexspaces_node.wire import link
+from plexspaces_node.link import frames as link
 
 VM_ID = "vm-1"
 HELLO = link.encode(link.Hello(generation=link.GENERATION, vm_id=VM_ID))

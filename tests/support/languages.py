@@ -11,9 +11,9 @@ from support.actors import ACTORS
 from support.peer import SECOND_NS, NodeEnd
 
 from plexspaces_node import NodeClient
-from plexspaces_node.build import BuildResult, build
+from plexspaces_node.link import frames as link
 from plexspaces_node.model import MIB, Language
-from plexspaces_node.wire import link
+from plexspaces_node.toolchains import BuildResult, build
 
 CONFORMANCE = ACTORS / "conformance"
 MEMORY_BYTES = 128 * MIB

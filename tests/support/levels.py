@@ -24,7 +24,7 @@ from support.peer import NodeEnd
 from support.traces import assert_nothing_left, bundles_of
 
 from plexspaces_node.config import ConfigBootstrap
-from plexspaces_node.levels import make_drivers
+from plexspaces_node.isolation import make_drivers
 from plexspaces_node.model import VmConfig
 from plexspaces_node.vm.bundle import Bundle, new_vm_id
 from plexspaces_node.vm.driver import Driver, LinkEnd, Vm

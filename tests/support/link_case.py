@@ -16,11 +16,11 @@ from typing import Any, TypeAlias
 import pytest
 
 from plexspaces_node.errors import DeadlineExceeded
-from plexspaces_node.node.agents import AgentClient
+from plexspaces_node.link import frames as link
 from plexspaces_node.node.logs import LogRecord
-from plexspaces_node.node.machines import SwitchedHostCalls
-from plexspaces_node.node.pending import Answered
-from plexspaces_node.wire import link
+from plexspaces_node.node.machines.agent_client import AgentClient
+from plexspaces_node.node.machines.machine import SwitchedHostCalls
+from plexspaces_node.node.machines.pending import Answered
 
 SECOND_NS = 1_000_000_000
 MESSAGE_LIMIT = 1 << 20

@@ -14,7 +14,7 @@ from typing import Any
 
 from google.protobuf import json_format
 
-from plexspaces_node.wire import link
+from plexspaces_node.link import frames as link
 
 DIRECTORY = Path(__file__).parents[1] / "vectors" / "link"
 LIMIT = 1 << 20

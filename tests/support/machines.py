@@ -18,17 +18,17 @@ from support.erofs import read_erofs
 from support.patience import patient
 
 from plexspaces_node.config import ConfigBootstrap
-from plexspaces_node.levels import open_image
+from plexspaces_node.isolation import open_image
+from plexspaces_node.link import frames as frames
 from plexspaces_node.model import VmConfig
-from plexspaces_node.vm import procfs
 from plexspaces_node.vm.bundle import Bundle, new_vm_id
 from plexspaces_node.vm.drive import DRIVE
 from plexspaces_node.vm.driver import Driver, Endpoint, Health, Vm
 from plexspaces_node.vm.fake import FakeDriver
-from plexspaces_node.vm.host_machine import marks_of
-from plexspaces_node.vm.process import ProcessDriver
-from plexspaces_node.vm.qemu import QemuDriver
-from plexspaces_node.wire import link as frames
+from plexspaces_node.vm.host import procfs
+from plexspaces_node.vm.host.vmm import marks_of
+from plexspaces_node.vm.process.driver import ProcessDriver
+from plexspaces_node.vm.qemu.driver import QemuDriver
 
 STANDIN_AGENT = Path(__file__).parents[1] / "contract" / "standin_agent.py"
 SMALL = VmConfig(vcpus=1, memory_mib=128)

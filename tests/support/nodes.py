@@ -12,8 +12,8 @@ from pathlib import Path
 from support.patience import patient
 
 from plexspaces_node import NodeBuilder, NodeClient
+from plexspaces_node.info import ApplicationInfo
 from plexspaces_node.model import ApplicationState
-from plexspaces_node.views import ApplicationInfo
 
 
 def builder(data_dir: Path) -> NodeBuilder:

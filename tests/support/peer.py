@@ -13,12 +13,12 @@ from typing import Self, TypeVar
 
 from support.patience import patient
 
+from plexspaces_node.link import frames as link
 from plexspaces_node.model import ArtifactKind
-from plexspaces_node.node.agents import LEVELS, STREAMS
+from plexspaces_node.node.applications.supervisor import KINDS
 from plexspaces_node.node.logs import LogRecord
-from plexspaces_node.node.supervisor import KINDS
+from plexspaces_node.node.machines.agent_client import LEVELS, STREAMS
 from plexspaces_node.programs import agent_program
-from plexspaces_node.wire import link
 
 _F = TypeVar("_F", bound=link.AgentFrame)
 

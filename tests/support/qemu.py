@@ -14,12 +14,12 @@ from support import fake_qemu
 from support.firecracker import fake_image
 from support.machines import QemuHarness
 
+from plexspaces_node.link import frames as link
 from plexspaces_node.model import ENGINE
 from plexspaces_node.vm.image import GuestImage
-from plexspaces_node.vm.qemu import QemuDriver
-from plexspaces_node.vm.qemu_command import Accelerator, Emulator, Walls
-from plexspaces_node.vm.qemu_machine import QemuHost
-from plexspaces_node.wire import link
+from plexspaces_node.vm.qemu.command import Accelerator, Emulator, Walls
+from plexspaces_node.vm.qemu.driver import QemuDriver
+from plexspaces_node.vm.qemu.machine import QemuHost
 
 
 def fake_qemu_program(directory: Path, *options: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from plexspaces_node.model import ArtifactKind, Language, VmConfig
-from plexspaces_node.node.registry import ApplicationRecord, Desired
+from plexspaces_node.node.registry.registry import ApplicationRecord, Desired
 
 _RECORD = ApplicationRecord(
     name="app",

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import closing
 
+from plexspaces_node.link import frames as link
 from plexspaces_node.vm.driver import Endpoint
-from plexspaces_node.wire import link
 
 MESSAGE_LIMIT = 1 << 22
 

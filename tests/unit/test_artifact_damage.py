@@ -16,12 +16,12 @@ import pytest
 from support.fake_compiler import fake_compiler
 
 from plexspaces_node.errors import NotFound
-from plexspaces_node.node import artifacts as artifacts_module
-from plexspaces_node.node import native as native_module
-from plexspaces_node.node.artifacts import ArtifactStore
-from plexspaces_node.node.compiler import CompileLimits
+from plexspaces_node.node.artifacts import native_cache as native_module
+from plexspaces_node.node.artifacts import store as artifacts_module
+from plexspaces_node.node.artifacts.compiler import CompileLimits
+from plexspaces_node.node.artifacts.store import ArtifactStore
+from plexspaces_node.node.artifacts.upload_slots import Uploads
 from plexspaces_node.node.disk import is_whole
-from plexspaces_node.node.uploads import Uploads
 
 COMPILER = """
 target.write_bytes(b"native " + source.read_bytes())

@@ -17,9 +17,9 @@ import pytest
 from support.fake_compiler import fake_compiler
 
 from plexspaces_node.errors import InvalidArgument, NotFound, ResourceExhausted
-from plexspaces_node.node import artifacts as artifacts_module
-from plexspaces_node.node.artifacts import ArtifactStore
-from plexspaces_node.node.compiler import CompileLimits
+from plexspaces_node.node.artifacts import store as artifacts_module
+from plexspaces_node.node.artifacts.compiler import CompileLimits
+from plexspaces_node.node.artifacts.store import ArtifactStore
 from plexspaces_node.node.disk import sync
 
 COMPILER = """
@@ -357,7 +357,7 @@ async def bring_aside(store: ArtifactStore, root: Path) -> None:
 _KILLED = """
 import asyncio, os, sys
 from pathlib import Path
-from plexspaces_node.node.artifacts import ArtifactStore
+from plexspaces_node.node.artifacts.store import ArtifactStore
 
 root, last = Path(sys.argv[1]), int(sys.argv[2])
 unlink, done = Path.unlink, 0
@@ -450,7 +450,7 @@ class TestFaults:
 
         async with opened(root, 10 * SIZE) as store:
             await upload(store, "a")
-            monkeypatch.setattr("plexspaces_node.node.native.sync", full)
+            monkeypatch.setattr("plexspaces_node.node.artifacts.native_cache.sync", full)
             with pytest.raises(ResourceExhausted, match="no space left") as caught:
                 await store.compile(digest_of("a"))
             assert caught.value.hint == f"df -h {root}/cache"
@@ -482,7 +482,7 @@ _FULL = """
 import asyncio, hashlib, json, sys
 from pathlib import Path
 from plexspaces_node.errors import PlexSpacesError
-from plexspaces_node.node.artifacts import ArtifactStore
+from plexspaces_node.node.artifacts.store import ArtifactStore
 
 root = Path(sys.argv[1])
 compiler = '''

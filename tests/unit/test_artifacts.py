@@ -26,9 +26,9 @@ from plexspaces_node.errors import (
     Unsupported,
 )
 from plexspaces_node.model import ArtifactKind, Language
-from plexspaces_node.node.artifacts import ArtifactStore, check_language
-from plexspaces_node.node.compiler import CompileLimits
-from plexspaces_node.node.native import ArtifactReport
+from plexspaces_node.node.artifacts.compiler import CompileLimits
+from plexspaces_node.node.artifacts.native_cache import ArtifactReport
+from plexspaces_node.node.artifacts.store import ArtifactStore, check_language
 
 WASM = b"\0asm" + bytes(range(256)) * 20
 DIGEST = hashlib.sha256(WASM).hexdigest()
@@ -563,8 +563,8 @@ compiled()
         script = f"""
 import asyncio, sys
 from pathlib import Path
-from plexspaces_node.node.artifacts import ArtifactStore
-from plexspaces_node.node.compiler import CompileLimits
+from plexspaces_node.node.artifacts.store import ArtifactStore
+from plexspaces_node.node.artifacts.compiler import CompileLimits
 
 async def main():
     program = "(here / 'begun').touch()\\ntime.sleep(60)"

@@ -30,9 +30,9 @@ from plexspaces_node.node.backup.format import BackupInfo
 from plexspaces_node.node.backup.read import restore, verify, verify_data
 from plexspaces_node.node.backup.write import back_up
 from plexspaces_node.node.datadir import DataDirectory
-from plexspaces_node.node.migrations import MIGRATIONS, migrate
-from plexspaces_node.node.registry import Registry
-from plexspaces_node.node.snapshots import SnapshotRecord
+from plexspaces_node.node.registry.migrations import MIGRATIONS, migrate
+from plexspaces_node.node.registry.registry import Registry
+from plexspaces_node.node.registry.snapshots import SnapshotRecord
 
 ARTIFACT = b"\0asm" + bytes(range(256)) * 300
 DIGEST = hashlib.sha256(ARTIFACT).hexdigest()

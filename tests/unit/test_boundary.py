@@ -12,11 +12,11 @@ from typing import Any, cast
 import grpc
 import pytest
 
+from plexspaces_node.api.generated.application_pb2 import StopVmRequest
+from plexspaces_node.api.options import client_options, server_options
+from plexspaces_node.api.status import from_grpc
 from plexspaces_node.errors import PlexSpacesError, ResourceExhausted, Unavailable
-from plexspaces_node.node.boundary import Boundary
-from plexspaces_node.wire.generated.application_pb2 import StopVmRequest
-from plexspaces_node.wire.options import client_options, server_options
-from plexspaces_node.wire.status import from_grpc
+from plexspaces_node.node.api.boundary import Boundary
 
 SERVICE = "test.Echo"
 UNREADABLE = b"\x0a\xff"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from plexspaces_node.build.cache import BuildCache
 from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.toolchains.cache import BuildCache
 
 
 def store(cache: BuildCache, digest: str, content: bytes) -> Path:

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from plexspaces_node.build import project as project_module
-from plexspaces_node.build.project import (
+from plexspaces_node.errors import InvalidArgument, NotFound
+from plexspaces_node.model import Language
+from plexspaces_node.toolchains import project as project_module
+from plexspaces_node.toolchains.project import (
     default_output,
     detect,
     digest_sources,
     project_name,
     read_sources,
 )
-from plexspaces_node.errors import InvalidArgument, NotFound
-from plexspaces_node.model import Language
 
 
 def write(directory: Path, *names: str, text: str = "x") -> None:

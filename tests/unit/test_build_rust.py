@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from plexspaces_node.build import BuildEnvironment, BuildResult, build
-from plexspaces_node.build.assembly import assemble
-from plexspaces_node.build.cargo_manifest import library, outside, workspace
-from plexspaces_node.build.project import read_sources
-from plexspaces_node.build.rust import install
-from plexspaces_node.build.rust_compiler import DEBIAN_INSTALL, RUSTUP_INSTALL, find_rust
-from plexspaces_node.build.shipped import shipped
 from plexspaces_node.errors import DeadlineExceeded, Internal, InvalidArgument, Unsupported
 from plexspaces_node.model import ArtifactKind, Language
+from plexspaces_node.toolchains import BuildEnvironment, BuildResult, build
+from plexspaces_node.toolchains.assembly import assemble
+from plexspaces_node.toolchains.cargo_manifest import library, outside, workspace
+from plexspaces_node.toolchains.project import read_sources
+from plexspaces_node.toolchains.rust import install
+from plexspaces_node.toolchains.rust_compiler import DEBIAN_INSTALL, RUSTUP_INSTALL, find_rust
+from plexspaces_node.toolchains.shipped import shipped
 
 ROOT = Path(__file__).parents[2]
 CONTRACT = "plexspaces:application"

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from plexspaces_node.build import detect, new_project
-from plexspaces_node.build.project import project_name, read_sources
-from plexspaces_node.build.scaffold import DEPLOYED, PLACEHOLDER, SDK_COPY, SDKS, TEMPLATES
-from plexspaces_node.build.shipped import shipped
 from plexspaces_node.errors import AlreadyExists, InvalidArgument, PlexSpacesError, Unsupported
 from plexspaces_node.model import Language
+from plexspaces_node.toolchains import detect, new_project
+from plexspaces_node.toolchains.project import project_name, read_sources
+from plexspaces_node.toolchains.scaffold import DEPLOYED, PLACEHOLDER, SDK_COPY, SDKS, TEMPLATES
+from plexspaces_node.toolchains.shipped import shipped
 
 AVAILABLE = [language for language in Language if (shipped(TEMPLATES) / language).is_dir()]
 

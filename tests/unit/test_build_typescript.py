@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 from support.typescript_component import typescript_component
 
-from plexspaces_node.build import BuildEnvironment, BuildResult, build, new_project
-from plexspaces_node.build.shipped import shipped
-from plexspaces_node.build.typescript import INSTALL, install, tools_directory
 from plexspaces_node.errors import Internal, InvalidArgument, Unavailable, Unsupported
 from plexspaces_node.model import ArtifactKind, Language
+from plexspaces_node.toolchains import BuildEnvironment, BuildResult, build, new_project
+from plexspaces_node.toolchains.shipped import shipped
+from plexspaces_node.toolchains.typescript import INSTALL, install, tools_directory
 
 COMPONENT = 'cat "$(dirname "$0")/component.wasm"'
 ROOT = Path(__file__).parent.parent.parent
 LOCKS = (
-    "src/plexspaces_node/build/toolchains/typescript",
-    "src/plexspaces_node/build/templates/typescript",
+    "src/plexspaces_node/toolchains/locked/typescript",
+    "src/plexspaces_node/toolchains/templates/typescript",
     "examples/ts-greeter",
 )
 

@@ -8,17 +8,17 @@ from zipfile import ZipFile
 
 import pytest
 
-from plexspaces_node.build.python import readable
-from plexspaces_node.build.shipped import shipped
-from plexspaces_node.build.workload import (
+from plexspaces_node.errors import InvalidArgument, NotFound
+from plexspaces_node.model import Language
+from plexspaces_node.toolchains.python import readable
+from plexspaces_node.toolchains.shipped import shipped
+from plexspaces_node.toolchains.workload import (
     MAX_PRIMES_LIMIT,
     count_primes,
     examples,
     primes_payload,
     primes_reply,
 )
-from plexspaces_node.errors import InvalidArgument, NotFound
-from plexspaces_node.model import Language
 
 ROOT = Path(__file__).parents[2]
 
@@ -103,7 +103,7 @@ def test_wheel_holds_what_a_build_needs_and_nothing_that_one_left(tmp_path: Path
     assert names >= {
         "plexspaces/__init__.py",
         "plexspaces_node/__init__.py",
-        "plexspaces_node/build/toolchains/typescript/package-lock.json",
+        "plexspaces_node/toolchains/locked/typescript/package-lock.json",
         "plexspaces_node/examples/go-ledger/main.go",
         "plexspaces_node/examples/rust-counter/src/lib.rs",
         "plexspaces_node/sdk/go/go.mod",

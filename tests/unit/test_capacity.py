@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pytest
 
 from plexspaces_node.errors import ResourceExhausted
-from plexspaces_node.node.capacity import Bounds, Capacity, Held
+from plexspaces_node.node.applications.capacity import Bounds, Capacity, Held
 
 
 class Node:

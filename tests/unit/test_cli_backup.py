@@ -12,7 +12,7 @@ from support.command import Command
 from support.records import record_of
 
 from plexspaces_node.node.datadir import DataDirectory
-from plexspaces_node.node.registry import Registry
+from plexspaces_node.node.registry.registry import Registry
 
 ARTIFACT = b"\0asm"
 DIGEST = hashlib.sha256(ARTIFACT).hexdigest()

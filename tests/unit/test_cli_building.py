@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 from support.command import Command, Ran
 
-from plexspaces_node.cli import building
+from plexspaces_node.cli import build as building
 from plexspaces_node.cli.options import complete_isolation, complete_language
 from plexspaces_node.config import Isolation
 from plexspaces_node.model import Language

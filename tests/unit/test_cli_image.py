@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from support.command import Command
 
-from plexspaces_node.build.image import agent_digest, builder
 from plexspaces_node.cli import image as commands
 from plexspaces_node.errors import Unsupported
+from plexspaces_node.guest_image import agent_digest
+from plexspaces_node.guest_image import build as builder
+from plexspaces_node.link import frames as link
 from plexspaces_node.vm.erofs import MAGIC, MAGIC_OFFSET
 from plexspaces_node.vm.image import INITRD, KERNEL, ROOTFS, GuestImage
-from plexspaces_node.wire import link
 
 ELF = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00\x3e\x00" + bytes(100)
 EROFS = bytes(MAGIC_OFFSET) + MAGIC + bytes(2000)

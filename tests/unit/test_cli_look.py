@@ -10,10 +10,10 @@ import pytest
 from support.command import Command, Terminal
 from support.fake_node import LOG, FakeNode
 
-from plexspaces_node.cli.look import plain_listing
+from plexspaces_node.api.generated import application_pb2 as pb
+from plexspaces_node.cli.show import plain_listing
+from plexspaces_node.info import Listing
 from plexspaces_node.model import ApplicationState
-from plexspaces_node.views import Listing
-from plexspaces_node.wire.generated import application_pb2 as pb
 
 
 @pytest.fixture

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from support.command import Command
 
-from plexspaces_node.build import BuildResult
-from plexspaces_node.cli import building, machine
-from plexspaces_node.cli.doctor import Finding
+from plexspaces_node.cli import build as building
+from plexspaces_node.cli import doctor as machine
 from plexspaces_node.config import Config, settings
+from plexspaces_node.doctor.checks import Finding
 from plexspaces_node.model import LEVELS, ArtifactKind, Language
+from plexspaces_node.toolchains import BuildResult
 from plexspaces_node.vm.driver import Driver
 
 FINE = Finding("Python", "Python", True, "3.12")

@@ -20,7 +20,7 @@ import plexspaces_node
 from plexspaces_node.cli.main import HOMES, root
 from plexspaces_node.client import NodeClient
 from plexspaces_node.errors import PLATFORM_ERRORS, ActorFailed, PlexSpacesError, VmStartFailed
-from plexspaces_node.views import Listing
+from plexspaces_node.info import Listing
 
 
 def _tree(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -289,7 +289,7 @@ def test_error_when_on_a_terminal_then_its_label_is_in_colour_where_that_is_want
 def test_command_that_shows_no_progress_when_loaded_then_without_what_draws_it() -> None:
     """Half the time in which a short command is loaded would be spent on what it never shows."""
     code = "import sys, plexspaces_node.cli.{}; print(*sys.modules)"
-    for home in ("apps", "look", "vms"):
+    for home in ("applications", "show", "vms"):
         done = subprocess.run(
             [sys.executable, "-c", code.format(home)], capture_output=True, text=True, check=True
         )

@@ -110,7 +110,7 @@ def test_node_log_when_not_on_a_terminal_then_json_lines(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A collector gets one object an event, exceptions and extra fields included."""
-    log = logging.getLogger("plexspaces_node.node.supervisor")
+    log = logging.getLogger("plexspaces_node.node.applications.supervisor")
     with node_log.to_stderr("info", "auto"):
         log.debug("not shown")
         try:

@@ -13,15 +13,15 @@ from support.command import Command
 from support.fake_node import TIMINGS, WASM, FakeNode
 
 import plexspaces_node
-from plexspaces_node.build.workload import SampleProject, primes_reply
 from plexspaces_node.cli import run as run_module
 from plexspaces_node.cli.workload import BuiltSample, build_samples, tracker_of
 from plexspaces_node.client import NodeClient
 from plexspaces_node.errors import ActorError, ActorFailed, Unavailable, Unsupported, WrongState
+from plexspaces_node.info import ApplicationInfo
 from plexspaces_node.model import ApplicationState, ArtifactKind, Language, PhaseTimings
 from plexspaces_node.node import datadir
 from plexspaces_node.programs import cache_home
-from plexspaces_node.views import ApplicationInfo
+from plexspaces_node.toolchains.workload import SampleProject, primes_reply
 
 LIMIT = "1000"
 

@@ -25,7 +25,7 @@ from plexspaces_node.errors import (
     PlexSpacesError,
     VmStartFailed,
 )
-from plexspaces_node.views import Listing
+from plexspaces_node.info import Listing
 
 _OF_A_NODE = (
     *(("list",), ("inspect", "calc"), ("logs", "calc"), ("invoke", "calc")),

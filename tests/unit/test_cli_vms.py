@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from support.command import Command, Terminal
 from support.fake_node import VM_MEMORY, FakeNode
 
+from plexspaces_node.api import convert
+from plexspaces_node.api.generated import application_pb2 as pb
 from plexspaces_node.cli.vms import Visible, duration, memory_inside, table
+from plexspaces_node.info import VmInfo, VmInspection, VmMemory, VmStep
 from plexspaces_node.model import MIB, VmConfig, VmState
-from plexspaces_node.views import VmInfo, VmInspection, VmMemory, VmStep
-from plexspaces_node.wire import convert
-from plexspaces_node.wire.generated import application_pb2 as pb
 
 BOOT = b"[    0.0] Linux\r\n\x1b[2J\x1b]0;owned\x07 gr\xc3\xb6\xc3\x9fe \xff\r\n"
 

@@ -13,6 +13,7 @@ import grpc
 import pytest
 from support.fake_node import LOG, NODE, TIMINGS, WASM, FakeNode, padded
 
+from plexspaces_node.api.generated import application_pb2 as pb
 from plexspaces_node.client import (
     ApplicationDeployment,
     DeployOptions,
@@ -37,7 +38,6 @@ from plexspaces_node.errors import (
     WrongState,
 )
 from plexspaces_node.model import MIB, ApplicationState, Language, VmConfig, VmState
-from plexspaces_node.wire.generated import application_pb2 as pb
 
 
 @pytest.fixture

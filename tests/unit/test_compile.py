@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 from support.actors import command, command_async, command_component, probe
 
-from plexspaces_node import inspection
-from plexspaces_node.build.assembly import assemble
+from plexspaces_node import artifact_inspection as inspection
+from plexspaces_node.artifact_inspection import check_memory, inspect, read_answer
 from plexspaces_node.errors import Internal, InvalidArgument, NotFound
-from plexspaces_node.inspection import check_memory, inspect, read_answer
 from plexspaces_node.model import ENGINE, MIB, ArtifactKind
-from plexspaces_node.node.compiler import CompileLimits, compile_to
+from plexspaces_node.node.artifacts.compiler import CompileLimits, compile_to
 from plexspaces_node.programs import compiler_program
+from plexspaces_node.toolchains.assembly import assemble
 
 AGENT = Path(__file__).parents[2] / "agent"
 LIMITS = CompileLimits(timeout_s=60, memory_mib=2048)

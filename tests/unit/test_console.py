@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from plexspaces_node.errors import NotFound, WrongState
 from plexspaces_node.model import VmConfig
-from plexspaces_node.node import console
-from plexspaces_node.node.console import CHUNK_BYTES, read_console
+from plexspaces_node.node.machines import console
+from plexspaces_node.node.machines.console import CHUNK_BYTES, read_console
 from plexspaces_node.vm.bundle import Bundle
 
 

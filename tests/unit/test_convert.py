@@ -8,7 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plexspaces_node.api import convert
+from plexspaces_node.api.generated import application_pb2 as pb
 from plexspaces_node.errors import InvalidArgument, Unsupported
+from plexspaces_node.info import (
+    ApplicationInfo,
+    Counters,
+    Listing,
+    LogLine,
+    MessageTimings,
+    NodeInfo,
+    VmInfo,
+)
+from plexspaces_node.link.frames import cut
 from plexspaces_node.model import (
     ApplicationSpec,
     ApplicationState,
@@ -18,18 +30,6 @@ from plexspaces_node.model import (
     VmConfig,
     VmState,
 )
-from plexspaces_node.views import (
-    ApplicationInfo,
-    Counters,
-    Listing,
-    LogLine,
-    MessageTimings,
-    NodeInfo,
-    VmInfo,
-)
-from plexspaces_node.wire import convert
-from plexspaces_node.wire.generated import application_pb2 as pb
-from plexspaces_node.wire.link import cut
 
 UINT32 = st.integers(1, 2**32 - 1)
 UINT64 = st.integers(0, 2**64 - 1)

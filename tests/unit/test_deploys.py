@@ -10,7 +10,7 @@ from support.records import record_of as row_of
 
 from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.model import ApplicationSpec, ArtifactKind, Language, VmConfig
-from plexspaces_node.node.deploys import DeployRequest, next_record, record_of
+from plexspaces_node.node.applications.requests import DeployRequest, next_record, record_of
 
 ACTOR, COMMAND, COMPONENT = ArtifactKind
 BEFORE = row_of("app", kind=COMMAND, env={"A": "1"}, args=("-l",), concurrency=3)

@@ -7,7 +7,7 @@ import resource
 
 import pytest
 
-from plexspaces_node.node import descriptors
+from plexspaces_node.node.api import descriptors
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from plexspaces_node.node import agents
-from plexspaces_node.node.agents import AgentClient
-from plexspaces_node.node.machines import SwitchedHostCalls
-from plexspaces_node.wire import link
+from plexspaces_node.link import frames as link
+from plexspaces_node.node.machines import agent_client as agents
+from plexspaces_node.node.machines.agent_client import AgentClient
+from plexspaces_node.node.machines.machine import SwitchedHostCalls
 
 
 class ListeningAgent:

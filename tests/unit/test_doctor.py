@@ -21,11 +21,9 @@ import grpc
 import pytest
 from rich.console import Console
 
-from plexspaces_node.build import BuildEnvironment, typescript
-from plexspaces_node.build.rust_compiler import DEBIAN_INSTALL
-from plexspaces_node.build.toolchain import Toolchain
-from plexspaces_node.build.typescript import tools_directory
-from plexspaces_node.cli.doctor import (
+from plexspaces_node.api.generated.application_pb2 import InspectNodeRequest, InspectNodeResponse
+from plexspaces_node.config import Config, ConfigBootstrap
+from plexspaces_node.doctor.checks import (
     DEPENDENCIES,
     Finding,
     check_address,
@@ -41,15 +39,14 @@ from plexspaces_node.cli.doctor import (
     required_ok,
     to_json,
 )
-from plexspaces_node.config import Config, ConfigBootstrap
 from plexspaces_node.errors import DeadlineExceeded, NotFound, Unavailable, Unsupported
 from plexspaces_node.model import ENGINE, Language
 from plexspaces_node.programs import PROGRAMS
+from plexspaces_node.toolchains import BuildEnvironment, typescript
+from plexspaces_node.toolchains.rust_compiler import DEBIAN_INSTALL
+from plexspaces_node.toolchains.toolchain import Toolchain
+from plexspaces_node.toolchains.typescript import tools_directory
 from plexspaces_node.vm.driver import Driver, Health
-from plexspaces_node.wire.generated.application_pb2 import (
-    InspectNodeRequest,
-    InspectNodeResponse,
-)
 
 ROOT = Path(__file__).parents[2]
 Machine = Callable[[dict[str, str]], BuildEnvironment]

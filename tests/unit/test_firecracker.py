@@ -14,12 +14,15 @@ from support.firecracker import FakeFirecrackerHarness, fake_image, fake_program
 from support.machines import SMALL
 
 from plexspaces_node.errors import Unavailable, Unsupported, VmStartFailed
-from plexspaces_node.vm import firecracker, firecracker_host, firecracker_start, kvm, procfs
 from plexspaces_node.vm.drive import DRIVE, GUEST_PATH, SLOT_BYTES
 from plexspaces_node.vm.driver import VmExit
-from plexspaces_node.vm.firecracker import FirecrackerDriver
-from plexspaces_node.vm.firecracker_host import Installation, find_host, release_of
-from plexspaces_node.vm.firecracker_start import kernel_arguments
+from plexspaces_node.vm.firecracker import driver as firecracker
+from plexspaces_node.vm.firecracker import host as firecracker_host
+from plexspaces_node.vm.firecracker import start as firecracker_start
+from plexspaces_node.vm.firecracker.driver import FirecrackerDriver
+from plexspaces_node.vm.firecracker.host import Installation, find_host, release_of
+from plexspaces_node.vm.firecracker.start import kernel_arguments
+from plexspaces_node.vm.host import kvm, procfs
 from plexspaces_node.vm.image import GuestImage
 
 CONFIGURE = [

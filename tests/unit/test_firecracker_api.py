@@ -16,8 +16,8 @@ from support import fake_firecracker
 
 from plexspaces_node.errors import DeadlineExceeded, Unavailable
 from plexspaces_node.model import VmConfig
-from plexspaces_node.vm import firecracker_api as api
-from plexspaces_node.vm.firecracker_api import Action, ApiRequest, FirecrackerApi
+from plexspaces_node.vm.firecracker import api as api
+from plexspaces_node.vm.firecracker.api import Action, ApiRequest, FirecrackerApi
 
 REQUESTS = [
     api.instance_info(),

@@ -12,10 +12,10 @@ import pytest
 from support.link_case import MESSAGE_LIMIT, Case, Run
 
 from plexspaces_node.errors import ActorFailed
-from plexspaces_node.node import calls
-from plexspaces_node.node.agents import LOG_LINES
-from plexspaces_node.node.calls import HOST_CALLS, HOST_CALLS_BYTES
-from plexspaces_node.node.connection import (
+from plexspaces_node.link import frames as link
+from plexspaces_node.node.machines import host_calls as calls
+from plexspaces_node.node.machines.agent_client import LOG_LINES
+from plexspaces_node.node.machines.connection import (
     AGENT_HEAD_BYTES,
     ANSWER_BYTES,
     ANSWERS_BYTES,
@@ -25,7 +25,7 @@ from plexspaces_node.node.connection import (
     UNASKED_BYTES_PER_S,
     UNASKED_PER_S,
 )
-from plexspaces_node.wire import link
+from plexspaces_node.node.machines.host_calls import HOST_CALLS, HOST_CALLS_BYTES
 
 VALUE = bytes(256 * 1024)
 READ_AT_ONCE = 16 * 1024

@@ -12,9 +12,10 @@ from support.link_case import Host
 from support.standin import hello
 
 from plexspaces_node.errors import WrongState
-from plexspaces_node.node import acceptor, agents
-from plexspaces_node.node.agents import AgentClient
-from plexspaces_node.wire import link
+from plexspaces_node.link import frames as link
+from plexspaces_node.node.machines import agent_client as agents
+from plexspaces_node.node.machines import listener as acceptor
+from plexspaces_node.node.machines.agent_client import AgentClient
 
 GENERATION_2 = b"\x95\xa5Hello\x02\xa4vm-1\xafwasmtime 50.0.1\xa0"
 

@@ -9,9 +9,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from plexspaces_node.node.database import Damaged
-from plexspaces_node.node.health import NodeHealth
-from plexspaces_node.wire.invoke import SERVICE
+from plexspaces_node.api.invoke import SERVICE
+from plexspaces_node.node.api.health import NodeHealth
+from plexspaces_node.node.registry.database import Damaged
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

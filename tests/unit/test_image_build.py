@@ -10,11 +10,12 @@ import pytest
 from support.erofs import read_erofs
 
 import plexspaces_node
-from plexspaces_node.build import BuildEnvironment
-from plexspaces_node.build.image import agent_digest, build_image, builder
-from plexspaces_node.build.image.builder import _install
-from plexspaces_node.build.image.packages import KERNEL_PACKAGES, Tools, fetch
 from plexspaces_node.errors import InvalidArgument, Unavailable, Unsupported
+from plexspaces_node.guest_image import agent_digest, build_image
+from plexspaces_node.guest_image import build as builder
+from plexspaces_node.guest_image.build import _install
+from plexspaces_node.guest_image.packages import KERNEL_PACKAGES, Tools, fetch
+from plexspaces_node.toolchains import BuildEnvironment
 from plexspaces_node.vm.image import INITRD, KERNEL, RECORD, ROOTFS
 
 KERNEL_PACKAGE = KERNEL_PACKAGES[0]
@@ -108,7 +109,7 @@ def test_find_when_a_program_is_missing_then_the_package_that_has_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The hint can be typed as it stands."""
-    monkeypatch.setattr("plexspaces_node.build.image.packages._SYSTEM_DIRECTORIES", ())
+    monkeypatch.setattr("plexspaces_node.guest_image.packages._SYSTEM_DIRECTORIES", ())
     with pytest.raises(Unsupported, match="dpkg-deb is not on this machine") as caught:
         Tools((), timeout_s=1).find("dpkg-deb")
     assert caught.value.hint == "apt-get install dpkg"

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from support.kernel_packages import COMPRESSIONS, ELF, module, vmlinuz, zstd
 
-from plexspaces_node.build.image import builder
-from plexspaces_node.build.image.builder import agent_digest
-from plexspaces_node.build.image.compression import decompress
-from plexspaces_node.build.image.initrd import MODULES, make_initrd
-from plexspaces_node.build.image.kernel import extract_vmlinux, read_kernel
-from plexspaces_node.build.image.modules import Modules, plain
 from plexspaces_node.errors import InvalidArgument, Unsupported
+from plexspaces_node.guest_image import build as builder
+from plexspaces_node.guest_image.build import agent_digest
+from plexspaces_node.guest_image.compression import decompress
+from plexspaces_node.guest_image.initrd import MODULES, make_initrd
+from plexspaces_node.guest_image.kernel import extract_vmlinux, read_kernel
+from plexspaces_node.guest_image.modules import Modules, plain
 
 
 @pytest.mark.parametrize("name", list(COMPRESSIONS))

@@ -9,14 +9,19 @@ from typing import Any
 import pytest
 from support.patience import patient
 
+from plexspaces_node.api.invoke import LONG_BYTES, Request, encode_request
 from plexspaces_node.errors import ResourceExhausted
+from plexspaces_node.info import MessageTimings
 from plexspaces_node.model import MIB
-from plexspaces_node.node import in_flight as in_flight_module
-from plexspaces_node.node.in_flight import BURST_BYTES, InFlight, default_bytes, give_back_memory
-from plexspaces_node.node.messages import Outcome
-from plexspaces_node.node.service import ApplicationService, ServiceLimits
-from plexspaces_node.views import MessageTimings
-from plexspaces_node.wire.invoke import LONG_BYTES, Request, encode_request
+from plexspaces_node.node.api.service import ApplicationService, ServiceLimits
+from plexspaces_node.node.applications.messages import Outcome
+from plexspaces_node.node.machines import in_flight as in_flight_module
+from plexspaces_node.node.machines.in_flight import (
+    BURST_BYTES,
+    InFlight,
+    default_bytes,
+    give_back_memory,
+)
 
 
 def test_payload_when_there_is_no_room_then_the_bound_is_named() -> None:

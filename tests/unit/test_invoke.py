@@ -9,10 +9,8 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plexspaces_node.errors import ActorFailed, ActorTrapped, Internal, InvalidArgument
-from plexspaces_node.views import MessageTimings
-from plexspaces_node.wire.generated import application_pb2 as pb
-from plexspaces_node.wire.invoke import (
+from plexspaces_node.api.generated import application_pb2 as pb
+from plexspaces_node.api.invoke import (
     LONG_BYTES,
     Request,
     decode_reply,
@@ -20,6 +18,8 @@ from plexspaces_node.wire.invoke import (
     encode_reply,
     encode_request,
 )
+from plexspaces_node.errors import ActorFailed, ActorTrapped, Internal, InvalidArgument
+from plexspaces_node.info import MessageTimings
 
 TIMINGS = MessageTimings(1, 2, 3, 4)
 SIZES = [0, 1, 127, 128, LONG_BYTES - 1, LONG_BYTES, LONG_BYTES + 100, 3_000_000]

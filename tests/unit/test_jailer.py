@@ -11,10 +11,9 @@ import pytest
 
 from plexspaces_node.errors import Unavailable
 from plexspaces_node.model import MIB, VmConfig
-from plexspaces_node.vm import jailer
 from plexspaces_node.vm.bundle import SOCKET_PATH_LIMIT_BYTES, Bundle
-from plexspaces_node.vm.host_machine import marks_of
-from plexspaces_node.vm.jailer import (
+from plexspaces_node.vm.firecracker import jailer
+from plexspaces_node.vm.firecracker.jailer import (
     CONSOLE_LIMIT_BYTES,
     Cgroups,
     Places,
@@ -25,7 +24,8 @@ from plexspaces_node.vm.jailer import (
     plain_command,
     remove_cgroup,
 )
-from plexspaces_node.vm.users import FIRST_UID, LAST_UID, uid_of
+from plexspaces_node.vm.host.users import FIRST_UID, LAST_UID, uid_of
+from plexspaces_node.vm.host.vmm import marks_of
 
 CONFIG = VmConfig(vcpus=2, memory_mib=256)
 PLAIN = Programs(Path("/opt/firecracker"), None, "/bin/setpriv", "/bin/prlimit")

@@ -13,10 +13,10 @@ from support.fake_compiler import fake_compiler
 from support.patience import patient
 
 from plexspaces_node.errors import ResourceExhausted
-from plexspaces_node.node import lanes
-from plexspaces_node.node.artifacts import ArtifactStore, Compiled
-from plexspaces_node.node.compiler import CompileLimits
-from plexspaces_node.node.lanes import compilers
+from plexspaces_node.node.artifacts import compile_queue as lanes
+from plexspaces_node.node.artifacts.compile_queue import compilers
+from plexspaces_node.node.artifacts.compiler import CompileLimits
+from plexspaces_node.node.artifacts.store import ArtifactStore, Compiled
 
 SHORT_BYTES = 100
 

@@ -14,9 +14,9 @@ from support.records import record_of
 
 from plexspaces_node.errors import Unavailable
 from plexspaces_node.model import VmConfig
-from plexspaces_node.node import database
-from plexspaces_node.node.leftovers import deployed_applications, destroy_machines
-from plexspaces_node.node.registry import Registry
+from plexspaces_node.node.machines.leftovers import deployed_applications, destroy_machines
+from plexspaces_node.node.registry import database
+from plexspaces_node.node.registry.registry import Registry
 from plexspaces_node.vm.bundle import Bundle
 from plexspaces_node.vm.fake import FakeDriver
 

@@ -9,7 +9,7 @@ import pytest
 
 from plexspaces_node.config import Config, ConfigBootstrap
 from plexspaces_node.errors import InvalidArgument, NotFound, Unsupported
-from plexspaces_node.levels import make_drivers, open_image
+from plexspaces_node.isolation import make_drivers, open_image
 from plexspaces_node.node import builder
 from plexspaces_node.node.builder import choose_driver
 from plexspaces_node.vm.driver import Driver, Health

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support import link_vectors
 
 from plexspaces_node.errors import PLATFORM_ERRORS, ActorFailed, ActorTrapped, VmStartFailed
-from plexspaces_node.wire import link
+from plexspaces_node.link import frames as link
 
 LIMIT = 64 * 1024
 IDS = st.integers(0, 2**64 - 1)

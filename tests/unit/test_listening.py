@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from plexspaces_node.errors import Unavailable
-from plexspaces_node.node.listening import bind, check_can_listen
+from plexspaces_node.node.api.listen import bind, check_can_listen
 
 
 @pytest.fixture

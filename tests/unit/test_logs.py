@@ -14,12 +14,7 @@ import pytest
 
 from plexspaces_node.errors import InvalidArgument, ResourceExhausted
 from plexspaces_node.node import logs
-from plexspaces_node.node.logs import (
-    MIN_LIMIT_BYTES,
-    ApplicationLog,
-    LogRecord,
-    remove_all_but,
-)
+from plexspaces_node.node.logs import MIN_LIMIT_BYTES, ApplicationLog, LogRecord, remove_all_but
 
 LIMIT = 1024 * 1024
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from plexspaces_node.model import MIB
-from plexspaces_node.vm import procfs
+from plexspaces_node.vm.host import procfs
 
 
 @pytest.fixture

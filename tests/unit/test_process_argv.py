@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from plexspaces_node.vm.bundle import Bundle
-from plexspaces_node.vm.sandbox import ENVIRONMENT, Walls, agent_command, probe_command
-from plexspaces_node.vm.users import uid_of
+from plexspaces_node.vm.host.users import uid_of
+from plexspaces_node.vm.process.sandbox import ENVIRONMENT, Walls, agent_command, probe_command
 
 AGENT = ("/opt/plexspaces-agent",)
 BUNDLE = Bundle(Path("/data/vms/vm-1"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from plexspaces_node.vm import procfs
+from plexspaces_node.vm.host import procfs
 
 _FAMILY = """(sh -c "echo up; read line; true"; true); true"""
 

@@ -11,12 +11,14 @@ import pytest
 
 from plexspaces_node.errors import NotFound, Unavailable, Unsupported, VmStartFailed
 from plexspaces_node.model import VmConfig
-from plexspaces_node.vm import qemu, qemu_walls, tsc
 from plexspaces_node.vm.bundle import Bundle
 from plexspaces_node.vm.driver import Driver, LinkEnd
+from plexspaces_node.vm.host import tsc
+from plexspaces_node.vm.host.users import FIRST_UID, LAST_UID, knows, uid_of
 from plexspaces_node.vm.image import GuestImage
-from plexspaces_node.vm.qemu import QemuDriver
-from plexspaces_node.vm.qemu_command import (
+from plexspaces_node.vm.qemu import driver as qemu
+from plexspaces_node.vm.qemu import sandbox as qemu_walls
+from plexspaces_node.vm.qemu.command import (
     Accelerator,
     Descriptors,
     Emulator,
@@ -28,8 +30,8 @@ from plexspaces_node.vm.qemu_command import (
     kernel_arguments,
     qemu_command,
 )
-from plexspaces_node.vm.qemu_walls import check_kvm, walls_of
-from plexspaces_node.vm.users import FIRST_UID, LAST_UID, knows, uid_of
+from plexspaces_node.vm.qemu.driver import QemuDriver
+from plexspaces_node.vm.qemu.sandbox import check_kvm, walls_of
 
 TCG = Emulator("/usr/bin/qemu-system-x86_64", Accelerator.TCG, 2_500_000)
 KVM = Emulator("/usr/bin/qemu-system-x86_64", Accelerator.KVM)

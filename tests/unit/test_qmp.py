@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from plexspaces_node.errors import DeadlineExceeded, Unavailable
-from plexspaces_node.vm import qmp
-from plexspaces_node.vm.qmp import connect_qmp
+from plexspaces_node.vm.qemu import qmp
+from plexspaces_node.vm.qemu.qmp import connect_qmp
 
 GREETING: dict[str, Any] = {"QMP": {"version": {}, "capabilities": []}}
 DONE: dict[str, Any] = {"return": {}}

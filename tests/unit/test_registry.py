@@ -25,10 +25,10 @@ from plexspaces_node.errors import (
     WrongState,
 )
 from plexspaces_node.model import ArtifactKind, Language, PhaseTimings, VmConfig
-from plexspaces_node.node import database
-from plexspaces_node.node.migrations import MIGRATIONS, migrate
-from plexspaces_node.node.registry import ApplicationRecord, Desired, Registry
-from plexspaces_node.node.snapshots import SnapshotRecord
+from plexspaces_node.node.registry import database
+from plexspaces_node.node.registry.migrations import MIGRATIONS, migrate
+from plexspaces_node.node.registry.registry import ApplicationRecord, Desired, Registry
+from plexspaces_node.node.registry.snapshots import SnapshotRecord
 
 RECORD = ApplicationRecord(
     name="calculator",

@@ -17,11 +17,11 @@ from support.records import record_of
 
 from plexspaces_node.errors import NotFound, ResourceExhausted
 from plexspaces_node.model import MIB
-from plexspaces_node.node.database import Damaged
-from plexspaces_node.node.keyvalue import row_bytes
-from plexspaces_node.node.migrations import MIGRATIONS, migrate
-from plexspaces_node.node.registry import Registry
-from plexspaces_node.node.snapshots import SnapshotRecord
+from plexspaces_node.node.registry.database import Damaged
+from plexspaces_node.node.registry.keyvalue import row_bytes
+from plexspaces_node.node.registry.migrations import MIGRATIONS, migrate
+from plexspaces_node.node.registry.registry import Registry
+from plexspaces_node.node.registry.snapshots import SnapshotRecord
 
 RECORD = record_of("calculator")
 OTHER = record_of("other", id="app-2")
@@ -263,7 +263,7 @@ import asyncio, json, sys
 from pathlib import Path
 from support.records import record_of
 from plexspaces_node.errors import PlexSpacesError
-from plexspaces_node.node.registry import Desired, Registry
+from plexspaces_node.node.registry.registry import Desired, Registry
 
 root = Path(sys.argv[1])
 RECORD, OTHER = record_of("calculator"), record_of("other", id="app-2")

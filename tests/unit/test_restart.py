@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plexspaces_node.node.restart import (
+from plexspaces_node.node.applications.restart import (
     FIRST_WAIT_S,
     LONGEST_WAIT_S,
     MOST_IN_WINDOW,

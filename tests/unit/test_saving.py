@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 
 from plexspaces_node.errors import PlexSpacesError, ResourceExhausted, Unavailable
-from plexspaces_node.node import saving
-from plexspaces_node.node.saving import LONGEST_WAIT_S, Parts, Room, StateSaver
-from plexspaces_node.node.snapshots import SnapshotRecord
-from plexspaces_node.wire.link import Body, LinkBroken, Snapshot
+from plexspaces_node.link.frames import Body, LinkBroken, Snapshot
+from plexspaces_node.node.applications import state_saver as saving
+from plexspaces_node.node.applications.state_saver import LONGEST_WAIT_S, Parts, Room, StateSaver
+from plexspaces_node.node.registry.snapshots import SnapshotRecord
 
 PART = 8
 """The length of a part, in place of a MiB."""

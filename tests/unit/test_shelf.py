@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from plexspaces_node.node.shelf import Shelf
+from plexspaces_node.node.artifacts.eviction import Shelf
 
 
 def shelf(*keys: str, promised_bytes: int = 0) -> Shelf:

@@ -8,11 +8,11 @@ import pytest
 from support.link_case import PIECE_BYTES, SECOND_NS, Case, Loop, Run
 
 from plexspaces_node.errors import DeadlineExceeded, Unavailable
-from plexspaces_node.node import pending
-from plexspaces_node.node.agents import HEARING_S, SNAPSHOT_S
-from plexspaces_node.node.machines import MEASURE_TIMEOUT_S
-from plexspaces_node.node.pending import Answered
-from plexspaces_node.wire import link
+from plexspaces_node.link import frames as link
+from plexspaces_node.node.machines import pending
+from plexspaces_node.node.machines.agent_client import HEARING_S, SNAPSHOT_S
+from plexspaces_node.node.machines.machine import MEASURE_TIMEOUT_S
+from plexspaces_node.node.machines.pending import Answered
 
 SILENCE_S = pending.SILENCE_NS / 1e9
 TICK_S = pending.TICK_S

@@ -10,6 +10,7 @@ from google.protobuf.any_pb2 import Any
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
+from plexspaces_node.api.status import DETAILS_KEY, TABLE, from_grpc, to_grpc
 from plexspaces_node.errors import (
     PLATFORM_ERRORS,
     ActorError,
@@ -25,7 +26,6 @@ from plexspaces_node.errors import (
     Unsupported,
     VmStartFailed,
 )
-from plexspaces_node.wire.status import DETAILS_KEY, TABLE, from_grpc, to_grpc
 
 ADDRESS = "127.0.0.1:9000"
 

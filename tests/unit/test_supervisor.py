@@ -23,18 +23,19 @@ from plexspaces_node.errors import (
     Unavailable,
     WrongState,
 )
+from plexspaces_node.link import frames as link
 from plexspaces_node.model import ApplicationState
-from plexspaces_node.node import pending, saving
-from plexspaces_node.node.agents import StopRefused
+from plexspaces_node.node.applications import state_saver as saving
+from plexspaces_node.node.applications.restart import LONGEST_WAIT_S, MOST_IN_WINDOW
+from plexspaces_node.node.applications.supervisor import Supervisor, Surroundings
 from plexspaces_node.node.logs import ApplicationLog
-from plexspaces_node.node.machines import STOP_GRACE_S, AgentLimits
-from plexspaces_node.node.restart import LONGEST_WAIT_S, MOST_IN_WINDOW
-from plexspaces_node.node.snapshots import SnapshotRecord
-from plexspaces_node.node.supervisor import Supervisor, Surroundings
+from plexspaces_node.node.machines import pending
+from plexspaces_node.node.machines.agent_client import StopRefused
+from plexspaces_node.node.machines.machine import STOP_GRACE_S, AgentLimits
+from plexspaces_node.node.registry.snapshots import SnapshotRecord
 from plexspaces_node.vm.bundle import Bundle
 from plexspaces_node.vm.driver import Endpoint, VmExit
 from plexspaces_node.vm.fake import FakeDriver, FakeVm
-from plexspaces_node.wire import link
 
 RUNNING, FAILED, RESTARTING, STOPPING, STOPPED = (
     ApplicationState.RUNNING,

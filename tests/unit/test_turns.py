@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from plexspaces_node.node.turns import Turns
+from plexspaces_node.node.artifacts.fair_slots import Turns
 
 
 class Crowd:

@@ -10,9 +10,9 @@ import pytest
 from support.patience import patient
 
 from plexspaces_node.errors import DeadlineExceeded, ResourceExhausted
-from plexspaces_node.node import uploads
-from plexspaces_node.node.incoming import GRACE_S, LEAST_BYTES_PER_S, IncomingFile, Upload
-from plexspaces_node.node.uploads import SHORT_BYTES, Uploads
+from plexspaces_node.node.artifacts import upload_slots as uploads
+from plexspaces_node.node.artifacts.upload import GRACE_S, LEAST_BYTES_PER_S, IncomingFile, Upload
+from plexspaces_node.node.artifacts.upload_slots import SHORT_BYTES, Uploads
 
 LONG_BYTES = 10 * SHORT_BYTES
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from plexspaces_node.build import application_name, build, detect, project_name
+from plexspaces_node.api.convert import DEFAULT_VERSION, language_named
 from plexspaces_node.cli.options import (
     Json,
     NodeAddress,
@@ -30,8 +30,8 @@ from plexspaces_node.cli.output import (
 from plexspaces_node.cli.progress import DeployDisplay, if_interrupted, working
 from plexspaces_node.client import DeployOptions, NodeClient
 from plexspaces_node.errors import InvalidArgument
-from plexspaces_node.views import ApplicationInfo
-from plexspaces_node.wire.convert import DEFAULT_VERSION, language_named
+from plexspaces_node.info import ApplicationInfo
+from plexspaces_node.toolchains import application_name, build, detect, project_name
 
 app = typer.Typer()
 

@@ -11,14 +11,14 @@ from typing import Annotated, Any
 
 import typer
 
-from plexspaces_node.build.image import agent_digest, build_image
 from plexspaces_node.cli.options import ConfigFile, Json
 from plexspaces_node.cli.output import milliseconds, note, print_fields, print_json, say, size
 from plexspaces_node.cli.progress import if_interrupted, working
 from plexspaces_node.config import ConfigBootstrap
 from plexspaces_node.errors import NotFound, PlexSpacesError
+from plexspaces_node.guest_image import agent_digest, build_image
+from plexspaces_node.link import frames as link
 from plexspaces_node.vm.image import GuestImage, default_directory, find_directory
-from plexspaces_node.wire import link
 
 AGENT = "agent"
 _SHOWN_DIGITS = 12

@@ -14,7 +14,7 @@ from plexspaces_node.cli import node_log
 from plexspaces_node.cli.options import ConfigFile, IsolationOption
 from plexspaces_node.cli.output import note, print_fields, say
 from plexspaces_node.cli.status import DONE, FAILED, status_of_signal
-from plexspaces_node.node import descriptors
+from plexspaces_node.node.api import descriptors
 
 if TYPE_CHECKING:
     from plexspaces_node.node.builder import Node, NodeBuilder

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from plexspaces_node.build.workload import DEFAULT_PRIMES_LIMIT, MAX_PRIMES_LIMIT
+from plexspaces_node.artifact_inspection import inspect
 from plexspaces_node.cli.embedded import node_or_embedded
 from plexspaces_node.cli.options import (
     IsolationOption,
@@ -44,8 +44,8 @@ from plexspaces_node.cli.workload import (
 from plexspaces_node.client import DeployOptions, NodeClient
 from plexspaces_node.client.artifact import check_wasm, read_artifact
 from plexspaces_node.client.node import check_address
-from plexspaces_node.inspection import inspect
 from plexspaces_node.model import VmConfig, check_name
+from plexspaces_node.toolchains.workload import DEFAULT_PRIMES_LIMIT, MAX_PRIMES_LIMIT
 from plexspaces_node.tracker import PerformanceReport
 
 app = typer.Typer()

@@ -25,7 +25,7 @@ from plexspaces_node.cli.output import (
     size,
 )
 from plexspaces_node.client import NodeClient
-from plexspaces_node.views import VmInfo, VmInspection
+from plexspaces_node.info import VmInfo, VmInspection
 
 UNKNOWN = "–"
 

@@ -7,19 +7,19 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from plexspaces_node.build import build
-from plexspaces_node.build.workload import (
+from plexspaces_node.cli.output import note
+from plexspaces_node.client import NodeClient
+from plexspaces_node.errors import ActorFailed, NotFound, Unsupported
+from plexspaces_node.info import ApplicationInfo, StartedVm
+from plexspaces_node.toolchains import build
+from plexspaces_node.toolchains.workload import (
     PRIMES_MESSAGE_TYPE,
     SampleProject,
     examples,
     primes_payload,
     primes_reply,
 )
-from plexspaces_node.cli.output import note
-from plexspaces_node.client import NodeClient
-from plexspaces_node.errors import ActorFailed, NotFound, Unsupported
 from plexspaces_node.tracker import Coordination, CoordinationComputeTracker, PerformanceReport
-from plexspaces_node.views import ApplicationInfo, StartedVm
 
 MESSAGE_TIMEOUT_S = 300.0
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from plexspaces_node.api.convert import language_named
 from plexspaces_node.client.node import (
     DEFAULT_ADDRESS,
     DeployOptions,
@@ -15,9 +16,8 @@ from plexspaces_node.client.node import (
     OnProgress,
 )
 from plexspaces_node.errors import InvalidArgument, NotFound
+from plexspaces_node.info import ApplicationInfo, InvokeResult, LogLine
 from plexspaces_node.model import Language, VmConfig, check_name
-from plexspaces_node.views import ApplicationInfo, InvokeResult, LogLine
-from plexspaces_node.wire.convert import language_named
 
 
 class ApplicationDeployment:

@@ -18,6 +18,14 @@ from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar
 
 import grpc
 
+from plexspaces_node.api import convert
+from plexspaces_node.api.generated import application_pb2 as pb
+from plexspaces_node.api.generated.application_pb2_grpc import ApplicationServiceStub
+from plexspaces_node.api.invoke import METHOD, SERVICE, Request, decode_reply, encode_request
+from plexspaces_node.api.options import UPLOAD_CHUNK_BYTES, client_options
+from plexspaces_node.api.status import DEFAULT_ADDRESS as DEFAULT_ADDRESS
+from plexspaces_node.api.status import from_grpc
+from plexspaces_node.artifact_inspection import check_memory, inspect
 from plexspaces_node.client.artifact import Artifact, check_wasm, read_artifact
 from plexspaces_node.errors import (
     AlreadyExists,
@@ -26,16 +34,7 @@ from plexspaces_node.errors import (
     NotFound,
     WrongState,
 )
-from plexspaces_node.inspection import check_memory, inspect
-from plexspaces_node.model import (
-    MAX_MESSAGE_LIMIT_BYTES,
-    MIB,
-    ApplicationSpec,
-    Language,
-    VmConfig,
-    check_name,
-)
-from plexspaces_node.views import (
+from plexspaces_node.info import (
     ApplicationInfo,
     InvokeResult,
     Listing,
@@ -45,17 +44,18 @@ from plexspaces_node.views import (
     VmInfo,
     VmInspection,
 )
-from plexspaces_node.wire import convert
-from plexspaces_node.wire.generated import application_pb2 as pb
-from plexspaces_node.wire.generated.application_pb2_grpc import ApplicationServiceStub
-from plexspaces_node.wire.invoke import METHOD, SERVICE, Request, decode_reply, encode_request
-from plexspaces_node.wire.options import UPLOAD_CHUNK_BYTES, client_options
-from plexspaces_node.wire.status import DEFAULT_ADDRESS as DEFAULT_ADDRESS
-from plexspaces_node.wire.status import from_grpc
+from plexspaces_node.model import (
+    MAX_MESSAGE_LIMIT_BYTES,
+    MIB,
+    ApplicationSpec,
+    Language,
+    VmConfig,
+    check_name,
+)
 
 if TYPE_CHECKING:
     # The stubs' type files know this class, the generated code does not.
-    from plexspaces_node.wire.generated.application_pb2_grpc import ApplicationServiceAsyncStub
+    from plexspaces_node.api.generated.application_pb2_grpc import ApplicationServiceAsyncStub
 
 READ_TIMEOUT_S = 15.0
 """For calls that only look."""

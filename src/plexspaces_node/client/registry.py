@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from plexspaces_node.client.node import DEFAULT_ADDRESS, NodeClient
 from plexspaces_node.errors import NotFound
-from plexspaces_node.views import Listing, VmInfo
+from plexspaces_node.info import Listing, VmInfo
 
 
 class VmRegistry:

@@ -18,35 +18,31 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from plexspaces_node import __version__
+from plexspaces_node.api.invoke import SERVICE
+from plexspaces_node.api.options import ChannelOptions, server_options
 from plexspaces_node.config import Config, ConfigBootstrap, LimitsSection
 from plexspaces_node.errors import InvalidArgument, Unsupported, WrongState, quoted
-from plexspaces_node.levels import make_drivers
+from plexspaces_node.info import NodeInfo
+from plexspaces_node.isolation import make_drivers
 from plexspaces_node.model import ENGINE, ENGINE_REVISION, VmConfig
-from plexspaces_node.node import descriptors
-from plexspaces_node.node.applications import Applications
-from plexspaces_node.node.artifacts import ArtifactStore
-from plexspaces_node.node.boundary import Boundary
-from plexspaces_node.node.compiler import CompileLimits
+from plexspaces_node.node.api import descriptors
+from plexspaces_node.node.api.boundary import Boundary
+from plexspaces_node.node.api.health import NodeHealth
+from plexspaces_node.node.api.listen import bind, check_can_listen
+from plexspaces_node.node.api.service import ApplicationService, ServiceLimits, add_to_server
+from plexspaces_node.node.applications.applications import Applications
+from plexspaces_node.node.applications.supervisor import Surroundings
+from plexspaces_node.node.artifacts.compile_queue import compilers
+from plexspaces_node.node.artifacts.compiler import CompileLimits
+from plexspaces_node.node.artifacts.store import ArtifactStore
 from plexspaces_node.node.datadir import DataDirectory
-from plexspaces_node.node.health import NodeHealth
-from plexspaces_node.node.in_flight import InFlight, default_bytes, give_back_memory
-from plexspaces_node.node.lanes import compilers
-from plexspaces_node.node.leftovers import end_machines
-from plexspaces_node.node.listening import bind, check_can_listen
-from plexspaces_node.node.machines import AgentLimits
+from plexspaces_node.node.machines.in_flight import InFlight, default_bytes, give_back_memory
+from plexspaces_node.node.machines.leftovers import end_machines
+from plexspaces_node.node.machines.machine import AgentLimits
 from plexspaces_node.node.metrics import serve_metrics
-from plexspaces_node.node.registry import Registry
-from plexspaces_node.node.service import (
-    ApplicationService,
-    ServiceLimits,
-    add_to_server,
-)
-from plexspaces_node.node.supervisor import Surroundings
-from plexspaces_node.views import NodeInfo
-from plexspaces_node.vm import procfs
+from plexspaces_node.node.registry.registry import Registry
 from plexspaces_node.vm.driver import Driver
-from plexspaces_node.wire.invoke import SERVICE
-from plexspaces_node.wire.options import ChannelOptions, server_options
+from plexspaces_node.vm.host import procfs
 
 _log = logging.getLogger(__name__)
 

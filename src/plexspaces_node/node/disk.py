@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from plexspaces_node.errors import ResourceExhausted, Unavailable, quoted
-from plexspaces_node.vm.host_machine import NO_SPACE
+from plexspaces_node.vm.host.vmm import NO_SPACE
 
 _log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from plexspaces_node.errors import Unavailable
-from plexspaces_node.node.supervisor import Supervisor
+from plexspaces_node.node.applications.supervisor import Supervisor
 
 _NANO = 1e-9
 

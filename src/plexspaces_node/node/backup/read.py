@@ -36,9 +36,9 @@ from plexspaces_node.node.backup.format import (
     registry_of,
 )
 from plexspaces_node.node.backup.registry_copy import Contents
-from plexspaces_node.node.database import how_to_restore
 from plexspaces_node.node.datadir import DataDirectory
 from plexspaces_node.node.disk import sync, using_disk
+from plexspaces_node.node.registry.database import how_to_restore
 
 _SMALL_BYTES = 16 * 1024 * 1024
 _ANOTHER = "use another backup"

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from plexspaces_node.errors import ResourceExhausted, WrongState
-from plexspaces_node.node.migrations import MIGRATIONS, migrate
+from plexspaces_node.node.registry.migrations import MIGRATIONS, migrate
 
 _BUSY_TIMEOUT_S = 30.0
 _FAULTS_TOLD = 3

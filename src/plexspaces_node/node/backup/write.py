@@ -36,8 +36,8 @@ from plexspaces_node.node.backup.format import (
     registry_of,
 )
 from plexspaces_node.node.backup.registry_copy import Contents
-from plexspaces_node.node.database import how_to_restore
 from plexspaces_node.node.disk import DiskFull, is_full, sync
+from plexspaces_node.node.registry.database import how_to_restore
 
 _SCRATCH = ".plexspaces-backup-"
 _WRITTEN_BYTES = 16 * 1024

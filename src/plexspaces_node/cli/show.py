@@ -1,0 +1,182 @@
+"""The commands that only look: list, inspect and logs."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import aclosing
+from typing import Annotated
+
+import typer
+
+from plexspaces_node.cli.options import Json, Name, NodeAddress, address_of
+from plexspaces_node.cli.output import (
+    columns,
+    counted,
+    milliseconds,
+    moment,
+    print_fields,
+    print_json,
+    print_json_line,
+    print_phases,
+    printable,
+    say,
+    size,
+)
+from plexspaces_node.client import NodeClient
+from plexspaces_node.info import ApplicationInfo, Listing, LogLine, VmInfo
+from plexspaces_node.model import ApplicationState, ArtifactKind
+
+app = typer.Typer()
+
+
+@app.command("list", epilog="Example:  plexspaces list --json")
+def list_(node_address: NodeAddress = None, as_json: Json = False) -> None:
+    """List the applications of a node and the VMs they run in."""
+
+    async def look() -> Listing:
+        async with NodeClient(address_of(node_address)) as client:
+            return await client.list()
+
+    listing = asyncio.run(look())
+    if as_json:
+        print_json(listing)
+        return
+    lines = list(table(listing)) if sys.stdout.isatty() else []
+    if not lines or max(map(len, lines)) > shutil.get_terminal_size().columns:
+        lines = list(plain_listing(listing))
+    say("Listing deployed actors...")
+    for line in lines:
+        say(line)
+    say(f"Discovery time: {milliseconds(listing.discovery_ns)}")
+
+
+def plain_listing(listing: Listing) -> Iterator[str]:
+    """Yield the listing as lines: VMs with an application, applications without, empty VMs."""
+    running = [one for one in listing.applications if one.vm is not None]
+    resting = [one for one in listing.applications if one.vm is None]
+    yield f"Found {len(running)} VM(s) with actors:"
+    for application in running:
+        vm = application.vm
+        assert vm is not None
+        state = "" if application.state is ApplicationState.RUNNING else f" ({application.state})"
+        yield f"  - {vm.id}: {vm.state} ({vm.socket})"
+        yield f"    Application: {application.name}{state}"
+        yield f"    Language: {application.language}"
+        yield f"    Isolation: {vm.isolated_by}"
+    if resting:
+        yield f"Found {len(resting)} application(s) without a VM:"
+    for application in resting:
+        yield f"  - {application.name}: {application.state}"
+    if listing.empty_vms:
+        yield f"Found {len(listing.empty_vms)} empty VM(s):"
+    for vm in listing.empty_vms:
+        yield f"  - {vm.id}: {vm.state} ({vm.socket})"
+
+
+def table(listing: Listing) -> Iterator[str]:
+    """Yield the listing as a table of one line an application or empty VM."""
+    rows = [("APPLICATION", "STATE", "LANGUAGE", "VM", "ISOLATION", "MEMORY", "SOCKET")]
+    for one in listing.applications:
+        vm = one.vm
+        place = _place(vm) if vm else ("–",) * 4
+        rows.append((one.name, one.state, one.language, *place))
+    for vm in listing.empty_vms:
+        rows.append(("–", vm.state, "–", *_place(vm)))
+    yield f"Found {sum(one.vm is not None for one in listing.applications)} VM(s) with actors:"
+    yield from columns(rows)
+
+
+def _place(vm: VmInfo) -> tuple[str, str, str, str]:
+    return vm.id, vm.isolated_by_in_short, size(vm.rss_bytes), vm.socket
+
+
+@app.command(epilog="Example:  plexspaces inspect calculator")
+def inspect(name: Name, node_address: NodeAddress = None, as_json: Json = False) -> None:
+    """Show an application: its VM, the times of its deploy, its counters."""
+
+    async def look() -> ApplicationInfo:
+        async with NodeClient(address_of(node_address)) as client:
+            return await client.inspect(name)
+
+    application = asyncio.run(look())
+    if as_json:
+        print_json(application)
+    else:
+        _print_application(application)
+
+
+def _print_application(application: ApplicationInfo) -> None:
+    config, counters, vm = application.vm_config, application.counters, application.vm
+    say(application.name)
+    fields = [
+        ("State", application.state + (f": {e}" if (e := application.last_error) else "")),
+        ("Version", application.version),
+        ("Language", f"{application.language} ({application.kind})"),
+        ("Application ID", application.id),
+        ("Digest", application.digest),
+        ("Deployed", moment(application.created_unix_ns)),
+        ("Restarts", str(application.restarts)),
+        ("Size", f"{config.vcpus} vCPU, {config.memory_mib} MiB"),
+    ]
+    if application.kind is not ArtifactKind.ACTOR:
+        fields += [
+            ("Arguments", shlex.join(application.args) or "none"),
+            ("Concurrency", f"{counted(application.concurrency, 'message')} at the same time"),
+        ]
+    if vm is not None:
+        fields += [
+            ("VM", f"{vm.id}: {vm.state} ({vm.socket})"),
+            ("Isolation", vm.isolated_by),
+            ("VM started", moment(vm.started_unix_ns)),
+            ("VM memory", size(vm.rss_bytes) + " on the host"),
+            ("VM CPU time", milliseconds(vm.cpu_ns)),
+        ]
+    fields += [
+        ("Messages", f"{counters.messages}, {counters.failures} failed"),
+        ("In flight", str(counters.in_flight)),
+        ("Compute", milliseconds(counters.compute_ns)),
+        ("Coordinate", milliseconds(counters.coordinate_ns)),
+    ]
+    print_fields(fields)
+    say()
+    print_phases(application.timings)
+
+
+@app.command(epilog="Example:  plexspaces logs calculator -f")
+def logs(
+    name: Name,
+    follow: Annotated[
+        bool, typer.Option("-f", "--follow", help="Go on as lines come, until Ctrl-C.")
+    ] = False,
+    tail: Annotated[
+        int, typer.Option(min=0, help="At most this many lines of the past; 0 means all.")
+    ] = 0,
+    node_address: NodeAddress = None,
+    as_json: Json = False,
+) -> None:
+    """Print what an application logged and wrote to stdout and stderr."""
+
+    async def read() -> None:
+        async with (
+            NodeClient(address_of(node_address)) as client,
+            aclosing(client.logs(name, follow=follow, tail=tail)) as lines,
+        ):
+            async for line in lines:
+                _print_log_line(line, as_json)
+
+    asyncio.run(read())
+
+
+def _print_log_line(line: LogLine, as_json: bool) -> None:
+    if as_json:
+        print_json_line(line)
+        return
+    head = f"{moment(line.time_unix_ns)} {line.level:<5} {line.stream:<6} "
+    first, *rest = line.message.rstrip("\n").split("\n")
+    say(head + printable(first))
+    for more in rest:
+        say(" " * len(head) + printable(more))

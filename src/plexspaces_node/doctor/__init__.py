@@ -1,0 +1,1 @@
+"""What `plexspaces doctor` checks, and how it is shown."""

@@ -1,0 +1,164 @@
+"""The steps from packages to an image, and how it takes the place of the one before."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import plexspaces_node
+from plexspaces_node.errors import InvalidArgument, Unavailable, Unsupported, quoted
+from plexspaces_node.guest_image.initrd import make_initrd
+from plexspaces_node.guest_image.kernel import read_kernel
+from plexspaces_node.guest_image.packages import Package, Tools, fetch, unpack
+from plexspaces_node.link import frames as link
+from plexspaces_node.programs import AGENT, agent_program, init_program
+from plexspaces_node.toolchains.environment import BuildEnvironment
+from plexspaces_node.toolchains.threads import in_thread
+from plexspaces_node.vm.erofs import write_erofs
+from plexspaces_node.vm.host.vmm import NO_SPACE
+from plexspaces_node.vm.image import INITRD, KERNEL, RECORD, ROOTFS, GuestImage
+
+ARCH = "x86_64"
+MIN_MEMORY_MIB = 80
+"""The least with which the probe actor was seen to answer; measured, see ``docs/guest.md``."""
+STEP_TIMEOUT_S = 300.0
+"""For any one program: fetching a kernel over a slow line is the longest."""
+
+_MOUNT_POINTS = ("artifact", "dev", "proc")
+"""Of the guest's root, where `agent/init` and the agent mount the rest."""
+_SCRATCH_PREFIX = ".image-"
+_SCRATCH_LIFE_S = 24 * 3600.0
+_TOOLS = ("apt-get", "apt-cache", "dpkg-deb")
+
+Progress = Callable[[str], None]
+"""Called with a line before each step."""
+
+
+async def build_image(
+    target: Path, *, progress: Progress, environment: BuildEnvironment | None = None
+) -> GuestImage:
+    """Make an image in the directory `target` and return it; replaces the one that is there.
+
+    Machines that run keep the files they booted from. When anything fails, or the caller is
+    cancelled, `target` is as it was before and nothing else is left but fetched packages in the
+    cache. Raises `Unsupported` for a missing tool or another architecture, `NotFound` when the
+    agent is not built, `Unavailable` when packages cannot be had or the disk is full,
+    `InvalidArgument` for a directory that cannot be written.
+    """
+    if platform.machine() != ARCH:
+        raise Unsupported(f"guest images are made on {ARCH} only, and this is {platform.machine()}")
+    around = environment or BuildEnvironment.here()
+    tools = Tools(around.search, timeout_s=STEP_TIMEOUT_S)
+    for name in _TOOLS:
+        tools.find(name)
+    agent, init = agent_program(), init_program()
+    async with _scratch(target.absolute()) as scratch:
+        made, unpacked = (scratch / name for name in ("image", "packages"))
+        for directory in (made, unpacked):
+            directory.mkdir(mode=0o755)
+        progress("fetching the kernel")
+        packages = await fetch(tools, around.cache.with_name("image-packages"))
+        progress("unpacking it")
+        for package in packages:
+            await unpack(tools, package, unpacked)
+        progress("writing the image")
+        await in_thread(_write, unpacked, init, agent, made)
+        await in_thread(_seal, made, packages, agent, init)
+        await in_thread(_install, made, target.absolute())
+    return GuestImage.open(target, generation=link.GENERATION)
+
+
+@asynccontextmanager
+async def _scratch(target: Path) -> AsyncIterator[Path]:
+    """Give a directory on the target's file system, gone afterwards."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX, dir=target.parent))
+    except OSError as error:
+        raise InvalidArgument(
+            f"the image cannot be written to {target}: {error.strerror}",
+            hint="choose another directory: plexspaces image build --dir DIR",
+        ) from error
+    try:
+        await in_thread(_remove_abandoned, target.parent)
+        yield made
+    except OSError as error:
+        file = error.filename or target.parent
+        full = error.errno in NO_SPACE
+        raise Unavailable(
+            f"the image cannot be made: {file}: {error.strerror}",
+            hint=f"is there room for 300 MiB? df -h {quoted(target.parent)}" if full else None,
+        ) from error
+    finally:
+        await in_thread(shutil.rmtree, made, ignore_errors=True)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    # Of builds that were killed: no build lasts this long.
+    oldest = time.time() - _SCRATCH_LIFE_S
+    for path in parent.glob(f"{_SCRATCH_PREFIX}*"):
+        if path.stat().st_mtime < oldest:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _write(unpacked: Path, init: Path, agent: Path, made: Path) -> None:
+    (made / KERNEL).write_bytes(read_kernel(unpacked))
+    (made / INITRD).write_bytes(make_initrd(init.read_bytes(), unpacked))
+    write_erofs(made / ROOTFS, {AGENT: agent}, _MOUNT_POINTS, mode=0o555)
+
+
+def _seal(made: Path, packages: tuple[Package, ...], *programs: Path) -> None:
+    versions = {"agent": _digest_of(*programs), "plexspaces-node": plexspaces_node.__version__}
+    GuestImage.seal(
+        made,
+        generation=link.GENERATION,
+        min_memory_mib=MIN_MEMORY_MIB,
+        made_of=versions | {package.name: package.version for package in packages},
+    )
+
+
+def agent_digest() -> str:
+    """Return 12 digits that change with the programs of a guest; blocks for some milliseconds.
+
+    Raises `NotFound` when this installation has none.
+    """
+    return _digest_of(agent_program(), init_program())
+
+
+def _digest_of(*programs: Path) -> str:
+    total = hashlib.sha256()
+    for program in programs:
+        total.update(program.read_bytes())
+    return total.hexdigest()[:12]
+
+
+def _install(made: Path, target: Path) -> None:
+    for name in (KERNEL, INITRD, ROOTFS, RECORD):
+        (made / name).chmod(0o644)
+        _sync(made / name)
+    with suppress(OSError):
+        # The usual case: nothing is there, or an empty directory.
+        made.rename(target)
+        return
+    try:
+        # Without its record an image is none, so that a half-replaced one is never booted.
+        (target / RECORD).unlink(missing_ok=True)
+        for name in (KERNEL, INITRD, ROOTFS, RECORD):
+            (made / name).replace(target / name)
+    except OSError as error:
+        raise InvalidArgument(
+            f"the image cannot be written to {target}: {error.strerror}",
+            hint="choose another directory: plexspaces image build --dir DIR",
+        ) from error
+
+
+def _sync(file: Path) -> None:
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())

@@ -1,0 +1,342 @@
+"""The link between node and agent: its frames and their framing on a byte stream.
+
+The frames are the messages of `proto/plexspaces/link/v3/link.proto`, which says what they mean.
+One stream a machine: a frame is two little-endian u32, the lengths of head and body, then the head,
+a `FromAgent` or a `FromNode`, then the body, raw bytes that are copied into no message.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Generic, TypeAlias, TypeVar
+
+from google.protobuf.message import DecodeError
+
+from plexspaces_node.errors import (
+    ActorError,
+    ActorFailed,
+    ActorTrapped,
+    PlexSpacesError,
+    VmStartFailed,
+    platform_error,
+)
+from plexspaces_node.link.generated.link_pb2 import Answer as Answer
+from plexspaces_node.link.generated.link_pb2 import Ask as Ask
+from plexspaces_node.link.generated.link_pb2 import Cancel as Cancel
+from plexspaces_node.link.generated.link_pb2 import Delete as Delete
+from plexspaces_node.link.generated.link_pb2 import Failed as Failed
+from plexspaces_node.link.generated.link_pb2 import Failure as Failure
+from plexspaces_node.link.generated.link_pb2 import FromAgent as FromAgent
+from plexspaces_node.link.generated.link_pb2 import FromNode as FromNode
+from plexspaces_node.link.generated.link_pb2 import Get as Get
+from plexspaces_node.link.generated.link_pb2 import Hello as Hello
+from plexspaces_node.link.generated.link_pb2 import Invoke as Invoke
+from plexspaces_node.link.generated.link_pb2 import Kept as Kept
+from plexspaces_node.link.generated.link_pb2 import Load as Load
+from plexspaces_node.link.generated.link_pb2 import Loaded as Loaded
+from plexspaces_node.link.generated.link_pb2 import Log as Log
+from plexspaces_node.link.generated.link_pb2 import Measure as Measure
+from plexspaces_node.link.generated.link_pb2 import Measured as Measured
+from plexspaces_node.link.generated.link_pb2 import Put as Put
+from plexspaces_node.link.generated.link_pb2 import Reply as Reply
+from plexspaces_node.link.generated.link_pb2 import Snapshot as Snapshot
+from plexspaces_node.link.generated.link_pb2 import State as State
+from plexspaces_node.link.generated.link_pb2 import Stop as Stop
+from plexspaces_node.link.generated.link_pb2 import Stopped as Stopped
+from plexspaces_node.link.generated.link_pb2 import Tell as Tell
+from plexspaces_node.link.generated.link_pb2 import Welcome as Welcome
+
+GENERATION = 3
+"""Changes when the two ends could no longer understand each other; refused at the handshake."""
+
+HEAD_LIMIT_BYTES = 1024 * 1024
+"""The longest head of a frame."""
+
+PART_BYTES = 1024 * 1024
+"""The longest part of a state."""
+
+TEXT_BYTES = 16 * 1024
+"""The longest text of an error or a line of the log; a longer one is cut and marked."""
+
+CODE_BYTES = 256
+"""The longest code of an actor's error, and the longest type of a message."""
+
+PREFIX_BYTES = 8
+"""The two lengths."""
+
+Body: TypeAlias = bytes | bytearray | memoryview
+"""What follows a head. Nobody changes one, whichever of them it is."""
+
+AgentFrame: TypeAlias = (
+    Hello
+    | Loaded
+    | Reply
+    | Failed
+    | Snapshot
+    | Stopped
+    | Measured
+    | Log
+    | Ask
+    | Tell
+    | Get
+    | Put
+    | Delete
+)
+NodeFrame: TypeAlias = Welcome | State | Load | Invoke | Cancel | Answer | Kept | Stop | Measure
+HostCall: TypeAlias = Ask | Tell | Get | Put | Delete
+"""What an agent asks of its node; answered by `Answer`."""
+
+_F = TypeVar("_F", AgentFrame, NodeFrame)
+
+_LENGTHS = struct.Struct("<II")
+_SCRATCH_BYTES = 16 * 1024
+_MARK = " …"
+_MESSAGES = frozenset({"reply", "ask", "tell", "put", "invoke", "answer"})
+_PARTS = frozenset({"snapshot", "state"})
+_LENGTH_DELIMITED = 2
+# The first byte of an envelope: the field in which a frame of this kind lies. All are below 16.
+_TAGS: dict[type[AgentFrame | NodeFrame], int] = {
+    kind: envelope.DESCRIPTOR.fields_by_name[kind.__name__.lower()].number << 3 | _LENGTH_DELIMITED
+    for envelope, kinds in ((FromAgent, AgentFrame.__args__), (FromNode, NodeFrame.__args__))
+    for kind in kinds
+}
+
+
+class LinkBroken(Exception):
+    """The peer sent something that is not a frame; the connection cannot go on."""
+
+
+class OtherGeneration(LinkBroken):
+    """The peer speaks a generation of the link from before frames had heads and bodies."""
+
+
+def head_of(frame: AgentFrame | NodeFrame, body_bytes: int = 0) -> bytes:
+    """Return the bytes of a frame up to its body, which follows them on the stream."""
+    # What an envelope around the frame would be; making one takes longer than all the rest.
+    inner = frame.SerializeToString()
+    size = len(inner)
+    outer = bytearray((_TAGS[type(frame)],))
+    while size > 0x7F:
+        outer.append(size & 0x7F | 0x80)
+        size >>= 7
+    outer.append(size)
+    return _LENGTHS.pack(len(outer) + len(inner), body_bytes) + outer + inner
+
+
+def encode(frame: AgentFrame | NodeFrame, body: Body = b"") -> bytes:
+    """Return all the bytes of a frame, in a copy."""
+    return head_of(frame, len(body)) + body
+
+
+class FrameReader(Generic[_F]):
+    """Cuts the byte stream of one peer into frames.
+
+    Bytes are read into `room` and announced to `filled`. A body that is not yet whole is read into
+    where it stays, so that each byte of it is copied once at the most. Holds no more than one frame
+    beyond what came last. Not for use by two threads at once.
+
+    Attributes:
+        head_limit: the longest head that is taken.
+        message_limit: the longest body of a message that is taken.
+    """
+
+    def __init__(
+        self,
+        envelope: type[FromAgent | FromNode],
+        *,
+        message_limit: int,
+        head_limit: int,
+    ) -> None:
+        self.head_limit = head_limit
+        self.message_limit = message_limit
+        self._envelope = envelope
+        self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
+        self._start = self._end = 0
+        # The body at hand, once it is known to be not yet whole.
+        self._frame: _F | None = None
+        self._body = bytearray()
+        self._had = 0
+
+    @classmethod
+    def of_agent(
+        cls, message_limit: int, *, head_limit: int = HEAD_LIMIT_BYTES
+    ) -> FrameReader[AgentFrame]:
+        """Make the reader of what an agent sends."""
+        return FrameReader[AgentFrame](
+            FromAgent, message_limit=message_limit, head_limit=head_limit
+        )
+
+    @classmethod
+    def of_node(
+        cls, message_limit: int, *, head_limit: int = HEAD_LIMIT_BYTES
+    ) -> FrameReader[NodeFrame]:
+        """Make the reader of what a node sends."""
+        return FrameReader[NodeFrame](FromNode, message_limit=message_limit, head_limit=head_limit)
+
+    @property
+    def unfinished(self) -> int:
+        """Bytes of a frame that is not yet whole."""
+        return self._had + self._end - self._start
+
+    def room(self) -> memoryview:
+        """Return where to read to next: at least a byte long, and valid until `filled`."""
+        if self._frame is not None:
+            return memoryview(self._body)[self._had :]
+        if self._end:
+            return self._scratch[self._end :]
+        return self._scratch
+
+    def filled(self, count: int) -> Iterator[tuple[_F, Body]]:
+        """Take note of so many bytes in `room`; yield the frames that are now whole, in order.
+
+        Raises `LinkBroken` behind them, after which, or when not all are taken, the reader is not
+        to be used again.
+        """
+        if self._frame is not None:
+            self._had += count
+            if self._had == len(self._body):
+                whole = self._frame, self._body
+                self._frame, self._body, self._had = None, bytearray(), 0
+                yield whole
+            return
+        self._end += count
+        while (frame := self._next()) is not None:
+            yield frame
+        if self._start < self._end:
+            self._make_room()
+        else:
+            self._start = self._end = 0
+            if len(self._scratch) > _SCRATCH_BYTES:
+                self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
+
+    def feed(self, data: Body) -> list[tuple[_F, Body]]:
+        """Take bytes that were read elsewhere; otherwise as `filled`."""
+        frames: list[tuple[_F, Body]] = []
+        rest = memoryview(data)
+        while rest:
+            room = self.room()
+            count = min(len(room), len(rest))
+            room[:count] = rest[:count]
+            del room
+            frames.extend(self.filled(count))
+            rest = rest[count:]
+        return frames
+
+    def _next(self) -> tuple[_F, Body] | None:
+        scratch, start = self._scratch, self._start
+        if self._end - start < PREFIX_BYTES:
+            return None
+        head_bytes, body_bytes = _LENGTHS.unpack_from(scratch, start)
+        if head_bytes > self.head_limit or body_bytes > self.message_limit:
+            self._check_lengths(head_bytes, body_bytes)
+        start += PREFIX_BYTES
+        if self._end - start < head_bytes:
+            return None
+        frame = self._decoded(scratch[start : start + head_bytes], body_bytes)
+        start += head_bytes
+        self._start = end = start + body_bytes
+        if end <= self._end:
+            return frame, bytes(scratch[start:end]) if body_bytes else b""
+        self._start = self._end
+        here = self._end - start
+        self._frame, self._body, self._had = frame, bytearray(body_bytes), here
+        self._body[:here] = scratch[start : self._end]
+        return None
+
+    def _check_lengths(self, head_bytes: int, body_bytes: int) -> None:
+        """Raise for lengths that no frame has; a part of a state may be longer than a message."""
+        longest = max(self.message_limit, PART_BYTES)
+        if head_bytes > self.head_limit or body_bytes > longest:
+            first = bytes(self._scratch[self._start : self._start + PREFIX_BYTES])
+            if _is_of_an_array(first):
+                raise OtherGeneration(f"generation {GENERATION - 1} or before")
+            what, size, limit = ("head", head_bytes, self.head_limit)
+            if head_bytes <= self.head_limit:
+                what, size, limit = ("body", body_bytes, longest)
+            raise LinkBroken(f"a {what} of {size} bytes is over the limit of {limit}")
+
+    def _decoded(self, head: memoryview, body_bytes: int) -> _F:
+        try:
+            envelope = self._envelope.FromString(bytes(head))
+        except DecodeError as error:
+            raise LinkBroken(f"not a frame: {error}") from error
+        kind = envelope.WhichOneof("frame")
+        if kind is None:
+            raise LinkBroken("not a frame that this version knows")
+        if body_bytes:
+            limit = self.message_limit if kind in _MESSAGES else PART_BYTES * (kind in _PARTS)
+            if body_bytes > limit:
+                raise LinkBroken(f"a {kind} with a body of {body_bytes} bytes, at most {limit}")
+        frame: _F = getattr(envelope, kind)
+        return frame
+
+    def _make_room(self) -> None:
+        """See that what the frame at hand lacks of its head has a place in the scratch."""
+        had = self._end - self._start
+        wanted = PREFIX_BYTES
+        if had >= PREFIX_BYTES:
+            wanted += _LENGTHS.unpack_from(self._scratch, self._start)[0]
+        if self._start + wanted > len(self._scratch):
+            old = self._scratch[self._start : self._end]
+            scratch = self._scratch
+            if wanted > len(scratch):
+                scratch = memoryview(bytearray(wanted))
+            scratch[:had] = old
+            self._scratch, self._start, self._end = scratch, 0, had
+
+
+def _is_of_an_array(first: bytes) -> bool:
+    """Tell whether a stream begins as before generation 3: a length, an array, the name Hello."""
+    return first[4] & 0xF0 == 0x90 and first[5:] == b"\xa5He"
+
+
+def failure_of(error: PlexSpacesError | ActorError) -> Failure:
+    """Turn an error into what the link carries."""
+    hint = cut(error.hint or "", TEXT_BYTES)
+    message = cut(error.message, TEXT_BYTES)
+    if isinstance(error, ActorError):
+        trapped = isinstance(error, ActorTrapped)
+        return Failure(
+            origin=Failure.ORIGIN_TRAP if trapped else Failure.ORIGIN_ACTOR,
+            code=cut(error.code, CODE_BYTES),
+            message=message,
+            hint=hint,
+            retryable=error.retryable,
+        )
+    return Failure(
+        origin=Failure.ORIGIN_PLATFORM,
+        code=error.code,
+        message=message,
+        hint=hint,
+        retryable=error.retryable,
+        step=error.step if isinstance(error, VmStartFailed) else "",
+    )
+
+
+def error_of(failure: Failure) -> PlexSpacesError | ActorError:
+    """Turn what the link carried back into the error it was."""
+    # An agent may say more than is told to anybody.
+    hint, message = cut(failure.hint, TEXT_BYTES) or None, cut(failure.message, TEXT_BYTES)
+    code = cut(failure.code, CODE_BYTES)
+    if failure.origin == Failure.ORIGIN_TRAP:
+        cls: type[ActorError] = ActorTrapped
+    elif failure.origin == Failure.ORIGIN_ACTOR:
+        cls = ActorFailed
+    else:
+        return platform_error(code, message, hint=hint, step=cut(failure.step, CODE_BYTES))
+    return cls(message, code=code, retryable=failure.retryable, hint=hint)
+
+
+def cut(text: str, limit_bytes: int) -> str:
+    """Return the text, or its beginning and a mark when it is longer than so many bytes.
+
+    What is no Unicode text, such as half of a surrogate pair, is replaced.
+    """
+    if len(text) <= limit_bytes and text.isascii():
+        return text
+    encoded = text.encode("utf-8", "replace")
+    if len(encoded) > limit_bytes:
+        encoded = encoded[: limit_bytes - len(_MARK.encode())]
+        return encoded.decode("utf-8", "ignore") + _MARK
+    return encoded.decode()

@@ -1,0 +1,212 @@
+"""The gRPC face of the node: decode, call `Applications`, encode. Nothing is decided here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from plexspaces_node.api import convert
+from plexspaces_node.api.generated import application_pb2 as pb
+from plexspaces_node.api.generated import application_pb2_grpc as pb_grpc
+from plexspaces_node.api.invoke import LONG_BYTES, METHOD, SERVICE, decode_request, encode_reply
+from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.info import ApplicationInfo, LogLine, NodeInfo
+from plexspaces_node.model import VmConfig
+from plexspaces_node.node.api.boundary import Boundary, Context, Handler
+from plexspaces_node.node.applications.applications import Applications
+from plexspaces_node.node.applications.requests import DeployRequest
+from plexspaces_node.node.applications.vms import Vms
+from plexspaces_node.node.artifacts.store import ArtifactStore
+from plexspaces_node.node.machines.in_flight import InFlight
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceLimits:
+    """What the service itself applies."""
+
+    message_timeout_s: float
+    in_flight: InFlight
+    max_timeout_s: float = 24 * 3600.0
+
+
+class ApplicationService(pb_grpc.ApplicationServiceServicer):
+    """`plexspaces.node.v1.ApplicationService`; errors are mapped by a `Boundary`."""
+
+    def __init__(
+        self,
+        applications: Applications,
+        artifacts: ArtifactStore,
+        describe: Callable[[], NodeInfo],
+        limits: ServiceLimits,
+    ) -> None:
+        self._applications = applications
+        self._vms = Vms(applications)
+        self._artifacts = artifacts
+        self._describe = describe
+        self._limits = limits
+
+    async def InspectNode(
+        self, request: pb.InspectNodeRequest, context: Context
+    ) -> pb.InspectNodeResponse:
+        return convert.node_to_proto(self._describe())
+
+    async def FindArtifact(
+        self, request: pb.FindArtifactRequest, context: Context
+    ) -> pb.FindArtifactResponse:
+        return pb.FindArtifactResponse(found=await self._artifacts.has(request.digest))
+
+    async def UploadArtifact(
+        self, request_iterator: AsyncIterator[pb.UploadArtifactRequest], context: Context
+    ) -> pb.UploadArtifactResponse:
+        first = await anext(request_iterator, None)
+        if first is None or first.WhichOneof("part") != "header":
+            raise InvalidArgument("an upload begins with its header")
+        header = first.header
+        receiving = self._artifacts.receive(header.digest, header.size_bytes, owner=context.peer())
+        async with receiving as upload:
+            async for part in upload.in_time(request_iterator):
+                if part.WhichOneof("part") != "chunk":
+                    raise InvalidArgument("after its header an upload consists of chunks")
+                await upload.write(part.chunk)
+        return pb.UploadArtifactResponse(digest=header.digest, size_bytes=header.size_bytes)
+
+    async def Deploy(
+        self, request: pb.DeployRequest, context: Context
+    ) -> AsyncIterator[pb.DeployResponse]:
+        deploy = DeployRequest(
+            spec=convert.spec_from_proto(request, default_vm=self._default_vm(request)),
+            request_id=request.request_id,
+            vm_id=request.vm_id,
+            upload_ns=request.upload_ns,
+            replace=request.replace,
+            owner=context.peer(),
+        )
+        events: asyncio.Queue[str | None] = asyncio.Queue()
+
+        async def run() -> ApplicationInfo:
+            try:
+                return await self._applications.deploy(deploy, events.put_nowait)
+            finally:
+                events.put_nowait(None)
+
+        task = asyncio.create_task(run())
+        try:
+            while (phase := await events.get()) is not None:
+                yield pb.DeployResponse(phase=phase)
+            yield pb.DeployResponse(application=convert.application_to_proto(await task))
+        finally:
+            # A client that went away: the deploy is undone, and the undoing awaited.
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def Undeploy(self, request: pb.UndeployRequest, context: Context) -> pb.UndeployResponse:
+        await self._applications.undeploy(request.name)
+        return pb.UndeployResponse()
+
+    async def Stop(self, request: pb.StopRequest, context: Context) -> pb.StopResponse:
+        info = await self._applications.stop(request.name, force=request.force)
+        return pb.StopResponse(application=convert.application_to_proto(info))
+
+    async def Start(self, request: pb.StartRequest, context: Context) -> pb.StartResponse:
+        info = await self._applications.start(request.name)
+        return pb.StartResponse(application=convert.application_to_proto(info))
+
+    async def List(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:
+        return convert.listing_to_proto(await self._applications.list())
+
+    async def Inspect(self, request: pb.InspectRequest, context: Context) -> pb.InspectResponse:
+        info = await self._applications.inspect(request.name)
+        return pb.InspectResponse(application=convert.application_to_proto(info))
+
+    async def Logs(
+        self, request: pb.LogsRequest, context: Context
+    ) -> AsyncIterator[pb.LogsResponse]:
+        journal = self._applications.log_of(request.name)
+        if not request.follow:
+            for record in await journal.read(request.tail):
+                yield _line(record)
+            return
+        async with aclosing(journal.follow(request.tail)) as records:
+            async for record in records:
+                yield _line(record)
+
+    async def StartVm(self, request: pb.StartVmRequest, context: Context) -> pb.StartVmResponse:
+        config = convert.vm_config_from_proto(request.config, default=self._describe().default_vm)
+        vm, vm_ns = await self._applications.start_vm(request.vm_id, config)
+        return pb.StartVmResponse(vm=convert.vm_to_proto(vm), vm_ns=vm_ns)
+
+    async def StopVm(self, request: pb.StopVmRequest, context: Context) -> pb.StopVmResponse:
+        await self._applications.stop_vm(request.vm_id)
+        return pb.StopVmResponse()
+
+    async def ListVms(self, request: pb.ListVmsRequest, context: Context) -> pb.ListVmsResponse:
+        vms = await self._vms.list()
+        return pb.ListVmsResponse(vms=[convert.vm_to_proto(vm) for vm in vms])
+
+    async def InspectVm(
+        self, request: pb.InspectVmRequest, context: Context
+    ) -> pb.InspectVmResponse:
+        return convert.inspection_to_proto(await self._vms.inspect(request.name))
+
+    async def VmConsole(
+        self, request: pb.VmConsoleRequest, context: Context
+    ) -> AsyncIterator[pb.VmConsoleResponse]:
+        console = self._vms.console(request.name, tail=request.tail, follow=request.follow)
+        async with aclosing(console) as chunks:
+            async for chunk in chunks:
+                yield pb.VmConsoleResponse(chunk=chunk)
+
+    async def Invoke(self, raw: bytes, context: Context) -> bytes:  # type: ignore[override]
+        """From the request's bytes to the reply's: see `add_to_server`."""
+        request = decode_request(raw)
+        timeout_ns = self._timeout_ns(request.timeout_ms, context)
+        outcome = await self._applications.invoke(
+            request.name, request.type, request.payload, timeout_ns
+        )
+        reply = encode_reply(outcome.payload, outcome.failure, outcome.timings)
+        if len(reply) > LONG_BYTES:
+            # So that what still holds the payload, in this step of the event loop, lets go of it
+            # before gRPC makes a copy of the reply.
+            del outcome
+            self._count(len(reply), context)
+            await asyncio.sleep(0)
+        return reply
+
+    def _count(self, size: int, context: Context) -> None:
+        """Count a reply until its client has taken it."""
+        in_flight = self._limits.in_flight
+        # The stubs have a class where any function will do.
+        taken: Any = lambda _: in_flight.remove(size)  # noqa: E731
+        in_flight.add(size)
+        context.add_done_callback(taken)
+
+    def _default_vm(self, request: pb.DeployRequest) -> VmConfig:
+        default = self._describe().default_vm
+        return self._applications.size_of(request.name, default) if request.replace else default
+
+    def _timeout_ns(self, timeout_ms: int, context: Context) -> int:
+        if timeout_ms:
+            timeout_s = timeout_ms / 1000
+        else:
+            left = context.time_remaining()
+            timeout_s = self._limits.message_timeout_s if left is None else left
+        return int(min(timeout_s, self._limits.max_timeout_s) * 1e9)
+
+
+def add_to_server(service: ApplicationService, boundary: Boundary) -> None:
+    """Have this served; messages without the copies of the generated code."""
+    boundary.serve(pb_grpc.add_ApplicationServiceServicer_to_server, service)
+    # After the generated handlers, of which it takes the place of one.
+    handler: Handler = grpc.unary_unary_rpc_method_handler(service.Invoke)
+    boundary.add_registered_method_handlers(SERVICE, {METHOD: handler})
+
+
+def _line(record: Any) -> pb.LogsResponse:
+    return convert.log_line_to_proto(
+        LogLine(record.time_unix_ns, record.stream, record.level, record.message)
+    )

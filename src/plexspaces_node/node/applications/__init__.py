@@ -1,0 +1,1 @@
+"""Applications: deploying, supervising and stopping them, their messages, states and logs."""

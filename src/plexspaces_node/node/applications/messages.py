@@ -1,0 +1,147 @@
+"""Messages to applications: from clients, and from one application to another.
+
+`invoke` looks an application up and goes to its agent: no disk, no lock, no task. Owns the limits
+of a message, what is counted of it, and who waits for whom.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import perf_counter_ns, time_ns
+from typing import NamedTuple
+
+from plexspaces_node.config import LimitsSection
+from plexspaces_node.errors import ActorError, ActorFailed, InvalidArgument, PlexSpacesError
+from plexspaces_node.info import MessageTimings
+from plexspaces_node.link import frames as link
+from plexspaces_node.node.applications.supervisor import Supervisor
+from plexspaces_node.node.logs import LogRecord
+from plexspaces_node.node.machines.agent_client import believed
+from plexspaces_node.node.machines.pending import Answered
+
+
+class Outcome(NamedTuple):
+    """What became of a message: the reply's payload or the actor's failure, and its times.
+
+    With a failure the payload is what the program wrote before it failed.
+    """
+
+    payload: link.Body
+    failure: ActorError | None
+    timings: MessageTimings
+
+
+class Messages:
+    """What passes messages on; a `supervisor.Router`. Used on the event loop alone."""
+
+    def __init__(self, limits: LimitsSection, named: Callable[[str], Supervisor]) -> None:
+        """`named` finds an application, or raises `NotFound`."""
+        self._limits = limits
+        self._named = named
+        # Which application waits for which: one entry an actor that is inside `ask`.
+        self._asks: dict[str, link.Ask] = {}
+        self._closed = False
+
+    async def invoke(
+        self, name: str, msg_type: str, payload: link.Body, timeout_ns: int, *, sender: str = ""
+    ) -> Outcome:
+        """Send a message and wait for the reply.
+
+        Raises `NotFound`, `WrongState`, `Unavailable`, `ResourceExhausted`, `InvalidArgument` for
+        a message over a limit, `DeadlineExceeded`. What the actor did wrong is in the outcome.
+        """
+        begin = perf_counter_ns()
+        supervisor = self._named(name)
+        self._check_message(msg_type, payload, timeout_ns)
+        try:
+            reply, body = await supervisor.agent.invoke(
+                sender=sender, msg_type=msg_type, payload=payload, timeout_ns=timeout_ns
+            )
+        except PlexSpacesError:
+            supervisor.tally.failures += 1
+            raise
+        timings = _timings(reply, perf_counter_ns() - begin)
+        failure = link.error_of(reply.failure) if reply.HasField("failure") else None
+        supervisor.tally.add(
+            total_ns=timings.total_ns, compute_ns=timings.compute_ns, failed=failure is not None
+        )
+        if isinstance(failure, PlexSpacesError):
+            raise failure
+        return Outcome(body, failure, timings)
+
+    async def ask(self, sender: str, request: link.Ask, payload: link.Body) -> link.Body:
+        """Pass an actor's message on and return the reply; see `supervisor.Router`."""
+        waits_for = request.to
+        while waits_for != sender and waits_for in self._asks:
+            waits_for = self._asks[waits_for].to
+        if waits_for == sender:
+            raise ActorFailed(
+                f"{sender!r} asks {request.to!r}, which would wait for {sender!r} itself",
+                code="call-cycle",
+            )
+        self._asks[sender] = request
+        try:
+            outcome = await self.invoke(
+                request.to, request.type, payload, request.timeout_ns, sender=sender
+            )
+        finally:
+            # An actor whose ask timed out may have asked again: that entry is not ours to remove.
+            if self._asks.get(sender) is request:
+                del self._asks[sender]
+        if outcome.failure is not None:
+            raise outcome.failure
+        return outcome.payload
+
+    def tell(self, sender: str, request: link.Tell, payload: link.Body) -> None:
+        """Queue an actor's message with another application; see `supervisor.Router`."""
+        target = self._named(request.to)
+        timeout_ns = int(self._limits.message_timeout_s * 1e9)
+        self._check_message(request.type, payload, timeout_ns)
+        begin = perf_counter_ns()
+
+        def settled(reply: asyncio.Future[Answered]) -> None:
+            total_ns = perf_counter_ns() - begin
+            if reply.cancelled() or self._closed:
+                return
+            if error := reply.exception():
+                target.unclaimed(None, total_ns)
+                why = str(error)
+            else:
+                answer, _ = reply.result()
+                target.unclaimed(answer, total_ns)
+                why = answer.failure.message
+            if why:
+                # Nobody waits for it: the log is the only place the failure can be seen.
+                line = f"a message from {sender!r}: {why}"
+                target.log([LogRecord(time_ns(), "node", "warn", line)])
+
+        target.agent.post(
+            sender=sender, msg_type=request.type, payload=payload, timeout_ns=timeout_ns
+        ).add_done_callback(settled)
+
+    def close(self) -> None:
+        """Wait no more for what was told."""
+        self._closed = True
+
+    def _check_message(self, msg_type: str, payload: link.Body, timeout_ns: int) -> None:
+        limit = self._limits.message_bytes
+        if len(payload) > limit:
+            raise InvalidArgument(
+                f"a message of {len(payload)} bytes is over the limit of {limit}",
+                hint="send it in parts, or raise [limits] message_bytes",
+            )
+        if len(msg_type.encode()) > link.CODE_BYTES:
+            raise InvalidArgument(f"a message type is at most {link.CODE_BYTES} bytes")
+        if timeout_ns <= 0:
+            raise InvalidArgument("the timeout must be more than 0", hint="--timeout 30")
+
+
+def _timings(reply: link.Reply, total_ns: int) -> MessageTimings:
+    """Return where the time of a message went."""
+    return MessageTimings(
+        total_ns,
+        believed(reply.compute_ns, total_ns),
+        believed(reply.wait_ns, total_ns),
+        believed(reply.queue_ns, total_ns),
+    )

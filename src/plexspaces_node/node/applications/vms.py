@@ -1,0 +1,148 @@
+"""The machines of a node as one looks at them: all of them, one of them, its console.
+
+Finds a machine by its application's name or its own id, among those that run and among the bundles
+of those that are still starting. Changes nothing; knows nothing of gRPC.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from plexspaces_node.errors import NotFound, ResourceExhausted
+from plexspaces_node.info import VmInfo, VmInspection
+from plexspaces_node.model import ApplicationState, VmState
+from plexspaces_node.node.applications.applications import Applications
+from plexspaces_node.node.machines.console import read_console
+from plexspaces_node.node.machines.machine import Machine, pid_in
+from plexspaces_node.vm.bundle import Bundle, bundles
+from plexspaces_node.vm.host import procfs
+
+MAX_FOLLOWERS = 32
+"""Consoles followed at a time, over all machines: each holds an open file."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Starting:
+    """A machine that is known by its bundle only: it is not ready, or about to be gone."""
+
+    bundle: Bundle
+    info: VmInfo
+
+
+class Vms:
+    """Every machine of a node. Used on the node's event loop."""
+
+    def __init__(self, applications: Applications) -> None:
+        self._applications = applications
+        self._followers = 0
+
+    def __repr__(self) -> str:
+        return f"<Vms {len(self._ready())} ready, {self._followers} consoles followed>"
+
+    async def list(self) -> tuple[VmInfo, ...]:
+        """Describe every machine: those with an application by its name, then the others by id."""
+        starting = await self._starting()
+        infos = list(await asyncio.gather(*(machine.info() for machine in self._ready())))
+        known = {vm.id for vm in infos}
+        infos += [one.info for one in starting if one.info.id not in known]
+        return tuple(sorted(infos, key=lambda vm: (not vm.application, vm.application, vm.id)))
+
+    async def inspect(self, name: str) -> VmInspection:
+        """Find out all there is of one machine; takes about a second if its agent is silent.
+
+        Raises `NotFound`.
+        """
+        found = await self._find(name)
+        if isinstance(found, Machine):
+            return await found.inspect()
+        return VmInspection(
+            vm=found.info,
+            pid=await asyncio.to_thread(_living_pid, found.bundle),
+            console=str(found.bundle.console_log),
+            memory_unknown="its agent is not ready",
+        )
+
+    async def console(
+        self, name: str, *, tail: int = 0, follow: bool = False
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield a machine's console, see `read_console`; close it with `aclosing`.
+
+        Raises `NotFound`, and `ResourceExhausted` past `MAX_FOLLOWERS`.
+        """
+        bundle = (await self._find(name)).bundle
+        if follow and self._followers >= MAX_FOLLOWERS:
+            raise ResourceExhausted(
+                f"{MAX_FOLLOWERS} consoles are followed already, the most allowed",
+                hint="end another `plexspaces vms console --follow`",
+            )
+        self._followers += follow
+        try:
+            async with aclosing(read_console(bundle, tail=tail, follow=follow)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        finally:
+            self._followers -= follow
+
+    async def _find(self, name: str) -> Machine | _Starting:
+        named: list[tuple[str, str, Machine | _Starting]] = [
+            (one.info.application, one.info.id, one) for one in await self._starting()
+        ]
+        named += [(machine.application, machine.id, machine) for machine in self._ready()]
+        for place in (0, 1):
+            for entry in named:
+                if entry[place] == name:
+                    return entry[2]
+        raise self._not_found(name)
+
+    def _ready(self) -> tuple[Machine, ...]:
+        supervisors = self._applications.supervisors()
+        machines = [one.machine for one in supervisors if one.machine is not None]
+        return (*machines, *self._applications.empty_machines())
+
+    async def _starting(self) -> tuple[_Starting, ...]:
+        around = self._applications.around
+        found = await asyncio.to_thread(_bundled, around.vms, around.driver.name)
+        ready = {machine.id for machine in self._ready()}
+        return tuple(one for one in found if one.info.id not in ready)
+
+    def _not_found(self, name: str) -> NotFound:
+        for supervisor in self._applications.supervisors():
+            if supervisor.name == name:
+                stopped = supervisor.state is ApplicationState.STOPPED
+                act = f"start --name {name}" if stopped else f"inspect {name}"
+                return NotFound(
+                    f"application {name!r} is {supervisor.state} and has no VM",
+                    hint=f"plexspaces {act}",
+                )
+        return NotFound(f"there is no application or VM {name!r}", hint="plexspaces vms list")
+
+
+def _bundled(root: Path, isolation: str) -> list[_Starting]:
+    """Describe every bundle as a machine that is starting; one that is half-made is passed over."""
+    found = []
+    for bundle in bundles(root):
+        with suppress(NotFound):
+            info = VmInfo(
+                id=bundle.vm_id,
+                state=VmState.STARTING,
+                isolation=isolation,
+                socket=str(bundle.link_socket),
+                config=bundle.config,
+                application=bundle.application,
+            )
+            found.append(_Starting(bundle, info))
+    return found
+
+
+def _living_pid(bundle: Bundle) -> int:
+    """Return the process of a bundle's handle, 0 when there is none or it has ended."""
+    handle = bundle.read_handle()
+    if handle is None:
+        return 0
+    identity = procfs.identify(pid_in(handle))
+    same = identity is not None and identity.start_ticks == handle.state.get("start_ticks")
+    return pid_in(handle) if same else 0

@@ -1,0 +1,1 @@
+"""Artifacts: uploading, compiling, keeping and evicting them."""

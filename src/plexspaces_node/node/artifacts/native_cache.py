@@ -1,0 +1,187 @@
+"""The cache of native code: what the compiler made of artifacts, and its report on each.
+
+    ROOT/<key>.cwasm     native code made by the compiler, never by a user
+    ROOT/<key>.json      its report and digest, written last: without it the entry is not valid
+
+A key is made of the artifact's digest and the engine's identity. This file owns that layout; how
+the compiler is run, and how long an entry stays, is decided elsewhere. Everything blocks.
+
+The digest is there because damaged code may run, and do anything. It is against damage alone: who
+may write here as the node's user can write a report too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from plexspaces_node.errors import Internal
+from plexspaces_node.model import ArtifactKind, Language
+from plexspaces_node.node.artifacts.upload import TEMPORARY
+from plexspaces_node.node.disk import clear, is_whole, room_of, sync, using_disk
+
+_log = logging.getLogger(__name__)
+
+_NOTE_BYTES = 4096
+"""Room of a report: it is a few hundred bytes as a rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactReport:
+    """What the compiler found an artifact to be.
+
+    Attributes:
+        language: what it was written in as far as the binary tells, else unknown.
+        imports: names it imports: interfaces of a component, modules of a core module.
+        exports: names it exports.
+        memory_bytes: the linear memory that it has from its start.
+    """
+
+    kind: ArtifactKind
+    language: Language
+    imports: tuple[str, ...] = field(repr=False)
+    exports: tuple[str, ...] = field(repr=False)
+    memory_bytes: int = 0
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """What lies beside native code."""
+
+    engine: str
+    size_bytes: int
+    sha256: str
+    report: ArtifactReport
+
+    @property
+    def room_bytes(self) -> int:
+        """What code and report take up on the disk."""
+        return room_of(self.size_bytes) + _NOTE_BYTES
+
+
+class NativeCache:
+    """The native code of one engine in one directory."""
+
+    def __init__(self, directory: Path, engine: str) -> None:
+        self.directory = directory
+        self._engine = engine
+        self._numbers = itertools.count()
+        # Which code was found to be whole, by key.
+        self._whole: dict[str, tuple[int, int, int]] = {}
+
+    def __repr__(self) -> str:
+        return f"<NativeCache {self.directory}>"
+
+    def key(self, digest: str) -> str:
+        """Return the key of what is compiled from an artifact. Does not block."""
+        return hashlib.sha256(f"{digest}\n{self._engine}".encode()).hexdigest()
+
+    def code(self, key: str) -> Path:
+        """Return where the native code lies, or would. Does not block."""
+        return self.directory / f"{key}.cwasm"
+
+    def scratch(self) -> Path:
+        """Return a new name for the compiler to write to. Does not block."""
+        return self.directory / f"{TEMPORARY}{next(self._numbers)}.cwasm"
+
+    def prune(self) -> Iterator[tuple[str, Entry, float]]:
+        """Remove what is not valid, as after a crash; yield key, entry and time of the rest."""
+        for path in list(self.directory.iterdir()):
+            code, note = path.with_suffix(".cwasm"), path.with_suffix(".json")
+            entry = _read(note)
+            if entry is None or entry.engine != self._engine or not code.exists():
+                clear(note)
+                clear(code)
+            elif path == note:
+                yield code.stem, entry, code.stat().st_mtime
+
+    def find(self, key: str) -> Entry | None:
+        """Return a valid entry, or None; one that is not valid is removed.
+
+        The code is read and compared with its digest when this is asked for the first time, and
+        again after the file was changed. One call at a time for a key, and none beside `keep`.
+        """
+        code = self.code(key)
+        entry = _read(code.with_suffix(".json"))
+        try:
+            if entry is None or self._is_valid(key, entry):
+                return entry
+        except FileNotFoundError:
+            return None
+        _log.warning("native code %s is not as it was made: removed", code)
+        clear(code.with_suffix(".json"))
+        clear(code)
+        return None
+
+    def _is_valid(self, key: str, entry: Entry) -> bool:
+        code = self.code(key)
+        status = code.stat()
+        # It will be run as native code, so it must be what this user wrote, whole.
+        trusted = status.st_uid == os.geteuid() and not status.st_mode & (
+            stat.S_IWGRP | stat.S_IWOTH
+        )
+        if not trusted or status.st_size != entry.size_bytes:
+            return False
+        if self._whole.get(key) != _version(status):
+            if not is_whole(code, entry.sha256):
+                return False
+            self._whole[key] = _version(status)
+        return True
+
+    def keep(self, output: Path, key: str, report: ArtifactReport) -> Entry:
+        """Make what the compiler wrote to `output` an entry; on any failure there is none.
+
+        Raises `ResourceExhausted` when the disk is full.
+        """
+        code, draft = self.code(key), output.with_suffix(".json")
+        with using_disk(self.directory):
+            try:
+                with output.open("rb") as made:
+                    sha256 = hashlib.file_digest(made, "sha256").hexdigest()
+                    status = os.fstat(made.fileno())
+            except FileNotFoundError as error:
+                raise Internal("the compiler reported success and wrote nothing") from error
+            entry = Entry(self._engine, status.st_size, sha256, report)
+            try:
+                output.chmod(0o600)
+                sync(output)
+                # All that takes room comes before anything appears under its name.
+                draft.touch(mode=0o600)
+                draft.write_bytes(msgspec.json.encode(entry))
+                sync(draft)
+                output.replace(code)
+                # The report makes the entry valid, so it must not reach the disk before the code.
+                sync(self.directory)
+                draft.replace(code.with_suffix(".json"))
+                self._whole[key] = _version(status)
+            except OSError:
+                self.remove(key)
+                raise
+            finally:
+                draft.unlink(missing_ok=True)
+        return entry
+
+    def remove(self, key: str) -> None:
+        """Remove an entry; the report first, so that what a crash leaves is not valid."""
+        code = self.code(key)
+        self._whole.pop(key, None)
+        code.with_suffix(".json").unlink(missing_ok=True)
+        code.unlink(missing_ok=True)
+
+
+def _version(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _read(note: Path) -> Entry | None:
+    try:
+        return msgspec.json.decode(note.read_bytes(), type=Entry)
+    except (OSError, msgspec.DecodeError):
+        return None

@@ -1,0 +1,70 @@
+"""Which uploads run: a bounded number, in turn, and slow ones only while nobody waits for them.
+
+What is not whole yet takes room on the disk, so not all may come at once. Short artifacts have
+places of their own and never wait for long ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from plexspaces_node.model import MIB
+from plexspaces_node.node.artifacts.fair_slots import Turns
+from plexspaces_node.node.artifacts.upload import Upload
+
+PLACES = 16
+"""For long ones: on the disk lies this many times `limits.artifact_bytes` at most."""
+
+SHORT_PLACES = 64
+SHORT_BYTES = 1 * MIB
+
+PATIENCE_S = 5.0
+"""After so long of waiting the slowest of those that run is ended, and again after as long."""
+
+SLOW_BYTES_PER_S = 1 * MIB
+"""A faster one is done soon, and is not ended for others."""
+
+
+class Uploads:
+    """The uploads of a node. Used on the event loop alone."""
+
+    def __init__(self, *, places: int = PLACES, short_places: int = SHORT_PLACES) -> None:
+        """Have so many places; one client gets half of each kind."""
+        self._long = _Kind(places)
+        self._short = _Kind(short_places)
+
+    def __repr__(self) -> str:
+        return f"<Uploads {len(self._long.running)} long, {len(self._short.running)} short>"
+
+    @asynccontextmanager
+    async def place(self, upload: Upload, owner: str) -> AsyncIterator[None]:
+        """Wait until an upload may begin, and let it run inside. `owner` is whose turn it takes."""
+        kind = self._short if upload.size_bytes <= SHORT_BYTES else self._long
+        impatience = asyncio.create_task(kind.end_slow_ones())
+        try:
+            async with kind.turns.place(owner):
+                impatience.cancel()
+                upload.begin()
+                kind.running.add(upload)
+                try:
+                    yield
+                finally:
+                    kind.running.discard(upload)
+        finally:
+            impatience.cancel()
+
+
+class _Kind:
+    def __init__(self, places: int) -> None:
+        self.turns = Turns(places, share=max(1, places // 2))
+        self.running: set[Upload] = set()
+
+    async def end_slow_ones(self) -> None:
+        """End one after the other, the slowest first, until this is cancelled."""
+        while True:
+            await asyncio.sleep(PATIENCE_S)
+            for upload in sorted(self.running, key=lambda one: one.bytes_per_s):
+                if upload.bytes_per_s >= SLOW_BYTES_PER_S or upload.give_way():
+                    break

@@ -1,0 +1,111 @@
+"""What actors ask of their node, on its way: a bounded number at once, in order where it matters.
+
+An actor waits for each answer, so an honest agent asks one thing for each message that is being
+handled. Whoever asks more than is done waits, and is not read from meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from plexspaces_node.errors import ActorError, Internal, PlexSpacesError
+from plexspaces_node.link import frames as link
+from plexspaces_node.link.frames import Body, HostCall
+from plexspaces_node.model import MIB
+from plexspaces_node.node.machines.connection import Connection, Hold
+
+_log = logging.getLogger(__name__)
+
+HOST_CALLS = 64
+"""The most that may be on their way at once."""
+
+HOST_CALLS_BYTES = 64 * MIB
+"""The most that those on their way may carry, and one more."""
+
+
+class Calls:
+    """The host calls of one agent."""
+
+    def __init__(self, answer: Callable[[HostCall, Body], Awaitable[Body | None]]) -> None:
+        """`answer` does what is asked; a platform or actor error that it raises is the answer."""
+        self._answer = answer
+        self._waiting: deque[tuple[Connection, HostCall, Body]] = deque()
+        self._tasks: dict[asyncio.Task[None], tuple[Connection, HostCall, int]] = {}
+        self._bytes = 0
+        # Of the store's calls one is done at a time: its values are large, and an actor's
+        # own order.
+        self._storing = False
+        self._held: set[Connection] = set()
+
+    def __len__(self) -> int:
+        return len(self._tasks) + len(self._waiting)
+
+    def take(self, connection: Connection, call: HostCall, body: Body) -> None:
+        """Do what is asked as soon as it is its turn."""
+        self._waiting.append((connection, call, body))
+        self._bytes += len(body)
+        self.go_on()
+        if self._is_full:
+            self._held.add(connection)
+            connection.hold(Hold.CALLS)
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self) >= HOST_CALLS or self._bytes > HOST_CALLS_BYTES
+
+    def go_on(self) -> None:
+        """Begin what may begin."""
+        while self._waiting and len(self._tasks) < HOST_CALLS:
+            connection, call, body = self._waiting[0]
+            stores = isinstance(call, link.Get | link.Put | link.Delete)
+            if connection.answers_full or (stores and self._storing):
+                return
+            self._waiting.popleft()
+            self._storing = self._storing or stores
+            task = asyncio.get_running_loop().create_task(self._do(connection, call, body))
+            self._tasks[task] = (connection, call, len(body))
+            task.add_done_callback(self._done)
+
+    def lost(self, connection: Connection) -> None:
+        """Forget what came by this connection; what the store does is done all the same."""
+        self._held.discard(connection)
+        gone = [entry for entry in self._waiting if entry[0] is connection]
+        self._bytes -= sum(len(body) for _, _, body in gone)
+        self._waiting = deque(entry for entry in self._waiting if entry[0] is not connection)
+        for task, (came_by, call, _) in self._tasks.items():
+            if came_by is connection and isinstance(call, link.Ask):
+                task.cancel()
+
+    async def close(self) -> None:
+        """Do no more. Idempotent."""
+        self._waiting.clear()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        _, call, size = self._tasks.pop(task)
+        self._bytes -= size
+        if isinstance(call, link.Get | link.Put | link.Delete):
+            self._storing = False
+        self.go_on()
+        if not self._is_full:
+            # Also one that came after the calls of the one before it.
+            for held in self._held:
+                held.release(Hold.CALLS)
+            self._held.clear()
+
+    async def _do(self, connection: Connection, call: HostCall, body: Body) -> None:
+        answer, payload = link.Answer(id=call.id), None
+        try:
+            payload = await self._answer(call, body)
+        except (PlexSpacesError, ActorError) as error:
+            answer.failure.CopyFrom(link.failure_of(error))
+        except Exception as error:  # noqa: BLE001 - the actor waits: whatever it is, it must hear
+            _log.error("a host call failed by a defect", exc_info=error)
+            answer.failure.CopyFrom(link.failure_of(Internal(f"internal error: {error!r}")))
+        answer.found = isinstance(call, link.Get) and payload is not None
+        connection.answer(answer, payload or b"")

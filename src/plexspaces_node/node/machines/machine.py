@@ -1,0 +1,322 @@
+"""A machine with its agent: from nothing to a hello, and from there to no trace.
+
+Puts together what a driver makes and what an agent says, so that the rest of the node has one
+thing to start, load and destroy. Knows nothing of applications beyond the frame that loads one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter_ns, time_ns
+from typing import Any
+
+from plexspaces_node.errors import (
+    DeadlineExceeded,
+    PlexSpacesError,
+    Unavailable,
+    VmStartFailed,
+)
+from plexspaces_node.info import VmInfo, VmInspection, VmMemory, VmStep
+from plexspaces_node.link import frames as link
+from plexspaces_node.model import VmState
+from plexspaces_node.node.logs import LogRecord
+from plexspaces_node.node.machines.agent_client import AgentClient, HostCalls, StopRefused, believed
+from plexspaces_node.node.machines.in_flight import InFlight
+from plexspaces_node.vm.bundle import Bundle
+from plexspaces_node.vm.driver import Driver, LinkEnd, Vm, VmExit, VmHandle
+from plexspaces_node.vm.host.vmm import step
+
+FIRST_HELLO_TIMEOUT_S = 15.0
+"""For a machine's agent to say hello: five times what a cold boot under emulation takes."""
+HELLO_TIMEOUT_S = 30.0
+"""The same for the second try: a boot may hang at random where many run on few CPUs."""
+STOP_GRACE_S = 2.0
+"""Between asking a machine to end and insisting."""
+MEASURE_TIMEOUT_S = 1.0
+"""For an agent to say how much memory is in use."""
+
+_MOST_WALLS = 8
+_WALL = re.compile(r"[A-Za-z ]{1,40}")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentLimits:
+    """What every agent of this node is given."""
+
+    node_id: str
+    message_limit: int
+    in_flight_limit: int
+    in_flight: InFlight = field(default_factory=InFlight)
+
+
+class SwitchedHostCalls:
+    """The `HostCalls` of a machine that may still be empty: set once, with its application."""
+
+    def __init__(self) -> None:
+        self.target: HostCalls | None = None
+
+    def log(self, lines: Sequence[LogRecord]) -> None:
+        if self.target is not None:
+            self.target.log(lines)
+
+    def snapshot_part(self, part: link.Snapshot, body: link.Body) -> None:
+        if self.target is not None:
+            self.target.snapshot_part(part, body)
+
+    def unclaimed(self, reply: link.Reply | None, total_ns: int) -> None:
+        if self.target is not None:
+            self.target.unclaimed(reply, total_ns)
+
+    async def answer(self, call: link.HostCall, body: link.Body) -> link.Body | None:
+        if self.target is None:
+            raise Unavailable("the machine has no application")
+        return await self.target.answer(call, body)
+
+
+class Machine:
+    """A running machine whose agent has said hello. Made by `start_machine` only."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        bundle: Bundle,
+        *,
+        vm: Vm,
+        agent: AgentClient,
+        host: SwitchedHostCalls,
+    ) -> None:
+        self.id = bundle.vm_id
+        self.bundle = bundle
+        self.agent = agent
+        self.config = bundle.config
+        self.host = host
+        self.application = ""
+        self.missing_walls = driver.capabilities.missing_walls
+        self.steps: list[VmStep] = []
+        self.vm_ns = 0
+        self.started_unix_ns = time_ns()
+        self.state = VmState.EMPTY
+        self._driver = driver
+        self._vm = vm
+        self._hello_ns = perf_counter_ns()
+
+    def __repr__(self) -> str:
+        return f"<Machine {self.id} {self.state}>"
+
+    async def load(
+        self,
+        artifact: Path,
+        frame: Callable[[str], link.Load],
+        state: AsyncIterator[link.Body],
+        timeout_s: float,
+    ) -> link.Loaded:
+        """Attach a compiled artifact and have the agent start it; returns when it can answer.
+
+        `frame` makes the request from the path at which the agent finds the artifact; it starts
+        from the state of which `state` yields the parts. Raises what `init` did wrong, or a
+        platform error that names what failed.
+        """
+        begin = perf_counter_ns()
+        path = await self._vm.attach(artifact)
+        attached = perf_counter_ns()
+        request = frame(path)
+        self.application = request.application
+        loading = asyncio.ensure_future(self.agent.load(request, state, timeout_s))
+        ended = asyncio.ensure_future(self._vm.wait())
+        try:
+            await asyncio.wait({loading, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if not loading.done():
+                raise VmStartFailed(
+                    f"the machine {self.id} ended while it loaded: {ended.result().reason}",
+                    step="load",
+                )
+            loaded = loading.result()
+        finally:
+            await _cancel(loading, ended)
+        measured_ns = perf_counter_ns() - attached
+        known = self.missing_walls
+        self.missing_walls += tuple(w for w in _names(loaded.missing_walls) if w not in known)
+        loaded.load_ns = believed(loaded.load_ns, measured_ns)
+        loaded.init_ns = believed(loaded.init_ns, measured_ns)
+        self.steps += [
+            VmStep("attach", attached - begin),
+            VmStep("load", loaded.load_ns),
+            VmStep("init", loaded.init_ns),
+        ]
+        self.state = VmState.RUNNING
+        return loaded
+
+    async def wait(self) -> VmExit:
+        """Wait until the machine has ended, or its agent turned out to be deaf."""
+        ended = asyncio.ensure_future(self._vm.wait())
+        deaf = asyncio.ensure_future(self.agent.deaf.wait())
+        try:
+            await asyncio.wait({ended, deaf}, return_when=asyncio.FIRST_COMPLETED)
+            return ended.result() if ended.done() else VmExit(None, "its agent did not answer")
+        finally:
+            await _cancel(ended, deaf)
+
+    async def stop(self, timeout_s: float, *, force: bool = False, save: bool = True) -> str:
+        """Say goodbye: the actor snapshots and shuts down; then leave no trace of the machine.
+
+        Raises `StopRefused` when its state cannot be saved, and the machine is as it was. With
+        `force` it is destroyed all the same, as is one that does not answer; returns why there was
+        no goodbye then, else "". Nobody waits for a long snapshot that is not to be saved.
+        """
+        before, self.state = self.state, VmState.STOPPING
+        refused, why = False, ""
+        try:
+            await self.agent.stop(timeout_s, save=save)
+        except PlexSpacesError as error:
+            refused = isinstance(error, StopRefused) and not force
+            if refused:
+                self.state = before
+                raise
+            why = error.message
+            _log.warning("machine %s did not say goodbye: %s", self.id, error)
+        finally:
+            if not refused:
+                await self.destroy()
+        return why
+
+    async def destroy(self) -> None:
+        """Leave no process, socket or directory of the machine. Idempotent.
+
+        One whose agent is deaf is not asked to end: it would not hear that either.
+        """
+        self.state = VmState.STOPPING
+        try:
+            await self._vm.stop(0 if self.agent.deaf.is_set() else STOP_GRACE_S)
+        finally:
+            await self.agent.close()
+            await self._driver.destroy(self.bundle)
+        self.state = VmState.GONE
+
+    async def info(self) -> VmInfo:
+        """Describe the machine as it is now."""
+        rss_bytes = cpu_ns = 0
+        with contextlib.suppress(PlexSpacesError):
+            stats = await self._vm.stats()
+            rss_bytes, cpu_ns = stats.rss_bytes, stats.cpu_ns
+        return VmInfo(
+            id=self.id,
+            state=self.state,
+            isolation=self._driver.name,
+            socket=str(self._vm.endpoint.path),
+            config=self.config,
+            started_unix_ns=self.started_unix_ns,
+            rss_bytes=rss_bytes,
+            cpu_ns=cpu_ns,
+            application=self.application,
+            uptime_ns=perf_counter_ns() - self._hello_ns,
+            missing_walls=self.missing_walls,
+        )
+
+    async def inspect(self) -> VmInspection:
+        """Find out all there is of the machine as it is now; its agent gets a second to answer."""
+        memory, unknown = None, ""
+        try:
+            told = await self.agent.measure(MEASURE_TIMEOUT_S)
+            memory = VmMemory(told.guest, told.total_bytes, told.used_bytes, told.available_bytes)
+        except PlexSpacesError as error:
+            unknown = f"{error.message} ({error.hint})" if error.hint else error.message
+        return VmInspection(
+            vm=await self.info(),
+            pid=pid_in(self._vm.handle),
+            console=str(self.bundle.console_log),
+            steps=tuple(self.steps),
+            memory=memory,
+            memory_unknown=unknown,
+        )
+
+
+def _names(walls: Sequence[str]) -> tuple[str, ...]:
+    # An agent says them, which may not be what it should be: they go into every listing.
+    return tuple(wall for wall in walls[:_MOST_WALLS] if _WALL.fullmatch(wall))
+
+
+def pid_in(handle: VmHandle) -> int:
+    """Return the process that is a machine, 0 when its driver has none or did not say."""
+    pid = handle.state.get("pid")
+    return pid if isinstance(pid, int) and pid > 0 else 0
+
+
+async def start_machine(driver: Driver, bundle: Bundle, limits: AgentLimits) -> Machine:
+    """Start a machine and wait for its agent's hello; `vm_ns` of the result says how long it took.
+
+    One whose agent stays silent is given up and made once more under the same id. On any failure,
+    cancelling included, everything of the attempt is gone, the bundle too. Raises `VmStartFailed`
+    naming the step.
+    """
+    begin = perf_counter_ns()
+    config, application = bundle.config, bundle.application
+    try:
+        machine = await _start(driver, bundle, limits, FIRST_HELLO_TIMEOUT_S)
+    except VmStartFailed as error:
+        if error.step != "hello" or not isinstance(error.__cause__, DeadlineExceeded):
+            raise
+        _log.warning("%s; it is started once more", error)
+        again = Bundle.create(bundle.path.parent, bundle.vm_id, config, application=application)
+        machine = await _start(driver, again, limits, HELLO_TIMEOUT_S)
+    machine.vm_ns = perf_counter_ns() - begin
+    return machine
+
+
+async def _start(driver: Driver, bundle: Bundle, limits: AgentLimits, timeout_s: float) -> Machine:
+    begin = perf_counter_ns()
+    async with AsyncExitStack() as undo:
+        undo.push_async_callback(driver.destroy, bundle)
+        switch = SwitchedHostCalls()
+        agent = AgentClient(
+            bundle.vm_id,
+            switch,
+            node_id=limits.node_id,
+            message_limit=limits.message_limit,
+            in_flight_limit=limits.in_flight_limit,
+            in_flight=limits.in_flight,
+        )
+        undo.push_async_callback(agent.close)
+        if driver.capabilities.link is LinkEnd.GUEST_DIALS:
+            with step("listen", bundle):
+                await agent.listen(bundle.link_socket)
+        vm = await driver.start(bundle.config, bundle)
+        started = perf_counter_ns()
+        undo.push_async_callback(vm.stop, 0)
+        if vm.endpoint.opened_by is LinkEnd.NODE_DIALS:
+            agent.dial(vm.endpoint.path)
+        with step("hello", bundle):
+            await _hello(agent, vm, timeout_s)
+        undo.pop_all()
+    machine = Machine(driver, bundle, vm=vm, agent=agent, host=switch)
+    end = perf_counter_ns()
+    machine.steps += [VmStep("start", started - begin), VmStep("hello", end - started)]
+    return machine
+
+
+async def _hello(agent: AgentClient, vm: Vm, timeout_s: float) -> None:
+    hello = asyncio.ensure_future(agent.hello())
+    ended = asyncio.ensure_future(vm.wait())
+    try:
+        await asyncio.wait({hello, ended}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if hello.done():
+            hello.result()
+        elif ended.done():
+            raise Unavailable(f"it ended before its agent said hello: {ended.result().reason}")
+        else:
+            raise DeadlineExceeded(f"its agent said no hello within {timeout_s:g} s")
+    finally:
+        await _cancel(hello, ended)
+
+
+async def _cancel(*futures: asyncio.Future[Any]) -> None:
+    for future in futures:
+        future.cancel()
+    await asyncio.gather(*futures, return_exceptions=True)

@@ -1,0 +1,243 @@
+"""Messages on their way to one agent, and when it counts as deaf.
+
+An agent ends a message at its deadline by itself, whatever its application does. One that does not
+answer the oldest message a while after that, nor shows another sign of life, is deaf: found out
+once, for all of its messages. Knows no frames but the reply.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from math import inf
+from typing import Protocol, TypeAlias
+
+from plexspaces_node.errors import DeadlineExceeded, PlexSpacesError
+from plexspaces_node.link import frames as link
+from plexspaces_node.node.machines.in_flight import InFlight
+
+SILENCE_NS = 1_000_000_000
+"""How long past a message's deadline, or the last sign of life after it, an agent may stay silent
+before it counts as deaf."""
+
+TICKS = 4
+"""In so many parts a silence is heard out, each timed from the end of the one before: a node that
+was itself stopped misses one of them, and in the others hears what was said meanwhile."""
+
+HELD = 10
+"""So many times a silence is heard out while the node does not read, by its own choice, all that
+the agent says: the reply may lie behind."""
+
+TICK_S = SILENCE_NS / TICKS / 1e9
+
+_LEAST_S = 0.01
+"""Between two looks, however many messages end one after the other."""
+
+Answered: TypeAlias = tuple[link.Reply, link.Body]
+"""A reply, in which an actor's failure lies, and its payload."""
+
+_Signs: TypeAlias = tuple[int, int, int]
+"""Of life: which message is the oldest, what the agent has yet to take, what came of a frame."""
+
+
+class Stream(Protocol):
+    """What is looked at of a connection."""
+
+    @property
+    def unfinished(self) -> int:
+        """Bytes that came of a frame that is not yet whole."""
+
+    def was_held(self) -> bool:
+        """Tell whether the node has left something unread since it was last asked this."""
+
+    def taken(self) -> int:
+        """Return how much of what was sent the agent's side has taken."""
+
+
+class Message:
+    """A message that was sent and not yet answered.
+
+    Attributes:
+        future: gets the reply or an error; done before that when the sender has left.
+        end: where it ends in the stream, until the agent's side has taken all of it; then 0.
+        due_s: when its agent is first looked at, by the clock of the event loop.
+    """
+
+    __slots__ = ("begin_s", "due_s", "end", "future", "id", "quiet", "signs", "size", "timeout_ns")
+
+    def __init__(
+        self,
+        message_id: int,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        size: int,
+        timeout_ns: int,
+        end: int,
+    ) -> None:
+        self.id = message_id
+        self.size = size
+        self.timeout_ns = timeout_ns
+        self.end = end
+        self.begin_s = loop.time()
+        self.due_s = self.begin_s + timeout_ns / 1e9 + TICK_S
+        self.quiet = 0
+        self.signs: _Signs | None = None
+        self.future: asyncio.Future[Answered] = loop.create_future()
+
+
+class Pending:
+    """The messages on their way to one agent, in the order sent."""
+
+    def __init__(  # noqa: PLR0913 - each of those that are told, by its name
+        self,
+        stream: Callable[[], Stream | None],
+        *,
+        give_up: Callable[[int], None],
+        deaf: Callable[[], None],
+        unclaimed: Callable[[link.Reply | None, int], None],
+        emptied: Callable[[], None],
+        in_flight: InFlight,
+    ) -> None:
+        """Watch over nothing yet.
+
+        `stream` is the present connection, if any. `give_up` is told of a message that nobody waits
+        for any more, `deaf` that the agent is, `unclaimed` of a reply whose sender has left, and
+        `emptied` that no message is on its way any more. All are counted in `in_flight`.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._stream = stream
+        self._give_up = give_up
+        self._deaf = deaf
+        self._unclaimed = unclaimed
+        self._emptied = emptied
+        self._in_flight = in_flight
+        self._messages: dict[int, Message] = {}
+        # One timer for all of them, set for the earliest; those answered meanwhile are passed over.
+        self._timer: asyncio.TimerHandle | None = None
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def __contains__(self, message_id: object) -> bool:
+        return message_id in self._messages
+
+    def add(self, message_id: int, *, size: int, timeout_ns: int, end: int) -> Message:
+        """Watch over a message that was just sent and ends there in the stream."""
+        message = Message(message_id, self._loop, size=size, timeout_ns=timeout_ns, end=end)
+        self._messages[message_id] = message
+        self.bytes += size
+        self._in_flight.add(size)
+        due_s = message.begin_s + TICK_S if end else message.due_s
+        if self._timer is None or due_s < self._timer.when():
+            self._set_timer(due_s)
+        return message
+
+    def settle(self, reply: link.Reply, body: link.Body) -> bool:
+        """Hand a reply to whoever waits for it; False when no such message is on its way."""
+        message = self._remove(reply.id)
+        if message is None:
+            return False
+        if message.future.done():
+            self._nobody_took(message, reply)
+        else:
+            message.future.set_result((reply, body))
+        return True
+
+    def left(self, message: Message) -> None:
+        """Take note that whoever sent a message does not wait for it any more."""
+        if message.id in self._messages:
+            self._give_up(message.id)
+        elif not message.future.cancelled():
+            # Answered in the moment between.
+            failed = message.future.exception() is not None
+            self._nobody_took(message, None if failed else message.future.result()[0])
+
+    def fail(self, error: Callable[[Message], PlexSpacesError]) -> None:
+        """End every message with an error of its own."""
+        for message in list(self._messages.values()):
+            self._fail(message, error(message))
+
+    def close(self) -> None:
+        """Watch no more. A timer of a long message would keep all of this until then."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _fail(self, message: Message, error: PlexSpacesError) -> None:
+        self._remove(message.id)
+        if message.future.done():
+            self._nobody_took(message, None)
+        else:
+            message.future.set_exception(error)
+
+    def _remove(self, message_id: int) -> Message | None:
+        message = self._messages.pop(message_id, None)
+        if message is not None:
+            self.bytes -= message.size
+            self._in_flight.remove(message.size)
+            if not self._messages:
+                self._emptied()
+        return message
+
+    def _nobody_took(self, message: Message, reply: link.Reply | None) -> None:
+        self._unclaimed(reply, int((self._loop.time() - message.begin_s) * 1e9))
+
+    # ---- silence -----------------------------------------------------------------------
+
+    def _set_timer(self, due_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(due_s, self._look)
+
+    def _look(self) -> None:
+        """See to the messages whose time is over, and to those that are still being taken."""
+        self._timer = None
+        stream = self._stream()
+        if stream is None or not self._messages:
+            return
+        now_s, due_s = self._loop.time(), inf
+        patience = TICKS * HELD if stream.was_held() else TICKS
+        taken: int | None = None
+        oldest = next(iter(self._messages))
+        for message in list(self._messages.values()):
+            rest = 0
+            if message.end:
+                taken = stream.taken() if taken is None else taken
+                rest = max(0, message.end - taken)
+                if not rest:
+                    # It was just taken: its time begins.
+                    message.end, message.signs = 0, None
+                    message.due_s = now_s + message.timeout_ns / 1e9 + TICK_S
+                elif self._never_begun(message, rest, now_s, oldest):
+                    continue
+            if now_s >= message.due_s:
+                signs = (oldest, rest, stream.unfinished)
+                message.quiet = message.quiet + 1 if signs == message.signs else 1
+                message.signs = signs
+                if message.quiet >= patience and not self._ended_alone(message, oldest):
+                    self._deaf()
+                    return
+            watched = message.end or now_s >= message.due_s
+            due_s = min(due_s, now_s + TICK_S if watched else message.due_s)
+        if due_s < inf:
+            self._set_timer(max(due_s, now_s + _LEAST_S))
+
+    def _never_begun(self, message: Message, rest: int, now_s: float, oldest: int) -> bool:
+        """End a message of which nothing was taken in its time: the agent is busy taking others."""
+        patience_s = (message.timeout_ns + SILENCE_NS) / 1e9
+        late = now_s >= message.begin_s + patience_s and rest >= message.size
+        return late and self._ended_alone(message, oldest)
+
+    def _ended_alone(self, message: Message, oldest: int) -> bool:
+        """End a message that waits behind one with more time: nothing is wrong with the machine."""
+        if message.id == oldest:
+            return False
+        self._give_up(message.id)
+        self._fail(
+            message,
+            DeadlineExceeded(
+                f"the message's {message.timeout_ns / 1e9:g} s ran out while others were handled",
+                hint="give it more time, or send slower",
+            ),
+        )
+        return True

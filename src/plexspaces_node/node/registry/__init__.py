@@ -1,0 +1,1 @@
+"""The registry: what must survive a crash, in one SQLite file."""

@@ -1,0 +1,118 @@
+"""The SQL of the applications' keys and values, and what a row of theirs costs.
+
+Run on the database's thread, for `registry`. Rows belong to an application by its number, which is
+never given again: what is left of one that was removed is nobody else's.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from plexspaces_node.errors import InvalidArgument, NotFound, ResourceExhausted
+from plexspaces_node.node.registry.database import Value
+
+KEY_LIMIT_BYTES = 512
+"""The longest key, in bytes of UTF-8."""
+
+_ROW_BYTES = 32
+_PAGE_BYTES = 4096
+_SWEPT_AT_ONCE = 500
+"""As many pages at most, two mebibytes: few enough to be written in a reserve, and for others'
+writes to wait for."""
+
+
+def check_key(key: str) -> None:
+    """Raise `InvalidArgument` for a key that is empty or over `KEY_LIMIT_BYTES`."""
+    size = len(key.encode())
+    if not 1 <= size <= KEY_LIMIT_BYTES:
+        raise InvalidArgument(
+            f"a key of {size} bytes is not valid",
+            hint=f"use keys of 1 to {KEY_LIMIT_BYTES} bytes of UTF-8",
+        )
+
+
+def row_bytes(key_bytes: int, value_bytes: int) -> int:
+    """Return what a row costs on the disk, a little more rather than less.
+
+    The key lies in the table and in its index. Half a page or more takes whole pages, as no two
+    such rows fit into one. The step of `migrations` that numbered the rows reckons the same.
+    """
+    size = _ROW_BYTES + 2 * key_bytes + value_bytes
+    return size if size < _PAGE_BYTES // 2 else -(-size // _PAGE_BYTES) * _PAGE_BYTES
+
+
+def get(connection: sqlite3.Connection, name: str, key: str) -> bytes | None:
+    """Return the value of an application's key, or None."""
+    row = connection.execute(
+        "SELECT value FROM keyvalue"
+        " WHERE application = (SELECT number FROM applications WHERE name = ?) AND key = ?",
+        (name, key),
+    ).fetchone()
+    return None if row is None else row[0]
+
+
+def put(
+    connection: sqlite3.Connection, name: str, key: str, value: Value, *, limit_bytes: int
+) -> None:
+    """Set an application's key; raises `NotFound`, `ResourceExhausted` past the limit."""
+    number, used, id_, old_bytes = _find(connection, name, key)
+    new_bytes = row_bytes(len(key.encode()), len(value))
+    total = used - old_bytes + new_bytes
+    if total > limit_bytes and new_bytes > old_bytes:
+        raise ResourceExhausted(
+            f"the key-value store of {name!r} would take {total} bytes, its limit is {limit_bytes}"
+            " (a row costs 32 bytes more than its value and twice its key)",
+            hint="delete keys, or raise [limits] keyvalue_bytes",
+        )
+    if id_ is None:
+        connection.execute(
+            "INSERT INTO keyvalue (application, key, value) VALUES (?, ?, ?)", (number, key, value)
+        )
+    else:
+        connection.execute("UPDATE keyvalue SET value = ? WHERE id = ?", (value, id_))
+    _charge(connection, number, total)
+
+
+def delete(connection: sqlite3.Connection, name: str, key: str) -> int:
+    """Remove an application's key, if it is there; return how many bytes that gives back.
+
+    Raises `NotFound` when there is no such application.
+    """
+    number, used, id_, old_bytes = _find(connection, name, key)
+    if id_ is not None:
+        connection.execute("DELETE FROM keyvalue WHERE id = ?", (id_,))
+        _charge(connection, number, used - old_bytes)
+    return old_bytes
+
+
+def sweep(connection: sqlite3.Connection, number: int) -> bool:
+    """Remove some of the keys of an application that is gone; tell whether none is left."""
+    removed = connection.execute(
+        "DELETE FROM keyvalue WHERE id IN (SELECT id FROM keyvalue WHERE application = ? LIMIT ?)",
+        (number, _SWEPT_AT_ONCE),
+    ).rowcount
+    return removed < _SWEPT_AT_ONCE
+
+
+def _find(connection: sqlite3.Connection, name: str, key: str) -> tuple[int, int, int | None, int]:
+    """Return the application's number and what it uses, the key's row and what that costs."""
+    row = connection.execute(
+        "SELECT number, keyvalue_bytes, keyvalue.id, LENGTH(value) FROM applications"
+        " LEFT JOIN keyvalue ON application = number AND key = ? WHERE name = ?",
+        (key, name),
+    ).fetchone()
+    if row is None:
+        raise not_found(name)
+    number, used, id_, value_bytes = row
+    return number, used, id_, 0 if id_ is None else row_bytes(len(key.encode()), value_bytes)
+
+
+def _charge(connection: sqlite3.Connection, number: int, total: int) -> None:
+    connection.execute(
+        "UPDATE applications SET keyvalue_bytes = ? WHERE number = ?", (total, number)
+    )
+
+
+def not_found(name: str) -> NotFound:
+    """Return the error for an application that is not there."""
+    return NotFound(f"there is no application named {name!r}", hint="plexspaces list")

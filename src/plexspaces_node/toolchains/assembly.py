@@ -1,0 +1,34 @@
+"""Turns WebAssembly's text form into a binary, by the program that compiles artifacts."""
+
+from __future__ import annotations
+
+import subprocess
+
+from plexspaces_node.artifact_inspection import ENVIRONMENT
+from plexspaces_node.errors import Internal
+from plexspaces_node.programs import compiler_program
+
+_TIMEOUT_S = 60
+
+
+def assemble(text: str) -> bytes:
+    """Return the module or component that a text is; blocks for some milliseconds.
+
+    The text is ours and not a user's: nothing bounds the process but time. Raises `Internal` when
+    it is not WebAssembly's text form or the program fails, and `NotFound` when that is not there.
+    """
+    command = [str(compiler_program()), "assemble"]
+    try:
+        done = subprocess.run(
+            command,
+            input=text.encode(),
+            capture_output=True,
+            env=ENVIRONMENT,
+            timeout=_TIMEOUT_S,
+        )
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise Internal(f"{command[0]} cannot be run: {exc}", hint="plexspaces doctor") from exc
+    if done.returncode != 0:
+        said = done.stderr.decode("utf-8", "replace").strip()
+        raise Internal(f"it does not assemble: {said or f'exit status {done.returncode}'}")
+    return done.stdout

@@ -1,0 +1,42 @@
+"""How componentize-py is called, whatever it is called for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from plexspaces_node.toolchains.environment import BuildEnvironment
+from plexspaces_node.toolchains.shipped import shipped
+from plexspaces_node.toolchains.toolchain import Compiler
+
+INSTALL = "pip install 'plexspaces-node[build-python]'"
+TESTED_VERSION = "0.25.1"
+"""The bindings of other series have other names. Of any other version it must first be seen that it
+leaves the bytes that are freed here (`python_memory`), or they would be freed twice."""
+
+_WORLD = "application"
+
+
+def arguments(compiler: Compiler, module: str, mounts: Iterable[Path], output: Path) -> list[str]:
+    """Return its argument vector: it imports `module`, and mounts the directories as /0, /1, ..."""
+    paths = [part for mount in mounts for part in ("-p", str(mount))]
+    return [
+        str(compiler.program),
+        "--quiet",
+        *("--wit-path", str(shipped("wit")), "--world", _WORLD),
+        *("componentize", module, *paths, "--output", str(output)),
+    ]
+
+
+def interpreter_variables(environment: BuildEnvironment, scratch: Path) -> dict[str, str]:
+    """Return the environment it runs in. Makes a directory in `scratch`."""
+    # Packages of the node's own environment must not leak into an application: the compiler
+    # searches the virtual environment it is told of, so it is told of an empty one.
+    empty = scratch / "venv"
+    (empty / "lib" / "python3" / "site-packages").mkdir(parents=True, exist_ok=True)
+    return {
+        "PATH": environment.variables.get("PATH", os.defpath),
+        "TMPDIR": str(scratch),
+        "VIRTUAL_ENV": str(empty),
+    }

@@ -1,0 +1,250 @@
+"""Rust: a project with ``Cargo.toml`` becomes an actor component, through cargo.
+
+Its library is compiled, as a ``cdylib``. The compiler works in the project, as cargo always does,
+and keeps what it compiled in the cache of builds; the project gets a Cargo.lock if it had none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from plexspaces_node import __version__
+from plexspaces_node.errors import Internal, InvalidArgument, NotFound, quoted
+from plexspaces_node.model import ArtifactKind, Language
+from plexspaces_node.toolchains.cargo_manifest import LOCK, Library, library, outside, workspace
+from plexspaces_node.toolchains.environment import BuildEnvironment
+from plexspaces_node.toolchains.process import run
+from plexspaces_node.toolchains.producers import with_producers
+from plexspaces_node.toolchains.rust_compiler import INSTALL, RustCompiler, find_rust
+from plexspaces_node.toolchains.rust_library import make_standard_library
+from plexspaces_node.toolchains.shipped import copy_hint, shipped
+from plexspaces_node.toolchains.threads import in_thread
+from plexspaces_node.toolchains.toolchain import Compilation
+from plexspaces_node.toolchains.wrap import ACTOR, CONTRACT, VERSION, wrap, wrapper_digest
+
+SDK = "plexspaces"
+"""Where a project keeps its copy of the SDK."""
+
+_FLAG_SEPARATOR = "\x1f"
+_SPOKEN = re.compile(rf"{CONTRACT}/[a-z]+@(?P<version>\d+\.\d+\.\d+)".encode())
+_EXPORTED = re.compile(rf"{CONTRACT}/actor@[0-9.]+#init".encode())
+_NO_EXPORT = re.compile(rf"failed to find export of interface `{CONTRACT}/actor@")
+_NO_SDK = re.compile(r"failed to (?:load|get) .*`plexspaces`")
+_NOT_LINKED = re.compile(r"use `cargo add ([\w-]+)`")
+_COMPILES_C = re.compile(
+    r"failed to run custom build command for `(\S+) v.*error occurred in cc-rs", re.S
+)
+_NOT_WRITABLE = re.compile(rf"failed to write `?.*{re.escape(LOCK)}")
+
+# What decides the result is in the project, and not in the variables of who builds it.
+_DROPPED = frozenset(
+    {
+        "CARGO_ENCODED_RUSTFLAGS",
+        "CARGO_INCREMENTAL",
+        "RUSTC",
+        "RUSTC_BOOTSTRAP",
+        "RUSTC_WORKSPACE_WRAPPER",
+        "RUSTC_WRAPPER",
+        "RUSTFLAGS",
+    }
+)
+_DROPPED_PREFIXES = ("CARGO_BUILD_", "CARGO_PROFILE_", "CARGO_TARGET_", "CARGO_UNSTABLE_")
+
+
+@dataclass(frozen=True, slots=True)
+class RustToolchain:
+    """See `toolchain.Toolchain`."""
+
+    language: Language = Language.RUST
+    install: str = INSTALL
+
+    def kind_of(self, project: Path) -> ArtifactKind:
+        return ArtifactKind.ACTOR
+
+    async def describe(self, environment: BuildEnvironment) -> str:
+        with tempfile.TemporaryDirectory(prefix="plexspaces-") as scratch:
+            variables = self.variables(environment, Path(scratch))
+            return (await find_rust(Path(scratch), environment, variables)).described
+
+    def ingredients(self) -> list[str]:
+        return [__version__, wrapper_digest()]
+
+    def directories(self, project: Path) -> list[Path]:
+        return outside(project)
+
+    def variables(self, environment: BuildEnvironment, scratch: Path) -> dict[str, str]:
+        kept = {
+            name: value
+            for name, value in environment.variables.items()
+            if name not in _DROPPED and not name.startswith(_DROPPED_PREFIXES)
+        }
+        # Without a home directory cargo has no place for the crates it fetches.
+        kept.setdefault("CARGO_HOME", str(_cargo_home(environment)))
+        return {**kept, "CARGO_TERM_COLOR": "never", "TMPDIR": str(scratch)}
+
+    async def ready(
+        self, project: Path, environment: BuildEnvironment, *, progress: Callable[[str], None]
+    ) -> RustCompiler:
+        # Among what the project has a say in: the compiler, and the crates of its lock file.
+        await in_thread(library, project)
+        with tempfile.TemporaryDirectory(prefix="plexspaces-") as scratch:
+            variables = self.variables(environment, Path(scratch))
+            compiler = await find_rust(project, environment, variables)
+            await make_standard_library(
+                compiler, variables, timeout_s=environment.timeout_s, progress=progress
+            )
+            await _lock(project, compiler, environment, variables=variables, progress=progress)
+        return compiler
+
+    async def compile(self, compilation: Compilation) -> None:
+        compiler = compilation.compiler
+        assert isinstance(compiler, RustCompiler)
+        found = await in_thread(library, compilation.project)
+        made = compiler.home / "target" / compiler.target / "release" / f"{found.name}.wasm"
+        async with compiler.alone(compilation.timeout_s):
+            # Cargo names it by the library alone: what is there may be another project's, and cargo
+            # would take it for its own where it finds nothing to compile.
+            for stale in (made, made.parent / "deps" / made.name):
+                stale.unlink(missing_ok=True)
+            finished = await run(
+                _argv(compiler, compilation.project),
+                cwd=compilation.project,
+                variables={**compilation.variables, **_settings(compiler, compilation.variables)},
+                timeout_s=compilation.timeout_s,
+            )
+            if finished.status and _NO_EXPORT.search(finished.output):
+                raise _no_actor(found, compilation.project)
+            if finished.status:
+                raise _refused("the program does not compile", finished.output, compilation.project)
+            if not made.is_file():
+                raise Internal(f"cargo ended well and made no {made.name}:\n{finished.output}")
+            binary = await in_thread(made.read_bytes)
+        await in_thread(_finish, compilation, compiler, found, binary=binary)
+
+
+async def _lock(
+    project: Path,
+    compiler: RustCompiler,
+    environment: BuildEnvironment,
+    *,
+    variables: Mapping[str, str],
+    progress: Callable[[str], None],
+) -> None:
+    """Have cargo settle on the versions of what the project depends on, where it has not yet."""
+    if ((await in_thread(workspace, project)) / LOCK).is_file():
+        return
+    progress("rust: choosing the versions of the crates, for Cargo.lock")
+    finished = await run(
+        [str(compiler.program), "fetch", "--quiet"],
+        cwd=project,
+        variables={**variables, "RUSTC": str(compiler.rustc)},
+        timeout_s=environment.timeout_s,
+    )
+    if finished.status:
+        raise _refused("the project cannot be built", finished.output, project)
+
+
+async def install(environment: BuildEnvironment, *, progress: Callable[[str], None]) -> Path:
+    """Make ready what the first build would, and return the directory of the standard library.
+
+    Does nothing when it is there. Raises `Unsupported` with what installs a compiler, and what
+    `make_standard_library` raises.
+    """
+    toolchain = RustToolchain()
+    with tempfile.TemporaryDirectory(prefix="plexspaces-") as scratch:
+        variables = toolchain.variables(environment, Path(scratch))
+        compiler = await find_rust(Path(scratch), environment, variables)
+        await make_standard_library(
+            compiler, variables, timeout_s=environment.timeout_s, progress=progress
+        )
+    return compiler.sysroot or compiler.installed
+
+
+def _cargo_home(environment: BuildEnvironment) -> Path:
+    home = environment.variables.get("HOME")
+    return Path(home, ".cargo") if home else environment.cache / "cargo"
+
+
+def _argv(compiler: RustCompiler, project: Path) -> list[str]:
+    return [
+        *(str(compiler.program), "rustc", "--quiet", "--release", "--target", compiler.target),
+        *("--lib", "--crate-type", "cdylib"),
+        *("--", f"--remap-path-prefix={project}=."),
+    ]
+
+
+def _settings(compiler: RustCompiler, variables: Mapping[str, str]) -> dict[str, str]:
+    # No flag may name the project: cargo would then compile every crate anew for each project.
+    flags = [f"--remap-path-prefix={variables['CARGO_HOME']}/registry/src=/crates"]
+    with contextlib.suppress(NotFound):
+        flags.append(f"--remap-path-prefix={shipped('sdk/rust')}=/plexspaces")
+    if compiler.sysroot:
+        flags.append(f"--sysroot={compiler.sysroot}")
+    if compiler.threads:
+        flags.append(f"-Clink-arg={compiler.threads}")
+    if compiler.linker:
+        flags.append(f"-Clinker={compiler.linker}")
+    return {
+        "RUSTC": str(compiler.rustc),
+        "CARGO_TARGET_DIR": str(compiler.home / "target"),
+        "CARGO_ENCODED_RUSTFLAGS": _FLAG_SEPARATOR.join(flags),
+    }
+
+
+def _finish(
+    compilation: Compilation, compiler: RustCompiler, found: Library, *, binary: bytes
+) -> None:
+    if not _EXPORTED.search(binary):
+        raise _no_actor(found, compilation.project)
+    if compiler.makes_components:
+        _check_component(binary)
+    else:
+        binary = wrap(binary, hint=_sdk_hint())
+    made_by = {
+        "language": {"Rust": compiler.version.partition(" ")[0]},
+        "sdk": {"plexspaces": __version__},
+    }
+    compilation.output.write_bytes(with_producers(binary, made_by))
+
+
+def _check_component(binary: bytes) -> None:
+    """Refuse a component of another version of the contract, as `wrap` does with modules."""
+    foreign = {match["version"].decode() for match in _SPOKEN.finditer(binary)} - {VERSION}
+    if foreign or ACTOR.encode() not in binary:
+        spoken = ", ".join(sorted(foreign)) or "another interface"
+        raise InvalidArgument(
+            f"the project speaks {CONTRACT}@{spoken}, this version {VERSION}", hint=_sdk_hint()
+        )
+
+
+def _no_actor(found: Library, project: Path) -> InvalidArgument:
+    return InvalidArgument(
+        f"{found.entry.relative_to(project)} exports no actor",
+        hint="write plexspaces::export!(IT); with the type that implements plexspaces::Actor",
+    )
+
+
+def _refused(what: str, output: str, project: Path) -> InvalidArgument:
+    hint = None
+    if _NO_SDK.search(output):
+        hint = _sdk_hint()
+    elif missing := dict.fromkeys(_NOT_LINKED.findall(output)):
+        # A crate among [dev-dependencies] is one that tests alone see.
+        hint = f"cd {quoted(project)} && cargo add {' '.join(missing)}"
+    elif native := _COMPILES_C.search(output):
+        hint = (
+            f"{native[1]} compiles C, which cannot be used here: choose a crate in pure Rust; what "
+            f"wants it: cd {quoted(project)} && cargo tree --invert {native[1]}"
+        )
+    elif _NOT_WRITABLE.search(output):
+        hint = f"cargo writes {LOCK}: copy {quoted(project)} to a place you can write to"
+    return InvalidArgument(f"{what}:\n{output.strip()}", hint=hint)
+
+
+def _sdk_hint() -> str:
+    return copy_hint("sdk/rust", SDK)

@@ -1,0 +1,1 @@
+"""Firecracker: an agent in a microVM behind the jailer."""

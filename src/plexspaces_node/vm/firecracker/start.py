@@ -1,0 +1,163 @@
+"""How a Firecracker process is started and made a machine: files, process, API, in this order.
+
+The steps of a start as functions; which of them failed, and what is undone then, is the driver's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from time import monotonic
+
+from plexspaces_node.errors import DeadlineExceeded, Unavailable
+from plexspaces_node.model import VmConfig
+from plexspaces_node.vm.bundle import Bundle
+from plexspaces_node.vm.drive import SLOT_BYTES
+from plexspaces_node.vm.firecracker import api as api
+from plexspaces_node.vm.firecracker.api import ApiRequest, FirecrackerApi
+from plexspaces_node.vm.firecracker.host import FirecrackerHost
+from plexspaces_node.vm.firecracker.jailer import (
+    ENVIRONMENT,
+    VSOCK_PORT,
+    Places,
+    jailed_command,
+    plain_command,
+)
+from plexspaces_node.vm.host import procfs
+from plexspaces_node.vm.host.process import HostProcess, kill_all
+from plexspaces_node.vm.host.vmm import marks_of
+from plexspaces_node.vm.image import GuestImage
+
+ROOT_DRIVE = "root"
+ARTIFACT_DRIVE = "artifact"
+
+JAIL_TIMEOUT_S = 20.0
+CONNECT_TIMEOUT_S = 10.0
+"""For Firecracker to serve its API, which takes it milliseconds."""
+CALL_TIMEOUT_S = 10.0
+
+# The machine ends with its guest: `reboot=k` asks the keyboard controller, which Firecracker has
+# for this purpose, and a panic reboots at once. The rest keeps the kernel from waiting for what
+# is not there, and from 8 MiB of files about what it can trace.
+_KERNEL = (
+    "console=ttyS0 reboot=k panic=-1 quiet loglevel=3 i8042.noaux i8042.nomux i8042.dumbkbd "
+    "swiotlb=noforce cryptomgr.notests=1 lsm= audit=0 rcupdate.rcu_expedited=1 init_on_alloc=0 "
+    "8250.nr_uarts=1 initcall_blacklist=tracer_init_tracefs"
+)
+
+
+def kernel_arguments(vm_id: str) -> str:
+    """Return the guest kernel's command line; pure."""
+    return f"{_KERNEL} plexspaces.vm={vm_id} plexspaces.link=vsock:2:{VSOCK_PORT}"
+
+
+def prepare(image: GuestImage, places: Places, config: VmConfig) -> tuple[ApiRequest, ...]:
+    """Put every file in its place and return the requests that make the machine of them."""
+    places.prepare()
+    places.show_link()
+    slot = places.bundle.path / "slot"
+    slot.touch()
+    lengthen(slot)
+    return (
+        api.machine_config(config),
+        api.boot_source(
+            kernel=places.show(image.kernel, "kernel"),
+            initrd=places.show(image.initrd, "initrd"),
+            arguments=kernel_arguments(places.bundle.vm_id),
+        ),
+        api.drive(ROOT_DRIVE, places.show(image.rootfs, "root")),
+        api.drive(ARTIFACT_DRIVE, places.show(slot, "slot")),
+        api.vsock(places.vsock_name),
+    )
+
+
+def lengthen(drive: Path) -> None:
+    """Give a drive the length of every drive in the slot; the file grows by no block.
+
+    The guest's kernel hears of another length only some time after the file was changed.
+    """
+    os.truncate(drive, SLOT_BYTES)
+    drive.chmod(0o444)
+
+
+async def spawn(host: FirecrackerHost, places: Places, config: VmConfig) -> HostProcess:
+    """Start Firecracker, which then waits for requests."""
+    bundle, root = places.bundle, os.geteuid() == 0
+    if places.root is None:
+        return HostProcess.spawn(
+            plain_command(host.programs, places, drop_capabilities=root),
+            marks=marks_of(bundle),
+            env=ENVIRONMENT,
+            cwd=bundle.path,
+            output=bundle.console_log,
+        )
+    command = jailed_command(host.programs, places, config, cgroups=host.cgroups)
+    try:
+        await _run_jailer(command, bundle)
+        return _jailed(places)
+    except BaseException:
+        await kill_all(await asyncio.to_thread(procfs.with_arguments, *marks_of(bundle)))
+        raise
+
+
+async def _run_jailer(command: list[str], bundle: Bundle) -> None:
+    """Run the jailer to its end, which comes as soon as Firecracker runs; raises `Unavailable`."""
+    with bundle.console_log.open("ab") as log:
+        jailer = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=ENVIRONMENT,
+            cwd=bundle.path,
+            start_new_session=True,
+        )
+    try:
+        async with asyncio.timeout(JAIL_TIMEOUT_S):
+            status = await jailer.wait()
+    except TimeoutError as error:
+        raise DeadlineExceeded(f"the jailer did not end within {JAIL_TIMEOUT_S:g} s") from error
+    finally:
+        if jailer.returncode is None:
+            with suppress(ProcessLookupError):
+                jailer.kill()
+            await jailer.wait()
+    if status != 0:
+        raise Unavailable(f"the jailer ended with status {status}")
+
+
+def _jailed(places: Places) -> HostProcess:
+    """Take hold of the process that the jailer has made."""
+    text = places.pid_file.read_text()
+    # Zero and one would be no process of ours.
+    pid = int(text) if text.strip().isdecimal() else 0
+    identity = procfs.identify(pid) if pid > 1 else None
+    if identity is None:
+        raise Unavailable("Firecracker ended as soon as it was started")
+    return HostProcess.adopt(identity, marks_of(places.bundle))
+
+
+@asynccontextmanager
+async def connected(places: Places, process: HostProcess) -> AsyncIterator[FirecrackerApi]:
+    """Connect to the API as soon as it is served; raises `Unavailable`, `DeadlineExceeded`."""
+    async with AsyncExitStack() as opened:
+        pause_s, deadline = 0.001, monotonic() + CONNECT_TIMEOUT_S
+        client = FirecrackerApi(places.api_socket, pid=process.identity.pid)
+        while True:
+            with suppress(FileNotFoundError, ConnectionRefusedError):
+                connection = await opened.enter_async_context(client)
+                break
+            if monotonic() > deadline:
+                raise DeadlineExceeded(
+                    f"firecracker did not serve its API within {CONNECT_TIMEOUT_S:g} s"
+                )
+            if await process.ended_within(pause_s):
+                raise Unavailable(f"firecracker ended with status {await process.wait()}")
+            pause_s = min(pause_s * 1.5, 0.05)
+        info = await connection.call(api.instance_info(), CALL_TIMEOUT_S)
+        if info.get("id") != places.bundle.vm_id:
+            raise Unavailable(f"{places.api_socket} is served for {info.get('id')!r}")
+        yield connection

@@ -1,0 +1,1 @@
+"""What drivers need of this computer: processes, users, KVM."""

@@ -1,0 +1,1 @@
+"""Process isolation: an agent in a child process of the node."""

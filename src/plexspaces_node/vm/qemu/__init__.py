@@ -1,0 +1,1 @@
+"""QEMU: an agent in a microVM, with KVM or by emulation."""

@@ -1,0 +1,221 @@
+"""Templates: machines that were booted once, to be copied instead of booting each anew.
+
+A template is the memory and the state of a machine whose agent has opened its link and waits for
+a node, with the root that the machine has mounted. No application's code ever ran in it. The memory
+lies in a file without a name, which is sealed: not even the QEMU of a copy, which must open it for
+writing, can change it. What a copy writes is its own. All is gone with the process that made it.
+
+This file owns what is saved, how, and what is kept of it; it starts no process. That copies do
+not share their randomness is the agent's part, at the node's welcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+import socket
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from plexspaces_node.errors import DeadlineExceeded, Unavailable
+from plexspaces_node.model import MIB, VmConfig
+from plexspaces_node.vm.bundle import Bundle
+from plexspaces_node.vm.qemu.command import Accelerator
+from plexspaces_node.vm.qemu.qmp import QmpClient, connect_qmp
+
+COPY_TIMEOUT_S = 10.0
+"""For a state to be saved, or taken up: 5 ms and 50 ms on a host that is at ease."""
+KEPT = 4
+"""The most templates a driver keeps; see docs/qemu.md for what one holds of the host's memory."""
+
+_SIZE_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+_ALL_SEALS = _SIZE_SEALS | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+_NOEXEC_SEAL = 0x8
+"""MFD_NOEXEC_SEAL of memfd_create(2), from Linux 6.3 on."""
+_READ_BYTES = 256 * 1024
+_HANDED = "state"
+"""Name under which QEMU is handed its end of the socket over which the state goes."""
+
+
+class Likeness(NamedTuple):
+    """What a machine and its template have in common."""
+
+    image: str
+    """The guest image's digest."""
+    program: tuple[str | int, ...]
+    """QEMU's path and what tells its file from one that took its place."""
+    accelerator: Accelerator
+    config: VmConfig
+
+
+class Template:
+    """A saved machine. Its files are closed with it, at the latest when nobody has it any more.
+
+    Attributes:
+        memory: descriptor of the file that the memory of a copy begins with.
+        state: of the machine's devices, as QEMU writes it.
+        console: what the machine had written to its console.
+    """
+
+    def __init__(self, memory: int, root: int, *, state: bytes, console: bytes) -> None:
+        """Take memory and root of a machine that has ended, to have them open by itself.
+
+        Raises `OSError`.
+        """
+        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _ALL_SEALS)
+        files: list[int] = []
+        self.close = weakref.finalize(self, _close, files)
+        """Give the files up, once; machines that are copies keep what they have."""
+        files += [os.dup(memory)]
+        files += [os.dup(root)]
+        self.memory, self._root = files
+        self.state = state
+        booted = datetime.now(UTC).isoformat(timespec="seconds")
+        self.console = (
+            b"-- a copy of the machine that booted at %b --\n" % booted.encode() + console
+        )
+
+    def open_root(self) -> int:
+        """Open the root for one copy, which has to close it; raises `OSError`.
+
+        It is the file that the copied machine has mounted, whatever has taken its place since.
+        """
+        return os.open(f"/proc/self/fd/{self._root}", os.O_RDONLY | os.O_CLOEXEC)
+
+    def begin_console(self, bundle: Bundle) -> None:
+        """Let the console of a copy begin with what the machine said that it is a copy of."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(bundle.console_log, flags, 0o600), "wb") as log:
+            log.write(self.console)
+
+
+async def save(control: Path) -> bytes:
+    """Stop the machine whose QEMU listens at `control` and return its state.
+
+    Its memory is not in there: that is in a file already. Raises `Unavailable` when QEMU refuses
+    and `DeadlineExceeded`.
+    """
+    async with _in_time("save"), connect_qmp(control) as qmp:
+        await qmp.execute("stop")
+        with await _prepared(qmp) as stream:
+            await qmp.execute("migrate", {"uri": f"fd:{_HANDED}"})
+            state = bytearray()
+            while data := await asyncio.get_running_loop().sock_recv(stream, _READ_BYTES):
+                state += data
+        await _completed(qmp, "save")
+    return bytes(state)
+
+
+async def restore(control: Path, state: bytes) -> None:
+    """Have the QEMU that listens at `control` take up a state and go on; raises as `save` does."""
+    async with _in_time("take up"), connect_qmp(control) as qmp:
+        with await _prepared(qmp) as stream:
+            await qmp.execute("migrate-incoming", {"uri": f"fd:{_HANDED}"})
+            # Of what QEMU does not like it reads no more, and says so.
+            with suppress(ConnectionError):
+                await asyncio.get_running_loop().sock_sendall(stream, state)
+            await _completed(qmp, "take up")
+        await qmp.execute("cont")
+
+
+def memory_file(config: VmConfig) -> int:
+    """Make the file that is to be the memory of a machine, and return its descriptor.
+
+    Nobody can execute it, where the kernel knows that; a host may be set to make no others.
+    """
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        file = os.memfd_create("plexspaces-memory", flags | _NOEXEC_SEAL)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        file = os.memfd_create("plexspaces-memory", flags)
+    os.ftruncate(file, config.memory_mib * MIB)
+    fcntl.fcntl(file, fcntl.F_ADD_SEALS, _SIZE_SEALS)
+    return file
+
+
+class Templates:
+    """The templates of one driver: of those that were made the ones used last, `KEPT` at most."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Likeness, Template] = {}
+        self._making: dict[Likeness, asyncio.Lock] = {}
+        self.given_up = False
+        """None is handed out or made any more."""
+
+    async def get(self, of: Likeness, make: Callable[[], Awaitable[Template]]) -> Template | None:
+        """Return the template, which is made when there is none.
+
+        Raises what `make` does. Others that ask meanwhile wait; they get None when it failed, and
+        all do once copying was given up.
+        """
+        making = self._making.setdefault(of, asyncio.Lock())
+        waited = making.locked()
+        async with making:
+            kept = self._kept
+            template = kept.pop(of, None)
+            if self.given_up or (template is None and waited):
+                return None
+            template = template or await make()
+            kept[of] = template
+        while len(kept) > KEPT:
+            # Its files are closed when the last that begins a copy lets it go.
+            del kept[next(iter(kept))]
+        return template
+
+    def close(self) -> None:
+        """Give all of them up, those too that are being made.
+
+        Whoever begins a copy of one has its files until then.
+        """
+        self._kept.clear()
+        # Another, so that what is being made now is put into one that is forgotten.
+        self._kept = {}
+
+
+async def _prepared(qmp: QmpClient) -> socket.socket:
+    """Have QEMU move no shared memory, and hand it one end of a stream; returns the other."""
+    names = ("x-ignore-shared", "events")
+    capabilities = [{"capability": name, "state": True} for name in names]
+    await qmp.execute("migrate-set-capabilities", {"capabilities": capabilities})
+    ours, theirs = socket.socketpair()
+    try:
+        ours.setblocking(False)
+        with theirs:
+            await qmp.execute("getfd", {"fdname": _HANDED}, descriptor=theirs.fileno())
+    except BaseException:
+        ours.close()
+        raise
+    return ours
+
+
+async def _completed(qmp: QmpClient, what: str) -> None:
+    while True:
+        name, data = await qmp.event()
+        if name == "MIGRATION" and data.get("status") == "completed":
+            return
+        if name == "MIGRATION" and data.get("status") in ("failed", "cancelled"):
+            raise Unavailable(f"QEMU could not {what} the machine's state")
+
+
+def _close(files: list[int]) -> None:
+    for file in files:
+        os.close(file)
+
+
+@asynccontextmanager
+async def _in_time(what: str) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(COPY_TIMEOUT_S):
+            yield
+    except TimeoutError as error:
+        raise DeadlineExceeded(
+            f"QEMU did not {what} the machine's state within {COPY_TIMEOUT_S:g} s"
+        ) from error

@@ -1,1 +1,0 @@
-"""What both ends of a connection share: stubs, conversions, error tables, the link's framing."""
