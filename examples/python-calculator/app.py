@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from plexspaces import Actor, ActorFailure, handler, keyvalue, log
+from plexspaces_actor import Actor, ActorFailure, handler, keyvalue, log
 
 HISTORY_LENGTH = 20
 

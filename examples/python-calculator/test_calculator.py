@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 from app import Calculator, Operands, Result, Step
-
-from plexspaces import ActorFailure, testing
+from plexspaces_actor import ActorFailure, testing
 
 
 def send(calculator: Calculator, message_type: str, **request: float) -> Any:

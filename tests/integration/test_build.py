@@ -31,7 +31,7 @@ from pathlib import Path
 
 import words
 
-from plexspaces import Actor, ActorFailure, ask, handler, keyvalue, log, tell
+from plexspaces_actor import Actor, ActorFailure, ask, handler, keyvalue, log, tell
 
 BORN = random.random()
 DATA = Path(__file__).with_name("data.txt").read_text()
@@ -363,7 +363,7 @@ def test_build_of_python_that_is_wrong_shows_file_and_line(tmp_path: Path) -> No
 def test_build_of_python_the_sdk_refuses_says_why(tmp_path: Path) -> None:
     """A definition the SDK refuses is one line; the node's own packages cannot be imported."""
     (tmp_path / "app.py").write_text(
-        "from plexspaces import Actor, handler\n"
+        "from plexspaces_actor import Actor, handler\n"
         "try:\n    import pytest\nexcept ModuleNotFoundError:\n"
         "    class Mine(Actor):\n"
         "        @handler('a')\n        def a(self, x): pass\n"

@@ -23,7 +23,7 @@ import traceback
 
 import eager
 
-from plexspaces import Actor, handler
+from plexspaces_actor import Actor, handler
 
 
 class Runner(Actor):
@@ -326,6 +326,11 @@ COMPILED = {
             "for a package in pure Python, in the project: pip install --target vendor nowhere",
         ),
         (
+            "from plexspaces import Actor\n",
+            "app.py does not build:\napp.py:1: the SDK is imported under another name",
+            "from plexspaces_actor import Actor, handler",
+        ),
+        (
             "import wrapper\n",
             "app.py does not build:\napp.py:1: fast is a compiled package: "
             "_speed.cpython-314-x86_64-linux-gnu.so holds machine code, which does not run in "
@@ -345,7 +350,7 @@ COMPILED = {
             "docs/sdk-python.md lists what of the standard library is not there",
         ),
     ],
-    ids=["missing", "compiled", "standard library", "standard library in a package"],
+    ids=["missing", "renamed", "compiled", "standard library", "standard library in a package"],
 )
 def test_build_with_an_import_that_fails_says_why(
     tmp_path: Path, source: str, said: str, hint: str

@@ -15,9 +15,9 @@ from types import ModuleType
 
 import pytest
 import typer
+from plexspaces_actor import testing
 from support.traces import assert_nothing_left
 
-from plexspaces import testing
 from plexspaces_node.cli.main import root
 from plexspaces_node.toolchains import build
 from plexspaces_node.toolchains.workload import examples

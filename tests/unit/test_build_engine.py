@@ -287,7 +287,7 @@ async def test_build_of_a_python_project_without_an_entry_says_so(bench: Bench) 
     with pytest.raises(InvalidArgument, match=r"has no app\.py") as error:
         await bench.build()
 
-    assert "plexspaces.Actor" in str(error.value.hint)
+    assert "plexspaces_actor.Actor" in str(error.value.hint)
 
 
 async def test_build_without_the_compiler_names_the_one_command(bench: Bench) -> None:

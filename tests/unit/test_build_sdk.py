@@ -10,8 +10,7 @@ from typing import Any, ClassVar, Literal
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from plexspaces import (
+from plexspaces_actor import (
     Actor,
     ActorFailure,
     DefinitionError,
@@ -23,8 +22,8 @@ from plexspaces import (
     tell,
     testing,
 )
-from plexspaces._actor import find_actor
-from plexspaces._payload import MAX_DEPTH, BadValue, check, decode, encode, from_json
+from plexspaces_actor._actor import find_actor
+from plexspaces_actor._payload import MAX_DEPTH, BadValue, check, decode, encode, from_json
 
 
 @dataclass

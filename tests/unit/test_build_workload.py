@@ -152,7 +152,7 @@ AssertionError: Traceback (most recent call last):
     Actor = component.bind(app)
   File "/0/plexspaces/component.py", line 30, in bind
     definition = find_actor(module)
-plexspaces._errors.DefinitionError: /1/app.py:7: a second handler for 'add'
+plexspaces_actor._errors.DefinitionError: /1/app.py:7: a second handler for 'add'
 
 Caused by:
     whatever

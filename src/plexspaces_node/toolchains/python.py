@@ -46,7 +46,7 @@ _LIBRARY = "plexspaces.library"
 _LIBRARY_VARIABLE = "PLEXSPACES_LIBRARY"
 _SHIM = "plexspaces_entry"
 _SHIM_SOURCE = f"""\
-from plexspaces import _gaps, _late
+from plexspaces_actor import _gaps, _late
 
 _gaps.fill()
 _late.prepare("/0/{_LIBRARY}")
@@ -55,7 +55,7 @@ try:
 except ImportError as exc:
     _late.explain(exc)
     raise
-from plexspaces import component
+from plexspaces_actor import component
 
 Actor = component.bind(app)
 _late.install(component.read_kept)
@@ -120,7 +120,7 @@ class PythonToolchain:
         if not (compilation.project / ENTRY).is_file():
             raise InvalidArgument(
                 f"{compilation.project} has no {ENTRY}",
-                hint=f"write the application's actor, a subclass of plexspaces.Actor, in {ENTRY}",
+                hint=f"write the actor, a subclass of plexspaces_actor.Actor, in {ENTRY}",
             )
         mounts = await in_thread(_stage, compilation)
         finished = await run(

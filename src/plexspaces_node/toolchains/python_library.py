@@ -1,4 +1,4 @@
-"""What a Python component keeps for late imports: the file that `plexspaces._late` reads.
+"""What a Python component keeps for late imports: the file that `plexspaces_actor._late` reads.
 
 Holds the standard library, which is compiled once for each version of the compiler and kept in the
 build cache; the project's modules and those in its ``vendor``; and the time zones of `tzdata`.
@@ -48,7 +48,7 @@ _LEVEL = 9
 
 @dataclass(slots=True)
 class Library:
-    """What is kept so far: see `plexspaces._late.Kept` for the index."""
+    """What is kept so far: see `plexspaces_actor._late.Kept` for the index."""
 
     index: dict[str, tuple[str, str, int, int]] = field(default_factory=dict)
     content: list[bytes] = field(default_factory=list)

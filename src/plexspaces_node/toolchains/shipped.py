@@ -11,7 +11,7 @@ from pathlib import Path
 from plexspaces_node.errors import NotFound, quoted
 
 PACKAGE = "plexspaces_node"
-PYTHON_SDK = "plexspaces"
+PYTHON_SDK = "plexspaces_actor"
 
 
 def shipped(name: str) -> Path:

@@ -6,7 +6,7 @@ import os
 import time
 from dataclasses import dataclass
 
-from plexspaces import Actor, ActorFailure, ask, handler, keyvalue, log, tell
+from plexspaces_actor import Actor, ActorFailure, ask, handler, keyvalue, log, tell
 
 BLOCK_BYTES = 1024 * 1024
 

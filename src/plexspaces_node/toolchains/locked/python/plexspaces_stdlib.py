@@ -1,7 +1,7 @@
 """Compiles the standard library: run by the interpreter that applications run on, while it builds.
 
 Writes to `made` beside itself, and ends then: no component is wanted. The form of the file is that
-of `plexspaces._late`.
+of `plexspaces_actor._late`.
 """
 
 import json

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from plexspaces import Actor, ActorFailure, handler, log
+from plexspaces_actor import Actor, ActorFailure, handler, log
 
 
 @dataclass

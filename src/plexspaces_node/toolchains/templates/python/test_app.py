@@ -6,8 +6,7 @@ import json
 
 import pytest
 from app import Greeter, Greeting, Person
-
-from plexspaces import ActorFailure, testing
+from plexspaces_actor import ActorFailure, testing
 
 
 def test_greet_answers_by_name_and_counts() -> None:

@@ -2,7 +2,7 @@
 
 An application is a project with an ``app.py`` that holds one subclass of `Actor`::
 
-    from plexspaces import Actor, handler, log
+    from plexspaces_actor import Actor, handler, log
 
     class Counter(Actor):
         count: int = 0                      # state: survives a restart
@@ -35,7 +35,7 @@ application is built.
 
 Outside a component, in pytest for example, the same names work on in-memory stand-ins: `keyvalue`
 is a dictionary, `tell` is recorded, `ask` reaches what the test put there, `log` is a logger of
-the standard library. See `plexspaces.testing`.
+the standard library. See `plexspaces_actor.testing`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The seam between an application and what runs it: the node, or a test's memory.
 
-One host at a time, replaced by `plexspaces.component` when the application is built and by
-`plexspaces.testing` in a test. It is the module's only state.
+One host at a time, replaced by `plexspaces_actor.component` when the application is built and by
+`plexspaces_actor.testing` in a test. It is the module's only state.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 ::
 
-    from plexspaces import testing
+    from plexspaces_actor import testing
 
     def test_it_remembers() -> None:
         with testing.memory() as host:

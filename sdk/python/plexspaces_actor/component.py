@@ -145,7 +145,7 @@ class WitHost:
 
 
 def read_kept(begin: int, length: int) -> bytes:
-    """Return a part of what `plexspaces build` kept in the component; see `plexspaces._late`.
+    """Return a part of what `plexspaces build` kept in the component; see `plexspaces_actor._late`.
 
     The build has `get` answer such keys itself, from the component: nothing is asked of the host.
     """

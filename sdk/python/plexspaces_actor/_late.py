@@ -25,7 +25,7 @@ from typing import IO, Any, NamedTuple
 BYTE_CODE, SOURCE, DIRECTORY, DATA, COMPILED = "code", "source", "directory", "data", "compiled"
 HEAD = 8
 STANDARD_LIBRARY = "/python/"
-OURS = frozenset({"app", "plexspaces", "plexspaces_entry"})
+OURS = frozenset({"app", "plexspaces_actor", "plexspaces_entry"})
 
 
 ReadPart = Callable[[int, int], bytes]
@@ -301,6 +301,11 @@ def advice(exc: ImportError) -> tuple[str, str]:
         )
     if not isinstance(exc, ModuleNotFoundError) or not name:
         return "", ""
+    if top == "plexspaces":
+        return (
+            "the SDK is imported under another name",
+            "from plexspaces_actor import Actor, handler",
+        )
     return (
         f"neither the project nor its vendor/ has a module {name!r}",
         f"for a package in pure Python, in the project: pip install --target vendor {top}",

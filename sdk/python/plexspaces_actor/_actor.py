@@ -1,6 +1,6 @@
 """The actor: handlers by message type, and state that survives.
 
-Knows nothing of WebAssembly; `plexspaces.component` puts an actor behind the contract.
+Knows nothing of WebAssembly; `plexspaces_actor.component` puts an actor behind the contract.
 """
 
 from __future__ import annotations
