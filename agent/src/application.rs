@@ -127,11 +127,18 @@ impl ActorAtWork {
 
     async fn work(&mut self) -> Result<Stop, GivenUp> {
         let mailbox = Arc::clone(&self.mailbox);
+        let connection = self.connection.clone();
         loop {
             let due = self.due();
+            // Replies that the node has not read take of the machine's memory: none is added to
+            // them before there is room.
+            let in_turn = async {
+                connection.room().await;
+                mailbox.next().await
+            };
             let next = tokio::select! {
                 biased;
-                next = mailbox.next() => Some(next),
+                next = in_turn => Some(next),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => None,
             };
             match next {
@@ -342,6 +349,8 @@ impl CommandAtWork {
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
                 return;
             };
+            // As for an actor.
+            self.connection.room().await;
             match self.mailbox.next().await {
                 Next::Message(message) => {
                     let command = Arc::clone(&self.command);

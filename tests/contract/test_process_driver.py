@@ -55,7 +55,7 @@ asyncio.run(main(*sys.argv[1:]))
 """
 """A node reduced to its driver."""
 
-RESERVE_MIB = 256
+RESERVE_MIB = 288
 """What the agent may allocate beyond its machine's memory: `DATA_RESERVE_MIB` of the crate."""
 
 

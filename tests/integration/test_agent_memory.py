@@ -140,3 +140,15 @@ def test_messages_that_are_handled_at_once_share_the_memory(
     reply = peer.reply()
     assert (reply.id, reply.failure) == (hoarder, None)
     assert peer.invoke("x", b"e").failure is None
+
+
+def test_replies_that_nobody_reads_do_not_fill_the_memory(tmp_path: Path, probe_code: Path) -> None:
+    """A burst of long replies is answered one after the other, as they are taken."""
+    with Peer(tmp_path, memory_mib=64, limit=4 * MIB) as peer:
+        peer.load(probe_code, memory_bytes=32 * MIB, mailbox=300)
+        # Of three million bytes each: all of them together are many times the memory.
+        posted = [peer.post("z", timeout_s=peer.seconds(120)) for _ in range(300)]
+        replies = [peer.reply() for _ in posted]
+        assert sorted(reply.id for reply in replies) == posted
+        assert [reply.failure for reply in replies if reply.failure] == []
+        assert {len(reply.payload) for reply in replies} == {3_000_000}

@@ -375,7 +375,7 @@ def test_panic_leaves_the_applications_stack_in_the_log(probe: Peer) -> None:
         ("deadlock", "unreachable", "fatal error: all goroutines are asleep - deadlock!"),
         ("stray", "unreachable", "panic: astray"),
         ("exit", "exit", ""),
-        ("recurse", "stack-overflow", ""),
+        ("recurse", "unreachable", "fatal error: out of memory"),
     ],
 )
 def test_fault_that_go_cannot_recover_costs_the_instance(

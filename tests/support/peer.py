@@ -254,8 +254,11 @@ class NodeEnd:
 class Peer(NodeEnd):
     """Starts an agent in a process, and ends it."""
 
-    def __init__(self, directory: Path, *, memory_mib: int | None = None) -> None:
+    def __init__(
+        self, directory: Path, *, memory_mib: int | None = None, limit: int = MESSAGE_LIMIT
+    ) -> None:
         super().__init__()
+        self._limit = limit
         self._path = directory / "link.sock"
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(self._path))
@@ -279,7 +282,7 @@ class Peer(NodeEnd):
     def accept(self) -> link.Hello:
         """Take the agent's next connection, welcome it, and return its hello."""
         connection, _ = self._listener.accept()
-        return self.welcome(connection)
+        return self.welcome(connection, limit=self._limit)
 
     def shown(self, artifact: Path) -> str:
         # An agent sees nothing but the directory of its link.

@@ -109,12 +109,37 @@ async def test_reply_when_it_is_long_then_it_counts_until_it_is_taken() -> None:
         cast_any(None),
         ServiceLimits(1.0, in_flight),
     )
-    context: Any = SimpleNamespace(add_done_callback=ends.append)
+    context: Any = SimpleNamespace(add_done_callback=ends.append, peer=lambda: "ipv4:1")
     encoded = await service.Invoke(encode_request(Request("one", "", b"", 10)), context)
     assert in_flight.bytes == len(encoded) > len(reply)
     for end in ends:
         end(context)
     assert in_flight.bytes == 0
+
+
+async def test_reply_when_a_connection_takes_none_then_it_is_refused_and_others_are_not() -> None:
+    """Nobody fills with replies the room that is everybody's."""
+    reply, ends = b"x" * (2 * LONG_BYTES), list[Any]()
+
+    async def invoke(*request: Any) -> Outcome:
+        return Outcome(reply, None, MessageTimings(1, 1, 0, 0))
+
+    service = ApplicationService(
+        cast_any(SimpleNamespace(invoke=invoke)),
+        cast_any(None),
+        cast_any(None),
+        ServiceLimits(1.0, InFlight(5 * len(reply))),
+    )
+    greedy: Any = SimpleNamespace(add_done_callback=ends.append, peer=lambda: "ipv4:1")
+    other: Any = SimpleNamespace(add_done_callback=lambda _: None, peer=lambda: "ipv4:2")
+    request = encode_request(Request("one", "", b"", 10))
+    for _ in range(3):
+        await service.Invoke(request, greedy)
+    with pytest.raises(ResourceExhausted, match="has not taken replies of"):
+        await service.Invoke(request, greedy)
+    await service.Invoke(request, other)
+    ends[0](greedy)
+    await service.Invoke(request, greedy)
 
 
 def cast_any(value: object) -> Any:

@@ -100,3 +100,32 @@ async def test_place_when_an_owner_has_its_share_then_the_rest_is_for_others() -
     await crowd.go("a1")
     assert crowd.inside == ["a2", "b2", "a3"]
     await crowd.close()
+
+
+async def test_place_when_all_of_an_owner_go_at_once_then_none_is_lost() -> None:
+    """A client's connection ends with whoever has a place and whoever waits, in one step."""
+    turns = Turns(4, share=2)
+    for _ in range(3):
+        crowd = Crowd(turns)
+        await crowd.come("a1", "a2", "a3", "a4", "b1", "a5", "a6")
+        await crowd.close()
+        assert turns.waiting == 0
+    crowd = Crowd(turns)
+    await crowd.come("a1", "a2", "b1", "b2", "c1")
+    assert crowd.inside == ["a1", "a2", "b1", "b2"]
+    await crowd.close()
+    assert repr(turns) == "<Turns 4 free, 0 wait>"
+
+
+async def test_place_when_a_waiter_gives_up_as_a_place_is_freed_then_the_next_has_it() -> None:
+    """It was cancelled and has not heard of it when the place is given on."""
+    crowd = Crowd(Turns(1))
+    await crowd.come("a1", "b1", "b2", "c1")
+    crowd._tasks["b1"].cancel()
+    crowd._leave["a1"].set()
+    await asyncio.gather(crowd._tasks.pop("a1"), crowd._tasks.pop("b1"), return_exceptions=True)
+    await asyncio.sleep(0)
+    assert crowd.inside == ["b2"]
+    await crowd.go("b2")
+    assert crowd.inside == ["c1"]
+    await crowd.close()

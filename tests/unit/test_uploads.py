@@ -164,3 +164,39 @@ async def test_place_when_one_client_wants_all_then_half_is_left_to_others(
             assert not second.done()
         second.cancel()
         await asyncio.gather(second, return_exceptions=True)
+
+
+async def test_place_when_an_owner_waits_for_its_own_then_no_strangers_upload_is_ended(
+    make: Callable[[int], Upload], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has what is its due, and a place is free besides."""
+    patience, slept = asyncio.Semaphore(0), asyncio.Semaphore(0)
+
+    async def sleep(_: float) -> None:
+        slept.release()
+        await patience.acquire()
+
+    admitted = Uploads(places=4)
+    stranger, inside = make(LONG_BYTES), asyncio.Semaphore(0)
+
+    async def hold(upload: Upload, owner: str) -> None:
+        async with admitted.place(upload, owner):
+            inside.release()
+            async for _ in upload.in_time(silence()):
+                pass
+
+    tasks = [asyncio.create_task(hold(stranger, "b"))]
+    tasks += [asyncio.create_task(hold(make(LONG_BYTES), "a")) for _ in range(2)]
+    for _ in tasks:
+        await inside.acquire()
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    tasks.append(asyncio.create_task(hold(make(LONG_BYTES), "a")))
+    await slept.acquire()
+    patience.release()
+    # It looks, finds nothing to end, and has patience again.
+    await slept.acquire()
+    assert not any(task.done() for task in tasks)
+    monkeypatch.undo()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

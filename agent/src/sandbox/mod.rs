@@ -19,11 +19,11 @@ const MIB: u64 = 1024 * 1024;
 ///
 /// The limit counts private writable pages whether they were touched or not, and not wasmtime's
 /// reservations of address space, which nobody may touch (measured: the first memory adds 4,096 MiB
-/// to `VmSize` and nothing to `VmData`). Measured on x86-64: the agent 1 MiB; each thread beside its
-/// first 2 MiB of stack; and for a moment the whole native code, because it is mapped writable
+/// to `VmSize` and nothing to `VmData`). Measured on x86-64: the agent 1 MiB; the stack of an actor
+/// 32 MiB, see `runner`; each thread beside its first 2 MiB of stack; and for a moment the whole native code, because it is mapped writable
 /// first: 36 MiB for `CPython`. The rest is for messages in flight, which are held three times, and
 /// larger artifacts.
-pub(crate) const DATA_RESERVE_MIB: u64 = 256;
+pub(crate) const DATA_RESERVE_MIB: u64 = 288;
 
 /// The longest that the console log, the one file the agent can write, may become.
 pub(crate) const FILE_LIMIT_BYTES: u64 = 16 * MIB;

@@ -159,6 +159,7 @@ def _fields(info: BackupInfo) -> list[tuple[str, str]]:
     return [
         ("Node", f"{info.manifest.node_id}, {info.manifest.created}"),
         ("Applications", str(len(info.applications))),
+        ("Artifacts", "included" if info.manifest.artifacts else "left out"),
         ("Size", f"{info.size_bytes / 2**20:.1f} MiB"),
         ("SHA-256", info.sha256),
     ]

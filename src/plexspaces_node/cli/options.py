@@ -64,6 +64,14 @@ IsolationOption = Annotated[
 _ARGUMENTS = "plexspaces arguments"
 
 
+def check_isolation(level: str | None) -> None:
+    """Raise `InvalidArgument` for a level that there is not, before anything takes long."""
+    if level not in (None, "auto", *LEVELS):
+        raise InvalidArgument(
+            f"there is no isolation level {level!r}", hint=f"one of auto, {', '.join(LEVELS)}"
+        )
+
+
 class WithArguments(TyperCommand):
     """A command that takes the arguments of another program after `--`; see `arguments_of`."""
 

@@ -20,6 +20,7 @@ from plexspaces_node.cli.options import (
     NodeAddress,
     Operations,
     address_of,
+    check_isolation,
 )
 from plexspaces_node.cli.output import (
     counted,
@@ -71,6 +72,7 @@ def run(
     Works on the node at the address if one answers there, else on an embedded one of its own.
     """
     work = Work(operations, limit)
+    check_isolation(isolation)
     # Before everything is built: an address that cannot be one is no absent node.
     address = check_address(address_of(node_address))
     measured = asyncio.run(_run(address, isolation, work))
@@ -160,6 +162,7 @@ def empty_vm_typescript(  # noqa: PLR0913 - a command has a parameter for each o
     Works on the node at the address if one answers there, else on an embedded one of its own.
     """
     check_name(vm_id, what="VM id")
+    check_isolation(isolation)
     check_wasm(wasm)
     config, work = VmConfig(vcpus, memory), Work(operations, limit)
     where = node_or_embedded(address_of(node_address), isolation)

@@ -46,6 +46,9 @@ from plexspaces_node.vm.host import procfs
 
 _log = logging.getLogger(__name__)
 
+HEALTH_CALLS = 1000
+"""Checks and watches of its health that a node handles at once."""
+
 END_RPC_GRACE_S = 1.0
 """For calls other than messages (a listing, a deploy being undone) to end on shutdown."""
 
@@ -225,8 +228,7 @@ class NodeBuilder:
             node = Node(config, driver, note, node_health)
             node._applications = applications
             node._server = server = grpc.aio.server(options=_server_options(config))
-            boundary = Boundary(server, most_calls=limits.calls)
-            _register(boundary, node, applications, artifacts)
+            _register(server, node, applications, artifacts)
             node.metrics_port = stack.enter_context(
                 serve_metrics(
                     config.node.metrics_address,
@@ -330,12 +332,15 @@ def _server_options(config: Config) -> ChannelOptions:
 
 
 def _register(
-    boundary: Boundary, node: Node, applications: Applications, artifacts: ArtifactStore
+    server: grpc.aio.Server, node: Node, applications: Applications, artifacts: ArtifactStore
 ) -> None:
+    boundary = Boundary(server, most_calls=node.config.limits.calls)
     in_flight = applications.around.agent_limits.in_flight
     limits = ServiceLimits(node.config.limits.message_timeout_s, in_flight)
     add_to_server(ApplicationService(applications, artifacts, node.describe, limits), boundary)
-    boundary.serve(health_pb2_grpc.add_HealthServicer_to_server, node._health.servicer)
+    # Its own: who asks whether the node lives is answered whatever else it does.
+    health_boundary = Boundary(server, most_calls=HEALTH_CALLS)
+    health_boundary.serve(health_pb2_grpc.add_HealthServicer_to_server, node._health.servicer)
     names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
     boundary.serve(
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from typing import Any, TypeAlias
@@ -57,7 +58,9 @@ class Boundary:
         self._server = server
         self._most_calls = most_calls
         self.calls = 0
-        """That are being handled."""
+        """How many calls are being handled."""
+        self._streams: Counter[str] = Counter()
+        """How many of them are streams of replies, which may last, by connection."""
 
     def __repr__(self) -> str:
         return f"<Boundary {self.calls} of {self._most_calls} calls>"
@@ -108,10 +111,14 @@ class Boundary:
 
     def _yielding(self, behavior: _Behavior) -> Callable[[Any, Context], AsyncIterator[Any]]:
         async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+            peer = context.peer()
             self.calls += 1
+            self._streams[peer] += 1
             try:
                 if self.calls > self._most_calls:
                     raise self._too_many()
+                if self._streams[peer] > max(1, self._most_calls // 2):
+                    raise self._too_many_streams()
                 async with aclosing(behavior(request, context)) as responses:
                     async for response in responses:
                         yield response
@@ -119,8 +126,18 @@ class Boundary:
                 await _abort(error, context)
             finally:
                 self.calls -= 1
+                self._streams[peer] -= 1
+                if not self._streams[peer]:
+                    del self._streams[peer]
 
         return call
+
+    def _too_many_streams(self) -> ResourceExhausted:
+        return ResourceExhausted(
+            f"this connection has {self._most_calls // 2} streams already, its half of [limits] "
+            "calls",
+            hint="end some of them",
+        )
 
     def _too_many(self) -> ResourceExhausted:
         return ResourceExhausted(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from plexspaces_node.api import convert
 from plexspaces_node.api.generated import application_pb2 as pb
 from plexspaces_node.api.generated import application_pb2_grpc as pb_grpc
 from plexspaces_node.api.invoke import LONG_BYTES, METHOD, SERVICE, decode_request, encode_reply
-from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.errors import InvalidArgument, ResourceExhausted
 from plexspaces_node.info import ApplicationInfo, LogLine, NodeInfo
 from plexspaces_node.model import VmConfig
 from plexspaces_node.node.api.boundary import Boundary, Context, Handler
@@ -49,6 +50,8 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
         self._artifacts = artifacts
         self._describe = describe
         self._limits = limits
+        # Long replies that clients have not taken yet, by connection.
+        self._untaken: Counter[str] = Counter()
 
     async def InspectNode(
         self, request: pb.InspectNodeRequest, context: Context
@@ -163,6 +166,8 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
 
     async def Invoke(self, raw: bytes, context: Context) -> bytes:  # type: ignore[override]
         """From the request's bytes to the reply's: see `add_to_server`."""
+        if self._untaken:
+            self._check_takes(context.peer())
         request = decode_request(raw)
         timeout_ns = self._timeout_ns(request.timeout_ms, context)
         outcome = await self._applications.invoke(
@@ -179,11 +184,29 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
 
     def _count(self, size: int, context: Context) -> None:
         """Count a reply until its client has taken it."""
-        in_flight = self._limits.in_flight
-        # The stubs have a class where any function will do.
-        taken: Any = lambda _: in_flight.remove(size)  # noqa: E731
+        in_flight, peer = self._limits.in_flight, context.peer()
+
+        def taken(_: Any) -> None:
+            in_flight.remove(size)
+            self._untaken[peer] -= size
+            if not self._untaken[peer]:
+                del self._untaken[peer]
+
         in_flight.add(size)
-        context.add_done_callback(taken)
+        self._untaken[peer] += size
+        # The stubs have a class where any function will do.
+        callback: Any = taken
+        context.add_done_callback(callback)
+
+    def _check_takes(self, peer: str) -> None:
+        # One that takes no replies has at most its half of the bound that is everybody's.
+        untaken, most = self._untaken.get(peer, 0), self._limits.in_flight.limit_bytes // 2
+        if untaken > most:
+            raise ResourceExhausted(
+                f"this connection has not taken replies of {untaken} bytes, of which it may leave "
+                f"{most}",
+                hint="read the replies, or send less at a time",
+            )
 
     def _default_vm(self, request: pb.DeployRequest) -> VmConfig:
         default = self._describe().default_vm

@@ -100,7 +100,8 @@ class Capacity:
         most = self._bounds
         if len(before.applications) < len(after.applications) > most.applications:
             raise ResourceExhausted(
-                f"the node has {len(before.applications)} applications, its limit",
+                f"the node has {len(before.applications)} applications, those being deployed "
+                "counted, its limit",
                 hint="plexspaces undeploy --name X, or raise [limits] applications",
             )
         if len(before.empty_vms) < len(after.empty_vms) > most.empty_vms:

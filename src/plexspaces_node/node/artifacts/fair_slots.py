@@ -35,6 +35,10 @@ class Turns:
         """How many wait for a place."""
         return sum(map(len, self._waiting.values()))
 
+    def are_for(self, owner: str) -> bool:
+        """Tell whether an owner waits for others alone: no place is free, and one is its due."""
+        return not self._free and self._may(owner)
+
     @asynccontextmanager
     async def place(self, owner: str) -> AsyncIterator[None]:
         """Wait for a place, and have it while inside."""
@@ -79,17 +83,27 @@ class Turns:
             if not self._free:
                 return
             if self._may(owner):
-                turns = self._waiting[owner]
-                turn = turns.popleft()
-                if turns:
-                    self._waiting.move_to_end(owner)
-                else:
-                    del self._waiting[owner]
-                self._take(owner)
-                turn.set_result(None)
+                turn = self._next(owner)
+                if turn is not None:
+                    self._take(owner)
+                    turn.set_result(None)
+
+    def _next(self, owner: str) -> asyncio.Future[None] | None:
+        """Take who has waited longest of an owner from its queue; others' turn is next then."""
+        turns = self._waiting[owner]
+        turn = turns.popleft()
+        # Cancelled together with whoever leaves now, and not resumed yet to forget its turn itself.
+        while turn.done() and turns:
+            turn = turns.popleft()
+        if turns:
+            self._waiting.move_to_end(owner)
+        else:
+            del self._waiting[owner]
+        return None if turn.done() else turn
 
     def _forget(self, owner: str, turn: asyncio.Future[None]) -> None:
-        turns = self._waiting[owner]
-        turns.remove(turn)
-        if not turns:
-            del self._waiting[owner]
+        turns = self._waiting.get(owner)
+        if turns is not None and turn in turns:
+            turns.remove(turn)
+            if not turns:
+                del self._waiting[owner]

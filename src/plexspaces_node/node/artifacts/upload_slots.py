@@ -42,7 +42,7 @@ class Uploads:
     async def place(self, upload: Upload, owner: str) -> AsyncIterator[None]:
         """Wait until an upload may begin, and let it run inside. `owner` is whose turn it takes."""
         kind = self._short if upload.size_bytes <= SHORT_BYTES else self._long
-        impatience = asyncio.create_task(kind.end_slow_ones())
+        impatience = asyncio.create_task(kind.end_slow_ones(owner))
         try:
             async with kind.turns.place(owner):
                 impatience.cancel()
@@ -60,11 +60,23 @@ class _Kind:
     def __init__(self, places: int) -> None:
         self.turns = Turns(places, share=max(1, places // 2))
         self.running: set[Upload] = set()
+        self._ended = 0
 
-    async def end_slow_ones(self) -> None:
-        """End one after the other, the slowest first, until this is cancelled."""
+    async def end_slow_ones(self, owner: str) -> None:
+        """End one after the other, the slowest first, until this is cancelled.
+
+        While others keep this owner from a place, and one for all who wait, not one for each.
+        """
         while True:
+            ended = self._ended
             await asyncio.sleep(PATIENCE_S)
-            for upload in sorted(self.running, key=lambda one: one.bytes_per_s):
-                if upload.bytes_per_s >= SLOW_BYTES_PER_S or upload.give_way():
-                    break
+            if ended == self._ended and self.turns.are_for(owner):
+                self._end_slowest()
+
+    def _end_slowest(self) -> None:
+        for upload in sorted(self.running, key=lambda one: one.bytes_per_s):
+            if upload.bytes_per_s >= SLOW_BYTES_PER_S:
+                return
+            if upload.give_way():
+                self._ended += 1
+                return

@@ -41,20 +41,20 @@ class InFlight:
     ) -> None:
         """Allow so much; `give_back` is called on a thread when a burst is over."""
         self.bytes = 0
-        self._limit_bytes = limit_bytes
+        self.limit_bytes = limit_bytes
         self._peak_bytes = 0
         self._give_back = give_back or _nothing
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
-        return f"<InFlight {self.bytes} of {self._limit_bytes} bytes>"
+        return f"<InFlight {self.bytes} of {self.limit_bytes} bytes>"
 
     def check(self, size: int) -> None:
         """Raise `ResourceExhausted` when there is no room for a payload; one alone has it."""
-        if self.bytes and self.bytes + size > self._limit_bytes:
+        if self.bytes and self.bytes + size > self.limit_bytes:
             raise ResourceExhausted(
                 f"messages and replies of {self.bytes} bytes are on their way on this node, with "
-                f"this one more than its limit of {self._limit_bytes}",
+                f"this one more than its limit of {self.limit_bytes}",
                 hint="send slower, or raise [limits] in_flight_bytes",
             )
 

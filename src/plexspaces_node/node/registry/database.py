@@ -241,7 +241,8 @@ class Database:
                 return [self._failure(error)]
             return [self._commit_at_need(job) for job in jobs]
         except PlexSpacesError as error:
-            return [_Failure(error)] * len(jobs)
+            # Who only reads can do so while another program holds the file for writing.
+            return [_Failure(error) if job.mode else self._commit_at_need(job) for job in jobs]
 
     def _check_room(self, jobs: list[_Job]) -> None:
         if not any(job.grows for job in jobs):
