@@ -7,7 +7,7 @@ TOOLCHAINS := $(VENV)/.toolchains
 SHELL_SCRIPTS := $(wildcard scripts/*) docker/fetch-firecracker .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help setup programs toolchains microvms demo validate test check fmt bench proto wheel lock sbom clean
+.PHONY: help setup programs toolchains microvms demo validate test check fmt bench proto reference wheel lock sbom clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 18
@@ -47,6 +47,7 @@ check: $(STAMP) ## formatting, lint, types, layers, shell scripts, drift of gene
 	@$(BIN)/lint-imports --no-cache
 	@! [ -x $(BIN)/shellcheck ] || $(BIN)/shellcheck --external-sources $(SHELL_SCRIPTS)
 	@scripts/proto --check
+	@scripts/reference --check
 	@scripts/agent check $(AGENT_CHECK)
 
 fmt: $(STAMP) ## format and mend what can be mended
@@ -62,6 +63,9 @@ proto: $(STAMP) ## generate the gRPC stubs anew
 
 wheel: $(STAMP) programs ## build the wheel, with the native programs in it, into dist/
 	@$(BIN)/uv build --wheel --no-build-isolation --python $(BIN)/python --out-dir dist
+
+reference: $(STAMP) ## write the reference of the command line anew
+	@scripts/reference
 
 lock: $(STAMP) ## pin what pyproject.toml allows, with digests, into requirements*.txt
 	@scripts/lock

@@ -25,7 +25,8 @@ from plexspaces_node.toolchains.workload import examples
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [
     ROOT / "README.md",
-    *sorted((ROOT / "docs").rglob("*.md")),
+    # But for the reference, which is written from the commands themselves.
+    *sorted(page for page in (ROOT / "docs").rglob("*.md") if page.name != "cli.md"),
     *sorted((ROOT / "examples").glob("*/README.md")),
     *sorted((ROOT / "src/plexspaces_node/toolchains/templates").glob("*/README.md")),
 ]
@@ -105,3 +106,18 @@ def test_python_page_shows_code_that_works(monkeypatch: pytest.MonkeyPatch) -> N
     assert module.__dict__["total"] == {"result": 3}
     assert host.told == [("audit", "sold", b'{"price":120}')]
     module.__dict__["test_it_remembers"]()
+
+
+def test_index_when_compared_with_the_pages_then_each_is_in_it() -> None:
+    """No page is written that nobody is led to, and no link leads nowhere."""
+    docs = ROOT / "docs"
+    linked = re.findall(r"\]\(([a-z-]+\.md)\)", (docs / "index.md").read_text())
+    assert sorted(linked) == sorted(page.name for page in docs.glob("*.md") if page.stem != "index")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_when_followed_then_there_is_a_page(page: Path) -> None:
+    """A link between pages leads to a file of the repository."""
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+        assert "://" in link or (page.parent / link).exists(), link
