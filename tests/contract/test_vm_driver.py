@@ -259,43 +259,6 @@ class TestStats:
                 await machine.vm.stats()
 
 
-class TestRecover:
-    async def test_recover_of_a_live_machine_takes_hold_of_it(
-        self, harness: Harness, file: Path
-    ) -> None:
-        """A new driver object finds the machine from the bundle and can do all with it."""
-        async with harness.machine() as machine:
-            driver = harness.restarted()
-            handle = machine.bundle.read_handle()
-            assert handle is not None
-            vm = await driver.recover(handle, machine.bundle)
-            assert vm.handle == handle
-            assert vm.endpoint == machine.vm.endpoint
-            assert (await vm.stats()).rss_bytes > 0
-            assert await vm.attach(file)
-            assert (await vm.stop(5)).reason == "stopped when asked"
-            assert await vm.wait() == await vm.stop(0)
-
-    async def test_recover_when_the_machine_has_ended_is_not_found(self, harness: Harness) -> None:
-        """A handle of the past names nobody."""
-        async with harness.machine() as machine:
-            harness.kill(machine.vm)
-            await machine.vm.wait()
-            with pytest.raises(NotFound):
-                await harness.restarted().recover(machine.vm.handle, machine.bundle)
-
-    async def test_recovered_machine_when_it_dies_wakes_wait(self, harness: Harness) -> None:
-        """The end of a machine that is nobody's child is seen all the same."""
-        async with harness.machine() as machine, asyncio.timeout(TIMEOUT_S):
-            vm = await harness.restarted().recover(machine.vm.handle, machine.bundle)
-            waiting = asyncio.ensure_future(vm.wait())
-            await asyncio.sleep(0)
-            harness.kill(vm)
-            assert (await waiting).reason
-            with pytest.raises(Unavailable):
-                await vm.stats()
-
-
 class TestDestroy:
     async def test_destroy_of_a_live_machine_leaves_nothing(self, harness: Harness) -> None:
         """Destroy needs no stop before it; who waits learns of the end."""

@@ -71,22 +71,13 @@ async def test_crash_ends_the_machine_as_told(bundle: Bundle) -> None:
         driver.crash("vm-1")
 
 
-@pytest.mark.parametrize("survives", [False, True])
-async def test_machine_when_the_node_dies_lives_if_the_driver_survives(
-    bundle: Bundle, survives: bool
-) -> None:
-    """Both kinds of driver can be played: recover finds the machine, or does not."""
-    driver = FakeDriver(survives_node=survives)
+async def test_machines_when_the_node_dies_end(bundle: Bundle) -> None:
+    """The end of the node can be played."""
+    driver = FakeDriver()
     vm = await driver.start(CONFIG, bundle)
     driver.node_dies()
-    assert driver.capabilities.survives_node is survives
-    assert driver.live == (["vm-1"] if survives else [])
-    if survives:
-        assert await driver.recover(vm.handle, bundle) is vm
-    else:
-        assert (await vm.wait()).status == -signal.SIGKILL
-        with pytest.raises(NotFound):
-            await driver.recover(vm.handle, bundle)
+    assert driver.live == []
+    assert (await vm.wait()).status == -signal.SIGKILL
 
 
 class TestAgent:

@@ -301,7 +301,6 @@ class TestDriver:
         assert driver.name == "qemu"
         able = driver.capabilities
         assert able.link is LinkEnd.NODE_DIALS
-        assert able.survives_node
         assert able.overhead_mib < able.min_memory_mib < able.max_memory_mib
 
 

@@ -59,8 +59,6 @@ class Capabilities:
 
     Attributes:
         link: see `LinkEnd`.
-        survives_node: a machine outlives the node process, so `recover` is worth trying after a
-            crash; otherwise it dies with the node and is made anew.
         min_memory_mib: the least `VmConfig.memory_mib` with which an application works.
         max_memory_mib: the most that this host can give one machine.
         max_vcpus: the most `VmConfig.vcpus`.
@@ -73,7 +71,6 @@ class Capabilities:
     """
 
     link: LinkEnd
-    survives_node: bool
     min_memory_mib: int
     max_memory_mib: int
     max_vcpus: int
@@ -170,9 +167,6 @@ class Driver(Protocol):
         `VmStartFailed` with the name of the failing step, and then no process or socket of the
         attempt is left; the bundle is the caller's to destroy.
         """
-
-    async def recover(self, handle: VmHandle, bundle: Bundle) -> Vm:
-        """Take hold of a machine that still runs; raises `NotFound` when it does not."""
 
     async def destroy(self, bundle: Bundle, *, ended: bool = False) -> None:
         """End whatever runs from this bundle and remove the bundle; silent when already gone.

@@ -101,12 +101,11 @@ class FakeDriver:
 
     name = "fake"
 
-    def __init__(self, agent: AgentProgram | None = None, *, survives_node: bool = False) -> None:
+    def __init__(self, agent: AgentProgram | None = None) -> None:
         """Make a driver that works until told otherwise; without `agent` its machines are deaf."""
         self.health = Health(True, "machines exist in memory only")
         self.hanging = asyncio.Event()
         self._agent = agent
-        self._survives_node = survives_node
         self._machines: dict[str, FakeVm] = {}
         self._failures: dict[str, int] = {}
         self._hang_step: str | None = None
@@ -115,7 +114,6 @@ class FakeDriver:
     def capabilities(self) -> Capabilities:
         return Capabilities(
             link=LinkEnd.GUEST_DIALS,
-            survives_node=self._survives_node,
             min_memory_mib=64,
             max_memory_mib=65_536,
             max_vcpus=64,
@@ -146,10 +144,9 @@ class FakeDriver:
         vm.end(VmExit(status, reason))
 
     def node_dies(self) -> None:
-        """Do to the machines what kill -9 of the node does: all end unless they survive it."""
-        if not self._survives_node:
-            for vm_id in self.live:
-                self.crash(vm_id, status=-signal.SIGKILL, reason="killed by SIGKILL")
+        """Do to the machines what kill -9 of the node does: all end."""
+        for vm_id in self.live:
+            self.crash(vm_id, status=-signal.SIGKILL, reason="killed by SIGKILL")
 
     async def probe(self) -> Health:
         return self.health
@@ -174,12 +171,6 @@ class FakeDriver:
             raise VmStartFailed(
                 f"VM {bundle.vm_id} did not start at step {step}: {error}", step=step, hint=hint
             ) from error
-        return vm
-
-    async def recover(self, handle: VmHandle, bundle: Bundle) -> FakeVm:
-        vm = self._machines.get(handle.vm_id)
-        if vm is None or vm.ended or handle.driver != self.name or bundle.vm_id != handle.vm_id:
-            raise NotFound(f"VM {handle.vm_id} has ended")
         return vm
 
     async def destroy(self, bundle: Bundle, *, ended: bool = False) -> None:

@@ -183,7 +183,6 @@ class FirecrackerDriver(HostDriver[FirecrackerVm]):
         ready = self._ready
         return Capabilities(
             link=LinkEnd.GUEST_DIALS,
-            survives_node=ready is not None and ready.host.programs.jailer is not None,
             min_memory_mib=MIN_MEMORY_MIB if ready is None else ready.image.min_memory_mib,
             max_memory_mib=procfs.total_memory_mib(),
             max_vcpus=min(MAX_VCPUS, 4 * len(os.sched_getaffinity(0))),
@@ -212,17 +211,6 @@ class FirecrackerDriver(HostDriver[FirecrackerVm]):
                 ready = await self._validate(config)
             async with self._boots:
                 return self._keep(await _start(ready, config, bundle))
-
-    async def _recovered(
-        self, handle: VmHandle, bundle: Bundle, process: HostProcess
-    ) -> FirecrackerVm:
-        """Make the machine anew; the node listens on the bundle's link socket before."""
-        root = str(handle.state.get("jail", ""))
-        places = Places(bundle, bundle.path / root if root else None)
-        with suppress(OSError):
-            # Of a machine without its link the node finds out as of one that is silent.
-            await finished(asyncio.to_thread(places.show_link))
-        return FirecrackerVm(handle, places, process)
 
     def _remove(self, bundle: Bundle) -> None:
         cgroups = find_cgroups(Path("/proc/self/mounts").read_text())

@@ -151,18 +151,6 @@ class HostDriver(ABC, Generic[_V]):
     def capabilities(self) -> Capabilities:
         """What this driver can do on this host."""
 
-    async def recover(self, handle: VmHandle, bundle: Bundle) -> _V:
-        known = self._machines.get(bundle)
-        if known is not None:
-            return known
-        identity = identity_in(handle, driver=self.name, version=self.handle_version)
-        if identity is None:
-            raise NotFound(
-                f"the process of VM {handle.vm_id} has ended", hint="start the application again"
-            )
-        process = HostProcess.adopt(identity, marks_of(bundle))
-        return self._keep(await self._recovered(handle, bundle, process))
-
     async def destroy(self, bundle: Bundle, *, ended: bool = False) -> None:
         known = self._machines.get(bundle)
         if known is not None:
@@ -177,10 +165,6 @@ class HostDriver(ABC, Generic[_V]):
 
     def close(self) -> None:
         """Let go of what is kept for machines to come: nothing, unless a driver says otherwise."""
-
-    @abstractmethod
-    async def _recovered(self, handle: VmHandle, bundle: Bundle, process: HostProcess) -> _V:
-        """Make the machine of a process that was found again."""
 
     def _remove(self, bundle: Bundle) -> None:
         """Remove what is left on disk when no process of the machine runs; blocks."""

@@ -100,7 +100,6 @@ class ProcessDriver(HostDriver[ProcessVm]):
     def capabilities(self) -> Capabilities:
         return Capabilities(
             link=LinkEnd.GUEST_DIALS,
-            survives_node=False,
             min_memory_mib=MIN_MEMORY_MIB,
             max_memory_mib=procfs.total_memory_mib(),
             max_vcpus=len(os.sched_getaffinity(0)),
@@ -138,10 +137,6 @@ class ProcessDriver(HostDriver[ProcessVm]):
                     bundle.write_handle(handle)
                 undo.pop_all()
             return self._keep(ProcessVm(handle, bundle, process, own_user=walls.own_user))
-
-    async def _recovered(self, handle: VmHandle, bundle: Bundle, process: HostProcess) -> ProcessVm:
-        own_user = bool(handle.state.get("own_user"))
-        return ProcessVm(handle, bundle, process, own_user=own_user)
 
     async def _found_walls(self) -> Walls:
         if self._walls is None:

@@ -34,11 +34,10 @@ from plexspaces_node.errors import (
     VmStartFailed,
 )
 from plexspaces_node.model import VmConfig
-from plexspaces_node.vm.bundle import Bundle, VmHandle
+from plexspaces_node.vm.bundle import Bundle
 from plexspaces_node.vm.driver import Capabilities, Health, LinkEnd
 from plexspaces_node.vm.host import procfs
 from plexspaces_node.vm.host.kvm import KVM_HINT
-from plexspaces_node.vm.host.process import HostProcess
 from plexspaces_node.vm.host.tsc import host_tsc_khz
 from plexspaces_node.vm.host.vmm import HostDriver, step, trial_bundle, trial_failed
 from plexspaces_node.vm.image import GuestImage
@@ -133,7 +132,6 @@ class QemuDriver(HostDriver[QemuVm]):
         least = MIN_MEMORY_MIB if host is None else host.image.min_memory_mib
         return Capabilities(
             link=LinkEnd.NODE_DIALS,
-            survives_node=True,
             min_memory_mib=least,
             max_memory_mib=procfs.total_memory_mib(),
             max_vcpus=min(MAX_VCPUS, 4 * len(os.sched_getaffinity(0))),
@@ -215,9 +213,6 @@ class QemuDriver(HostDriver[QemuVm]):
             _log.warning("machines are booted, not copied, from now on")
             templates.given_up = True
             templates.close()
-
-    async def _recovered(self, handle: VmHandle, bundle: Bundle, process: HostProcess) -> QemuVm:
-        return QemuVm(handle, bundle, process)
 
     async def _validate(self, config: VmConfig) -> QemuHost:
         if self._host is None:
