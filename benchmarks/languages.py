@@ -73,7 +73,7 @@ async def measure(
             await build(other, progress=note, environment=environment)
             built = await build(project, output, progress=note, environment=environment)
         except Unsupported as missing:
-            note(f"{project.name}: left out: {missing.message} (hint: {missing.hint})")
+            note(f"{project.name}: skipped: {missing.message} (hint: {missing.hint})")
             continue
         rows.append(await _row(client, data_dir / "cache", built))
     return rows

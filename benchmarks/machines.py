@@ -195,7 +195,7 @@ async def _least(
         try:
             await build(project.path, output, progress=note)
         except Unsupported as missing:
-            note(f"{project.name}: left out: {missing.message} (hint: {missing.hint})")
+            note(f"{project.name}: skipped: {missing.message} (hint: {missing.hint})")
             continue
         for memory_mib in _SIZES_MIB:
             if await _works(client, output, memory_mib, note):

@@ -44,7 +44,7 @@ case $operations in
 esac
 case $isolation in
     auto | firecracker | qemu | process) ;;
-    *) refuse "there is no isolation level '$isolation'" ;;
+    *) refuse "unknown isolation level '$isolation'" ;;
 esac
 samples=
 for language in $(printf '%s' "$languages" | tr , ' '); do

@@ -447,8 +447,8 @@ def _find_file(named: str | Path | None, variables: Mapping[str, str]) -> Path |
         path = _path(str(named), Path(), variables)
         if not isinstance(path, Path) or not os.path.isfile(path):
             raise InvalidArgument(
-                f"configuration file {str(named)!r} is not there, or is not a file",
-                hint=f"name an existing file with --config or {FILE_VARIABLE}",
+                f"configuration file {str(named)!r} does not exist or is not a file",
+                hint=f"pass an existing file with --config or {FILE_VARIABLE}",
             )
         return path
     config_home = _xdg("XDG_CONFIG_HOME", ".config", variables)
@@ -496,7 +496,7 @@ def _from_environment(variables: Mapping[str, str]) -> dict[str, _Given]:
         value = _placed(key, _parse(key, variables[name]), Path(), variables)
         if key in given and given[key].value != value:
             raise InvalidArgument(
-                f"{given[key].origin} and {origin} say different things about {key}",
+                f"{given[key].origin} and {origin} give {key} different values",
                 hint=f"unset {name}",
             )
         given[key] = _Given(value, origin)
@@ -509,7 +509,7 @@ def _from_file(path: Path, variables: Mapping[str, str]) -> dict[str, _Given]:
     except tomllib.TOMLDecodeError as exc:
         raise InvalidArgument(
             f"{path} is not valid TOML: {_with_place(str(exc), path)}",
-            hint="mend the file at the line named",
+            hint="fix the file at that line",
         ) from exc
     except (OSError, ValueError, RecursionError) as exc:
         raise InvalidArgument(
@@ -574,8 +574,8 @@ def _path(text: str, base: Path, variables: Mapping[str, str]) -> Path | str:
 def _unknown(what: str, word: str, known: Iterable[str], *, place: str = "") -> InvalidArgument:
     nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.0)[0]
     return InvalidArgument(
-        f"{what} {word!r}{place} is not known",
-        hint=f"the nearest known one is {nearest}; {_CONFIG_SHOW}",
+        f"unknown {what} {word!r}{place}",
+        hint=f"the closest known name is {nearest}; {_CONFIG_SHOW}",
     )
 
 

@@ -106,7 +106,7 @@ def test_validate_when_a_step_fails_then_its_words_are_shown_and_nothing_is_left
         (["--fast"], "there is no option --fast"),
         (["--operations", "0"], "--operations takes a number above 0"),
         (["--operations"], "--operations has no value"),
-        (["--isolation", "chroot"], "there is no isolation level 'chroot'"),
+        (["--isolation", "chroot"], "unknown isolation level 'chroot'"),
         (["--languages", "python,cobol"], "there is no language 'cobol'"),
         (["--languages", "go"], "--languages must have python"),
     ],

@@ -87,18 +87,18 @@ class TestInvoke:
         [
             (("--data", "x", "--file", "y"), "given more than once"),
             (("-", "--data", "x"), "given more than once"),
-            (("text",), "'text' is one argument too many"),
+            (("text",), "unexpected argument 'text'"),
             (("--file", "none"), "'none' cannot be read: No such file"),
             (("--file", "."), "'.' cannot be read: Is a directory"),
-            (("--file", "large"), "longer than 268435456 bytes"),
-            (("--file", ""), "no file is named"),
-            (("--data", "@large"), "longer than 268435456 bytes"),
+            (("--file", "large"), "exceeds the maximum of 268435456 bytes"),
+            (("--file", ""), "no file name given"),
+            (("--data", "@large"), "exceeds the maximum of 268435456 bytes"),
             (
                 ("--data", "@it's"),
-                '"it\'s" cannot be read: No such file or directory\nhint: if it is the message '
+                '"it\'s" cannot be read: No such file or directory\nhint: if that is the message '
                 "itself: printf %s '@it'\"'\"'s' | plexspaces invoke NAME -\n",
             ),
-            (("--data", "@"), "no file is named"),
+            (("--data", "@"), "no file name given"),
             (("--timeout", "0"), "a timeout of 0 s is not possible"),
             (("--timeout", "nan"), "a timeout of nan s is not possible"),
         ],
@@ -172,7 +172,7 @@ class TestInvoke:
             (
                 (),
                 "unknown-message",
-                "hint: say which message: plexspaces invoke calc --type TYPE\n",
+                "hint: name the message type: plexspaces invoke calc --type TYPE\n",
             ),
             (("--type", "greeet"), "unknown-message", ""),
             ((), "no-name", ""),
@@ -193,7 +193,7 @@ class TestInvoke:
 
     @pytest.mark.parametrize(
         ("arguments", "until"),
-        [((), "limits.message_timeout_s of the node"), (("--timeout", "60"), "60 s")],
+        [((), "the node's limits.message_timeout_s"), (("--timeout", "60"), "60 s")],
     )
     def test_invoke_when_interrupted_then_it_says_that_the_actor_goes_on(
         self, deployed: Command, fake_node: FakeNode, arguments: tuple[str, ...], until: str
@@ -211,7 +211,7 @@ class TestInvoke:
         ended.set()
         assert (ran.status, ran.stdout) == (130, b"")
         assert ran.stderr == (
-            "interrupted: an actor that has begun goes on until it is done or its time is up "
+            "interrupted: an actor that has started the message finishes it or times out "
             f"({until})\n"
         )
 
@@ -314,4 +314,4 @@ class TestName:
         """What is not clear is asked, before anything is stopped."""
         ran = plexspaces("stop", "one", "--name", "two")
         assert (ran.status, ran.stdout) == (2, b"")
-        assert "two names are given" in ran.stderr
+        assert "two different names given" in ran.stderr

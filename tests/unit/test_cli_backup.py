@@ -38,7 +38,7 @@ def test_backup_when_written_then_it_can_be_verified_and_restored(
     assert f"SHA-256:      {hashlib.sha256(file.read_bytes()).hexdigest()}" in written.text
     assert written.stderr == f"writing {file}\n" or written.stderr == ""
     verified = command("verify", file)
-    assert (verified.status, verified.text.splitlines()[0]) == (0, f"✓ {file} is whole")
+    assert (verified.status, verified.text.splitlines()[0]) == (0, f"✓ {file} is intact")
     restored = command("restore", file, "--data-dir", target)
     assert restored.status == 0
     assert restored.text.splitlines()[-1] == (
@@ -84,9 +84,12 @@ def test_backup_when_without_artifacts_then_the_restore_says_what_is_to_be_sent(
     assert "artifact" not in written.stderr
     assert command("verify", file).status == 0
     restored = command("restore", file, "--data-dir", tmp_path / "b")
-    assert "deploy the applications again to send them: one" in restored.stderr
+    assert "deploy their applications again: one" in restored.stderr
     checked = command("verify", tmp_path / "b")
-    assert (checked.status, checked.text.splitlines()[0]) == (1, f"✗ {tmp_path / 'b'} is not whole")
+    assert (checked.status, checked.text.splitlines()[0]) == (
+        1,
+        f"✗ {tmp_path / 'b'} is incomplete",
+    )
 
 
 def test_backup_when_the_node_is_named_then_its_directory_is_found(

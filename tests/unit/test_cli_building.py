@@ -44,9 +44,9 @@ def test_new_when_made_then_the_next_commands_are_shown(
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (("cobol", "hello"), 2, "language 'cobol' is not known"),
-        (("unknown", "hello"), 2, "language 'unknown' is not known"),
-        (("", "hello"), 2, "language '' is not known"),
+        (("cobol", "hello"), 2, "unknown language 'cobol'"),
+        (("unknown", "hello"), 2, "unknown language 'unknown'"),
+        (("", "hello"), 2, "unknown language ''"),
         (("python", "Hello"), 2, "project name 'Hello' is not valid"),
         (("python", "hello", "--dir", "full"), 1, "is not empty"),
         (("python",), 2, "NAME"),
@@ -96,7 +96,7 @@ def test_build_when_interrupted_then_one_line_and_status_130(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(building, "build_project", build)
-    assert command("build", tmp_path) == Ran(130, b"", "interrupted: the build did not end\n")
+    assert command("build", tmp_path) == Ran(130, b"", "interrupted: the build is incomplete\n")
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ class TestFile:
         """The second deploy of a file sends its digest only, and says so."""
         ran = deployed("deploy", "--name", "again", "--wasm", wasm)
         assert ["upload", "not", "needed"] in [line.split() for line in ran.text.splitlines()]
-        assert ran.stderr.startswith("the node has the artifact already\n")
+        assert ran.stderr.startswith("the node already has the artifact\n")
         assert len(fake_node.uploads) == 1
 
     def test_deploy_when_every_flag_is_given_then_each_reaches_the_node(
@@ -155,7 +155,7 @@ class TestFile:
             (("--name", "-calc"), "application name '-calc'", "1 to 63 of a-z"),
             (("--name", "c" * 64), "application name", "1 to 63 of a-z"),
             (("--name", "../x"), "application name '../x'", "1 to 63 of a-z"),
-            (("--language", "cobol"), "language 'cobol' is not known", "rust, typescript, go"),
+            (("--language", "cobol"), "unknown language 'cobol'", "rust, typescript, go"),
             (("--vcpus", "0"), "vcpus must be at least 1, not 0", "--vcpus 1"),
             (("--vcpus", "-2"), "vcpus must be at least 1, not -2", "--vcpus 1"),
             (("--memory", "0"), "memory must be at least 1 MiB", "--memory 256"),
@@ -327,7 +327,7 @@ class TestProject:
         ran = plexspaces("deploy", "--name", "again", project, "--memory", "512", "--json")
         assert (ran.json["name"], ran.json["vm_config"]["memory_mib"]) == ("again", 512)
         assert "my-calc: unchanged" in ran.stderr
-        assert "the node has the artifact already" in ran.stderr
+        assert "the node already has the artifact" in ran.stderr
         assert len(fake_node.uploads) == 1
 
     @pytest.mark.parametrize(
@@ -338,8 +338,8 @@ class TestProject:
             (("--name", ""), 2, "application name ''"),
             (("--vcpus", "0"), 2, "vcpus must be at least 1"),
             (("--vcpus", "5"), 2, "at most 4 on this node"),
-            (("--language", "go"), 2, "is a python project, not one in go"),
-            (("--wasm", "app.wasm"), 2, "one of the two"),
+            (("--language", "go"), 2, "is a python project, not a go project"),
+            (("--wasm", "app.wasm"), 2, "either a project directory or a WebAssembly file"),
         ],
     )
     def test_deploy_when_it_would_be_refused_then_nothing_is_built(
@@ -364,7 +364,7 @@ class TestProject:
             ((deploy, "build"), "interrupted: nothing was deployed"),
             (
                 (NodeClient, "deploy"),
-                "interrupted: the node undoes what it had begun of my-calc; see: plexspaces list",
+                "interrupted: the node rolls back the deploy of my-calc; see: plexspaces list",
             ),
         ],
     )
@@ -436,10 +436,15 @@ class TestProject:
     @pytest.mark.parametrize(
         ("arguments", "status", "said", "hint"),
         [
-            ((), 2, "a project's directory or a WebAssembly file", "plexspaces deploy DIR, or "),
+            ((), 2, "a project directory or a WebAssembly file", "plexspaces deploy DIR, or "),
             (("tools/componentize-py",), 2, "is not WebAssembly: it begins", "give the .wasm file"),
-            (("app.wasm", "--wasm", "app.wasm"), 2, "one of the two", "plexspaces deploy DIR"),
-            (("nowhere",), 2, "'nowhere' does not exist", "with a project's directory"),
+            (
+                ("app.wasm", "--wasm", "app.wasm"),
+                2,
+                "either a project directory or a WebAssembly file",
+                "plexspaces deploy DIR",
+            ),
+            (("nowhere",), 2, "'nowhere' does not exist", "plexspaces build DIR"),
             (("tools",), 2, "tools is not a project", "the directory of a project"),
         ],
     )

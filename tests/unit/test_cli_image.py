@@ -128,15 +128,15 @@ def test_list_when_the_configuration_names_another_then_both_and_which_is_booted
     ]
     text = command("image", "list").text
     assert text.startswith(f"{digest[:12]}  {tmp_path / 'fc'}\n")
-    assert text.count("is what a node boots") == 1
+    assert text.count("nodes boot this image") == 1
 
 
 def test_list_when_the_agent_is_older_then_it_says_so(command: Command, default: Path) -> None:
     """It boots, but not what was changed since."""
     put(default, agent="0" * 12)
     ran = command("image", "list")
-    assert "complete by its sizes" in ran.text
-    assert "its agent is not the one of this installation" in ran.stderr
+    assert "complete, sizes checked" in ran.text
+    assert "its agent differs from this installation's" in ran.stderr
 
 
 def test_list_when_of_another_generation_then_it_cannot_be_booted(

@@ -47,7 +47,7 @@ def test_config_show_when_the_file_is_not_there_then_status_2(command: Command) 
     """A file that was named must exist."""
     ran = command("config", "show", "--config", "none.toml")
     assert (ran.status, ran.stdout) == (2, b"")
-    assert "'none.toml' is not there" in ran.stderr
+    assert "'none.toml' does not exist" in ran.stderr
 
 
 @pytest.mark.parametrize(("findings", "status"), [([FINE], 0), ([FINE, BROKEN], 1)])

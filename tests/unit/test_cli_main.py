@@ -72,7 +72,7 @@ def test_version_when_asked_in_any_way_then_it_is_the_packages(command: Command)
     ("arguments", "said", "hint"),
     [
         (("lst",), "No such command 'lst'. Did you mean 'list'?", "plexspaces --help"),
-        (("stop",), "the application's name is missing", "plexspaces list"),
+        (("stop",), "no application name given", "plexspaces list"),
         (("inspect",), "Missing argument 'NAME'", "plexspaces inspect --help"),
         (("list", "--nope"), "No such option: --nope", "plexspaces list --help"),
         (
@@ -149,7 +149,7 @@ def test_address_when_an_empty_flag_then_no_other_node_is_taken_for_it(
     assert ran == Ran(
         2,
         b"",
-        "error: --node-address is empty\nhint: give HOST:PORT, or leave --node-address out\n",
+        "error: --node-address is empty\nhint: pass HOST:PORT, or omit --node-address\n",
     )
     assert fake_node.calls == []
 
@@ -182,7 +182,7 @@ def test_command_when_the_configuration_is_wrong_then_status_2_names_the_key(
     ran = command("list")
     assert ran.status == 2
     assert "node.adress" in ran.stderr
-    assert "nearest known one is node.address" in ran.stderr
+    assert "closest known name is node.address" in ran.stderr
 
 
 _NODE = ("--node-address", "127.0.0.1:1")
@@ -216,8 +216,8 @@ def test_variable_when_misspelt_then_every_command_says_so(
     assert command(*arguments) == Ran(
         2,
         b"",
-        "error: environment variable 'PLEXSPACES_NODE_ADRESS' is not known\n"
-        "hint: the nearest known one is PLEXSPACES_NODE_ADDRESS; "
+        "error: unknown environment variable 'PLEXSPACES_NODE_ADRESS'\n"
+        "hint: the closest known name is PLEXSPACES_NODE_ADDRESS; "
         "`plexspaces config show` lists every setting\n",
     )
 

@@ -34,7 +34,7 @@ def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipe]:
 def test_message_when_a_pipe_holds_something_then_refused_and_it_is_still_there(pipe: Pipe) -> None:
     """It is not ignored, and not eaten: it may be the list that a script goes through."""
     os.write(pipe.writer, b"{}")
-    with pytest.raises(InvalidArgument, match="a pipe with something in it") as caught:
+    with pytest.raises(InvalidArgument, match="a pipe with data in it") as caught:
         message_of(None, None, None)
     assert (caught.value.hint or "").startswith("plexspaces invoke NAME - to send it")
     assert message_of(None, "text", None) == b"text"

@@ -135,7 +135,7 @@ def test_node_when_not_all_could_be_saved_then_status_1(command: Command, script
     script.drains = False
     ran = command("start-node", "--node-id", "n-1")
     assert ran.status == 1
-    assert "not all could be stopped and saved" in ran.stderr
+    assert "some applications could not be stopped and saved" in ran.stderr
     assert script.done == ["drain", "closed"]
 
 
@@ -195,7 +195,7 @@ def test_node_when_flags_are_given_then_each_reaches_its_configuration(
         (("--node-id", "Not Valid"), "node.id = 'Not Valid', from flag --node-id"),
         (("--node-id", "n-1", "--address", "nowhere"), "node.address = 'nowhere'"),
         (("--node-id", "n-1", "--isolation", "magic"), "node.isolation = 'magic'"),
-        (("--node-id", "n-1", "--config", "none.toml"), "'none.toml' is not there"),
+        (("--node-id", "n-1", "--config", "none.toml"), "'none.toml' does not exist"),
     ],
 )
 def test_node_when_used_wrongly_then_status_2_and_nothing_is_started(

@@ -158,7 +158,7 @@ class TestRun:
         ran = working("run", "--operations", "3", "--limit", LIMIT)
         assert ran.status == 1
         assert ran.text.count("===") == 6
-        assert "1 of 3 replies are wrong: it answered b'167', right is b'168'" in ran.stderr
+        assert "1 of 3 replies are wrong: it answered b'167', expected b'168'" in ran.stderr
         assert "python-calc" not in ran.stderr.partition("error: ")[2]
         assert fake_node.applications == {}
 
@@ -237,7 +237,10 @@ class TestRun:
                 *("run", "--operations", "1", "--limit", LIMIT, "--node-address", free_address)
             )
         assert ran.status == 0
-        assert f"compiling anew: the data directory {cache} is held by node" in ran.stderr
+        assert (
+            f"compiling again, the cache is not usable: the data directory {cache} is held by node"
+            in ran.stderr
+        )
         second = embedded[-1]
         assert second.ended
         assert not Path(second.said["data_dir"]).exists()
@@ -285,7 +288,7 @@ class TestSamples:
         assert caught.value.hint == "plexspaces doctor"
         lines = capsys.readouterr().err.splitlines()
         assert lines
-        assert all(": left out: " in line and "hint: " in line for line in lines)
+        assert all(": skipped: " in line and "hint: " in line for line in lines)
 
 
 class TestEmptyVm:

@@ -23,7 +23,7 @@ def test_install_of_typescript_says_where_it_is(
 
     assert ran.status == 0, ran.stderr
     place = tmp_path / ".local/share/plexspaces/toolchains"
-    assert ran.text.startswith(f"✓ The toolchain for typescript is in {place}/typescript-")
+    assert ran.text.startswith(f"✓ Installed the typescript toolchain in {place}/typescript-")
     assert "installing esbuild, tsc and componentize-qjs" in ran.stderr
 
 

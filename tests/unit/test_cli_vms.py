@@ -30,7 +30,7 @@ def deployed(plexspaces: Command, fake_node: FakeNode, wasm: Path) -> Command:
 def test_list_when_nothing_runs_then_it_says_so_and_what_to_do(plexspaces: Command) -> None:
     """An empty node is told from a command that printed nothing."""
     ran = plexspaces("vms", "list")
-    assert (ran.status, ran.text) == (0, "No VMs run on this node.\n")
+    assert (ran.status, ran.text) == (0, "No VMs are running on this node.\n")
     assert ran.stderr == "hint: plexspaces deploy FILE --name NAME\n"
     assert plexspaces("vms", "list", "--json").json == []
 
@@ -170,7 +170,7 @@ def test_console_when_empty_or_ended_then_a_note_says_so(
     ran = deployed("vms", "console", "calc")
     assert (ran.stdout, ran.stderr) == (
         b"",
-        "the console of calc is empty: nothing was written to it\n",
+        "the console of calc is empty\n",
     )
     fake_node.console = b"x\n"
     ran = deployed("vms", "console", "calc", "--follow")

@@ -172,7 +172,7 @@ class TestPython:
         monkeypatch.setenv("PYTHONPATH", str(place))
         before = children()
         findings = await check_python(timeout_s=0.5)
-        assert "did not end in time" in one(findings, "msgspec").detail
+        assert "timed out" in one(findings, "msgspec").detail
         assert children() == before
 
     def test_dependencies_when_compared_with_the_package_then_they_are_the_same(self) -> None:
@@ -200,7 +200,7 @@ class TestPrograms:
         assert [(one.name, one.ok) for one in findings] == [(name, True) for name in PROGRAMS]
         digest = hashlib.sha256((place / "program").read_bytes()).hexdigest()[:12]
         assert findings[0].detail == (
-            f"0.1.0 ({ENGINE}, link 3) of the present sources, "
+            f"0.1.0 ({ENGINE}, link 3) built from the current sources, "
             f"sha256 {digest} at {place / 'program'}"
         )
         assert findings[2].detail == f"sha256 {digest} at {place / 'program'}"
@@ -208,10 +208,10 @@ class TestPrograms:
     @pytest.mark.parametrize(
         ("script", "said"),
         [
-            ("echo plexspaces-agent 0.0.1 '(wasmtime 1.2.3)'", "is 0.0.1 (wasmtime 1.2.3), and"),
-            ("kill -9 $$", "does not work: signal 9 ended it"),
-            ("echo lost >&2; exit 3", "does not work: it ended with status 3: lost"),
-            ("exec sleep 600", "does not work: it did not end in time"),
+            ("echo plexspaces-agent 0.0.1 '(wasmtime 1.2.3)'", "is 0.0.1 (wasmtime 1.2.3), but"),
+            ("kill -9 $$", "does not work: it was ended by signal 9"),
+            ("echo lost >&2; exit 3", "does not work: it exited with status 3: lost"),
+            ("exec sleep 600", "does not work: it timed out"),
         ],
     )
     async def test_check_programs_when_one_does_not_serve_then_it_is_a_fault_with_a_hint(
@@ -261,13 +261,13 @@ class TestIsolation:
             ("auto", True),
         ]
         assert one(findings, "qemu").detail == "not in this version"
-        assert one(findings, "auto").detail == "takes process"
+        assert one(findings, "auto").detail == "selects process"
 
     async def test_check_isolation_when_several_work_then_auto_takes_the_strongest(self) -> None:
         """The order is that of strength, not of the list."""
         drivers = [sound("process"), sound("firecracker")]
         findings = await check_isolation(configured(), drivers)
-        assert one(findings, "auto").detail == "takes firecracker"
+        assert one(findings, "auto").detail == "selects firecracker"
 
     async def test_check_isolation_when_a_stronger_level_is_emulated_then_auto_passes_it_over(
         self,
@@ -276,7 +276,7 @@ class TestIsolation:
         slow = driver("qemu", Health(True, "boots by emulation", emulated=True))
         findings = await check_isolation(configured(), [slow, sound("process")])
         assert one(findings, "qemu").ok is True
-        assert one(findings, "auto").detail == "takes process"
+        assert one(findings, "auto").detail == "selects process"
 
     async def test_check_isolation_when_a_stronger_level_is_ill_then_it_is_no_fault(self) -> None:
         """With `auto` a weaker level serves; reason and hint of the ill one are shown."""
@@ -314,9 +314,9 @@ class TestIsolation:
             sound("process"),
         ]
         findings = await check_isolation(configured(), drivers, timeout_s=0.05)
-        assert one(findings, "firecracker").detail == "the probe did not end within 0.05 s"
+        assert one(findings, "firecracker").detail == "the probe did not finish within 0.05 s"
         assert (one(findings, "qemu").detail, one(findings, "qemu").hint) == ("busy", "wait")
-        assert one(findings, "auto").detail == "takes process"
+        assert one(findings, "auto").detail == "selects process"
 
 
 class OneLanguage:
@@ -458,7 +458,7 @@ class TestLanguages:
         before = children()
         try:
             findings = await check_compilers(environment, timeout_s=0.5)
-            assert "did not end in time" in one(findings, "go").detail
+            assert "did not report its version in time" in one(findings, "go").detail
             assert children() == before
             ready, _, _ = await asyncio.to_thread(select.select, [lifeline], [], [], 30)
             assert ready, "what the tool started lives on"
@@ -604,7 +604,7 @@ class TestDataDirectory:
         """The doctor looks at the nearest directory there is, and makes none."""
         findings = check_data_directory(configured(data_dir=place / "a" / "b"))
         assert one(findings, "data directory").ok is True
-        assert one(findings, "data directory").detail.endswith("will be made")
+        assert one(findings, "data directory").detail.endswith("will be created")
         assert one(findings, "disk").detail.endswith(f"free at {place}")
         assert list(place.iterdir()) == []
 
@@ -612,7 +612,7 @@ class TestDataDirectory:
         ("make", "reason"),
         [
             (lambda path: path.write_text(""), "is not a directory"),
-            (lambda path: path.symlink_to("nowhere"), "is a symbolic link to nothing"),
+            (lambda path: path.symlink_to("nowhere"), "is a broken symbolic link"),
             (lambda path: path.symlink_to(path), "symbolic links"),
             (lambda path: (path.mkdir(), path.chmod(0o770)), "others may write"),
         ],
@@ -652,7 +652,7 @@ class TestDataDirectory:
         finding = one(check_data_directory(configured(data_dir=place / "link" / "n")), "path")
         assert finding.ok is None
         assert str(place / "link") in finding.detail
-        assert finding.hint == f"name the real path: --data-dir {place / 'real' / 'n'}"
+        assert finding.hint == f"use the real path: --data-dir {place / 'real' / 'n'}"
 
     def test_check_data_directory_when_anybody_may_replace_it_then_it_is_a_fault(
         self, place: Path
@@ -733,7 +733,7 @@ class TestReport:
             "  ✗ process  no util-linux",
             "             hint: apt-get install util-linux",
             "",
-            "✗ 1 of what a node needs does not work here",
+            "✗ 1 required check failed",
         ]
 
     def test_render_when_nothing_is_broken_then_the_last_line_says_so(self) -> None:

@@ -60,7 +60,7 @@ def language_named(text: str) -> Language | None:
         return None
     if text not in LANGUAGES:
         raise InvalidArgument(
-            f"language {text!r} is not known",
+            f"unknown language {text!r}",
             hint=f"choose one of {', '.join(LANGUAGES)}, or leave it out: it is read from the file",
         )
     return Language(text)

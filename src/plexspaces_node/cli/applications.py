@@ -45,7 +45,7 @@ def undeploy(
     node_address: NodeAddress = None,
     as_json: Json = False,
 ) -> None:
-    """Remove an application: its VM, its state and its log."""
+    """Remove an application with its VM, state and log."""
     name = name_of(given, option)
 
     async def act() -> None:
@@ -67,15 +67,15 @@ def stop(
         bool,
         typer.Option(
             "--force",
-            help="Stop it also where its state cannot be saved; what changed last is lost then.",
+            help="Stop even if the state cannot be saved; unsaved changes are lost.",
         ),
     ] = False,
     node_address: NodeAddress = None,
     as_json: Json = False,
 ) -> None:
-    """Stop an application, keeping its last snapshot; or remove an empty VM of that id.
+    """Stop an application and keep its last snapshot, or remove an empty VM.
 
-    An application whose state cannot be saved runs on, and the error says why.
+    If the state cannot be saved, the application keeps running and the error says why.
     """
     name = name_of(given, option)
 
@@ -94,7 +94,7 @@ def stop(
         if as_json:
             print_json({"vm_id": name, "state": VmState.GONE})
         else:
-            say(f"✓ empty VM {name} is gone")
+            say(f"✓ Removed empty VM {name}")
         return
     if as_json:
         print_json(application)
@@ -114,7 +114,7 @@ def start(
     node_address: NodeAddress = None,
     as_json: Json = False,
 ) -> None:
-    """Start a stopped or failed application again, from its last snapshot."""
+    """Start a stopped or failed application from its last snapshot."""
     name = name_of(given, option)
 
     async def act() -> ApplicationInfo:
@@ -135,12 +135,10 @@ def invoke(  # noqa: PLR0913 - a command has a parameter for each of its flags
     stdin: Annotated[
         str | None, typer.Argument(metavar="-", help="Read the message from stdin.")
     ] = None,
-    message_type: Annotated[str, typer.Option("--type", help="Type of the message.")] = "",
+    message_type: Annotated[str, typer.Option("--type", help="Message type.")] = "",
     data: Annotated[
         str | None,
-        typer.Option(
-            metavar="TEXT", help="The message; @FILE for what is in a file, - for what is in stdin."
-        ),
+        typer.Option(metavar="TEXT", help="Message; @FILE reads it from a file, - from stdin."),
     ] = None,
     file: Annotated[
         str | None, typer.Option(metavar="FILE", help="Read the message from a file.")
@@ -149,19 +147,19 @@ def invoke(  # noqa: PLR0913 - a command has a parameter for each of its flags
         float | None,
         typer.Option(
             metavar="SECONDS",
-            help="How long the reply may take.",
-            show_default="limits.message_timeout_s of the node",
+            help="Maximum time to wait for the reply.",
+            show_default="the node's limits.message_timeout_s",
         ),
     ] = None,
-    stats: Annotated[bool, typer.Option("--stats", help="Print the times on stderr.")] = False,
+    stats: Annotated[bool, typer.Option("--stats", help="Print timings to stderr.")] = False,
     node_address: NodeAddress = None,
     as_json: Json = False,
 ) -> None:
-    """Send a message to an application and write the reply's bytes to stdout.
+    """Send a message to an application and write the reply to stdout.
 
-    What a command wrote before it failed is written too, and then the error with its status.
+    When a command fails, its output is written before the error.
 
-    Ctrl-C ends the wait only: an actor that has begun goes on until it is done or its time is up.
+    Ctrl-C only stops waiting: an actor that has started a message finishes it or times out.
     """
     payload = message_of(stdin, data, file)
 
@@ -173,7 +171,9 @@ def invoke(  # noqa: PLR0913 - a command has a parameter for each of its flags
         result = asyncio.run(act())
     except ActorError as error:
         if error.code == _UNKNOWN_MESSAGE and not message_type and isinstance(error, ActorFailed):
-            error.hint = error.hint or f"say which message: plexspaces invoke {name} --type TYPE"
+            error.hint = (
+                error.hint or f"name the message type: plexspaces invoke {name} --type TYPE"
+            )
         if as_json:
             print_json({**_as_text(error.output), "failure": _as_dict(error), "timings": None})
         elif error.output:
@@ -191,8 +191,8 @@ def invoke(  # noqa: PLR0913 - a command has a parameter for each of its flags
 
 
 def _note_interrupted(timeout: float | None) -> None:
-    time = "limits.message_timeout_s of the node" if timeout is None else f"{timeout:g} s"
-    going_on = "an actor that has begun goes on until it is done or its time is up"
+    time = "the node's limits.message_timeout_s" if timeout is None else f"{timeout:g} s"
+    going_on = "an actor that has started the message finishes it or times out"
     # The terminal may be what has gone.
     with suppress(OSError):
         note(f"interrupted: {going_on} ({time})")

@@ -21,12 +21,12 @@ app = typer.Typer()
 
 _NodeId = Annotated[
     str | None,
-    typer.Option("--node-id", metavar="ID", help="The node it is of.", show_default="node-1"),
+    typer.Option("--node-id", metavar="ID", help="Node ID.", show_default="node-1"),
 ]
 _OtherId = Annotated[
     str | None,
     typer.Option(
-        "--node-id", metavar="ID", help="The node to be.", show_default="that of the backup"
+        "--node-id", metavar="ID", help="ID of the restored node.", show_default="the backup's"
     ),
 ]
 _DataDir = Annotated[
@@ -34,18 +34,18 @@ _DataDir = Annotated[
     typer.Option(
         "--data-dir",
         metavar="DIR",
-        help="The node's data directory.",
+        help="Data directory.",
         show_default="~/.local/share/plexspaces/ID",
     ),
 ]
-_File = Annotated[Path, typer.Argument(metavar="FILE", help="The backup.", show_default=False)]
+_File = Annotated[Path, typer.Argument(metavar="FILE", help="Backup file.", show_default=False)]
 
 
 @app.command(epilog="Example:  plexspaces backup node-1.tar --node-id node-1")
 def backup(  # noqa: PLR0913 - a parameter a flag
     file: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="Where to write; - for stdout.", show_default=False),
+        typer.Argument(metavar="FILE", help="Output file; - for stdout.", show_default=False),
     ],
     node_id: _NodeId = None,
     data_dir: _DataDir = None,
@@ -54,21 +54,21 @@ def backup(  # noqa: PLR0913 - a parameter a flag
         bool,
         typer.Option(
             "--without-artifacts",
-            help="Leave the WebAssembly files out: they are to be sent again then.",
+            help="Leave out the WebAssembly files; deploy them again after a restore.",
         ),
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Write a node's applications, states, keys, logs and artifacts to one file.
 
-    The node may run meanwhile. The file holds the environments of applications: keep it as you
-    keep those.
+    The node may keep running. The file contains the environment variables of applications:
+    protect it as you protect those.
     """
     place = _place(config, node_id, data_dir)
     artifacts = not without_artifacts
     if str(file) == "-" and (as_json or sys.stdout.isatty()):
         raise InvalidArgument(
-            "a backup on stdout is for a pipe or a file",
+            "a backup written to stdout needs a pipe or a file, and no --json",
             hint="plexspaces backup FILE, or … | ssh backup-host 'cat > node.tar'",
         )
     with working(f"writing {file}"):
@@ -94,9 +94,9 @@ def restore(
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Unpack a backup into an empty data directory, also on another machine; then start the node.
+    """Restore a backup into an empty data directory, on this or another machine.
 
-    Nothing of it is used before all of it was checked.
+    The whole backup is checked before any of it is used. Start the node afterwards.
     """
     node_id = node_id or read.read_manifest(file).node_id
     place = _place(config, node_id, data_dir)
@@ -114,15 +114,13 @@ def restore(
 def verify(
     path: Annotated[
         Path,
-        typer.Argument(
-            metavar="PATH", help="A backup, or a node's data directory.", show_default=False
-        ),
+        typer.Argument(metavar="PATH", help="Backup file or data directory.", show_default=False),
     ],
     as_json: Json = False,
 ) -> None:
     """Check every byte of a backup, or the registry and artifacts of a data directory.
 
-    Changes nothing; the node may run meanwhile. Ends with status 1 when an artifact is missing.
+    Changes nothing; the node may keep running. Exits with status 1 if an artifact is missing.
     """
     with working(f"checking {path}"):
         if path.is_dir():
@@ -136,7 +134,7 @@ def verify(
     if as_json:
         print_json({"whole": not missing, "missing_artifacts": list(missing)} | facts)
     else:
-        say(f"{'✗' if missing else '✓'} {path} is {'not ' if missing else ''}whole")
+        say(f"{'✗' if missing else '✓'} {path} is {'incomplete' if missing else 'intact'}")
         print_fields(fields)
     _tell(missing)
     if missing:
@@ -146,7 +144,7 @@ def verify(
 def _place(config: str | None, node_id: str | None, data_dir: str | None) -> Path:
     flags = {"node.id": node_id, "node.data_dir": data_dir}
     if data_dir == "":
-        raise InvalidArgument("--data-dir is empty", hint="give a directory, or leave it out")
+        raise InvalidArgument("--data-dir is empty", hint="pass a directory, or omit --data-dir")
     return plexspaces_node.ConfigBootstrap.load(config, flags).node.data_dir
 
 
@@ -159,7 +157,7 @@ def _fields(info: BackupInfo) -> list[tuple[str, str]]:
     return [
         ("Node", f"{info.manifest.node_id}, {info.manifest.created}"),
         ("Applications", str(len(info.applications))),
-        ("Artifacts", "included" if info.manifest.artifacts else "left out"),
+        ("Artifacts", "included" if info.manifest.artifacts else "not included"),
         ("Size", f"{info.size_bytes / 2**20:.1f} MiB"),
         ("SHA-256", info.sha256),
     ]
@@ -183,4 +181,4 @@ def _described(info: BackupInfo) -> dict[str, Any]:
 def _tell(missing: tuple[str, ...]) -> None:
     if missing:
         names = printable(", ".join(missing))
-        note(f"these artifacts are missing, deploy the applications again to send them: {names}")
+        note(f"these artifacts are missing; deploy their applications again: {names}")

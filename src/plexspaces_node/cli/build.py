@@ -30,13 +30,13 @@ def new(
             autocompletion=complete_language,
         ),
     ],
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The project's name.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Project name.")],
     directory: Annotated[
         Path | None,
-        typer.Option("--dir", metavar="DIR", help="Where to.", show_default="a directory NAME"),
+        typer.Option("--dir", metavar="DIR", help="Output directory.", show_default="./NAME"),
     ] = None,
 ) -> None:
-    """Begin a project: a small application that builds at once, with a unit test."""
+    """Create a project: a small application with a unit test, ready to build."""
     made = new_project(_language(language), name, directory or Path(name))
     here = Path.cwd()
     say(f"✓ Created {name} ({language}) in {made}")
@@ -46,13 +46,13 @@ def new(
         say(f"  cd {shlex.quote(str(shown))}")
     say("  plexspaces build")
     say("  plexspaces deploy .")
-    say("README.md says what can be sent to it, and how its tests are run.")
+    say("See README.md for its messages and how to run its tests.")
 
 
 def _language(text: str) -> Language:
     if text not in LANGUAGES:
         raise InvalidArgument(
-            f"language {text!r} is not known", hint=f"choose one of {', '.join(LANGUAGES)}"
+            f"unknown language {text!r}", hint=f"choose one of {', '.join(LANGUAGES)}"
         )
     return Language(text)
 
@@ -60,19 +60,24 @@ def _language(text: str) -> Language:
 @app.command(epilog="Example:  plexspaces build examples/python-calculator -o calculator.wasm")
 def build(
     project: Annotated[
-        Path, typer.Argument(metavar="DIR", help="The project.", show_default="this directory")
+        Path,
+        typer.Argument(metavar="DIR", help="Project directory.", show_default="current directory"),
     ] = Path(),
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", metavar="FILE", help="Where to.", show_default="dist/NAME.wasm in it"
+            "-o",
+            "--output",
+            metavar="FILE",
+            help="Output file.",
+            show_default="dist/NAME.wasm in DIR",
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Build a project; its language is read from its files."""
+    """Build a project; its language is detected from its files."""
     check_project(project)
-    with if_interrupted("the build did not end"), working("building") as step:
+    with if_interrupted("the build is incomplete"), working("building") as step:
         result = asyncio.run(build_project(project, output, progress=step))
     if as_json:
         print_json(result)

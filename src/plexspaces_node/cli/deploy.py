@@ -38,7 +38,7 @@ app = typer.Typer()
 Variables = Annotated[
     list[str] | None,
     typer.Option(
-        "--env", metavar="K=V", help="A variable the application sees; may be given many times."
+        "--env", metavar="K=V", help="Environment variable of the application; repeatable."
     ),
 ]
 Concurrency = Annotated[
@@ -46,8 +46,8 @@ Concurrency = Annotated[
     typer.Option(
         "--concurrency",
         metavar="N",
-        help="Messages that a command handles at the same time; an actor handles one.",
-        show_default="its vCPUs",
+        help="Messages that a command handles at once; an actor handles one.",
+        show_default="its number of vCPUs",
     ),
 ]
 
@@ -60,25 +60,26 @@ Concurrency = Annotated[
 def deploy(  # noqa: PLR0913 - a command has a parameter for each of its flags
     ctx: typer.Context,
     project: Annotated[
-        Path | None, typer.Argument(metavar="PROJECT", help="A directory to build, or a file.")
+        Path | None,
+        typer.Argument(metavar="PROJECT", help="Project directory to build, or WebAssembly file."),
     ] = None,
     wasm: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The WebAssembly file, as an option.")
+        Path | None, typer.Option(metavar="FILE", help="WebAssembly file; alternative to PROJECT.")
     ] = None,
     name: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="The application's name.",
-            show_default="the project's, or the file's",
+            help="Application name.",
+            show_default="the name of the project or file",
         ),
     ] = None,
     language: Annotated[
         str | None,
         typer.Option(
             metavar="LANG",
-            help="What it was written in: rust, typescript, go or python.",
-            show_default="read from the file",
+            help="Source language: rust, typescript, go or python.",
+            show_default="detected",
             autocompletion=complete_language,
         ),
     ] = None,
@@ -88,25 +89,24 @@ def deploy(  # noqa: PLR0913 - a command has a parameter for each of its flags
     memory: Annotated[
         int | None, typer.Option(help="Memory in MiB.", show_default="the node's, 256")
     ] = None,
-    version: Annotated[str, typer.Option(help="Version of the application.")] = DEFAULT_VERSION,
+    version: Annotated[str, typer.Option(help="Application version.")] = DEFAULT_VERSION,
     env: Variables = None,
     concurrency: Concurrency = None,
     replace_: Annotated[
         bool,
         typer.Option(
             "--replace",
-            help="Where the name is taken: put this in place of it, from its state. It keeps its "
-            "keys and values and its log; and its size, its variables, its arguments and its "
-            "concurrency where none are said.",
+            help="Replace the running version; its state, keys and logs carry over, as do the "
+            "size, variables, arguments and concurrency that are not given.",
         ),
     ] = False,
     node_address: NodeAddress = None,
     as_json: Json = False,
 ) -> None:
-    """Deploy a project, or a WebAssembly file, as an application in a VM of its own.
+    """Deploy a project or a WebAssembly file as an application in its own VM.
 
-    What follows -- are the arguments of a WASI command, the same for every message; they are shown
-    by inspect, so give secrets with --env. Variables and arguments have at most 128 KiB together.
+    A WASI command gets everything after -- as its arguments, the same for every message. `inspect`
+    shows them, so pass secrets with --env. Variables and arguments take at most 128 KiB together.
     """
     options = DeployOptions(
         language=language_named(language or ""),
@@ -127,7 +127,7 @@ def deploy(  # noqa: PLR0913 - a command has a parameter for each of its flags
         deploying = _deploy_file(address, name or application_name(wasm.stem), wasm, options)
     else:
         raise InvalidArgument(
-            "deploy takes a project's directory or a WebAssembly file, one of the two",
+            "deploy takes either a project directory or a WebAssembly file",
             hint="plexspaces deploy DIR, or plexspaces deploy FILE --name NAME",
         )
     application = asyncio.run(deploying)
@@ -151,8 +151,8 @@ def _of_project(
     language = detect(project)
     if options.language not in (None, language):
         raise InvalidArgument(
-            f"{project} is a {language} project, not one in {options.language}",
-            hint=f"leave --language out, or say --language {language}",
+            f"{project} is a {language} project, not a {options.language} project",
+            hint=f"omit --language, or pass --language {language}",
         )
     return project_name(project) if name is None else name, replace(options, language=language)
 
@@ -179,7 +179,7 @@ async def _deploy_file(
 async def _deploy(
     client: NodeClient, name: str, wasm: Path, options: DeployOptions
 ) -> ApplicationInfo:
-    undone = f"the node undoes what it had begun of {name}; see: plexspaces list"
+    undone = f"the node rolls back the deploy of {name}; see: plexspaces list"
     with if_interrupted(undone), DeployDisplay() as display:
         return await client.deploy(name, wasm, options=options, on_progress=display)
 

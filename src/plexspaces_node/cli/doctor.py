@@ -24,12 +24,12 @@ app.add_typer(config_app, name="config")
 
 @app.command(epilog="Example:  plexspaces doctor")
 def doctor(config: ConfigFile = None, as_json: Json = False) -> None:
-    """Say what works on this machine, what does not, and which command mends it.
+    """Check this machine and show how to fix what does not work.
 
-    Ends with status 1 when something that a node needs does not work.
+    Exits with status 1 if a required check fails.
     """
     loaded = ConfigBootstrap.load(config)
-    with working("examining this machine"):
+    with working("checking this machine"):
         findings = asyncio.run(examine(loaded, make_drivers(loaded)))
     if as_json:
         say(to_json(findings))
@@ -41,7 +41,7 @@ def doctor(config: ConfigFile = None, as_json: Json = False) -> None:
 
 @config_app.command("show", epilog="Example:  plexspaces config show --config release.toml")
 def config_show(config: ConfigFile = None, as_json: Json = False) -> None:
-    """Print every setting, its value and where the value comes from."""
+    """Print every setting with its value and where the value comes from."""
     settings = list(ConfigBootstrap.load(config).items())
     if as_json:
         print_json(
@@ -56,7 +56,7 @@ def config_show(config: ConfigFile = None, as_json: Json = False) -> None:
 
 @config_app.callback(epilog="Example:  plexspaces config show")
 def _config() -> None:
-    """Show what the configuration says and why."""
+    """Show the configuration."""
 
 
 def _jsonable(value: object) -> object:

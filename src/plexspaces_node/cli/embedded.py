@@ -52,7 +52,7 @@ async def node_or_embedded(address: str, isolation: str | None) -> AsyncIterator
                 raise InvalidArgument(
                     f"the node {node.node_id!r} at {address} has {node.isolation} isolation, "
                     f"not {isolation}",
-                    hint="leave --isolation out, or stop that node",
+                    hint="omit --isolation, or stop that node",
                 )
             note(f"using node {node.node_id} at {address} ({node.isolation} isolation)")
             yield client
@@ -77,7 +77,7 @@ async def _embedded(isolation: str | None) -> AsyncIterator[Node]:
             # Another command works there, or nobody can: nothing of it is needed.
             directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="plexspaces-"))
             node = await stack.enter_async_context(_built(isolation, Path(directory)))
-            note(f"compiling anew: {error.message}")
+            note(f"compiling again, the cache is not usable: {error.message}")
         yield node
 
 

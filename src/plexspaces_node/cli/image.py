@@ -23,8 +23,7 @@ from plexspaces_node.vm.image import GuestImage, default_directory, find_directo
 AGENT = "agent"
 _SHOWN_DIGITS = 12
 _OLD_AGENT = (
-    "its agent is not the one of this installation; make it anew with: "
-    "plexspaces image build --dir {}"
+    "its agent differs from this installation's; rebuild it with: plexspaces image build --dir {}"
 )
 
 app = typer.Typer()
@@ -36,7 +35,7 @@ Directory = Annotated[
     typer.Option(
         "--dir",
         metavar="DIR",
-        help="The image's directory.",
+        help="Image directory.",
         show_default="$XDG_DATA_HOME/plexspaces/image",
     ),
 ]
@@ -44,17 +43,17 @@ Directory = Annotated[
 
 @image_app.callback(epilog="Example:  plexspaces image build")
 def _image() -> None:
-    """Make and check the guest image: kernel, initial RAM disk and root of every microVM."""
+    """Build and verify the guest image: what every microVM boots."""
 
 
 @image_app.command(epilog="Example:  plexspaces image build --dir /var/lib/firecracker")
 def build(directory: Directory = None, as_json: Json = False) -> None:
-    """Make the image from the distribution's packages; needs neither Docker nor root.
+    """Build the image from the distribution's packages, without Docker or root.
 
-    Takes the place of the one that is there; machines that run are not touched.
+    Replaces an existing image; running machines are not affected.
     """
     begin = perf_counter_ns()
-    with if_interrupted("the build did not end"), working("building the image") as step:
+    with if_interrupted("the build is incomplete"), working("building the image") as step:
         image = asyncio.run(build_image(directory or _default(), progress=step))
     if as_json:
         print_json(_record(image))
@@ -68,7 +67,7 @@ def build(directory: Directory = None, as_json: Json = False) -> None:
 
 @image_app.command("list", epilog="Example:  plexspaces image list --json")
 def list_images(config: ConfigFile = None, as_json: Json = False) -> None:
-    """List the images of this machine, and say which one a node would boot."""
+    """List the images on this machine and show which one a node would boot."""
     found = [one for one in _candidates(config) if one.image or one.in_use]
     if as_json:
         print_json([_row(one) for one in found])
@@ -79,9 +78,9 @@ def list_images(config: ConfigFile = None, as_json: Json = False) -> None:
 
 @image_app.command(epilog="Example:  plexspaces image verify")
 def verify(directory: Directory = None, config: ConfigFile = None, as_json: Json = False) -> None:
-    """Read every byte of the image and compare it with what was built.
+    """Check every byte of the image against what was built.
 
-    Ends with status 1 or 2 when the image cannot be booted by this version.
+    Exits with status 1 or 2 if this version cannot boot the image.
     """
     place = directory or next(one.directory for one in _candidates(config) if one.in_use)
     image = GuestImage.open(place, generation=link.GENERATION)
@@ -89,7 +88,7 @@ def verify(directory: Directory = None, config: ConfigFile = None, as_json: Json
     if as_json:
         print_json(_record(image))
     else:
-        say(f"✓ Image {image.digest} in {image.directory} is whole")
+        say(f"✓ Image {image.digest} in {image.directory} is intact")
     if _is_current(image) is False:
         note(_OLD_AGENT.format(image.directory))
 
@@ -132,13 +131,13 @@ def _print(found: _Found) -> None:
             note(f"hint: {problem.hint}")
         return
     say(f"{image.digest[:_SHOWN_DIGITS]}  {found.directory}")
-    state = found.problem.message if found.problem else "complete by its sizes"
+    state = found.problem.message if found.problem else "complete, sizes checked"
     fields = [
-        ("State", state + ("; it is what a node boots" if found.in_use else "")),
+        ("State", state + ("; nodes boot this image" if found.in_use else "")),
         ("Size", size(image.size_bytes)),
         ("Memory", f"at least {image.min_memory_mib} MiB"),
         ("Engine", image.engine),
-        ("Made of", ", ".join(f"{name} {version}" for name, version in image.made_of.items())),
+        ("Built from", ", ".join(f"{name} {version}" for name, version in image.made_of.items())),
     ]
     print_fields(fields)
     if found.problem is None and _is_current(image) is False:

@@ -122,7 +122,7 @@ root = typer.Typer(
     cls=_Root,
     context_settings={"help_option_names": sorted(_HELP)},
     rich_markup_mode="rich",
-    epilog="Begin with:  plexspaces doctor  ·  plexspaces start-node --node-id my-node\n\n"
+    epilog="Get started:  plexspaces doctor  ·  plexspaces start-node --node-id my-node\n\n"
     f"Exit status:  {IN_SHORT}",
 )
 
@@ -133,20 +133,20 @@ def _plexspaces(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version and end."
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
 ) -> None:
-    """Deploy WebAssembly applications into microVMs and measure what they cost."""
+    """Deploy WebAssembly applications into microVMs and measure their cost."""
     if ctx.invoked_subcommand is None:
         say(ctx.get_help())
 
 
 @app.command("version", epilog="Example:  plexspaces version --json")
 def _version(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print the version of this program."""
+    """Print the version."""
     if as_json:
         print_json({"version": plexspaces_node.__version__})
     else:

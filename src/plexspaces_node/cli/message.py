@@ -26,8 +26,8 @@ def message_of(argument: str | None, data: str | None, file: str | None) -> byte
     """
     if argument not in (None, STDIN):
         raise InvalidArgument(
-            f"{argument!r} is one argument too many",
-            hint="give the message with --data TEXT or --file FILE, or - to read it from stdin",
+            f"unexpected argument {argument!r}",
+            hint="pass the message with --data TEXT or --file FILE, or - to read it from stdin",
         )
     if sum(source is not None for source in (argument, data, file)) > 1:
         raise InvalidArgument(
@@ -41,11 +41,11 @@ def message_of(argument: str | None, data: str | None, file: str | None) -> byte
         return b""
     name = source.removeprefix("@") if source is data else source
     if not name:
-        raise InvalidArgument("no file is named", hint="--data @FILE or --file FILE; - is stdin")
+        raise InvalidArgument("no file name given", hint="--data @FILE or --file FILE; - is stdin")
     if name != STDIN:
         return _read_file(name, source)
     if sys.stdin is None:
-        raise InvalidArgument("the message is to be read from stdin, which is closed")
+        raise InvalidArgument("cannot read the message from stdin, which is closed")
     return _read(sys.stdin.buffer)
 
 
@@ -59,7 +59,7 @@ def _read_file(name: str, given: str) -> bytes:
         as_text = f"printf %s {quoted(given)} | plexspaces invoke NAME -"
         raise InvalidArgument(
             f"{name!r} cannot be read: {error.strerror}",
-            hint=f"if it is the message itself: {as_text}" if given != name else None,
+            hint=f"if that is the message itself: {as_text}" if given != name else None,
         ) from error
 
 
@@ -72,7 +72,7 @@ def _read(source: BinaryIO) -> bytes:
 
 def _too_long() -> InvalidArgument:
     return InvalidArgument(
-        f"the message is longer than {MAX_MESSAGE_LIMIT_BYTES} bytes, which no node takes",
+        f"the message exceeds the maximum of {MAX_MESSAGE_LIMIT_BYTES} bytes",
         hint="send it in parts",
     )
 
@@ -91,6 +91,6 @@ def _check_nothing_waits() -> None:
         return
     if waiting:
         raise InvalidArgument(
-            "stdin is a pipe with something in it, and nothing says to read it",
+            "stdin is a pipe with data in it, but the command was not told to read it",
             hint="plexspaces invoke NAME - to send it, or </dev/null to send an empty message",
         )

@@ -28,11 +28,13 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def start_node(
     node_id: Annotated[
         str | None,
-        typer.Option("--node-id", metavar="ID", help="Id of the node.", show_default="node-1"),
+        typer.Option("--node-id", metavar="ID", help="Node ID.", show_default="node-1"),
     ] = None,
     address: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="Where to listen.", show_default="127.0.0.1:9000"),
+        typer.Option(
+            metavar="HOST:PORT", help="Address to listen on.", show_default="127.0.0.1:9000"
+        ),
     ] = None,
     config: ConfigFile = None,
     isolation: IsolationOption = None,
@@ -40,12 +42,12 @@ def start_node(
         str | None,
         typer.Option(
             metavar="DIR",
-            help="Where everything is kept.",
+            help="Data directory.",
             show_default="~/.local/share/plexspaces/ID",
         ),
     ] = None,
 ) -> None:
-    """Start an empty node; Ctrl-C stops it in good order, twice at once."""
+    """Start an empty node; Ctrl-C stops it gracefully, a second one at once."""
     flags = {
         "node.id": node_id,
         "node.address": address,
@@ -95,10 +97,10 @@ class _Service:
             self._node = node
             _announce(node)
             await self._stop.wait()
-            note("stopping: running messages may finish (again Ctrl-C: at once)")
+            note("stopping: waiting for running messages (Ctrl-C again to stop at once)")
             if not await node.drain():
                 self._status = FAILED
-                note("not all could be stopped and saved: the log says what")
+                note("some applications could not be stopped and saved: see the log")
         note("stopped")
 
     def _on_signal(self, number: signal.Signals) -> None:

@@ -24,8 +24,8 @@ QUEUED_LINES = 1000
 """The most that wait to be written."""
 END_TIMEOUT_S = 1.0
 """For those that wait when the node has ended."""
-_DROPPED = b"%d lines were dropped here: nobody read them in time\n"
-_DROPPED_JSON = b'{"event": "%d lines were dropped here: nobody read them in time"}\n'
+_DROPPED = b"%d lines were dropped here: the reader was too slow\n"
+_DROPPED_JSON = b'{"event": "%d lines were dropped here: the reader was too slow"}\n'
 THREAD = "stderr"
 
 

@@ -19,17 +19,17 @@ NodeAddress = Annotated[
         "--node-address",
         metavar="HOST:PORT",
         envvar="PLEXSPACES_NODE_ADDRESS",
-        show_default="node.address of the configuration, 127.0.0.1:9000",
-        help="The node to talk to.",
+        show_default="node.address in the configuration, else 127.0.0.1:9000",
+        help="Address of the node.",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The application's name.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Application name.")]
 GivenName = Annotated[
-    str | None, typer.Argument(metavar="NAME", help="The application's name.", show_default=False)
+    str | None, typer.Argument(metavar="NAME", help="Application name.", show_default=False)
 ]
 NameOption = Annotated[
-    str | None, typer.Option("--name", metavar="NAME", help="The same, as a flag.")
+    str | None, typer.Option("--name", metavar="NAME", help="Alternative to NAME.")
 ]
 Operations = Annotated[
     int, typer.Option("--operations", min=1, max=1_000_000, help="Messages per application.")
@@ -39,8 +39,8 @@ ConfigFile = Annotated[
     typer.Option(
         "--config",
         metavar="FILE",
-        show_default="release.toml here, or in ~/.config/plexspaces",
-        help="The configuration file.",
+        show_default="./release.toml, else ~/.config/plexspaces/release.toml",
+        help="Configuration file.",
     ),
 ]
 
@@ -56,7 +56,7 @@ IsolationOption = Annotated[
         "--isolation",
         metavar="auto|firecracker|qemu|process",
         help="Isolation level of the VMs.",
-        show_default="node.isolation of the configuration, auto",
+        show_default="node.isolation in the configuration, else auto",
         autocompletion=complete_isolation,
     ),
 ]
@@ -68,7 +68,7 @@ def check_isolation(level: str | None) -> None:
     """Raise `InvalidArgument` for a level that there is not, before anything takes long."""
     if level not in (None, "auto", *LEVELS):
         raise InvalidArgument(
-            f"there is no isolation level {level!r}", hint=f"one of auto, {', '.join(LEVELS)}"
+            f"unknown isolation level {level!r}", hint=f"choose one of auto, {', '.join(LEVELS)}"
         )
 
 
@@ -99,7 +99,7 @@ def address_of(flag: str | None) -> str:
     if flag == "":
         # As of a script whose own variable is not set: another node is not what it means.
         raise InvalidArgument(
-            "--node-address is empty", hint="give HOST:PORT, or leave --node-address out"
+            "--node-address is empty", hint="pass HOST:PORT, or omit --node-address"
         )
     return flag or plexspaces_node.ConfigBootstrap.load().node.address
 
@@ -114,12 +114,12 @@ def check_project(project: Path) -> None:
         raise InvalidArgument(f"{str(project)!r} cannot be read: {error.strerror}") from error
     if is_file:
         raise InvalidArgument(
-            f"{str(project)!r} is a file, not a project's directory",
+            f"{str(project)!r} is a file, not a project directory",
             hint=f"plexspaces deploy {quoted(project)}",
         )
     raise InvalidArgument(
         f"{str(project)!r} does not exist",
-        hint="plexspaces build DIR, or deploy DIR, with a project's directory",
+        hint="plexspaces build DIR, or plexspaces deploy DIR",
     )
 
 
@@ -127,8 +127,8 @@ def name_of(given: str | None, option: str | None) -> str:
     """Return the name that was given in one of two ways; raises `InvalidArgument` otherwise."""
     name = given or option
     if name is None or (given and option and given != option):
-        fault = "the application's name is missing" if name is None else "two names are given"
-        raise InvalidArgument(fault, hint="give one NAME; see them with: plexspaces list")
+        fault = "no application name given" if name is None else "two different names given"
+        raise InvalidArgument(fault, hint="pass one NAME; list them with: plexspaces list")
     return name
 
 
@@ -140,7 +140,7 @@ def environment_of(pairs: Iterable[str]) -> dict[str, str]:
         if not equals:
             # The text itself is not repeated: it may be a secret in the wrong place.
             raise InvalidArgument(
-                "--env takes NAME=VALUE, and one given has no '='",
+                "--env takes NAME=VALUE, but one value has no '='",
                 hint="plexspaces deploy … --env GREETING=hello",
             )
         env[key] = value

@@ -26,9 +26,9 @@ from plexspaces_node.client import Progress
 
 PHASES = {
     "upload": "uploading",
-    "cached": "the node has the artifact already",
+    "cached": "the node already has the artifact",
     "compile": "compiling",
-    "stop": "stopping the version before",
+    "stop": "stopping the previous version",
     "vm": "starting the VM",
     "load": "loading the artifact",
 }
@@ -95,7 +95,7 @@ class DeployDisplay:
             transient=True,
             disable=not self._console.is_interactive,
         )
-        self._task = self._display.add_task("asking the node", total=None, sent="")
+        self._task = self._display.add_task("contacting the node", total=None, sent="")
 
     def __enter__(self) -> Self:
         self._display.start()

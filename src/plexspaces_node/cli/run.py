@@ -54,7 +54,10 @@ app = typer.Typer()
 Limit = Annotated[
     int,
     typer.Option(
-        "--limit", min=2, max=MAX_PRIMES_LIMIT, help="Each message counts the primes up to this."
+        "--limit",
+        min=2,
+        max=MAX_PRIMES_LIMIT,
+        help="Upper limit of the primes that each message counts.",
     ),
 ]
 
@@ -69,7 +72,7 @@ def run(
 ) -> None:
     """Build, deploy and measure every sample application.
 
-    Works on the node at the address if one answers there, else on an embedded one of its own.
+    Uses the node at the address if one answers there, else starts an embedded one.
     """
     work = Work(operations, limit)
     check_isolation(isolation)
@@ -145,8 +148,8 @@ def _fail_when_wrong(measured: Sequence[Measured]) -> None:
     epilog="Example:  plexspaces empty-vm-typescript --vm-id vm-1 --wasm greeter.wasm",
 )
 def empty_vm_typescript(  # noqa: PLR0913 - a command has a parameter for each of its flags
-    vm_id: Annotated[str, typer.Option("--vm-id", metavar="ID", help="Id of the VM.")],
-    wasm: Annotated[Path, typer.Option(metavar="FILE", help="The actor to deploy into it.")],
+    vm_id: Annotated[str, typer.Option("--vm-id", metavar="ID", help="VM ID.")],
+    wasm: Annotated[Path, typer.Option(metavar="FILE", help="Actor to deploy into it.")],
     vcpus: Annotated[int, typer.Option(help="Virtual CPUs of the VM.")] = 1,
     memory: Annotated[int, typer.Option(help="Memory of the VM in MiB.")] = 256,
     operations: Operations = 10,
@@ -155,11 +158,11 @@ def empty_vm_typescript(  # noqa: PLR0913 - a command has a parameter for each o
     isolation: IsolationOption = None,
     as_json: Json = False,
 ) -> None:
-    """Start an empty VM, deploy an actor into it, measure it, stop it.
+    """Start an empty VM, deploy an actor into it, measure it and stop it.
 
     The actor must answer the message `primes`, as every example does.
 
-    Works on the node at the address if one answers there, else on an embedded one of its own.
+    Uses the node at the address if one answers there, else starts an embedded one.
     """
     check_name(vm_id, what="VM id")
     check_isolation(isolation)

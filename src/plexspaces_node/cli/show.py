@@ -35,7 +35,7 @@ app = typer.Typer()
 
 @app.command("list", epilog="Example:  plexspaces list --json")
 def list_(node_address: NodeAddress = None, as_json: Json = False) -> None:
-    """List the applications of a node and the VMs they run in."""
+    """List a node's applications and their VMs."""
 
     async def look() -> Listing:
         async with NodeClient(address_of(node_address)) as client:
@@ -96,7 +96,7 @@ def _place(vm: VmInfo) -> tuple[str, str, str, str]:
 
 @app.command(epilog="Example:  plexspaces inspect calculator")
 def inspect(name: Name, node_address: NodeAddress = None, as_json: Json = False) -> None:
-    """Show an application: its VM, the times of its deploy, its counters."""
+    """Show an application's VM, deploy timings and counters."""
 
     async def look() -> ApplicationInfo:
         async with NodeClient(address_of(node_address)) as client:
@@ -150,15 +150,15 @@ def _print_application(application: ApplicationInfo) -> None:
 def logs(
     name: Name,
     follow: Annotated[
-        bool, typer.Option("-f", "--follow", help="Go on as lines come, until Ctrl-C.")
+        bool, typer.Option("-f", "--follow", help="Stream new lines until Ctrl-C.")
     ] = False,
     tail: Annotated[
-        int, typer.Option(min=0, help="At most this many lines of the past; 0 means all.")
+        int, typer.Option(min=0, help="Start with at most this many past lines; 0 means all.")
     ] = 0,
     node_address: NodeAddress = None,
     as_json: Json = False,
 ) -> None:
-    """Print what an application logged and wrote to stdout and stderr."""
+    """Print an application's logs and what it wrote to stdout and stderr."""
 
     async def read() -> None:
         async with (

@@ -22,7 +22,7 @@ USED_WRONGLY = 2
 _OF_A_SIGNAL = 128
 INTERRUPTED = _OF_A_SIGNAL + 2
 
-IN_SHORT = "0 done · 1 it failed · 2 what was given is wrong · 130 interrupted, 143 terminated"
+IN_SHORT = "0 success · 1 failure · 2 invalid usage or input · 130 interrupted · 143 terminated"
 """The table in one line, for the help."""
 
 

@@ -18,7 +18,7 @@ from plexspaces_node.toolchains.typescript import install as install_typescript
 app = typer.Typer()
 _EXAMPLE = "Example:  plexspaces toolchain install typescript"
 
-toolchain_app = typer.Typer(help="Install the compilers of the languages.", epilog=_EXAMPLE)
+toolchain_app = typer.Typer(help="Install language compilers.", epilog=_EXAMPLE)
 app.add_typer(toolchain_app, name="toolchain")
 
 _INSTALLERS = {Language.RUST: install_rust, Language.TYPESCRIPT: install_typescript}
@@ -28,18 +28,18 @@ _INSTALLERS = {Language.RUST: install_rust, Language.TYPESCRIPT: install_typescr
 def install(
     language: Annotated[str, typer.Argument(metavar="LANG", help="rust or typescript.")],
 ) -> None:
-    """Install what `build` needs for a language, for this user, in pinned versions."""
+    """Install the pinned compilers that `build` needs for a language, for this user."""
     installer = next((_INSTALLERS[one] for one in _INSTALLERS if one == language), None)
     if installer is None:
         other = next((one.install for one in TOOLCHAINS if one.language == language), None)
         raise InvalidArgument(
-            f"no toolchain for {language!r} is installed by this command",
+            f"this command installs no toolchain for {language!r}",
             hint=other or f"choose one of {', '.join(_INSTALLERS)}",
         )
     place = asyncio.run(installer(BuildEnvironment.here(), progress=note))
-    say(f"✓ The toolchain for {language} is in {place}")
+    say(f"✓ Installed the {language} toolchain in {place}")
 
 
 @toolchain_app.callback()
 def _toolchain() -> None:
-    """Install the compilers of the languages."""
+    """Install language compilers."""

@@ -33,21 +33,19 @@ app = typer.Typer()
 vms_app = typer.Typer()
 app.add_typer(vms_app, name="vms")
 
-VmName = Annotated[
-    str, typer.Argument(metavar="NAME", help="The name of the VM's application, or the VM's id.")
-]
+VmName = Annotated[str, typer.Argument(metavar="NAME", help="Application name or VM ID.")]
 
 
 @vms_app.callback(epilog="Example:  plexspaces vms list")
 def _vms() -> None:
-    """Look at the VMs of a node: what runs, what it costs, what a guest said."""
+    """Inspect a node's VMs: state, resource use and console."""
 
 
 @vms_app.command("list", epilog="Example:  plexspaces vms list --json")
 def list_vms(node_address: NodeAddress = None, as_json: Json = False) -> None:
-    """List every VM of a node: with an application, empty, or still starting.
+    """List every VM of a node: with an application, empty or still starting.
 
-    RSS is what its process holds of the host's memory; – is not known.
+    RSS is the host memory that the VM's process uses; – means unknown.
     """
 
     async def look() -> tuple[VmInfo, ...]:
@@ -59,7 +57,7 @@ def list_vms(node_address: NodeAddress = None, as_json: Json = False) -> None:
         print_json(vms)
         return
     if not vms:
-        say("No VMs run on this node.")
+        say("No VMs are running on this node.")
         note("hint: plexspaces deploy FILE --name NAME")
         return
     for line in table(vms):
@@ -88,10 +86,10 @@ def table(vms: Sequence[VmInfo]) -> Iterator[str]:
 
 @vms_app.command("inspect", epilog="Example:  plexspaces vms inspect calculator")
 def inspect_vm(name: VmName, node_address: NodeAddress = None, as_json: Json = False) -> None:
-    """Show a VM: its state, what it costs its host, its memory inside, how its start went.
+    """Show a VM: state, resource use, memory inside and the steps of its start.
 
-    The memory inside is what its agent says: that of the whole guest.
-    At process isolation there is no guest: what the agent's process has.
+    The agent reports the memory inside: that of the whole guest or, at process isolation,
+    where there is no guest, that of the agent's process.
     """
 
     async def look() -> VmInspection:
@@ -144,18 +142,18 @@ def memory_inside(inspection: VmInspection) -> tuple[str, str]:
 def console(
     name: VmName,
     follow: Annotated[
-        bool, typer.Option("-f", "--follow", help="Go on as it comes, until the VM is gone.")
+        bool, typer.Option("-f", "--follow", help="Stream new output until the VM is gone.")
     ] = False,
     tail: Annotated[
-        int, typer.Option(min=0, help="At most this many lines of the past; 0 means all.")
+        int, typer.Option(min=0, help="Start with at most this many past lines; 0 means all.")
     ] = 0,
     node_address: NodeAddress = None,
 ) -> None:
-    """Print what a VM wrote to its console: a guest's boot log, a panic's last words.
+    """Print a VM's console output, such as a guest's boot log or a kernel panic.
 
-    At process isolation there is no guest: what the agent's process wrote.
-    What the application itself logs is in `plexspaces logs`.
-    A terminal sees control characters escaped, a pipe gets the bytes.
+    At process isolation there is no guest: the output is that of the agent's process.
+    For the application's own logs use `plexspaces logs`.
+    Control characters are escaped on a terminal; a pipe gets the raw bytes.
     """
 
     async def read() -> bool:
@@ -171,7 +169,7 @@ def console(
         return any_came
 
     if not asyncio.run(read()):
-        note(f"the console of {name} is empty: nothing was written to it")
+        note(f"the console of {name} is empty")
     elif follow:
         note(f"the VM of {name} is gone")
 

@@ -69,7 +69,7 @@ async def build_samples(directory: Path) -> list[BuiltSample]:
             result = await build(project.path, output, progress=note)
         except Unsupported as missing:
             hint = f" (hint: {missing.hint})" if missing.hint else ""
-            note(f"{project.name}: left out: {missing.message}{hint}")
+            note(f"{project.name}: skipped: {missing.message}{hint}")
             continue
         built.append(BuiltSample(project, result.path))
     if not built:
@@ -131,7 +131,7 @@ async def work_through(
         tracker.increment_message()
         if result.payload.strip() != expected:
             wrong += 1
-            complaint = f"answered {result.payload[:40]!r}, right is {expected!r}"
+            complaint = f"answered {result.payload[:40]!r}, expected {expected!r}"
         on_message()
     isolation = application.vm.isolated_by if application.vm else ""
     return Measured(tracker.finalize(), isolation, wrong, complaint)
@@ -146,4 +146,4 @@ async def undeployed_at_the_end(client: NodeClient, name: str) -> AsyncIterator[
         try:
             await client.undeploy(name)
         except NotFound:
-            note(f"{name} was undeployed by somebody else")
+            note(f"{name} was already undeployed")

@@ -151,9 +151,8 @@ def render(findings: Sequence[Finding], console: Console) -> None:
         console.print()
     broken = sum(finding.ok is False for finding in findings)
     if broken:
-        console.print(
-            Text(f"✗ {broken} of what a node needs does not work here", style="red"), soft_wrap=True
-        )
+        checks = "check" if broken == 1 else "checks"
+        console.print(Text(f"✗ {broken} required {checks} failed", style="red"), soft_wrap=True)
     else:
         console.print(Text("✓ a node can run here", style="green"))
 
@@ -192,7 +191,7 @@ async def _dependencies(timeout_s: float) -> list[Finding]:
         with suppress(ValueError, TypeError):
             name, ok, detail = json.loads(line)
             answers[name] = (bool(ok), str(detail))
-    lost = (False, f"the importing process did not get past it: {ran.fault}")
+    lost = (False, f"importing it failed: {ran.fault}")
     findings = []
     for name in DEPENDENCIES:
         ok, detail = answers.get(name, lost)
@@ -231,9 +230,9 @@ async def _program(name: str, find: Callable[[str], Path], timeout_s: float) -> 
         return Finding("Programs", name, False, f"{path} does not work: {ran.fault}", hint)
     said = _one_line(ran.text).removeprefix(name).strip()
     if ENGINE not in said:
-        detail = f"{path} is {said or 'nothing'}, and this node is made for {ENGINE}"
+        detail = f"{path} is {said or 'nothing'}, but this node needs {ENGINE}"
         return Finding("Programs", name, False, detail, hint)
-    sources = "" if checkout_of() is None else " of the present sources"
+    sources = "" if checkout_of() is None else " built from the current sources"
     return Finding("Programs", name, True, f"{said}{sources}, sha256 {digest[:12]} at {path}")
 
 
@@ -258,7 +257,7 @@ async def check_isolation(
     strong = (level for level in LEVELS if level in health and health[level].ok)
     auto = next((level for level in strong if not health[level].emulated), None)
     findings = [_level(level, health.get(level), needed=level == wanted) for level in LEVELS]
-    detail = f"takes {auto}" if auto else "finds no level that works"
+    detail = f"selects {auto}" if auto else "no level works"
     findings.append(Finding("Isolation", "auto", _needed(bool(auto), wanted == "auto"), detail))
     return findings
 
@@ -268,7 +267,7 @@ async def _probe(driver: Driver, timeout_s: float) -> Health:
         async with asyncio.timeout(timeout_s):
             return await driver.probe()
     except TimeoutError:
-        return Health(False, f"the probe did not end within {timeout_s:g} s")
+        return Health(False, f"the probe did not finish within {timeout_s:g} s")
     except PlexSpacesError as error:
         return Health(False, error.message, error.hint)
     except OSError as error:
@@ -315,7 +314,7 @@ async def _language(
         async with asyncio.timeout(timeout_s):
             detail = await toolchain.describe(environment)
     except (TimeoutError, DeadlineExceeded):
-        detail = "its compiler does not say its version: it did not end in time"
+        detail = "its compiler did not report its version in time"
         return Finding("Languages", name, None, detail, toolchain.install)
     except PlexSpacesError as error:
         detail = _clean(error.message)
@@ -343,12 +342,12 @@ async def check_address(config: Config) -> list[Finding]:
         node = await _ask_node(address)
         if node:
             return [Finding("Node", "address", True, f"{address}: {node} is running here")]
-        fault: str | None = "another program answers there"
+        fault: str | None = "another program is using it"
     else:
         fault = await asyncio.to_thread(_bind_fault, host, port)
     if fault is None:
         return [Finding("Node", "address", True, f"{address} is free")]
-    hint = f"see who has it: ss -ltnp 'sport = :{port}'; or choose another: --address HOST:PORT"
+    hint = f"see what uses it: ss -ltnp 'sport = :{port}'; or choose another: --address HOST:PORT"
     return [Finding("Node", "address", False, f"{address}: {fault}", hint)]
 
 
@@ -396,7 +395,7 @@ def check_data_directory(config: Config) -> list[Finding]:
 
 
 def _state_of(directory: Path) -> str:
-    return f"{directory} {'is writable' if directory.is_dir() else 'will be made'}"
+    return f"{directory} {'is writable' if directory.is_dir() else 'will be created'}"
 
 
 def _directory_fault(directory: Path) -> tuple[str, str] | None:
@@ -406,9 +405,9 @@ def _directory_fault(directory: Path) -> tuple[str, str] | None:
     except FileNotFoundError:
         place = _nearest_existing(directory)
         if os.path.islink(directory):
-            return f"{directory} is a symbolic link to nothing", other
+            return f"{directory} is a broken symbolic link", other
         unwritable = _write_fault(place)
-        return (f"{directory} cannot be made: {unwritable}", other) if unwritable else None
+        return (f"{directory} cannot be created: {unwritable}", other) if unwritable else None
     except OSError as error:
         return f"{directory}: {error.strerror}", other
     if not stat.S_ISDIR(status.st_mode):
@@ -440,13 +439,13 @@ def _path_finding(directory: Path, real: Path) -> Finding:
         with suppress(OSError):
             mode = os.stat(parent).st_mode
             if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-                detail = f"anybody may write to {parent} and so replace what is below"
+                detail = f"everybody may write to {parent} and replace what is below it"
                 return Finding("Node", "path", False, detail, f"chmod o-w {quoted(parent)}")
     link = next((one for one in (directory, *directory.parents) if os.path.islink(one)), None)
     if link is None:
-        return Finding("Node", "path", True, "no symbolic link on the way")
+        return Finding("Node", "path", True, "no symbolic link in the path")
     detail = f"{link} is a symbolic link; the data lies in {real}"
-    return Finding("Node", "path", None, detail, f"name the real path: --data-dir {real}")
+    return Finding("Node", "path", None, detail, f"use the real path: --data-dir {real}")
 
 
 def _disk_finding(real: Path) -> Finding:
@@ -463,7 +462,7 @@ def _disk_finding(real: Path) -> Finding:
 def _socket_finding(real: Path) -> Finding:
     length = len(os.fsencode(Bundle(real / "vms" / "vm-00000000").link_socket))
     ok = length <= SOCKET_PATH_LIMIT_BYTES
-    detail = f"{length} of {SOCKET_PATH_LIMIT_BYTES} bytes that a unix socket's path may have"
+    detail = f"{length} of {SOCKET_PATH_LIMIT_BYTES} bytes allowed for a Unix socket path"
     hint = None if ok else "use a shorter one: plexspaces start-node --data-dir DIR"
     return Finding("Node", "socket path", ok, detail, hint)
 
@@ -514,11 +513,11 @@ class _Ran:
     @property
     def fault(self) -> str:
         if self.status is None:
-            return "it did not end in time"
+            return "it timed out"
         if self.status < 0:
-            return f"signal {-self.status} ended it ({signal.strsignal(-self.status)})"
+            return f"it was ended by signal {-self.status} ({signal.strsignal(-self.status)})"
         last = _one_line(self.text, last=True)
-        return f"it ended with status {self.status}: {last or 'no output'}"
+        return f"it exited with status {self.status}: {last or 'no output'}"
 
 
 async def _run(command: Sequence[str], timeout_s: float) -> _Ran:

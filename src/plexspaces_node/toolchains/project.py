@@ -76,7 +76,7 @@ def detect(project: Path) -> Language:
         what = "is not a directory" if project.exists() else "does not exist"
         raise NotFound(
             f"{project} {what}",
-            hint="plexspaces build DIR, or deploy DIR, with a project's directory",
+            hint="plexspaces build DIR, or plexspaces deploy DIR",
         )
     found = [(mark, lang) for mark, lang in _MARKS if (project / mark).is_file()]
     if not found:
