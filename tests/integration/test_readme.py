@@ -39,9 +39,10 @@ def scratch() -> Iterator[Path]:
         yield Path(directory)
 
 
-def test_readme_program_runs_as_it_is(scratch: Path) -> None:
+def test_program_of_the_client_page_runs_as_it_is(scratch: Path) -> None:
     """The Python example prints a reply, its compute time and the machine, and leaves nothing."""
-    [program] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    page = (ROOT / "docs" / "python-client.md").read_text()
+    [program] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     calculator = next(e.path for e in examples() if e.name == "python-calculator")
     wasm = scratch / "calculator.wasm"
     asyncio.run(build(calculator, wasm, progress=lambda _line: None))

@@ -221,11 +221,11 @@ def test_status_of_an_error_when_any_then_2_only_for_what_was_given() -> None:
     assert by_status[status.USED_WRONGLY] == {"invalid_argument"}
 
 
-def test_statuses_when_asked_for_then_help_and_readme_have_them(command: Command) -> None:
-    """One table: in the module, in short in the help, and for readers in the README."""
+def test_statuses_when_asked_for_then_help_and_page_have_them(command: Command) -> None:
+    """One table: in the module, in short in the help, and for readers on their page."""
     assert status.IN_SHORT in " ".join(command("--help").text.split())
-    readme = Path(__file__).parents[2] / "README.md"
-    table = readme.read_text(encoding="utf-8").partition("| status | meaning |\n")[2]
+    page = Path(__file__).parents[2] / "docs" / "exit-statuses.md"
+    table = page.read_text(encoding="utf-8").partition("| status | meaning |\n")[2]
     assert re.findall(r"`(\d+)`", table.partition("\n\n")[0]) == [
         "0",
         "1",
