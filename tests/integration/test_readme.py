@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import re
 import shlex
@@ -96,6 +97,9 @@ def test_python_page_shows_code_that_works(monkeypatch: pytest.MonkeyPatch) -> N
     blocks = re.findall(r"```py\n(.*?)```", page, re.DOTALL)
     module = ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)
+    # What a sample puts in the place of a module goes with this test.
+    for name in ("bz2", "ctypes"):
+        monkeypatch.setitem(sys.modules, name, importlib.import_module(name))
     module.__dict__.update(count=3, name="Ada")
 
     with testing.memory({"calculator": lambda _type, _payload: b'{"result":3}'}) as host:

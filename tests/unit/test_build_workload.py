@@ -101,7 +101,7 @@ def test_wheel_holds_what_a_build_needs_and_nothing_that_one_left(tmp_path: Path
     (wheel,) = tmp_path.glob("*.whl")
     names = set(ZipFile(wheel).namelist())
     assert names >= {
-        "plexspaces/__init__.py",
+        "plexspaces_actor/__init__.py",
         "plexspaces_node/__init__.py",
         "plexspaces_node/toolchains/locked/typescript/package-lock.json",
         "plexspaces_node/examples/go-ledger/main.go",
