@@ -84,7 +84,7 @@ def read_answer(answer: bytes) -> Inspection:
     """
     if len(answer) > REPORT_LIMIT_BYTES:
         raise InvalidArgument(
-            f"the names of its imports and exports fill more than {REPORT_LIMIT_BYTES} bytes",
+            f"the names of its imports and exports take more than {REPORT_LIMIT_BYTES} bytes",
             hint="export only what wit/application.wit names",
         )
     try:
@@ -135,5 +135,5 @@ def check_memory(inspected_bytes: int, *, memory_mib: int, overhead_mib: int) ->
     raise InvalidArgument(
         f"it has {wanted_mib} MiB of memory from its start, and of a machine's {memory_mib} MiB an "
         f"application gets {memory_mib - overhead_mib}",
-        hint=f"deploy it with --memory {wanted_mib + overhead_mib}, or have it declare less",
+        hint=f"deploy it with --memory {wanted_mib + overhead_mib}, or make it declare less",
     )

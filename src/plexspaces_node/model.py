@@ -171,7 +171,7 @@ class ApplicationSpec:
         if not 0 <= self.concurrency <= MAX_CONCURRENCY:
             raise InvalidArgument(
                 f"concurrency must be from 1 to {MAX_CONCURRENCY}, not {self.concurrency}",
-                hint="leave it out for as many as the VM has vcpus",
+                hint="omit it for as many as the VM has vCPUs",
             )
 
     def check_kind(self, kind: ArtifactKind) -> None:
@@ -180,14 +180,14 @@ class ApplicationSpec:
             return
         if self.args:
             raise InvalidArgument(
-                f"{self.name!r} is an actor, and only a command takes arguments",
-                hint="give it variables instead: plexspaces deploy … --env NAME=VALUE",
+                f"{self.name!r} is an actor, but only a command takes arguments",
+                hint="pass variables instead: plexspaces deploy … --env NAME=VALUE",
             )
         if self.concurrency > 1:
             raise InvalidArgument(
                 f"{self.name!r} is an actor, which handles one message at a time, "
                 f"not {self.concurrency}",
-                hint="leave --concurrency out; several actors are several applications",
+                hint="omit --concurrency; for several actors deploy several applications",
             )
 
 
@@ -209,7 +209,7 @@ def check_name(name: str, *, what: str = "application name") -> None:
     if not NAME_PATTERN.fullmatch(name):
         raise InvalidArgument(
             f"{what} {name!r} is not valid",
-            hint="use 1 to 63 of a-z, 0-9 and -, beginning and ending with a letter or digit",
+            hint="use 1 to 63 of a-z, 0-9 and -, starting and ending with a letter or digit",
         )
 
 
@@ -235,16 +235,16 @@ def _check_environment(env: dict[str, str], args: tuple[str, ...]) -> None:
         size = _size(argument)
         if size is None:
             raise InvalidArgument(
-                f"argument {number} holds a zero byte or is not UTF-8",
+                f"argument {number} contains a zero byte or is not UTF-8",
                 hint="send such bytes in a message",
             )
         # One more each, so that empty ones are not without end.
         total += size + 1
     if total > ENVIRONMENT_LIMIT_BYTES:
         raise InvalidArgument(
-            f"variables and arguments of {total} bytes are over the limit of "
+            f"variables and arguments of {total} bytes exceed the limit of "
             f"{ENVIRONMENT_LIMIT_BYTES}",
-            hint="build what is so large into the artifact, or send it in a message",
+            hint="build large data into the artifact, or send it in a message",
         )
 
 

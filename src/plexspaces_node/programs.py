@@ -69,7 +69,7 @@ def find_program(
         return carried
     root = checkout_of(package)
     if root is None:
-        raise NotFound(f"the program {carried} of this installation is missing", hint=_REINSTALL)
+        raise NotFound(f"the program {carried} is missing from this installation", hint=_REINSTALL)
     kept = programs_cache(variables)
     sources = source_digest(root)
     built = [path for path in kept.glob(f"{sources}-*/{name}") if os.access(path, os.X_OK)]

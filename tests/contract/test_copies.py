@@ -200,7 +200,7 @@ async def test_starts_that_waited_for_a_template_that_failed_boot_at_once(
     driver = stand_in.ready("--fail", "migrate")
     copied = await asyncio.gather(*(start(stand_in, driver) for _ in range(4)))
     assert not any(copied)
-    assert caplog.text.count("for it could not be copied") == 1
+    assert caplog.text.count("because it could not be copied") == 1
 
 
 async def test_template_that_is_made_while_the_driver_is_closed_is_not_kept(
@@ -308,7 +308,7 @@ async def test_machine_boots_where_copying_does_not_work(
     monkeypatch.setattr(qemu_template, "COPY_TIMEOUT_S", 1)
     driver = stand_in.ready(*fault.split())
     assert not await start(stand_in, driver)
-    assert caplog.text.count("for it could not be copied") == 1
+    assert caplog.text.count("because it could not be copied") == 1
     driver.close()
 
 
@@ -320,7 +320,7 @@ async def test_copying_that_failed_three_times_in_a_row_is_tried_no_more(
     for starts in range(1, FAILED_COPIES + 2):
         assert not await start(stand_in, driver)
         failed = min(starts, FAILED_COPIES)
-        assert caplog.text.count("for it could not be copied") == failed
+        assert caplog.text.count("because it could not be copied") == failed
         assert ("not copied, from now on" in caplog.text) is (failed == FAILED_COPIES)
 
 

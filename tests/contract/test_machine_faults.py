@@ -158,11 +158,11 @@ class TestStart:
             ("--die cont", "boot", "status 7"),
             ("--fail qmp_capabilities", "boot", "QEMU refuses qmp_capabilities: told to fail"),
             ("--fail cont", "boot", "QEMU refuses cont: told to fail"),
-            ("--garble greet", "boot", "talks no QMP"),
-            ("--garble cont", "boot", "talks no QMP"),
+            ("--garble greet", "boot", "does not speak QMP"),
+            ("--garble cont", "boot", "does not speak QMP"),
             ("--guest panic", "boot", "the guest ended before(.|\n)*Kernel panic"),
             ("--guest poweroff", "boot", "the guest ended before its agent opened the link"),
-            ("--guest dies", "hello", "ended before its agent said hello"),
+            ("--guest dies", "hello", "ended before the agent connected"),
         ],
     )
     async def test_qemu_that_dies_or_errs_at_a_step_fails_the_start_there(
@@ -175,12 +175,12 @@ class TestStart:
     @pytest.mark.parametrize(
         ("options", "step", "words"),
         [
-            ("--hang start", "boot", "did not greet|did not open"),
-            ("--hang greet", "boot", "did not greet|did not open"),
+            ("--hang start", "boot", "sent no greeting|did not open"),
+            ("--hang greet", "boot", "sent no greeting|did not open"),
             ("--hang qmp_capabilities", "boot", "did not answer qmp_capabilities|did not open"),
             ("--hang cont", "boot", "did not answer cont|did not open"),
             ("--guest silent", "boot", "agent did not open its link within 3 s"),
-            ("--guest mute", "hello", "no hello within 2 s"),
+            ("--guest mute", "hello", "did not connect within 2 s"),
         ],
     )
     @pytest.mark.usefixtures("hurried")
@@ -197,18 +197,18 @@ class TestStart:
         harness = FakeQemuHarness(root, tmp_path)
         driver = harness.ready("--deaf", *options.split())
         await start_fails(harness, driver, step=step, words=words)
-        assert caplog.text.count("is started once more") == 1
+        assert caplog.text.count("starting it again") == 1
 
     @pytest.mark.parametrize(
         ("options", "step", "words"),
         [
-            ("--die GET§/", "connect", "broke off"),
-            ("--die PUT§/vsock", "configure", "broke off at PUT /vsock"),
-            ("--die PUT§/actions", "boot", "broke off at PUT /actions"),
+            ("--die GET§/", "connect", "gave no valid answer"),
+            ("--die PUT§/vsock", "configure", "gave no valid answer to PUT /vsock"),
+            ("--die PUT§/actions", "boot", "gave no valid answer to PUT /actions"),
             ("--fail PUT§/machine-config", "configure", "refused PUT /machine-config"),
-            ("--garble PUT§/boot-source", "configure", "no answer in HTTP"),
+            ("--garble PUT§/boot-source", "configure", "not an HTTP response"),
             ("--die start", "connect", "ended with status 1(.|\n)*told to die"),
-            ("--panic", "hello", "ended before its agent said hello(.|\n)*Kernel panic"),
+            ("--panic", "hello", "ended before the agent connected(.|\n)*Kernel panic"),
         ],
     )
     async def test_firecracker_that_dies_or_errs_at_a_step_fails_the_start_there(
@@ -226,7 +226,7 @@ class TestStart:
             ("--hang GET§/", "connect", "did not answer GET / within 1 s", 1),
             ("--hang PUT§/vsock", "configure", "did not answer PUT /vsock within 1 s", 1),
             ("--hang PUT§/actions", "boot", "did not answer PUT /actions within 1 s", 1),
-            ("--deaf-guest", "hello", "no hello within 2 s", 2),
+            ("--deaf-guest", "hello", "did not connect within 2 s", 2),
         ],
     )
     @pytest.mark.usefixtures("hurried")
@@ -244,7 +244,7 @@ class TestStart:
         harness = FakeFirecrackerHarness(root, tmp_path)
         faults = [option.replace("§", " ") for option in options.split()]
         await start_fails(harness, harness.ready("--deaf", *faults), step=step, words=words)
-        assert caplog.text.count("is started once more") == tries - 1
+        assert caplog.text.count("starting it again") == tries - 1
 
     @pytest.mark.usefixtures("hurried")
     async def test_boot_that_hangs_once_comes_up_at_the_second_try(
@@ -254,7 +254,7 @@ class TestStart:
         once = ("--once", str(tmp_path / "hung"))
         fault = ("--hang", "cont") if isinstance(vmm, FakeQemuHarness) else ("--deaf-guest",)
         async with running(vmm, well(vmm, *fault, *once)):
-            assert "is started once more" in caplog.text
+            assert "starting it again" in caplog.text
             assert len(list(vmm.root.iterdir())) == 1
 
     @pytest.mark.parametrize(
@@ -262,15 +262,15 @@ class TestStart:
         [
             ("raise SystemExit('no such module')", "ended before(.|\n)*no such module"),
             ("import os; os.kill(os.getpid(), 11)", "ended before(.|\n)*SIGSEGV"),
-            ("import time; time.sleep(600)", "no hello within 2 s"),
+            ("import time; time.sleep(600)", "did not connect within 2 s"),
             (
                 "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)",
-                "no hello within 2 s",
+                "did not connect within 2 s",
             ),
             (
                 "import socket, sys, time; s = socket.socket(socket.AF_UNIX); "
                 "s.connect(sys.argv[4]); s.send(b'x' * 9); time.sleep(600)",
-                "no hello within 2 s",
+                "did not connect within 2 s",
             ),
         ],
     )
@@ -303,13 +303,13 @@ class TestImage:
     @pytest.mark.parametrize(
         ("name", "damage", "words"),
         [
-            (KERNEL, missing, "vmlinux is not there"),
+            (KERNEL, missing, "vmlinux is missing"),
             (KERNEL, cut_short, "vmlinux has 19 bytes, not 20"),
             (KERNEL, of_another_machine, "vmlinux is a kernel for aarch64, not x86_64"),
             (KERNEL, something_else, "vmlinux is not an uncompressed ELF kernel"),
-            (INITRD, missing, "initrd is not there"),
+            (INITRD, missing, "initrd is missing"),
             (INITRD, cut_short, "initrd has 5 bytes, not 6"),
-            (ROOTFS, missing, r"rootfs\.erofs is not there"),
+            (ROOTFS, missing, r"rootfs\.erofs is missing"),
             (ROOTFS, cut_short, r"rootfs\.erofs has 1027 bytes, not 1028"),
             (ROOTFS, something_else, r"rootfs\.erofs is not an EROFS file system"),
             ("image.json", missing, "no guest image in"),
@@ -374,7 +374,7 @@ class TestHost:
         """What is wanted and what there is are in the error, and what to ask for."""
         driver = well(vmm)
         monkeypatch.setattr(procfs, "available_memory_mib", lambda: 100)
-        words = "wants 128 MiB and this host has 100 MiB available"
+        words = "needs 128 MiB, this host has 100 MiB available"
         failed = await start_fails(vmm, driver, step="validate", words=words, console=False)
         assert "at most --memory 100" in (failed.hint or "")
 
@@ -447,7 +447,7 @@ class TestHost:
         if done.returncode in (1, 99) and not done.stdout:
             pytest.skip("user namespaces with mounts are not allowed here")
         refusal, left = done.stdout.splitlines()
-        assert refusal.startswith(f"cannot make bundle {tmp_path}/vm-1: No space left on device")
+        assert refusal.startswith(f"cannot create bundle {tmp_path}/vm-1: No space left on device")
         assert f"df -h {tmp_path}" in refusal
         assert left == "['fill']"
 
@@ -488,7 +488,7 @@ class TestHost:
         """A trial's bundle has the same bound as every other."""
         deep = root / ("d" * 100)
         deep.mkdir()
-        with pytest.raises(PlexSpacesError, match="more than a unix socket can have"):
+        with pytest.raises(PlexSpacesError, match="more than a Unix socket allows"):
             trial_bundle(deep, SMALL)
         assert list(deep.iterdir()) == []
         deep.rmdir()
@@ -553,11 +553,11 @@ class TestRunning:
         """The message fails by its deadline, and the machine counts as ended."""
         monkeypatch.setattr(pending, "TICK_S", 0.025)
         async with running(vmm, well(vmm)) as machine, asyncio.timeout(BOUND_S):
-            with pytest.raises(DeadlineExceeded, match="nor a sign of life"):
+            with pytest.raises(DeadlineExceeded, match="no sign of life"):
                 await machine.agent.invoke(
                     sender="test", msg_type="m", payload=b"", timeout_ns=100_000_000
                 )
-            assert (await machine.wait()).reason == "its agent did not answer"
+            assert (await machine.wait()).reason == "the agent did not answer"
 
     async def test_frozen_vmm_is_found_out_and_ends_in_time(
         self, any_level: Harness, monkeypatch: pytest.MonkeyPatch
@@ -595,7 +595,9 @@ class TestRunning:
         file.write_bytes(b"compiled")
         at = "blockdev-add" if isinstance(vmm, FakeQemuHarness) else "PATCH /drives/artifact"
         async with running(vmm, well(vmm, "--die", at)) as machine, asyncio.timeout(BOUND_S):
-            with pytest.raises(Unavailable, match=r"closed its control socket|broke off"):
+            with pytest.raises(
+                Unavailable, match=r"closed its control socket|gave no valid answer"
+            ):
                 await machine._vm.attach(file)
             assert "status 7" in (await machine.wait()).reason
 
@@ -649,10 +651,10 @@ class TestJailer:
         ("fault", "step", "words"),
         [
             ("dies", "spawn", "the jailer ended with status 1(.|\n)*told to die"),
-            ("hangs", "spawn", "the jailer did not end within 2 s"),
+            ("hangs", "spawn", "the jailer did not finish within 2 s"),
             ("no pid file", "spawn", "No such file"),
-            ("garbage", "spawn", "Firecracker ended as soon as it was started"),
-            ("dead", "spawn", "Firecracker ended as soon as it was started"),
+            ("garbage", "spawn", "Firecracker exited immediately"),
+            ("dead", "spawn", "Firecracker exited immediately"),
             ("none", "connect", "did not serve its API within 3 s"),
         ],
     )

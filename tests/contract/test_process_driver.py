@@ -270,8 +270,8 @@ class TestProbe:
             ("echo plexspaces-agent: no such wall; exit 2", "no such wall"),
             ("exit 3", "status 3"),
             ("kill -SEGV $$", "status -11"),
-            ("echo hello", "it told 'hello', and not which walls it has"),
-            ("echo '{}'", "and not which walls it has"),
+            ("echo hello", "it printed 'hello' instead of its walls"),
+            ("echo '{}'", "instead of its walls"),
         ],
     )
     async def test_probe_of_an_agent_that_fails_says_its_words(

@@ -51,7 +51,7 @@ async def test_node_when_a_restore_was_not_finished_then_it_does_not_start(
     async with builder(data_dir).build():
         pass
     (data_dir / "restoring").touch()
-    with pytest.raises(WrongState, match="not wholly restored") as caught:
+    with pytest.raises(WrongState, match="not completely restored") as caught:
         async with builder(data_dir).build():
             pass
     assert caught.value.hint == f"plexspaces restore BACKUP --data-dir {data_dir}"

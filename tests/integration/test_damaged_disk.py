@@ -66,7 +66,7 @@ async def test_artifact_that_was_damaged_is_sent_anew_for_all_who_need_it(
         _damage(artifact)
         for path in (data_dir / "cache").iterdir():
             path.unlink()
-        with pytest.raises(NotFound, match="no whole artifact"):
+        with pytest.raises(NotFound, match="is missing or corrupt"):
             await client.start("one")
         await client.deploy("three", probe_wasm)
         assert (await client.start("one")).state is ApplicationState.RUNNING

@@ -63,12 +63,12 @@ async def test_memory_of_all_machines_is_bounded(data_dir: Path, probe_wasm: Pat
         half = DeployOptions(memory_mib=200)
         await client.deploy("one", probe_wasm, options=half)
         await client.start_vm("spare", vm_config=VmConfig(1, 200))
-        with pytest.raises(ResourceExhausted, match="400 MiB together") as caught:
+        with pytest.raises(ResourceExhausted, match="400 MiB in total") as caught:
             await client.deploy("two", probe_wasm, options=half)
         assert "[limits] memory_mib" in (caught.value.hint or "")
         await client.stop("one")
         await client.deploy("two", probe_wasm, options=half)
-        with pytest.raises(ResourceExhausted, match="400 MiB together"):
+        with pytest.raises(ResourceExhausted, match="400 MiB in total"):
             await client.start("one")
         assert (await client.inspect("one")).state is ApplicationState.STOPPED
         into = DeployOptions(memory_mib=200, vm_id="spare")
@@ -110,7 +110,7 @@ async def test_messages_of_all_applications_share_one_bound(
         async with asyncio.timeout(patient(20)):
             while (await client.inspect("busy")).counters.in_flight < 2:
                 await asyncio.sleep(0)
-        with pytest.raises(ResourceExhausted, match="on their way on this node") as caught:
+        with pytest.raises(ResourceExhausted, match="in flight on this node") as caught:
             await client.invoke("other", long, type="e")
         assert "[limits] in_flight_bytes" in (caught.value.hint or "")
         assert (await client.invoke("other", b"short", type="e")).payload == b"short"

@@ -399,7 +399,7 @@ async def test_environment_that_was_deployed_can_be_loaded_again(
     await client.stop("one")
     assert (await client.start("one")).state is ApplicationState.RUNNING
     assert (await client.invoke("one", type="c")).payload == (2).to_bytes(4, "little")
-    with pytest.raises(InvalidArgument, match="over the limit of 131072"):
+    with pytest.raises(InvalidArgument, match="exceed the limit of 131072"):
         await client.deploy("two", probe_wasm, options=DeployOptions(env={"X": "y" * 131_072}))
 
 

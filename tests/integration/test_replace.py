@@ -159,7 +159,7 @@ async def test_when_the_next_version_does_not_start_the_one_before_is_as_it_was(
         await client.stop("one")
     with pytest.raises((ActorFailed, ActorTrapped)) as caught:
         await client.deploy("one", next_version(init), options=REPLACE)
-    assert "the version before " in str(caught.value.hint)
+    assert "the previous version " in str(caught.value.hint)
     found = await reached(client, "one", state)
     assert (found.digest, found.id) == (before.digest, before.id)
     assert found.vm_config == SIZE
@@ -223,7 +223,7 @@ async def test_when_the_registry_refuses_the_version_before_is_as_it_was(
         await waits.wait()
         with pytest.raises(Unavailable, match="being replaced"):
             await counted(client)
-        with pytest.raises(PlexSpacesError, match="another program holds"):
+        with pytest.raises(PlexSpacesError, match="another program is using"):
             await deploy
     found = await reached(client, "one")
     assert found.digest == before.digest
@@ -291,7 +291,9 @@ async def test_when_the_state_cannot_be_saved_the_version_before_runs_on(
     async with build.build() as node, NodeClient(node.address) as client:
         before = await client.deploy("one", probe_wasm)
         await client.invoke("one", type="n")
-        with pytest.raises(WrongState, match="'one' runs on, as its state cannot be") as caught:
+        with pytest.raises(
+            WrongState, match="'one' keeps running because its state cannot be"
+        ) as caught:
             await client.deploy("one", next_version(), options=REPLACE)
         assert "plexspaces stop one --force" in (caught.value.hint or "")
         found = await client.inspect("one")

@@ -56,7 +56,7 @@ def test_start_when_the_port_is_taken_then_two_lines_and_nothing_is_left(
     assert ran.returncode == 1
     assert ran.stderr == (
         f"error: cannot listen on {taken}: the port is in use\n"
-        "hint: choose another with --address 127.0.0.1:9001, or see who holds it: ss -ltnp\n"
+        "hint: choose another with --address 127.0.0.1:9001, or see what uses it: ss -ltnp\n"
     )
     assert list(tmp_path.rglob("*")) == []
 

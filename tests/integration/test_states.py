@@ -120,7 +120,9 @@ async def test_stop_when_the_state_cannot_be_handed_over_then_the_application_ru
     """The error says why and what helps; what is lost is what its instance had not handed over."""
     await saved_once(seldom, probe_wasm)
     await seldom.invoke("one", type="n")
-    with pytest.raises(WrongState, match="'one' runs on, as its state cannot be saved") as caught:
+    with pytest.raises(
+        WrongState, match="'one' keeps running because its state cannot be saved"
+    ) as caught:
         await seldom.stop("one")
     assert "plexspaces stop one --force" in (caught.value.hint or "")
     assert (await seldom.inspect("one")).state is ApplicationState.RUNNING
@@ -136,7 +138,7 @@ async def test_stop_when_it_is_forced_then_what_is_lost_is_told(
     await seldom.invoke("one", type="n")
     stopped = await seldom.stop("one", force=True)
     assert stopped.state is ApplicationState.STOPPED
-    assert "since its last snapshot is lost" in stopped.last_error
+    assert "since the last snapshot are lost" in stopped.last_error
     assert stopped.last_error in [line.message async for line in seldom.logs("one")]
     await seldom.start("one")
     assert (await seldom.inspect("one")).last_error == ""
@@ -201,7 +203,7 @@ async def test_drain_when_a_state_cannot_be_handed_over_then_it_tells_what_is_lo
         await client.invoke("one", type="n")
         assert not await node.drain()
     assert "application 'one'" in caplog.text
-    assert "since its last snapshot is lost" in caplog.text
+    assert "since the last snapshot are lost" in caplog.text
     assert "'two'" not in caplog.text
 
 
@@ -220,9 +222,9 @@ async def test_stop_when_the_registry_refuses_a_state_over_the_room_then_it_is_n
             full.setattr(Registry, "save_snapshot", refuse)
             full.setattr(Registry, "add_to_snapshot", refuse)
             await client.invoke("one", size(HELD_BYTES + 20 * MIB), type="b", timeout_s=60)
-            with pytest.raises(WrongState, match=r"'one' runs on.*no space left") as caught:
+            with pytest.raises(WrongState, match=r"'one' keeps running.*no space left") as caught:
                 await client.stop("one")
-            assert (caught.value.hint or "").startswith("df -h /data; or give up")
+            assert (caught.value.hint or "").startswith("df -h /data; or discard")
         assert await counter(client) == 2
         assert (await client.stop("one")).state is ApplicationState.STOPPED
         await client.start("one")

@@ -206,7 +206,7 @@ class FakeNode(ApplicationServiceServicer):
                 yield pb.DeployResponse(application=convert.application_to_proto(known))
                 return
             taken = AlreadyExists(
-                f"application {spec.name} is deployed already",
+                f"application {spec.name} is already deployed",
                 hint=f"plexspaces undeploy --name {spec.name}",
             )
             _end(context, taken)

@@ -188,7 +188,7 @@ class Case:
     async def deaf_after(self, waiting: asyncio.Task[Answered]) -> float:
         """Wait until the agent counts as deaf; return how long that took."""
         begin = self.loop.time()
-        with pytest.raises(DeadlineExceeded, match="nor a sign of life"):
+        with pytest.raises(DeadlineExceeded, match="no sign of life"):
             await waiting
         assert self.client.deaf.is_set()
         return self.loop.time() - begin

@@ -96,7 +96,7 @@ class TestNativeCode:
             again = await store.compile(DIGEST)
             assert not again.cached
             assert again.path.read_bytes() == CODE
-            assert f"native code {again.path} is not as it was made" in caplog.text
+            assert f"native code {again.path} is corrupt" in caplog.text
             assert (await store.compile(DIGEST)).cached
             assert store.total_bytes == room_on_disk(root)
 
@@ -205,9 +205,9 @@ class TestArtifact:
             else:
                 flip(file, 1000)
             for _ in range(2):
-                with pytest.raises(NotFound, match=f"no whole artifact {DIGEST}") as caught:
+                with pytest.raises(NotFound, match=f"artifact {DIGEST}") as caught:
                     await store.compile(DIGEST)
-                assert "send its file again" in (caught.value.hint or "")
+                assert "deploy its file again" in (caught.value.hint or "")
             assert not file.exists()
             assert not (root / "compiled").exists()
             assert store.total_bytes == 0
@@ -254,7 +254,7 @@ class TestStart:
             async with opened(root) as store:
                 assert (await store.compile(DIGEST)).cached
         assert all(path.exists() for path in directories)
-        assert f"{root}/cache/.tmp-x has no place there and cannot be removed" in caplog.text
+        assert f"{root}/cache/.tmp-x does not belong there and cannot be removed" in caplog.text
 
 
 async def test_receive_when_as_many_as_allowed_are_under_way_then_the_next_waits(

@@ -144,7 +144,7 @@ class TestReceive:
     ) -> None:
         """Bytes with another digest than announced are refused with both digests."""
         other = WASM[:-1] + b"!"
-        with pytest.raises(InvalidArgument, match=f"{digest_of(other)}, announced was {DIGEST}"):
+        with pytest.raises(InvalidArgument, match=f"{digest_of(other)}, but {DIGEST}"):
             async with store.receive(DIGEST, len(WASM)) as incoming:
                 await incoming.write(other)
         assert not await store.has(DIGEST)
@@ -436,10 +436,10 @@ FAILURES: list[tuple[str, type[PlexSpacesError], str, str]] = [
         "doctor",
     ),
     ("raise ValueError('odd')", InvalidArgument, "status 1.: ValueError: odd", "doctor"),
-    ("compiled(); sys.exit(3)", InvalidArgument, "exit status 3.: it said nothing", "doctor"),
+    ("compiled(); sys.exit(3)", InvalidArgument, "exit status 3.: no output", "doctor"),
     ("print('hello')", Internal, "cannot be read", "doctor"),
     ("say(ok=True)", Internal, "cannot be read.*kind", "doctor"),
-    ("target.write_bytes(b''); print('x' * 2_000_000)", InvalidArgument, "fill more", "wit"),
+    ("target.write_bytes(b''); print('x' * 2_000_000)", InvalidArgument, "take more", "wit"),
     ("say(ok=True, kind='command')", Internal, "wrote nothing", ""),
     (
         "open('/dev/full', 'wb').write(b'x' * 10_000_000)",
@@ -551,7 +551,7 @@ compiled()
             root, limit_bytes=100_000, engine="e1", compiler=(str(root / "none"),)
         ) as store:
             await upload(store)
-            with pytest.raises(Unsupported, match="none is not there") as caught:
+            with pytest.raises(Unsupported, match="none is missing") as caught:
                 await store.compile(DIGEST)
         assert caught.value.hint == "plexspaces doctor"
         assert leftovers(root) == []

@@ -201,10 +201,10 @@ class TestRefused:
     ) -> None:
         """A backup replaces no other one, and an empty directory is none."""
         file.write_text("precious")
-        with pytest.raises(AlreadyExists, match=r"backup\.tar exists"):
+        with pytest.raises(AlreadyExists, match=r"backup\.tar already exists"):
             back_up(data_dir, file)
         assert file.read_text() == "precious"
-        with pytest.raises(NotFound, match="no node's data"):
+        with pytest.raises(NotFound, match="no node data"):
             back_up(tmp_path, tmp_path / "other.tar")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["backup.tar", "data"]
 
@@ -296,9 +296,9 @@ class TestRefused:
     ) -> None:
         """Half of a backup is not made one, nor called whole."""
         (data_dir / "restoring").touch()
-        with pytest.raises(WrongState, match="not wholly restored"):
+        with pytest.raises(WrongState, match="not completely restored"):
             back_up(data_dir, file)
-        with pytest.raises(WrongState, match="not wholly restored"):
+        with pytest.raises(WrongState, match="not completely restored"):
             verify_data(data_dir)
 
     async def test_backup_when_the_registry_is_damaged_then_it_says_so(
@@ -346,7 +346,10 @@ class TestRefused:
             (lambda entries: entries.pop("registry.db"), "no registry"),
             (lambda entries: entries.update({"../../etc/passwd": b"x"}), "passwd"),
             (lambda entries: entries.update({"/etc/passwd": b"x"}), "passwd"),
-            (lambda entries: entries.update({"logs/../../x.log": b"x"}), "no backup has"),
+            (
+                lambda entries: entries.update({"logs/../../x.log": b"x"}),
+                "does not belong in a backup",
+            ),
             (lambda entries: entries.update({f"artifacts/{'0' * 64}.wasm": b"x"}), "digest"),
             (lambda entries: entries.update({"registry.db": b"no database" * 999}), "not a data"),
             (lambda entries: entries.update({"manifest.json": b"{}"}), "cannot be read"),
@@ -387,20 +390,20 @@ class TestRefused:
             link = tarfile.TarInfo("logs/one.log")
             link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
             archive.addfile(link)
-        with pytest.raises(WrongState, match="goes on after its end"):
+        with pytest.raises(WrongState, match="data after its end"):
             verify(file)
         entries = unpacked(file)
         for type_ in (b"1", b"2", b"3", b"5", b"6", b"L", b"K", b"S", b"x", b"g"):
             header = tarfile.TarInfo("logs/one.log")
             header.type, header.size = type_, 10
             file.write_bytes(header.tobuf(tarfile.GNU_FORMAT) + bytes(512) + whole)
-            with pytest.raises(WrongState, match=r"no backup of a PlexSpaces node|has there"):
+            with pytest.raises(WrongState, match=r"no backup of a PlexSpaces node|does not belong"):
                 verify(file)
             file.write_bytes(whole[:1024] + header.tobuf(tarfile.GNU_FORMAT) + bytes(512))
-            with pytest.raises(WrongState, match="which no backup has there"):
+            with pytest.raises(WrongState, match="which does not belong in a backup"):
                 verify(file)
         pack(file, entries, twice="registry.db")
-        with pytest.raises(WrongState, match=r"'registry\.db', which no backup has there"):
+        with pytest.raises(WrongState, match=r"'registry\.db', which does not belong in a backup"):
             verify(file)
 
     async def test_verify_when_the_registry_has_other_tables_or_is_newer_then_refused(
@@ -411,7 +414,7 @@ class TestRefused:
         entries = unpacked(file)
         for sql, why in (
             ("INSERT INTO migrations VALUES (99)", "schema 99, this version"),
-            ("DELETE FROM migrations", "does not say of which schema"),
+            ("DELETE FROM migrations", "does not name its schema"),
             ("DROP TABLE keyvalue", "other tables"),
             ("CREATE TABLE more (y, x AS (hex(zeroblob(400000000))))", "other tables"),
             ("CREATE VIRTUAL TABLE more USING fts5 (x)", "other tables"),
@@ -437,7 +440,7 @@ class TestRefused:
         """A restore never writes over anything; the hint moves it out of the way."""
         back_up(data_dir, file)
         before = contents(data_dir)
-        with pytest.raises(AlreadyExists, match="has a node's data") as caught:
+        with pytest.raises(AlreadyExists, match="already contains node data") as caught:
             restore(file, data_dir)
         assert (caught.value.hint or "").startswith(f"mv {data_dir} {data_dir}.before")
         assert contents(data_dir) == before
@@ -510,7 +513,7 @@ class TestRefused:
         back_up(data_dir, file)
         with (
             DataDirectory.open(tmp_path / "b", "node-a"),
-            pytest.raises(WrongState, match="is held by node 'node-a'"),
+            pytest.raises(WrongState, match="is in use by node 'node-a'"),
         ):
             restore(file, tmp_path / "b")
 

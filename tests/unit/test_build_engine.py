@@ -242,7 +242,7 @@ async def test_build_edited_output_does_not_reach_the_cache(bench: Bench) -> Non
     [
         ("nowhere/out.wasm", "does not exist"),
         ("thing", "is a directory"),
-        ("thing/go.mod", "is not a WebAssembly file and will not be replaced"),
+        ("thing/go.mod", "is not a WebAssembly file and will not be overwritten"),
     ],
 )
 async def test_build_with_a_bad_output_refuses_before_it_compiles(
@@ -380,7 +380,7 @@ async def test_build_with_a_compiler_that_hangs_ends_it_and_its_children(
     with Lifeline(bench.directory / "lifeline") as lifeline:
         bench.go(f"{lifeline.hold}; sleep 600 & {ending}")
 
-        with pytest.raises(DeadlineExceeded, match=r"go did not end within 1 s"):
+        with pytest.raises(DeadlineExceeded, match=r"go did not finish within 1 s"):
             await bench.build()
 
         await lifeline.held()

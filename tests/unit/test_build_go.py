@@ -121,8 +121,8 @@ async def test_compile_of_an_actor_with_an_old_go_says_which_is_needed(project: 
     ("go_mod", "said"),
     [
         (REQUIRES, "does not say where it is"),
-        (REQUIRES + "replace plexspaces => ../gone // moved\n", r"is not there: \.\./gone"),
-        (REQUIRES + "replace (\n\tplexspaces v0.1.0 => /no/where\n)\n", "is not there: /no/where"),
+        (REQUIRES + "replace plexspaces => ../gone // moved\n", r"is missing: \.\./gone"),
+        (REQUIRES + "replace (\n\tplexspaces v0.1.0 => /no/where\n)\n", "is missing: /no/where"),
     ],
 )
 async def test_compile_without_the_sdk_names_the_commands(
@@ -166,16 +166,16 @@ async def test_compile_without_the_sdk_names_the_commands(
         ),
         ("printf '!<arch>' >\"$out\"", "is not a program", "package main"),
         ("printf '\\0asm\\1\\0\\0\\0' >\"$out\"", "serves no actor", r"actor.Serve"),
-        ("echo 'mine: no non-test Go files in /mine'; exit 1", "holds no program", "main.go"),
+        ("echo 'mine: no non-test Go files in /mine'; exit 1", "contains no program", "main.go"),
         (
             "echo 'package mine: build constraints exclude all Go files in x'; exit 1",
-            "holds no program",
+            "contains no program",
             "main.go",
         ),
         (
             "printf '\\0asm\\1\\0\\0\\0\\7\\053\\1\\047"
             'plexspaces:application/actor@0.2.0#init\\3\\0\' >"$out"',
-            r"speaks plexspaces:application@0\.2\.0, this version 0\.1\.0",
+            r"uses plexspaces:application@0\.2\.0, this version supports 0\.1\.0",
             "cp -r",
         ),
     ],

@@ -48,5 +48,5 @@ def test_adding_twice_changes_nothing_more(fields: Fields) -> None:
 @pytest.mark.parametrize("cut", [9, 12, 30, 40])
 def test_added_to_a_truncated_module_is_a_defect_of_the_compiler(cut: int) -> None:
     """A binary that ends inside a section is refused rather than made worse."""
-    with pytest.raises(Internal, match="not whole"):
+    with pytest.raises(Internal, match="incomplete"):
         with_producers((MODULE + RUST)[:cut], {"language": {"Go": ""}})

@@ -320,7 +320,7 @@ async def test_build_never_takes_what_another_project_left(bench: Bench) -> None
     bench.write("README.md", "changed")
     bench.rust("bin", compile_="true")
 
-    with pytest.raises(Internal, match=r"made no my_thing\.wasm"):
+    with pytest.raises(Internal, match=r"produced no my_thing\.wasm"):
         await bench.build()
 
 
@@ -344,7 +344,7 @@ async def test_build_without_a_lock_file_has_cargo_make_one_first(bench: Bench) 
 @pytest.mark.parametrize(
     ("said", "hint"),
     [
-        ("error: failed to write `/x/Cargo.lock`", "copy {project} to a place"),
+        ("error: failed to write `/x/Cargo.lock`", "copy {project} to a writable"),
         ("error: failed to get `plexspaces` as a dependency of package", "cp -r {sdk} plexspaces"),
         ("error: no matching package named `serd` found", None),
     ],
@@ -407,7 +407,11 @@ async def test_build_that_lacks_crates_names_the_command_that_adds_them(bench: B
     ("made", "said", "hint"),
     [
         (component("nothing"), "src/lib.rs exports no actor", "plexspaces::export!"),
-        (component(f"{CONTRACT}/actor@0.2.0#init"), "speaks .*@0.2.0, this version 0.1.0", "cp -r"),
+        (
+            component(f"{CONTRACT}/actor@0.2.0#init"),
+            "uses .*@0.2.0, this version supports 0.1.0",
+            "cp -r",
+        ),
     ],
 )
 async def test_build_of_what_is_no_actor_of_this_contract_is_refused(
@@ -520,7 +524,10 @@ async def test_build_allows_unstable_options_for_the_library_alone(bench: Bench)
     ("fails", "said"),
     [
         ("PLEXSPACES_TEST_FAIL", "does not compile:\nno core"),
-        ("PLEXSPACES_TEST_FAIL_THREADS", "asks about threads does not compile:\nno linkage"),
+        (
+            "PLEXSPACES_TEST_FAIL_THREADS",
+            "thread functions of Rust's standard library do not compile:\nno linkage",
+        ),
     ],
 )
 async def test_build_whose_library_does_not_compile_leaves_nothing(
@@ -553,8 +560,8 @@ async def test_build_forgets_compilers_that_are_gone(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("made", "said", "hint"),
     [
-        (module(imported="0.2.0"), r"speaks plexspaces:application@0\.2\.0, .* 0\.1\.0", "cp -r "),
-        (module(exported="0.2.0"), r"speaks plexspaces:application@0\.2\.0, .* 0\.1\.0", "cp -r "),
+        (module(imported="0.2.0"), r"uses plexspaces:application@0\.2\.0, .* 0\.1\.0", "cp -r "),
+        (module(exported="0.2.0"), r"uses plexspaces:application@0\.2\.0, .* 0\.1\.0", "cp -r "),
         (assemble("(module)"), r"src/lib\.rs exports no actor", "plexspaces::export!"),
     ],
 )

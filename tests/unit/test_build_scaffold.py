@@ -85,7 +85,7 @@ def test_new_project_through_a_link_fills_what_it_points_to(tmp_path: Path) -> N
     [
         (Language.PYTHON, "My App", "new", InvalidArgument, "'My App'", "a-z, 0-9"),
         (Language.PYTHON, "../app", "new", InvalidArgument, "'../app'", "a-z, 0-9"),
-        (Language.RUST, "1st", "new", InvalidArgument, "begins with a digit", "rust app-1st"),
+        (Language.RUST, "1st", "new", InvalidArgument, "starts with a digit", "rust app-1st"),
         (
             Language.RUST,
             "plexspaces",

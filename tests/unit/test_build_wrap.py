@@ -347,7 +347,7 @@ def test_wasi_exit_ends_the_instance(wasi: Host) -> None:
         (
             f"""(module (memory (export "memory") 1)
               (func (export "{CONTRACT}/actor@0.7.0#init")))""",
-            r"speaks plexspaces:application@0\.7\.0, this version 0\.1\.0",
+            r"uses plexspaces:application@0\.7\.0, this version supports 0\.1\.0",
             "SDK that came with this version",
         ),
         (
@@ -364,7 +364,7 @@ def test_wasi_exit_ends_the_instance(wasi: Host) -> None:
         ),
         (
             '(module (import "plexspaces:application/keyvalue@0.2.0" "get" (func)))',
-            r"speaks plexspaces:application@0\.2\.0, this version 0\.1\.0",
+            r"uses plexspaces:application@0\.2\.0, this version supports 0\.1\.0",
             "SDK that came with this version",
         ),
     ],

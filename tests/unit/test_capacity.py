@@ -63,7 +63,7 @@ def test_memory_when_it_is_promised_then_it_counts_for_both_kinds_together() -> 
     node.empty_vms["empty"] = 300
     with node.capacity.for_application("made", 300):
         with (
-            pytest.raises(ResourceExhausted, match="900 MiB together, 101 MiB more") as caught,
+            pytest.raises(ResourceExhausted, match="900 MiB in total, 101 MiB more") as caught,
             node.capacity.for_empty_vm("more", 101),
         ):
             pass
@@ -79,7 +79,7 @@ def test_memory_when_an_application_takes_an_empty_machine_then_it_counts_once()
     with node.capacity.for_application("app", 10, vm_id="vm"):
         del node.empty_vms["vm"]
         with (
-            pytest.raises(ResourceExhausted, match="400 MiB together"),
+            pytest.raises(ResourceExhausted, match="400 MiB in total"),
             node.capacity.for_application("other", 101),
         ):
             pass
@@ -95,7 +95,7 @@ def test_memory_when_a_version_takes_no_more_than_the_one_before_then_it_passes(
     with node.capacity.for_application("one", 300), node.capacity.for_application("two", 200):
         pass
     with (
-        pytest.raises(ResourceExhausted, match="600 MiB together, 1 MiB more"),
+        pytest.raises(ResourceExhausted, match="600 MiB in total, 1 MiB more"),
         node.capacity.for_application("one", 301),
     ):
         pass

@@ -99,8 +99,8 @@ class TestInvoke:
                 "itself: printf %s '@it'\"'\"'s' | plexspaces invoke NAME -\n",
             ),
             (("--data", "@"), "no file name given"),
-            (("--timeout", "0"), "a timeout of 0 s is not possible"),
-            (("--timeout", "nan"), "a timeout of nan s is not possible"),
+            (("--timeout", "0"), "a timeout of 0 s is not valid"),
+            (("--timeout", "nan"), "a timeout of nan s is not valid"),
         ],
     )
     def test_invoke_when_the_input_is_bad_then_status_2_and_nothing_is_sent(
@@ -273,7 +273,7 @@ class TestLife:
         self, deployed: Command, fake_node: FakeNode, flags: tuple[str, ...], status: int
     ) -> None:
         """An agent that does not answer has not saved: scripts must see it."""
-        fake_node.lost = "it did not answer: what it changed since its last snapshot is lost"
+        fake_node.lost = "it did not answer: changes since the last snapshot are lost"
         ran = deployed("stop", "calc", *flags)
         assert ran.status == status
         assert "Stopped" in ran.text

@@ -102,8 +102,10 @@ def test_backup_when_the_node_is_named_then_its_directory_is_found(
     assert command("backup", tmp_path / "b.tar", "--node-id", "node-a").status == 0
     missing = command("backup", tmp_path / "c.tar", "--node-id", "node-z")
     assert missing.status == 1
-    assert "no node's data in" in missing.stderr
-    assert "hint: name the directory with --data-dir, or the node with --node-id" in missing.stderr
+    assert "contains no node data" in missing.stderr
+    assert (
+        "hint: choose the directory with --data-dir, or the node with --node-id" in missing.stderr
+    )
 
 
 @pytest.mark.parametrize("name", ["verify", "restore"])

@@ -72,7 +72,9 @@ def test_build_when_the_output_cannot_be_looked_at_then_status_2_names_it(
     (tmp_path / "app.py").touch()
     ran = command("build", ".", "-o", f"{LONG}/x.wasm")
     assert (ran.status, ran.stdout) == (2, b"")
-    assert f"{LONG}/x.wasm cannot be written: File name too long\nhint: name another" in ran.stderr
+    assert (
+        f"{LONG}/x.wasm cannot be written: File name too long\nhint: choose another" in ran.stderr
+    )
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ class TestFile:
         ran = deployed("deploy", "--name", "calc", "--wasm", wasm)
         assert (ran.status, ran.stdout) == (1, b"")
         assert ran.stderr == (
-            "error: application 'calc' is deployed already, and Running\n"
+            "error: application 'calc' is already deployed, and Running\n"
             "hint: deploy with --replace, which keeps its state, or under another --name\n"
         )
         assert fake_node.applications == before
@@ -163,12 +163,12 @@ class TestFile:
             (("--env", "NOVALUE"), "--env takes NAME=VALUE", "--env GREETING=hello"),
             (("--env", "1X=y"), "environment variable '1X'", "NAME=VALUE"),
             (("--env", "PLEXSPACES_SENDER=y"), "is set by the platform", "another name"),
-            (("--env", "A=" + "y" * 131_072), "over the limit of 131072", "into the artifact"),
-            (("--concurrency", "0"), "concurrency must be at least 1, not 0", "leave it out"),
+            (("--env", "A=" + "y" * 131_072), "exceed the limit of 131072", "into the artifact"),
+            (("--concurrency", "0"), "concurrency must be at least 1, not 0", "omit it"),
             (("--env", "=y"), "environment variable ''", "NAME=VALUE"),
             (("--wasm", "none.wasm"), "there is no file 'none.wasm'", "path of a .wasm file"),
             (("--wasm", "empty.wasm"), "'empty.wasm' is empty", "plexspaces build"),
-            (("--wasm", "text.wasm"), "begins with 68 65 6c 6c", "plexspaces build"),
+            (("--wasm", "text.wasm"), "starts with 68 65 6c 6c", "plexspaces build"),
             (("--wasm", "app.py"), "'app.py' is Python source", "plexspaces build ."),
             (("--wasm", "."), "'.' is a directory", "plexspaces deploy ."),
         ],
@@ -333,7 +333,7 @@ class TestProject:
     @pytest.mark.parametrize(
         ("flags", "status", "said"),
         [
-            (("--name", "taken"), 1, "'taken' is deployed already"),
+            (("--name", "taken"), 1, "'taken' is already deployed"),
             (("--name", "No Name"), 2, "application name 'No Name'"),
             (("--name", ""), 2, "application name ''"),
             (("--vcpus", "0"), 2, "vcpus must be at least 1"),
@@ -437,7 +437,7 @@ class TestProject:
         ("arguments", "status", "said", "hint"),
         [
             ((), 2, "a project directory or a WebAssembly file", "plexspaces deploy DIR, or "),
-            (("tools/componentize-py",), 2, "is not WebAssembly: it begins", "give the .wasm file"),
+            (("tools/componentize-py",), 2, "is not WebAssembly: it starts", "pass the .wasm file"),
             (
                 ("app.wasm", "--wasm", "app.wasm"),
                 2,
@@ -445,7 +445,7 @@ class TestProject:
                 "plexspaces deploy DIR",
             ),
             (("nowhere",), 2, "'nowhere' does not exist", "plexspaces build DIR"),
-            (("tools",), 2, "tools is not a project", "the directory of a project"),
+            (("tools",), 2, "tools is not a project", "a project directory"),
         ],
     )
     def test_deploy_when_it_is_not_clear_what_then_nothing_is_sent(

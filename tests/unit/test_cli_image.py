@@ -91,7 +91,7 @@ def test_build_when_a_tool_is_missing_then_status_1_and_the_hint(
     """What the builder says reaches the user."""
 
     async def build(target: Path, *, progress: Callable[[str], None]) -> GuestImage:
-        raise Unsupported("dpkg-deb is not on this machine", hint="apt-get install dpkg")
+        raise Unsupported("dpkg-deb is not installed", hint="apt-get install dpkg")
 
     monkeypatch.setattr(commands, "build_image", build)
     ran = command("image", "build")

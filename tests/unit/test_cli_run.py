@@ -89,7 +89,7 @@ class EmbeddedBuilder:
         if self.damaged.exists():
             raise WrongState("registry.db is damaged")
         if self.said["data_dir"] == self.held:
-            raise WrongState("the data directory is held by node 'embedded'")
+            raise WrongState("the data directory is in use by node 'embedded'")
         with FakeNode(right) as node:
             if self.left:
                 async with NodeClient(node.address) as client:
@@ -238,8 +238,7 @@ class TestRun:
             )
         assert ran.status == 0
         assert (
-            f"compiling again, the cache is not usable: the data directory {cache} is held by node"
-            in ran.stderr
+            f"the cache is not usable: the data directory {cache} is in use by node" in ran.stderr
         )
         second = embedded[-1]
         assert second.ended

@@ -125,8 +125,8 @@ class TestDeploy:
             ("calc", DeployOptions(version="no spaces"), "version 'no spaces'"),
             ("calc", DeployOptions(env={"A=B": "c"}), "environment variable 'A=B'"),
             ("calc", DeployOptions(vm_id="../x"), "VM id '../x'"),
-            ("calc", DeployOptions(env={"A": "x" * 131_072}), "over the limit of 131072"),
-            ("calc", DeployOptions(args=("x" * 131_072,)), "over the limit of 131072"),
+            ("calc", DeployOptions(env={"A": "x" * 131_072}), "exceed the limit of 131072"),
+            ("calc", DeployOptions(args=("x" * 131_072,)), "exceed the limit of 131072"),
             ("calc", DeployOptions(concurrency=0), "concurrency must be at least 1, not 0"),
             ("calc", DeployOptions(concurrency=-1), "concurrency must be from 1 to 1024, not -1"),
             ("calc", DeployOptions(vcpus=0), "vcpus must be at least 1, not 0"),
@@ -157,7 +157,7 @@ class TestDeploy:
             ("app.rs", b"fn main", "is Rust source", "plexspaces build"),
             ("app.wasm", b"\x7fELF\2\1", "native program", ".wasm file it was compiled from"),
             ("app.wat", b"\n (module)", "WebAssembly text", "wasm-tools parse"),
-            ("app.wasm", b"{}  ", "begins with 7b 7d 20 20", "plexspaces build"),
+            ("app.wasm", b"{}  ", "starts with 7b 7d 20 20", "plexspaces build"),
         ],
     )
     async def test_deploy_when_the_file_is_not_wasm_then_nothing_is_sent(
@@ -219,7 +219,9 @@ class TestDeploy:
         with path.open("wb") as file:
             file.write(WASM)
             file.truncate(2**40)
-        with pytest.raises(InvalidArgument, match=r"1048576\.0 MiB, the node accepts 1\.0 MiB"):
+        with pytest.raises(
+            InvalidArgument, match=r"1048576\.0 MiB, but the node accepts at most 1\.0 MiB"
+        ):
             await client.deploy("calc", path)
         assert node.calls == ["InspectNode"]
 
@@ -228,7 +230,7 @@ class TestDeploy:
     ) -> None:
         """A name is asked for before the artifact is sent, and the hint tells the way."""
         await client.deploy("calc", WASM)
-        with pytest.raises(AlreadyExists, match="'calc' is deployed already, and Run") as caught:
+        with pytest.raises(AlreadyExists, match="'calc' is already deployed, and Run") as caught:
             await client.deploy("calc", wasm)
         assert (caught.value.hint or "").startswith("deploy with --replace")
         assert len(node.uploads) == 1
@@ -263,7 +265,7 @@ class TestDeploy:
     @pytest.mark.parametrize(
         "error",
         [
-            VmStartFailed("no hello", step="handshake", hint="plexspaces doctor"),
+            VmStartFailed("did not connect", step="handshake", hint="plexspaces doctor"),
             ActorFailed("no table", code="bad-init"),
             AlreadyExists("taken a moment ago", hint="choose another"),
         ],
@@ -357,7 +359,7 @@ class TestInvoke:
         self, node: FakeNode, client: NodeClient
     ) -> None:
         """What no node accepts is refused here; what is much longer than listings goes through."""
-        with pytest.raises(InvalidArgument, match="over the limit of 268435456"):
+        with pytest.raises(InvalidArgument, match="exceeds the limit of 268435456"):
             await client.invoke("calc", bytes(256 * MIB + 1))
         assert node.calls == []
         await client.deploy("calc", WASM)
@@ -477,7 +479,7 @@ class TestConnection:
         with pytest.raises(WrongState, match="is not open"):
             await client.list()
         async with client:
-            with pytest.raises(WrongState, match="is open already"):
+            with pytest.raises(WrongState, match="is already open"):
                 await client.__aenter__()
             await client.close()
         await client.close()

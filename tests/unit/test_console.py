@@ -112,7 +112,7 @@ async def test_console_when_it_is_no_plain_file_then_it_is_refused_at_once(
     plant(bundle.console_log)
     before = len(os.listdir("/proc/self/fd"))
     async with asyncio.timeout(5):
-        with pytest.raises(WrongState, match="no plain file") as caught:
+        with pytest.raises(WrongState, match="not a regular file") as caught:
             await read(bundle)
     assert caught.value.hint is not None
     assert len(os.listdir("/proc/self/fd")) == before

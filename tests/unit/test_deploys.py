@@ -53,7 +53,7 @@ def test_next_version_when_what_is_kept_and_what_is_new_are_too_long_then_invali
 ):
     """The bound is that of what a machine is given, not of what a request says."""
     before = row_of("app", kind=COMMAND, env={"A": "1" * 70_000})
-    with pytest.raises(InvalidArgument, match="over the limit of 131072"):
+    with pytest.raises(InvalidArgument, match="exceed the limit of 131072"):
         next_record(before, request(args=("a" * 70_000,)), compiled(COMMAND))
 
 

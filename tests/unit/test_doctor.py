@@ -260,7 +260,7 @@ class TestIsolation:
             ("process", True),
             ("auto", True),
         ]
-        assert one(findings, "qemu").detail == "not in this version"
+        assert one(findings, "qemu").detail == "not available in this version"
         assert one(findings, "auto").detail == "selects process"
 
     async def test_check_isolation_when_several_work_then_auto_takes_the_strongest(self) -> None:
@@ -287,7 +287,7 @@ class TestIsolation:
         )
         assert required_ok(findings)
 
-    @pytest.mark.parametrize("drivers", [[], [driver("qemu", Health(False, "no machine"))]])
+    @pytest.mark.parametrize("drivers", [[], [driver("qemu", Health(False, "unknown host"))]])
     async def test_check_isolation_when_the_level_asked_for_does_not_work_then_it_is_a_fault(
         self, drivers: list[Driver]
     ) -> None:

@@ -159,7 +159,7 @@ class TestProbe:
         monkeypatch.setattr(firecracker, "TRIAL_TIMEOUT_S", 0.3)
         health = await harness.of_program("--deaf-guest").probe()
         assert not health.ok
-        assert "did not dial" in health.reason
+        assert "did not connect" in health.reason
         assert health.hint
         assert list(harness.root.iterdir()) == []
 
@@ -260,7 +260,7 @@ class TestHost:
     def test_kvm_that_is_no_device_is_unavailable(self, tmp_path: Path) -> None:
         """A file of that name is no KVM."""
         (tmp_path / "kvm").touch()
-        with pytest.raises(Unavailable, match="no virtual machine"):
+        with pytest.raises(Unavailable, match="cannot create a virtual machine"):
             kvm.open_kvm(tmp_path / "kvm")
 
     def test_downloads_are_the_makers_own(self) -> None:

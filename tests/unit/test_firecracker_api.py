@@ -110,7 +110,7 @@ class TestAnswers:
     ) -> None:
         """Whatever comes instead of an answer is one error, and nothing of it is kept."""
         async with _served(short_dir, answer, hang_up=True) as client:
-            with pytest.raises(Unavailable, match="broke off at GET /"):
+            with pytest.raises(Unavailable, match="gave no valid answer to GET /"):
                 await client.call(api.instance_info(), 5)
 
     async def test_call_when_there_is_no_answer_ends_in_time(self, short_dir: Path) -> None:

@@ -39,7 +39,7 @@ async def test_health_when_damage_is_met_then_it_ends_and_the_log_says_once_what
             assert [(await watch.read()).status for watch in watched] == [NOT_SERVING] * 2
             for watch in watched:
                 watch.cancel()
-        assert caplog.messages == ["page 3; to mend it: restore", "page 4; to mend it: restore"]
+        assert caplog.messages == ["page 3; hint: restore", "page 4; hint: restore"]
         assert node_health.damages == 3
         await node_health.serve()
     finally:

@@ -80,7 +80,7 @@ def test_open_when_there_is_none_then_the_command_that_makes_one(tmp_path: Path)
     for directory in (tmp_path, tmp_path / "none"):
         with pytest.raises(NotFound, match="no guest image") as caught:
             GuestImage.open(directory)
-        assert caught.value.hint == "make it with: plexspaces image build"
+        assert caught.value.hint == "build it with: plexspaces image build"
 
 
 @pytest.mark.parametrize("name", [KERNEL, INITRD, ROOTFS])
@@ -127,7 +127,7 @@ def test_open_when_made_for_another_machine_engine_or_generation_then_wrong_stat
 ) -> None:
     """A sound image that does not fit says what does not, and both values."""
     sealed(tmp_path)
-    with pytest.raises(WrongState, match="speaks generation 1 of the link, this node 2"):
+    with pytest.raises(WrongState, match="speaks generation 1 of the link, this node speaks 2"):
         GuestImage.open(tmp_path, generation=2)
     rewrite(tmp_path, engine="wasmtime 1.0")
     with pytest.raises(WrongState, match=rf"runs wasmtime 1.0, this node compiles for {ENGINE}"):
@@ -170,7 +170,7 @@ def test_verify_when_the_record_was_edited_then_it_is_named(tmp_path: Path) -> N
     """The digest that listings show is the digest of the files."""
     sealed(tmp_path)
     rewrite(tmp_path, digest="0" * 64)
-    with pytest.raises(InvalidArgument, match="does not agree with itself"):
+    with pytest.raises(InvalidArgument, match="is inconsistent"):
         GuestImage.open(tmp_path).verify()
 
 
@@ -227,7 +227,7 @@ def test_open_when_made_by_an_earlier_version_then_to_make_it_anew(tmp_path: Pat
     rewrite(tmp_path, format=1)
     with pytest.raises(InvalidArgument, match="has format 1, not 2") as caught:
         GuestImage.open(tmp_path)
-    assert caught.value.hint == "make the image anew with: plexspaces image build"
+    assert caught.value.hint == "rebuild the image with: plexspaces image build"
 
 
 def test_find_directory_when_they_are_not_one_image_then_refused(tmp_path: Path) -> None:
@@ -235,5 +235,5 @@ def test_find_directory_when_they_are_not_one_image_then_refused(tmp_path: Path)
     kernel, rootfs = tmp_path / "my-kernel", tmp_path / ROOTFS
     kernel.touch()
     rootfs.touch()
-    with pytest.raises(InvalidArgument, match="are not one image"):
+    with pytest.raises(InvalidArgument, match="do not form one image"):
         find_directory(kernel, rootfs, Path("/default"))

@@ -110,7 +110,7 @@ def test_find_when_a_program_is_missing_then_the_package_that_has_it(
 ) -> None:
     """The hint can be typed as it stands."""
     monkeypatch.setattr("plexspaces_node.guest_image.packages._SYSTEM_DIRECTORIES", ())
-    with pytest.raises(Unsupported, match="dpkg-deb is not on this machine") as caught:
+    with pytest.raises(Unsupported, match="dpkg-deb is not installed") as caught:
         Tools((), timeout_s=1).find("dpkg-deb")
     assert caught.value.hint == "apt-get install dpkg"
     with pytest.raises(Unsupported, match="Debian"):
@@ -164,7 +164,11 @@ async def test_build_when_the_directory_cannot_be_written_then_invalid_argument(
 @pytest.mark.parametrize(
     ("error", "told", "hint"),
     [
-        (OSError(28, "No space left on device"), "No space left on device", "is there room"),
+        (
+            OSError(28, "No space left on device"),
+            "No space left on device",
+            "300 MiB of free space",
+        ),
         (FileNotFoundError(2, "No such file", "/bin/it"), "/bin/it: No such file", None),
     ],
 )

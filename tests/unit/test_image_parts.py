@@ -32,14 +32,14 @@ def test_extract_when_compressed_as_distributions_do_then_the_elf_file(name: str
 @pytest.mark.parametrize(
     ("image", "what"),
     [
-        (b"", "no bzImage"),
-        (ELF, "no bzImage"),
+        (b"", "not a bzImage"),
+        (ELF, "not a bzImage"),
         (vmlinuz(b"12345678", version=0x207), "too old"),
-        (vmlinuz(COMPRESSIONS["gzip"](ELF))[:-200], "cut short"),
-        (vmlinuz(COMPRESSIONS["gzip"](b"no kernel")), "no ELF file"),
+        (vmlinuz(COMPRESSIONS["gzip"](ELF))[:-200], "truncated"),
+        (vmlinuz(COMPRESSIONS["gzip"](b"no kernel")), "not an ELF file"),
         (vmlinuz(b"\x1f\x8b" + bytes(100)), "does not decompress"),
         (vmlinuz(COMPRESSIONS["xz"](ELF)[:20] + bytes(50)), "does not decompress"),
-        (vmlinuz(b"\xfd7zXZ\x00" + b"\xff" * 8), "not believable"),
+        (vmlinuz(b"\xfd7zXZ\x00" + b"\xff" * 8), "not plausible"),
     ],
 )
 def test_extract_when_it_is_no_kernel_then_what_is_wrong(image: bytes, what: str) -> None:

@@ -29,7 +29,7 @@ def test_payload_when_there_is_no_room_then_the_bound_is_named() -> None:
     in_flight = InFlight(100)
     in_flight.add(60)
     in_flight.check(40)
-    with pytest.raises(ResourceExhausted, match="of 60 bytes are on their way") as caught:
+    with pytest.raises(ResourceExhausted, match="of 60 bytes are in flight") as caught:
         in_flight.check(41)
     assert "[limits] in_flight_bytes" in (caught.value.hint or "")
     in_flight.remove(60)
@@ -135,7 +135,7 @@ async def test_reply_when_a_connection_takes_none_then_it_is_refused_and_others_
     request = encode_request(Request("one", "", b"", 10))
     for _ in range(3):
         await service.Invoke(request, greedy)
-    with pytest.raises(ResourceExhausted, match="has not taken replies of"):
+    with pytest.raises(ResourceExhausted, match="bytes of unread replies"):
         await service.Invoke(request, greedy)
     await service.Invoke(request, other)
     ends[0](greedy)

@@ -39,7 +39,7 @@ async def test_destroy_when_a_directory_cannot_be_removed_then_it_is_named_and_t
         Bundle.create(tmp_path, vm_id, VmConfig())
     await destroy_machines(_StuckDriver(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["vm-stuck"]
-    assert f"{tmp_path / 'vm-stuck'}, left by an earlier run, stays" in caplog.text
+    assert f"{tmp_path / 'vm-stuck'}, left by an earlier run, cannot be removed" in caplog.text
 
 
 async def test_destroy_when_a_process_of_it_lives_then_raised(tmp_path: Path) -> None:

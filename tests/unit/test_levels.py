@@ -107,7 +107,7 @@ async def test_level_without_a_driver_is_not_in_this_version(
 ) -> None:
     """A level is offered only when there is a driver for it."""
     offer(monkeypatch, Level("process", FINE))
-    with pytest.raises(Unsupported, match="not in this version"):
+    with pytest.raises(Unsupported, match="not available in this version"):
         await choose_driver(configured("qemu"))
 
 

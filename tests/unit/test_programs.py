@@ -67,7 +67,7 @@ def test_program_when_an_installation_lacks_it_then_the_hint_installs_again(
     tmp_path: Path, variables: dict[str, str]
 ) -> None:
     """An installed package without its programs is broken, and nothing is looked for elsewhere."""
-    with pytest.raises(NotFound, match="of this installation is missing") as caught:
+    with pytest.raises(NotFound, match="is missing from this installation") as caught:
         find_program(AGENT, package=tmp_path / "site-packages" / "p", variables=variables)
     assert caught.value.hint == "pip install --force-reinstall plexspaces-node"
 

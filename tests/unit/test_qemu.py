@@ -50,7 +50,7 @@ def values(argv: list[str], flag: str) -> list[str]:
 
 
 def no_image() -> GuestImage:
-    raise NotFound("no guest image in /nowhere", hint="make it with: plexspaces image build")
+    raise NotFound("no guest image in /nowhere", hint="build it with: plexspaces image build")
 
 
 class TestCommand:
@@ -238,7 +238,7 @@ class TestKvm:
     def test_kvm_when_it_is_no_device_says_so(self, tmp_path: Path) -> None:
         """A file in its place, made by a wrong mount, is told."""
         (tmp_path / "kvm").touch()
-        with pytest.raises(Unavailable, match="makes no virtual machine"):
+        with pytest.raises(Unavailable, match="cannot create a virtual machine"):
             check_kvm(tmp_path / "kvm", own_user=False)
 
     def test_kvm_closed_to_the_users_of_machines_names_the_group(
@@ -263,7 +263,7 @@ class TestDriver:
         health = await QemuDriver(no_image).probe()
         assert not health.ok
         assert health.reason == "no guest image in /nowhere"
-        assert health.hint == "make it with: plexspaces image build"
+        assert health.hint == "build it with: plexspaces image build"
 
     async def test_probe_without_qemu_names_its_package(
         self, monkeypatch: pytest.MonkeyPatch

@@ -437,7 +437,7 @@ class TestThread:
         """A flood of actors' writes is refused past the bound; a user's request still passes."""
         await registry.insert_application(RECORD)
         monkeypatch.setattr(database, "QUEUE_LIMIT", 0)
-        with pytest.raises(ResourceExhausted, match="wait for the disk"):
+        with pytest.raises(ResourceExhausted, match="waiting for the disk"):
             await registry.kv_put("calculator", "k", b"")
         await registry.set_desired("calculator", Desired.STOPPED)
 

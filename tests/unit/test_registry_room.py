@@ -203,7 +203,7 @@ class TestReserve:
             await registry.insert_application(RECORD)
             await registry.kv_put(RECORD.name, "key", b"v")
         assert [message.partition(": ")[0] for message in caplog.messages] == [
-            "no reserve for a full disk"
+            "cannot reserve space for a full disk"
         ]
 
 

@@ -260,7 +260,9 @@ async def test_stop_when_the_agent_cannot_hand_the_state_over_then_the_applicati
     [machine] = world.driver.live
     world.refused = CANNOT
     for _ in range(2):
-        with pytest.raises(StopRefused, match=r"'app' runs on.*its state has 300 MiB") as caught:
+        with pytest.raises(
+            StopRefused, match=r"'app' keeps running.*its state has 300 MiB"
+        ) as caught:
             await world.supervisor.stop(10)
         assert "--memory 512" in (caught.value.hint or "")
         assert "plexspaces stop app --force" in (caught.value.hint or "")
@@ -291,7 +293,7 @@ async def test_stop_when_the_registry_is_why_the_state_cannot_be_handed_over_the
         await asyncio.sleep(0)
     with pytest.raises(StopRefused, match=r"did not keep it \(no space left") as caught:
         await world.supervisor.stop(0)
-    assert (caught.value.hint or "").startswith("df -h /data; or give up")
+    assert (caught.value.hint or "").startswith("df -h /data; or discard")
     # What the node has is not lost by force either.
     world.refused, world.refusal = None, None
     assert await world.supervisor.stop(10) == ""
@@ -319,12 +321,16 @@ async def test_stop_when_a_message_runs_on_beyond_the_grace_then_the_application
         )
     )
     await asyncio.sleep(0)
-    with pytest.raises(StopRefused, match=r"runs on.*beyond the 0 s of grace") as caught:
+    with pytest.raises(
+        StopRefused, match=r"keeps running.*after the grace period of 0 s"
+    ) as caught:
         await world.supervisor.stop(0)
-    assert (caught.value.hint or "").startswith("wait until it is done; or give up")
+    assert (caught.value.hint or "").startswith("wait until it is done; or discard")
     assert (world.supervisor.state, busy.done()) == (RUNNING, False)
     lost = await world.supervisor.stop(0, force=True)
-    assert lost.startswith("a message ran on beyond the 0 s of grace: what it changed since")
+    assert lost.startswith(
+        "a message was still running after the grace period of 0 s: changes since"
+    )
     assert (world.supervisor.state, world.supervisor.last_error) == (STOPPED, lost)
     with pytest.raises(Unavailable):
         await busy
@@ -481,7 +487,7 @@ async def test_machine_whose_agent_is_deaf_is_ended_at_once(
     monkeypatch.setattr(FakeVm, "stop", stopped)
     monkeypatch.setattr(pending, "TICK_S", 0.001)
     await world.supervisor.start()
-    with pytest.raises(DeadlineExceeded, match="nor a sign of life"):
+    with pytest.raises(DeadlineExceeded, match="no sign of life"):
         await world.supervisor.agent.invoke(sender="", msg_type="m", payload=b"", timeout_ns=1000)
     await world.reach(RUNNING, restarts=1)
     assert graces[0] == 0

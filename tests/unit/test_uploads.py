@@ -132,7 +132,7 @@ async def test_place_when_all_are_taken_then_the_slowest_gives_way(
     await inside.acquire()
     await inside.acquire()
     async with asyncio.timeout(patient(10)), admitted.place(make(LONG_BYTES), "c"):
-        with pytest.raises(ResourceExhausted, match="others wait for this upload"):
+        with pytest.raises(ResourceExhausted, match="others are waiting"):
             await holders[1]
     assert not holders[0].done()
     holders[0].cancel()

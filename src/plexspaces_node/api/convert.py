@@ -61,7 +61,7 @@ def language_named(text: str) -> Language | None:
     if text not in LANGUAGES:
         raise InvalidArgument(
             f"unknown language {text!r}",
-            hint=f"choose one of {', '.join(LANGUAGES)}, or leave it out: it is read from the file",
+            hint=f"choose one of {', '.join(LANGUAGES)}, or omit it: it is detected from the file",
         )
     return Language(text)
 
@@ -435,6 +435,6 @@ def _read(kind: type[_E], text: str, what: str) -> _E:
         return kind(text)
     except ValueError as error:
         raise Unsupported(
-            f"the node speaks of the {what} {text!r}, which this client does not know",
+            f"the node reports the {what} {text!r}, which this client does not know",
             hint="upgrade the client to the node's version: pip install -U plexspaces-node",
         ) from error

@@ -146,20 +146,19 @@ def from_grpc(error: grpc.aio.AioRpcError, *, address: str) -> PlexSpacesError |
         return _unreachable(said, address)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (sizes := _TOO_LONG.search(said)):
         return InvalidArgument(
-            f"a message of {sizes[1]} bytes is over the limit of the node at {address}",
+            f"a message of {sizes[1]} bytes exceeds the limit of the node at {address}",
             hint="send it in parts, or raise the node's [limits] message_bytes",
         )
     if code is grpc.StatusCode.CANCELLED:
         return Unavailable(
-            f"the node at {address} let the call go: it has more of them than it can look at, or "
-            "ends",
-            hint="send fewer at a time; or look at the node's own output",
+            f"the node at {address} dropped the call: it has too many of them, or is stopping",
+            hint="send fewer at a time, or check the node's own output",
         )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return DeadlineExceeded(f"the node at {address} did not answer in the time given")
+        return DeadlineExceeded(f"the node at {address} did not answer in time")
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return Unsupported(
-            f"what answers at {address} does not know this call ({said})",
+            f"the server at {address} does not know this call ({said})",
             hint="check --node-address, and that node and client have the same version",
         )
     return _class_of(code)(f"{said} ({code.name} from {address})")
@@ -210,24 +209,24 @@ def _unreachable(said: str, address: str) -> PlexSpacesError:
     lowered = said.lower()
     if _REFUSED in lowered:
         return ResourceExhausted(
-            f"the node at {address} has more calls of this connection than it looks at",
+            f"the node at {address} has too many calls of this connection",
             hint="send fewer at a time",
         )
     if any(sign in lowered for sign in _NO_CONNECTION):
         if any(sign in lowered for sign in _CLOSED_AT_ONCE):
             return Unavailable(
-                f"what listens at {address} closes connections at once: it has as many as it "
-                "takes, or is no node",
-                hint="try again in a minute: a node ends idle ones; plexspaces doctor says how "
-                "many descriptors it may have",
+                f"the server at {address} closes connections at once: it has reached its "
+                "limit, or is not a node",
+                hint="try again in a minute, when idle ones are closed; plexspaces doctor shows "
+                "how many descriptors a node may have",
             )
         nobody = any(sign in lowered for sign in _NOBODY_THERE)
         why = "" if nobody else f" ({said.rpartition('last error: ')[2]})"
         there = f" --address {address}" if address != DEFAULT_ADDRESS and _is_here(address) else ""
         return Unavailable(f"no node answers at {address}{why}", hint=START_NODE_HINT + there)
     return Unavailable(
-        f"the connection to the node at {address} broke ({said})",
-        hint="look at the node's own output; then try again",
+        f"the connection to the node at {address} was lost ({said})",
+        hint="check the node's own output, then try again",
     )
 
 

@@ -72,7 +72,7 @@ def check_wasm(wasm: Path | bytes) -> int:
             header = file.read(_HEADER_BYTES * 2)
     except FileNotFoundError as error:
         raise InvalidArgument(
-            f"there is no file {str(wasm)!r}", hint="give the path of a .wasm file"
+            f"there is no file {str(wasm)!r}", hint="pass the path of a .wasm file"
         ) from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
@@ -112,6 +112,6 @@ def _check_header(what: str, suffix: str, header: bytes, *, build: str = ".") ->
         if header.lstrip().startswith(magic):
             raise InvalidArgument(f"{what} is {kind}, not WebAssembly", hint=hint)
     raise InvalidArgument(
-        f"{what} is not WebAssembly: it begins with {header[:4].hex(' ')}, not 00 61 73 6d",
-        hint="give the .wasm file that plexspaces build or your compiler wrote",
+        f"{what} is not WebAssembly: it starts with {header[:4].hex(' ')}, not 00 61 73 6d",
+        hint="pass the .wasm file that plexspaces build or your compiler wrote",
     )

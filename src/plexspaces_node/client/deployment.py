@@ -89,7 +89,7 @@ class ApplicationDeployment:
         """
         if self._wasm is None:
             raise InvalidArgument(
-                f"nothing to deploy as {self._name}", hint="say .with_wasm(path) before .deploy()"
+                f"nothing to deploy as {self._name}", hint="call .with_wasm(path) before .deploy()"
             )
         owned = isinstance(self._node, str)
         client = NodeClient(self._node) if isinstance(self._node, str) else self._node

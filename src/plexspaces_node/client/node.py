@@ -140,7 +140,7 @@ class NodeClient:
 
     async def __aenter__(self) -> Self:
         if self._channel is not None:
-            raise WrongState(f"the client of {self.address} is open already")
+            raise WrongState(f"the client of {self.address} is already open")
         self._channel = grpc.aio.insecure_channel(self.address, options=client_options())
         self._opened = ApplicationServiceStub(self._channel)
         self._invoke = self._channel.unary_unary(f"/{SERVICE}/{METHOD}")
@@ -266,8 +266,8 @@ class NodeClient:
         check_name(name)
         if timeout_s is not None and not 0 < timeout_s <= MAX_INVOKE_TIMEOUT_S:
             raise InvalidArgument(
-                f"a timeout of {timeout_s:g} s is not possible",
-                hint=f"choose more than 0 and at most {MAX_INVOKE_TIMEOUT_S:g} s",
+                f"a timeout of {timeout_s:g} s is not valid",
+                hint=f"choose a value above 0 and at most {MAX_INVOKE_TIMEOUT_S:g} s",
             )
         check_message(len(payload))
         timeout_ms, deadline_s = 0, None
@@ -396,7 +396,7 @@ class NodeClient:
         taken = await self._find(name)
         if taken is not None:
             raise AlreadyExists(
-                f"application {name!r} is deployed already, and {taken.state}",
+                f"application {name!r} is already deployed, and {taken.state}",
                 hint="deploy with --replace, which keeps its state, or under another --name",
             )
 
@@ -478,7 +478,7 @@ def check_message(size_bytes: int) -> None:
     """Raise `InvalidArgument` for a message that no node accepts; a node's own cap may be lower."""
     if size_bytes > MAX_MESSAGE_LIMIT_BYTES:
         raise InvalidArgument(
-            f"a message of {size_bytes} bytes is over the limit of {MAX_MESSAGE_LIMIT_BYTES}",
+            f"a message of {size_bytes} bytes exceeds the limit of {MAX_MESSAGE_LIMIT_BYTES}",
             hint="send it in parts",
         )
 
@@ -487,7 +487,7 @@ def _spec(name: str, wish: DeployOptions) -> ApplicationSpec:
     if wish.vm_id:
         check_name(wish.vm_id, what="VM id")
     if wish.concurrency == 0:
-        raise InvalidArgument("concurrency must be at least 1, not 0", hint="leave it out")
+        raise InvalidArgument("concurrency must be at least 1, not 0", hint="omit it")
     return ApplicationSpec(
         name=name,
         digest=_NO_DIGEST_YET,
@@ -511,7 +511,7 @@ def _check_fits(size_bytes: int, config: VmConfig, node: NodeInfo) -> None:
     if size_bytes > node.artifact_limit_bytes:
         raise InvalidArgument(
             f"the artifact has {size_bytes / MIB:.1f} MiB, "
-            f"the node accepts {node.artifact_limit_bytes / MIB:.1f} MiB",
+            f"but the node accepts at most {node.artifact_limit_bytes / MIB:.1f} MiB",
             hint="build it without debug information, or raise the node's artifact limit",
         )
     if config.vcpus > node.max_vcpus:

@@ -277,7 +277,9 @@ async def _probe(driver: Driver, timeout_s: float) -> Health:
 def _level(level: str, health: Health | None, *, needed: bool) -> Finding:
     if health is None:
         hint = "choose another: plexspaces start-node --isolation auto" if needed else None
-        return Finding("Isolation", level, _needed(False, needed), "not in this version", hint)
+        return Finding(
+            "Isolation", level, _needed(False, needed), "not available in this version", hint
+        )
     return Finding("Isolation", level, _needed(health.ok, needed), health.reason, health.hint)
 
 

@@ -53,7 +53,7 @@ async def build_image(
     `InvalidArgument` for a directory that cannot be written.
     """
     if platform.machine() != ARCH:
-        raise Unsupported(f"guest images are made on {ARCH} only, and this is {platform.machine()}")
+        raise Unsupported(f"guest images are built on {ARCH} only, this is {platform.machine()}")
     around = environment or BuildEnvironment.here()
     tools = Tools(around.search, timeout_s=STEP_TIMEOUT_S)
     for name in _TOOLS:
@@ -93,8 +93,8 @@ async def _scratch(target: Path) -> AsyncIterator[Path]:
         file = error.filename or target.parent
         full = error.errno in NO_SPACE
         raise Unavailable(
-            f"the image cannot be made: {file}: {error.strerror}",
-            hint=f"is there room for 300 MiB? df -h {quoted(target.parent)}" if full else None,
+            f"the image cannot be built: {file}: {error.strerror}",
+            hint=f"it needs 300 MiB of free space: df -h {quoted(target.parent)}" if full else None,
         ) from error
     finally:
         await in_thread(shutil.rmtree, made, ignore_errors=True)

@@ -46,7 +46,7 @@ def decompress(data: bytes, size: int | None = None) -> bytes:
     machine cannot undo.
     """
     if size is not None and size > _LONGEST_BYTES:
-        raise InvalidArgument(f"{size} bytes are not believable")
+        raise InvalidArgument(f"a size of {size} bytes is not plausible")
     try:
         if data.startswith(LZ4) and size is not None:
             return _lz4(data, size)
@@ -58,7 +58,7 @@ def decompress(data: bytes, size: int | None = None) -> bytes:
             return lzma.LZMADecompressor(lzma.FORMAT_XZ).decompress(data)
     except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:
         raise InvalidArgument(f"it does not decompress: {error}") from error
-    raise Unsupported(f"its compression is not known: it begins with {data[:6].hex()}")
+    raise Unsupported(f"its compression is unknown: it starts with {data[:6].hex()}")
 
 
 def _lz4(data: bytes, size: int) -> bytes:
@@ -104,6 +104,6 @@ def _library(name: str, package: str) -> ctypes.CDLL:
         return ctypes.CDLL(name)
     except OSError as error:
         raise Unsupported(
-            f"{name}, which undoes its compression, is not on this machine",
+            f"{name}, which decompresses it, is not installed",
             hint=f"apt-get install {package}",
         ) from error

@@ -43,7 +43,7 @@ def extract_vmlinux(image: bytes) -> bytes:
     That is a boot sector, a loader and a compressed `vmlinux`, whose place the boot sector tells.
     """
     if image[_MAGIC_OFFSET : _MAGIC_OFFSET + 4] != b"HdrS":
-        raise InvalidArgument("it is no bzImage: its header is missing")
+        raise InvalidArgument("it is not a bzImage: its header is missing")
     (version,) = struct.unpack_from("<H", image, _VERSION_OFFSET)
     if version < _PAYLOAD_SINCE:
         raise InvalidArgument(f"its boot protocol {version:#06x} is too old")
@@ -51,10 +51,10 @@ def extract_vmlinux(image: bytes) -> bytes:
     start = ((image[_SETUP_SECTORS_OFFSET] or 4) + 1) * _SECTOR_BYTES + offset
     payload = image[start : start + length]
     if len(payload) != length or length < 8:
-        raise InvalidArgument("it is cut short")
+        raise InvalidArgument("it is truncated")
     # Every format but gzip, which has it inside, is followed by the length of what it holds.
     (size,) = struct.unpack_from("<I", payload, len(payload) - 4)
     kernel = decompress(payload, None if payload.startswith(GZIP) else size)
     if kernel[:4] != _ELF_MAGIC:
-        raise InvalidArgument("its payload is no ELF file")
+        raise InvalidArgument("its payload is not an ELF file")
     return kernel

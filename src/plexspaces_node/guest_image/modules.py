@@ -89,7 +89,7 @@ def plain(module: bytes) -> bytes:
     for what is no module.
     """
     if not module.startswith(_ELF64_LITTLE_ENDIAN):
-        raise InvalidArgument("it is no ELF file of 64 bits")
+        raise InvalidArgument("it is not a 64-bit ELF file")
     try:
         return _without_types(_without_signature(module))
     except (struct.error, IndexError, ValueError) as error:

@@ -42,11 +42,11 @@ class Tools:
             return found
         if name.startswith("apt-"):
             raise Unsupported(
-                f"{name} is not on this machine: a guest image is made from Debian's packages",
-                hint="build it on Debian or in its container, and copy the directory here",
+                f"{name} is not installed: a guest image is built from Debian's packages",
+                hint="build it on Debian or in a Debian container, and copy the directory here",
             )
         raise Unsupported(
-            f"{name} is not on this machine",
+            f"{name} is not installed",
             hint=f"apt-get install {_PROVIDERS.get(name, name)}",
         )
 
@@ -110,7 +110,7 @@ async def _fetch(tools: Tools, cache: Path, packages: list[Package]) -> None:
             raise Unavailable(
                 f"the packages {' '.join(package.name for package in packages)} cannot be "
                 f"fetched: {_end_of(fetched)}",
-                hint="apt-get update, and see whether this machine reaches its mirror",
+                hint="apt-get update, and check that this machine reaches its mirror",
             )
         for file, package in zip(files, packages, strict=True):
             file.replace(package.file)
@@ -174,4 +174,4 @@ def _not_offered(what: str, finished: Finished) -> Unavailable:
 
 def _end_of(finished: Finished) -> str:
     lines = [line.strip() for line in finished.output.splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "no output"

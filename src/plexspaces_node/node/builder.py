@@ -186,7 +186,7 @@ class NodeBuilder:
             data = stack.enter_context(DataDirectory.open(config.node.data_dir, config.node.id))
             if data.unfinished.exists():
                 raise WrongState(
-                    f"a backup was not wholly restored into {data.path}",
+                    f"a backup was not completely restored into {data.path}",
                     hint=f"plexspaces restore BACKUP --data-dir {quoted(data.path)}",
                 )
             # After it: a node that runs already is named, and not only the port it holds.
@@ -255,7 +255,7 @@ def _tell_of_a_weaker_level(node: Node, before: str) -> None:
     if levels.index(node.isolation) > levels.index(before):
         _log.warning(
             "isolation level %s is weaker than %s, at which the applications of this node ran "
-            "before; to have that again: --isolation %s",
+            "before; to use that again: --isolation %s",
             *(node.isolation, before, before),
         )
 
@@ -301,7 +301,7 @@ def _named(level: str, drivers: Sequence[Driver]) -> Driver:
         if driver.name == level:
             return driver
     raise Unsupported(
-        f"isolation level {level!r} is not in this version",
+        f"isolation level {level!r} is not available in this version",
         hint="plexspaces start-node --node-id my-node --isolation process",
     )
 

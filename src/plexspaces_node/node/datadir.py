@@ -199,7 +199,7 @@ def _usable(path: Path) -> Iterator[None]:
     except OSError as error:
         raise InvalidArgument(
             f"the data directory {path} cannot be used: {error.strerror} ({error.filename})",
-            hint="choose a directory you may write to: plexspaces start-node --data-dir DIR",
+            hint="choose a writable directory: plexspaces start-node --data-dir DIR",
         ) from error
 
 
@@ -269,7 +269,7 @@ def _take_lock(directory: DataDirectory) -> int:
         holder = _describe_holder(os.pread(lock, _LIMIT_BYTES, 0))
         os.close(lock)
         raise WrongState(
-            f"the data directory {directory.path} is held by {holder}",
+            f"the data directory {directory.path} is in use by {holder}",
             hint="stop that node first, or give this one another --data-dir",
         ) from error
     except OSError:

@@ -56,7 +56,9 @@ class Reserve:
                 self._take(size)
             except OSError as error:
                 if not is_full(error):
-                    _log.warning("no reserve for a full disk: %s: %s", self._path, error.strerror)
+                    _log.warning(
+                        "cannot reserve space for a full disk: %s: %s", self._path, error.strerror
+                    )
                     self.is_filled = True
                 size //= 2
             else:
@@ -91,7 +93,7 @@ def using_disk(path: Path) -> Iterator[None]:
     except OSError as error:
         if is_full(error):
             raise DiskFull(path) from error
-        raise Unavailable(f"the disk failed in {path}: {error.strerror}", hint="dmesg") from error
+        raise Unavailable(f"disk error in {path}: {error.strerror}", hint="dmesg") from error
 
 
 def sync(path: Path) -> None:
@@ -123,7 +125,7 @@ def clear(path: Path) -> None:
         except IsADirectoryError:
             shutil.rmtree(path)
     except OSError as error:
-        _log.warning("%s has no place there and cannot be removed: %s", path, error.strerror)
+        _log.warning("%s does not belong there and cannot be removed: %s", path, error.strerror)
 
 
 def room_of(size_bytes: int) -> int:

@@ -76,7 +76,9 @@ def remove_all_but(directory: Path, names: Collection[str]) -> None:
             try:
                 path.unlink()
             except OSError as error:
-                _log.warning("%s, of no application, stays: %s", path, error.strerror)
+                _log.warning(
+                    "cannot remove %s, which belongs to no application: %s", path, error.strerror
+                )
 
 
 class _Backlog:
@@ -142,7 +144,7 @@ class ApplicationLog:
     def __init__(self, path: Path, limit_bytes: int) -> None:
         if limit_bytes < MIN_LIMIT_BYTES:
             raise InvalidArgument(
-                f"a log cannot be bounded to {limit_bytes} bytes",
+                f"a log limit of {limit_bytes} bytes is too small",
                 hint=f"allow at least {MIN_LIMIT_BYTES} bytes",
             )
         self._path = path
@@ -201,8 +203,8 @@ class ApplicationLog:
         """
         if len(self._followers) >= MAX_FOLLOWERS:
             raise ResourceExhausted(
-                f"{MAX_FOLLOWERS} followers read this log already, the most allowed",
-                hint="end another `plexspaces logs -f` of this application",
+                f"too many followers of this log ({MAX_FOLLOWERS})",
+                hint="stop another `plexspaces logs -f` of this application",
             )
         follower = _Follower()
         self._followers.add(follower)

@@ -155,14 +155,14 @@ def _toolchain(language: Language, project: Path) -> Toolchain:
         if toolchain.language is language:
             return toolchain
     raise Unsupported(
-        f"{project} is a {language} project: building {language} comes in a later version",
+        f"{project} is a {language} project: building {language} is not supported yet",
         hint="build it with the language's own tools and deploy the .wasm file",
     )
 
 
 def _checked_output(output: Path, project: Path) -> Path:
     output = output.absolute()
-    with writing(output, hint="name another output with -o"):
+    with writing(output, hint="choose another output with -o"):
         _check_output(output, project)
     return output
 
@@ -177,8 +177,8 @@ def _check_output(output: Path, project: Path) -> None:
         raise InvalidArgument(f"{output} is a directory", hint=f"-o {quoted(output / 'NAME.wasm')}")
     if output.exists() and not _is_replaceable(output):
         raise InvalidArgument(
-            f"{output} is not a WebAssembly file and will not be replaced",
-            hint="name another output with -o",
+            f"{output} is not a WebAssembly file and will not be overwritten",
+            hint="choose another output with -o",
         )
 
 
@@ -189,7 +189,7 @@ def _is_replaceable(output: Path) -> bool:
 
 def _copy(source: Path, output: Path) -> None:
     """Put a copy in place at once; not a link, so that nobody's edit reaches the cache."""
-    with writing(output.parent, hint="name an output with -o"):
+    with writing(output.parent, hint="choose an output with -o"):
         output.parent.mkdir(exist_ok=True)
         with tempfile.NamedTemporaryFile(
             prefix=f".{output.name}.", dir=output.parent, delete=False

@@ -38,7 +38,7 @@ def library(project: Path) -> Library:
     if not isinstance(name, str):
         raise InvalidArgument(
             f"{project / MANIFEST} has no [package] with a name",
-            hint="name the directory of one package, not of a workspace",
+            hint="pass the directory of a package, not of a workspace",
         )
     own = _table(manifest.get("lib"))
     found = Library(

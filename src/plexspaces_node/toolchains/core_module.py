@@ -64,7 +64,7 @@ def read_core_module(binary: bytes) -> CoreModule:
             elif part.kind == _EXPORTS:
                 exports = frozenset(_exports(binary, part.body))
     except InvalidArgument as exc:
-        raise Internal("the compiler's output is not whole WebAssembly") from exc
+        raise Internal("the compiler's output is incomplete WebAssembly") from exc
     return CoreModule(binary, imports, exports)
 
 

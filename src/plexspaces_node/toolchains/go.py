@@ -53,7 +53,7 @@ _NOT_TIDY = re.compile(r"^\s*(go mod (?:tidy|download \S+))$", re.M)
 
 _NO_FILES = re.compile(r"no (?:non-test )?Go files in|build constraints exclude all Go files in")
 
-_PROGRAM_HINT = "begin its files with `package main` and write `func main()`"
+_PROGRAM_HINT = "start its files with `package main` and write `func main()`"
 _NO_FILES_HINT = "write main.go, with `package main` and `func main()`: plexspaces new go NAME"
 _ACTOR_HINT = (
     f"import {SDK}/actor and write `func main() {{ actor.Serve(...) }}`; a program without the SDK "
@@ -166,9 +166,9 @@ class GoToolchain:
         replacement = _SDK_REPLACEMENT.search(_go_mod(compilation.project))
         if replacement is None or not (compilation.project / replacement["path"]).is_dir():
             raise InvalidArgument(
-                f"the SDK that go.mod requires is not there: {replacement['path']}"
+                f"the SDK that go.mod requires is missing: {replacement['path']}"
                 if replacement
-                else "go.mod requires the SDK and does not say where it is",
+                else "go.mod requires the SDK but does not say where it is",
                 hint=_sdk_hint(),
             )
 
@@ -181,7 +181,7 @@ def _not_compiled(said: str, project: Path) -> InvalidArgument:
     if "-buildmode=c-shared requires exactly one main package" in said:
         return InvalidArgument(f"the package in {project} is not a program", hint=_PROGRAM_HINT)
     if _NO_FILES.search(said):
-        return InvalidArgument(f"{project} holds no program:\n{said}", hint=_NO_FILES_HINT)
+        return InvalidArgument(f"{project} contains no program:\n{said}", hint=_NO_FILES_HINT)
     hint = None
     if _NO_SDK.search(said):
         hint = _sdk_hint()

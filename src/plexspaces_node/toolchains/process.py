@@ -49,7 +49,7 @@ async def run(
         over = True
     except TimeoutError as exc:
         raise DeadlineExceeded(
-            f"{Path(argv[0]).name} did not end within {timeout_s:g} s",
+            f"{Path(argv[0]).name} did not finish within {timeout_s:g} s",
             hint="is the machine busy? In Python, code at the top of a file runs while it is built",
         ) from exc
     finally:

@@ -32,7 +32,7 @@ def with_producers(binary: bytes, added: Fields) -> bytes:
     try:
         return _merge(binary, added)
     except InvalidArgument as exc:
-        raise Internal("the compiler's output is not whole WebAssembly") from exc
+        raise Internal("the compiler's output is incomplete WebAssembly") from exc
 
 
 def _merge(binary: bytes, added: Fields) -> bytes:

@@ -84,14 +84,14 @@ def detect(project: Path) -> Language:
     if not found:
         marks = ", ".join(mark for mark, _ in (*_MARKS, *_WEAK_MARKS))
         raise InvalidArgument(
-            f"{project} is not a project: it holds none of {marks}",
-            hint="name the directory of a project, or begin one: plexspaces new --help",
+            f"{project} is not a project: it contains none of {marks}",
+            hint="pass a project directory, or create one: plexspaces new --help",
         )
     if len(found) > 1:
         marks = " and ".join(mark for mark, _ in found)
         raise InvalidArgument(
-            f"{project} holds {marks}: its language is not clear",
-            hint="put each application into a directory of its own",
+            f"{project} contains {marks}: its language is ambiguous",
+            hint="put each application into its own directory",
         )
     return found[0][1]
 
@@ -131,8 +131,8 @@ def read_sources(directory: Path, *, ignoring: Path | None = None) -> list[Sourc
         total += status.st_size
         if len(sources) > MAX_FILES or total > MAX_BYTES:
             raise InvalidArgument(
-                f"{directory} holds more than {MAX_FILES} files or {MAX_BYTES // MIB} MiB",
-                hint="name the directory that holds the project's files only",
+                f"{directory} contains more than {MAX_FILES} files or {MAX_BYTES // MIB} MiB",
+                hint="pass a directory that contains only the project's files",
             )
     return sorted(sources, key=lambda source: source.relative)
 

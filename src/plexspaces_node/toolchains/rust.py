@@ -122,7 +122,7 @@ class RustToolchain:
             if finished.status:
                 raise _refused("the program does not compile", finished.output, compilation.project)
             if not made.is_file():
-                raise Internal(f"cargo ended well and made no {made.name}:\n{finished.output}")
+                raise Internal(f"cargo succeeded but produced no {made.name}:\n{finished.output}")
             binary = await in_thread(made.read_bytes)
         await in_thread(_finish, compilation, compiler, found, binary=binary)
 
@@ -218,7 +218,8 @@ def _check_component(binary: bytes) -> None:
     if foreign or ACTOR.encode() not in binary:
         spoken = ", ".join(sorted(foreign)) or "another interface"
         raise InvalidArgument(
-            f"the project speaks {CONTRACT}@{spoken}, this version {VERSION}", hint=_sdk_hint()
+            f"the project uses {CONTRACT}@{spoken}, this version supports {VERSION}",
+            hint=_sdk_hint(),
         )
 
 
@@ -238,11 +239,11 @@ def _refused(what: str, output: str, project: Path) -> InvalidArgument:
         hint = f"cd {quoted(project)} && cargo add {' '.join(missing)}"
     elif native := _COMPILES_C.search(output):
         hint = (
-            f"{native[1]} compiles C, which cannot be used here: choose a crate in pure Rust; what "
-            f"wants it: cd {quoted(project)} && cargo tree --invert {native[1]}"
+            f"{native[1]} compiles C, which cannot be used here: choose a crate in pure Rust; "
+            f"see what needs it: cd {quoted(project)} && cargo tree --invert {native[1]}"
         )
     elif _NOT_WRITABLE.search(output):
-        hint = f"cargo writes {LOCK}: copy {quoted(project)} to a place you can write to"
+        hint = f"cargo writes {LOCK}: copy {quoted(project)} to a writable location"
     return InvalidArgument(f"{what}:\n{output.strip()}", hint=hint)
 
 

@@ -115,7 +115,7 @@ class RustCompiler(Compiler):
                     await _lock(lock.fileno())
             except TimeoutError as exc:
                 raise DeadlineExceeded(
-                    f"another build of Rust did not end within {timeout_s:g} s"
+                    f"another build of Rust did not finish within {timeout_s:g} s"
                 ) from exc
             os.utime(lock.name)
             yield

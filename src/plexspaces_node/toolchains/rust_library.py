@@ -111,7 +111,7 @@ async def _compile_threads(
     )
     if finished.status:
         raise Internal(
-            f"what Rust's standard library asks about threads does not compile:\n"
+            f"the thread functions of Rust's standard library do not compile:\n"
             f"{finished.output.strip()}",
             hint=f"install the target that comes compiled: {RUSTUP_INSTALL}",
         )

@@ -52,7 +52,7 @@ def new_project(language: Language, name: str, directory: Path) -> Path:
     _check_name(language, name)
     template = _template(language)
     target = directory.resolve()
-    with writing(target, hint="choose another place with --dir"):
+    with writing(target, hint="choose another directory with --dir"):
         _check_free(target)
         with tempfile.TemporaryDirectory(prefix=".plexspaces-", dir=target.parent) as scratch:
             staged = Path(scratch, "project")
@@ -68,7 +68,7 @@ def _check_name(language: Language, name: str) -> None:
     check_name(name, what="project name")
     fault = ""
     if language in _LETTER_FIRST and not name[0].isalpha():
-        fault = "it begins with a digit"
+        fault = "it starts with a digit"
     elif name in _TAKEN.get(language, ()):
         fault = "its SDK has that name"
     if fault:
@@ -98,10 +98,10 @@ def _check_free(target: Path) -> None:
         if any(target.iterdir()):
             raise AlreadyExists(
                 f"the directory {target} is not empty",
-                hint="choose another name, or another place with --dir",
+                hint="choose another name, or another directory with --dir",
             )
     elif target.exists():
-        raise AlreadyExists(f"{target} is a file", hint="choose another place with --dir")
+        raise AlreadyExists(f"{target} is a file", hint="choose another directory with --dir")
 
 
 def _fill(project: Path, template: Path, names: Mapping[str, str]) -> None:

@@ -26,7 +26,7 @@ def shipped(name: str) -> Path:
             return place
     raise NotFound(
         f"the directory {name!r} of the {PACKAGE} package is missing",
-        hint="install it again: pip install --force-reinstall plexspaces-node",
+        hint="reinstall it: pip install --force-reinstall plexspaces-node",
     )
 
 

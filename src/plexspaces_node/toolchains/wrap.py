@@ -83,7 +83,8 @@ def _check_version(module: CoreModule, hint: str) -> None:
     foreign = {match["version"] for match in map(_CONTRACT_NAME.match, names) if match} - {VERSION}
     if foreign:
         raise InvalidArgument(
-            f"the project speaks {CONTRACT}@{', '.join(sorted(foreign))}, this version {VERSION}",
+            f"the project uses {CONTRACT}@{', '.join(sorted(foreign))}, "
+            f"this version supports {VERSION}",
             hint=hint,
         )
 
@@ -93,7 +94,7 @@ def _check(module: CoreModule) -> None:
     for entry in module.imports:
         if entry.type is None or entry.name not in offered.get(entry.module, ()):
             raise InvalidArgument(
-                f"the module imports {entry.name!r} of {entry.module!r}, which no actor is given",
+                f"the module imports {entry.name!r} of {entry.module!r}, which actors do not have",
                 hint=_CONTRACT_HINT,
             )
     for name in ("memory", *(f"{ACTOR}#{function}" for function in FUNCTIONS)):

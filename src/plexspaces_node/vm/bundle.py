@@ -182,7 +182,7 @@ class Bundle:
                 os.link(copy, self.artifact)
         except FileExistsError as error:
             raise WrongState(
-                f"VM {self.vm_id} has a file attached already", hint="start another VM for it"
+                f"VM {self.vm_id} already has a file attached", hint="start another VM for it"
             ) from error
         finally:
             copy.unlink(missing_ok=True)
@@ -208,13 +208,13 @@ class Bundle:
         except OSError as error:
             raise Unavailable(
                 f"cannot remove bundle {self.path}: {error.strerror or error}",
-                hint=f"see what holds it with: ls -la {quoted(self.path)}",
+                hint=f"see what is in it: ls -la {quoted(self.path)}",
             ) from error
 
     def _record(self) -> Mapping[str, Any]:
         record = self._made or _read_object(self.path / _CONFIG)
         if record is None:
-            raise NotFound(f"bundle {self.path} is half-made: no readable {_CONFIG}")
+            raise NotFound(f"bundle {self.path} is incomplete: no readable {_CONFIG}")
         return record
 
     def _make_directory(self) -> None:
@@ -226,7 +226,7 @@ class Bundle:
             self.path.mkdir(mode=0o700)
         except FileExistsError as error:
             raise AlreadyExists(
-                f"a bundle of VM {self.vm_id} is at {self.path}",
+                f"VM {self.vm_id} already has a bundle at {self.path}",
                 hint="choose another id; `plexspaces list` shows those in use",
             ) from error
         except OSError as error:
@@ -252,7 +252,7 @@ def check_socket_room(root: Path, vm_id: str = "vm-00000000") -> None:
     if length > SOCKET_PATH_LIMIT_BYTES:
         raise InvalidArgument(
             f"the socket path {socket} has {length} bytes, "
-            f"{length - SOCKET_PATH_LIMIT_BYTES} more than a unix socket can have",
+            f"{length - SOCKET_PATH_LIMIT_BYTES} more than a Unix socket allows",
             hint="start the node with a shorter data directory: --data-dir DIR",
         )
 
@@ -299,6 +299,6 @@ def _read_object(path: Path) -> dict[str, Any] | None:
 def _refused(path: Path, error: OSError) -> Unavailable:
     shown = quoted(path.parent)
     return Unavailable(
-        f"cannot make bundle {path}: {error.strerror or error}",
-        hint=f"see space and permissions with: df -h {shown}; ls -ld {shown}",
+        f"cannot create bundle {path}: {error.strerror or error}",
+        hint=f"check space and permissions: df -h {shown}; ls -ld {shown}",
     )

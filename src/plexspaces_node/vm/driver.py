@@ -83,7 +83,7 @@ class Capabilities:
         """Raise `InvalidArgument` unless a machine of this size can be made."""
         if not self.min_memory_mib <= config.memory_mib <= self.max_memory_mib:
             raise InvalidArgument(
-                f"{config.memory_mib} MiB is not within what a VM can have here, "
+                f"{config.memory_mib} MiB is outside of what a VM can have here, "
                 f"{self.min_memory_mib} to {self.max_memory_mib} MiB",
                 hint=f"deploy with --memory {max(256, self.min_memory_mib)}",
             )

@@ -185,7 +185,7 @@ class FakeDriver:
         if not bundle.path.is_dir():
             raise NotFound(f"no bundle at {bundle.path}")
         if bundle.vm_id in self.live:
-            raise WrongState(f"VM {bundle.vm_id} runs already")
+            raise WrongState(f"VM {bundle.vm_id} is already running")
         if not self.health.ok:
             raise Unavailable(self.health.reason, hint=self.health.hint)
 

@@ -34,7 +34,7 @@ ROOTFS = "rootfs.erofs"
 FORMAT = 2
 """Of the record; raised when an older reader could not understand it."""
 
-BUILD_HINT = "make it with: plexspaces image build"
+BUILD_HINT = "build it with: plexspaces image build"
 
 _RECORD_LIMIT_BYTES = 64 * 1024
 _ELF_MACHINES = {62: "x86_64", 183: "aarch64"}
@@ -104,7 +104,7 @@ class GuestImage:
         if record.get("format") != FORMAT:
             raise InvalidArgument(
                 f"{path} has format {record.get('format')!r}, not {FORMAT}",
-                hint="make the image anew with: plexspaces image build",
+                hint="rebuild the image with: plexspaces image build",
             )
         try:
             return cls(
@@ -177,7 +177,7 @@ class GuestImage:
             if found != self.files[role]:
                 raise _broken(path, f"has SHA-256 {found.sha256}, not {self.files[role].sha256}")
         if self.digest != _digest(self.files):
-            raise _broken(self.directory / RECORD, "does not agree with itself: edited by hand?")
+            raise _broken(self.directory / RECORD, "is inconsistent: was it edited by hand?")
 
     def _check_files(self) -> None:
         for role, name in _FILE_NAMES.items():
@@ -187,14 +187,14 @@ class GuestImage:
             except OSError as error:
                 raise _broken(path, f"cannot be read: {error.strerror}") from error
             if size is None:
-                raise _broken(path, "is not there")
+                raise _broken(path, "is missing")
             if size != expected:
                 raise _broken(path, f"has {size} bytes, not {expected}")
         _check_kernel(self.kernel, self.arch)
         _check_root(self.rootfs)
 
     def _check_fit(self, generation: int | None) -> None:
-        anew = "make it anew with: plexspaces image build"
+        anew = "rebuild it with: plexspaces image build"
         if self.arch != platform.machine():
             raise WrongState(
                 f"the image in {self.directory} is for {self.arch}, not {platform.machine()}",
@@ -203,7 +203,7 @@ class GuestImage:
         if generation not in (None, self.generation):
             raise WrongState(
                 f"the agent of the image in {self.directory} speaks generation "
-                f"{self.generation} of the link, this node {generation}",
+                f"{self.generation} of the link, this node speaks {generation}",
                 hint=anew,
             )
         if self.engine != ENGINE:
@@ -247,7 +247,7 @@ def find_directory(kernel_path: Path, rootfs_path: Path, default: Path) -> Path:
     named = (kernel_path.name, rootfs_path.name)
     if kernel_path.parent != rootfs_path.parent or named != (KERNEL, ROOTFS):
         raise InvalidArgument(
-            f"kernel {kernel_path} and root {rootfs_path} are not one image: they must be "
+            f"kernel {kernel_path} and root {rootfs_path} do not form one image: they must be "
             f"{KERNEL} and {ROOTFS} in one directory",
             hint="plexspaces image build --dir DIR, and name its files in release.toml",
         )
@@ -320,5 +320,5 @@ def _head(path: Path, size: int) -> bytes:
 def _broken(path: Path, what: str) -> InvalidArgument:
     return InvalidArgument(
         f"the guest image is broken: {path} {what}",
-        hint="make it anew with: plexspaces image build",
+        hint="rebuild it with: plexspaces image build",
     )

@@ -134,14 +134,13 @@ class Boundary:
 
     def _too_many_streams(self) -> ResourceExhausted:
         return ResourceExhausted(
-            f"this connection has {self._most_calls // 2} streams already, its half of [limits] "
-            "calls",
-            hint="end some of them",
+            f"this connection has {self._most_calls // 2} streams, its half of [limits] calls",
+            hint="close some of them",
         )
 
     def _too_many(self) -> ResourceExhausted:
         return ResourceExhausted(
-            f"the node handles {self._most_calls} calls already, as many as it takes at once",
+            f"too many calls at once ({self._most_calls})",
             hint="send fewer at a time, or raise [limits] calls",
         )
 
@@ -161,7 +160,7 @@ def _reading(read: Callable[[bytes], Any], behavior: Any, *, each: bool) -> Any:
         except DecodeError as error:
             raise InvalidArgument(
                 f"the request cannot be read: {error}",
-                hint="make it with the node's own application.proto",
+                hint="use the node's own application.proto",
             ) from error
 
     async def readable_each(stream: AsyncIterator[bytes]) -> AsyncIterator[Any]:
@@ -190,7 +189,7 @@ async def _abort(error: Exception, context: Context) -> None:
     if descriptors.are_what_lacked(error):
         error = descriptors.none_left()
     elif not isinstance(error, PlexSpacesError | ActorError):
-        _log.error("a call failed by a defect", exc_info=error)
+        _log.error("internal error in a call", exc_info=error)
         error = Internal(f"internal error: {error!r}", hint="see the node's log, and report it")
     code, text, metadata = to_grpc(error)
     await context.abort(code, text, metadata)

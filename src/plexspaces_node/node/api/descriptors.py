@@ -76,6 +76,6 @@ def are_what_lacked(error: BaseException) -> bool:
 def none_left() -> ResourceExhausted:
     """Return the error that says so."""
     return ResourceExhausted(
-        f"the node has no file descriptor left of {in_force()}",
-        hint="give it more: LimitNOFILE= of its service, or ulimit -n; see plexspaces doctor",
+        f"the node has used all of its {in_force()} file descriptors",
+        hint="raise LimitNOFILE= of its service, or ulimit -n; see plexspaces doctor",
     )

@@ -50,7 +50,7 @@ class NodeHealth:
         self.damages += 1
         if error.message not in self._logged and len(self._logged) < _REMEMBERED:
             self._logged.add(error.message)
-            _log.error("%s; to mend it: %s", error.message, error.hint)
+            _log.error("%s; hint: %s", error.message, error.hint)
         if self.damages == 1:
             say = self._say(health_pb2.HealthCheckResponse.NOT_SERVING)
             telling = asyncio.get_running_loop().create_task(say)

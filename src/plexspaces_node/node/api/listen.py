@@ -16,17 +16,17 @@ from plexspaces_node.errors import Unavailable
 
 _IN_USE = (
     "the port is in use",
-    "choose another with --address 127.0.0.1:9001, or see who holds it: ss -ltnp",
+    "choose another with --address 127.0.0.1:9001, or see what uses it: ss -ltnp",
 )
 _REASONS = {
     errno.EADDRINUSE: _IN_USE,
     errno.EADDRNOTAVAIL: (
-        "the address is not this machine's",
-        "listen on --address 127.0.0.1:9000, or see this machine's addresses: ip -brief address",
+        "the address does not belong to this machine",
+        "listen on --address 127.0.0.1:9000, or list this machine's addresses: ip -brief address",
     ),
     errno.EACCES: (
-        "this port is for privileged programs only",
-        "choose one from 1024 on with --address 127.0.0.1:9000",
+        "the port requires privileges",
+        "choose one from 1024 up with --address 127.0.0.1:9000",
     ),
 }
 
@@ -44,7 +44,7 @@ async def check_can_listen(address: str) -> None:
         )
     except (socket.gaierror, UnicodeError) as error:
         raise Unavailable(
-            f"cannot listen on {address}: {host} is the name of no machine",
+            f"cannot listen on {address}: unknown host {host}",
             hint="listen on --address 127.0.0.1:9000",
         ) from error
     found = [bind_fault(family, place) for family, *_, place in places]

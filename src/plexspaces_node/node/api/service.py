@@ -68,13 +68,13 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
     ) -> pb.UploadArtifactResponse:
         first = await anext(request_iterator, None)
         if first is None or first.WhichOneof("part") != "header":
-            raise InvalidArgument("an upload begins with its header")
+            raise InvalidArgument("an upload must start with its header")
         header = first.header
         receiving = self._artifacts.receive(header.digest, header.size_bytes, owner=context.peer())
         async with receiving as upload:
             async for part in upload.in_time(request_iterator):
                 if part.WhichOneof("part") != "chunk":
-                    raise InvalidArgument("after its header an upload consists of chunks")
+                    raise InvalidArgument("after its header an upload must consist of chunks")
                 await upload.write(part.chunk)
         return pb.UploadArtifactResponse(digest=header.digest, size_bytes=header.size_bytes)
 
@@ -203,7 +203,7 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
         untaken, most = self._untaken.get(peer, 0), self._limits.in_flight.limit_bytes // 2
         if untaken > most:
             raise ResourceExhausted(
-                f"this connection has not taken replies of {untaken} bytes, of which it may leave "
+                f"this connection has {untaken} bytes of unread replies, more than its limit of "
                 f"{most}",
                 hint="read the replies, or send less at a time",
             )

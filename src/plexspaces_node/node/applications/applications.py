@@ -243,7 +243,7 @@ class Applications:
                 try:
                     await self.around.registry.delete_application(supervisor.record.id)
                 except PlexSpacesError as error:
-                    supervisor.last_error = f"not undeployed: {error}"
+                    supervisor.last_error = f"undeploy failed: {error}"
                     raise
                 del self._supervisors[name]
                 await self._let_go(supervisor)
@@ -270,8 +270,8 @@ class Applications:
                         supervisor.record = await set_desired(name, Desired.RUNNING)
                     except PlexSpacesError as error:
                         _log.warning(
-                            "application %s runs on, but after the next start of the "
-                            "node it will not: %s",
+                            "application %s keeps running, but will not after the next "
+                            "start of the node: %s",
                             name,
                             error,
                         )
@@ -291,7 +291,7 @@ class Applications:
             if supervisor.state is ApplicationState.STOPPING:
                 raise WrongState(
                     f"application {name!r} could not be stopped",
-                    hint=f"plexspaces stop --name {name}, which says why",
+                    hint=f"see why with: plexspaces stop --name {name}",
                 )
             if supervisor.state in (ApplicationState.STOPPED, ApplicationState.FAILED):
                 memory_mib = supervisor.record.vm_config.memory_mib
@@ -395,7 +395,7 @@ class Applications:
             # Nothing is removed: what belongs to whom may be known again.
             _log.warning(
                 "the registry is new, but %s has artifacts or logs of an earlier one: if it was "
-                "lost, stop the node and bring a backup back (plexspaces restore)",
+                "lost, stop the node and restore a backup (plexspaces restore)",
                 self.logs.parent,
             )
         # Not before: only now the artifacts of all applications are held.
@@ -520,7 +520,7 @@ class Applications:
             try:
                 await step()
             except PlexSpacesError as error:
-                _log.warning("undoing the deploy of %s: %s", supervisor.name, error)
+                _log.warning("rolling back the deploy of %s: %s", supervisor.name, error)
         await self._let_go(supervisor)
 
     async def _let_go(self, supervisor: Supervisor) -> None:
@@ -534,7 +534,7 @@ class Applications:
     async def _answer_again(self, known: Supervisor, request: DeployRequest) -> ApplicationInfo:
         if not is_answered(known.record, request):
             raise AlreadyExists(
-                f"application {known.name!r} is deployed already, and {known.state}",
+                f"application {known.name!r} is already deployed, and {known.state}",
                 hint="deploy with --replace, which keeps its state, or under another --name",
             )
         return await known.info()
@@ -572,8 +572,8 @@ def _add_hint(error: BaseException, known: Supervisor) -> None:
 
 def _became(state: ApplicationState) -> str:
     if state is ApplicationState.STARTING:
-        return "the version before starts again, from where it was"
-    return f"the version before is {state}"
+        return "the previous version starts again from its last state"
+    return f"the previous version is {state}"
 
 
 def _no_vm(vm_id: str) -> NotFound:

@@ -100,22 +100,21 @@ class Capacity:
         most = self._bounds
         if len(before.applications) < len(after.applications) > most.applications:
             raise ResourceExhausted(
-                f"the node has {len(before.applications)} applications, those being deployed "
-                "counted, its limit",
+                f"the node has {len(before.applications)} applications, including those being "
+                "deployed: its limit is reached",
                 hint="plexspaces undeploy --name X, or raise [limits] applications",
             )
         if len(before.empty_vms) < len(after.empty_vms) > most.empty_vms:
             raise ResourceExhausted(
-                f"the node has {len(before.empty_vms)} empty VMs, its limit",
+                f"the node has {len(before.empty_vms)} empty VMs: its limit is reached",
                 hint="deploy into one, stop one, or raise [limits] empty_vms",
             )
         had_mib, wanted_mib = _memory_of(before), _memory_of(after)
         if had_mib < wanted_mib > most.memory_mib:
             raise ResourceExhausted(
-                f"the VMs of this node have {had_mib} MiB together, {wanted_mib - had_mib} MiB "
-                f"more are over its limit of {most.memory_mib}",
-                hint="stop an application, give it less with --memory, or raise [limits] "
-                "memory_mib",
+                f"the VMs of this node have {had_mib} MiB in total, {wanted_mib - had_mib} MiB "
+                f"more would exceed its limit of {most.memory_mib}",
+                hint="stop an application, deploy with less --memory, or raise [limits] memory_mib",
             )
 
 

@@ -128,7 +128,7 @@ class Messages:
         limit = self._limits.message_bytes
         if len(payload) > limit:
             raise InvalidArgument(
-                f"a message of {len(payload)} bytes is over the limit of {limit}",
+                f"a message of {len(payload)} bytes exceeds the limit of {limit}",
                 hint="send it in parts, or raise [limits] message_bytes",
             )
         if len(msg_type.encode()) > link.CODE_BYTES:

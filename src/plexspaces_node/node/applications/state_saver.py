@@ -322,7 +322,7 @@ class StateSaver:
                 failures += 1
                 self._error = error
                 if failures == 1:
-                    self._warn(f"a snapshot is not saved, and is tried again: {error}")
+                    self._warn(f"a snapshot was not saved and will be retried: {error}")
                 await self._sleep(backoff_s(failures, LONGEST_WAIT_S))
             else:
                 failures, self._error = 0, None
@@ -367,7 +367,7 @@ class StateSaver:
         error = self._error
         cure = error.hint if isinstance(error, PlexSpacesError) and error.hint else "df -h"
         return Unavailable(
-            f"application {self._name!r} has ended, but its last state is not saved, and is lost "
-            f"when the node ends: {error or 'the registry does not answer'}",
+            f"application {self._name!r} has ended, but its last state was not saved and is lost "
+            f"when the node stops: {error or 'the registry does not answer'}",
             hint=f"{cure}; then save it with: plexspaces stop --name {self._name}",
         )

@@ -168,7 +168,7 @@ class Supervisor:
             raise Unavailable(
                 f"application {self.name!r} is {self.state}"
                 + (f": {self.last_error}" if self.last_error else ""),
-                hint=f"try again, or look: plexspaces inspect {self.name}",
+                hint=f"try again, or see: plexspaces inspect {self.name}",
             )
         raise WrongState(
             f"application {self.name!r} is {self.state}",
@@ -235,7 +235,7 @@ class Supervisor:
                     await machine.agent.idle()
             except TimeoutError:
                 # A goodbye would only wait in the mailbox.
-                why = f"a message ran on beyond the {grace_s:g} s of grace"
+                why = f"a message was still running after the grace period of {grace_s:g} s"
                 if not force and self._has_state:
                     raise self._runs_on(StopRefused(why, hint="wait until it is done")) from None
                 await machine.destroy()
@@ -265,7 +265,7 @@ class Supervisor:
         """Tell that an actor's last changes are lost; return the words."""
         if not self._has_state:
             return ""
-        lost = f"{why}: what it changed since its last snapshot is lost"
+        lost = f"{why}: changes since the last snapshot are lost"
         self._warn(lost)
         return lost
 
@@ -277,9 +277,9 @@ class Supervisor:
         if refusal is not None:
             why = f"{why} ({refusal})"
             cure = refusal.hint if isinstance(refusal, PlexSpacesError) else "df -h"
-        force = f"give up what it changed since then: plexspaces stop {self.name} --force"
+        force = f"discard the changes since then: plexspaces stop {self.name} --force"
         return StopRefused(
-            f"application {self.name!r} runs on, as its state cannot be saved: {why}",
+            f"application {self.name!r} keeps running because its state cannot be saved: {why}",
             hint=f"{cure}; or {force}" if cure else force,
         )
 
@@ -415,7 +415,7 @@ class Supervisor:
     def _keeper_ended(self, keeper: asyncio.Task[None]) -> None:
         if keeper.cancelled() or keeper.exception() is None:
             return
-        _log.error("application %s: its keeper failed", self.name, exc_info=keeper.exception())
+        _log.error("application %s: its supervisor failed", self.name, exc_info=keeper.exception())
         self.last_error = f"internal error: {keeper.exception()!r}"
         self.state = ApplicationState.FAILED
 
@@ -439,7 +439,7 @@ class Supervisor:
             now_s = asyncio.get_running_loop().time()
             wait_s = wait_before_restart(self._ends_s, now_s, refusals=self._refusals)
             if wait_s is None:
-                self.last_error = f"given up after {len(self._ends_s)} ends: {self.last_error}"
+                self.last_error = f"gave up after {len(self._ends_s)} failures: {self.last_error}"
                 self._move(ApplicationState.FAILED)
                 return False
             await self.sleep(wait_s)
@@ -471,7 +471,7 @@ class Supervisor:
 
     def _move(self, state: ApplicationState) -> None:
         if state not in APPLICATION_TRANSITIONS[self.state]:
-            raise WrongState(f"application {self.name!r} is {self.state}, it cannot be {state}")
+            raise WrongState(f"application {self.name!r} is {self.state}, it cannot become {state}")
         _log.info("application %s: %s -> %s", self.name, self.state, state)
         self.state = state
 
@@ -491,7 +491,7 @@ class Supervisor:
         try:
             await machine.destroy()
         except FAULTS as error:
-            self._warn(f"machine {machine.id} is not gone: {error!r}")
+            self._warn(f"machine {machine.id} could not be removed: {error!r}")
         else:
             self._left.discard(machine.bundle)
 
@@ -504,7 +504,7 @@ class Supervisor:
             try:
                 await self.around.driver.destroy(bundle)
             except FAULTS as error:
-                self._warn(f"machine {bundle.vm_id} is not gone: {error!r}")
+                self._warn(f"machine {bundle.vm_id} could not be removed: {error!r}")
                 resists = error
             else:
                 self._left.discard(bundle)

@@ -76,8 +76,8 @@ class Vms:
         bundle = (await self._find(name)).bundle
         if follow and self._followers >= MAX_FOLLOWERS:
             raise ResourceExhausted(
-                f"{MAX_FOLLOWERS} consoles are followed already, the most allowed",
-                hint="end another `plexspaces vms console --follow`",
+                f"too many followed consoles ({MAX_FOLLOWERS})",
+                hint="stop another `plexspaces vms console --follow`",
             )
         self._followers += follow
         try:

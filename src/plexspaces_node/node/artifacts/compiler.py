@@ -160,7 +160,7 @@ async def _run_to_end(
         )
     except FileNotFoundError as error:
         raise Unsupported(
-            f"the compiler {command[0]} is not there", hint="plexspaces doctor"
+            f"the compiler {command[0]} is missing", hint="plexspaces doctor"
         ) from error
     try:
         async with asyncio.timeout(timeout_s):
@@ -190,7 +190,7 @@ def _broken(status: int | None, said: str, limits: CompileLimits) -> PlexSpacesE
     end = f"exit status {status}" if status > 0 else signal_name(-status)
     return InvalidArgument(
         f"the compiler failed on the artifact ({end}): {_last_line(said)}",
-        hint="build the artifact again; `plexspaces doctor` tells whether the compiler works",
+        hint="build the artifact again; `plexspaces doctor` shows whether the compiler works",
     )
 
 
@@ -208,4 +208,4 @@ def _tells_of_memory(text: str) -> bool:
 
 def _last_line(text: str) -> str:
     lines = text.strip().splitlines()
-    return lines[-1][:500] if lines else "it said nothing"
+    return lines[-1][:500] if lines else "no output"

@@ -115,7 +115,7 @@ class NativeCache:
                 return entry
         except FileNotFoundError:
             return None
-        _log.warning("native code %s is not as it was made: removed", code)
+        _log.warning("native code %s is corrupt: removed", code)
         clear(code.with_suffix(".json"))
         clear(code)
         return None
@@ -147,7 +147,7 @@ class NativeCache:
                     sha256 = hashlib.file_digest(made, "sha256").hexdigest()
                     status = os.fstat(made.fileno())
             except FileNotFoundError as error:
-                raise Internal("the compiler reported success and wrote nothing") from error
+                raise Internal("the compiler reported success but wrote nothing") from error
             entry = Entry(self._engine, status.st_size, sha256, report)
             try:
                 output.chmod(0o600)

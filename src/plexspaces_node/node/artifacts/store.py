@@ -380,7 +380,7 @@ class ArtifactStore:
             except DiskFull:
                 raise
             except ResourceExhausted:
-                _log.info("artifact %s wants more than short ones are given", digest)
+                _log.info("artifact %s needs more than a short compilation may use", digest)
         return await self._compile_in(last, key, digest, owner)
 
     async def _compile_in(self, lane: Lane, key: str, digest: str, owner: str) -> Entry:
@@ -499,7 +499,7 @@ def check_language(report: ArtifactReport, said: Language | None) -> Language:
     if report.language not in (Language.UNKNOWN, said):
         raise InvalidArgument(
             f"the artifact was written in {report.language}, not in {said}",
-            hint=f"deploy it with --language {report.language}, or leave --language out",
+            hint=f"deploy it with --language {report.language}, or omit --language",
         )
     return said
 
@@ -533,15 +533,15 @@ def _language(said: Inspection) -> Language:
 
 
 def _not_here(digest: str) -> NotFound:
-    hint = "send its file again: deploy it, under any name"
-    return NotFound(f"there is no whole artifact {digest} on this node", hint=hint)
+    hint = "deploy its file again, under any name"
+    return NotFound(f"artifact {digest} is missing or corrupt", hint=hint)
 
 
 def _keep_whole(path: Path, digest: str) -> bool:
     with using_disk(path.parent), suppress(FileNotFoundError):
         if is_whole(path, digest):
             return True
-        _log.warning("artifact %s is damaged on the disk: removed", path)
+        _log.warning("artifact %s is corrupt: removed", path)
         path.unlink()
     return False
 

@@ -102,12 +102,12 @@ class Upload:
 
     def _too_slow(self) -> PlexSpacesError:
         came = (
-            f"{self._received} of {self.size_bytes} bytes came in "
+            f"{self._received} of {self.size_bytes} bytes in "
             f"{self._loop.time() - self._begin_s:.0f} s"
         )
         if self._gives_way:
             return ResourceExhausted(
-                f"others wait for this upload, which is slow: {came}",
+                f"the upload is slow and others are waiting: {came}",
                 hint="deploy it again, over a faster connection or a little later",
             )
         return DeadlineExceeded(
@@ -186,7 +186,7 @@ class IncomingFile:
             received = self._hash.hexdigest()
             if received != digest:
                 raise InvalidArgument(
-                    f"the bytes received have digest {received}, announced was {digest}",
+                    f"the received bytes have digest {received}, but {digest} was announced",
                     hint="the file changed while it was sent; deploy it again",
                 )
             os.fsync(self._file.fileno())
@@ -210,8 +210,8 @@ class IncomingFile:
 
 def _not_wasm(head: bytes) -> InvalidArgument:
     return InvalidArgument(
-        f"not WebAssembly: the file begins with {head!r}, not {_MAGIC!r}",
-        hint="pass the .wasm file that the build made with --wasm",
+        f"not WebAssembly: the file starts with {head!r}, not {_MAGIC!r}",
+        hint="pass the .wasm file from the build with --wasm",
     )
 
 

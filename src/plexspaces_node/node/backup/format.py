@@ -109,12 +109,12 @@ def registry_of(data_dir: Path) -> Path:
     registry = data_dir / REGISTRY
     if not registry.is_file():
         raise NotFound(
-            f"there is no node's data in {data_dir}",
-            hint="name the directory with --data-dir, or the node with --node-id",
+            f"{data_dir} contains no node data",
+            hint="choose the directory with --data-dir, or the node with --node-id",
         )
     if (data_dir / UNFINISHED).exists():
         raise WrongState(
-            f"a backup was not wholly restored into {data_dir}",
+            f"a backup was not completely restored into {data_dir}",
             hint=f"plexspaces restore BACKUP --data-dir {quoted(data_dir)}",
         )
     return registry

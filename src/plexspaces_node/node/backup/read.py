@@ -86,9 +86,9 @@ def restore(file: Path, data_dir: Path, node_id: str = "") -> BackupInfo:
     with DataDirectory.held(data_dir, node_id or manifest.node_id) as directory:
         if not directory.was_empty and not directory.unfinished.exists():
             raise AlreadyExists(
-                f"{directory.path} has a node's data in it",
+                f"{directory.path} already contains node data",
                 hint=f"mv {quoted(directory.path)} {quoted(f'{directory.path}.before')}, "
-                "or name another with --data-dir",
+                "or choose another with --data-dir",
             )
         with using_disk(directory.path):
             # First of all: whatever ends this, no node starts from half a backup.
@@ -135,10 +135,10 @@ def _unpack(
     for name, entry in entries:
         if name == SUMS:
             if entry.read(_SMALL_BYTES).decode("utf-8", "replace") != "".join(sums):
-                raise WrongState("its contents are not those that were written")
+                raise WrongState("its contents have changed since it was written")
             break
         if not ENTRY.fullmatch(name) or name in names:
-            raise WrongState(f"it holds {name!r}, which no backup has there")
+            raise WrongState(f"it contains {name!r}, which does not belong in a backup")
         names.add(name)
         digest = _copy(entry, keep(name))
         sums.append(f"{digest}  {name}\n")
@@ -147,13 +147,13 @@ def _unpack(
                 raise WrongState(f"{name} has the digest {digest}")
             digests.add(digest)
     else:
-        raise WrongState("it is cut off")
+        raise WrongState("it is truncated")
     if REGISTRY not in names:
         raise WrongState("it has no registry")
     entry.skip()
     while rest := source.read(CHUNK_BYTES):
         if rest.strip(b"\0"):
-            raise WrongState("it goes on after its end")
+            raise WrongState("it has data after its end")
     return manifest, digests
 
 
@@ -166,7 +166,7 @@ def read_manifest(file: Path) -> Manifest:
 def _manifest_in(entries: Iterator[tuple[str, _Entry]]) -> tuple[Manifest, str]:
     name, entry = next(entries, ("", None))
     if name != MANIFEST or entry is None:
-        raise WrongState("it is no backup of a PlexSpaces node")
+        raise WrongState("it is not a backup of a PlexSpaces node")
     data = entry.read(_SMALL_BYTES)
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
@@ -175,7 +175,7 @@ def _manifest_in(entries: Iterator[tuple[str, _Entry]]) -> tuple[Manifest, str]:
     if manifest.format > FORMAT:
         raise WrongState(
             f"it has format {manifest.format}, written by version {manifest.version}; "
-            f"this version knows {FORMAT}",
+            f"this version supports {FORMAT}",
             hint="pip install --upgrade plexspaces-node",
         )
     return manifest, f"{hashlib.sha256(data).hexdigest()}  {MANIFEST}\n"
@@ -193,7 +193,7 @@ class _Entry:
         """Return so many bytes or fewer, b"" at the end; raises `WrongState` when cut off."""
         data = self._source.read(min(size, self._left))
         if not data and self._left and size:
-            raise WrongState("it is cut off")
+            raise WrongState("it is truncated")
         self._left -= len(data)
         return data
 
@@ -216,9 +216,9 @@ def _entries(source: Hashing, size: int) -> Iterator[tuple[str, _Entry]]:
         try:
             found = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
         except (tarfile.HeaderError, ValueError) as error:
-            raise WrongState(f"it is no whole backup: {error}") from error
+            raise WrongState(f"it is not a complete backup: {error}") from error
         if found.type != tarfile.REGTYPE or not 0 <= found.size <= size:
-            raise WrongState(f"it holds {found.name!r}, which no backup has there")
+            raise WrongState(f"it contains {found.name!r}, which does not belong in a backup")
         entry = _Entry(source, found.size)
         yield found.name, entry
         entry.skip()

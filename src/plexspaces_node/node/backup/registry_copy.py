@@ -56,7 +56,7 @@ def check(registry: Path) -> Contents:
         schema = _schema(connection)
         if schema > len(MIGRATIONS):
             raise WrongState(
-                f"{registry.name} has schema {schema}, this version of PlexSpaces knows "
+                f"{registry.name} has schema {schema}, this version of PlexSpaces supports "
                 f"{len(MIGRATIONS)}",
                 hint="pip install --upgrade plexspaces-node",
             )
@@ -96,7 +96,7 @@ def _schema(connection: sqlite3.Connection) -> int:
         "SELECT MAX(CASE WHEN TYPEOF(number) = 'integer' THEN number END) FROM migrations"
     ).fetchall()
     if not isinstance(number, int) or number < 1:
-        raise WrongState("the registry does not say of which schema it is")
+        raise WrongState("the registry does not name its schema")
     return number
 
 

@@ -55,7 +55,7 @@ def back_up(data_dir: Path, file: Path, *, artifacts: bool = True) -> BackupInfo
     a registry that is damaged or a directory in which a restore is not finished.
     """
     if os.path.lexists(file):
-        raise AlreadyExists(f"{file} exists", hint="choose another name")
+        raise AlreadyExists(f"{file} already exists", hint="choose another name")
     with _writing(file), _scratch(file.parent) as scratch:
         part = scratch / "backup.tar"
         with os.fdopen(os.open(part, NEW, 0o600), "wb") as out:
@@ -156,7 +156,7 @@ def _writing(file: Path) -> Iterator[None]:
         if is_full(error):
             raise DiskFull(file.parent) from error
         raise InvalidArgument(
-            f"{file} cannot be written: {error.strerror}", hint="choose a place you may write to"
+            f"{file} cannot be written: {error.strerror}", hint="choose a writable location"
         ) from error
 
 
@@ -165,7 +165,7 @@ def _give_name(part: Path, file: Path) -> None:
         # Not a rename, which would replace what somebody has put there meanwhile.
         os.link(part, file)
     except FileExistsError as error:
-        raise AlreadyExists(f"{file} exists", hint="choose another name") from error
+        raise AlreadyExists(f"{file} already exists", hint="choose another name") from error
     except OSError:
         # A file system without links.
         part.rename(file)

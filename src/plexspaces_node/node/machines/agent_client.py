@@ -79,7 +79,7 @@ LEVELS = {
     link.Log.LEVEL_ERROR: "error",
 }
 
-_OTHER_VERSION = "the guest image is of another version, make it anew: plexspaces image build"
+_OTHER_VERSION = "the guest image is of another version, rebuild it: plexspaces image build"
 
 
 class StopRefused(WrongState):
@@ -298,16 +298,16 @@ class AgentClient:
         in_flight = self.in_flight
         if in_flight >= self._in_flight_limit:
             raise ResourceExhausted(
-                f"{in_flight} messages are on their way to this application already",
+                f"too many messages in flight ({in_flight})",
                 hint="send slower, or raise [limits] mailbox",
             )
         # What is not taken yet may be of messages that have ended.
         waiting_bytes = max(self._messages.bytes, connection.backlog)
         if waiting_bytes > max(IN_FLIGHT_BYTES, self._message_limit):
             raise ResourceExhausted(
-                f"messages of {waiting_bytes} bytes are on their way to this application already",
-                hint=f"send slower: more than {IN_FLIGHT_BYTES // MIB} MiB, or one message, are "
-                "not taken for one application",
+                f"too many messages in flight ({waiting_bytes} bytes)",
+                hint=f"send slower: one application takes at most {IN_FLIGHT_BYTES // MIB} MiB, or "
+                "one message, at a time",
             )
         self._in_flight.check(len(payload))
         message_id = next(self._ids)
@@ -405,8 +405,8 @@ class AgentClient:
             if now_s < message.due_s:
                 return Unavailable(f"the agent of {self._vm_id} does not answer", hint="try again")
             return DeadlineExceeded(
-                f"no answer within {message.timeout_ns / 1e9:g} s, nor a sign of life: "
-                "the machine is replaced",
+                f"no answer within {message.timeout_ns / 1e9:g} s and no sign of life: "
+                "the machine is being replaced",
                 hint="send it again when the application runs again",
             )
 

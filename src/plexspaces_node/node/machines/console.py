@@ -83,7 +83,7 @@ def _open(bundle: Bundle) -> int:
 def _not_plain(bundle: Bundle) -> WrongState:
     path = bundle.console_log
     return WrongState(
-        f"the console log {path} is no plain file: it is not read",
+        f"the console log {path} is not a regular file: it is not read",
         hint=f"see what put it there: ls -la {quoted(path.parent)}",
     )
 

@@ -105,7 +105,7 @@ class Calls:
         except (PlexSpacesError, ActorError) as error:
             answer.failure.CopyFrom(link.failure_of(error))
         except Exception as error:  # noqa: BLE001 - the actor waits: whatever it is, it must hear
-            _log.error("a host call failed by a defect", exc_info=error)
+            _log.error("internal error in a host call", exc_info=error)
             answer.failure.CopyFrom(link.failure_of(Internal(f"internal error: {error!r}")))
         answer.found = isinstance(call, link.Get) and payload is not None
         connection.answer(answer, payload or b"")

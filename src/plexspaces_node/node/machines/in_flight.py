@@ -53,8 +53,8 @@ class InFlight:
         """Raise `ResourceExhausted` when there is no room for a payload; one alone has it."""
         if self.bytes and self.bytes + size > self.limit_bytes:
             raise ResourceExhausted(
-                f"messages and replies of {self.bytes} bytes are on their way on this node, with "
-                f"this one more than its limit of {self.limit_bytes}",
+                f"messages and replies of {self.bytes} bytes are in flight on this node, and "
+                f"this one would exceed its limit of {self.limit_bytes}",
                 hint="send slower, or raise [limits] in_flight_bytes",
             )
 

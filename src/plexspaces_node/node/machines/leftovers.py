@@ -50,7 +50,7 @@ async def destroy_machines(driver: Driver, root: Path) -> None:
             if await asyncio.to_thread(procfs.with_arguments, *marks_of(bundle)):
                 raise
             # The next machine has a directory of its own: this one is in nobody's way.
-            _log.warning("%s, left by an earlier run, stays: %s", bundle.path, error)
+            _log.warning("%s, left by an earlier run, cannot be removed: %s", bundle.path, error)
 
 
 async def deployed_applications(registry: Registry) -> list[ApplicationRecord]:
@@ -63,7 +63,7 @@ async def deployed_applications(registry: Registry) -> list[ApplicationRecord]:
         if record.generation:
             deployed.append(record)
             continue
-        _log.info("removing application %s, whose deploy was not done", record.name)
+        _log.info("removing application %s, whose deploy was not completed", record.name)
         try:
             await registry.delete_application(record.id)
         except PlexSpacesError as error:

@@ -68,7 +68,7 @@ class Acceptor:
         except BlockingIOError:
             return
         except OSError as error:
-            _log.warning("no connection can be taken at %s: %s", self._path, error.strerror)
+            _log.warning("cannot accept a connection at %s: %s", self._path, error.strerror)
         else:
             connecting = self._loop.connect_accepted_socket(self._protocol, taken)
             task: asyncio.Task[object] = self._loop.create_task(connecting)

@@ -135,7 +135,7 @@ class Machine:
             await asyncio.wait({loading, ended}, return_when=asyncio.FIRST_COMPLETED)
             if not loading.done():
                 raise VmStartFailed(
-                    f"the machine {self.id} ended while it loaded: {ended.result().reason}",
+                    f"machine {self.id} ended while loading: {ended.result().reason}",
                     step="load",
                 )
             loaded = loading.result()
@@ -160,7 +160,7 @@ class Machine:
         deaf = asyncio.ensure_future(self.agent.deaf.wait())
         try:
             await asyncio.wait({ended, deaf}, return_when=asyncio.FIRST_COMPLETED)
-            return ended.result() if ended.done() else VmExit(None, "its agent did not answer")
+            return ended.result() if ended.done() else VmExit(None, "the agent did not answer")
         finally:
             await _cancel(ended, deaf)
 
@@ -181,7 +181,7 @@ class Machine:
                 self.state = before
                 raise
             why = error.message
-            _log.warning("machine %s did not say goodbye: %s", self.id, error)
+            _log.warning("machine %s did not shut down cleanly: %s", self.id, error)
         finally:
             if not refused:
                 await self.destroy()
@@ -263,7 +263,7 @@ async def start_machine(driver: Driver, bundle: Bundle, limits: AgentLimits) -> 
     except VmStartFailed as error:
         if error.step != "hello" or not isinstance(error.__cause__, DeadlineExceeded):
             raise
-        _log.warning("%s; it is started once more", error)
+        _log.warning("%s; starting it again", error)
         again = Bundle.create(bundle.path.parent, bundle.vm_id, config, application=application)
         machine = await _start(driver, again, limits, HELLO_TIMEOUT_S)
     machine.vm_ns = perf_counter_ns() - begin
@@ -309,9 +309,9 @@ async def _hello(agent: AgentClient, vm: Vm, timeout_s: float) -> None:
         if hello.done():
             hello.result()
         elif ended.done():
-            raise Unavailable(f"it ended before its agent said hello: {ended.result().reason}")
+            raise Unavailable(f"it ended before the agent connected: {ended.result().reason}")
         else:
-            raise DeadlineExceeded(f"its agent said no hello within {timeout_s:g} s")
+            raise DeadlineExceeded(f"the agent did not connect within {timeout_s:g} s")
     finally:
         await _cancel(hello, ended)
 

@@ -236,7 +236,8 @@ class Pending:
         self._fail(
             message,
             DeadlineExceeded(
-                f"the message's {message.timeout_ns / 1e9:g} s ran out while others were handled",
+                f"the message timed out after {message.timeout_ns / 1e9:g} s while others were "
+                "handled",
                 hint="give it more time, or send slower",
             ),
         )

@@ -147,8 +147,8 @@ class Database:
         """
         if mode is Mode.WRITE and len(self._queue) >= QUEUE_LIMIT:
             raise ResourceExhausted(
-                f"{len(self._queue)} writes wait for the disk, the most allowed is {QUEUE_LIMIT}",
-                hint="let the applications write less, or use a faster disk",
+                f"{len(self._queue)} writes are waiting for the disk, the limit is {QUEUE_LIMIT}",
+                hint="make the applications write less, or use a faster disk",
             )
         return cast(_T, await self._run(_Job(run, mode, self._loop.create_future())))
 
@@ -375,7 +375,7 @@ def _translate(error: sqlite3.Error, path: Path) -> PlexSpacesError:
         case sqlite3.SQLITE_FULL:
             return DiskFull(path)
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return Unavailable(f"another program holds {path}", hint=f"fuser {quoted(path)}")
+            return Unavailable(f"another program is using {path}", hint=f"fuser {quoted(path)}")
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
             return InvalidArgument(
                 f"{path} cannot be written: {error}",
@@ -384,7 +384,7 @@ def _translate(error: sqlite3.Error, path: Path) -> PlexSpacesError:
         case sqlite3.SQLITE_IOERR if not os.statvfs(path.parent).f_bavail:
             return DiskFull(path)
         case sqlite3.SQLITE_IOERR:
-            return Unavailable(f"the disk failed under {path}: {error}", hint="dmesg")
+            return Unavailable(f"disk error in {path}: {error}", hint="dmesg")
     return Internal(f"SQLite failed on {path}: {error}")
 
 

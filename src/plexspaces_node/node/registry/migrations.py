@@ -202,7 +202,7 @@ def migrate(connection: sqlite3.Connection, steps: Sequence[Migration] = MIGRATI
     (applied,) = connection.execute("SELECT COALESCE(MAX(number), 0) FROM migrations").fetchone()
     if applied > len(steps):
         raise WrongState(
-            f"the registry has schema {applied}, this version of PlexSpaces knows {len(steps)}",
+            f"the registry has schema {applied}, this version of PlexSpaces supports {len(steps)}",
             hint="pip install --upgrade plexspaces-node, or use another --data-dir",
         )
     for number in range(applied + 1, len(steps) + 1):

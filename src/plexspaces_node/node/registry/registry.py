@@ -290,7 +290,7 @@ class Registry:
                 while await self._database.give_back():
                     pass
             except PlexSpacesError as error:
-                _log.warning("what removed applications left stays for now: %s", error)
+                _log.warning("leftovers of removed applications stay for now: %s", error)
                 await asyncio.sleep(_AGAIN_S)
                 self._untidy.set()
 
@@ -308,7 +308,7 @@ def _insert(connection: sqlite3.Connection, record: ApplicationRecord) -> None:
         _delete(connection, found.id)
     elif found is not None:
         raise AlreadyExists(
-            f"an application named {record.name!r} is deployed already",
+            f"an application named {record.name!r} is already deployed",
             hint=f"plexspaces undeploy --name {record.name}",
         )
     _check_request(connection, record.request_id, record.name)

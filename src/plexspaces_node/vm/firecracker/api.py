@@ -162,7 +162,7 @@ class FirecrackerApi:
                 f"firecracker did not answer {request} within {timeout_s:g} s"
             ) from error
         except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
-            raise Unavailable(f"firecracker broke off at {request}: {error}") from error
+            raise Unavailable(f"firecracker gave no valid answer to {request}: {error}") from error
         if not 200 <= status < 300:
             why = body.get("fault_message", f"status {status}")
             raise Unavailable(f"firecracker refused {request}: {why}")
@@ -198,7 +198,7 @@ async def _read_response(reader: StreamReader) -> tuple[int, Mapping[str, Any]]:
     first, *lines = head.split("\r\n")
     version, _, rest = first.partition(" ")
     if not version.startswith("HTTP/1."):
-        raise ValueError(f"{first[:80]!r} is no answer in HTTP")
+        raise ValueError(f"{first[:80]!r} is not an HTTP response")
     headers = {name.strip().lower(): value.strip() for name, _, value in map(_field, lines)}
     length = int(headers.get("content-length", "0"))
     if not 0 <= length <= _BODY_LIMIT_BYTES:

@@ -270,7 +270,7 @@ class FirecrackerDriver(HostDriver[FirecrackerVm]):
                 undo.push_async_callback(vm.stop, 0)
                 await _first(dialled, vm, bundle)
         except OSError as error:
-            raise Unavailable(f"a trial machine could not be made: {error}") from error
+            raise Unavailable(f"a trial machine could not be created: {error}") from error
 
     def _holds(self) -> str:
         ready = self._ready
@@ -325,7 +325,7 @@ async def _first(dialled: asyncio.Event, vm: FirecrackerVm, bundle: Bundle) -> N
         elif last := last_words(bundle):
             how += f"; its console ends: {last}"
         raise Unavailable(
-            f"Firecracker starts, but the guest's agent did not dial {how}",
+            f"Firecracker starts, but the guest's agent did not connect {how}",
             hint=KVM_HINT,
         )
     finally:

@@ -77,7 +77,7 @@ def find_host(installation: Installation) -> FirecrackerHost:
     """
     if platform.machine() != "x86_64":
         raise Unsupported(
-            f"Firecracker machines are not made on {platform.machine()} yet, only on x86_64",
+            f"Firecracker machines are not supported on {platform.machine()} yet, only on x86_64",
             hint="plexspaces start-node --node-id my-node --isolation process",
         )
     supported = f"supported are {_text(OLDEST_RELEASE)} to {_text(NEWEST_RELEASE)}"
@@ -99,7 +99,7 @@ def release_of(version: str) -> Release:
     """Return the release a version such as `1.16.1` belongs to; raises `Unsupported`."""
     match = re.match(r"(\d+)\.(\d+)", version)
     if match is None:
-        raise Unsupported(f"{version!r} is no version of Firecracker", hint=INSTALL_HINT)
+        raise Unsupported(f"{version!r} is not a version of Firecracker", hint=INSTALL_HINT)
     release = int(match[1]), int(match[2])
     if release < OLDEST_RELEASE:
         raise Unsupported(
@@ -112,7 +112,7 @@ def release_of(version: str) -> Release:
 
 def _release_note(version: str) -> str:
     newer = release_of(version) > NEWEST_RELEASE
-    return f"Firecracker {version} is newer than any this node was tried with" if newer else ""
+    return f"Firecracker {version} is newer than any version tested with this node" if newer else ""
 
 
 def _text(release: Release) -> str:
@@ -146,12 +146,12 @@ def _jailer(firecracker: Path, name: str, version: str) -> Path:
     found = beside if os.access(beside, os.X_OK) else _which(name, _JAILER_HINT)
     if _version(found) != version:
         raise Unsupported(
-            f"{found} is of version {_version(found)}, {firecracker} of {version}",
-            hint="install both from one release",
+            f"{found} has version {_version(found)}, {firecracker} has {version}",
+            hint="install both from the same release",
         )
     if not users_exist():
         raise Unsupported(
-            f"there are no users {FIRST_UID} to {LAST_UID} in this container for machines to be",
-            hint="run the node outside of a user namespace, or not as root",
+            f"this container has no users {FIRST_UID} to {LAST_UID}, which machines run as",
+            hint="run the node outside a user namespace, or not as root",
         )
     return found

@@ -119,7 +119,7 @@ async def _run_jailer(command: list[str], bundle: Bundle) -> None:
         async with asyncio.timeout(JAIL_TIMEOUT_S):
             status = await jailer.wait()
     except TimeoutError as error:
-        raise DeadlineExceeded(f"the jailer did not end within {JAIL_TIMEOUT_S:g} s") from error
+        raise DeadlineExceeded(f"the jailer did not finish within {JAIL_TIMEOUT_S:g} s") from error
     finally:
         if jailer.returncode is None:
             with suppress(ProcessLookupError):
@@ -136,7 +136,7 @@ def _jailed(places: Places) -> HostProcess:
     pid = int(text) if text.strip().isdecimal() else 0
     identity = procfs.identify(pid) if pid > 1 else None
     if identity is None:
-        raise Unavailable("Firecracker ended as soon as it was started")
+        raise Unavailable("Firecracker exited immediately")
     return HostProcess.adopt(identity, marks_of(places.bundle))
 
 

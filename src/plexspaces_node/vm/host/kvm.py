@@ -32,7 +32,8 @@ def open_kvm(device: Path = KVM) -> None:
     except FileNotFoundError as error:
         raise Unavailable(
             f"there is no {device}: no KVM, or not in this container",
-            hint="load it: modprobe kvm_intel or kvm_amd; pass it on: docker run --device /dev/kvm",
+            hint="load it: modprobe kvm_intel or kvm_amd; or pass it to the "
+            "container: docker run --device /dev/kvm",
         ) from error
     except PermissionError as error:
         raise Unavailable(
@@ -42,16 +43,16 @@ def open_kvm(device: Path = KVM) -> None:
     except OSError as error:
         raise Unavailable(
             f"{device} cannot be opened: {error.strerror}",
-            hint="see whether the CPU's virtualisation is switched on: dmesg | grep -i kvm",
+            hint="check that the CPU's virtualization is enabled: dmesg | grep -i kvm",
         ) from error
     try:
         version = fcntl.ioctl(kvm, _GET_API_VERSION)
         if version != API_VERSION:
-            raise Unavailable(f"{device} speaks version {version} of KVM, not {API_VERSION}")
+            raise Unavailable(f"{device} has version {version} of the KVM API, not {API_VERSION}")
         os.close(fcntl.ioctl(kvm, _CREATE_VM, 0))
     except OSError as error:
         raise Unavailable(
-            f"{device} makes no virtual machine: {error.strerror}",
+            f"{device} cannot create a virtual machine: {error.strerror}",
             hint="see why with: dmesg | grep -i kvm",
         ) from error
     finally:

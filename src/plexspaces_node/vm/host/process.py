@@ -223,8 +223,8 @@ async def _ended(pid: int, descriptor: int) -> None:
 
 def _does_not_end(pid: int) -> Unavailable:
     return Unavailable(
-        f"process {pid} was killed but does not end",
-        hint=f"see what the kernel holds it in with: cat /proc/{pid}/wchan",
+        f"process {pid} was killed but has not exited",
+        hint=f"see what it waits for in the kernel: cat /proc/{pid}/wchan",
     )
 
 

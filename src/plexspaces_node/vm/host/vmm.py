@@ -187,7 +187,7 @@ class HostDriver(ABC, Generic[_V]):
             if not bundle.path.is_dir():
                 raise NotFound(f"no bundle at {bundle.path}")
             if bundle in self._machines or bundle in self._starting:
-                raise WrongState(f"VM {bundle.vm_id} runs already", hint="plexspaces list")
+                raise WrongState(f"VM {bundle.vm_id} is already running", hint="plexspaces list")
         self._starting.add(bundle)
         try:
             yield
@@ -199,7 +199,7 @@ class HostDriver(ABC, Generic[_V]):
         free_mib = procfs.available_memory_mib()
         if config.memory_mib > free_mib:
             raise ResourceExhausted(
-                f"the VM wants {config.memory_mib} MiB and this host has {free_mib} MiB available",
+                f"the VM needs {config.memory_mib} MiB, this host has {free_mib} MiB available",
                 hint=f"deploy with at most --memory {free_mib}, or stop another: plexspaces list",
             )
 
@@ -320,5 +320,5 @@ def _hint_for(error: OSError | PlexSpacesError, bundle: Bundle) -> str:
     if isinstance(error, PlexSpacesError) and error.hint:
         return error.hint
     if isinstance(error, OSError) and error.errno in NO_SPACE:
-        return f"make room: df -h {quoted(bundle.path.parent)}"
+        return f"free some space: df -h {quoted(bundle.path.parent)}"
     return "see what works here with: plexspaces doctor"

@@ -177,13 +177,13 @@ class ProcessDriver(HostDriver[ProcessVm]):
         except OSError as error:
             raise _does_not_run(str(error)) from error
         if status is None:
-            raise _does_not_run(f"no end within {_PROBE_TIMEOUT_S:.0f} s")
+            raise _does_not_run(f"it did not finish within {_PROBE_TIMEOUT_S:.0f} s")
         if status != 0:
             raise _does_not_run(told or f"status {status}")
         try:
             missing = json.loads(told)["missing_walls"]
         except (ValueError, KeyError, TypeError) as error:
-            raise _does_not_run(f"it told {told!r}, and not which walls it has") from error
+            raise _does_not_run(f"it printed {told!r} instead of its walls") from error
         return Walls(own_user, tuple(map(str, missing)))
 
     def _spawn(self, walls: Walls, bundle: Bundle, memory_mib: int) -> HostProcess:

@@ -196,7 +196,7 @@ class QemuDriver(HostDriver[QemuVm]):
                 hung = isinstance(error.__cause__, DeadlineExceeded)
                 if error.step != "boot" or not hung:
                     raise
-                _log.warning("%s; it is started once more", error)
+                _log.warning("%s; starting it again", error)
             return await boot(BOOT_TIMEOUT_S)
 
     def _copy_failed(self, error: VmStartFailed, *, enough: int) -> None:
@@ -207,7 +207,7 @@ class QemuDriver(HostDriver[QemuVm]):
         if error.step not in _COPYING:
             raise error
         self._failed_copies += 1
-        _log.warning("the machine is booted, for it could not be copied: %s", error)
+        _log.warning("the machine is booted because it could not be copied: %s", error)
         templates = self._templates
         if templates is not None and self._failed_copies >= enough and not templates.given_up:
             _log.warning("machines are booted, not copied, from now on")

@@ -247,7 +247,7 @@ async def _speaks(vm: QemuVm) -> None:
                 finally:
                     writer.close()
         except (TimeoutError, asyncio.IncompleteReadError) as error:
-            raise Unavailable("the agent of a copied machine says nothing") from error
+            raise Unavailable("the agent of a copied machine does not answer") from error
 
 
 def _control_socket(bundle: Bundle) -> Path:

@@ -89,7 +89,7 @@ class QmpClient:
     async def _message(self) -> dict[str, Any]:
         while (end := self._buffer.find(b"\n")) < 0:
             if len(self._buffer) > _LINE_LIMIT_BYTES:
-                raise Unavailable("QEMU's control socket talks without end")
+                raise Unavailable("QEMU's control socket sends a line without an end")
             loop = asyncio.get_running_loop()
             try:
                 data = await loop.sock_recv(self._connection, _READ_BYTES)
@@ -103,9 +103,9 @@ class QmpClient:
         try:
             message = json.loads(line)
         except ValueError as error:
-            raise Unavailable(f"QEMU's control socket talks no QMP: {line[:80]!r}") from error
+            raise Unavailable(f"QEMU's control socket does not speak QMP: {line[:80]!r}") from error
         if not isinstance(message, dict):
-            raise Unavailable(f"QEMU's control socket talks no QMP: {line[:80]!r}")
+            raise Unavailable(f"QEMU's control socket does not speak QMP: {line[:80]!r}")
         return message
 
 
@@ -126,10 +126,10 @@ async def connect_qmp(path: Path) -> AsyncIterator[QmpClient]:
                     pass
         except TimeoutError as error:
             raise DeadlineExceeded(
-                f"QEMU did not greet at {path} within {ANSWER_TIMEOUT_S:g} s"
+                f"QEMU sent no greeting at {path} within {ANSWER_TIMEOUT_S:g} s"
             ) from error
         except OSError as error:
-            raise Unavailable(f"QEMU does not listen at {path}: {error.strerror}") from error
+            raise Unavailable(f"QEMU is not listening at {path}: {error.strerror}") from error
         await client.execute("qmp_capabilities")
         yield client
 
