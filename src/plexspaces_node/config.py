@@ -137,91 +137,93 @@ class ApplicationSection(Section):
 class NodeSection(Section):
     """``[node]``: the daemon."""
 
-    id: Name = _setting("node-1", "Id of the node; part of the default data directory.")
+    id: Name = _setting("node-1", "Node ID; part of the default data directory.")
     address: Address = _setting(
-        "127.0.0.1:9000", "Where the node listens, and where the other commands look for it."
+        "127.0.0.1:9000", "Address the node listens on and the other commands connect to."
     )
     isolation: Isolation = _setting(
-        "auto", "Isolation level; `auto` takes the strongest that works on this machine."
+        "auto", "Isolation level; `auto` selects the strongest that works on this machine."
     )
     templates: bool = _setting(
         True,
-        "Whether QEMU's machines are copies of one that was booted before; otherwise each boots.",
+        "Start QEMU machines as copies of a booted template; otherwise each one boots.",
     )
-    data_dir: Path = Field(description="Directory of everything the node keeps.")
+    data_dir: Path = Field(description="Data directory.")
     allow_remote: bool = _setting(
         False,
-        "Whether the node may listen on an address that is not loopback. The API has no "
-        "authentication yet: whoever reaches the port controls the node.",
+        "Allow the node to listen on an address that is not loopback. The API has no "
+        "authentication yet: anyone who can reach the port controls the node.",
     )
-    grace_s: float = _number(10.0, 0, 3600, "How long running messages may finish on shutdown.")
-    log_level: LogLevel = _setting("info", "Least level of the node's own log.")
+    grace_s: float = _number(10.0, 0, 3600, "How long running messages have to finish on shutdown.")
+    log_level: LogLevel = _setting("info", "Lowest level shown in the node's own log.")
     log_format: LogFormat = _setting(
-        "auto", "Form of the node's own log; `auto` is console on a terminal, json elsewhere."
+        "auto", "Format of the node's own log; `auto` is console on a terminal, else json."
     )
-    metrics_address: AddressOrOff = _setting("", "Where Prometheus metrics are served over HTTP.")
+    metrics_address: AddressOrOff = _setting(
+        "", "Address that serves Prometheus metrics over HTTP."
+    )
 
 
 class LimitsSection(Section):
     """``[limits]``: the bounds that keep one application from harming the others."""
 
-    artifact_bytes: int = _number(128 * MIB, 1, 1024 * MIB, "Largest artifact taken.")
+    artifact_bytes: int = _number(128 * MIB, 1, 1024 * MIB, "Largest artifact accepted.")
     unused_artifact_bytes: int = _number(
         2048 * MIB,
         0,
         MIB * MIB,
-        "Room for artifacts that no application refers to, compiled forms included; over it the "
-        "one unused for longest is removed.",
+        "Disk space for unused artifacts, including their native code; beyond it the least "
+        "recently used one is removed.",
     )
     message_bytes: int = _number(
         DEFAULT_MESSAGE_LIMIT_BYTES,
         1,
         MAX_MESSAGE_LIMIT_BYTES,
-        "Largest message, largest reply. Each costs the node up to three times its length while it "
-        "is on its way.",
+        "Largest message and largest reply. Each takes up to three times its size in the node "
+        "while in flight.",
     )
     message_timeout_s: float = _number(
-        30.0, 0.001, DAY_S, "How long a message may take whose sender names no time."
+        30.0, 0.001, DAY_S, "Timeout of a message whose sender sets none."
     )
-    deploy_timeout_s: float = _number(120.0, 0.1, DAY_S, "How long a deploy has, upload aside.")
-    compile_timeout_s: float = _number(300.0, 0.1, DAY_S, "How long a compilation has.")
-    compile_memory_mib: int = _number(4096, 256, MIB, "Memory of the compiling process, in MiB.")
-    mailbox: int = _number(1024, 1, 1_000_000, "Messages that may wait for one actor.")
-    log_bytes: int = _number(2 * MIB, 4096, 1024 * MIB, "Log kept on disk per application.")
+    deploy_timeout_s: float = _number(120.0, 0.1, DAY_S, "Timeout of a deploy, without its upload.")
+    compile_timeout_s: float = _number(300.0, 0.1, DAY_S, "Timeout of a compilation.")
+    compile_memory_mib: int = _number(4096, 256, MIB, "Memory limit of the compiler, in MiB.")
+    mailbox: int = _number(1024, 1, 1_000_000, "Messages that can wait for one actor.")
+    log_bytes: int = _number(2 * MIB, 4096, 1024 * MIB, "Log kept on disk for each application.")
     keyvalue_bytes: int = _number(
         64 * MIB,
         0,
         16 * 1024 * MIB,
-        "Room for the keys and values of an application; a row costs 32 bytes more than its value "
-        "and twice its key, and whole pages of 4096 bytes from half of one on.",
+        "Size limit of an application's keys and values; a row counts as its value, twice its key "
+        "and 32 bytes, rounded up to pages of 4096 bytes from half a page on.",
     )
     registry_bytes: int = _number(
         16 * 1024 * MIB,
         MIB,
         MIB * MIB,
-        "Room on the disk for the keys and states of all applications together.",
+        "Disk space for the keys and states of all applications together.",
     )
     snapshot_interval_s: float = _number(
-        1.0, 0.01, DAY_S, "Least time between two snapshots of an actor."
+        1.0, 0.01, DAY_S, "Minimum time between two snapshots of an actor."
     )
-    applications: int = _number(100, 1, 10_000, "Applications on the node.")
-    empty_vms: int = _number(32, 0, 10_000, "Empty VMs on the node.")
+    applications: int = _number(100, 1, 10_000, "Maximum number of applications on the node.")
+    empty_vms: int = _number(32, 0, 10_000, "Maximum number of empty VMs on the node.")
     memory_mib: int = _number(
         0,
         0,
         MIB * MIB,
-        "Memory of all VMs together, in MiB; 0 takes what the host has, at the level `process` "
-        "four times as much.",
+        "Memory of all VMs together, in MiB; 0 means the host's memory, or four times that at "
+        "`process`.",
     )
     in_flight_bytes: int = _number(
         0,
         0,
         MIB * MIB,
-        "Messages and replies on their way, of all applications together; 0 takes a 64th of the "
-        "host's memory, at least 64 MiB. Each costs up to three times its length.",
+        "Messages and replies in flight, of all applications together; 0 means a 64th of the "
+        "host's memory, at least 64 MiB. Each takes up to three times its size.",
     )
     calls: int = _number(
-        10_000, 16, 1_000_000, "Calls that the node handles at once, followed logs included."
+        10_000, 16, 1_000_000, "Calls that the node handles at once, including followed logs."
     )
 
 
@@ -238,7 +240,7 @@ class FirecrackerSection(Section):
     """``[firecracker]``: where the VMM and what it boots are."""
 
     binary_path: Path | None = _setting(
-        None, "The `firecracker` program; when not set it is looked for on `PATH`."
+        None, "The `firecracker` program; by default the one on `PATH`."
     )
     kernel_path: Path = _setting(Path("/var/lib/firecracker/vmlinux"), "Kernel of the guest.")
     rootfs_path: Path = _setting(

@@ -382,7 +382,7 @@ async def test_message_over_the_cap_is_refused(client: NodeClient, probe_wasm: P
     """One too long costs nothing but its error; one that is much too long is not even read."""
     await client.deploy("one", probe_wasm)
     for size, said in ((16 * MIB + 1, "16777217 bytes"), (30 * MIB, r"314572\d\d bytes")):
-        with pytest.raises(InvalidArgument, match=f"a message of {said} is over") as caught:
+        with pytest.raises(InvalidArgument, match=f"a message of {said} exceeds") as caught:
             await client.invoke("one", bytes(size), type="e")
         assert "[limits] message_bytes" in (caught.value.hint or "")
     longest = bytes(range(256)) * (16 * MIB // 256)
