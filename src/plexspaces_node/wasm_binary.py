@@ -13,7 +13,7 @@ from plexspaces_node.errors import InvalidArgument
 
 HEADER_BYTES = 8
 
-_HINT = "build it again, or copy it whole"
+_HINT = "build it again, or copy it again"
 _LAST_SHIFT = 28
 """Numbers of sections have 32 bits, which are five groups of seven."""
 

@@ -171,7 +171,7 @@ async def test_state_that_cannot_be_saved_when_its_application_ends_then_that_is
         await client.start("one")
         assert (await client.invoke("one", type="c")).payload == TWO
         monkeypatch.setattr(Registry, "save_snapshot", refuse)
-    assert "'one' has ended, but its last state is not saved" in caplog.text
+    assert "'one' has ended, but its last state was not saved" in caplog.text
     assert_nothing_left(data_dir)
 
 

@@ -88,7 +88,7 @@ async def test_undeploy_that_the_registry_refuses_can_be_repeated(
             await client.undeploy("one")
         [one] = (await client.list()).applications
         assert one.state is ApplicationState.STOPPED
-        assert "not undeployed: another program" in one.last_error
+        assert "undeploy failed: another program" in one.last_error
         with pytest.raises(AlreadyExists):
             await client.deploy("one", probe_wasm)
         assert (await client.start("one")).last_error == ""

@@ -61,8 +61,8 @@ def backup(  # noqa: PLR0913 - a parameter a flag
 ) -> None:
     """Write a node's applications, states, keys, logs and artifacts to one file.
 
-    The node may keep running. The file contains the environment variables of applications:
-    protect it as you protect those.
+    The node may keep running. The file contains the environment variables of
+    applications: protect it as you protect those.
     """
     place = _place(config, node_id, data_dir)
     artifacts = not without_artifacts

@@ -105,8 +105,9 @@ def deploy(  # noqa: PLR0913 - a command has a parameter for each of its flags
 ) -> None:
     """Deploy a project or a WebAssembly file as an application in its own VM.
 
-    A WASI command gets everything after -- as its arguments, the same for every message. `inspect`
-    shows them, so pass secrets with --env. Variables and arguments take at most 128 KiB together.
+    A WASI command gets everything after -- as its arguments, the same for every
+    message. `inspect` shows them, so pass secrets with --env. Variables and
+    arguments take at most 128 KiB together.
     """
     options = DeployOptions(
         language=language_named(language or ""),

@@ -88,8 +88,8 @@ def table(vms: Sequence[VmInfo]) -> Iterator[str]:
 def inspect_vm(name: VmName, node_address: NodeAddress = None, as_json: Json = False) -> None:
     """Show a VM: state, resource use, memory inside and the steps of its start.
 
-    The agent reports the memory inside: that of the whole guest or, at process isolation,
-    where there is no guest, that of the agent's process.
+    The agent reports the memory inside: that of the whole guest or, at process
+    isolation, where there is no guest, that of the agent's process.
     """
 
     async def look() -> VmInspection:

@@ -31,7 +31,7 @@ def read_kernel(tree: Path) -> bytes:
     found = [file for pattern in _KERNELS for file in sorted(tree.glob(pattern))]
     if len(found) != 1:
         raise InvalidArgument(
-            f"the kernel's packages hold {len(found)} kernels, not one, at {' or '.join(_KERNELS)}"
+            f"the packages contain {len(found)} kernels, not one, at {' or '.join(_KERNELS)}"
         )
     with naming(found[0], tree):
         return extract_vmlinux(found[0].read_bytes())

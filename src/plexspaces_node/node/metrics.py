@@ -29,7 +29,7 @@ Value = Callable[[Supervisor], float]
 METRICS: dict[str, tuple[str, Value]] = {
     "plexspaces_messages_total": ("Messages answered.", lambda s: s.tally.messages),
     "plexspaces_message_failures_total": (
-        "Messages that ended in an error of actor or platform.",
+        "Messages that ended in an error of the actor or the platform.",
         lambda s: s.tally.failures,
     ),
     "plexspaces_compute_seconds_total": (
@@ -41,7 +41,7 @@ METRICS: dict[str, tuple[str, Value]] = {
         lambda s: s.tally.coordinate_ns * _NANO,
     ),
     "plexspaces_vm_restarts_total": (
-        "Machines started anew because one ended by itself.",
+        "Machines restarted because one ended by itself.",
         lambda s: s.restarts,
     ),
 }
@@ -50,7 +50,7 @@ METRICS: dict[str, tuple[str, Value]] = {
 APPLICATIONS = ("plexspaces_applications", "Applications by state.")
 STORE = (
     "plexspaces_artifact_store_bytes",
-    "Room that artifacts and their compiled forms take up on the disk.",
+    "Disk space that artifacts and their native code take up.",
 )
 DAMAGES = (
     "plexspaces_registry_damage_total",

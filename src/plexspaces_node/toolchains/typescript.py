@@ -78,7 +78,7 @@ class TypeScriptToolchain:
         tools = tools_directory(environment)
         if not tools.is_dir():
             raise Unsupported(
-                f"beside {compiler.placed}, building typescript needs esbuild, tsc and "
+                f"besides {compiler.placed}, building typescript needs esbuild, tsc and "
                 f"componentize-qjs, which are not installed in {tools}",
                 hint=INSTALL,
             )

@@ -226,7 +226,7 @@ def default_directory(variables: Mapping[str, str]) -> Path:
         if not home.is_absolute():
             raise InvalidArgument(
                 "there is no home directory for the guest image",
-                hint="set XDG_DATA_HOME, or say where: plexspaces image build --dir DIR",
+                hint="set XDG_DATA_HOME, or choose a directory: plexspaces image build --dir DIR",
             )
         named = home / ".local" / "share"
     return named / "plexspaces" / "image"
@@ -275,7 +275,7 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
+        raise TypeError(f"{value!r} is not text")
     return value
 
 

@@ -124,7 +124,7 @@ class HostVm(ABC):
         return VmExit(status, f"{reason}: {last}" if last else reason)
 
     def _refuse_ended(self) -> NoReturn:
-        raise Unavailable(f"VM {self.handle.vm_id} has ended", hint="look with: plexspaces list")
+        raise Unavailable(f"VM {self.handle.vm_id} has ended", hint="see: plexspaces list")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.handle.vm_id}, {self.process!r})"
