@@ -34,7 +34,7 @@ from plexspaces_node.errors import (
     WrongState,
     quoted,
 )
-from plexspaces_node.node.disk import DiskFull, Reserve
+from plexspaces_node.node.disk import DiskFull, Reserve, sync
 from plexspaces_node.node.registry.migrations import Migration, migrate
 
 QUEUE_LIMIT = 4096
@@ -101,6 +101,7 @@ class Database:
         # Owned by the executor's thread alone.
         self._connection: sqlite3.Connection | None = None
         self._synchronous = ""
+        self._page_bytes = 0
         self._reserve = Reserve(path.with_suffix(".reserve"), RESERVE_BYTES)
 
     def __repr__(self) -> str:
@@ -120,11 +121,11 @@ class Database:
         """Open or make the file, readable by its owner only, and bring its schema up to date.
 
         Once `limit_bytes` of it are used, what is under way then aside, nothing that wants more
-        room is taken. `on_damage` is
-        called on the event loop for each damage that an operation meets. Leaving the context
-        finishes what was asked for and closes the file. Raises `InvalidArgument` when the path
-        cannot be used, `Damaged`, `WrongState` for a file of a newer version, `ResourceExhausted`
-        when there is no room for what a new version changes in it.
+        room is taken. `on_damage` is called on the event loop for each damage that an operation
+        meets. Leaving the context finishes what was asked for and closes the file. Raises
+        `InvalidArgument` when the path cannot be used, `Damaged`, `WrongState` for a file of a
+        newer version, `ResourceExhausted` when there is no room for what a new version changes in
+        it.
         """
         database = cls(path, limit_bytes, on_damage)
         try:
@@ -206,11 +207,12 @@ class Database:
             # Only the table without which nothing can start: checking every value of every
             # application would take as long as they are big.
             faults = connection.execute("PRAGMA quick_check(applications)").fetchall()
+            self._page_bytes = _number(connection, "page_size")
         except sqlite3.Error as error:
             raise _translate(error, self._path) from error
         if faults != [("ok",)]:
             raise _damaged(self._path, str(faults[0][0]))
-        _sync_directory(self._path.parent)
+        sync(self._path.parent)
         self._reserve.fill()
 
     def _close(self) -> None:
@@ -231,7 +233,6 @@ class Database:
 
     def _transact(self, jobs: list[_Job]) -> list[Any]:
         try:
-            self._check_room(jobs)
             return self._commit(jobs)
         except ResourceExhausted as error:
             return [_Failure(error) if job.grows else self._commit_at_need(job) for job in jobs]
@@ -244,21 +245,16 @@ class Database:
             # Who only reads can do so while another program holds the file for writing.
             return [_Failure(error) if job.mode else self._commit_at_need(job) for job in jobs]
 
-    def _check_room(self, jobs: list[_Job]) -> None:
-        if not any(job.grows for job in jobs):
-            return
+    def _check_room(self) -> None:
         if not self._reserve.fill():
             raise DiskFull(self._path)
-        if self._used_bytes() >= self._limit_bytes:
+        pages, free = self._pages()
+        if (pages - free) * self._page_bytes >= self._limit_bytes:
             raise ResourceExhausted(
                 "the keys and states of all applications have reached the limit of "
                 f"{self._limit_bytes} bytes",
                 hint="plexspaces undeploy --name X, or raise [limits] registry_bytes",
             )
-
-    def _used_bytes(self) -> int:
-        pages, free = self._pages()
-        return (pages - free) * _number(self._opened(), "page_size")
 
     def _pages(self) -> tuple[int, int]:
         """Return how many pages the file has, and how many of them are unused."""
@@ -288,6 +284,9 @@ class Database:
         try:
             self._set_synchronous(connection, "FULL" if mode is Mode.DURABLE else "NORMAL")
             connection.execute("BEGIN" if mode is Mode.READ else "BEGIN IMMEDIATE")
+            if any(job.grows for job in jobs):
+                # Inside, where to ask for the file's size takes no lock of its own.
+                self._check_room()
             outcomes = [self._outcome(connection, job) for job in jobs]
             connection.execute("COMMIT")
         except sqlite3.Error as error:
@@ -396,11 +395,3 @@ def how_to_restore(data_dir: Path) -> str:
     """Return the hint for a data directory that is damaged."""
     away = f"mv {quoted(data_dir)} {quoted(f'{data_dir}.damaged')}"
     return f"stop the node, {away}, then plexspaces restore BACKUP --data-dir {quoted(data_dir)}"
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
