@@ -221,6 +221,28 @@ class TestRefused:
             back_up(data_dir, file)
         assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
+    @pytest.mark.parametrize("error", [FileNotFoundError, BlockingIOError])
+    async def test_backup_when_a_file_goes_amid_it_then_it_fails_once_and_nothing_is_left(
+        self,
+        data_dir: Path,
+        file: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        error: type[OSError],
+    ) -> None:
+        """What fails in the middle is not taken for a directory that another backup removed."""
+        tried: list[object] = []
+
+        def fail(*arguments: object) -> None:
+            tried.append(arguments)
+            raise error(2, "gone")
+
+        monkeypatch.setattr(write, "_write_entries", fail)
+        with pytest.raises(InvalidArgument, match="cannot be written: gone"):
+            back_up(data_dir, file)
+        assert len(tried) == 1
+        assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
     async def test_backup_when_one_was_killed_then_what_it_left_goes(
         self, data_dir: Path, file: Path, tmp_path: Path
     ) -> None:

@@ -33,9 +33,6 @@ from plexspaces_node.errors import InvalidArgument, WrongState, quoted
 from plexspaces_node.model import check_name
 from plexspaces_node.vm.bundle import check_socket_room, open_plain
 
-UNFINISHED = "restoring"
-"""The name of a file in a data directory into which a backup is being restored."""
-
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _OF_A_FILE_SYSTEM = "lost+found"
 _LIMIT_BYTES = 4096
@@ -49,7 +46,7 @@ class _Holder(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class DataDirectory:
-    """The paths of a data directory that this process holds; made by `open`.
+    """The paths of a data directory, which this process holds where `open` or `held` made it.
 
     Attributes:
         kept: what `open` made stays, because `keep` was called.
@@ -136,8 +133,7 @@ class DataDirectory:
         """
         before = ""
         with suppress(OSError):
-            if self.isolation_file.exists():
-                before = _read(self.isolation_file)
+            before = word_in(self.isolation_file)
             self.isolation_file.write_text(f"{level}\n", "utf-8")
         return before
 
@@ -159,7 +155,7 @@ class DataDirectory:
     @property
     def unfinished(self) -> Path:
         """The file that is there as long as a backup is being restored."""
-        return self.path / UNFINISHED
+        return self.path / "restoring"
 
     @property
     def registry(self) -> Path:
@@ -288,10 +284,7 @@ def _describe_holder(content: bytes) -> str:
 
 
 def _claim(directory: DataDirectory) -> None:
-    try:
-        owner = _read(directory.node_id_file)
-    except FileNotFoundError:
-        owner = ""
+    owner = word_in(directory.node_id_file)
     if not owner:
         _write_whole(directory.node_id_file, directory.node_id + "\n")
     elif owner != directory.node_id:
@@ -302,9 +295,14 @@ def _claim(directory: DataDirectory) -> None:
         )
 
 
-def _read(path: Path) -> str:
-    with open_plain(path) as file:
+def word_in(path: Path) -> str:
+    """Return the word that a file of the directory holds, "" without one. Blocks.
+
+    Raises `OSError` when it cannot be read.
+    """
+    with suppress(FileNotFoundError), open_plain(path) as file:
         return file.read(_LIMIT_BYTES).decode("utf-8", "replace").strip()
+    return ""
 
 
 def _write_whole(path: Path, text: str) -> None:

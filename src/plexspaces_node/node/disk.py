@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 
 from plexspaces_node.errors import ResourceExhausted, Unavailable, quoted
@@ -111,10 +112,15 @@ def is_whole(path: Path, sha256: str) -> bool:
     Raises `OSError` when the file cannot be opened.
     """
     with path.open("rb") as file:
-        try:
-            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
-        except OSError:
-            return False
+        return has_digest(file, sha256)
+
+
+def has_digest(file: BufferedReader, sha256: str) -> bool:
+    """Tell whether an open file has this digest, read from where it is; as `is_whole`. Blocks."""
+    try:
+        return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+    except OSError:
+        return False
 
 
 def clear(path: Path) -> None:

@@ -11,8 +11,8 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -21,8 +21,9 @@ import msgspec
 
 from plexspaces_node.errors import NotFound, WrongState, quoted
 from plexspaces_node.node.backup.registry_copy import Contents
-from plexspaces_node.node.datadir import UNFINISHED
+from plexspaces_node.node.datadir import DataDirectory
 from plexspaces_node.node.disk import is_whole
+from plexspaces_node.node.registry.database import how_to_restore
 
 FORMAT = 1
 """Of the files that this version writes; it reads those up to it."""
@@ -106,26 +107,34 @@ def registry_of(data_dir: Path) -> Path:
 
     Raises `NotFound` without one, `WrongState` while a restore is not finished.
     """
-    registry = data_dir / REGISTRY
-    if not registry.is_file():
+    paths = DataDirectory(data_dir, "")
+    if not paths.registry.is_file():
         raise NotFound(
             f"{data_dir} contains no node data",
             hint="choose the directory with --data-dir, or the node with --node-id",
         )
-    if (data_dir / UNFINISHED).exists():
+    if paths.unfinished.exists():
         raise WrongState(
             f"a backup was not completely restored into {data_dir}",
             hint=f"plexspaces restore BACKUP --data-dir {quoted(data_dir)}",
         )
-    return registry
+    return paths.registry
+
+
+@contextmanager
+def of_data(data_dir: Path) -> Iterator[None]:
+    """Have what is wrong with the registry of a data directory say how to get a good one."""
+    try:
+        yield
+    except WrongState as error:
+        raise WrongState(error.message, hint=error.hint or how_to_restore(data_dir)) from error
 
 
 def is_there(data_dir: Path, digest: str) -> bool:
     """Tell whether a data directory has an artifact, and all of it. Blocks."""
     with suppress(FileNotFoundError):
-        return bool(DIGEST.fullmatch(digest)) and is_whole(
-            data_dir / "artifacts" / f"{digest}.wasm", digest
-        )
+        artifact = DataDirectory(data_dir, "").artifacts / f"{digest}.wasm"
+        return bool(DIGEST.fullmatch(digest)) and is_whole(artifact, digest)
     return False
 
 

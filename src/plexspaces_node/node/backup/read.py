@@ -33,12 +33,12 @@ from plexspaces_node.node.backup.format import (
     Manifest,
     is_there,
     missing_artifacts,
+    of_data,
     registry_of,
 )
 from plexspaces_node.node.backup.registry_copy import Contents
 from plexspaces_node.node.datadir import DataDirectory
 from plexspaces_node.node.disk import sync, using_disk
-from plexspaces_node.node.registry.database import how_to_restore
 
 _SMALL_BYTES = 16 * 1024 * 1024
 _ANOTHER = "use another backup"
@@ -47,7 +47,8 @@ _ANOTHER = "use another backup"
 def verify(file: Path) -> BackupInfo:
     """Read a backup and check all of it; what is unpacked for that is gone at the end.
 
-    Raises `NotFound`, `WrongState` for one that is damaged, cut off or of a newer version.
+    Raises `InvalidArgument` for a file that cannot be read, `WrongState` for one that is damaged,
+    cut off or of a newer version.
     """
     with tempfile.TemporaryDirectory(prefix="plexspaces-verify-") as scratch:
         place = Path(scratch)
@@ -66,10 +67,8 @@ def verify_data(data_dir: Path) -> tuple[Contents, tuple[str, ...]]:
     Raises `NotFound`, and `WrongState` for a damaged registry or an unfinished restore.
     """
     registry = registry_of(data_dir)
-    try:
+    with of_data(data_dir):
         contents = registry_copy.check(registry)
-    except WrongState as error:
-        raise WrongState(error.message, hint=error.hint or how_to_restore(data_dir)) from error
     whole = {digest for digest in set(contents.digests.values()) if is_there(data_dir, digest)}
     return contents, missing_artifacts(contents, whole)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import io
 import os
 import shutil
@@ -19,7 +18,7 @@ from typing import BinaryIO, cast
 import msgspec
 
 from plexspaces_node import __version__
-from plexspaces_node.errors import AlreadyExists, InvalidArgument, WrongState
+from plexspaces_node.errors import AlreadyExists, InvalidArgument
 from plexspaces_node.node.backup import registry_copy
 from plexspaces_node.node.backup.format import (
     DIGEST,
@@ -33,11 +32,12 @@ from plexspaces_node.node.backup.format import (
     Hashing,
     Manifest,
     missing_artifacts,
+    of_data,
     registry_of,
 )
 from plexspaces_node.node.backup.registry_copy import Contents
-from plexspaces_node.node.disk import DiskFull, is_full, sync
-from plexspaces_node.node.registry.database import how_to_restore
+from plexspaces_node.node.datadir import DataDirectory, word_in
+from plexspaces_node.node.disk import DiskFull, has_digest, is_full, sync
 
 _SCRATCH = ".plexspaces-backup-"
 _WRITTEN_BYTES = 16 * 1024
@@ -77,26 +77,24 @@ def stream_backup(data_dir: Path, out: BinaryIO, *, artifacts: bool = True) -> B
 
 
 def _write(data_dir: Path, out: BinaryIO, scratch: Path, *, artifacts: bool) -> BackupInfo:
-    registry = registry_of(data_dir)
+    registry, paths = registry_of(data_dir), DataDirectory(data_dir, "")
     copied = scratch / REGISTRY
     copied.touch(mode=0o600)
-    try:
+    with of_data(data_dir):
         contents = registry_copy.copy(registry, copied)
-    except WrongState as error:
-        raise WrongState(error.message, hint=error.hint or how_to_restore(data_dir)) from error
     manifest = Manifest(
         format=FORMAT,
-        node_id=_word(data_dir / "node-id"),
+        node_id=word_in(paths.node_id_file),
         version=__version__,
         schema=contents.schema,
         created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        isolation=_word(data_dir / "isolation"),
+        isolation=word_in(paths.isolation_file),
         artifacts=artifacts,
     )
     hashing = Hashing(out)
     with ExitStack() as stack:
         # Opened now: a node that goes on may remove an artifact meanwhile, not its bytes.
-        held = _whole_artifacts(data_dir, contents, stack) if artifacts else {}
+        held = _whole_artifacts(paths, contents, stack) if artifacts else {}
         archive = stack.enter_context(
             tarfile.open(
                 fileobj=hashing,
@@ -105,7 +103,7 @@ def _write(data_dir: Path, out: BinaryIO, scratch: Path, *, artifacts: bool) -> 
                 bufsize=_WRITTEN_BYTES,
             )
         )
-        _write_entries(archive, manifest, copied, held, data_dir / "logs")
+        _write_entries(archive, manifest, copied, held, paths.logs)
     return BackupInfo(
         manifest,
         tuple(contents.digests),
@@ -121,17 +119,22 @@ def _scratch(beside: Path) -> Iterator[Path]:
     for left in beside.glob(f"{_SCRATCH}*"):
         with suppress(OSError), _locked(left):
             shutil.rmtree(left)
+    with ExitStack() as stack:
+        place = _held_scratch(beside, stack)
+        try:
+            yield place
+        finally:
+            shutil.rmtree(place)
+
+
+def _held_scratch(beside: Path, stack: ExitStack) -> Path:
     while True:
         place = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=beside))
-        # Another backup may have taken it for one that is left.
-        with suppress(FileNotFoundError), _locked(place):
-            if not place.exists():
-                continue
-            try:
-                yield place
-            finally:
-                shutil.rmtree(place)
-            return
+        # Until it is held another backup may take it for one that is left, and remove it.
+        with suppress(FileNotFoundError, BlockingIOError):
+            stack.enter_context(_locked(place))
+            if place.exists():
+                return place
 
 
 @contextmanager
@@ -205,19 +208,15 @@ def _write_entries(
     add_bytes(SUMS, "".join(sums).encode())
 
 
-def _whole_artifacts(data_dir: Path, contents: Contents, stack: ExitStack) -> dict[str, BinaryIO]:
+def _whole_artifacts(
+    paths: DataDirectory, contents: Contents, stack: ExitStack
+) -> dict[str, BinaryIO]:
     held: dict[str, BinaryIO] = {}
     for digest in sorted(set(contents.digests.values())):
         if DIGEST.fullmatch(digest):
             with suppress(FileNotFoundError):
-                file = stack.enter_context((data_dir / "artifacts" / f"{digest}.wasm").open("rb"))
-                if hashlib.file_digest(file, "sha256").hexdigest() == digest:
+                file = stack.enter_context((paths.artifacts / f"{digest}.wasm").open("rb"))
+                if has_digest(file, digest):
                     file.seek(0)
                     held[digest] = file
     return held
-
-
-def _word(path: Path) -> str:
-    with suppress(FileNotFoundError):
-        return path.read_text("utf-8").strip()
-    return ""
