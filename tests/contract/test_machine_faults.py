@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -25,6 +24,7 @@ from support.firecracker import ELF_HEAD, FakeFirecrackerHarness
 from support.machines import SMALL, Harness, ProcessHarness
 from support.patience import patient
 from support.qemu import FakeQemuHarness, hello_in_hex, leave_unread
+from support.small_disk import run_on_small_disk
 
 from plexspaces_node.errors import DeadlineExceeded, PlexSpacesError, Unavailable, VmStartFailed
 from plexspaces_node.node.machines import machine as machines
@@ -435,17 +435,8 @@ class TestHost:
             "except Exception as error: print(error, '|', error.hint)\n"
             "print(sorted(p.name for p in Path(sys.argv[1]).iterdir()))\n"
         )
-        script = (
-            f"mount -t tmpfs -o size=16k none {tmp_path} || exit 99; "
-            f"head -c 1M /dev/zero > {tmp_path}/fill; "
-            f'exec "$0" -c "$1" {tmp_path}'
-        )
-        unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script]
-        done = subprocess.run(
-            [*unshare, sys.executable, program], capture_output=True, text=True, timeout=30
-        )
-        if done.returncode in (1, 99) and not done.stdout:
-            pytest.skip("user namespaces with mounts are not allowed here")
+        fill = f"head -c 1M /dev/zero > {tmp_path}/fill; "
+        done = run_on_small_disk(program, tmp_path, "16k", before=fill)
         refusal, left = done.stdout.splitlines()
         assert refusal.startswith(f"cannot create bundle {tmp_path}/vm-1: No space left on device")
         assert f"df -h {tmp_path}" in refusal

@@ -6,8 +6,6 @@ import asyncio
 import hashlib
 import json
 import logging
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -15,6 +13,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support.nodes import builder, reached
+from support.records import damage_root
 from support.traces import assert_nothing_left
 
 from plexspaces_node import NodeClient
@@ -82,12 +81,7 @@ async def test_registry_that_is_damaged_is_told_to_the_operator_and_the_rest_goe
         await client.deploy("one", probe_wasm)
         await client.invoke("one", b"key", type="p")
     registry = data_dir / "registry.db"
-    with closing(sqlite3.connect(registry)) as connection:
-        table = "SELECT rootpage FROM sqlite_schema WHERE name = 'keyvalue'"
-        [[page]] = connection.execute(table).fetchall()
-    data = bytearray(registry.read_bytes())
-    data[4096 * (page - 1) : 4096 * page] = b"\xa5" * 4096
-    registry.write_bytes(data)
+    damage_root(registry, "keyvalue")
     built = builder(data_dir).with_setting("node.metrics_address", "127.0.0.1:0").build()
     async with built as node, NodeClient(node.address) as client:
         await reached(client, "one")

@@ -1,8 +1,11 @@
-"""Rows of the registry."""
+"""Rows of the registry, and damage to it."""
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from plexspaces_node.model import ArtifactKind, Language, VmConfig
@@ -27,3 +30,13 @@ _RECORD = ApplicationRecord(
 def record_of(name: str, **values: Any) -> ApplicationRecord:
     """Return the row of a small application that is to run, but for these values."""
     return replace(_RECORD, name=name, **values)
+
+
+def damage_root(registry: Path, name: str) -> None:
+    """Overwrite the first page of a table or an index of a registry that nobody has open."""
+    with closing(sqlite3.connect(registry)) as connection:
+        found = "SELECT rootpage FROM sqlite_schema WHERE name = ?"
+        [[page]] = connection.execute(found, (name,)).fetchall()
+    with registry.open("r+b") as file:
+        file.seek(4096 * (page - 1))
+        file.write(b"\xa5" * 4096)

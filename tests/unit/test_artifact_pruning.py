@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from support.fake_compiler import fake_compiler
+from support.small_disk import run_on_small_disk
 
 from plexspaces_node.errors import InvalidArgument, NotFound, ResourceExhausted
 from plexspaces_node.node.artifacts import store as artifacts_module
@@ -532,13 +532,7 @@ asyncio.run(main())
 
 def test_disk_that_is_really_full_is_said_to_be_and_nothing_is_left(tmp_path: Path) -> None:
     """Uploads and compilations on a disk without room tell the place, and leave no part."""
-    script = f'mount -t tmpfs -o size=2m none {tmp_path} || exit 99; exec "$0" -c "$1" {tmp_path}'
-    unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script]
-    done = subprocess.run(
-        [*unshare, sys.executable, _FULL], capture_output=True, text=True, timeout=60
-    )
-    if done.returncode in (1, 99) and not done.stdout and "Traceback" not in done.stderr:
-        pytest.skip("user namespaces with mounts are not allowed here")
+    done = run_on_small_disk(_FULL, tmp_path, "2m")
     said = json.loads(done.stdout or done.stderr)
     place = f"no space left in {tmp_path}"
     code = "resource_exhausted"

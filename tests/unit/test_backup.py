@@ -10,8 +10,8 @@ import sqlite3
 import stat
 import tarfile
 import tempfile
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from plexspaces_node.errors import (
     PlexSpacesError,
     WrongState,
 )
+from plexspaces_node.node import datadir
 from plexspaces_node.node.backup import registry_copy, write
 from plexspaces_node.node.backup.format import BackupInfo
 from plexspaces_node.node.backup.read import restore, verify, verify_data
@@ -75,6 +76,25 @@ def contents(directory: Path) -> dict[str, bytes]:
         for path in sorted(directory.rglob("*"))
         if path.is_file() and path.name not in passing
     }
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+@contextmanager
+def killed_at(place: object, name: str) -> Iterator[None]:
+    """Have the process of the body end as it calls this: nothing of it cleans up."""
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(place, name, kill)
+        for cleaning in ("_empty", "_remove_empty"):
+            patched.setattr(datadir, cleaning, lambda _: None)
+        with pytest.raises(Killed):
+            yield
 
 
 class TestWhole:
@@ -474,19 +494,8 @@ class TestRefused:
         back_up(data_dir, file)
         target = tmp_path / "b"
 
-        class Killed(BaseException):
-            pass
-
-        def killed(*_: object) -> None:
-            raise Killed
-
-        with monkeypatch.context() as patched:
-            patched.setattr(registry_copy, "check", killed)
-            # As a process that ends at once: nothing of it cleans up.
-            patched.setattr("plexspaces_node.node.datadir._empty", lambda _: None)
-            patched.setattr("plexspaces_node.node.datadir._remove_empty", lambda _: None)
-            with pytest.raises(Killed):
-                restore(file, target)
+        with killed_at(registry_copy, "check"):
+            restore(file, target)
         assert (target / "restoring").exists()
         assert (target / "registry.db").exists()
         restore(file, target)
@@ -501,18 +510,8 @@ class TestRefused:
         back_up(data_dir, file)
         target = tmp_path / "b"
 
-        class Killed(BaseException):
-            pass
-
-        def killed(*_: object) -> None:
-            raise Killed
-
-        with monkeypatch.context() as patched:
-            patched.setattr(DataDirectory, "lay_out", killed)
-            patched.setattr("plexspaces_node.node.datadir._empty", lambda _: None)
-            patched.setattr("plexspaces_node.node.datadir._remove_empty", lambda _: None)
-            with pytest.raises(Killed):
-                restore(file, target, "node-x")
+        with killed_at(DataDirectory, "lay_out"):
+            restore(file, target, "node-x")
         assert {path.name for path in target.iterdir()} == {"node.lock", "restoring"}
         (target / "node-id").write_text("node-x\n")
         restore(file, target, "node-y")

@@ -6,14 +6,13 @@ import asyncio
 import json
 import random
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.records import record_of
+from support.records import damage_root, record_of
+from support.small_disk import run_on_small_disk
 
 from plexspaces_node.errors import NotFound, ResourceExhausted
 from plexspaces_node.model import MIB
@@ -213,10 +212,7 @@ class TestDamage:
         async with Registry.open(path) as registry:
             await registry.insert_application(RECORD)
             await put_many(registry, 2000)
-        data = bytearray(path.read_bytes())
-        root = number(path, "SELECT rootpage FROM sqlite_schema WHERE name LIKE '%autoindex_keyv%'")
-        data[4096 * (root - 1) : 4096 * root] = b"\xa5" * 4096
-        path.write_bytes(data)
+        damage_root(path, "sqlite_autoindex_keyvalue_1")
         told: list[Damaged] = []
         async with Registry.open(path, on_damage=told.append) as registry:
             with pytest.raises(Damaged, match="damaged") as caught:
@@ -230,10 +226,7 @@ class TestDamage:
             await registry.insert_application(RECORD)
             await put_many(registry, 2000)
             await registry.insert_application(OTHER)
-        data = bytearray(path.read_bytes())
-        root = number(path, "SELECT rootpage FROM sqlite_schema WHERE name LIKE '%autoindex_snap%'")
-        data[4096 * (root - 1) : 4096 * root] = b"\xa5" * 4096
-        path.write_bytes(data)
+        damage_root(path, "sqlite_autoindex_snapshot_parts_1")
         told: list[Damaged] = []
         async with Registry.open(path, on_damage=told.append) as registry:
             reads = [registry.read_part(RECORD.name, 1, 0) for _ in range(5)]
@@ -317,17 +310,7 @@ asyncio.run(main())
 
 def test_disk_that_is_full_can_be_freed(tmp_path: Path) -> None:
     """Stops, deletes and undeploys work on a disk that has no byte left, and give it back."""
-    script = f'mount -t tmpfs -o size=40m none {tmp_path} || exit 99; exec "$0" -c "$1" {tmp_path}'
-    unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script]
-    done = subprocess.run(
-        [*unshare, sys.executable, _FULL],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=Path(__file__).parent.parent,
-    )
-    if done.returncode in (1, 99) and not done.stdout and "Traceback" not in done.stderr:
-        pytest.skip("user namespaces with mounts are not allowed here")
+    done = run_on_small_disk(_FULL, tmp_path, "40m")
     put, said, *rest = json.loads(done.stdout or done.stderr)
     full = f"no space left in {tmp_path}/registry.db | df -h {tmp_path}/registry.db"
     assert put > 10
