@@ -23,7 +23,7 @@ from support.patience import patient
 
 from plexspaces_node.link import frames as link
 from plexspaces_node.node.logs import ApplicationLog, LogRecord
-from plexspaces_node.node.machines.agent_client import AgentClient
+from plexspaces_node.node.machines.agent_client import AgentClient, Kept
 from plexspaces_node.vm.host.procfs import resident_bytes
 
 TESTS = Path(__file__).parents[1]
@@ -45,7 +45,7 @@ class Store(Host):
         for line in lines:
             self._journal.append(line)
 
-    def snapshot_part(self, part: link.Snapshot, body: link.Body) -> None:
+    def snapshot_part(self, part: link.Snapshot, body: link.Body, kept: Kept) -> None:
         """Throw it away."""
 
     async def answer(self, call: link.HostCall, body: link.Body) -> bytes | None:

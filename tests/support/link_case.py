@@ -18,7 +18,7 @@ import pytest
 from plexspaces_node.errors import DeadlineExceeded
 from plexspaces_node.link import frames as link
 from plexspaces_node.node.logs import LogRecord
-from plexspaces_node.node.machines.agent_client import AgentClient
+from plexspaces_node.node.machines.agent_client import AgentClient, Kept
 from plexspaces_node.node.machines.machine import SwitchedHostCalls
 from plexspaces_node.node.machines.pending import Answered
 
@@ -66,7 +66,7 @@ class Host(SwitchedHostCalls):
 
     Attributes:
         answers: what is done for a host call.
-        keeps: told of each part of a snapshot that it is kept.
+        keeps: whether each part of a snapshot is acknowledged.
     """
 
     def __init__(self) -> None:
@@ -76,15 +76,15 @@ class Host(SwitchedHostCalls):
         self.parts: list[link.Snapshot] = []
         self.calls: list[link.HostCall] = []
         self.answers: Callable[[link.HostCall], Awaitable[bytes | None]] = nothing
-        self.keeps: Callable[[int, int], None] | None = None
+        self.keeps = False
 
     def log(self, lines: Sequence[LogRecord]) -> None:
         self.lines += lines
 
-    def snapshot_part(self, part: link.Snapshot, body: link.Body) -> None:
+    def snapshot_part(self, part: link.Snapshot, body: link.Body, kept: Kept) -> None:
         self.parts.append(part)
-        if self.keeps is not None:
-            self.keeps(part.id, len(body))
+        if self.keeps:
+            kept(part.id, len(body))
 
     def unclaimed(self, reply: link.Reply | None, total_ns: int) -> None:
         self.unclaimed_replies.append((reply, total_ns))

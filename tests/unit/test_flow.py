@@ -84,7 +84,7 @@ def test_agent_that_does_not_read_small_answers_is_not_read_from_either(
 
         if isinstance(frame, link.Ask):
             it.host.answers = refuse
-        it.host.keeps = it.client.kept
+        it.host.keeps = True
         await it.flood(link.encode(frame) * 100, 100)
         connection = it.client._connection
         assert connection is not None

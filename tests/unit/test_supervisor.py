@@ -63,6 +63,10 @@ LEAVE = b"leave"
 """A message for which an agent says that its actor begins anew elsewhere."""
 
 
+def unheard(snapshot_id: int, size: int, *, failure: PlexSpacesError | None = None) -> None:
+    """Acknowledge a part to an agent that does not listen."""
+
+
 def part_of(state: bytes, begin: int) -> bytes:
     """Return the frame with the part of a state that begins there."""
     body = state[begin : begin + link.PART_BYTES]
@@ -192,7 +196,7 @@ async def test_restart_when_the_registry_lacks_the_newest_state_then_it_is_loade
     """What waits to be saved is newer than what the registry has, and is what counts."""
     await world.supervisor.start()
     world.saved, world.refusal = b"old", Unavailable("locked")
-    world.supervisor.snapshot_part(link.Snapshot(id=1, last=True), b"new")
+    world.supervisor.snapshot_part(link.Snapshot(id=1, last=True), b"new", unheard)
     world.driver.crash(world.driver.live[0])
     await world.reach(RUNNING, restarts=1)
     assert world.loaded == [b"", b"new"]
@@ -204,7 +208,7 @@ async def test_stop_when_the_state_is_not_saved_then_it_is_told_and_kept_for_the
     """The machine is gone, the error says what is lost; nothing is while the node lives."""
     await world.supervisor.start()
     world.refusal = Unavailable("locked", hint="fuser registry.db")
-    world.supervisor.snapshot_part(link.Snapshot(id=1, last=True), b"new")
+    world.supervisor.snapshot_part(link.Snapshot(id=1, last=True), b"new", unheard)
     with pytest.raises(Unavailable, match="lost") as caught:
         await world.supervisor.stop(0)
     assert (caught.value.hint or "").startswith("fuser registry.db")
@@ -225,7 +229,7 @@ async def test_stop_when_nobody_wants_the_state_then_a_refusing_registry_is_no_o
     """What is to be removed is not first saved."""
     await world.supervisor.start()
     world.refusal = Unavailable("locked")
-    world.supervisor.snapshot_part(link.Snapshot(id=1, last=True), b"new")
+    world.supervisor.snapshot_part(link.Snapshot(id=1, last=True), b"new", unheard)
     await world.supervisor.stop(0, save=False)
     assert world.supervisor.state is STOPPED
     assert len(asyncio.all_tasks()) == 1
@@ -288,7 +292,7 @@ async def test_stop_when_the_registry_is_why_the_state_cannot_be_handed_over_the
     await world.supervisor.start()
     world.refused = link.failure_of(Unavailable("the node did not keep it"))
     world.refusal = ResourceExhausted("no space left for registry.db", hint="df -h /data")
-    world.supervisor.snapshot_part(link.Snapshot(id=1, last=True), b"new")
+    world.supervisor.snapshot_part(link.Snapshot(id=1, last=True), b"new", unheard)
     while not world.waits:
         await asyncio.sleep(0)
     with pytest.raises(StopRefused, match=r"did not keep it \(no space left") as caught:
@@ -345,11 +349,11 @@ async def test_machine_when_it_sends_a_part_that_no_agent_sends_then_its_link_br
     whole = bytes(link.PART_BYTES)
     most = world.supervisor.record.vm_config.memory_mib - world.driver.capabilities.overhead_mib
     for number in range(most):
-        world.supervisor.snapshot_part(link.Snapshot(id=1, offset=number << 20), whole)
+        world.supervisor.snapshot_part(link.Snapshot(id=1, offset=number << 20), whole, unheard)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
     with pytest.raises(link.LinkBroken, match="of its memory"):
-        world.supervisor.snapshot_part(link.Snapshot(id=1, offset=most << 20), whole)
+        world.supervisor.snapshot_part(link.Snapshot(id=1, offset=most << 20), whole, unheard)
 
 
 @pytest.mark.parametrize(

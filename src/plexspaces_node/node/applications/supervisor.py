@@ -36,7 +36,7 @@ from plexspaces_node.node.applications.restart import WINDOW_S, wait_before_rest
 from plexspaces_node.node.applications.state_saver import Room, StateSaver
 from plexspaces_node.node.artifacts.store import ArtifactStore
 from plexspaces_node.node.logs import ApplicationLog, LogRecord
-from plexspaces_node.node.machines.agent_client import AgentClient, StopRefused, believed
+from plexspaces_node.node.machines.agent_client import AgentClient, Kept, StopRefused, believed
 from plexspaces_node.node.machines.machine import AgentLimits, Machine, start_machine
 from plexspaces_node.node.registry.registry import ApplicationRecord, Registry
 from plexspaces_node.vm.bundle import Bundle, new_vm_id
@@ -133,8 +133,6 @@ class Supervisor:
         self._saver = StateSaver(
             self.name, around.registry, around.states, self._warn, sleep=self.sleep
         )
-        # Of the newest machine: it may hand over a state before its load is seen to be done.
-        self._agent: AgentClient | None = None
         # Of machines that may not be wholly gone.
         self._left: set[Bundle] = set()
 
@@ -351,12 +349,11 @@ class Supervisor:
                 machine = await self._new_machine()
             progress("load")
             load_begin = perf_counter_ns()
-            machine.host.target, self._agent = self, machine.agent
             self._saver.begin(self._memory_bytes())
             state_bytes, state = await self._saver.latest()
             timeout_s = around.limits.deploy_timeout_s + LOAD_SLACK_S
             frame = partial(self._load_frame, state_bytes)
-            loaded = await machine.load(compiled.path, frame, state, timeout_s)
+            loaded = await machine.load(self, compiled.path, frame, state, timeout_s)
         except BaseException:
             if machine is not None:
                 await self._discard(machine)
@@ -521,10 +518,9 @@ class Supervisor:
         for line in lines:
             self.journal.append(line)
 
-    def snapshot_part(self, part: link.Snapshot, body: link.Body) -> None:
+    def snapshot_part(self, part: link.Snapshot, body: link.Body, kept: Kept) -> None:
         """Take a part of a state; of several that wait to be saved only the newest is kept."""
-        assert self._agent is not None
-        self._saver.take(part, body, self._agent.kept)
+        self._saver.take(part, body, kept)
 
     def unclaimed(self, reply: link.Reply | None, total_ns: int) -> None:
         """Count what an actor did for nobody who waits: a sender that left, or told it only."""

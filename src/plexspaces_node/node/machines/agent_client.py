@@ -90,17 +90,25 @@ _Request = link.Load | link.Stop | link.Measure
 _Answer = TypeVar("_Answer", link.Loaded, link.Stopped, link.Measured)
 
 
+class Kept(Protocol):
+    """Tells an agent how much of a snapshot is kept; see `AgentClient.kept`."""
+
+    def __call__(
+        self, snapshot_id: int, size: int, *, failure: PlexSpacesError | None = None
+    ) -> None: ...
+
+
 class HostCalls(Protocol):
     """What an actor may ask of its node, and what its agent tells; one a machine."""
 
     def log(self, lines: Sequence[LogRecord]) -> None:
         """Take lines of the log; must not block."""
 
-    def snapshot_part(self, part: link.Snapshot, body: Body) -> None:
+    def snapshot_part(self, part: link.Snapshot, body: Body, kept: Kept) -> None:
         """Take a part of a snapshot; must not block.
 
-        It is answered by `AgentClient.kept`, sooner or later. Parts come in order; a new connection
-        begins anew, with the first part of a snapshot.
+        `kept` is called sooner or later, on the event loop. Parts come in order; a new connection
+        begins again with the first part of a snapshot.
         """
 
     def unclaimed(self, reply: link.Reply | None, total_ns: int) -> None:
@@ -498,7 +506,7 @@ class AgentClient:
             connection.unasked(1, frame, body)
             self._parts += 1
             self._snapshots += frame.offset == 0
-            self._host.snapshot_part(frame, body)
+            self._host.snapshot_part(frame, body, self.kept)
         elif isinstance(frame, link.Hello):
             raise link.LinkBroken("a second hello")
         elif isinstance(frame, link.Stopped) and not frame.id:

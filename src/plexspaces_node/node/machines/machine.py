@@ -27,7 +27,13 @@ from plexspaces_node.info import VmInfo, VmInspection, VmMemory, VmStep
 from plexspaces_node.link import frames as link
 from plexspaces_node.model import VmState
 from plexspaces_node.node.logs import LogRecord
-from plexspaces_node.node.machines.agent_client import AgentClient, HostCalls, StopRefused, believed
+from plexspaces_node.node.machines.agent_client import (
+    AgentClient,
+    HostCalls,
+    Kept,
+    StopRefused,
+    believed,
+)
 from plexspaces_node.node.machines.in_flight import InFlight
 from plexspaces_node.vm.bundle import Bundle
 from plexspaces_node.vm.driver import Driver, LinkEnd, Vm, VmExit, VmHandle
@@ -58,7 +64,7 @@ class AgentLimits:
 
 
 class SwitchedHostCalls:
-    """The `HostCalls` of a machine that may still be empty: set once, with its application."""
+    """The `HostCalls` of a machine that may still be empty: those of the application it loads."""
 
     def __init__(self) -> None:
         self.target: HostCalls | None = None
@@ -67,9 +73,9 @@ class SwitchedHostCalls:
         if self.target is not None:
             self.target.log(lines)
 
-    def snapshot_part(self, part: link.Snapshot, body: link.Body) -> None:
+    def snapshot_part(self, part: link.Snapshot, body: link.Body, kept: Kept) -> None:
         if self.target is not None:
-            self.target.snapshot_part(part, body)
+            self.target.snapshot_part(part, body, kept)
 
     def unclaimed(self, reply: link.Reply | None, total_ns: int) -> None:
         if self.target is not None:
@@ -97,7 +103,7 @@ class Machine:
         self.bundle = bundle
         self.agent = agent
         self.config = bundle.config
-        self.host = host
+        self._host = host
         self.application = ""
         self.missing_walls = driver.capabilities.missing_walls
         self.steps: list[VmStep] = []
@@ -113,6 +119,7 @@ class Machine:
 
     async def load(
         self,
+        host: HostCalls,
         artifact: Path,
         frame: Callable[[str], link.Load],
         state: AsyncIterator[link.Body],
@@ -120,10 +127,11 @@ class Machine:
     ) -> link.Loaded:
         """Attach a compiled artifact and have the agent start it; returns when it can answer.
 
-        `frame` makes the request from the path at which the agent finds the artifact; it starts
-        from the state of which `state` yields the parts. Raises what `init` did wrong, or a
-        platform error that names what failed.
+        From now on `host` gets what the agent says and asks. `frame` makes the request from the
+        path at which the agent finds the artifact; it starts from the state of which `state` yields
+        the parts. Raises what `init` did wrong, or a platform error that names what failed.
         """
+        self._host.target = host
         begin = perf_counter_ns()
         path = await self._vm.attach(artifact)
         attached = perf_counter_ns()
