@@ -16,7 +16,7 @@ from support.traces import assert_nothing_left, ended
 from plexspaces_node import NodeClient
 from plexspaces_node.errors import PlexSpacesError
 from plexspaces_node.model import ApplicationState
-from plexspaces_node.node.artifacts import store as artifacts
+from plexspaces_node.node.artifacts import pruner
 
 
 def numbered(probe_wasm: Path, number: int) -> bytes:
@@ -53,7 +53,7 @@ async def reached(data_dir: Path, digests: set[str]) -> None:
 
 @pytest.fixture(autouse=True)
 def _short_promises(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifacts, "PROMISE_S", 0.5)
+    monkeypatch.setattr(pruner, "PROMISE_S", 0.5)
 
 
 async def test_undeploy_lets_go_of_what_no_other_application_refers_to(

@@ -17,7 +17,7 @@ from support.fake_compiler import fake_compiler
 from support.small_disk import run_on_small_disk
 
 from plexspaces_node.errors import InvalidArgument, NotFound, ResourceExhausted
-from plexspaces_node.node.artifacts import store as artifacts_module
+from plexspaces_node.node.artifacts import pruner
 from plexspaces_node.node.artifacts.compiler import CompileLimits
 from plexspaces_node.node.artifacts.store import ArtifactStore
 from plexspaces_node.node.disk import sync
@@ -72,7 +72,9 @@ def names_in(root: Path) -> set[str]:
 async def settled(store: ArtifactStore) -> None:
     """Wait until the pruner has seen everything and waits itself."""
     async with asyncio.timeout(10):
-        while store._look.is_set() or all(one.done() for one in vars(store._look)["_waiters"]):
+        while (look := store._pruner._look).is_set() or all(
+            one.done() for one in vars(look)["_waiters"]
+        ):
             await asyncio.sleep(0.002)
 
 
@@ -83,7 +85,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _no_promises(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifacts_module, "PROMISE_S", 0.0)
+    monkeypatch.setattr(pruner, "PROMISE_S", 0.0)
 
 
 @asynccontextmanager
@@ -200,7 +202,7 @@ class TestLimit:
         self, root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Between a client's question and its deploy an artifact does not vanish; later it does."""
-        monkeypatch.setattr(artifacts_module, "PROMISE_S", 0.3)
+        monkeypatch.setattr(pruner, "PROMISE_S", 0.3)
         async with opened(root, 0) as store:
             await bring(store, "a")
             await asyncio.sleep(0.1)

@@ -27,8 +27,8 @@ from plexspaces_node.errors import (
 )
 from plexspaces_node.model import ArtifactKind, Language
 from plexspaces_node.node.artifacts.compiler import CompileLimits
-from plexspaces_node.node.artifacts.native_cache import ArtifactReport
-from plexspaces_node.node.artifacts.store import ArtifactStore, check_language
+from plexspaces_node.node.artifacts.report import ArtifactReport, check_language
+from plexspaces_node.node.artifacts.store import ArtifactStore
 
 WASM = b"\0asm" + bytes(range(256)) * 20
 DIGEST = hashlib.sha256(WASM).hexdigest()

@@ -11,8 +11,8 @@ from uuid import uuid4
 
 from plexspaces_node.artifact_inspection import check_memory
 from plexspaces_node.model import ApplicationSpec, ArtifactKind, PhaseTimings
-from plexspaces_node.node.artifacts.native_cache import ArtifactReport
-from plexspaces_node.node.artifacts.store import Compiled, check_language
+from plexspaces_node.node.artifacts.report import ArtifactReport, check_language
+from plexspaces_node.node.artifacts.store import Compiled
 from plexspaces_node.node.registry.registry import ApplicationRecord, Desired
 
 

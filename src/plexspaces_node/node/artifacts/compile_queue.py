@@ -1,17 +1,30 @@
-"""Where an artifact is compiled: short ones apart from long ones, each client in its turn.
+"""Compiles artifacts in turn: short ones apart from long ones, and each artifact once.
 
 A compilation takes as much time and memory as the artifact wants of it, up to the limits. So a
 short artifact, which is compiled in a second as a rule, has a lane of its own with tight limits;
-one that turns out to want more goes on in the lane of the long ones.
+one that turns out to want more goes on in the lane of the long ones. Whether an artifact is here
+and who holds it is the caller's concern.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from plexspaces_node.errors import ResourceExhausted, Unavailable
 from plexspaces_node.model import MIB
-from plexspaces_node.node.artifacts.compiler import CompileLimits
+from plexspaces_node.node.artifacts.compiler import CompileLimits, compile_to, inspect
 from plexspaces_node.node.artifacts.fair_slots import Turns
+from plexspaces_node.node.artifacts.files import ArtifactFiles
+from plexspaces_node.node.artifacts.native_cache import Entry
+from plexspaces_node.node.artifacts.report import ArtifactReport, report_of
+from plexspaces_node.node.disk import DiskFull
+from plexspaces_node.programs import compiler_program
+from plexspaces_node.vm.host.vmm import finished
+
+_log = logging.getLogger(__name__)
 
 SHORT_BYTES = 4 * MIB
 """An actor in Go or TypeScript is shorter; one in Python is not."""
@@ -20,6 +33,9 @@ SHORT_TIMEOUT_S = 10.0
 SHORT_MEMORY_MIB = 1024
 
 _MOST = 8
+
+_INSPECTIONS_AT_ONCE = 4
+"""Each takes some milliseconds, and none waits for a compilation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +71,116 @@ class Lanes:
         return self._short, self._long
 
 
+@dataclass(slots=True)
+class _Compilation:
+    task: asyncio.Task[Entry]
+    waiters: int = 0
+
+
+class CompileQueue:
+    """The compilations of a node: whoever asks for the same artifact shares one."""
+
+    def __init__(
+        self,
+        files: ArtifactFiles,
+        *,
+        limits: CompileLimits,
+        compiler: Sequence[str],
+        output_limit_bytes: int,
+    ) -> None:
+        """Compile nothing yet; `compiler` is its command line, empty for the program itself."""
+        self._files = files
+        self._limits = limits
+        self._compiler = tuple(compiler)
+        self._output_limit_bytes = output_limit_bytes
+        self._lanes = Lanes(limits)
+        self._inspections = asyncio.Semaphore(_INSPECTIONS_AT_ONCE)
+        # Compilations others may join, by digest; and every task that still runs, joinable or not.
+        self._joinable: dict[str, _Compilation] = {}
+        self._tasks: set[asyncio.Task[Entry]] = set()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<CompileQueue {len(self._tasks)} compiling>"
+
+    async def close(self) -> None:
+        """End every compilation and wait until its process is gone; begin no others."""
+        self._closed = True
+        await _end_tasks(self._tasks)
+
+    async def inspect(self, digest: str) -> ArtifactReport:
+        """Return what an artifact is; raises what `compile` raises. Nothing is compiled."""
+        async with self._inspections:
+            await self._files.check_whole(digest)
+            program, source = await self._program(), self._files.path(digest)
+            scratch = self._files.native.directory
+            return report_of(await inspect(program, source, scratch, limits=self._limits))
+
+    async def compile(self, digest: str, owner: str) -> Entry:
+        """Compile an artifact, or wait for whoever compiles it already; the code is cached then.
+
+        It is compiled when it is the turn of the first caller's `owner`, and goes on as long as
+        one caller waits. Raises `NotFound` when the artifact is not here or damaged,
+        `InvalidArgument` when it cannot be run here or breaks the compiler, `ResourceExhausted`
+        when it takes too much, and `Unavailable` after `close`; no code is left then.
+        """
+        if self._closed:
+            raise Unavailable("the artifact store is closed", hint="the node is stopping")
+        compilation = self._joinable.get(digest)
+        if compilation is None:
+            compilation = _Compilation(asyncio.create_task(self._compile(digest, owner)))
+            self._joinable[digest] = compilation
+            self._tasks.add(compilation.task)
+            compilation.task.add_done_callback(self._tasks.discard)
+        compilation.waiters += 1
+        try:
+            return await asyncio.shield(compilation.task)
+        finally:
+            compilation.waiters -= 1
+            if compilation.waiters == 0:
+                if self._joinable.get(digest) is compilation:
+                    del self._joinable[digest]
+                await _end_tasks({compilation.task})
+
+    async def _compile(self, digest: str, owner: str) -> Entry:
+        *tried, last = self._lanes.of(await self._files.size_bytes(digest) or 0)
+        for lane in tried:
+            try:
+                return await self._compile_in(lane, digest, owner)
+            except DiskFull:
+                raise
+            except ResourceExhausted:
+                _log.info("artifact %s needs more than a short compilation may use", digest)
+        return await self._compile_in(last, digest, owner)
+
+    async def _compile_in(self, lane: Lane, digest: str, owner: str) -> Entry:
+        native = self._files.native
+        async with lane.turns.place(owner):
+            # Another compilation of it may have ended while this one waited for its turn.
+            if (entry := await self._files.find_native(digest)) is not None:
+                return entry
+            await self._files.check_whole(digest)
+            output = native.scratch()
+            try:
+                said = await compile_to(
+                    await self._program(),
+                    self._files.path(digest),
+                    output,
+                    limits=lane.limits,
+                    output_limit_bytes=self._output_limit_bytes,
+                )
+                # To its end: what it would make after the cleaning up would not be counted.
+                keeping = asyncio.to_thread(
+                    native.keep, output, native.key(digest), report_of(said)
+                )
+                return await finished(keeping)
+            finally:
+                await asyncio.shield(asyncio.to_thread(output.unlink, missing_ok=True))
+
+    async def _program(self) -> Sequence[str]:
+        return self._compiler or (str(await asyncio.to_thread(compiler_program)),)
+
+
 def _lane(places: int, limits: CompileLimits) -> Lane:
     # Where there are several places one client does not get them all.
     return Lane(Turns(places, share=max(1, places - 1)), limits)
@@ -67,3 +193,12 @@ def compilers(processors: int, host_memory_mib: int, compile_memory_mib: int) ->
     """
     fitting = host_memory_mib * 3 // 4 // compile_memory_mib
     return max(2, min(fitting, processors + 1, _MOST))
+
+
+async def _end_tasks(tasks: set[asyncio.Task[Entry]]) -> None:
+    for task in tasks:
+        # Once is enough: a second cancellation would interrupt its cleaning up.
+        if not task.done() and not task.cancelling():
+            task.cancel()
+    if tasks:
+        await asyncio.wait(set(tasks))

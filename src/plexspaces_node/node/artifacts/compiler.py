@@ -2,8 +2,8 @@
 
 Compiling is where a hostile file can cost time and memory, so it never happens in the node's own
 process. This file owns how the child is started and ended, and turns each way it can end into a
-report or an error; what the report means for artifacts is `artifacts`' business, what is on the
-child's command line and in its answer `inspection`'s.
+report or an error; what the report means for artifacts is the concern of `report`, what is on the
+child's command line and in its answer that of `artifact_inspection`.
 """
 
 from __future__ import annotations

@@ -18,13 +18,12 @@ import logging
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
 from plexspaces_node.errors import Internal
-from plexspaces_node.model import ArtifactKind, Language
+from plexspaces_node.node.artifacts.report import ArtifactReport
 from plexspaces_node.node.artifacts.upload import TEMPORARY
 from plexspaces_node.node.disk import clear, is_whole, room_of, sync, using_disk
 
@@ -32,24 +31,6 @@ _log = logging.getLogger(__name__)
 
 _NOTE_BYTES = 4096
 """Room of a report: it is a few hundred bytes as a rule."""
-
-
-@dataclass(frozen=True, slots=True)
-class ArtifactReport:
-    """What the compiler found an artifact to be.
-
-    Attributes:
-        language: what it was written in as far as the binary tells, else unknown.
-        imports: names it imports: interfaces of a component, modules of a core module.
-        exports: names it exports.
-        memory_bytes: the linear memory that it has from its start.
-    """
-
-    kind: ArtifactKind
-    language: Language
-    imports: tuple[str, ...] = field(repr=False)
-    exports: tuple[str, ...] = field(repr=False)
-    memory_bytes: int = 0
 
 
 class Entry(msgspec.Struct, frozen=True):

@@ -1,0 +1,156 @@
+"""The files of a store: where they are, and whether they still are what they were.
+
+    ROOT/artifacts/<sha256>.wasm      what users sent; its time is when it was used last
+    ROOT/cache/                       native code made from it, see `native_cache`
+
+Files appear whole, by rename; names that begin with `.tmp-` are leftovers of a crash and are
+removed at start. An artifact's native code is removed before the artifact, so that a crash
+between the two leaves what is compiled anew. What is found on the disk, or found damaged and
+removed, is counted on the shelf.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from plexspaces_node.errors import InvalidArgument, NotFound
+from plexspaces_node.node.artifacts.eviction import Shelf
+from plexspaces_node.node.artifacts.native_cache import Entry, NativeCache
+from plexspaces_node.node.artifacts.upload import TEMPORARY
+from plexspaces_node.node.disk import clear, is_whole, room_of, sync, using_disk
+from plexspaces_node.vm.host.vmm import finished
+
+_log = logging.getLogger(__name__)
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class ArtifactFiles:
+    """Artifacts and their native code on the disk, compared with their digests before use."""
+
+    def __init__(self, root: Path, engine: str, shelf: Shelf) -> None:
+        self.directory = root / "artifacts"
+        self.native = NativeCache(root / "cache", engine)
+        self._shelf = shelf
+        # Held while a file is compared with its digest: one thread at most is busy with that.
+        self._checking = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        return f"<ArtifactFiles {self.directory}>"
+
+    def path(self, digest: str) -> Path:
+        """Return where an artifact is, or would be; raises `InvalidArgument` for a bad digest."""
+        if not _DIGEST.fullmatch(digest):
+            raise InvalidArgument(
+                f"digest {digest!r} is not 64 lowercase hexadecimal digits", hint="sha256sum FILE"
+            )
+        return self.directory / f"{digest}.wasm"
+
+    async def open(self) -> None:
+        """Make the directories, remove leftovers, and put on the shelf what there is."""
+        for found in await asyncio.to_thread(self._scan):
+            self._shelf.put(
+                found.key,
+                found.digest,
+                wasm_bytes=found.wasm_bytes,
+                native_bytes=found.native_bytes,
+            )
+
+    async def find_native(self, digest: str) -> Entry | None:
+        """Return what was compiled from an artifact, or None; what is damaged is removed."""
+        key = self.native.key(digest)
+        async with self._checking:
+            # To its end: what is damaged must not be removed after it was compiled anew.
+            entry = await finished(asyncio.to_thread(self.native.find, key))
+        if entry is None:
+            self._shelf.put(key, native_bytes=0)
+        return entry
+
+    async def is_whole(self, digest: str) -> bool:
+        """Compare an artifact that is held with its digest; one that differs is removed."""
+        async with self._checking:
+            if await finished(asyncio.to_thread(_keep_whole, self.path(digest), digest)):
+                return True
+        self._shelf.put(self.native.key(digest), wasm_bytes=0)
+        return False
+
+    async def check_whole(self, digest: str) -> None:
+        """Raise `NotFound` for an artifact that is not here or damaged; see `is_whole`."""
+        if not await self.is_whole(digest):
+            raise missing(digest)
+
+    async def size_bytes(self, digest: str) -> int | None:
+        """Return the length of an artifact, None if it is not here."""
+        return await asyncio.to_thread(_size, self.path(digest))
+
+    def write_down(self, used: Mapping[str, int]) -> None:
+        """Note on the disk when artifacts were used last, in nanoseconds since 1970. Blocks."""
+        # For the order after the next start; to lose it costs a compilation at most.
+        for digest, used_ns in used.items():
+            with suppress(OSError):
+                os.utime(self.path(digest), ns=(used_ns, used_ns))
+
+    def remove(self, key: str, digest: str) -> None:
+        """Remove native code, and the artifact if its digest is known. Blocks, raises `OSError`."""
+        self.native.remove(key)
+        if digest:
+            self.path(digest).unlink(missing_ok=True)
+
+    def _scan(self) -> list[_Found]:
+        found: dict[str, _Found] = {}
+        with using_disk(self.directory.parent):
+            for directory in (self.directory, self.native.directory):
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                for leftover in directory.glob(f"{TEMPORARY}*"):
+                    clear(leftover)
+            sync(self.directory.parent)
+            for path in self.directory.glob("*.wasm"):
+                if _DIGEST.fullmatch(path.stem):
+                    status, key = path.stat(), self.native.key(path.stem)
+                    found[key] = _Found(key, path.stem, status.st_mtime, room_of(status.st_size))
+            for key, entry, used_s in self.native.prune():
+                # Code may be all there is, when somebody tidied up by hand.
+                known = found.setdefault(key, _Found(key, "", used_s, 0))
+                known.native_bytes = entry.room_bytes
+        return sorted(found.values(), key=lambda one: (one.used_s, one.key))
+
+
+def missing(digest: str) -> NotFound:
+    """Return the error for an artifact that is not here, or not any more."""
+    return NotFound(
+        f"artifact {digest} is missing or corrupt", hint="deploy its file again, under any name"
+    )
+
+
+@dataclass(slots=True)
+class _Found:
+    """What a start finds of an artifact."""
+
+    key: str
+    digest: str
+    used_s: float
+    wasm_bytes: int
+    native_bytes: int = 0
+
+
+def _keep_whole(path: Path, digest: str) -> bool:
+    with using_disk(path.parent), suppress(FileNotFoundError):
+        if is_whole(path, digest):
+            return True
+        _log.warning("artifact %s is corrupt: removed", path)
+        path.unlink()
+    return False
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None

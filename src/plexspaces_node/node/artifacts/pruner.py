@@ -1,0 +1,127 @@
+"""Removes artifacts that nobody needs, in the background, when others are more recent.
+
+Decides when; which one goes next is the shelf's decision (`eviction`), how it goes the files'.
+Nothing is removed before `Pruner.start` gave a limit, except what was refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from plexspaces_node.node.artifacts.eviction import Item, Shelf
+from plexspaces_node.node.artifacts.files import ArtifactFiles
+from plexspaces_node.node.disk import DiskFull
+from plexspaces_node.vm.host.vmm import finished
+
+_log = logging.getLogger(__name__)
+
+PROMISE_S = 60.0
+"""How long somebody who was told that an artifact is here has to deploy it."""
+
+
+class Pruner:
+    """The removals of a store, each by the key that an item has on the shelf."""
+
+    def __init__(self, files: ArtifactFiles, shelf: Shelf) -> None:
+        self._files = files
+        self._shelf = shelf
+        self._removals: dict[str, asyncio.Task[bool]] = {}
+        self._task: asyncio.Task[None] | None = None
+        # What the task is to do: look, write down when these were used, spare nothing unused.
+        self._look = asyncio.Event()
+        self._used: dict[str, int] = {}
+        self._disk_full = False
+
+    def __repr__(self) -> str:
+        return f"<Pruner {len(self._removals)} being removed>"
+
+    def start(self, limit_bytes: int) -> None:
+        """Keep what nobody holds within a limit from now on, in the background; call once."""
+        self._task = asyncio.create_task(self._prune(limit_bytes), name="prune artifacts")
+        self._task.add_done_callback(_ended)
+
+    async def close(self) -> None:
+        """Finish the removals that are under way and begin no others."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await asyncio.gather(*self._removals.values())
+        await asyncio.to_thread(self._files.write_down, self._used)
+
+    def promise(self, digest: str) -> None:
+        """Keep an artifact for `PROMISE_S`, for somebody who was told that it is here."""
+        self._shelf.promise(self._files.native.key(digest), time.monotonic() + PROMISE_S)
+        self.used(digest)
+
+    def used(self, digest: str) -> None:
+        """Note that an artifact was used now."""
+        self._used[digest] = time.time_ns()
+        self._look.set()
+
+    @contextmanager
+    def noticing_full_disk(self) -> Iterator[None]:
+        """Remove everything that nobody holds if the disk turns out to be full inside."""
+        try:
+            yield
+        except DiskFull:
+            self._disk_full = True
+            self._look.set()
+            raise
+
+    def is_removing(self, key: str) -> bool:
+        """Tell whether an item is on its way out, and so not here for anybody."""
+        return key in self._removals
+
+    async def wait_for_removal(self, key: str) -> None:
+        """Return once no removal of an item is under way."""
+        while (removal := self._removals.get(key)) is not None:
+            await asyncio.wait({removal})
+
+    def remove(self, key: str) -> asyncio.Task[bool]:
+        """Begin to remove an idle item; the task tells whether it is gone."""
+        # From here on it is not here for anybody; whoever wants it back waits until it is gone.
+        removal = asyncio.create_task(self._remove(key, self._shelf.take(key)))
+        self._removals[key] = removal
+        return removal
+
+    async def _prune(self, limit_bytes: int) -> None:
+        while True:
+            self._look.clear()
+            used, self._used = self._used, {}
+            await finished(asyncio.to_thread(self._files.write_down, used))
+            # What is kept for a later deploy is worth nothing when there is no room for this one.
+            target_bytes = 0 if self._disk_full else limit_bytes
+            self._disk_full = False
+            while (key := self._shelf.surplus(target_bytes, time.monotonic())) is not None:
+                if not await asyncio.shield(self.remove(key)):
+                    break
+            with suppress(TimeoutError):
+                # Only promises keep it over the limit then, and they end.
+                over = self._shelf.idle_bytes > limit_bytes
+                async with asyncio.timeout(PROMISE_S if over else None):
+                    await self._look.wait()
+
+    async def _remove(self, key: str, item: Item) -> bool:
+        try:
+            await asyncio.to_thread(self._files.remove, key, item.digest)
+        except OSError as error:
+            _log.warning("artifact %s cannot be removed: %s", item.digest or key, error)
+            # As the one used last: it must not keep others from being removed.
+            self._shelf.put(
+                key, item.digest, wasm_bytes=item.wasm_bytes, native_bytes=item.native_bytes
+            )
+            return False
+        else:
+            _log.info("removed artifact %s, %d bytes", item.digest or key, item.size_bytes)
+            return True
+        finally:
+            del self._removals[key]
+
+
+def _ended(pruner: asyncio.Task[None]) -> None:
+    if not pruner.cancelled():
+        _log.error("unused artifacts are no longer removed", exc_info=pruner.exception())
