@@ -157,8 +157,8 @@ on_this_machine() { # on_this_machine SAMPLE...
     done
     step "guest image" guest_image
     if [ -e "$work/image/image.json" ]; then
-        export PLEXSPACES_FIRECRACKER_KERNEL_PATH="$work/image/vmlinux"
-        export PLEXSPACES_FIRECRACKER_ROOTFS_PATH="$work/image/rootfs.erofs"
+        export PLEXSPACES_GUEST_KERNEL_PATH="$work/image/vmlinux"
+        export PLEXSPACES_GUEST_ROOTFS_PATH="$work/image/rootfs.erofs"
     fi
     plexspaces start-node --node-id validate --address 127.0.0.1:0 --isolation "$isolation" \
         --data-dir "$work/data" >"$work/node.out" 2>"$work/node.log" &

@@ -1,39 +1,25 @@
 """Configuration: defaults < release.toml < environment < flags, and where each value came from.
 
-This file owns every setting of the product, its bounds, its environment variable and the search
-for the file. It reads that one file and the environment, and nothing else: whether a path exists
-or a port is free is asked by those who use it. No other module reads `os.environ`.
-docs/configuration.md lists every setting; a test compares it with the classes below.
+This module finds the file and loads the settings of `settings`. It reads only that file and the
+environment: whether a path exists or a port is free is checked where it is used.
 
-A variable is named ``PLEXSPACES_<SECTION>_<KEY>``; four settings have a second name
-(`EXTRA_VARIABLES`). An empty variable counts as not set. A path may begin with ``~/``; a relative
-one is taken from the file's directory, or from the current one for a variable or a flag.
+Former names of settings are translated before the sources are merged. An empty variable counts as
+not set. A path may begin with ``~/``; a relative one is taken from the file's directory, or from
+the current directory for a variable or a flag.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Any
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    TypeAdapter,
-    ValidationError,
-)
+from pydantic import PrivateAttr, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -43,234 +29,37 @@ from pydantic_settings import (
 
 from plexspaces_node.address import is_loopback, split_address
 from plexspaces_node.errors import InvalidArgument, quoted
-from plexspaces_node.model import (
-    DEFAULT_MESSAGE_LIMIT_BYTES,
-    MAX_MESSAGE_LIMIT_BYTES,
-    MIB,
-    NAME_PATTERN,
-    VERSION_PATTERN,
+from plexspaces_node.settings import (
+    PREFIX,
+    Settings,
+    current_key,
+    current_keys,
+    every_key,
+    keys_of_variables,
+    settings,
+    unknown_name,
 )
 
 FILE_NAME = "release.toml"
 FILE_VARIABLE = "PLEXSPACES_CONFIG"
 COMPOSE_VARIABLE = "PLEXSPACES_NODE_PORT"
-"""Read by compose.yaml alone, and set in a shell in which commands run too."""
-PREFIX = "PLEXSPACES_"
-EXTRA_VARIABLES: Mapping[str, str] = MappingProxyType(
-    {
-        "firecracker.binary_path": "PLEXSPACES_FIRECRACKER_BIN",
-        "firecracker.kernel_path": "PLEXSPACES_FIRECRACKER_KERNEL",
-        "firecracker.rootfs_path": "PLEXSPACES_FIRECRACKER_ROOTFS",
-        "firecracker.no_seccomp": "FIRECRACKER_NO_SECCOMP",
-    }
-)
-"""Names that exist besides the regular one of the same setting."""
-
-DATA_DIR_DEFAULT = "$XDG_DATA_HOME/plexspaces/<node.id>"
+"""Only compose.yaml reads it, but it may be set in a shell in which commands run too."""
 DATA_DIR_WITHOUT_HOME = Path("/var/lib/plexspaces")
-DAY_S = 24 * 3600
-_CONFIG_SHOW = "`plexspaces config show` lists every setting"
 
 
-@dataclass(frozen=True, slots=True)
-class _Allowed:
-    """Marks a setting's type with what it takes, in words, where the type does not say so."""
-
-    words: str
-
-
-def _valid_address(value: str) -> str:
-    split_address(value)
-    return value
-
-
-def _valid_address_or_off(value: str) -> str:
-    return value and _valid_address(value)
-
-
-def _matching(pattern: re.Pattern[str]) -> AfterValidator:
-    def check(value: str) -> str:
-        if not pattern.fullmatch(value):
-            raise ValueError(f"{value!r} does not match {pattern.pattern}")
-        return value
-
-    return AfterValidator(check)
-
-
-_ADDRESS_WORDS = "HOST:PORT or [IPV6]:PORT, port 0 to 65535 (0 takes a free one)"
-Name = Annotated[
-    str, _matching(NAME_PATTERN), _Allowed("1 to 63 of a-z, 0-9 and -, no - at either end")
-]
-Version = Annotated[
-    str, _matching(VERSION_PATTERN), _Allowed("1 to 64 letters, digits and . _ + -")
-]
-Address = Annotated[str, AfterValidator(_valid_address), _Allowed(_ADDRESS_WORDS)]
-AddressOrOff = Annotated[
-    str, AfterValidator(_valid_address_or_off), _Allowed(f'"" for off, or {_ADDRESS_WORDS}')
-]
-Isolation = Literal["auto", "firecracker", "qemu", "process"]
-LogLevel = Literal["debug", "info", "warning", "error"]
-LogFormat = Literal["auto", "console", "json"]
-
-
-class Section(BaseModel):
-    """Base of the sections: immutable, of exact types, without unknown keys."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
-
-
-def _setting(default: object, meaning: str) -> Any:
-    return Field(default=default, description=meaning)
-
-
-def _number(default: float, low: float, high: float, meaning: str) -> Any:
-    return Field(default=default, ge=low, le=high, description=meaning)
-
-
-class ApplicationSection(Section):
-    """``[application]``: what this installation calls itself."""
-
-    name: Name = _setting("plexspaces-node", "Name of this installation.")
-    version: Version = _setting("0.1.0", "Version of this installation.")
-
-
-class NodeSection(Section):
-    """``[node]``: the daemon."""
-
-    id: Name = _setting("node-1", "Node ID; part of the default data directory.")
-    address: Address = _setting(
-        "127.0.0.1:9000", "Address the node listens on and the other commands connect to."
-    )
-    isolation: Isolation = _setting(
-        "auto", "Isolation level; `auto` selects the strongest that works on this machine."
-    )
-    templates: bool = _setting(
-        True,
-        "Start QEMU machines as copies of a booted template; otherwise each one boots.",
-    )
-    data_dir: Path = Field(description="Data directory.")
-    allow_remote: bool = _setting(
-        False,
-        "Allow the node to listen on an address that is not loopback. The API has no "
-        "authentication yet: anyone who can reach the port controls the node.",
-    )
-    grace_s: float = _number(10.0, 0, 3600, "How long running messages have to finish on shutdown.")
-    log_level: LogLevel = _setting("info", "Lowest level shown in the node's own log.")
-    log_format: LogFormat = _setting(
-        "auto", "Format of the node's own log; `auto` is console on a terminal, else json."
-    )
-    metrics_address: AddressOrOff = _setting(
-        "", "Address that serves Prometheus metrics over HTTP."
-    )
-
-
-class LimitsSection(Section):
-    """``[limits]``: the bounds that keep one application from harming the others."""
-
-    artifact_bytes: int = _number(128 * MIB, 1, 1024 * MIB, "Largest artifact accepted.")
-    unused_artifact_bytes: int = _number(
-        2048 * MIB,
-        0,
-        MIB * MIB,
-        "Disk space for unused artifacts, including their native code; beyond it the least "
-        "recently used one is removed.",
-    )
-    message_bytes: int = _number(
-        DEFAULT_MESSAGE_LIMIT_BYTES,
-        1,
-        MAX_MESSAGE_LIMIT_BYTES,
-        "Largest message and largest reply. Each takes up to three times its size in the node "
-        "while in flight.",
-    )
-    message_timeout_s: float = _number(
-        30.0, 0.001, DAY_S, "Timeout of a message whose sender sets none."
-    )
-    deploy_timeout_s: float = _number(120.0, 0.1, DAY_S, "Timeout of a deploy, without its upload.")
-    compile_timeout_s: float = _number(300.0, 0.1, DAY_S, "Timeout of a compilation.")
-    compile_memory_mib: int = _number(4096, 256, MIB, "Memory limit of the compiler, in MiB.")
-    mailbox: int = _number(1024, 1, 1_000_000, "Messages that can wait for one actor.")
-    log_bytes: int = _number(2 * MIB, 4096, 1024 * MIB, "Log kept on disk for each application.")
-    keyvalue_bytes: int = _number(
-        64 * MIB,
-        0,
-        16 * 1024 * MIB,
-        "Size limit of an application's keys and values; a row counts as its value, twice its key "
-        "and 32 bytes, rounded up to pages of 4096 bytes from half a page on.",
-    )
-    registry_bytes: int = _number(
-        16 * 1024 * MIB,
-        MIB,
-        MIB * MIB,
-        "Disk space for the keys and states of all applications together.",
-    )
-    snapshot_interval_s: float = _number(
-        1.0, 0.01, DAY_S, "Minimum time between two snapshots of an actor."
-    )
-    applications: int = _number(100, 1, 10_000, "Maximum number of applications on the node.")
-    empty_vms: int = _number(32, 0, 10_000, "Maximum number of empty VMs on the node.")
-    memory_mib: int = _number(
-        0,
-        0,
-        MIB * MIB,
-        "Memory of all VMs together, in MiB; 0 means the host's memory, or four times that at "
-        "`process`.",
-    )
-    in_flight_bytes: int = _number(
-        0,
-        0,
-        MIB * MIB,
-        "Messages and replies in flight, of all applications together; 0 means a 64th of the "
-        "host's memory, at least 64 MiB. Each takes up to three times its size.",
-    )
-    calls: int = _number(
-        10_000, 16, 1_000_000, "Calls that the node handles at once, including followed logs."
-    )
-
-
-class DefaultVmSection(Section):
-    """``[firecracker.default_vm]``: the size of a machine when a deploy does not say."""
-
-    vcpus: int = _number(1, 1, 32, "Virtual CPUs of a VM.")
-    memory_mib: int = _number(
-        256, 64, MIB, "Memory of a VM, in MiB; with QEMU or Firecracker at least 80."
-    )
-
-
-class FirecrackerSection(Section):
-    """``[firecracker]``: where the VMM and what it boots are."""
-
-    binary_path: Path | None = _setting(
-        None, "The `firecracker` program; by default the one on `PATH`."
-    )
-    kernel_path: Path = _setting(Path("/var/lib/firecracker/vmlinux"), "Kernel of the guest.")
-    rootfs_path: Path = _setting(
-        Path("/var/lib/firecracker/rootfs.erofs"), "Root file system of the guest."
-    )
-    no_seccomp: bool = _setting(
-        False, "Run Firecracker without its seccomp filters, which weakens the isolation."
-    )
-    default_vm: DefaultVmSection = DefaultVmSection()
-
-
-class Config(BaseSettings):
+class Config(Settings, BaseSettings):
     """The whole configuration, immutable; made by `ConfigBootstrap.load` only."""
 
     model_config = SettingsConfigDict(frozen=True, strict=True, extra="forbid")
 
-    application: ApplicationSection = ApplicationSection()
-    node: NodeSection
-    limits: LimitsSection = LimitsSection()
-    firecracker: FirecrackerSection = FirecrackerSection()
     _origins: Mapping[str, str] = PrivateAttr(default_factory=dict)
 
     def origin(self, key: str) -> str:
-        """Tell where the value of a dotted key came from, for example ``flag --address``.
+        """Return where the value of a dotted key came from, for example ``flag --address``.
 
         Raises `InvalidArgument` for a key that does not exist.
         """
-        if key not in settings():
-            raise _unknown("setting", key, settings())
-        return self._origins.get(key, "default")
+        return self._origins.get(current_key(key), "default")
 
     def items(self) -> Iterator[tuple[str, object, str]]:
         """Iterate over every setting: dotted key, value, origin."""
@@ -281,9 +70,9 @@ class Config(BaseSettings):
             yield key, value, self.origin(key)
 
     def check_listen(self) -> None:
-        """Raise `InvalidArgument` when a port would be open to other machines and may not be.
+        """Raise `InvalidArgument` if a port would be open to other hosts without permission.
 
-        For the node, before it binds; a client may well be configured with a remote address.
+        The node calls it before it binds. A client may use a remote address.
         """
         addresses = {"node.address": self.node.address}
         if self.node.metrics_address:
@@ -298,7 +87,7 @@ class Config(BaseSettings):
 
 
 class ConfigBootstrap:
-    """Makes the `Config` of a command: finds the file, reads, merges and checks."""
+    """Loads the `Config` of a command: finds the file, reads, merges and checks the sources."""
 
     @staticmethod
     def load(
@@ -311,10 +100,10 @@ class ConfigBootstrap:
 
         The file is `config_file`, else ``$PLEXSPACES_CONFIG``, else ``./release.toml``, else
         ``$XDG_CONFIG_HOME/plexspaces/release.toml``; only the first two must exist. `flags` are
-        keyed by dotted key, and None means not given. `environ` replaces the process environment.
+        keyed by dotted key; None means not given. `environ` replaces the process environment.
 
-        Raises `InvalidArgument` for a file that cannot be read, an unknown key or variable, and a
-        bad value. Blocks for the reading of one small file.
+        Raises `InvalidArgument` for a file that cannot be read, an unknown key or variable, two
+        names of one setting in one source, and a bad value. Blocks while it reads one small file.
         """
         variables = {k: v for k, v in (os.environ if environ is None else environ).items() if v}
         path = _find_file(config_file, variables)
@@ -324,7 +113,7 @@ class ConfigBootstrap:
             _Source(_from_file(path, variables) if path else {}),
         )
         given = {key: one for source in reversed(sources) for key, one in source.given.items()}
-        # As keywords of a dict, because type checkers see the fields of a settings class only.
+        # A dict, because type checkers accept only the fields of a settings class as keywords.
         build: dict[str, Any] = {"_build_sources": ((*sources, _ComputedDefaults(variables)), {})}
         try:
             config = Config(**build)
@@ -335,70 +124,11 @@ class ConfigBootstrap:
 
     @staticmethod
     def check_variables() -> None:
-        """Raise `InvalidArgument` for a variable that no setting has, as `load` does.
+        """Raise `InvalidArgument` for an unknown variable, as `load` does.
 
-        For what needs no configuration and is to be told of a misspelt one all the same.
+        For commands that need no configuration but should report a misspelt variable.
         """
         _from_environment({k: v for k, v in os.environ.items() if v})
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What there is to know about a setting, for messages and documentation.
-
-    Attributes:
-        key: dotted, as in ``limits.message_bytes``.
-        variables: its environment variables, the regular one first.
-        default: the value, or a text for one that depends on the environment.
-        allowed: what it takes, in words.
-        meaning: one or two sentences.
-    """
-
-    key: str
-    variables: tuple[str, ...]
-    default: object
-    allowed: str
-    meaning: str
-    annotation: Any
-
-
-@cache
-def settings() -> Mapping[str, Setting]:
-    """Every setting by its dotted key, in the order of the documentation."""
-    return MappingProxyType({setting.key: setting for setting in _walk(Config, "")})
-
-
-def _walk(section: type[BaseModel], prefix: str) -> Iterator[Setting]:
-    for name, field in section.model_fields.items():
-        key = f"{prefix}{name}"
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _walk(field.annotation, f"{key}.")
-            continue
-        regular = PREFIX + key.upper().replace(".", "_")
-        extra = (EXTRA_VARIABLES[key],) if key in EXTRA_VARIABLES else ()
-        yield Setting(
-            key=key,
-            variables=(regular, *extra),
-            default=DATA_DIR_DEFAULT if field.default is PydanticUndefined else field.default,
-            allowed=_allowed(field),
-            meaning=field.description or "",
-            annotation=field.annotation,
-        )
-
-
-def _allowed(field: FieldInfo) -> str:
-    for mark in field.metadata:
-        if isinstance(mark, _Allowed):
-            return mark.words
-    if get_origin(field.annotation) is Literal:
-        return "one of " + ", ".join(get_args(field.annotation))
-    if field.annotation is bool:
-        return "true or false"
-    if field.annotation in (int, float):
-        low = next(mark.ge for mark in field.metadata if hasattr(mark, "ge"))
-        high = next(mark.le for mark in field.metadata if hasattr(mark, "le"))
-        return f"a {'whole ' if field.annotation is int else ''}number from {low} to {high}"
-    return "a path: absolute, relative, or beginning with ~/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,14 +138,14 @@ class _Given:
 
 
 class _Source(PydanticBaseSettingsSource):
-    """One source of settings: the values given, by dotted key."""
+    """A source of settings: the given values by dotted key."""
 
     def __init__(self, given: Mapping[str, _Given]) -> None:
         super().__init__(Config)
         self.given = given
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        return None, field_name, False  # required by the base class, used by its own sources only
+        return None, field_name, False  # abstract in the base class, which does not call it
 
     def __call__(self) -> dict[str, Any]:
         nested: dict[str, Any] = {}
@@ -461,7 +191,7 @@ def _find_file(named: str | Path | None, variables: Mapping[str, str]) -> Path |
 
 
 def _xdg(variable: str, below_home: str, variables: Mapping[str, str]) -> Path | None:
-    # The base directory specification says that a relative value is to be ignored.
+    # The XDG base directory specification tells programs to ignore a relative value.
     if variables.get(variable, "").startswith("/"):
         return Path(variables[variable])
     home = _home(variables)
@@ -475,24 +205,22 @@ def _home(variables: Mapping[str, str]) -> Path | None:
 
 def _from_flags(flags: Mapping[str, object], variables: Mapping[str, str]) -> dict[str, _Given]:
     given = {}
-    for key, value in flags.items():
-        if key not in settings():
-            raise _unknown("setting", key, settings())
-        if value is None:
-            continue
-        name = "node-id" if key == "node.id" else key.rpartition(".")[2].replace("_", "-")
-        value = _placed(key, value, Path(), variables)
-        given[key] = _Given(value, f"flag --{name}")
+    chosen = [name for name, value in flags.items() if value is not None]
+    for name, key in current_keys(chosen).items():
+        flag = "node-id" if key == "node.id" else key.rpartition(".")[2].replace("_", "-")
+        given[key] = _Given(_placed(key, flags[name], Path(), variables), f"flag --{flag}")
     return given
 
 
 def _from_environment(variables: Mapping[str, str]) -> dict[str, _Given]:
-    keys = {name: setting.key for setting in settings().values() for name in setting.variables}
+    keys = keys_of_variables()
     given: dict[str, _Given] = {}
     for name in sorted(variables):
         if name not in keys:
             if name.startswith(PREFIX) and name not in (FILE_VARIABLE, COMPOSE_VARIABLE):
-                raise _unknown("environment variable", name, (*keys, FILE_VARIABLE))
+                names = {one: settings()[key].variable for one, key in keys.items()}
+                names[FILE_VARIABLE] = FILE_VARIABLE
+                raise unknown_name("environment variable", name, names)
             continue
         key, origin = keys[name], f"environment {name}"
         value = _placed(key, _parse(key, variables[name]), Path(), variables)
@@ -517,10 +245,12 @@ def _from_file(path: Path, variables: Mapping[str, str]) -> dict[str, _Given]:
         raise InvalidArgument(
             f"{path} cannot be read: {exc}", hint=f"ls -l {quoted(path)}"
         ) from exc
-    return {
-        key: _Given(_placed(key, value, path.parent, variables), f"{FILE_NAME} ({path})")
-        for key, value in _leaves(content, "", path)
-    }
+    values = dict(_leaves(content, "", path))
+    given = {}
+    for name, key in current_keys(values, place=f" in {path}").items():
+        origin = f"{FILE_NAME} ({path})" + (f" as {name}" if name != key else "")
+        given[key] = _Given(_placed(key, values[name], path.parent, variables), origin)
+    return given
 
 
 def _with_place(reason: str, path: Path) -> str:
@@ -531,14 +261,16 @@ def _with_place(reason: str, path: Path) -> str:
 
 
 def _leaves(table: Mapping[str, Any], prefix: str, path: Path) -> Iterator[tuple[str, object]]:
-    known = settings()
+    known = every_key()
     sections = {one.rpartition(".")[0] for one in known}
     for name, value in table.items():
         key = f"{prefix}{name}"
         if key in known:
             yield key, value
         elif key not in sections:
-            raise _unknown("key", key, (*known, *sections), place=f" in {path}")
+            current = {one.rpartition(".")[0] for one in settings()}
+            names = known | {section: section for section in current}
+            raise unknown_name("key", key, names, place=f" in {path}")
         elif isinstance(value, dict):
             yield from _leaves(value, f"{key}.", path)
         else:
@@ -548,8 +280,8 @@ def _leaves(table: Mapping[str, Any], prefix: str, path: Path) -> Iterator[tuple
 
 
 def _parse(key: str, text: str) -> object:
-    # A text that is not of the type is handed on as it is: the check of the merged values refuses
-    # it with the same message as everything else, and only if no stronger source overrides it.
+    # A text of the wrong type is passed on unchanged. The check of the merged values refuses it
+    # with the usual message, and only if no stronger source overrides it.
     try:
         parsed: object = TypeAdapter(settings()[key].annotation).validate_strings(text)
     except ValidationError:
@@ -564,21 +296,13 @@ def _placed(key: str, value: object, base: Path, variables: Mapping[str, str]) -
 
 
 def _path(text: str, base: Path, variables: Mapping[str, str]) -> Path | str:
-    # What is no usable path stays a text, which the check of the merged values refuses.
+    # An unusable path stays a text, which the check of the merged values refuses.
     if text == "~" or text.startswith("~/"):
         home = _home(variables)
         return Path(os.path.normpath(home / text[2:])) if home else text
     if not text or "\0" in text or text.startswith("~"):
         return text
     return Path(os.path.abspath(base / text))
-
-
-def _unknown(what: str, word: str, known: Iterable[str], *, place: str = "") -> InvalidArgument:
-    nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.0)[0]
-    return InvalidArgument(
-        f"unknown {what} {word!r}{place}",
-        hint=f"the closest known name is {nearest}; {_CONFIG_SHOW}",
-    )
 
 
 def _bad_value(exc: ValidationError, given: Mapping[str, _Given]) -> InvalidArgument:

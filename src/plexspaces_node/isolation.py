@@ -1,7 +1,6 @@
-"""The isolation levels: which drivers there are, made as the configuration says.
+"""The isolation levels: every driver of the product, set up from the configuration.
 
-The one list of drivers of the product; what is not in it cannot be chosen. For the node, which
-takes one of them, and for `doctor`, which tries them all.
+A node uses one of them; `doctor` tries them all.
 """
 
 from __future__ import annotations
@@ -26,17 +25,16 @@ def make_drivers(
 ) -> tuple[Driver, ...]:
     """Make a driver for each level, strongest first: the order in which `auto` tries them.
 
-    Without `emulation` a level whose machines would be emulated does not work. `environ` replaces
-    the process environment, as in `ConfigBootstrap.load`. Looks at nothing.
+    Without `emulation`, a level that would emulate its VMs is unavailable. `environ` replaces the
+    process environment, as in `ConfigBootstrap.load`. Does not touch the host.
     """
-    vmm = config.firecracker
     image = partial(open_image, config, environ)
-    program = str(vmm.binary_path or "firecracker")
-    installation = Installation(program, seccomp=not vmm.no_seccomp)
-    # Among the machines, so that the next start ends a trial that this one did not live to end.
+    program = str(config.firecracker.binary_path or "firecracker")
+    installation = Installation(program, seccomp=not config.firecracker.no_seccomp)
+    # Beside the bundles, so that the next start cleans up a trial that a crash cut short.
     trials = config.node.data_dir / "vms"
-    usual = VmConfig(vmm.default_vm.vcpus, vmm.default_vm.memory_mib)
-    copied = usual if config.node.templates else None
+    usual = VmConfig(config.default_vm.vcpus, config.default_vm.memory_mib)
+    copied = usual if config.qemu.templates else None
     return (
         FirecrackerDriver(image, installation, scratch=trials),
         QemuDriver(image, emulation=emulation, usual=copied, scratch=trials),
@@ -47,10 +45,9 @@ def make_drivers(
 def open_image(config: Config, environ: Mapping[str, str] | None = None) -> GuestImage:
     """Return the guest image that the configuration names, or else the user's own.
 
-    `environ` says where a user's own lies. Blocks for some milliseconds. Raises `NotFound`,
+    `environ` tells where the user's own image is. Blocks for some milliseconds. Raises `NotFound`,
     `InvalidArgument` and `WrongState` as `GuestImage.open` and `find_directory` do.
     """
-    vmm = config.firecracker
     default = default_directory(os.environ if environ is None else environ)
-    directory = find_directory(vmm.kernel_path, vmm.rootfs_path, default)
+    directory = find_directory(config.guest.kernel_path, config.guest.rootfs_path, default)
     return GuestImage.open(directory, generation=link.GENERATION)

@@ -10,8 +10,8 @@ from support.command import Command, Ran
 
 from plexspaces_node.cli import build as building
 from plexspaces_node.cli.options import complete_isolation, complete_language
-from plexspaces_node.config import Isolation
 from plexspaces_node.model import Language
+from plexspaces_node.settings import Isolation
 
 LONG = "x" * 300
 """A name for which every look at the file system is an error."""

@@ -118,7 +118,7 @@ def test_list_when_the_configuration_names_another_then_both_and_which_is_booted
     put(default)
     digest = put(tmp_path / "fc")
     (tmp_path / "release.toml").write_text(
-        f'[firecracker]\nkernel_path = "{tmp_path}/fc/vmlinux"\n'
+        f'[guest]\nkernel_path = "{tmp_path}/fc/vmlinux"\n'
         f'rootfs_path = "{tmp_path}/fc/rootfs.erofs"\n'
     )
     rows = command("image", "list", "--json").json

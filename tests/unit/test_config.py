@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
 from enum import StrEnum
@@ -15,19 +16,24 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from plexspaces_node.address import is_loopback, split_address
-from plexspaces_node.config import (
-    EXTRA_VARIABLES,
-    Config,
-    ConfigBootstrap,
+from plexspaces_node.config import Config, ConfigBootstrap
+from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.settings import (
+    FORMER_KEYS,
+    OTHER_VARIABLES,
     Setting,
     settings,
+    variable_of,
 )
-from plexspaces_node.errors import InvalidArgument
 
 ROOT = Path(__file__).parents[2]
 HOME = {"HOME": "/home/u"}
 UNHURRIED = hypothesis_settings(deadline=None)
-VARIABLES = [name for setting in settings().values() for name in setting.variables]
+VARIABLES = [
+    *(setting.variable for setting in settings().values()),
+    *map(variable_of, FORMER_KEYS),
+    *OTHER_VARIABLES,
+]
 
 
 @pytest.fixture(autouse=True)
@@ -95,14 +101,14 @@ class TestPrecedence:
     def test_load_when_sources_speak_of_different_keys_then_all_are_heard(self) -> None:
         """A stronger source replaces single values, not whole sections."""
         config = load(
-            '[node]\nid = "a"\naddress = "127.0.0.1:1"\n[firecracker.default_vm]\nvcpus = 2',
+            '[node]\nid = "a"\naddress = "127.0.0.1:1"\n[default_vm]\nvcpus = 2',
             {"node.isolation": "process"},
             {**HOME, "PLEXSPACES_NODE_ADDRESS": "127.0.0.1:2"},
         )
         assert (config.node.id, config.node.address) == ("a", "127.0.0.1:2")
         assert config.node.isolation == "process"
-        assert config.firecracker.default_vm.vcpus == 2
-        assert config.firecracker.default_vm.memory_mib == 256
+        assert config.default_vm.vcpus == 2
+        assert config.default_vm.memory_mib == 256
 
     def test_load_when_a_weaker_value_is_bad_but_overridden_then_it_does_no_harm(self) -> None:
         """Only the value in force is checked, whatever source the bad one came from."""
@@ -146,12 +152,11 @@ class TestResult:
 
 class TestEnvironment:
     VALUES = (
-        ("application.name", "shop"),
-        ("application.version", "2.0-rc.1"),
+        ("installation.name", "shop"),
+        ("installation.version", "2.0-rc.1"),
         ("node.id", "n2"),
         ("node.address", "[::1]:9"),
         ("node.isolation", "qemu"),
-        ("node.templates", "no"),
         ("node.data_dir", "/d"),
         ("node.allow_remote", "yes"),
         ("node.grace_s", "2.5"),
@@ -175,12 +180,13 @@ class TestEnvironment:
         ("limits.memory_mib", "23"),
         ("limits.in_flight_bytes", "24"),
         ("limits.calls", "21"),
+        ("default_vm.vcpus", "3"),
+        ("default_vm.memory_mib", "512"),
+        ("guest.kernel_path", "/k"),
+        ("guest.rootfs_path", "/r"),
+        ("qemu.templates", "no"),
         ("firecracker.binary_path", "/b"),
-        ("firecracker.kernel_path", "/k"),
-        ("firecracker.rootfs_path", "/r"),
         ("firecracker.no_seccomp", "true"),
-        ("firecracker.default_vm.vcpus", "3"),
-        ("firecracker.default_vm.memory_mib", "512"),
     )
 
     def test_values_when_compared_with_the_settings_then_none_is_missing(self) -> None:
@@ -202,19 +208,17 @@ class TestEnvironment:
     @pytest.mark.parametrize(
         ("variable", "key", "text", "value"),
         [
-            ("PLEXSPACES_FIRECRACKER_BIN", "binary_path", "/b/fc", Path("/b/fc")),
-            ("PLEXSPACES_FIRECRACKER_KERNEL", "kernel_path", "/b/vmlinux", Path("/b/vmlinux")),
-            ("PLEXSPACES_FIRECRACKER_ROOTFS", "rootfs_path", "/b/r.erofs", Path("/b/r.erofs")),
-            ("FIRECRACKER_NO_SECCOMP", "no_seccomp", "1", True),
+            ("PLEXSPACES_FIRECRACKER_BIN", "firecracker.binary_path", "/fc", Path("/fc")),
+            ("PLEXSPACES_FIRECRACKER_KERNEL", "guest.kernel_path", "/k", Path("/k")),
+            ("PLEXSPACES_FIRECRACKER_ROOTFS", "guest.rootfs_path", "/r", Path("/r")),
+            ("FIRECRACKER_NO_SECCOMP", "firecracker.no_seccomp", "1", True),
         ],
     )
     def test_load_when_a_second_name_is_set_then_it_means_the_same_setting(
         self, variable: str, key: str, text: str, value: object
     ) -> None:
-        """The four variables that users of Firecracker know exist beside the regular ones."""
-        config = load(environ={variable: text})
-        assert getattr(config.firecracker, key) == value
-        assert config.origin(f"firecracker.{key}") == f"environment {variable}"
+        """The four variables that users of Firecracker know are accepted too."""
+        assert (key, value, f"environment {variable}") in load(environ={variable: text}).items()
 
     def test_load_when_both_names_agree_then_the_value_is_taken(self) -> None:
         """Two variables of one setting may be set to the same value."""
@@ -244,8 +248,97 @@ class TestEnvironment:
         assert "PLEXSPACES_NODE_ADDRESS" in str(error.hint)
 
     def test_variables_when_listed_then_no_two_settings_share_one(self) -> None:
-        """A variable decides exactly one setting, and every second name belongs to a setting."""
-        assert len(VARIABLES) == len(set(VARIABLES)) == len(settings()) + len(EXTRA_VARIABLES)
+        """A variable decides exactly one setting."""
+        assert len(VARIABLES) == len(set(VARIABLES))
+
+
+class TestFormerNames:
+    VALUES = (
+        ("application.name", '"shop"'),
+        ("application.version", '"2.0"'),
+        ("node.templates", "false"),
+        ("firecracker.kernel_path", '"/k"'),
+        ("firecracker.rootfs_path", '"/r"'),
+        ("firecracker.default_vm.vcpus", "3"),
+        ("firecracker.default_vm.memory_mib", "512"),
+    )
+    TWICE = "[node]\ntemplates = false\n[qemu]\ntemplates = false"
+
+    def test_values_when_compared_with_the_former_keys_then_none_is_missing(self) -> None:
+        """The table above covers every former key, and each means a setting."""
+        assert [key for key, _ in self.VALUES] == list(FORMER_KEYS)
+        assert set(FORMER_KEYS.values()) | set(OTHER_VARIABLES.values()) <= set(settings())
+
+    @pytest.mark.parametrize(("former", "written"), VALUES)
+    def test_load_when_a_former_name_is_used_then_it_means_the_same_as_the_current_one(
+        self, former: str, written: str
+    ) -> None:
+        """In the file, in the environment and as a flag; the origin is what was written."""
+        key = FORMER_KEYS[former]
+        value = tomllib.loads(f"value = {written}")["value"]
+
+        def same(one: Config, other: Config, origin: str) -> None:
+            assert [item[:2] for item in one.items()] == [item[:2] for item in other.items()]
+            assert [item[:2] for item in one.items()] != [item[:2] for item in load().items()]
+            assert one.origin(key) == one.origin(former) == origin
+
+        same(
+            load(f"{former} = {written}"),
+            load(f"{key} = {written}"),
+            f"release.toml ({Path('given.toml').absolute()}) as {former}",
+        )
+        variable = variable_of(former)
+        same(
+            load(environ={**HOME, variable: str(value)}),
+            load(environ={**HOME, variable_of(key): str(value)}),
+            f"environment {variable}",
+        )
+        flag = key.rpartition(".")[2].replace("_", "-")
+        same(load(flags={former: value}), load(flags={key: value}), f"flag --{flag}")
+
+    def test_load_when_a_file_has_both_names_then_it_is_refused_with_both_named(self) -> None:
+        """Even if they agree: one of them would be forgotten at the next change."""
+        error = refused(self.TWICE)
+        assert error.message == (
+            f"node.templates and qemu.templates in {Path('given.toml').absolute()} are the same "
+            "setting"
+        )
+        assert error.hint == "keep only qemu.templates"
+
+    def test_load_when_flags_have_both_names_then_it_is_refused_with_both_named(self) -> None:
+        """A program that sets a setting under both names learns it."""
+        error = refused(flags={"qemu.templates": True, "node.templates": False})
+        assert error.message == "qemu.templates and node.templates are the same setting"
+        both = {"qemu.templates": True, "node.templates": None}
+        assert load(flags=both).qemu.templates is True
+
+    def test_load_when_variables_of_both_names_disagree_then_it_is_refused_with_both_named(
+        self,
+    ) -> None:
+        """The rule for all variables of one setting."""
+        error = refused(
+            environ={"PLEXSPACES_NODE_TEMPLATES": "1", "PLEXSPACES_QEMU_TEMPLATES": "0"}
+        )
+        assert "PLEXSPACES_NODE_TEMPLATES " in error.message
+        assert "PLEXSPACES_QEMU_TEMPLATES " in error.message
+
+    @pytest.mark.parametrize("weak", ["node.templates", "qemu.templates"])
+    @pytest.mark.parametrize("strong", ["node.templates", "qemu.templates"])
+    def test_load_when_sources_use_different_names_then_the_stronger_source_wins(
+        self, weak: str, strong: str
+    ) -> None:
+        """A name does not change the order of the sources."""
+        by_variable = load(f"{weak} = true", environ={variable_of(strong): "false"})
+        assert by_variable.qemu.templates is False
+        by_flag = load(flags={strong: False}, environ={variable_of(weak): "true"})
+        assert by_flag.qemu.templates is False
+
+    def test_load_when_a_former_key_has_a_bad_value_then_what_was_written_is_named(self) -> None:
+        """The setting has its current name, the source names the key in the file."""
+        error = refused("[node]\ntemplates = 1")
+        assert error.message.startswith("qemu.templates = 1, from release.toml (")
+        assert ") as node.templates, is not allowed" in error.message
+        assert error.hint == "qemu.templates takes true or false"
 
 
 class TestFile:
@@ -332,8 +425,11 @@ class TestFile:
             ('adress = "x"', "adress", "node.address"),
             ("[node]\nmessage_bytes = 1", "node.message_bytes", "limits.message_bytes"),
             ("[limit]\nmailbox = 1", "limit", "limits"),
-            ("[firecracker.default_wm]\nvcpus = 1", "default_wm", "firecracker.default_vm"),
-            ("[firecracker.default_vm]\ncpus = 1", "default_vm.cpus", "default_vm.vcpus"),
+            ("[default_wm]\nvcpus = 1", "default_wm", "default_vm"),
+            ("[default_vm]\ncpus = 1", "default_vm.cpus", "default_vm.vcpus"),
+            ("[firecracker.default_wm]\nvcpus = 1", "default_wm", "name is default_vm.vcpus"),
+            ("[firecracker.default_vm]\ncpus = 1", "default_vm.cpus", "name is default_vm.vcpus"),
+            ("[node]\ntemplate = true", "node.template", "name is qemu.templates"),
         ],
     )
     def test_load_when_a_key_is_unknown_then_file_key_and_nearest_are_named(
@@ -468,11 +564,11 @@ class TestPaths:
         place = tmp_path / "etc"
         place.mkdir()
         file = place / "r.toml"
-        file.write_text('[node]\ndata_dir = "../data"\n[firecracker]\nkernel_path = "~/vmlinux"')
-        config = ConfigBootstrap.load(file, {"firecracker.rootfs_path": Path("r")}, environ=HOME)
+        file.write_text('[node]\ndata_dir = "../data"\n[guest]\nkernel_path = "~/vmlinux"')
+        config = ConfigBootstrap.load(file, {"guest.rootfs_path": Path("r")}, environ=HOME)
         assert config.node.data_dir == tmp_path / "data"
-        assert config.firecracker.kernel_path == Path("/home/u/vmlinux")
-        assert config.firecracker.rootfs_path == empty_directory / "r"
+        assert config.guest.kernel_path == Path("/home/u/vmlinux")
+        assert config.guest.rootfs_path == empty_directory / "r"
 
     def test_paths_when_home_is_not_known_then_a_tilde_is_refused(self) -> None:
         """A directory named ~ is never made by accident."""
@@ -540,6 +636,7 @@ class TestDocumentation:
         """docs/configuration.md lists every setting as it is; on failure copy what is expected."""
         page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
         assert table() in page
+        assert other_names() in page
 
 
 def table() -> str:
@@ -553,5 +650,21 @@ def row(setting: Setting) -> str:
     """Render one setting; a default is written as in TOML, without quotes."""
     default = "not set" if setting.default is None else f"`{setting.default}`"
     default = {"``": '`""`', "`True`": "`true`", "`False`": "`false`"}.get(default, default)
-    variables = ", ".join(f"`{name}`" for name in setting.variables)
-    return f"| `{setting.key}` | {default} | {variables} | {setting.allowed} | {setting.meaning} |"
+    return (
+        f"| `{setting.key}` | {default} | `{setting.variable}` | {setting.allowed} | "
+        f"{setting.meaning} |"
+    )
+
+
+def other_names() -> str:
+    """Render the table of other names of docs/configuration.md."""
+    rows = ["| setting | key | variables |", "|---|---|---|"]
+    former = {key: name for name, key in FORMER_KEYS.items()}
+    for key in settings():
+        name = former.get(key)
+        variables = [variable_of(name)] if name else []
+        variables += [one for one, its_key in OTHER_VARIABLES.items() if its_key == key]
+        if variables:
+            key_cell = f"`{name}`" if name else "–"
+            rows.append(f"| `{key}` | {key_cell} | {', '.join(f'`{v}`' for v in variables)} |")
+    return "\n".join(rows) + "\n"

@@ -688,9 +688,7 @@ class TestMemory:
         self,
     ) -> None:
         """Smaller applications may still run, so it is a remark."""
-        config = ConfigBootstrap.load(
-            flags={"firecracker.default_vm.memory_mib": 1024 * 1024}, environ={}
-        )
+        config = ConfigBootstrap.load(flags={"default_vm.memory_mib": 1024 * 1024}, environ={})
         (finding,) = check_memory(config)
         assert finding.ok is None
         assert "--memory" in str(finding.hint)

@@ -14,7 +14,6 @@ import pytest
 from support.records import record_of
 from support.standin import frames
 
-from plexspaces_node.config import LimitsSection
 from plexspaces_node.errors import (
     ActorFailed,
     DeadlineExceeded,
@@ -33,6 +32,7 @@ from plexspaces_node.node.machines import pending
 from plexspaces_node.node.machines.agent_client import StopRefused
 from plexspaces_node.node.machines.machine import STOP_GRACE_S, AgentLimits
 from plexspaces_node.node.registry.snapshots import SnapshotRecord
+from plexspaces_node.settings import LimitsSection
 from plexspaces_node.vm.bundle import Bundle
 from plexspaces_node.vm.driver import Endpoint, VmExit
 from plexspaces_node.vm.fake import FakeDriver, FakeVm

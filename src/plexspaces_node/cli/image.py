@@ -104,7 +104,7 @@ class _Found:
 
 
 def _candidates(config: str | None) -> list[_Found]:
-    paths = ConfigBootstrap.load(config).firecracker
+    paths = ConfigBootstrap.load(config).guest
     default = _default()
     used = find_directory(paths.kernel_path, paths.rootfs_path, default)
     places = dict.fromkeys((used, default, paths.kernel_path.parent))

@@ -482,7 +482,7 @@ def check_memory(config: Config) -> list[Finding]:
         return [Finding("Node", "memory", None, f"/proc/meminfo: {error.strerror}")]
     mib = {name: int(kib) // 1024 for name, kib in re.findall(r"(?m)^(\w+): +(\d+) kB$", text)}
     total, available = mib.get("MemTotal", 0), mib.get("MemAvailable", 0)
-    enough = available >= config.firecracker.default_vm.memory_mib
+    enough = available >= config.default_vm.memory_mib
     detail = f"{available} of {total} MiB available, {processors} processors"
     hint = None if enough else "less than one application's default: deploy with --memory MIB"
     return [Finding("Node", "memory", True if enough else None, detail, hint)]

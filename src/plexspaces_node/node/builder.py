@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from plexspaces_node import __version__
 from plexspaces_node.api.invoke import SERVICE
 from plexspaces_node.api.options import ChannelOptions, server_options
-from plexspaces_node.config import Config, ConfigBootstrap, LimitsSection
+from plexspaces_node.config import Config, ConfigBootstrap
 from plexspaces_node.errors import InvalidArgument, Unsupported, WrongState, quoted
 from plexspaces_node.info import NodeInfo
 from plexspaces_node.isolation import make_drivers
@@ -41,6 +41,7 @@ from plexspaces_node.node.machines.leftovers import end_machines
 from plexspaces_node.node.machines.machine import AgentLimits
 from plexspaces_node.node.metrics import serve_metrics
 from plexspaces_node.node.registry.registry import Registry
+from plexspaces_node.settings import LimitsSection
 from plexspaces_node.vm.driver import Driver
 from plexspaces_node.vm.host import procfs
 
@@ -82,7 +83,7 @@ class Node:
     def describe(self) -> NodeInfo:
         """Say what this node is and what it allows."""
         can, limits = self._driver.capabilities, self.config.limits
-        default = self.config.firecracker.default_vm
+        default = self.config.default_vm
         return NodeInfo(
             node_id=self.id,
             version=__version__,

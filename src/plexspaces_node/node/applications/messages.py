@@ -11,7 +11,6 @@ from collections.abc import Callable
 from time import perf_counter_ns, time_ns
 from typing import NamedTuple
 
-from plexspaces_node.config import LimitsSection
 from plexspaces_node.errors import ActorError, ActorFailed, InvalidArgument, PlexSpacesError
 from plexspaces_node.info import MessageTimings
 from plexspaces_node.link import frames as link
@@ -19,6 +18,7 @@ from plexspaces_node.node.applications.supervisor import Supervisor
 from plexspaces_node.node.logs import LogRecord
 from plexspaces_node.node.machines.agent_client import believed
 from plexspaces_node.node.machines.pending import Answered
+from plexspaces_node.settings import LimitsSection
 
 
 class Outcome(NamedTuple):

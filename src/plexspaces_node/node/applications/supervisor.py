@@ -16,7 +16,6 @@ from pathlib import Path
 from time import perf_counter_ns, time_ns
 from typing import Any, Protocol
 
-from plexspaces_node.config import LimitsSection
 from plexspaces_node.errors import (
     ActorError,
     PlexSpacesError,
@@ -39,6 +38,7 @@ from plexspaces_node.node.logs import ApplicationLog, LogRecord
 from plexspaces_node.node.machines.agent_client import AgentClient, Kept, StopRefused, believed
 from plexspaces_node.node.machines.machine import AgentLimits, Machine, start_machine
 from plexspaces_node.node.registry.registry import ApplicationRecord, Registry
+from plexspaces_node.settings import LimitsSection
 from plexspaces_node.vm.bundle import Bundle, new_vm_id
 from plexspaces_node.vm.driver import Driver
 from plexspaces_node.vm.host import procfs

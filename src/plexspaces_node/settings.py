@@ -1,0 +1,372 @@
+"""Every setting: its key, its other names, its environment variable, its bounds and its meaning.
+
+`config` loads them. docs/configuration.md lists them; a test compares it with the classes below.
+
+A variable is named ``PLEXSPACES_<SECTION>_<KEY>``. Some settings have other names as well
+(`FORMER_KEYS`, `OTHER_VARIABLES`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from plexspaces_node.address import split_address
+from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.model import (
+    DEFAULT_MESSAGE_LIMIT_BYTES,
+    MAX_MESSAGE_LIMIT_BYTES,
+    MIB,
+    NAME_PATTERN,
+    VERSION_PATTERN,
+)
+
+PREFIX = "PLEXSPACES_"
+FORMER_KEYS: Mapping[str, str] = MappingProxyType(
+    {
+        "application.name": "installation.name",
+        "application.version": "installation.version",
+        "node.templates": "qemu.templates",
+        "firecracker.kernel_path": "guest.kernel_path",
+        "firecracker.rootfs_path": "guest.rootfs_path",
+        "firecracker.default_vm.vcpus": "default_vm.vcpus",
+        "firecracker.default_vm.memory_mib": "default_vm.memory_mib",
+    }
+)
+"""Former keys and the settings they mean; with their variables they stay valid forever."""
+OTHER_VARIABLES: Mapping[str, str] = MappingProxyType(
+    {
+        "PLEXSPACES_FIRECRACKER_KERNEL": "guest.kernel_path",
+        "PLEXSPACES_FIRECRACKER_ROOTFS": "guest.rootfs_path",
+        "PLEXSPACES_FIRECRACKER_BIN": "firecracker.binary_path",
+        "FIRECRACKER_NO_SECCOMP": "firecracker.no_seccomp",
+    }
+)
+"""Variables that are not named after a key, and the settings they mean."""
+
+DATA_DIR_DEFAULT = "$XDG_DATA_HOME/plexspaces/<node.id>"
+DAY_S = 24 * 3600
+_CONFIG_SHOW = "`plexspaces config show` lists every setting"
+
+
+@dataclass(frozen=True, slots=True)
+class _Allowed:
+    """Marks a setting's type with what it takes, in words, where the type does not say so."""
+
+    words: str
+
+
+def _valid_address(value: str) -> str:
+    split_address(value)
+    return value
+
+
+def _valid_address_or_off(value: str) -> str:
+    return value and _valid_address(value)
+
+
+def _matching(pattern: re.Pattern[str]) -> AfterValidator:
+    def check(value: str) -> str:
+        if not pattern.fullmatch(value):
+            raise ValueError(f"{value!r} does not match {pattern.pattern}")
+        return value
+
+    return AfterValidator(check)
+
+
+_ADDRESS_WORDS = "HOST:PORT or [IPV6]:PORT, port 0 to 65535 (0 takes a free one)"
+Name = Annotated[
+    str, _matching(NAME_PATTERN), _Allowed("1 to 63 of a-z, 0-9 and -, no - at either end")
+]
+Version = Annotated[
+    str, _matching(VERSION_PATTERN), _Allowed("1 to 64 letters, digits and . _ + -")
+]
+Address = Annotated[str, AfterValidator(_valid_address), _Allowed(_ADDRESS_WORDS)]
+AddressOrOff = Annotated[
+    str, AfterValidator(_valid_address_or_off), _Allowed(f'"" for off, or {_ADDRESS_WORDS}')
+]
+Isolation = Literal["auto", "firecracker", "qemu", "process"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["auto", "console", "json"]
+
+
+class Section(BaseModel):
+    """Base of the sections: immutable, of exact types, without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+def _setting(default: object, meaning: str) -> Any:
+    return Field(default=default, description=meaning)
+
+
+def _number(default: float, low: float, high: float, meaning: str) -> Any:
+    return Field(default=default, ge=low, le=high, description=meaning)
+
+
+class InstallationSection(Section):
+    """``[installation]``: labels of this installation, shown by `config show`."""
+
+    name: Name = _setting("plexspaces-node", "Name of this installation.")
+    version: Version = _setting("0.1.0", "Version of this installation.")
+
+
+class NodeSection(Section):
+    """``[node]``: the daemon."""
+
+    id: Name = _setting("node-1", "Node ID; part of the default data directory.")
+    address: Address = _setting(
+        "127.0.0.1:9000", "Address the node listens on and the other commands connect to."
+    )
+    isolation: Isolation = _setting(
+        "auto", "Isolation level; `auto` selects the strongest that works on this machine."
+    )
+    data_dir: Path = Field(description="Data directory.")
+    allow_remote: bool = _setting(
+        False,
+        "Allow the node to listen on an address that is not loopback. The API has no "
+        "authentication yet: anyone who can reach the port controls the node.",
+    )
+    grace_s: float = _number(10.0, 0, 3600, "How long running messages have to finish on shutdown.")
+    log_level: LogLevel = _setting("info", "Lowest level shown in the node's own log.")
+    log_format: LogFormat = _setting(
+        "auto", "Format of the node's own log; `auto` is console on a terminal, else json."
+    )
+    metrics_address: AddressOrOff = _setting(
+        "", "Address that serves Prometheus metrics over HTTP."
+    )
+
+
+class LimitsSection(Section):
+    """``[limits]``: the bounds that keep one application from harming the others."""
+
+    artifact_bytes: int = _number(128 * MIB, 1, 1024 * MIB, "Largest artifact accepted.")
+    unused_artifact_bytes: int = _number(
+        2048 * MIB,
+        0,
+        MIB * MIB,
+        "Disk space for unused artifacts, including their native code; beyond it the least "
+        "recently used one is removed.",
+    )
+    message_bytes: int = _number(
+        DEFAULT_MESSAGE_LIMIT_BYTES,
+        1,
+        MAX_MESSAGE_LIMIT_BYTES,
+        "Largest message and largest reply. Each takes up to three times its size in the node "
+        "while in flight.",
+    )
+    message_timeout_s: float = _number(
+        30.0, 0.001, DAY_S, "Timeout of a message whose sender sets none."
+    )
+    deploy_timeout_s: float = _number(120.0, 0.1, DAY_S, "Timeout of a deploy, without its upload.")
+    compile_timeout_s: float = _number(300.0, 0.1, DAY_S, "Timeout of a compilation.")
+    compile_memory_mib: int = _number(4096, 256, MIB, "Memory limit of the compiler, in MiB.")
+    mailbox: int = _number(1024, 1, 1_000_000, "Messages that can wait for one actor.")
+    log_bytes: int = _number(2 * MIB, 4096, 1024 * MIB, "Log kept on disk for each application.")
+    keyvalue_bytes: int = _number(
+        64 * MIB,
+        0,
+        16 * 1024 * MIB,
+        "Size limit of an application's keys and values; a row counts as its value, twice its key "
+        "and 32 bytes, rounded up to pages of 4096 bytes from half a page on.",
+    )
+    registry_bytes: int = _number(
+        16 * 1024 * MIB,
+        MIB,
+        MIB * MIB,
+        "Disk space for the keys and states of all applications together.",
+    )
+    snapshot_interval_s: float = _number(
+        1.0, 0.01, DAY_S, "Minimum time between two snapshots of an actor."
+    )
+    applications: int = _number(100, 1, 10_000, "Maximum number of applications on the node.")
+    empty_vms: int = _number(32, 0, 10_000, "Maximum number of empty VMs on the node.")
+    memory_mib: int = _number(
+        0,
+        0,
+        MIB * MIB,
+        "Memory of all VMs together, in MiB; 0 means the host's memory, or four times that at "
+        "`process`.",
+    )
+    in_flight_bytes: int = _number(
+        0,
+        0,
+        MIB * MIB,
+        "Messages and replies in flight, of all applications together; 0 means a 64th of the "
+        "host's memory, at least 64 MiB. Each takes up to three times its size.",
+    )
+    calls: int = _number(
+        10_000, 16, 1_000_000, "Calls that the node handles at once, including followed logs."
+    )
+
+
+class DefaultVmSection(Section):
+    """``[default_vm]``: the size of a VM if a deploy does not set one."""
+
+    vcpus: int = _number(1, 1, 32, "Virtual CPUs of a VM.")
+    memory_mib: int = _number(
+        256, 64, MIB, "Memory of a VM, in MiB; with QEMU or Firecracker at least 80."
+    )
+
+
+class GuestSection(Section):
+    """``[guest]``: the image that QEMU and Firecracker boot."""
+
+    kernel_path: Path = _setting(Path("/var/lib/firecracker/vmlinux"), "Kernel of the guest.")
+    rootfs_path: Path = _setting(
+        Path("/var/lib/firecracker/rootfs.erofs"), "Root file system of the guest."
+    )
+
+
+class QemuSection(Section):
+    """``[qemu]``: the level `qemu`."""
+
+    templates: bool = _setting(
+        True, "Start VMs as copies of a booted template; otherwise each one boots."
+    )
+
+
+class FirecrackerSection(Section):
+    """``[firecracker]``: the level `firecracker`."""
+
+    binary_path: Path | None = _setting(
+        None, "The `firecracker` program; by default the one on `PATH`."
+    )
+    no_seccomp: bool = _setting(
+        False, "Run Firecracker without its seccomp filters, which weakens the isolation."
+    )
+
+
+class Settings(Section):
+    """All sections; `Config` is this, loaded from its sources."""
+
+    installation: InstallationSection = InstallationSection()
+    node: NodeSection
+    limits: LimitsSection = LimitsSection()
+    default_vm: DefaultVmSection = DefaultVmSection()
+    guest: GuestSection = GuestSection()
+    qemu: QemuSection = QemuSection()
+    firecracker: FirecrackerSection = FirecrackerSection()
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A setting, as messages and documentation describe it.
+
+    Attributes:
+        key: dotted, as in ``limits.message_bytes``.
+        variable: its environment variable.
+        default: the value, or a text for one that depends on the environment.
+        allowed: the values it takes, in words.
+        meaning: one or two sentences.
+    """
+
+    key: str
+    variable: str
+    default: object
+    allowed: str
+    meaning: str
+    annotation: Any
+
+
+@cache
+def settings() -> Mapping[str, Setting]:
+    """Every setting by its dotted key, in the order of the documentation."""
+    return MappingProxyType({setting.key: setting for setting in _walk(Settings, "")})
+
+
+def variable_of(key: str) -> str:
+    """Return the environment variable of a dotted key, also of a former one."""
+    return PREFIX + key.upper().replace(".", "_")
+
+
+@cache
+def keys_of_variables() -> Mapping[str, str]:
+    """Return the setting of every variable, regular or not."""
+    regular = {setting.variable: key for key, setting in settings().items()}
+    former = {variable_of(former): key for former, key in FORMER_KEYS.items()}
+    return MappingProxyType({**regular, **former, **OTHER_VARIABLES})
+
+
+def every_key() -> dict[str, str]:
+    """Return the current key of every key, former ones included."""
+    return {**{key: key for key in settings()}, **FORMER_KEYS}
+
+
+def current_key(key: str) -> str:
+    """Return the current key of a setting. Raises `InvalidArgument` for a key that is unknown."""
+    keys = every_key()
+    if key not in keys:
+        raise unknown_name("setting", key, keys)
+    return keys[key]
+
+
+def current_keys(names: Iterable[str], *, place: str = "") -> dict[str, str]:
+    """Return the current key of each key given in one source.
+
+    Raises `InvalidArgument` for a key that is unknown, and for two keys of one setting. `place`
+    says in the message where they are.
+    """
+    keys = {name: current_key(name) for name in names}
+    for (name, key), (other, other_key) in combinations(keys.items(), 2):
+        if key == other_key:
+            raise InvalidArgument(
+                f"{name} and {other}{place} are the same setting", hint=f"keep only {key}"
+            )
+    return keys
+
+
+def _walk(section: type[BaseModel], prefix: str) -> Iterator[Setting]:
+    for name, field in section.model_fields.items():
+        key = f"{prefix}{name}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _walk(field.annotation, f"{key}.")
+            continue
+        yield Setting(
+            key=key,
+            variable=variable_of(key),
+            default=DATA_DIR_DEFAULT if field.default is PydanticUndefined else field.default,
+            allowed=_allowed(field),
+            meaning=field.description or "",
+            annotation=field.annotation,
+        )
+
+
+def _allowed(field: FieldInfo) -> str:
+    for mark in field.metadata:
+        if isinstance(mark, _Allowed):
+            return mark.words
+    if get_origin(field.annotation) is Literal:
+        return "one of " + ", ".join(get_args(field.annotation))
+    if field.annotation is bool:
+        return "true or false"
+    if field.annotation in (int, float):
+        low = next(mark.ge for mark in field.metadata if hasattr(mark, "ge"))
+        high = next(mark.le for mark in field.metadata if hasattr(mark, "le"))
+        return f"a {'whole ' if field.annotation is int else ''}number from {low} to {high}"
+    return "a path: absolute, relative, or beginning with ~/"
+
+
+def unknown_name(
+    what: str, word: str, known: Mapping[str, str], *, place: str = ""
+) -> InvalidArgument:
+    """Return the error for an unknown name.
+
+    `known` maps each known name to its current one, so that the hint never shows a former name.
+    """
+    nearest = difflib.get_close_matches(word, known, n=1, cutoff=0.0)[0]
+    return InvalidArgument(
+        f"unknown {what} {word!r}{place}",
+        hint=f"the closest known name is {known[nearest]}; {_CONFIG_SHOW}",
+    )
