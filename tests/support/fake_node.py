@@ -127,6 +127,7 @@ class FakeNode(ApplicationServiceServicer):
         self.invokes: list[pb.InvokeRequest] = []
         self.uploads: list[list[int]] = []
         self.artifacts: set[str] = set()
+        self._upload_ns: dict[str, int] = {}
         self.applications: dict[str, ApplicationInfo] = {}
         self.empty_vms: dict[str, VmInfo] = {}
         self.log_gate = threading.Event()
@@ -190,6 +191,7 @@ class FakeNode(ApplicationServiceServicer):
         if (digest, len(data)) != (header.digest, header.size_bytes):
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "digest or size differ")
         self.artifacts.add(digest)
+        self._upload_ns[digest] = 1_000_000
         return pb.UploadArtifactResponse(digest=digest, size_bytes=len(data))
 
     def Deploy(
@@ -214,7 +216,7 @@ class FakeNode(ApplicationServiceServicer):
             yield pb.DeployResponse(phase=phase)
         vm_id = request.vm_id or f"vm-{spec.name}"
         self.empty_vms.pop(vm_id, None)
-        made = _application(spec, vm_id, request.upload_ns)
+        made = _application(spec, vm_id, self._upload_ns.pop(spec.digest, 0))
         self.applications[spec.name] = made
         yield pb.DeployResponse(application=convert.application_to_proto(made))
 

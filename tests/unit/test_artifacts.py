@@ -9,6 +9,7 @@ import os
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -266,6 +267,18 @@ class TestReceive:
 
 
 class TestCompile:
+    async def test_compile_when_its_caller_uploaded_it_then_that_is_measured_once(
+        self, store: ArtifactStore
+    ) -> None:
+        """The node times what it receives; an artifact that was here already took no time."""
+        begin_ns = time.monotonic_ns()
+        async with store.receive(DIGEST, len(WASM), owner="me") as incoming:
+            await incoming.write(WASM)
+        took_ns = time.monotonic_ns() - begin_ns
+        assert (await store.compile(DIGEST, owner="other")).upload_ns == 0
+        assert 0 < (await store.compile(DIGEST, owner="me")).upload_ns <= took_ns
+        assert (await store.compile(DIGEST, owner="me")).upload_ns == 0
+
     async def test_compile_when_new_then_compiled_and_when_again_then_cached(
         self, store: ArtifactStore, root: Path
     ) -> None:

@@ -114,9 +114,9 @@ def test_log_line_and_message_timings_when_sent_then_every_field_survives() -> N
 
 def test_deploy_when_sent_then_the_spec_survives() -> None:
     """The node reads the very spec the client wrote."""
-    request = convert.deploy_to_proto(SPEC, request_id="r", vm_id="vm-1", upload_ns=9)
+    request = convert.deploy_to_proto(SPEC, request_id="r", vm_id="vm-1")
     assert convert.spec_from_proto(request, default_vm=VmConfig()) == SPEC
-    assert (request.request_id, request.vm_id, request.upload_ns) == ("r", "vm-1", 9)
+    assert (request.request_id, request.vm_id) == ("r", "vm-1")
 
 
 def test_deploy_when_it_leaves_things_open_then_the_node_decides() -> None:

@@ -12,7 +12,7 @@ from support.patience import patient
 from plexspaces_node.errors import DeadlineExceeded, ResourceExhausted
 from plexspaces_node.node.artifacts import upload_slots as uploads
 from plexspaces_node.node.artifacts.upload import GRACE_S, LEAST_BYTES_PER_S, IncomingFile, Upload
-from plexspaces_node.node.artifacts.upload_slots import SHORT_BYTES, Uploads
+from plexspaces_node.node.artifacts.upload_slots import SHORT_BYTES, Uploads, UploadTimes
 
 LONG_BYTES = 10 * SHORT_BYTES
 
@@ -200,3 +200,26 @@ async def test_place_when_an_owner_waits_for_its_own_then_no_strangers_upload_is
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class TestUploadTimes:
+    """What an upload took, for the deploy that follows."""
+
+    def test_take_when_it_was_taken_then_it_counts_no_more(self) -> None:
+        """Each upload is part of one deploy, and of its own client's."""
+        times = UploadTimes(60.0)
+        times.add("me", "digest", 5, now_s=0.0)
+        assert times.take("other", "digest", now_s=1.0) == 0
+        assert times.take("me", "another", now_s=1.0) == 0
+        assert times.take("me", "digest", now_s=1.0) == 5
+        assert times.take("me", "digest", now_s=1.0) == 0
+
+    def test_take_when_nobody_deploys_in_time_then_it_is_forgotten(self) -> None:
+        """What is kept is bounded by time; a second upload of the same counts from its end."""
+        times = UploadTimes(60.0)
+        times.add("me", "old", 5, now_s=0.0)
+        times.add("me", "again", 6, now_s=1.0)
+        times.add("me", "again", 7, now_s=30.0)
+        assert times.take("me", "old", now_s=60.0) == 0
+        assert times.take("me", "again", now_s=61.0) == 7
+        assert len(times) == 0

@@ -97,7 +97,6 @@ def deploy_to_proto(
     request_id: str,
     size: pb.VmConfig | None = None,
     vm_id: str = "",
-    upload_ns: int = 0,
 ) -> pb.DeployRequest:
     """Convert a client's wish; `size` stands in for the spec's where it leaves things open."""
     return pb.DeployRequest(
@@ -109,7 +108,6 @@ def deploy_to_proto(
         env=spec.env,
         request_id=request_id,
         vm_id=vm_id,
-        upload_ns=upload_ns,
         args=spec.args,
         concurrency=spec.concurrency,
     )

@@ -201,13 +201,12 @@ class NodeClient:
         node, config = await self._check_deploy(name, wish, size_bytes)
         artifact = await asyncio.to_thread(read_artifact, wasm)
         spec = replace(_spec(name, wish), digest=artifact.digest, vm_config=config)
-        upload_ns = await self._bring(artifact, node, spec, on_progress)
+        await self._bring(artifact, node, spec, on_progress)
         request = convert.deploy_to_proto(
             spec,
             size=convert.size_to_proto(wish.vcpus, wish.memory_mib),
             request_id=wish.request_id or str(uuid.uuid4()),
             vm_id=wish.vm_id,
-            upload_ns=upload_ns,
         )
         request.replace = wish.replace
         return await self._deploy(request, on_progress, timeout_s)
@@ -425,19 +424,17 @@ class NodeClient:
         node: NodeInfo,
         spec: ApplicationSpec,
         on_progress: OnProgress | None,
-    ) -> int:
+    ) -> None:
         if await self.find_artifact(artifact.digest):
             if on_progress is not None:
                 on_progress(Progress("cached"))
-            return 0
+            return
         # What the node has was inspected when it came.
         if (found := await inspect(artifact.data)) is not None:
             spec.check_kind(found.kind)
             memory_mib = spec.vm_config.memory_mib
             check_memory(found.memory_bytes, memory_mib=memory_mib, overhead_mib=node.overhead_mib)
-        begin_ns = time.perf_counter_ns()
         await self.upload(artifact, on_progress=on_progress)
-        return time.perf_counter_ns() - begin_ns
 
     async def _deploy(
         self, request: pb.DeployRequest, on_progress: OnProgress | None, timeout_s: float

@@ -23,6 +23,11 @@ if sys.version_info >= (3, 11):
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
+if sys.version_info >= (3, 13):
+    from warnings import deprecated as _deprecated
+else:
+    from typing_extensions import deprecated as _deprecated
+
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
@@ -122,6 +127,9 @@ class PhaseTimings(_message.Message):
     INIT_NS_FIELD_NUMBER: _builtins.int
     TOTAL_NS_FIELD_NUMBER: _builtins.int
     upload_ns: _builtins.int
+    """Of the upload that this client made for the deploy, from its first chunk until the artifact was
+    verified and on disk; 0 if the node had the artifact.
+    """
     compile_ns: _builtins.int
     compile_cached: _builtins.bool
     vm_ns: _builtins.int
@@ -481,8 +489,16 @@ class DeployRequest(_message.Message):
     """Chosen by the client; a retry with the same id gets the same answer."""
     vm_id: _builtins.str
     """An empty Vm to deploy into; empty means a new one."""
-    upload_ns: _builtins.int
-    """How long the client's upload took, to be part of the timings; 0 when nothing was sent."""
+    @_builtins.property
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def upload_ns(self) -> _builtins.int:
+        """Ignored: the node measures the uploads that it receives."""
+
+    @upload_ns.setter
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def upload_ns(self, value: _builtins.int) -> None:
+        """Ignored: the node measures the uploads that it receives."""
+
     replace: _builtins.bool
     """An application of this name is replaced: stopped in good order and started from the new
     artifact with its last snapshot, its keys and values and its log. It keeps its size, its

@@ -85,7 +85,6 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
             spec=convert.spec_from_proto(request, default_vm=self._default_vm(request)),
             request_id=request.request_id,
             vm_id=request.vm_id,
-            upload_ns=request.upload_ns,
             replace=request.replace,
             owner=context.peer(),
         )

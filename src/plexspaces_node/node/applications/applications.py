@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 from plexspaces_node.errors import (
     ActorError,
     AlreadyExists,
-    InvalidArgument,
     NotFound,
     PlexSpacesError,
     Unavailable,
@@ -55,8 +54,6 @@ from plexspaces_node.vm.bundle import Bundle, new_vm_id
 from plexspaces_node.vm.host.vmm import finished
 
 _log = logging.getLogger(__name__)
-
-_MAX_UPLOAD_NS = 24 * 3600 * 10**9
 
 _T = TypeVar("_T")
 
@@ -118,8 +115,6 @@ class Applications:
         """
         begin = perf_counter_ns()
         spec = request.spec
-        if request.upload_ns > _MAX_UPLOAD_NS:
-            raise InvalidArgument(f"an upload of {request.upload_ns} ns is longer than a day")
         self.around.driver.capabilities.check(spec.vm_config)
         artifact = self.around.artifacts.holding(spec.digest)
         async with self._act(), artifact, self._locks.held(spec.name):
@@ -149,7 +144,7 @@ class Applications:
             empty = await self._take_empty(request.vm_id) if request.vm_id else None
             await supervisor.start(empty=empty, progress=progress)
             duration_ns = perf_counter_ns() - begin
-            supervisor.timings = completed(supervisor.timings, request, compiled, duration_ns)
+            supervisor.timings = completed(supervisor.timings, compiled, duration_ns)
             supervisor.record = await self.around.registry.set_deployed(name, supervisor.timings)
         except BaseException:
             await self._to_the_end(self._undo(supervisor))
@@ -182,7 +177,7 @@ class Applications:
             await finished(self._to_the_end(self._put_back(known, before, record)))
             _add_hint(error, known)
             raise
-        timings = completed(known.timings, request, compiled, perf_counter_ns() - begin)
+        timings = completed(known.timings, compiled, perf_counter_ns() - begin)
         await finished(
             self._to_the_end(self._keep(known, before, replace(record, timings=timings)))
         )

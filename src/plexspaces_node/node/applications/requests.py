@@ -23,7 +23,6 @@ class DeployRequest:
     Attributes:
         request_id: "" for none; a second deploy with the same one gets the first one's answer.
         vm_id: of an empty machine to deploy into, "" for a new one.
-        upload_ns: what the client says its upload took, part of the timings.
         replace: an application of the name is replaced; see `next_record`.
         owner: who asks, for the turn at compiling.
     """
@@ -31,7 +30,6 @@ class DeployRequest:
     spec: ApplicationSpec
     request_id: str = ""
     vm_id: str = ""
-    upload_ns: int = 0
     replace: bool = False
     owner: str = ""
 
@@ -102,14 +100,12 @@ def is_answered(record: ApplicationRecord, request: DeployRequest) -> bool:
     )
 
 
-def completed(
-    started: PhaseTimings, request: DeployRequest, compiled: Compiled, duration_ns: int
-) -> PhaseTimings:
+def completed(started: PhaseTimings, compiled: Compiled, duration_ns: int) -> PhaseTimings:
     """Return the timings of a deploy whose last part was a start."""
     return replace(
         started,
-        upload_ns=request.upload_ns,
+        upload_ns=compiled.upload_ns,
         compile_ns=compiled.duration_ns,
         compile_cached=compiled.cached,
-        total_ns=duration_ns + request.upload_ns,
+        total_ns=duration_ns + compiled.upload_ns,
     )

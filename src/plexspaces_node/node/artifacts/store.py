@@ -20,10 +20,10 @@ from plexspaces_node.node.artifacts.compile_queue import CompileQueue
 from plexspaces_node.node.artifacts.compiler import CompileLimits
 from plexspaces_node.node.artifacts.eviction import Shelf
 from plexspaces_node.node.artifacts.files import ArtifactFiles, missing
-from plexspaces_node.node.artifacts.pruner import Pruner
+from plexspaces_node.node.artifacts.pruner import PROMISE_S, Pruner
 from plexspaces_node.node.artifacts.report import ArtifactReport
 from plexspaces_node.node.artifacts.upload import IncomingFile, Upload
-from plexspaces_node.node.artifacts.upload_slots import Uploads
+from plexspaces_node.node.artifacts.upload_slots import Uploads, UploadTimes
 from plexspaces_node.node.disk import room_of
 
 # Native code measured at two to three times its WebAssembly; a small file has pages of overhead.
@@ -39,12 +39,14 @@ class Compiled:
         path: of the native code; valid while somebody holds the artifact.
         cached: it was there before this call.
         duration_ns: wall time of this call, waiting for others included.
+        upload_ns: the upload that the same owner made before, which counts once; 0 for none.
     """
 
     path: Path
     report: ArtifactReport
     cached: bool
     duration_ns: int
+    upload_ns: int = 0
 
 
 class ArtifactStore:
@@ -68,6 +70,7 @@ class ArtifactStore:
         self._shelf = Shelf(limit_bytes)
         self._files = ArtifactFiles(root, engine, self._shelf)
         self._uploads = Uploads()
+        self._upload_times = UploadTimes(PROMISE_S)
         self._compilations = CompileQueue(
             self._files,
             limits=limits or CompileLimits(),
@@ -128,6 +131,8 @@ class ArtifactStore:
                     yield upload
                     upload.check_whole()
                     await asyncio.to_thread(file.commit, digest, target)
+                now_s = time.monotonic()
+                self._upload_times.add(owner, digest, upload.duration_ns, now_s=now_s)
             finally:
                 # Shielded: a second cancellation must not leave the file behind. On a thread: a
                 # write that was cancelled may still be under way, and is waited for.
@@ -179,8 +184,13 @@ class ArtifactStore:
                 native_bytes=entry.room_bytes,
             )
             self._pruner.promise(digest)
-        duration_ns = time.monotonic_ns() - began_ns
-        return Compiled(self._files.native.code(key), entry.report, cached, duration_ns)
+        return Compiled(
+            path=self._files.native.code(key),
+            report=entry.report,
+            cached=cached,
+            duration_ns=time.monotonic_ns() - began_ns,
+            upload_ns=self._upload_times.take(owner, digest, now_s=time.monotonic()),
+        )
 
     @asynccontextmanager
     async def holding(self, digest: str) -> AsyncIterator[None]:

@@ -11,6 +11,7 @@ import hashlib
 import os
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from io import FileIO
@@ -52,6 +53,7 @@ class Upload:
         self._file = file
         self._limit_bytes = limit_bytes
         self._received = 0
+        self._first_ns = 0
         self._head = b""
         self._loop = asyncio.get_running_loop()
         self._begin_s = self._loop.time()
@@ -67,6 +69,11 @@ class Upload:
     def bytes_per_s(self) -> float:
         """How fast it has been so far."""
         return self._received / max(1e-3, self._loop.time() - self._begin_s)
+
+    @property
+    def duration_ns(self) -> int:
+        """How long ago the first bytes came: once the artifact is stored, what its upload took."""
+        return time.monotonic_ns() - self._first_ns
 
     def begin(self) -> None:
         """Have its time begin, which it did not use while it waited for others."""
@@ -121,6 +128,8 @@ class Upload:
         Raises `InvalidArgument` as soon as the bytes cannot become the artifact announced, and
         `ResourceExhausted` when the disk is full. The upload is over then.
         """
+        if not self._received:
+            self._first_ns = time.monotonic_ns()
         self._received += len(chunk)
         self._patience_s = min(GRACE_S, self._patience_s + len(chunk) / LEAST_BYTES_PER_S)
         if self._received > self._limit_bytes:

@@ -56,6 +56,36 @@ class Uploads:
             impatience.cancel()
 
 
+class UploadTimes:
+    """How long uploads took: each is told once to whoever made it, or forgotten after a while."""
+
+    def __init__(self, keep_s: float) -> None:
+        self._keep_s = keep_s
+        # By owner and digest, the oldest first: until when it is kept, and how long it took.
+        self._times: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    def add(self, owner: str, digest: str, duration_ns: int, *, now_s: float) -> None:
+        """Keep a time for the next `take`; of two that are alike the later one counts."""
+        self._forget_old(now_s)
+        self._times.pop((owner, digest), None)
+        self._times[owner, digest] = (now_s + self._keep_s, duration_ns)
+
+    def take(self, owner: str, digest: str, *, now_s: float) -> int:
+        """Return how long an owner's upload took, and keep it no more; 0 when there was none."""
+        self._forget_old(now_s)
+        return self._times.pop((owner, digest), (0.0, 0))[1]
+
+    def _forget_old(self, now_s: float) -> None:
+        while self._times:
+            oldest = next(iter(self._times))
+            if self._times[oldest][0] > now_s:
+                return
+            del self._times[oldest]
+
+
 class _Kind:
     def __init__(self, places: int) -> None:
         self.turns = Turns(places, share=max(1, places // 2))
