@@ -22,7 +22,7 @@ from plexspaces_node.node.artifacts.native_cache import Entry
 from plexspaces_node.node.artifacts.report import ArtifactReport, report_of
 from plexspaces_node.node.disk import DiskFull
 from plexspaces_node.programs import compiler_program
-from plexspaces_node.vm.host.vmm import finished
+from plexspaces_node.tasks import finished
 
 _log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from plexspaces_node.node.artifacts.eviction import Shelf
 from plexspaces_node.node.artifacts.native_cache import Entry, NativeCache
 from plexspaces_node.node.artifacts.upload import TEMPORARY
 from plexspaces_node.node.disk import clear, is_whole, room_of, sync, using_disk
-from plexspaces_node.vm.host.vmm import finished
+from plexspaces_node.tasks import finished
 
 _log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from plexspaces_node.node.artifacts.eviction import Item, Shelf
 from plexspaces_node.node.artifacts.files import ArtifactFiles
 from plexspaces_node.node.disk import DiskFull
-from plexspaces_node.vm.host.vmm import finished
+from plexspaces_node.tasks import finished
 
 _log = logging.getLogger(__name__)
 

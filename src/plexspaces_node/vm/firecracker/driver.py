@@ -23,6 +23,7 @@ from time import monotonic
 
 from plexspaces_node.errors import PlexSpacesError, Unavailable, VmStartFailed
 from plexspaces_node.model import VmConfig
+from plexspaces_node.tasks import finished
 from plexspaces_node.vm.bundle import Bundle, VmHandle
 from plexspaces_node.vm.drive import DRIVE, GUEST_PATH, make_drive
 from plexspaces_node.vm.driver import Capabilities, Health, LinkEnd
@@ -49,7 +50,6 @@ from plexspaces_node.vm.host.process import HostProcess
 from plexspaces_node.vm.host.vmm import (
     HostDriver,
     HostVm,
-    finished,
     identity_state,
     last_words,
     step,

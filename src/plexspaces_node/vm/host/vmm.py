@@ -15,11 +15,11 @@ import secrets
 import signal
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Generic, NoReturn, TypeVar
+from typing import ClassVar, Generic, NoReturn, TypeVar
 
 from plexspaces_node.errors import (
     NotFound,
@@ -43,8 +43,6 @@ _PANIC_LINES = 100
 """How far from the end of the console the line is that names a panic: before registers, stack."""
 _ADVICE = ("note:", "skipping backtrace")
 """How lines of a Rust program's end begin that say nothing of why."""
-
-_T = TypeVar("_T")
 
 
 class HostVm(ABC):
@@ -272,15 +270,6 @@ def trial_failed(error: VmStartFailed, bundle: Bundle, *, hint: str) -> Unavaila
     why, words = error.__cause__, last_words(bundle)
     known = why.hint if isinstance(why, PlexSpacesError) else None
     return Unavailable(f"{why}: {words}" if words else str(why), hint=known or hint)
-
-
-async def finished(work: Coroutine[Any, Any, _T]) -> _T:
-    """Await to the end even when cancelled: a thread cannot be stopped, only waited for."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    finally:
-        await asyncio.wait([task])
 
 
 def last_words(bundle: Bundle) -> str:

@@ -15,11 +15,12 @@ from pathlib import Path
 
 from plexspaces_node.errors import DeadlineExceeded, Unavailable
 from plexspaces_node.model import VmConfig
+from plexspaces_node.tasks import finished
 from plexspaces_node.vm.bundle import Bundle, VmHandle
 from plexspaces_node.vm.drive import DRIVE, GUEST_PATH, make_drive
 from plexspaces_node.vm.driver import LinkEnd
 from plexspaces_node.vm.host.process import HostProcess
-from plexspaces_node.vm.host.vmm import HostVm, finished, identity_state, marks_of, step
+from plexspaces_node.vm.host.vmm import HostVm, identity_state, marks_of, step
 from plexspaces_node.vm.image import GuestImage
 from plexspaces_node.vm.qemu import template as qemu_template
 from plexspaces_node.vm.qemu.command import (
