@@ -90,13 +90,17 @@ APPLICATION_TRANSITIONS: dict[ApplicationState, frozenset[ApplicationState]] = {
             ApplicationState.FAILED,
         }
     ),
-    ApplicationState.RUNNING: frozenset({ApplicationState.RESTARTING, ApplicationState.STOPPING}),
+    # Failed at once only by a defect of the node.
+    ApplicationState.RUNNING: frozenset(
+        {ApplicationState.RESTARTING, ApplicationState.STOPPING, ApplicationState.FAILED}
+    ),
     ApplicationState.RESTARTING: frozenset(
         {ApplicationState.STARTING, ApplicationState.STOPPING, ApplicationState.FAILED}
     ),
     # Running again where its state cannot be saved.
     ApplicationState.STOPPING: frozenset({ApplicationState.STOPPED, ApplicationState.RUNNING}),
-    ApplicationState.STOPPED: frozenset({ApplicationState.STARTING}),
+    # Failed again where its next version did not start, as it had failed before.
+    ApplicationState.STOPPED: frozenset({ApplicationState.STARTING, ApplicationState.FAILED}),
     ApplicationState.FAILED: frozenset({ApplicationState.STARTING, ApplicationState.STOPPING}),
 }
 """The only legal moves; undeploy removes an application from any state once its Vm is gone."""

@@ -15,7 +15,7 @@ from support.nodes import builder
 from support.peer import Peer
 
 from plexspaces_node import NodeClient
-from plexspaces_node.node.builder import Node
+from plexspaces_node.node.node import Node
 
 
 @pytest.fixture

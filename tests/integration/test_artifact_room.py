@@ -15,8 +15,10 @@ from support.traces import assert_nothing_left, ended
 
 from plexspaces_node import NodeClient
 from plexspaces_node.errors import PlexSpacesError
-from plexspaces_node.model import ApplicationState
+from plexspaces_node.model import ApplicationState, VmConfig
 from plexspaces_node.node.artifacts import pruner
+from plexspaces_node.vm.bundle import Bundle
+from plexspaces_node.vm.process.driver import ProcessDriver, ProcessVm
 
 
 def numbered(probe_wasm: Path, number: int) -> bytes:
@@ -77,22 +79,22 @@ async def test_undeploy_lets_go_of_what_no_other_application_refers_to(
 
 
 async def test_applications_in_every_state_keep_their_artifact_also_after_a_restart(
-    data_dir: Path, probe_wasm: Path, monkeypatch: pytest.MonkeyPatch
+    data_dir: Path, probe_wasm: Path
 ) -> None:
     """Running, stopped and failed ones can all be started again; what was undeployed is gone."""
     wasms = [numbered(probe_wasm, number) for number in range(4)]
+    driver = _Failing()
     async with (
-        builder(data_dir).build() as node,
+        builder(data_dir).with_driver(driver).build() as node,
         NodeClient(node.address) as client,
     ):
         for number, wasm in enumerate(wasms):
             await client.deploy(f"app-{number}", wasm)
         await client.stop("app-1")
         await client.stop("app-2")
-        with monkeypatch.context() as patched:
-            patched.setattr(node._driver, "start", _broken)
-            with pytest.raises(PlexSpacesError):
-                await client.start("app-2")
+        driver.fails = True
+        with pytest.raises(PlexSpacesError):
+            await client.start("app-2")
         assert (await client.inspect("app-2")).state is ApplicationState.FAILED
         await client.undeploy("app-3")
         assert len(stored(data_dir)) == 4, "within the default limit it is kept for a re-deploy"
@@ -107,8 +109,15 @@ async def test_applications_in_every_state_keep_their_artifact_also_after_a_rest
             assert (await client.invoke(f"app-{number}", b"x", type="e")).payload == b"x"
 
 
-async def _broken(*_: object) -> None:
-    raise OSError("no machine today")
+class _Failing(ProcessDriver):
+    """Starts no machine while it is told to fail."""
+
+    fails = False
+
+    async def start(self, config: VmConfig, bundle: Bundle) -> ProcessVm:
+        if self.fails:
+            raise OSError("no machine today")
+        return await super().start(config, bundle)
 
 
 async def test_deploy_that_fails_or_is_refused_holds_nothing(

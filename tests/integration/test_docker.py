@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from plexspaces_node.node.builder import Node
+from plexspaces_node.node.node import Node
 
 ROOT = Path(__file__).parent.parent.parent
 VERSION = "9.9.9"

@@ -35,7 +35,7 @@ from plexspaces_node.errors import (
 )
 from plexspaces_node.model import MIB, ApplicationState, VmState
 from plexspaces_node.node.artifacts import upload as incoming
-from plexspaces_node.node.builder import Node
+from plexspaces_node.node.node import Node
 
 ONE = (1).to_bytes(4, "little")
 TWO = (2).to_bytes(4, "little")
@@ -662,8 +662,7 @@ async def test_end_of_an_empty_machine_whose_caller_goes_away_is_finished(
 ) -> None:
     """A machine is never lost between the list of the node and its end."""
     await client.start_vm("vm-mine")
-    assert node._applications is not None
-    stopping = asyncio.create_task(node._applications.stop_vm("vm-mine"))
+    stopping = asyncio.create_task(node.applications.empty_vms.stop("vm-mine"))
     while (await client.list()).empty_vms:
         await asyncio.sleep(0)
     stopping.cancel()

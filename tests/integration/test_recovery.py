@@ -25,7 +25,7 @@ from plexspaces_node.errors import (
 from plexspaces_node.model import ApplicationState, VmConfig
 from plexspaces_node.node.applications import state_saver as saving
 from plexspaces_node.node.applications.supervisor import Supervisor
-from plexspaces_node.node.builder import Node
+from plexspaces_node.node.node import Node
 from plexspaces_node.node.registry.registry import Registry
 from plexspaces_node.vm.bundle import Bundle, VmHandle
 from plexspaces_node.vm.host import procfs

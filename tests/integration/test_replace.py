@@ -272,11 +272,10 @@ async def test_when_the_client_goes_away_amid_the_goodbye_no_state_is_lost(
         assert await counted(client) == ONE
         there = await client.deploy("two", next_version())
         request = DeployRequest(ApplicationSpec("one", there.digest), replace=True)
-        applications = node._applications
-        assert applications is not None
+        deployer = node.applications.deployer
         with monkeypatch.context() as patched:
             patched.setattr(Machine, "stop", leave_and_stop)
-            deploys.append(asyncio.create_task(applications.deploy(request, lambda _phase: None)))
+            deploys.append(asyncio.create_task(deployer.deploy(request, lambda _phase: None)))
             [error] = await asyncio.gather(*deploys, return_exceptions=True)
         assert isinstance(error, asyncio.CancelledError)
         await reached(client, "one")

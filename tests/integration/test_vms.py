@@ -19,8 +19,8 @@ from plexspaces_node import NodeClient, VmConfig
 from plexspaces_node.client import DeployOptions
 from plexspaces_node.errors import NotFound
 from plexspaces_node.model import MIB, VmState
-from plexspaces_node.node.builder import Node
 from plexspaces_node.node.machines import machine as machines
+from plexspaces_node.node.node import Node
 from plexspaces_node.programs import AGENT
 from plexspaces_node.vm.bundle import Bundle
 from plexspaces_node.vm.fake import FakeDriver

@@ -16,7 +16,7 @@ from support.patience import patient
 
 from plexspaces_node import NodeClient
 from plexspaces_node.client import DeployOptions
-from plexspaces_node.node.builder import Node
+from plexspaces_node.node.node import Node
 from plexspaces_node.vm.bundle import Bundle
 from plexspaces_node.vm.host.users import uid_of, users_exist
 

@@ -9,9 +9,7 @@ import pytest
 
 from plexspaces_node.config import Config, ConfigBootstrap
 from plexspaces_node.errors import InvalidArgument, NotFound, Unsupported
-from plexspaces_node.isolation import make_drivers, open_image
-from plexspaces_node.node import builder
-from plexspaces_node.node.builder import choose_driver
+from plexspaces_node.isolation import choose_driver, make_drivers, open_image
 from plexspaces_node.vm.driver import Driver, Health
 from plexspaces_node.vm.fake import FakeDriver
 
@@ -43,72 +41,64 @@ def configured(isolation: str = "auto") -> Config:
     return ConfigBootstrap.load(None, {"node.isolation": isolation})
 
 
-def offer(monkeypatch: pytest.MonkeyPatch, *drivers: Driver) -> list[bool]:
-    """Let the node find these drivers; returns whether emulation was allowed, each time."""
-    asked: list[bool] = []
+class Offer:
+    """The drivers to choose from; remembers whether emulation was allowed, each time."""
 
-    def make(config: Config, *, emulation: bool = True) -> Sequence[Driver]:
-        asked.append(emulation)
-        return drivers
+    def __init__(self, *drivers: Driver) -> None:
+        self.drivers = drivers
+        self.asked: list[bool] = []
 
-    monkeypatch.setattr(builder, "make_drivers", make)
-    return asked
+    def __call__(self, config: Config, *, emulation: bool) -> Sequence[Driver]:
+        self.asked.append(emulation)
+        return self.drivers
 
 
-async def test_auto_takes_the_strongest_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_auto_takes_the_strongest_that_works() -> None:
     """The first in the list whose probe succeeds; emulation is not even tried."""
-    asked = offer(
-        monkeypatch, Level("firecracker", ILL), Level("qemu", FINE), Level("process", FINE)
-    )
-    driver, note = await choose_driver(configured())
+    offer = Offer(Level("firecracker", ILL), Level("qemu", FINE), Level("process", FINE))
+    driver, note = await choose_driver(configured(), make=offer)
     assert driver.name == "qemu"
     assert note.endswith("(boots)")
-    assert asked == [False]
+    assert offer.asked == [False]
 
 
-async def test_auto_when_no_machine_works_says_so_and_takes_the_process(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_auto_when_no_machine_works_says_so_and_takes_the_process() -> None:
     """The fallback is told clearly in the node's note."""
-    offer(monkeypatch, Level("qemu", ILL), Level("process", FINE))
-    driver, note = await choose_driver(configured())
+    offer = Offer(Level("qemu", ILL), Level("process", FINE))
+    driver, note = await choose_driver(configured(), make=offer)
     assert driver.name == "process"
     assert note.startswith("no microVM on this machine; ")
 
 
-async def test_auto_when_nothing_works_names_every_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_auto_when_nothing_works_names_every_reason() -> None:
     """A node without any level does not start, and why is told for each."""
-    offer(monkeypatch, Level("qemu", ILL), Level("process", Health(False, "no setpriv")))
+    offer = Offer(Level("qemu", ILL), Level("process", Health(False, "no setpriv")))
     with pytest.raises(Unsupported, match=r"qemu: there is no /dev/kvm; process: no setpriv"):
-        await choose_driver(configured())
+        await choose_driver(configured(), make=offer)
 
 
-async def test_level_asked_for_is_taken_though_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_level_asked_for_is_taken_though_emulated() -> None:
     """Who asks for QEMU gets it, slow as it may be."""
-    asked = offer(monkeypatch, Level("qemu", SLOW), Level("process", FINE))
-    driver, note = await choose_driver(configured("qemu"))
+    offer = Offer(Level("qemu", SLOW), Level("process", FINE))
+    driver, note = await choose_driver(configured("qemu"), make=offer)
     assert driver.name == "qemu"
     assert "emulation" in note
-    assert asked == [True]
+    assert offer.asked == [True]
 
 
-async def test_level_asked_for_that_does_not_work_is_an_error_and_no_fallback(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_level_asked_for_that_does_not_work_is_an_error_and_no_fallback() -> None:
     """Isolation is never weakened silently; the hint is the probe's."""
-    offer(monkeypatch, Level("qemu", ILL), Level("process", FINE))
+    offer = Offer(Level("qemu", ILL), Level("process", FINE))
     with pytest.raises(Unsupported, match="there is no /dev/kvm") as caught:
-        await choose_driver(configured("qemu"))
+        await choose_driver(configured("qemu"), make=offer)
     assert caught.value.hint == "modprobe kvm"
 
 
-async def test_level_without_a_driver_is_not_in_this_version(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_level_without_a_driver_is_not_in_this_version() -> None:
     """A level is offered only when there is a driver for it."""
-    offer(monkeypatch, Level("process", FINE))
+    offer = Offer(Level("process", FINE))
     with pytest.raises(Unsupported, match="not available in this version"):
-        await choose_driver(configured("qemu"))
+        await choose_driver(configured("qemu"), make=offer)
 
 
 def test_drivers_are_made_strongest_first_without_looking_at_anything(

@@ -11,7 +11,12 @@ import pytest
 from plexspaces_node.errors import PlexSpacesError, ResourceExhausted, Unavailable
 from plexspaces_node.link.frames import Body, LinkBroken, Snapshot
 from plexspaces_node.node.applications import state_saver as saving
-from plexspaces_node.node.applications.state_saver import LONGEST_WAIT_S, Parts, Room, StateSaver
+from plexspaces_node.node.applications.state_saver import (
+    LONGEST_WAIT_S,
+    Parts,
+    StateMemory,
+    StateSaver,
+)
 from plexspaces_node.node.registry.snapshots import SnapshotRecord
 
 PART = 8
@@ -35,7 +40,7 @@ class Shelf:
         self.waits: list[float] = []
         self.warnings: list[str] = []
         self.kept: list[tuple[int, int]] = []
-        self.room = Room(room_bytes)
+        self.room = StateMemory(room_bytes)
         self.saver = StateSaver("app", self, self.room, self.warnings.append, sleep=self.sleep)
         self.saver.begin(LIMIT)
         self._last_id = 0

@@ -25,8 +25,9 @@ from plexspaces_node.errors import (
 from plexspaces_node.link import frames as link
 from plexspaces_node.model import ApplicationState
 from plexspaces_node.node.applications import state_saver as saving
+from plexspaces_node.node.applications.context import NodeContext
 from plexspaces_node.node.applications.restart import LONGEST_WAIT_S, MOST_IN_WINDOW
-from plexspaces_node.node.applications.supervisor import Supervisor, Surroundings
+from plexspaces_node.node.applications.supervisor import Supervisor
 from plexspaces_node.node.logs import ApplicationLog
 from plexspaces_node.node.machines import pending
 from plexspaces_node.node.machines.agent_client import StopRefused
@@ -99,13 +100,15 @@ class World:
         )
         self.supervisor = Supervisor(
             record_of("app"),
-            Surroundings(
+            NodeContext(
                 driver=self.driver,
                 vms=self.vms,
+                logs=directory,
                 registry=around,
                 artifacts=around,
                 limits=LimitsSection(),
                 agent_limits=AgentLimits("node", 1 << 20, in_flight_limit=8),
+                grace_s=10.0,
             ),
             around,
             ApplicationLog(directory / "app.log", 1 << 20),
@@ -196,7 +199,7 @@ async def test_restart_when_the_registry_lacks_the_newest_state_then_it_is_loade
     """What waits to be saved is newer than what the registry has, and is what counts."""
     await world.supervisor.start()
     world.saved, world.refusal = b"old", Unavailable("locked")
-    world.supervisor.snapshot_part(link.Snapshot(id=1, last=True), b"new", unheard)
+    world.supervisor.host.snapshot_part(link.Snapshot(id=1, last=True), b"new", unheard)
     world.driver.crash(world.driver.live[0])
     await world.reach(RUNNING, restarts=1)
     assert world.loaded == [b"", b"new"]
@@ -208,7 +211,7 @@ async def test_stop_when_the_state_is_not_saved_then_it_is_told_and_kept_for_the
     """The machine is gone, the error says what is lost; nothing is while the node lives."""
     await world.supervisor.start()
     world.refusal = Unavailable("locked", hint="fuser registry.db")
-    world.supervisor.snapshot_part(link.Snapshot(id=1, last=True), b"new", unheard)
+    world.supervisor.host.snapshot_part(link.Snapshot(id=1, last=True), b"new", unheard)
     with pytest.raises(Unavailable, match="lost") as caught:
         await world.supervisor.stop(0)
     assert (caught.value.hint or "").startswith("fuser registry.db")
@@ -229,7 +232,7 @@ async def test_stop_when_nobody_wants_the_state_then_a_refusing_registry_is_no_o
     """What is to be removed is not first saved."""
     await world.supervisor.start()
     world.refusal = Unavailable("locked")
-    world.supervisor.snapshot_part(link.Snapshot(id=1, last=True), b"new", unheard)
+    world.supervisor.host.snapshot_part(link.Snapshot(id=1, last=True), b"new", unheard)
     await world.supervisor.stop(0, save=False)
     assert world.supervisor.state is STOPPED
     assert len(asyncio.all_tasks()) == 1
@@ -292,7 +295,7 @@ async def test_stop_when_the_registry_is_why_the_state_cannot_be_handed_over_the
     await world.supervisor.start()
     world.refused = link.failure_of(Unavailable("the node did not keep it"))
     world.refusal = ResourceExhausted("no space left for registry.db", hint="df -h /data")
-    world.supervisor.snapshot_part(link.Snapshot(id=1, last=True), b"new", unheard)
+    world.supervisor.host.snapshot_part(link.Snapshot(id=1, last=True), b"new", unheard)
     while not world.waits:
         await asyncio.sleep(0)
     with pytest.raises(StopRefused, match=r"did not keep it \(no space left") as caught:
@@ -349,11 +352,13 @@ async def test_machine_when_it_sends_a_part_that_no_agent_sends_then_its_link_br
     whole = bytes(link.PART_BYTES)
     most = world.supervisor.record.vm_config.memory_mib - world.driver.capabilities.overhead_mib
     for number in range(most):
-        world.supervisor.snapshot_part(link.Snapshot(id=1, offset=number << 20), whole, unheard)
+        world.supervisor.host.snapshot_part(
+            link.Snapshot(id=1, offset=number << 20), whole, unheard
+        )
         await asyncio.sleep(0)
         await asyncio.sleep(0)
     with pytest.raises(link.LinkBroken, match="of its memory"):
-        world.supervisor.snapshot_part(link.Snapshot(id=1, offset=most << 20), whole, unheard)
+        world.supervisor.host.snapshot_part(link.Snapshot(id=1, offset=most << 20), whole, unheard)
 
 
 @pytest.mark.parametrize(
@@ -452,7 +457,7 @@ async def test_start_when_a_defect_ended_the_keeper_then_the_machine_before_is_r
 ) -> None:
     """Even what should not happen leaves no second machine of an application."""
     await world.supervisor.start()
-    monkeypatch.setattr(world.supervisor, "_ended", None)
+    monkeypatch.setattr(world.supervisor.journal, "note", None)
     world.driver.crash(world.driver.live[0])
     await world.reach(FAILED)
     assert "internal error" in world.supervisor.last_error

@@ -22,7 +22,7 @@ from plexspaces_node.node.datadir import DataDirectory
 from plexspaces_node.programs import cache_home
 
 if TYPE_CHECKING:
-    from plexspaces_node.node.builder import Node
+    from plexspaces_node.node.node import Node
 
 NODE_ID = "embedded"
 KEPT_BYTES = 512 * MIB

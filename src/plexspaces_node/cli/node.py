@@ -17,7 +17,8 @@ from plexspaces_node.cli.status import DONE, FAILED, status_of_signal
 from plexspaces_node.node.api import descriptors
 
 if TYPE_CHECKING:
-    from plexspaces_node.node.builder import Node, NodeBuilder
+    from plexspaces_node.node.builder import NodeBuilder
+    from plexspaces_node.node.node import Node
 
 app = typer.Typer()
 

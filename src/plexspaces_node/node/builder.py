@@ -21,17 +21,17 @@ from plexspaces_node import __version__
 from plexspaces_node.api.invoke import SERVICE
 from plexspaces_node.api.options import ChannelOptions, server_options
 from plexspaces_node.config import Config, ConfigBootstrap
-from plexspaces_node.errors import InvalidArgument, Unsupported, WrongState, quoted
+from plexspaces_node.errors import WrongState, quoted
 from plexspaces_node.info import NodeInfo
-from plexspaces_node.isolation import make_drivers
+from plexspaces_node.isolation import choose_driver, make_drivers
 from plexspaces_node.model import ENGINE, ENGINE_REVISION, VmConfig
 from plexspaces_node.node.api import descriptors
 from plexspaces_node.node.api.boundary import Boundary
 from plexspaces_node.node.api.health import NodeHealth
 from plexspaces_node.node.api.listen import bind, check_can_listen
 from plexspaces_node.node.api.service import ApplicationService, ServiceLimits, add_to_server
-from plexspaces_node.node.applications.applications import Applications
-from plexspaces_node.node.applications.supervisor import Surroundings
+from plexspaces_node.node.applications.context import NodeContext
+from plexspaces_node.node.applications.operations import Applications
 from plexspaces_node.node.artifacts.compile_queue import compilers
 from plexspaces_node.node.artifacts.compiler import CompileLimits
 from plexspaces_node.node.artifacts.store import ArtifactStore
@@ -40,6 +40,7 @@ from plexspaces_node.node.machines.in_flight import InFlight, default_bytes, giv
 from plexspaces_node.node.machines.leftovers import end_machines
 from plexspaces_node.node.machines.machine import AgentLimits
 from plexspaces_node.node.metrics import serve_metrics
+from plexspaces_node.node.node import Node
 from plexspaces_node.node.registry.registry import Registry
 from plexspaces_node.settings import LimitsSection
 from plexspaces_node.vm.driver import Driver
@@ -49,80 +50,6 @@ _log = logging.getLogger(__name__)
 
 HEALTH_CALLS = 1000
 """Checks and watches of its health that a node handles at once."""
-
-END_RPC_GRACE_S = 1.0
-"""For calls other than messages (a listing, a deploy being undone) to end on shutdown."""
-
-
-class Node:
-    """A running node. Made by `NodeBuilder.build`, ended by leaving its context."""
-
-    def __init__(self, config: Config, driver: Driver, note: str, node_health: NodeHealth) -> None:
-        self.config = config
-        self.id = config.node.id
-        self.isolation = driver.name
-        self.isolation_note = note
-        self.address = config.node.address
-        self.recovered: tuple[str, ...] = ()
-        self.metrics_port: int | None = None
-        self.started_unix_ns = time_ns()
-        self._driver = driver
-        self._applications: Applications | None = None
-        self._server: grpc.aio.Server | None = None
-        self._health = node_health
-        self._ended = False
-
-    def __repr__(self) -> str:
-        return f"<Node {self.id} {self.isolation} at {self.address}>"
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether it has no applications, none that are stopped either."""
-        return self._applications is None or not self._applications.supervisors()
-
-    def describe(self) -> NodeInfo:
-        """Say what this node is and what it allows."""
-        can, limits = self._driver.capabilities, self.config.limits
-        default = self.config.default_vm
-        return NodeInfo(
-            node_id=self.id,
-            version=__version__,
-            isolation=self.isolation,
-            isolation_note=self.isolation_note,
-            artifact_limit_bytes=limits.artifact_bytes,
-            message_limit_bytes=limits.message_bytes,
-            min_memory_mib=can.min_memory_mib,
-            max_memory_mib=can.max_memory_mib,
-            max_vcpus=can.max_vcpus,
-            default_vm=VmConfig(default.vcpus, default.memory_mib),
-            started_unix_ns=self.started_unix_ns,
-            overhead_mib=can.overhead_mib,
-        )
-
-    async def drain(self) -> bool:
-        """Refuse new work, let running messages finish within the grace time, stop everything.
-
-        Returns False when something could not be stopped, or its state not be saved; the log
-        says what. Idempotent: again it does nothing; leaving the context drains too.
-        """
-        if self._ended:
-            return True
-        self._ended = True
-        assert self._applications is not None
-        assert self._server is not None
-        await self._health.shut_down()
-        # The server goes last: until then whoever calls is told that the node is shutting down.
-        drained = await self._applications.drain(self.config.node.grace_s)
-        await self._server.stop(END_RPC_GRACE_S)
-        return drained
-
-    async def abort(self) -> None:
-        """End every machine at once, without letting anything finish."""
-        self._ended = True
-        assert self._applications is not None
-        assert self._server is not None
-        await self._applications.abort()
-        await self._server.stop(0)
 
 
 class NodeBuilder:
@@ -199,48 +126,32 @@ class NodeBuilder:
             driver, note = await choose_driver(config, self._driver)
             stack.callback(driver.close)
             limits, node_health = config.limits, NodeHealth()
-            registry = await stack.enter_async_context(
-                Registry.open(
-                    data.registry,
-                    keyvalue_limit_bytes=limits.keyvalue_bytes,
-                    limit_bytes=limits.registry_bytes,
-                    on_damage=node_health.damage,
-                )
-            )
-            artifacts = await stack.enter_async_context(
-                ArtifactStore(
-                    data.path,
-                    limit_bytes=limits.artifact_bytes,
-                    engine=f"{ENGINE} settings {ENGINE_REVISION}",
-                    limits=_compile_limits(limits),
-                )
-            )
-            agent_limits = _agent_limits(config)
-            stack.callback(agent_limits.in_flight.close)
-            around = Surroundings(
-                driver=driver,
-                vms=data.vms,
-                registry=registry,
-                artifacts=artifacts,
-                limits=limits,
-                agent_limits=agent_limits,
-            )
-            applications = Applications(around, data.logs, config.node.grace_s)
-            node = Node(config, driver, note, node_health)
-            node._applications = applications
-            node._server = server = grpc.aio.server(options=_server_options(config))
-            _register(server, node, applications, artifacts)
-            node.metrics_port = stack.enter_context(
+            context = await _open(stack, config, data, driver, node_health)
+            applications, artifacts = Applications(context), context.artifacts
+            info = _describe(config, driver, note)
+            server = grpc.aio.server(options=_server_options(config))
+            calls = ServiceLimits(limits.message_timeout_s, context.agent_limits.in_flight)
+            service = ApplicationService(applications, artifacts, info, calls)
+            _register(server, service, node_health, most_calls=limits.calls)
+            metrics_port = stack.enter_context(
                 serve_metrics(
                     config.node.metrics_address,
-                    applications.supervisors,
+                    applications.roster.supervisors,
                     lambda: artifacts.total_bytes,
                     lambda: node_health.damages,
                 )
             )
-            node.address = bind(server, config.node.address)
-            node.recovered = await applications.recover()
-            _tell_of_a_weaker_level(node, data.swap_level(driver.name))
+            node = Node(
+                info,
+                address=bind(server, config.node.address),
+                metrics_port=metrics_port,
+                recovered=await applications.recover(),
+                applications=applications,
+                server=server,
+                health=node_health,
+                grace_s=config.node.grace_s,
+            )
+            _warn_of_a_weaker_level(node, data.swap_level(driver.name), make_drivers(config))
             # From now on there may be something in it that a client was told of.
             data.keep()
             await server.start()
@@ -249,8 +160,60 @@ class NodeBuilder:
             yield node
 
 
-def _tell_of_a_weaker_level(node: Node, before: str) -> None:
-    levels = [driver.name for driver in make_drivers(node.config)]
+async def _open(
+    stack: AsyncExitStack,
+    config: Config,
+    data: DataDirectory,
+    driver: Driver,
+    node_health: NodeHealth,
+) -> NodeContext:
+    """Open what applications share; `stack` closes it."""
+    limits, agent_limits = config.limits, _agent_limits(config)
+    stack.callback(agent_limits.in_flight.close)
+    registry = Registry.open(
+        data.registry,
+        keyvalue_limit_bytes=limits.keyvalue_bytes,
+        limit_bytes=limits.registry_bytes,
+        on_damage=node_health.damage,
+    )
+    artifacts = ArtifactStore(
+        data.path,
+        limit_bytes=limits.artifact_bytes,
+        engine=f"{ENGINE} settings {ENGINE_REVISION}",
+        limits=_compile_limits(limits),
+    )
+    return NodeContext(
+        driver=driver,
+        vms=data.vms,
+        logs=data.logs,
+        registry=await stack.enter_async_context(registry),
+        artifacts=await stack.enter_async_context(artifacts),
+        limits=limits,
+        agent_limits=agent_limits,
+        grace_s=config.node.grace_s,
+    )
+
+
+def _describe(config: Config, driver: Driver, note: str) -> NodeInfo:
+    can, limits, default = driver.capabilities, config.limits, config.default_vm
+    return NodeInfo(
+        node_id=config.node.id,
+        version=__version__,
+        isolation=driver.name,
+        isolation_note=note,
+        artifact_limit_bytes=limits.artifact_bytes,
+        message_limit_bytes=limits.message_bytes,
+        min_memory_mib=can.min_memory_mib,
+        max_memory_mib=can.max_memory_mib,
+        max_vcpus=can.max_vcpus,
+        default_vm=VmConfig(default.vcpus, default.memory_mib),
+        started_unix_ns=time_ns(),
+        overhead_mib=can.overhead_mib,
+    )
+
+
+def _warn_of_a_weaker_level(node: Node, before: str, drivers: Sequence[Driver]) -> None:
+    levels = [driver.name for driver in drivers]
     if node.is_empty or not {before, node.isolation} <= set(levels):
         return
     if levels.index(node.isolation) > levels.index(before):
@@ -259,52 +222,6 @@ def _tell_of_a_weaker_level(node: Node, before: str) -> None:
             "before; to use that again: --isolation %s",
             *(node.isolation, before, before),
         )
-
-
-async def choose_driver(config: Config, given: Driver | None = None) -> tuple[Driver, str]:
-    """Return the driver for the isolation level asked for, and one line about it.
-
-    `auto` takes the strongest whose probe succeeds without emulation. Raises `Unsupported` with
-    the probe's reason and hint when the level asked for does not work here.
-    """
-    level = config.node.isolation
-    if given is None and level == "auto":
-        return await _choose_strongest(config)
-    driver = given or _named(level, make_drivers(config))
-    found = await driver.probe()
-    if not found.ok:
-        raise Unsupported(
-            f"isolation level {driver.name!r} does not work here: {found.reason}",
-            hint=found.hint or "plexspaces doctor",
-        )
-    return driver, f"{driver.capabilities.isolation} ({found.reason})"
-
-
-async def _choose_strongest(config: Config) -> tuple[Driver, str]:
-    passed_over = []
-    for driver in make_drivers(config, emulation=False):
-        found = await driver.probe()
-        if not found.ok:
-            _log.info("isolation level %s does not work here: %s", driver.name, found.reason)
-            passed_over.append(f"{driver.name}: {found.reason}")
-            continue
-        note = f"{driver.capabilities.isolation} ({found.reason})"
-        if driver.name == "process":
-            note = f"no microVM on this machine; {note}"
-        return driver, note
-    raise Unsupported(
-        f"no isolation level works here: {'; '.join(passed_over)}", hint="plexspaces doctor"
-    )
-
-
-def _named(level: str, drivers: Sequence[Driver]) -> Driver:
-    for driver in drivers:
-        if driver.name == level:
-            return driver
-    raise Unsupported(
-        f"isolation level {level!r} is not available in this version",
-        hint="plexspaces start-node --node-id my-node --isolation process",
-    )
 
 
 def _compile_limits(limits: LimitsSection) -> CompileLimits:
@@ -333,20 +250,19 @@ def _server_options(config: Config) -> ChannelOptions:
 
 
 def _register(
-    server: grpc.aio.Server, node: Node, applications: Applications, artifacts: ArtifactStore
+    server: grpc.aio.Server,
+    service: ApplicationService,
+    node_health: NodeHealth,
+    *,
+    most_calls: int,
 ) -> None:
-    boundary = Boundary(server, most_calls=node.config.limits.calls)
-    in_flight = applications.around.agent_limits.in_flight
-    limits = ServiceLimits(node.config.limits.message_timeout_s, in_flight)
-    add_to_server(ApplicationService(applications, artifacts, node.describe, limits), boundary)
+    boundary = Boundary(server, most_calls=most_calls)
+    add_to_server(service, boundary)
     # Its own: who asks whether the node lives is answered whatever else it does.
     health_boundary = Boundary(server, most_calls=HEALTH_CALLS)
-    health_boundary.serve(health_pb2_grpc.add_HealthServicer_to_server, node._health.servicer)
+    health_boundary.serve(health_pb2_grpc.add_HealthServicer_to_server, node_health.servicer)
     names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
     boundary.serve(
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server,
         reflection.aio.ReflectionServicer(names),
     )
-
-
-__all__ = ["InvalidArgument", "Node", "NodeBuilder", "choose_driver"]

@@ -15,6 +15,7 @@ from contextlib import suppress
 from io import FileIO
 from itertools import islice
 from pathlib import Path
+from time import time_ns
 from typing import Self
 
 import msgspec
@@ -187,6 +188,10 @@ class ApplicationLog:
             follower.wake.set()
         if self._writing is None:
             self._writing = asyncio.get_running_loop().create_task(self._write_pending())
+
+    def note(self, level: str, message: str) -> None:
+        """Append a line of the node itself, written now."""
+        self.append(LogRecord(time_ns(), "node", level, message))
 
     async def read(self, tail: int = 0) -> list[LogRecord]:
         """Return the last `tail` lines, oldest first; 0 means all that is kept."""

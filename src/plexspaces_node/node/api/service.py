@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +19,8 @@ from plexspaces_node.errors import InvalidArgument, ResourceExhausted
 from plexspaces_node.info import ApplicationInfo, LogLine, NodeInfo
 from plexspaces_node.model import VmConfig
 from plexspaces_node.node.api.boundary import Boundary, Context, Handler
-from plexspaces_node.node.applications.applications import Applications
+from plexspaces_node.node.applications.operations import Applications
 from plexspaces_node.node.applications.requests import DeployRequest
-from plexspaces_node.node.applications.vms import Vms
 from plexspaces_node.node.artifacts.store import ArtifactStore
 from plexspaces_node.node.machines.in_flight import InFlight
 
@@ -42,13 +41,12 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
         self,
         applications: Applications,
         artifacts: ArtifactStore,
-        describe: Callable[[], NodeInfo],
+        info: NodeInfo,
         limits: ServiceLimits,
     ) -> None:
         self._applications = applications
-        self._vms = Vms(applications)
         self._artifacts = artifacts
-        self._describe = describe
+        self._info = info
         self._limits = limits
         # Long replies that clients have not taken yet, by connection.
         self._untaken: Counter[str] = Counter()
@@ -56,7 +54,7 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
     async def InspectNode(
         self, request: pb.InspectNodeRequest, context: Context
     ) -> pb.InspectNodeResponse:
-        return convert.node_to_proto(self._describe())
+        return convert.node_to_proto(self._info)
 
     async def FindArtifact(
         self, request: pb.FindArtifactRequest, context: Context
@@ -92,7 +90,7 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
 
         async def run() -> ApplicationInfo:
             try:
-                return await self._applications.deploy(deploy, events.put_nowait)
+                return await self._applications.deployer.deploy(deploy, events.put_nowait)
             finally:
                 events.put_nowait(None)
 
@@ -138,27 +136,29 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
                 yield _line(record)
 
     async def StartVm(self, request: pb.StartVmRequest, context: Context) -> pb.StartVmResponse:
-        config = convert.vm_config_from_proto(request.config, default=self._describe().default_vm)
-        vm, vm_ns = await self._applications.start_vm(request.vm_id, config)
-        return pb.StartVmResponse(vm=convert.vm_to_proto(vm), vm_ns=vm_ns)
+        config = convert.vm_config_from_proto(request.config, default=self._info.default_vm)
+        vm = await self._applications.empty_vms.start(request.vm_id, config)
+        return pb.StartVmResponse(vm=convert.vm_to_proto(await vm.info()), vm_ns=vm.vm_ns)
 
     async def StopVm(self, request: pb.StopVmRequest, context: Context) -> pb.StopVmResponse:
-        await self._applications.stop_vm(request.vm_id)
+        await self._applications.empty_vms.stop(request.vm_id)
         return pb.StopVmResponse()
 
     async def ListVms(self, request: pb.ListVmsRequest, context: Context) -> pb.ListVmsResponse:
-        vms = await self._vms.list()
+        vms = await self._applications.vms.list()
         return pb.ListVmsResponse(vms=[convert.vm_to_proto(vm) for vm in vms])
 
     async def InspectVm(
         self, request: pb.InspectVmRequest, context: Context
     ) -> pb.InspectVmResponse:
-        return convert.inspection_to_proto(await self._vms.inspect(request.name))
+        return convert.inspection_to_proto(await self._applications.vms.inspect(request.name))
 
     async def VmConsole(
         self, request: pb.VmConsoleRequest, context: Context
     ) -> AsyncIterator[pb.VmConsoleResponse]:
-        console = self._vms.console(request.name, tail=request.tail, follow=request.follow)
+        console = self._applications.vms.console(
+            request.name, tail=request.tail, follow=request.follow
+        )
         async with aclosing(console) as chunks:
             async for chunk in chunks:
                 yield pb.VmConsoleResponse(chunk=chunk)
@@ -208,8 +208,10 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
             )
 
     def _default_vm(self, request: pb.DeployRequest) -> VmConfig:
-        default = self._describe().default_vm
-        return self._applications.size_of(request.name, default) if request.replace else default
+        default = self._info.default_vm
+        if not request.replace:
+            return default
+        return self._applications.roster.vm_size(request.name, default)
 
     def _timeout_ns(self, timeout_ms: int, context: Context) -> int:
         if timeout_ms:

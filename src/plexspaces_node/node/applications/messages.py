@@ -7,15 +7,13 @@ of a message, what is counted of it, and who waits for whom.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from time import perf_counter_ns, time_ns
+from time import perf_counter_ns
 from typing import NamedTuple
 
 from plexspaces_node.errors import ActorError, ActorFailed, InvalidArgument, PlexSpacesError
 from plexspaces_node.info import MessageTimings
 from plexspaces_node.link import frames as link
-from plexspaces_node.node.applications.supervisor import Supervisor
-from plexspaces_node.node.logs import LogRecord
+from plexspaces_node.node.applications.roster import Roster
 from plexspaces_node.node.machines.agent_client import believed
 from plexspaces_node.node.machines.pending import Answered
 from plexspaces_node.settings import LimitsSection
@@ -33,12 +31,11 @@ class Outcome(NamedTuple):
 
 
 class Messages:
-    """What passes messages on; a `supervisor.Router`. Used on the event loop alone."""
+    """What passes messages on; an `actor_host.Router`. Used on the event loop alone."""
 
-    def __init__(self, limits: LimitsSection, named: Callable[[str], Supervisor]) -> None:
-        """`named` finds an application, or raises `NotFound`."""
+    def __init__(self, limits: LimitsSection, roster: Roster) -> None:
         self._limits = limits
-        self._named = named
+        self._roster = roster
         # Which application waits for which: one entry an actor that is inside `ask`.
         self._asks: dict[str, link.Ask] = {}
         self._closed = False
@@ -52,7 +49,7 @@ class Messages:
         a message over a limit, `DeadlineExceeded`. What the actor did wrong is in the outcome.
         """
         begin = perf_counter_ns()
-        supervisor = self._named(name)
+        supervisor = self._roster.named(name)
         self._check_message(msg_type, payload, timeout_ns)
         try:
             reply, body = await supervisor.agent.invoke(
@@ -71,7 +68,7 @@ class Messages:
         return Outcome(body, failure, timings)
 
     async def ask(self, sender: str, request: link.Ask, payload: link.Body) -> link.Body:
-        """Pass an actor's message on and return the reply; see `supervisor.Router`."""
+        """Pass an actor's message on and return the reply; see `actor_host.Router`."""
         waits_for = request.to
         while waits_for != sender and waits_for in self._asks:
             waits_for = self._asks[waits_for].to
@@ -94,8 +91,8 @@ class Messages:
         return outcome.payload
 
     def tell(self, sender: str, request: link.Tell, payload: link.Body) -> None:
-        """Queue an actor's message with another application; see `supervisor.Router`."""
-        target = self._named(request.to)
+        """Queue an actor's message with another application; see `actor_host.Router`."""
+        target = self._roster.named(request.to)
         timeout_ns = int(self._limits.message_timeout_s * 1e9)
         self._check_message(request.type, payload, timeout_ns)
         begin = perf_counter_ns()
@@ -105,16 +102,15 @@ class Messages:
             if reply.cancelled() or self._closed:
                 return
             if error := reply.exception():
-                target.unclaimed(None, total_ns)
+                target.tally.add_unclaimed(None, total_ns)
                 why = str(error)
             else:
                 answer, _ = reply.result()
-                target.unclaimed(answer, total_ns)
+                target.tally.add_unclaimed(answer, total_ns)
                 why = answer.failure.message
             if why:
                 # Nobody waits for it: the log is the only place the failure can be seen.
-                line = f"a message from {sender!r}: {why}"
-                target.log([LogRecord(time_ns(), "node", "warn", line)])
+                target.journal.note("warn", f"a message from {sender!r}: {why}")
 
         target.agent.post(
             sender=sender, msg_type=request.type, payload=payload, timeout_ns=timeout_ns

@@ -1,8 +1,8 @@
-"""When to start a machine again that ended by itself: a pure policy.
+"""When to start an application again that ended by itself: a policy without a clock of its own.
 
-Doubling waits, so that an application that cannot live costs little; and an end, so that it does
-not cost for ever. The count forgets: a machine that ran well for a while starts afresh. A host that
-cannot make a machine now, such as one with a full disk, is waited for without an end.
+Waits double, so that an application that cannot live costs little, and end, so that it does not
+cost for ever. Old failures are forgotten. A host that cannot make a machine at the moment, for
+example because its disk is full, does not count against the application and is retried for ever.
 """
 
 from __future__ import annotations
@@ -16,6 +16,38 @@ MOST_IN_WINDOW = 10
 
 
 _MOST_DOUBLINGS = 16
+
+
+class Failures:
+    """The recent failures of one application, and the wait that follows from them."""
+
+    def __init__(self) -> None:
+        self._ends_s: list[float] = []
+        self._refusals = 0
+
+    def __len__(self) -> int:
+        return len(self._ends_s)
+
+    def clear(self) -> None:
+        """Forget everything, for a start that a user asked for."""
+        self._ends_s.clear()
+        self._refusals = 0
+
+    def recovered(self) -> None:
+        """Note that the host could make a machine again."""
+        self._refusals = 0
+
+    def add(self, now_s: float, *, by_host: bool) -> None:
+        """Count a failure of the application, or of the host that runs it."""
+        if by_host:
+            self._refusals += 1
+        else:
+            self._refusals = 0
+            self._ends_s = [end for end in self._ends_s if now_s - end < WINDOW_S] + [now_s]
+
+    def wait_s(self, now_s: float) -> float | None:
+        """Return how many seconds to wait before the next attempt, None to give up."""
+        return wait_before_restart(self._ends_s, now_s, refusals=self._refusals)
 
 
 def wait_before_restart(

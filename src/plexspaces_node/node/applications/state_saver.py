@@ -53,7 +53,7 @@ class StateStore(Protocol):
     async def read_part(self, name: str, taken_ns: int, begin: int) -> Body: ...
 
 
-class Room:
+class StateMemory:
     """How much of all states together the node may hold in memory."""
 
     def __init__(self, limit_bytes: int = HELD_BYTES) -> None:
@@ -125,7 +125,7 @@ class StateSaver:
         self,
         name: str,
         store: StateStore,
-        room: Room,
+        room: StateMemory,
         warn: Callable[[str], None],
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,

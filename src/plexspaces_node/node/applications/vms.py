@@ -15,7 +15,8 @@ from pathlib import Path
 from plexspaces_node.errors import NotFound, ResourceExhausted
 from plexspaces_node.info import VmInfo, VmInspection
 from plexspaces_node.model import ApplicationState, VmState
-from plexspaces_node.node.applications.applications import Applications
+from plexspaces_node.node.applications.context import NodeContext
+from plexspaces_node.node.applications.roster import Roster
 from plexspaces_node.node.machines.console import read_console
 from plexspaces_node.node.machines.machine import Machine, pid_in
 from plexspaces_node.vm.bundle import Bundle, bundles
@@ -36,17 +37,18 @@ class _Starting:
 class Vms:
     """Every machine of a node. Used on the node's event loop."""
 
-    def __init__(self, applications: Applications) -> None:
-        self._applications = applications
+    def __init__(self, roster: Roster, node: NodeContext) -> None:
+        self._roster = roster
+        self._node = node
         self._followers = 0
 
     def __repr__(self) -> str:
-        return f"<Vms {len(self._ready())} ready, {self._followers} consoles followed>"
+        return f"<Vms {len(self._roster.machines())} ready, {self._followers} consoles followed>"
 
     async def list(self) -> tuple[VmInfo, ...]:
         """Describe every machine: those with an application by its name, then the others by id."""
         starting = await self._starting()
-        infos = list(await asyncio.gather(*(machine.info() for machine in self._ready())))
+        infos = list(await asyncio.gather(*(machine.info() for machine in self._roster.machines())))
         known = {vm.id for vm in infos}
         infos += [one.info for one in starting if one.info.id not in known]
         return tuple(sorted(infos, key=lambda vm: (not vm.application, vm.application, vm.id)))
@@ -91,26 +93,20 @@ class Vms:
         named: list[tuple[str, str, Machine | _Starting]] = [
             (one.info.application, one.info.id, one) for one in await self._starting()
         ]
-        named += [(machine.application, machine.id, machine) for machine in self._ready()]
+        named += [(machine.application, machine.id, machine) for machine in self._roster.machines()]
         for place in (0, 1):
             for entry in named:
                 if entry[place] == name:
                     return entry[2]
         raise self._not_found(name)
 
-    def _ready(self) -> tuple[Machine, ...]:
-        supervisors = self._applications.supervisors()
-        machines = [one.machine for one in supervisors if one.machine is not None]
-        return (*machines, *self._applications.empty_machines())
-
     async def _starting(self) -> tuple[_Starting, ...]:
-        around = self._applications.around
-        found = await asyncio.to_thread(_bundled, around.vms, around.driver.name)
-        ready = {machine.id for machine in self._ready()}
+        found = await asyncio.to_thread(_bundled, self._node.vms, self._node.driver.name)
+        ready = {machine.id for machine in self._roster.machines()}
         return tuple(one for one in found if one.info.id not in ready)
 
     def _not_found(self, name: str) -> NotFound:
-        for supervisor in self._applications.supervisors():
+        for supervisor in self._roster.supervisors():
             if supervisor.name == name:
                 stopped = supervisor.state is ApplicationState.STOPPED
                 act = f"start --name {name}" if stopped else f"inspect {name}"

@@ -1,0 +1,78 @@
+"""The node as one application's actor sees it: its keys, its log, its state, other applications.
+
+Implements `agent_client.HostCalls`; `Router` is how messages reach other applications.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from plexspaces_node.link import frames as link
+from plexspaces_node.node.applications.state_saver import StateSaver
+from plexspaces_node.node.applications.tally import Tally
+from plexspaces_node.node.logs import ApplicationLog, LogRecord
+from plexspaces_node.node.machines.agent_client import Kept
+from plexspaces_node.node.registry.registry import Registry
+
+
+class Router(Protocol):
+    """Messages between applications."""
+
+    async def ask(self, sender: str, request: link.Ask, payload: link.Body) -> link.Body:
+        """Pass a message on and return the reply; raises what the other one answered."""
+
+    def tell(self, sender: str, request: link.Tell, payload: link.Body) -> None:
+        """Queue a message with another application; raises when that cannot be done."""
+
+
+class ActorHost:
+    """What the agent of one application calls; used on the event loop alone."""
+
+    def __init__(  # noqa: PLR0913 - one destination for each kind of call
+        self,
+        application: str,
+        *,
+        registry: Registry,
+        router: Router,
+        journal: ApplicationLog,
+        saver: StateSaver,
+        tally: Tally,
+    ) -> None:
+        self._application = application
+        self._registry = registry
+        self._router = router
+        self._journal = journal
+        self._saver = saver
+        self._tally = tally
+
+    def __repr__(self) -> str:
+        return f"<ActorHost {self._application}>"
+
+    def log(self, lines: Sequence[LogRecord]) -> None:
+        """Append lines of the actor to the application's log."""
+        for line in lines:
+            self._journal.append(line)
+
+    def snapshot_part(self, part: link.Snapshot, body: link.Body, kept: Kept) -> None:
+        """Take a part of a state; `kept` is called once it is in the node's memory."""
+        self._saver.take(part, body, kept)
+
+    def unclaimed(self, reply: link.Reply | None, total_ns: int) -> None:
+        """Count a reply whose sender has left, or None where none will come."""
+        self._tally.add_unclaimed(reply, total_ns)
+
+    async def answer(self, call: link.HostCall, body: link.Body) -> link.Body | None:
+        """Do what the actor asks of its node; what it raises is the actor's answer."""
+        name = self._application
+        if isinstance(call, link.Get):
+            return await self._registry.kv_get(name, call.key)
+        if isinstance(call, link.Put):
+            await self._registry.kv_put(name, call.key, body)
+        elif isinstance(call, link.Delete):
+            await self._registry.kv_delete(name, call.key)
+        elif isinstance(call, link.Ask):
+            return await self._router.ask(name, call, body)
+        else:
+            self._router.tell(name, call, body)
+        return None

@@ -1,0 +1,37 @@
+"""What applications and their machines use of the node that they run on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from plexspaces_node.node.applications.state_saver import StateMemory
+from plexspaces_node.node.artifacts.store import ArtifactStore
+from plexspaces_node.node.machines.machine import AgentLimits
+from plexspaces_node.node.registry.registry import Registry
+from plexspaces_node.settings import LimitsSection
+from plexspaces_node.vm.driver import Driver
+from plexspaces_node.vm.host import procfs
+
+
+@dataclass(frozen=True, slots=True)
+class NodeContext:
+    """The parts of a node that its applications share.
+
+    Attributes:
+        vms: the directory of the machines' bundles.
+        logs: the directory of the applications' logs.
+        grace_s: how long running messages have to finish when an application is stopped.
+        host_memory_mib: the memory that this host grants the node.
+    """
+
+    driver: Driver
+    vms: Path
+    logs: Path
+    registry: Registry
+    artifacts: ArtifactStore
+    limits: LimitsSection
+    agent_limits: AgentLimits
+    grace_s: float
+    states: StateMemory = field(default_factory=StateMemory)
+    host_memory_mib: int = field(default_factory=procfs.granted_memory_mib)

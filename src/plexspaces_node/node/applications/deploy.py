@@ -1,0 +1,156 @@
+"""Deploys: an application that is new, or the next version of one that is there."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from functools import partial
+from time import perf_counter_ns
+
+from plexspaces_node.errors import AlreadyExists, PlexSpacesError
+from plexspaces_node.info import ApplicationInfo
+from plexspaces_node.node.applications.actor_host import Router
+from plexspaces_node.node.applications.capacity import Capacity
+from plexspaces_node.node.applications.context import NodeContext
+from plexspaces_node.node.applications.describe import describe
+from plexspaces_node.node.applications.empty_vms import EmptyVms
+from plexspaces_node.node.applications.holdings import release, supervise
+from plexspaces_node.node.applications.instance import Progress
+from plexspaces_node.node.applications.name_locks import NameLocks
+from plexspaces_node.node.applications.replacement import Replacement
+from plexspaces_node.node.applications.requests import (
+    DeployRequest,
+    check_artifact,
+    completed,
+    is_answered,
+    next_record,
+    record_of,
+)
+from plexspaces_node.node.applications.roster import Roster
+from plexspaces_node.node.applications.supervisor import Supervisor
+from plexspaces_node.node.applications.task_scope import TaskScope
+from plexspaces_node.node.artifacts.store import Compiled
+from plexspaces_node.node.machines.machine import Machine
+
+_log = logging.getLogger(__name__)
+
+
+class Deployer:
+    """Deploys applications onto one node."""
+
+    def __init__(  # noqa: PLR0913 - the parts that a deploy passes through
+        self,
+        node: NodeContext,
+        *,
+        roster: Roster,
+        router: Router,
+        capacity: Capacity,
+        empty_vms: EmptyVms,
+        scope: TaskScope,
+        locks: NameLocks,
+    ) -> None:
+        self._node = node
+        self._roster = roster
+        self._router = router
+        self._capacity = capacity
+        self._empty_vms = empty_vms
+        self._scope = scope
+        self._locks = locks
+
+    def __repr__(self) -> str:
+        return f"<Deployer onto {self._roster!r}>"
+
+    async def deploy(self, request: DeployRequest, progress: Progress) -> ApplicationInfo:
+        """Deploy an application and return it once a message can be answered.
+
+        On any failure, cancelling included, everything of it is removed but the artifact, and the
+        version that was to be replaced is put back; so it is, once a node opens the directory
+        again, when this one is killed meanwhile. Raises `AlreadyExists`, `InvalidArgument`,
+        `NotFound` for the artifact or the empty machine, `ResourceExhausted` when the node is full,
+        `VmStartFailed`, `WrongState` for a version that cannot be read, what the registry does, or
+        what the actor's `init` did wrong.
+        """
+        begin = perf_counter_ns()
+        spec = request.spec
+        self._node.driver.capabilities.check(spec.vm_config)
+        artifact = self._node.artifacts.holding(spec.digest)
+        async with self._scope.cancellable(), artifact, self._locks.held(spec.name):
+            known = self._roster.applications.get(spec.name)
+            if known is not None:
+                if is_answered(known.record, request):
+                    return await describe(known)
+                if not request.replace:
+                    raise AlreadyExists(
+                        f"application {known.name!r} is already deployed, and {known.state}",
+                        hint="deploy with --replace, which keeps its state, or under another "
+                        "--name",
+                    )
+                self._roster.readable(spec.name)
+            if request.vm_id:
+                self._empty_vms.check(request.vm_id)
+            memory_mib = spec.vm_config.memory_mib
+            with self._capacity.for_application(spec.name, memory_mib, vm_id=request.vm_id):
+                compiled = await self._compile(request, progress)
+                if known is not None:
+                    await self._replace(known, request, compiled, progress)
+                else:
+                    known = await self._start_new(request, compiled, progress, begin)
+            return await describe(known)
+
+    async def _start_new(
+        self, request: DeployRequest, compiled: Compiled, progress: Progress, begin: int
+    ) -> Supervisor:
+        registry = self._node.registry
+        supervisor = supervise(record_of(request, compiled), self._node, self._router)
+        name = supervisor.name
+        try:
+            await registry.insert_application(supervisor.record)
+            await supervisor.journal.clear()
+            self._roster.applications[name] = supervisor
+            empty = await self._take_empty(request)
+            await supervisor.start(compiled=compiled, empty=empty, progress=progress)
+            duration_ns = perf_counter_ns() - begin
+            supervisor.timings = completed(supervisor.timings, compiled, duration_ns)
+            supervisor.record = await registry.set_deployed(name, supervisor.timings)
+        except BaseException:
+            await self._scope.shielded(self._undo(supervisor))
+            raise
+        return supervisor
+
+    async def _replace(
+        self, known: Supervisor, request: DeployRequest, compiled: Compiled, progress: Progress
+    ) -> None:
+        begin = perf_counter_ns() - compiled.duration_ns
+        await self._node.registry.check_request(request.request_id, known.name)
+        record = next_record(known.record, request, compiled)
+        replacement = Replacement(known, record, self._node, self._scope)
+        await replacement.start(compiled, partial(self._take_empty, request), progress)
+        timings = completed(known.timings, compiled, perf_counter_ns() - begin)
+        await replacement.keep(replace(record, timings=timings))
+
+    async def _compile(self, request: DeployRequest, progress: Progress) -> Compiled:
+        overhead_mib = self._node.driver.capabilities.overhead_mib
+        return await self._node.artifacts.compile(
+            request.spec.digest,
+            owner=request.owner,
+            check=partial(check_artifact, request.spec, overhead_mib),
+            on_miss=lambda: progress("compile"),
+        )
+
+    async def _take_empty(self, request: DeployRequest) -> Machine | None:
+        return await self._empty_vms.take(request.vm_id) if request.vm_id else None
+
+    async def _undo(self, supervisor: Supervisor) -> None:
+        """Remove everything of a deploy that failed.
+
+        A row that the registry does not remove is no application: the next deploy of that name or
+        the next start of the node removes it.
+        """
+        self._roster.applications.pop(supervisor.name, None)
+        delete = partial(self._node.registry.delete_application, supervisor.record.id)
+        for step in (supervisor.abort, delete):
+            try:
+                await step()
+            except PlexSpacesError as error:
+                _log.warning("rolling back the deploy of %s: %s", supervisor.name, error)
+        await release(supervisor, self._node)

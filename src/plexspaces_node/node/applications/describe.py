@@ -1,0 +1,35 @@
+"""An application as it is reported to users."""
+
+from __future__ import annotations
+
+from plexspaces_node.info import ApplicationInfo, Counters
+from plexspaces_node.node.applications.supervisor import Supervisor
+
+
+async def describe(supervisor: Supervisor) -> ApplicationInfo:
+    """Describe an application as it is now; measures its machine."""
+    record, tally, machine = supervisor.record, supervisor.tally, supervisor.machine
+    return ApplicationInfo(
+        id=record.id,
+        name=record.name,
+        version=record.version,
+        state=supervisor.state,
+        language=record.language,
+        kind=record.kind,
+        digest=record.digest,
+        vm_config=record.vm_config,
+        vm=await machine.info() if machine else None,
+        timings=supervisor.timings,
+        created_unix_ns=record.created_ns,
+        restarts=supervisor.restarts,
+        last_error=supervisor.last_error,
+        counters=Counters(
+            messages=tally.messages,
+            failures=tally.failures,
+            compute_ns=tally.compute_ns,
+            coordinate_ns=tally.coordinate_ns,
+            in_flight=machine.agent.in_flight if machine else 0,
+        ),
+        args=record.args,
+        concurrency=record.at_once,
+    )

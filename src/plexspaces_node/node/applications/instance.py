@@ -1,0 +1,200 @@
+"""The machine in which an application runs: made, loaded with the application, ended.
+
+One after the other, never two. A machine that could not be removed is remembered and removed
+later. Knows nothing of states or restarts; see `supervisor`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from time import perf_counter_ns
+
+from plexspaces_node.errors import ActorError, PlexSpacesError
+from plexspaces_node.link import frames as link
+from plexspaces_node.model import MIB, ArtifactKind, PhaseTimings
+from plexspaces_node.node.applications.actor_host import ActorHost
+from plexspaces_node.node.applications.context import NodeContext
+from plexspaces_node.node.applications.state_saver import StateSaver
+from plexspaces_node.node.artifacts.store import Compiled
+from plexspaces_node.node.machines.agent_client import StopRefused
+from plexspaces_node.node.machines.machine import Machine, start_machine
+from plexspaces_node.node.registry.registry import ApplicationRecord
+from plexspaces_node.vm.bundle import Bundle, new_vm_id
+
+Progress = Callable[[str], None]
+"""Called with the name of the phase that begins: stop, compile, vm or load."""
+
+FAULTS = (PlexSpacesError, ActorError, OSError, RuntimeError, MemoryError)
+"""What can go wrong without a defect of the node; a thread that cannot start is a RuntimeError."""
+
+GOODBYE_S = 5.0
+"""For each step of an agent's goodbye, its actor's messages and last snapshot being done."""
+
+LOAD_SLACK_S = 1.0
+"""How much longer the node waits for a load than its agent, whose word should come first."""
+
+KINDS = {
+    ArtifactKind.ACTOR: link.Load.KIND_ACTOR,
+    ArtifactKind.COMMAND: link.Load.KIND_COMMAND,
+    ArtifactKind.COMMAND_COMPONENT: link.Load.KIND_COMMAND_COMPONENT,
+}
+
+
+class Instance:
+    """The machine of one application. Its methods are called one at a time.
+
+    Attributes:
+        machine: the running one, None without.
+        reached_load: whether the last start came as far as the application's own code.
+    """
+
+    def __init__(
+        self, node: NodeContext, host: ActorHost, saver: StateSaver, warn: Callable[[str], None]
+    ) -> None:
+        """Start nothing yet; `warn` is told of a machine that cannot be removed."""
+        self.machine: Machine | None = None
+        self.reached_load = False
+        self._node = node
+        self._host = host
+        self._saver = saver
+        self._warn = warn
+        # Of machines that may not be wholly gone.
+        self._leftovers: set[Bundle] = set()
+
+    def __repr__(self) -> str:
+        return f"<Instance {self.machine!r}, {len(self._leftovers)} leftovers>"
+
+    async def start(
+        self,
+        record: ApplicationRecord,
+        *,
+        compiled: Compiled | None,
+        empty: Machine | None,
+        progress: Progress,
+    ) -> PhaseTimings:
+        """Load the application into `empty` or a new machine; return the times when it is ready.
+
+        Compiles its artifact unless `compiled` is given, and starts from its newest state. On any
+        failure, cancelling included, the machine is gone; raises what `ArtifactStore.compile`,
+        `start_machine` and `Machine.load` do.
+        """
+        begin = perf_counter_ns()
+        self.reached_load = False
+        machine = empty
+        try:
+            compiled = compiled or await self._node.artifacts.compile(record.digest)
+            if machine is None:
+                progress("vm")
+                machine = await self._new_machine(record)
+            progress("load")
+            load_begin = perf_counter_ns()
+            loaded = await self._load(machine, record, compiled)
+        except BaseException:
+            if machine is not None:
+                await self._discard(machine)
+            raise
+        self.machine = machine
+        end = perf_counter_ns()
+        return PhaseTimings(
+            compile_ns=compiled.duration_ns,
+            compile_cached=compiled.cached,
+            vm_ns=0 if empty else machine.vm_ns,
+            # What is not the actor's init is loading: the artifact and both ways of the link.
+            load_ns=end - load_begin - loaded.init_ns,
+            init_ns=loaded.init_ns,
+            total_ns=end - begin,
+        )
+
+    async def stop(self, grace_s: float, *, force: bool, save: bool) -> str:
+        """Let messages finish for `grace_s` seconds and end the machine in good order.
+
+        Returns why it had to be ended without a goodbye, else "". Raises `StopRefused` when the
+        actor's state cannot be handed over, unless `force`: the machine runs on.
+        """
+        machine, why = self.machine, ""
+        if machine is not None:
+            try:
+                async with asyncio.timeout(grace_s):
+                    await machine.agent.idle()
+            except TimeoutError:
+                # A goodbye would only wait in the mailbox.
+                why = f"a message was still running after the grace period of {grace_s:g} s"
+                if not force:
+                    raise StopRefused(why, hint="wait until it is done") from None
+                await machine.destroy()
+            else:
+                why = await machine.stop(GOODBYE_S, force=force, save=save)
+            self.machine = None
+        return why
+
+    async def destroy(self) -> Exception | None:
+        """End every machine at once, however it came to be; return what keeps one from going."""
+        resists = None
+        if self.machine is not None:
+            await self._discard(self.machine)
+        for bundle in tuple(self._leftovers):
+            try:
+                await self._node.driver.destroy(bundle)
+            except FAULTS as error:
+                self._warn(f"machine {bundle.vm_id} could not be removed: {error!r}")
+                resists = error
+            else:
+                self._leftovers.discard(bundle)
+        return resists
+
+    async def discard(self) -> None:
+        """Remove the machine, which has ended; what resists is left to `destroy`."""
+        if self.machine is not None:
+            await self._discard(self.machine)
+
+    async def _new_machine(self, record: ApplicationRecord) -> Machine:
+        node = self._node
+        await self.destroy()
+        bundle = Bundle.create(node.vms, new_vm_id(), record.vm_config, application=record.name)
+        self._leftovers.add(bundle)
+        machine = await start_machine(node.driver, bundle, node.agent_limits)
+        self._leftovers.discard(bundle)
+        return machine
+
+    async def _load(
+        self, machine: Machine, record: ApplicationRecord, compiled: Compiled
+    ) -> link.Loaded:
+        memory_mib = record.vm_config.memory_mib - self._node.driver.capabilities.overhead_mib
+        self._saver.begin(memory_mib * MIB)
+        state_bytes, state = await self._saver.latest()
+        limits = self._node.limits
+        frame = link.Load(
+            application=record.name,
+            kind=KINDS[record.kind],
+            env=record.env,
+            args=record.args,
+            memory_bytes=memory_mib * MIB,
+            state_bytes=state_bytes,
+            timeout_ns=int(limits.deploy_timeout_s * 1e9),
+            mailbox=limits.mailbox,
+            snapshot_interval_ns=int(limits.snapshot_interval_s * 1e9),
+            concurrency=record.at_once,
+            vcpus=record.vm_config.vcpus,
+        )
+        timeout_s = limits.deploy_timeout_s + LOAD_SLACK_S
+        return await machine.load(
+            self._host, compiled.path, partial(self._at, frame), state, timeout_s
+        )
+
+    def _at(self, frame: link.Load, path: str) -> link.Load:
+        self.reached_load = True
+        frame.path = path
+        return frame
+
+    async def _discard(self, machine: Machine) -> None:
+        self.machine = None
+        self._saver.begin(0)
+        self._leftovers.add(machine.bundle)
+        try:
+            await machine.destroy()
+        except FAULTS as error:
+            self._warn(f"machine {machine.id} could not be removed: {error!r}")
+        else:
+            self._leftovers.discard(machine.bundle)

@@ -1,0 +1,241 @@
+"""The operations on a node's applications: invoke, list, stop, start, undeploy; its start and end.
+
+What the gRPC service calls. Deploys are `deploy`'s, empty machines `empty_vms`', what becomes of a
+message `messages`'. Operations on one name happen one at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from time import perf_counter_ns
+
+from plexspaces_node.errors import PlexSpacesError, WrongState
+from plexspaces_node.info import ApplicationInfo, Listing
+from plexspaces_node.link.frames import Body
+from plexspaces_node.model import ApplicationState
+from plexspaces_node.node.applications.capacity import Bounds, Capacity
+from plexspaces_node.node.applications.context import NodeContext
+from plexspaces_node.node.applications.deploy import Deployer
+from plexspaces_node.node.applications.describe import describe
+from plexspaces_node.node.applications.empty_vms import EmptyVms
+from plexspaces_node.node.applications.holdings import release, supervise
+from plexspaces_node.node.applications.messages import Messages, Outcome
+from plexspaces_node.node.applications.name_locks import NameLocks
+from plexspaces_node.node.applications.roster import Roster
+from plexspaces_node.node.applications.supervisor import Supervisor
+from plexspaces_node.node.applications.task_scope import TaskScope
+from plexspaces_node.node.applications.vms import Vms
+from plexspaces_node.node.logs import ApplicationLog, remove_all_but
+from plexspaces_node.node.machines.agent_client import StopRefused
+from plexspaces_node.node.machines.leftovers import deployed_applications, destroy_machines
+from plexspaces_node.node.registry.registry import Desired
+
+_log = logging.getLogger(__name__)
+
+
+class Applications:
+    """The applications of one node, and everything that acts on them.
+
+    Attributes:
+        roster: what is there now.
+        vms: the machines, as users look at them.
+        empty_vms: machines without an application.
+        deployer: makes applications.
+    """
+
+    def __init__(self, node: NodeContext) -> None:
+        limits, can = node.limits, node.driver.capabilities
+        memory_mib = limits.memory_mib or node.host_memory_mib * can.memory_promised
+        bounds = Bounds(limits.applications, limits.empty_vms, memory_mib)
+        self._node = node
+        self.roster = Roster()
+        self._messages = Messages(limits, self.roster)
+        self._capacity = Capacity(bounds, self.roster.held)
+        self._scope = TaskScope()
+        self._locks = NameLocks()
+        self.vms = Vms(self.roster, node)
+        self.empty_vms = EmptyVms(node, self.roster, self._capacity, self._scope)
+        self.deployer = Deployer(
+            node,
+            roster=self.roster,
+            router=self._messages,
+            capacity=self._capacity,
+            empty_vms=self.empty_vms,
+            scope=self._scope,
+            locks=self._locks,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Applications {self.roster!r}>"
+
+    def invoke(
+        self, name: str, msg_type: str, payload: Body, timeout_ns: int
+    ) -> Awaitable[Outcome]:
+        """Send a message and wait for the reply; raises what `Messages.invoke` raises."""
+        self._scope.check_open()
+        return self._messages.invoke(name, msg_type, payload, timeout_ns)
+
+    async def undeploy(self, name: str) -> None:
+        """Remove an application without a trace but its artifact, which nobody may need then.
+
+        Raises `NotFound`, and what the registry does: it is Stopped then, and this can be repeated.
+        """
+
+        async def act() -> None:
+            async with self._locks.held(name):
+                supervisor = self.roster.named(name)
+                await supervisor.stop(self._node.grace_s, save=False)
+                try:
+                    await self._node.registry.delete_application(supervisor.record.id)
+                except PlexSpacesError as error:
+                    supervisor.last_error = f"undeploy failed: {error}"
+                    raise
+                del self.roster.applications[name]
+                await release(supervisor, self._node)
+
+        await self._scope.shielded(act())
+
+    async def stop(self, name: str, *, force: bool = False) -> ApplicationInfo:
+        """Stop an application and keep its last snapshot. Idempotent.
+
+        With `force` also where its state cannot be saved: what it changed since its last snapshot
+        is lost then, and `last_error` says so. Raises `NotFound`, `WrongState` for one that cannot
+        be read, `StopRefused` for one whose state cannot be saved, which runs on.
+        """
+
+        async def act() -> ApplicationInfo:
+            async with self._locks.held(name):
+                supervisor = self.roster.readable(name)
+                set_desired = self._node.registry.set_desired
+                supervisor.record = await set_desired(name, Desired.STOPPED)
+                try:
+                    await supervisor.stop(self._node.grace_s, force=force)
+                except StopRefused:
+                    try:
+                        supervisor.record = await set_desired(name, Desired.RUNNING)
+                    except PlexSpacesError as error:
+                        _log.warning(
+                            "application %s keeps running, but will not after the next "
+                            "start of the node: %s",
+                            name,
+                            error,
+                        )
+                    raise
+                return await describe(supervisor)
+
+        return await self._scope.shielded(act())
+
+    async def start(self, name: str) -> ApplicationInfo:
+        """Start a stopped or failed application from its last snapshot. Idempotent.
+
+        Raises `NotFound`, `ResourceExhausted` when the node is full, and it is as it was; or what
+        keeps it from starting, and it is Failed.
+        """
+        async with self._scope.cancellable(), self._locks.held(name):
+            supervisor = self.roster.readable(name)
+            if supervisor.state is ApplicationState.STOPPING:
+                raise WrongState(
+                    f"application {name!r} could not be stopped",
+                    hint=f"see why with: plexspaces stop --name {name}",
+                )
+            if supervisor.state in (ApplicationState.STOPPED, ApplicationState.FAILED):
+                memory_mib = supervisor.record.vm_config.memory_mib
+                with self._capacity.for_application(name, memory_mib):
+                    set_desired = self._node.registry.set_desired
+                    supervisor.record = await set_desired(name, Desired.RUNNING)
+                    await supervisor.start()
+            return await describe(supervisor)
+
+    async def list(self) -> Listing:
+        """Describe every application and every empty machine, by name."""
+        begin = perf_counter_ns()
+        supervisors = sorted(self.roster.supervisors(), key=lambda one: one.name)
+        # One after the other: nothing of it waits, and a task for each takes as long as it does.
+        applications = [await describe(supervisor) for supervisor in supervisors]
+        empties = [await machine.info() for machine in tuple(self.roster.empty_vms.values())]
+        return Listing(tuple(applications), tuple(empties), perf_counter_ns() - begin)
+
+    async def inspect(self, name: str) -> ApplicationInfo:
+        """Describe one application; raises `NotFound`."""
+        return await describe(self.roster.named(name))
+
+    def log_of(self, name: str) -> ApplicationLog:
+        """Return an application's log; raises `NotFound`."""
+        return self.roster.named(name).journal
+
+    # ---- the life of the node ----------------------------------------------------------
+
+    async def recover(self) -> tuple[str, ...]:
+        """Destroy what an earlier node left running, and start what should run.
+
+        Returns the names of those that start, at once: they do so in the background, also where
+        they are more than the node would take now. Of a deploy that was not done when that node
+        ended nothing stays.
+        """
+        await destroy_machines(self._node.driver, self._node.vms)
+        starting = []
+        for record in await deployed_applications(self._node.registry):
+            supervisor = supervise(record, self._node, self._messages)
+            self.roster.applications[record.name] = supervisor
+            if record.fault:
+                _log.warning("application %s: %s", record.name, record.fault)
+            elif record.desired is Desired.RUNNING:
+                supervisor.start_later()
+                starting.append(record.name)
+        if not self._node.registry.is_new:
+            await asyncio.to_thread(
+                remove_all_but, self._node.logs, tuple(self.roster.applications)
+            )
+        elif self._node.artifacts.total_bytes or any(self._node.logs.iterdir()):
+            # Nothing is removed: what belongs to whom may be known again.
+            _log.warning(
+                "the registry is new, but %s has artifacts or logs of an earlier one: if it was "
+                "lost, stop the node and restore a backup (plexspaces restore)",
+                self._node.logs.parent,
+            )
+        # Not before: only now the artifacts of all applications are held.
+        self._node.artifacts.start_pruning(self._node.limits.unused_artifact_bytes)
+        return tuple(starting)
+
+    async def drain(self, grace_s: float) -> bool:
+        """Take no more work, let messages finish for `grace_s`, stop every machine.
+
+        What should run keeps that wish, and does so when a node opens this directory again.
+        Returns whether all was stopped and saved; what was not is logged.
+        """
+
+        async def end(supervisor: Supervisor) -> None:
+            async with self._locks.held(supervisor.name):
+                # The node ends, and its machines with it: what is lost can only be told.
+                if lost := await supervisor.stop(grace_s, force=True):
+                    raise WrongState(f"application {supervisor.name!r}: {lost}")
+
+        await self._scope.close()
+        ends = await asyncio.gather(
+            *(end(supervisor) for supervisor in self.roster.supervisors()),
+            *(self.empty_vms.stop(vm_id) for vm_id in tuple(self.roster.empty_vms)),
+            return_exceptions=True,
+        )
+        errors = [error for error in ends if isinstance(error, BaseException)]
+        for error in errors:
+            # One machine that cannot be ended must not keep the others running.
+            _log.error("shutting down: %s", error, exc_info=error)
+        await self._close_logs()
+        return not errors
+
+    async def abort(self) -> None:
+        """End every machine at once; what was not snapshotted is lost."""
+        await self._scope.close()
+        await asyncio.gather(
+            *(supervisor.abort() for supervisor in self.roster.supervisors()),
+            *(machine.destroy() for machine in tuple(self.roster.empty_vms.values())),
+            return_exceptions=True,
+        )
+        await self._close_logs()
+
+    async def _close_logs(self) -> None:
+        self._messages.close()
+        for supervisor in self.roster.supervisors():
+            await supervisor.journal.close()

@@ -1,0 +1,69 @@
+"""Which applications and which empty machines a node has at the moment, by name and by ID."""
+
+from __future__ import annotations
+
+from plexspaces_node.errors import NotFound, WrongState
+from plexspaces_node.model import ApplicationState, VmConfig
+from plexspaces_node.node.applications.capacity import Held
+from plexspaces_node.node.applications.supervisor import Supervisor
+from plexspaces_node.node.machines.machine import Machine
+
+_WITHOUT_MACHINE = (ApplicationState.STOPPED, ApplicationState.FAILED)
+
+
+class Roster:
+    """The node's applications and empty machines. Changed on the event loop alone.
+
+    Attributes:
+        applications: the supervisor of each application, by name.
+        empty_vms: the machines that wait for an application, by ID.
+    """
+
+    def __init__(self) -> None:
+        self.applications: dict[str, Supervisor] = {}
+        self.empty_vms: dict[str, Machine] = {}
+
+    def __repr__(self) -> str:
+        return f"<Roster {len(self.applications)} applications, {len(self.empty_vms)} empty VMs>"
+
+    def supervisors(self) -> tuple[Supervisor, ...]:
+        """Return every application's supervisor; callable from any thread."""
+        return tuple(self.applications.values())
+
+    def machines(self) -> tuple[Machine, ...]:
+        """Return every machine that is ready: those of applications, then the empty ones."""
+        used = [one.machine for one in self.supervisors() if one.machine is not None]
+        return (*used, *self.empty_vms.values())
+
+    def named(self, name: str) -> Supervisor:
+        """Return an application; raises `NotFound`."""
+        supervisor = self.applications.get(name)
+        if supervisor is None:
+            raise NotFound(f"there is no application {name!r}", hint="plexspaces list")
+        return supervisor
+
+    def readable(self, name: str) -> Supervisor:
+        """Return an application; raises `NotFound`, and `WrongState` for an unreadable record."""
+        supervisor = self.named(name)
+        if supervisor.record.fault:
+            raise WrongState(
+                f"application {name!r}: {supervisor.record.fault}",
+                hint="use the version of PlexSpaces that wrote it, or remove it: "
+                f"plexspaces undeploy --name {name}",
+            )
+        return supervisor
+
+    def vm_size(self, name: str, default: VmConfig) -> VmConfig:
+        """Return the size of an application's machine, or `default` without an application."""
+        known = self.applications.get(name)
+        return default if known is None else known.record.vm_config
+
+    def held(self) -> Held:
+        """Return the memory in use: of each application, and of each empty machine."""
+        return Held(
+            {
+                one.name: 0 if one.state in _WITHOUT_MACHINE else one.record.vm_config.memory_mib
+                for one in self.supervisors()
+            },
+            {vm_id: machine.config.memory_mib for vm_id, machine in self.empty_vms.items()},
+        )

@@ -1,0 +1,34 @@
+"""Counts and times of one application's messages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from plexspaces_node.link import frames as link
+from plexspaces_node.node.machines.agent_client import believed
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts and times of an application's messages since the node started."""
+
+    messages: int = 0
+    failures: int = 0
+    compute_ns: int = 0
+    coordinate_ns: int = 0
+
+    def add(self, *, total_ns: int, compute_ns: int, failed: bool) -> None:
+        """Count a message that was answered."""
+        self.messages += 1
+        self.failures += failed
+        self.compute_ns += compute_ns
+        self.coordinate_ns += total_ns - compute_ns
+
+    def add_unclaimed(self, reply: link.Reply | None, total_ns: int) -> None:
+        """Count a message whose reply nobody waits for; None where no reply came."""
+        if reply is None:
+            self.failures += 1
+        else:
+            compute_ns = believed(reply.compute_ns, total_ns)
+            failed = reply.HasField("failure")
+            self.add(total_ns=total_ns, compute_ns=compute_ns, failed=failed)

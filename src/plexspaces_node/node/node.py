@@ -1,0 +1,90 @@
+"""A running node, as a program that embeds one sees it."""
+
+from __future__ import annotations
+
+import grpc
+
+from plexspaces_node.info import NodeInfo
+from plexspaces_node.node.api.health import NodeHealth
+from plexspaces_node.node.applications.operations import Applications
+
+END_RPC_GRACE_S = 1.0
+"""For calls other than messages (a listing, a deploy being undone) to end on shutdown."""
+
+
+class Node:
+    """A running node. Made by `NodeBuilder.build`, ended by leaving its context.
+
+    Attributes:
+        info: what the node is and what it allows.
+        address: HOST:PORT that it listens on.
+        metrics_port: where it serves metrics, None for nowhere.
+        recovered: the names of the applications that it started by itself.
+        applications: what it runs.
+    """
+
+    def __init__(  # noqa: PLR0913 - the parts of a running node
+        self,
+        info: NodeInfo,
+        *,
+        address: str,
+        metrics_port: int | None,
+        recovered: tuple[str, ...],
+        applications: Applications,
+        server: grpc.aio.Server,
+        health: NodeHealth,
+        grace_s: float,
+    ) -> None:
+        self.info = info
+        self.address = address
+        self.metrics_port = metrics_port
+        self.recovered = recovered
+        self.applications = applications
+        self._server = server
+        self._health = health
+        self._grace_s = grace_s
+        self._ended = False
+
+    def __repr__(self) -> str:
+        return f"<Node {self.id} {self.isolation} at {self.address}>"
+
+    @property
+    def id(self) -> str:
+        """The node's ID."""
+        return self.info.node_id
+
+    @property
+    def isolation(self) -> str:
+        """The isolation level."""
+        return self.info.isolation
+
+    @property
+    def isolation_note(self) -> str:
+        """One line on what the isolation level protects against."""
+        return self.info.isolation_note
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no applications, none that are stopped either."""
+        return not self.applications.roster.applications
+
+    async def drain(self) -> bool:
+        """Refuse new work, let running messages finish within the grace time, stop everything.
+
+        Returns False when something could not be stopped, or its state not be saved; the log
+        says what. Idempotent: again it does nothing; leaving the context drains too.
+        """
+        if self._ended:
+            return True
+        self._ended = True
+        await self._health.shut_down()
+        # The server goes last: until then whoever calls is told that the node is shutting down.
+        drained = await self.applications.drain(self._grace_s)
+        await self._server.stop(END_RPC_GRACE_S)
+        return drained
+
+    async def abort(self) -> None:
+        """End every machine at once, without letting anything finish."""
+        self._ended = True
+        await self.applications.abort()
+        await self._server.stop(0)
