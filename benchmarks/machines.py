@@ -16,7 +16,7 @@ from time import perf_counter
 
 from benchmarks.bare_boot import bare_boot_s
 from plexspaces_node import NodeBuilder, NodeClient
-from plexspaces_node.client.node import DeployOptions
+from plexspaces_node.client import DeployOptions
 from plexspaces_node.config import ConfigBootstrap
 from plexspaces_node.errors import ActorError, PlexSpacesError, Unsupported
 from plexspaces_node.isolation import open_image

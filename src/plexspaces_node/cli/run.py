@@ -44,7 +44,7 @@ from plexspaces_node.cli.workload import (
 )
 from plexspaces_node.client import DeployOptions, NodeClient
 from plexspaces_node.client.artifact import check_wasm, read_artifact
-from plexspaces_node.client.node import check_address
+from plexspaces_node.client.connection import check_address
 from plexspaces_node.model import VmConfig, check_name
 from plexspaces_node.toolchains.workload import DEFAULT_PRIMES_LIMIT, MAX_PRIMES_LIMIT
 from plexspaces_node.tracker import PerformanceReport

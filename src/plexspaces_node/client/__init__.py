@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from plexspaces_node.client.artifact import Artifact
 from plexspaces_node.client.deployment import ApplicationDeployment, DeployedApplication
-from plexspaces_node.client.node import DeployOptions, NodeClient, Progress
+from plexspaces_node.client.node import NodeClient
+from plexspaces_node.client.options import DeployOptions, Progress
 from plexspaces_node.client.registry import VmRegistry
 
 __all__ = [

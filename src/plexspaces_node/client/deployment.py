@@ -9,12 +9,9 @@ from types import TracebackType
 from typing import Self
 
 from plexspaces_node.api.convert import language_named
-from plexspaces_node.client.node import (
-    DEFAULT_ADDRESS,
-    DeployOptions,
-    NodeClient,
-    OnProgress,
-)
+from plexspaces_node.client.connection import DEFAULT_ADDRESS
+from plexspaces_node.client.node import NodeClient
+from plexspaces_node.client.options import DeployOptions, OnProgress
 from plexspaces_node.errors import InvalidArgument, NotFound
 from plexspaces_node.info import ApplicationInfo, InvokeResult, LogLine
 from plexspaces_node.model import Language, VmConfig, check_name

@@ -1,7 +1,8 @@
 """`NodeClient`: one typed method a call of the node's gRPC service.
 
-This file owns deadlines, the upload stream and the mapping of failures to errors. It retries
-nothing: only the caller knows whether a message may be sent twice.
+This file owns deadlines and the upload stream; the connection and the mapping of failures to
+errors are `connection`'s. It retries nothing: only the caller knows whether a message may be sent
+twice.
 """
 
 from __future__ import annotations
@@ -10,30 +11,27 @@ import asyncio
 import math
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar
-
-import grpc
 
 from plexspaces_node.api import convert
 from plexspaces_node.api.generated import application_pb2 as pb
-from plexspaces_node.api.generated.application_pb2_grpc import ApplicationServiceStub
-from plexspaces_node.api.invoke import METHOD, SERVICE, Request, decode_reply, encode_request
-from plexspaces_node.api.options import UPLOAD_CHUNK_BYTES, client_options
-from plexspaces_node.api.status import DEFAULT_ADDRESS as DEFAULT_ADDRESS
-from plexspaces_node.api.status import from_grpc
+from plexspaces_node.api.invoke import Request, decode_reply, encode_request
+from plexspaces_node.api.options import UPLOAD_CHUNK_BYTES
 from plexspaces_node.artifact_inspection import check_memory, inspect
 from plexspaces_node.client.artifact import Artifact, check_wasm, read_artifact
-from plexspaces_node.errors import (
-    AlreadyExists,
-    Internal,
-    InvalidArgument,
-    NotFound,
-    WrongState,
+from plexspaces_node.client.connection import NodeConnection
+from plexspaces_node.client.options import (
+    DeployOptions,
+    OnProgress,
+    Progress,
+    check_fits,
+    size_of,
+    spec_of,
 )
+from plexspaces_node.errors import AlreadyExists, Internal, InvalidArgument, NotFound
 from plexspaces_node.info import (
     ApplicationInfo,
     InvokeResult,
@@ -44,18 +42,7 @@ from plexspaces_node.info import (
     VmInfo,
     VmInspection,
 )
-from plexspaces_node.model import (
-    MAX_MESSAGE_LIMIT_BYTES,
-    MIB,
-    ApplicationSpec,
-    Language,
-    VmConfig,
-    check_name,
-)
-
-if TYPE_CHECKING:
-    # The stubs' type files know this class, the generated code does not.
-    from plexspaces_node.api.generated.application_pb2_grpc import ApplicationServiceAsyncStub
+from plexspaces_node.model import MAX_MESSAGE_LIMIT_BYTES, ApplicationSpec, VmConfig, check_name
 
 READ_TIMEOUT_S = 15.0
 """For calls that only look."""
@@ -67,98 +54,14 @@ MAX_INVOKE_TIMEOUT_S = 86_400.0
 
 # The node's own answer says which part took too long; gRPC's says only that time is up.
 _DEADLINE_SLACK_S = 2.0
-_NO_DIGEST_YET = "0" * 64
-
-_T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a deploy is.
-
-    Attributes:
-        phase: `upload`, `cached` (the node has the artifact), `compile`, `stop` (of the version
-            before), `vm` or `load`, which includes the actor's init.
-        done_bytes: sent so far; only in the phase `upload`.
-        total_bytes: to send; only in the phase `upload`.
-    """
-
-    phase: str
-    done_bytes: int = 0
-    total_bytes: int = 0
-
-
-OnProgress: TypeAlias = Callable[[Progress], None]
-
-
-@dataclass(frozen=True, slots=True)
-class DeployOptions:
-    """What a deploy may be told beyond a name and an artifact.
-
-    Attributes:
-        language: what the artifact was written in, or None to have it read from the artifact.
-        vcpus: of the machine, or None for the node's default.
-        memory_mib: of the machine, or None for the node's default.
-        vm_id: an empty machine to deploy into, or "" for a new one.
-        request_id: of an earlier deploy whose end was not seen, to be given its answer if it was
-            done; "" for a deploy of its own.
-        replace: an application of the name is replaced and keeps its state, its keys and values
-            and its log; also its size, its environment, its arguments and its concurrency where
-            this names none.
-        args: a command's arguments after its name, the same for every message.
-        concurrency: how many messages a command handles at the same time, or None for as many as
-            its machine has vcpus.
-    """
-
-    language: Language | None = None
-    version: str = convert.DEFAULT_VERSION
-    vcpus: int | None = None
-    memory_mib: int | None = None
-    env: Mapping[str, str] = field(default_factory=dict)
-    vm_id: str = ""
-    request_id: str = ""
-    replace: bool = False
-    args: Sequence[str] = ()
-    concurrency: int | None = None
-
-
-class NodeClient:
-    """A connection to one node; an async context manager, opened on entry.
+class NodeClient(NodeConnection):
+    """The calls of one node; an async context manager, connected on entry.
 
     Every method raises `WrongState` outside the context, `Unavailable` when no node answers and
     `DeadlineExceeded` when it does not in time. May be used by many tasks of one event loop.
     """
-
-    def __init__(self, address: str = DEFAULT_ADDRESS) -> None:
-        self.address = check_address(address)
-        self._channel: grpc.aio.Channel | None = None
-        self._opened: ApplicationServiceAsyncStub | None = None
-        self._invoke: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] | None = None
-
-    def __repr__(self) -> str:
-        return f"<NodeClient {self.address} {'open' if self._channel else 'closed'}>"
-
-    async def __aenter__(self) -> Self:
-        if self._channel is not None:
-            raise WrongState(f"the client of {self.address} is already open")
-        self._channel = grpc.aio.insecure_channel(self.address, options=client_options())
-        self._opened = ApplicationServiceStub(self._channel)
-        self._invoke = self._channel.unary_unary(f"/{SERVICE}/{METHOD}")
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Close the connection and end the calls in flight; idempotent."""
-        channel, self._channel, self._opened, self._invoke = self._channel, None, None, None
-        if channel is not None:
-            await channel.close()
 
     async def inspect_node(self, *, timeout_s: float = READ_TIMEOUT_S) -> NodeInfo:
         """Return what the node is and what it allows."""
@@ -200,7 +103,7 @@ class NodeClient:
         size_bytes = await asyncio.to_thread(check_wasm, wasm)
         node, config = await self._check_deploy(name, wish, size_bytes)
         artifact = await asyncio.to_thread(read_artifact, wasm)
-        spec = replace(_spec(name, wish), digest=artifact.digest, vm_config=config)
+        spec = replace(spec_of(name, wish), digest=artifact.digest, vm_config=config)
         await self._bring(artifact, node, spec, on_progress)
         request = convert.deploy_to_proto(
             spec,
@@ -209,7 +112,17 @@ class NodeClient:
             vm_id=wish.vm_id,
         )
         request.replace = wish.replace
-        return await self._deploy(request, on_progress, timeout_s)
+        call = self._stub.Deploy(request, timeout=timeout_s)
+        deployed: ApplicationInfo | None = None
+        async with aclosing(self._stream(call)) as events:
+            async for event in events:
+                if event.WhichOneof("event") == "application":
+                    deployed = convert.application_from_proto(event.application)
+                elif on_progress is not None:
+                    on_progress(Progress(event.phase))
+        if deployed is None:
+            raise Internal(f"the node at {self.address} ended the deploy without a result")
+        return deployed
 
     async def check_deploy(
         self, name: str, *, options: DeployOptions | None = None, size_bytes: int = 0
@@ -275,8 +188,7 @@ class NodeClient:
             deadline_s = timeout_s + _DEADLINE_SLACK_S
         request = encode_request(Request(name, type, payload, timeout_ms))
         begin_ns = time.perf_counter_ns()
-        call = self._messages(request, timeout=deadline_s)
-        reply = await self._answer(call)
+        reply = await self._answer(self._open.invoke(request, timeout=deadline_s))
         round_trip_ns = time.perf_counter_ns() - begin_ns
         return decode_reply(reply, round_trip_ns=round_trip_ns)
 
@@ -305,13 +217,9 @@ class NodeClient:
             raise InvalidArgument(f"tail must be 0 or more, not {tail}")
         request = pb.LogsRequest(name=name, follow=follow, tail=tail)
         call = self._stub.Logs(request, timeout=None if follow else CHANGE_TIMEOUT_S)
-        try:
-            async for message in call:
+        async with aclosing(self._stream(call)) as messages:
+            async for message in messages:
                 yield convert.log_line_from_proto(message)
-        except grpc.aio.AioRpcError as error:
-            raise from_grpc(error, address=self.address) from error
-        finally:
-            call.cancel()
 
     async def start_vm(self, vm_id: str = "", *, vm_config: VmConfig | None = None) -> StartedVm:
         """Start an empty machine for a later deploy; "" lets the node choose its id."""
@@ -358,46 +266,9 @@ class NodeClient:
             raise InvalidArgument(f"tail must be 0 or more, not {tail}")
         request = pb.VmConsoleRequest(name=name, follow=follow, tail=tail)
         call = self._stub.VmConsole(request, timeout=None if follow else CHANGE_TIMEOUT_S)
-        try:
-            async for message in call:
+        async with aclosing(self._stream(call)) as messages:
+            async for message in messages:
                 yield message.chunk
-        except grpc.aio.AioRpcError as error:
-            raise from_grpc(error, address=self.address) from error
-        finally:
-            call.cancel()
-
-    @property
-    def _stub(self) -> ApplicationServiceAsyncStub:
-        if self._opened is None:
-            raise self._not_open()
-        return self._opened
-
-    def _not_open(self) -> WrongState:
-        return WrongState(
-            f"the client of {self.address} is not open",
-            hint="use it in a block: async with NodeClient(address) as node",
-        )
-
-    @property
-    def _messages(self) -> grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]:
-        # Not the stub's, which would copy a payload twice.
-        if self._invoke is None:
-            raise self._not_open()
-        return self._invoke
-
-    async def _answer(self, call: Awaitable[_T]) -> _T:
-        try:
-            return await call
-        except grpc.aio.AioRpcError as error:
-            raise from_grpc(error, address=self.address) from error
-
-    async def _check_free(self, name: str) -> None:
-        taken = await self._find(name)
-        if taken is not None:
-            raise AlreadyExists(
-                f"application {name!r} is already deployed, and {taken.state}",
-                hint="deploy with --replace, which keeps its state, or under another --name",
-            )
 
     async def _find(self, name: str) -> ApplicationInfo | None:
         try:
@@ -409,13 +280,17 @@ class NodeClient:
         self, name: str, wish: DeployOptions, size_bytes: int
     ) -> tuple[NodeInfo, VmConfig]:
         """Check a deploy; return the node, and the size of the machine that there would be."""
-        _spec(name, wish)
+        spec_of(name, wish)
         node = await self.inspect_node()
         replaced = await self._find(name) if wish.replace else None
-        config = _complete(wish, replaced.vm_config if replaced else node.default_vm)
-        _check_fits(size_bytes, config, node)
-        if not wish.replace and not wish.request_id:
-            await self._check_free(name)
+        config = size_of(wish, replaced.vm_config if replaced else node.default_vm)
+        check_fits(size_bytes, config, node)
+        repeats = wish.replace or wish.request_id
+        if not repeats and (taken := await self._find(name)) is not None:
+            raise AlreadyExists(
+                f"application {name!r} is already deployed, and {taken.state}",
+                hint="deploy with --replace, which keeps its state, or under another --name",
+            )
         return node, config
 
     async def _bring(
@@ -436,40 +311,6 @@ class NodeClient:
             check_memory(found.memory_bytes, memory_mib=memory_mib, overhead_mib=node.overhead_mib)
         await self.upload(artifact, on_progress=on_progress)
 
-    async def _deploy(
-        self, request: pb.DeployRequest, on_progress: OnProgress | None, timeout_s: float
-    ) -> ApplicationInfo:
-        call = self._stub.Deploy(request, timeout=timeout_s)
-        deployed: ApplicationInfo | None = None
-        try:
-            async for event in call:
-                if event.WhichOneof("event") == "application":
-                    deployed = convert.application_from_proto(event.application)
-                elif on_progress is not None:
-                    on_progress(Progress(event.phase))
-        except grpc.aio.AioRpcError as error:
-            raise from_grpc(error, address=self.address) from error
-        finally:
-            call.cancel()
-        if deployed is None:
-            raise Internal(f"the node at {self.address} ended the deploy without a result")
-        return deployed
-
-
-def check_address(address: str) -> str:
-    """Return the address when it is HOST:PORT or unix:PATH, else raise `InvalidArgument`."""
-    if address.startswith("unix:") and len(address) > len("unix:"):
-        return address
-    host, colon, port = address.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    digits = port.isascii() and port.isdigit()
-    if not (host and colon and digits and 0 < int(port) < 65536 and (bracketed or ":" not in host)):
-        raise InvalidArgument(
-            f"node address {address!r} is not HOST:PORT",
-            hint=f"for example --node-address {DEFAULT_ADDRESS}",
-        )
-    return address
-
 
 def check_message(size_bytes: int) -> None:
     """Raise `InvalidArgument` for a message that no node accepts; a node's own cap may be lower."""
@@ -477,51 +318,6 @@ def check_message(size_bytes: int) -> None:
         raise InvalidArgument(
             f"a message of {size_bytes} bytes exceeds the limit of {MAX_MESSAGE_LIMIT_BYTES}",
             hint="send it in parts",
-        )
-
-
-def _spec(name: str, wish: DeployOptions) -> ApplicationSpec:
-    if wish.vm_id:
-        check_name(wish.vm_id, what="VM id")
-    if wish.concurrency == 0:
-        raise InvalidArgument("concurrency must be at least 1, not 0", hint="omit it")
-    return ApplicationSpec(
-        name=name,
-        digest=_NO_DIGEST_YET,
-        version=wish.version,
-        language=wish.language,
-        vm_config=_complete(wish, VmConfig()),
-        env=dict(wish.env),
-        args=tuple(wish.args),
-        concurrency=wish.concurrency or 0,
-    )
-
-
-def _complete(wish: DeployOptions, default: VmConfig) -> VmConfig:
-    return VmConfig(
-        vcpus=default.vcpus if wish.vcpus is None else wish.vcpus,
-        memory_mib=default.memory_mib if wish.memory_mib is None else wish.memory_mib,
-    )
-
-
-def _check_fits(size_bytes: int, config: VmConfig, node: NodeInfo) -> None:
-    if size_bytes > node.artifact_limit_bytes:
-        raise InvalidArgument(
-            f"the artifact has {size_bytes / MIB:.1f} MiB, "
-            f"but the node accepts at most {node.artifact_limit_bytes / MIB:.1f} MiB",
-            hint="build it without debug information, or raise the node's artifact limit",
-        )
-    if config.vcpus > node.max_vcpus:
-        raise InvalidArgument(
-            f"vcpus must be at most {node.max_vcpus} on this node, not {config.vcpus}",
-            hint=f"deploy with --vcpus {node.max_vcpus}",
-        )
-    least, most = node.min_memory_mib, node.max_memory_mib
-    if not least <= config.memory_mib <= most:
-        nearest = min(max(config.memory_mib, least), most)
-        raise InvalidArgument(
-            f"memory must be from {least} to {most} MiB on this node, not {config.memory_mib}",
-            hint=f"deploy with --memory {nearest}",
         )
 
 

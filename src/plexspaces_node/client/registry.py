@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from plexspaces_node.client.node import DEFAULT_ADDRESS, NodeClient
+from plexspaces_node.client.connection import DEFAULT_ADDRESS
+from plexspaces_node.client.node import NodeClient
 from plexspaces_node.errors import NotFound
 from plexspaces_node.info import Listing, VmInfo
 

@@ -1,0 +1,112 @@
+"""What a deploy is told, what it tells, and what can be checked of it before anything is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from plexspaces_node.api import convert
+from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.info import NodeInfo
+from plexspaces_node.model import MIB, ApplicationSpec, Language, VmConfig, check_name
+
+_NO_DIGEST_YET = "0" * 64
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a deploy is.
+
+    Attributes:
+        phase: `upload`, `cached` (the node has the artifact), `compile`, `stop` (of the version
+            before), `vm` or `load`, which includes the actor's init.
+        done_bytes: sent so far; only in the phase `upload`.
+        total_bytes: to send; only in the phase `upload`.
+    """
+
+    phase: str
+    done_bytes: int = 0
+    total_bytes: int = 0
+
+
+OnProgress: TypeAlias = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class DeployOptions:
+    """What a deploy may be told beyond a name and an artifact.
+
+    Attributes:
+        language: what the artifact was written in, or None to have it read from the artifact.
+        vcpus: of the machine, or None for the node's default.
+        memory_mib: of the machine, or None for the node's default.
+        vm_id: an empty machine to deploy into, or "" for a new one.
+        request_id: of an earlier deploy whose end was not seen, to be given its answer if it was
+            done; "" for a deploy of its own.
+        replace: an application of the name is replaced and keeps its state, its keys and values
+            and its log; also its size, its environment, its arguments and its concurrency where
+            this names none.
+        args: a command's arguments after its name, the same for every message.
+        concurrency: how many messages a command handles at the same time, or None for as many as
+            its machine has vcpus.
+    """
+
+    language: Language | None = None
+    version: str = convert.DEFAULT_VERSION
+    vcpus: int | None = None
+    memory_mib: int | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    vm_id: str = ""
+    request_id: str = ""
+    replace: bool = False
+    args: Sequence[str] = ()
+    concurrency: int | None = None
+
+
+def spec_of(name: str, wish: DeployOptions) -> ApplicationSpec:
+    """Return what is to be deployed, without its digest; raises `InvalidArgument`."""
+    if wish.vm_id:
+        check_name(wish.vm_id, what="VM id")
+    if wish.concurrency == 0:
+        raise InvalidArgument("concurrency must be at least 1, not 0", hint="omit it")
+    return ApplicationSpec(
+        name=name,
+        digest=_NO_DIGEST_YET,
+        version=wish.version,
+        language=wish.language,
+        vm_config=size_of(wish, VmConfig()),
+        env=dict(wish.env),
+        args=tuple(wish.args),
+        concurrency=wish.concurrency or 0,
+    )
+
+
+def size_of(wish: DeployOptions, default: VmConfig) -> VmConfig:
+    """Return the size of the machine, from a default where the options name none."""
+    return VmConfig(
+        vcpus=default.vcpus if wish.vcpus is None else wish.vcpus,
+        memory_mib=default.memory_mib if wish.memory_mib is None else wish.memory_mib,
+    )
+
+
+def check_fits(size_bytes: int, config: VmConfig, node: NodeInfo) -> None:
+    """Raise `InvalidArgument` for an artifact or a machine that is too large for a node."""
+    if size_bytes > node.artifact_limit_bytes:
+        raise InvalidArgument(
+            f"the artifact has {size_bytes / MIB:.1f} MiB, "
+            f"but the node accepts at most {node.artifact_limit_bytes / MIB:.1f} MiB",
+            hint="build it without debug information, or raise the node's artifact limit",
+        )
+    if config.vcpus > node.max_vcpus:
+        raise InvalidArgument(
+            f"vcpus must be at most {node.max_vcpus} on this node, not {config.vcpus}",
+            hint=f"deploy with --vcpus {node.max_vcpus}",
+        )
+    least, most = node.min_memory_mib, node.max_memory_mib
+    if not least <= config.memory_mib <= most:
+        nearest = min(max(config.memory_mib, least), most)
+        raise InvalidArgument(
+            f"memory must be from {least} to {most} MiB on this node, not {config.memory_mib}",
+            hint=f"deploy with --memory {nearest}",
+        )
