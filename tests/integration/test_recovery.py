@@ -23,7 +23,6 @@ from plexspaces_node.errors import (
     WrongState,
 )
 from plexspaces_node.model import ApplicationState, VmConfig
-from plexspaces_node.node.applications import state_saver as saving
 from plexspaces_node.node.applications.supervisor import Supervisor
 from plexspaces_node.node.node import Node
 from plexspaces_node.node.registry.registry import Registry
@@ -153,7 +152,6 @@ async def test_state_that_cannot_be_saved_when_its_application_ends_then_that_is
     async def refuse(*_: object, **__: object) -> None:
         raise ResourceExhausted("no space left", hint="df -h /data")
 
-    monkeypatch.setattr(saving, "SAVE_S", 0.01)
     quick = builder(data_dir).with_setting("node.grace_s", 0.5)
     async with quick.build() as node, NodeClient(node.address) as client:
         for name in ("one", "two", "three"):

@@ -16,8 +16,8 @@ from plexspaces_node import NodeClient
 from plexspaces_node.client import DeployOptions
 from plexspaces_node.errors import ActorFailed, ActorTrapped, ResourceExhausted, WrongState
 from plexspaces_node.model import MIB, ApplicationState
+from plexspaces_node.node.applications.received_states import HELD_BYTES
 from plexspaces_node.node.applications.restart import MOST_IN_WINDOW
-from plexspaces_node.node.applications.state_saver import HELD_BYTES
 from plexspaces_node.node.registry.registry import Registry
 
 LARGE = DeployOptions(memory_mib=512)

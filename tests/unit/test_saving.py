@@ -11,10 +11,10 @@ import pytest
 from plexspaces_node.errors import PlexSpacesError, ResourceExhausted, Unavailable
 from plexspaces_node.link.frames import Body, LinkBroken, Snapshot
 from plexspaces_node.node.applications import state_saver as saving
+from plexspaces_node.node.applications.received_states import StateMemory
 from plexspaces_node.node.applications.state_saver import (
     LONGEST_WAIT_S,
     Parts,
-    StateMemory,
     StateSaver,
 )
 from plexspaces_node.node.registry.snapshots import SnapshotRecord
@@ -27,7 +27,7 @@ LIMIT = 20 * PART
 class Shelf:
     """A registry of one application that refuses as often as it is told."""
 
-    def __init__(self, *, room_bytes: int = 10 * PART) -> None:
+    def __init__(self, *, room_bytes: int = 10 * PART, patience_s: float = 0.01) -> None:
         self.saved: list[bytes] = []
         self.rows: dict[tuple[int, int], Body] = {}
         self.current: SnapshotRecord | None = None
@@ -40,9 +40,9 @@ class Shelf:
         self.waits: list[float] = []
         self.warnings: list[str] = []
         self.kept: list[tuple[int, int]] = []
-        self.room = StateMemory(room_bytes)
+        self.room = StateMemory(room_bytes, part_bytes=PART, patience_s=patience_s)
         self.saver = StateSaver("app", self, self.room, self.warnings.append, sleep=self.sleep)
-        self.saver.begin(LIMIT)
+        self.saver.received.begin(LIMIT)
         self._last_id = 0
 
     # ---- the registry ------------------------------------------------------------------
@@ -114,7 +114,7 @@ class Shelf:
             part, begin = body[sent : sent + PART], sent
             sent = sent + len(part) if body else 1
             last = sent >= len(body)
-            self.saver.take(Snapshot(id=id_, offset=begin, last=last), part, self.taken)
+            self.saver.received.take(Snapshot(id=id_, offset=begin, last=last), part, self.taken)
             return True
 
         return go_on
@@ -142,9 +142,8 @@ class Shelf:
 
 
 @pytest.fixture
-async def shelf(monkeypatch: pytest.MonkeyPatch) -> Shelf:
+async def shelf() -> Shelf:
     """A registry that works, with a saver on it."""
-    monkeypatch.setattr(saving, "PART_BYTES", PART)
     return Shelf()
 
 
@@ -175,11 +174,11 @@ async def test_state_when_it_is_refused_then_it_is_saved_later(
     shelf.hand_over(_state(size))
     await shelf.saver.finish(_now_s() + 60)
     assert shelf.saved == [_state(size)]
-    assert not shelf.saver.unsaved
+    assert shelf.saver.received.whole is None
     assert shelf.waits[:3] == [0.1, 0.2, 0.4]
     assert max(shelf.waits) == shelf.waits[-1] == LONGEST_WAIT_S
     assert len(shelf.warnings) == 1
-    assert shelf.room.taken_bytes == 0
+    assert shelf.room.held_bytes == 0
 
 
 async def test_state_when_a_newer_one_comes_after_a_refusal_then_only_that_is_saved(
@@ -193,7 +192,7 @@ async def test_state_when_a_newer_one_comes_after_a_refusal_then_only_that_is_sa
     shelf.hand_over(b"new")
     await shelf.saver.finish(_now_s() + 60)
     assert shelf.saved == [b"new"]
-    assert shelf.room.taken_bytes == 0
+    assert shelf.room.held_bytes == 0
 
 
 async def test_state_when_a_newer_one_comes_while_it_is_saved_then_both_are(shelf: Shelf) -> None:
@@ -206,7 +205,7 @@ async def test_state_when_a_newer_one_comes_while_it_is_saved_then_both_are(shel
     shelf.free.set()
     await shelf.saver.finish(_now_s() + 60)
     assert shelf.saved == [b"old", b"new"]
-    assert not shelf.saver.unsaved
+    assert shelf.saver.received.whole is None
     assert await shelf.latest() == b"new"
 
 
@@ -215,11 +214,11 @@ async def test_state_when_it_is_of_any_size_then_it_is_found_again(shelf: Shelf,
     """Of no part, of one, of a few, and of more than the node has room for."""
     for _ in range(2):
         await shelf.handed_over(_state(size))
-        assert shelf.room.taken_bytes <= 10 * PART
+        assert shelf.room.held_bytes <= 10 * PART
         assert await shelf.latest() == _state(size)
     await shelf.saver.finish(_now_s() + 60)
     assert (shelf.saved[-1], await shelf.latest()) == (_state(size), _state(size))
-    assert shelf.room.taken_bytes == 0
+    assert shelf.room.held_bytes == 0
     # Of the one before nothing stays, however long it was.
     assert len(shelf.rows) == -(-size // PART)
 
@@ -253,7 +252,7 @@ async def test_parts_when_the_registry_is_slow_then_they_wait_for_room(shelf: Sh
     while go_on():
         await asyncio.sleep(0)
     assert shelf.kept[-1] == (1, 10 * PART)
-    assert shelf.room.taken_bytes == 10 * PART
+    assert shelf.room.held_bytes == 10 * PART
     shelf.free.set()
     while (1, LIMIT) not in shelf.kept:
         go_on()
@@ -272,7 +271,7 @@ async def test_room_when_one_application_has_it_all_then_the_others_get_it_in_th
         pass
     other = Shelf()
     other.saver = StateSaver("other", other, shelf.room, other.warnings.append)
-    other.saver.begin(LIMIT)
+    other.saver.received.begin(LIMIT)
     two = other.begun(_state(3 * PART))
     while two():
         pass
@@ -284,7 +283,7 @@ async def test_room_when_one_application_has_it_all_then_the_others_get_it_in_th
     for each, size in ((shelf, LIMIT), (other, 3 * PART)):
         await each.saver.finish(_now_s() + 60)
         assert each.saved == [_state(size)]
-    assert shelf.room.taken_bytes == 0
+    assert shelf.room.held_bytes == 0
 
 
 async def test_room_when_the_registry_refuses_then_what_waits_is_saved_once_it_does_not(
@@ -296,7 +295,7 @@ async def test_room_when_the_registry_refuses_then_what_waits_is_saved_once_it_d
     while go_on() or not shelf.waits:
         await asyncio.sleep(0)
     assert "no space left" in str(shelf.saver.error)
-    assert not shelf.saver.unsaved
+    assert shelf.saver.received.whole is None
     shelf.refuse(0)
     while (1, LIMIT) not in shelf.kept:
         go_on()
@@ -316,11 +315,11 @@ async def test_machine_when_it_ends_amid_a_snapshot_then_the_one_before_counts(
         go_on()
         await asyncio.sleep(0)
     assert len(shelf.rows) > 3
-    shelf.saver.begin(LIMIT)
+    shelf.saver.received.begin(LIMIT)
     assert await shelf.latest() == _state(3 * PART)
     await shelf.saver.finish(_now_s() + 60)
     assert (shelf.stored(), len(shelf.rows)) == (_state(3 * PART), 3)
-    assert shelf.room.taken_bytes == 0
+    assert shelf.room.held_bytes == 0
     # The agent of the next one counts anew.
     shelf._last_id, shelf.kept = 0, []
     await shelf.handed_over(b"next")
@@ -336,7 +335,7 @@ async def test_agent_when_it_dials_anew_amid_a_snapshot_then_it_may_begin_anothe
     shelf.hand_over(_state(2 * PART))
     await shelf.saver.finish(_now_s() + 60)
     assert shelf.saved == [_state(2 * PART)]
-    assert shelf.room.taken_bytes == 0
+    assert shelf.room.held_bytes == 0
 
 
 WHOLE = bytes(PART)
@@ -364,22 +363,24 @@ async def test_part_when_no_agent_sends_it_then_the_link_is_broken(
     *before, last = parts
     for id_, offset, is_last, body in before:
         part = Snapshot(id=id_, offset=offset, last=is_last)
-        shelf.saver.take(part, body, shelf.taken)
+        shelf.saver.received.take(part, body, shelf.taken)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
     with pytest.raises(LinkBroken, match=said):
-        shelf.saver.take(Snapshot(id=last[0], offset=last[1], last=last[2]), last[3], shelf.taken)
+        shelf.saver.received.take(
+            Snapshot(id=last[0], offset=last[1], last=last[2]), last[3], shelf.taken
+        )
 
 
 async def test_part_when_too_many_are_sent_unheard_then_the_link_is_broken(shelf: Shelf) -> None:
     """An agent that does not wait is stopped, and not buffered."""
     shelf.free.clear()
     for number in range(14):
-        shelf.saver.take(Snapshot(id=1, offset=number * PART), WHOLE, shelf.taken)
+        shelf.saver.received.take(Snapshot(id=1, offset=number * PART), WHOLE, shelf.taken)
     part = Snapshot(id=1, offset=14 * PART)
     with pytest.raises(LinkBroken, match="more than 4 parts"):
-        shelf.saver.take(part, WHOLE, shelf.taken)
-    assert shelf.room.taken_bytes == 10 * PART
+        shelf.saver.received.take(part, WHOLE, shelf.taken)
+    assert shelf.room.held_bytes == 10 * PART
 
 
 @pytest.mark.parametrize("size", [3, LIMIT])
@@ -409,17 +410,16 @@ async def test_trial_when_it_is_undone_then_nothing_of_its_state_stays(
     await shelf.handed_over(_state(size))
     shelf.saver.forget()
     shelf.saver.on_trial = False
-    assert (await shelf.latest(), shelf.room.taken_bytes) == (b"before", 0)
+    assert (await shelf.latest(), shelf.room.held_bytes) == (b"before", 0)
     await shelf.saver.finish(_now_s() + 60)
     assert (shelf.stored(), len(shelf.rows)) == (b"before", 1)
 
 
 @pytest.mark.parametrize("size", [3, 9 * PART])
 async def test_finish_when_the_time_is_over_then_it_says_what_is_lost_and_keeps_it(
-    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, size: int
+    shelf: Shelf, size: int
 ) -> None:
     """The error has the reason and the cure; a second call, with room again, saves the state."""
-    monkeypatch.setattr(saving, "SAVE_S", 0.01)
     shelf.refuse(10**6)
     shelf.hand_over(_state(size))
     with pytest.raises(Unavailable, match=r"'app'.*lost.*no space left") as caught:
@@ -452,14 +452,14 @@ async def test_finish_when_saving_goes_forward_then_it_has_longer(
     monkeypatch.setattr(saving, "asyncio", SimpleNamespace(**vars(asyncio) | {"wait": wait}))
     await shelf.saver.finish(_now_s())
     assert shelf.saved == [_state(10 * PART)]
-    assert (shelf.writes, waits) == (7, [saving.SAVE_S] * 7)
+    assert (shelf.writes, waits) == (7, [shelf.room.patience_s] * 7)
 
 
 async def test_finish_when_the_next_attempt_is_far_off_then_it_is_made_now(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stop does not sit out the wait after a refusal."""
-    monkeypatch.setattr(saving, "SAVE_S", 20.0)
+    shelf.room.patience_s = 20.0
     shelf.refuse(1)
     shelf.may_wake.clear()
     shelf.hand_over(b"one")
@@ -473,7 +473,6 @@ async def test_finish_when_the_registry_hangs_then_it_ends_in_time(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk that does not answer keeps nobody longer than the time given."""
-    monkeypatch.setattr(saving, "SAVE_S", 0.01)
     shelf.free.clear()
     shelf.hand_over(b"one")
     with pytest.raises(Unavailable, match="does not answer"):
@@ -498,5 +497,5 @@ async def test_forget_when_nobody_wants_the_state_then_nothing_goes_on(
     await asyncio.sleep(0)
     shelf.saver.forget()
     await shelf.saver.finish(_now_s())
-    assert (shelf.room.taken_bytes, shelf.saver.unsaved) == (0, False)
+    assert (shelf.room.held_bytes, shelf.saver.received.whole is not None) == (0, False)
     assert len(asyncio.all_tasks()) == 1

@@ -26,6 +26,7 @@ from plexspaces_node.link import frames as link
 from plexspaces_node.model import ApplicationState
 from plexspaces_node.node.applications import state_saver as saving
 from plexspaces_node.node.applications.context import NodeContext
+from plexspaces_node.node.applications.received_states import StateMemory
 from plexspaces_node.node.applications.restart import LONGEST_WAIT_S, MOST_IN_WINDOW
 from plexspaces_node.node.applications.supervisor import Supervisor
 from plexspaces_node.node.logs import ApplicationLog
@@ -109,6 +110,7 @@ class World:
                 limits=LimitsSection(),
                 agent_limits=AgentLimits("node", 1 << 20, in_flight_limit=8),
                 grace_s=10.0,
+                states=StateMemory(patience_s=0.01),
             ),
             around,
             ApplicationLog(directory / "app.log", 1 << 20),
@@ -181,9 +183,8 @@ class World:
 
 
 @pytest.fixture
-async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+async def world() -> AsyncIterator[World]:
     """An application that is stopped."""
-    monkeypatch.setattr(saving, "SAVE_S", 0.01)
     # Not tmp_path: a unix socket's path has at most 107 bytes.
     directory = Path(tempfile.mkdtemp(prefix="px-"))
     world = World(directory)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from plexspaces_node.link import frames as link
-from plexspaces_node.node.applications.state_saver import StateSaver
+from plexspaces_node.node.applications.received_states import ReceivedStates
 from plexspaces_node.node.applications.tally import Tally
 from plexspaces_node.node.logs import ApplicationLog, LogRecord
 from plexspaces_node.node.machines.agent_client import Kept
@@ -36,14 +36,14 @@ class ActorHost:
         registry: Registry,
         router: Router,
         journal: ApplicationLog,
-        saver: StateSaver,
+        states: ReceivedStates,
         tally: Tally,
     ) -> None:
         self._application = application
         self._registry = registry
         self._router = router
         self._journal = journal
-        self._saver = saver
+        self._states = states
         self._tally = tally
 
     def __repr__(self) -> str:
@@ -56,7 +56,7 @@ class ActorHost:
 
     def snapshot_part(self, part: link.Snapshot, body: link.Body, kept: Kept) -> None:
         """Take a part of a state; `kept` is called once it is in the node's memory."""
-        self._saver.take(part, body, kept)
+        self._states.take(part, body, kept)
 
     def unclaimed(self, reply: link.Reply | None, total_ns: int) -> None:
         """Count a reply whose sender has left, or None where none will come."""

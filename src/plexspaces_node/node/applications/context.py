@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from plexspaces_node.node.applications.state_saver import StateMemory
+from plexspaces_node.node.applications.received_states import StateMemory
 from plexspaces_node.node.artifacts.store import ArtifactStore
 from plexspaces_node.node.machines.machine import AgentLimits
 from plexspaces_node.node.registry.registry import Registry

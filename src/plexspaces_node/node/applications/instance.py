@@ -162,7 +162,7 @@ class Instance:
         self, machine: Machine, record: ApplicationRecord, compiled: Compiled
     ) -> link.Loaded:
         memory_mib = record.vm_config.memory_mib - self._node.driver.capabilities.overhead_mib
-        self._saver.begin(memory_mib * MIB)
+        self._saver.received.begin(memory_mib * MIB)
         state_bytes, state = await self._saver.latest()
         limits = self._node.limits
         frame = link.Load(
@@ -190,7 +190,7 @@ class Instance:
 
     async def _discard(self, machine: Machine) -> None:
         self.machine = None
-        self._saver.begin(0)
+        self._saver.received.begin(0)
         self._leftovers.add(machine.bundle)
         try:
             await machine.destroy()

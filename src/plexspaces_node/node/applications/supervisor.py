@@ -78,7 +78,7 @@ class Supervisor:
             registry=node.registry,
             router=router,
             journal=journal,
-            saver=self.saver,
+            states=self.saver.received,
             tally=self.tally,
         )
         self._instance = Instance(node, self.host, self.saver, warn)
