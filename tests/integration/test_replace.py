@@ -30,7 +30,7 @@ from plexspaces_node.info import ApplicationInfo
 from plexspaces_node.model import ApplicationSpec, ApplicationState
 from plexspaces_node.node.applications.requests import DeployRequest
 from plexspaces_node.node.machines.machine import Machine
-from plexspaces_node.node.registry import database
+from plexspaces_node.node.registry import sqlite_file
 from plexspaces_node.node.registry.registry import ApplicationRecord, Registry
 
 ONE = (1).to_bytes(4, "little")
@@ -73,7 +73,7 @@ def begun(client: NodeClient, phase: str) -> tuple[asyncio.Task[ApplicationInfo]
 @contextmanager
 def held(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[asyncio.Event]:
     """Have another program hold the registry when a replacing comes to its row; tells that."""
-    monkeypatch.setattr(database, "_BUSY_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(sqlite_file, "_BUSY_TIMEOUT_S", 0.5)
     waits, replace_application = asyncio.Event(), Registry.replace_application
     with closing(sqlite3.connect(data_dir / "registry.db", isolation_level=None)) as other:
 
@@ -237,7 +237,7 @@ async def test_when_the_client_goes_away_as_the_row_is_written_then_all_agree_on
     """What runs is what the registry has, and its artifact is held."""
     before = await client.deploy("one", probe_wasm)
     with held(data_dir, monkeypatch) as waits:
-        monkeypatch.setattr(database, "_BUSY_TIMEOUT_S", 30.0)
+        monkeypatch.setattr(sqlite_file, "_BUSY_TIMEOUT_S", 30.0)
         deploy = asyncio.create_task(client.deploy("one", next_version(), options=REPLACE))
         await waits.wait()
         deploy.cancel()

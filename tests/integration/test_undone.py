@@ -19,7 +19,7 @@ from plexspaces_node.client import Progress
 from plexspaces_node.errors import AlreadyExists, NotFound, PlexSpacesError, Unavailable, WrongState
 from plexspaces_node.link import frames as link
 from plexspaces_node.model import ApplicationState
-from plexspaces_node.node.registry import database
+from plexspaces_node.node.registry import sqlite_file
 from plexspaces_node.vm.driver import Endpoint
 from plexspaces_node.vm.fake import FakeDriver
 
@@ -28,7 +28,7 @@ TWO = (2).to_bytes(4, "little")
 
 @pytest.fixture(autouse=True)
 def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "_BUSY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(sqlite_file, "_BUSY_TIMEOUT_S", 0.01)
 
 
 def _held(data_dir: Path) -> sqlite3.Connection:

@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from plexspaces_node.api.invoke import SERVICE
 from plexspaces_node.node.api.health import NodeHealth
-from plexspaces_node.node.registry.database import Damaged
+from plexspaces_node.node.registry.sqlite_errors import Damaged
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

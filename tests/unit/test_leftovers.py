@@ -15,7 +15,7 @@ from support.records import record_of
 from plexspaces_node.errors import Unavailable
 from plexspaces_node.model import VmConfig
 from plexspaces_node.node.machines.leftovers import deployed_applications, destroy_machines
-from plexspaces_node.node.registry import database
+from plexspaces_node.node.registry import sqlite_file
 from plexspaces_node.node.registry.registry import Registry
 from plexspaces_node.vm.bundle import Bundle
 from plexspaces_node.vm.fake import FakeDriver
@@ -70,7 +70,7 @@ async def test_applications_when_the_registry_refuses_then_the_undone_are_passed
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A full disk or a lock does not bring a failed deploy to life, nor keep the node down."""
-    monkeypatch.setattr(database, "_BUSY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(sqlite_file, "_BUSY_TIMEOUT_S", 0.01)
     path = tmp_path / "registry.db"
     async with Registry.open(path) as registry:
         for record in (DONE, UNDONE):

@@ -25,7 +25,7 @@ from plexspaces_node.errors import (
     WrongState,
 )
 from plexspaces_node.model import ArtifactKind, Language, PhaseTimings, VmConfig
-from plexspaces_node.node.registry import database
+from plexspaces_node.node.registry import database, sqlite_file
 from plexspaces_node.node.registry.migrations import MIGRATIONS, migrate
 from plexspaces_node.node.registry.registry import ApplicationRecord, Desired, Registry
 from plexspaces_node.node.registry.snapshots import SnapshotRecord
@@ -521,7 +521,7 @@ class TestFile:
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A lock that is not given back within the timeout is named, not waited for for ever."""
-        monkeypatch.setattr(database, "_BUSY_TIMEOUT_S", 0.01)
+        monkeypatch.setattr(sqlite_file, "_BUSY_TIMEOUT_S", 0.01)
         async with Registry.open(path) as registry:
             with closing(sqlite3.connect(path, isolation_level=None)) as other:
                 other.execute("BEGIN IMMEDIATE")

@@ -16,11 +16,11 @@ from support.small_disk import run_on_small_disk
 
 from plexspaces_node.errors import NotFound, ResourceExhausted
 from plexspaces_node.model import MIB
-from plexspaces_node.node.registry.database import Damaged
 from plexspaces_node.node.registry.keyvalue import row_bytes
 from plexspaces_node.node.registry.migrations import MIGRATIONS, migrate
 from plexspaces_node.node.registry.registry import Registry
 from plexspaces_node.node.registry.snapshots import SnapshotRecord
+from plexspaces_node.node.registry.sqlite_errors import Damaged
 
 RECORD = record_of("calculator")
 OTHER = record_of("other", id="app-2")

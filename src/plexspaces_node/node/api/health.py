@@ -12,7 +12,7 @@ import logging
 from grpc_health.v1 import health, health_pb2
 
 from plexspaces_node.api.invoke import SERVICE
-from plexspaces_node.node.registry.database import Damaged
+from plexspaces_node.node.registry.sqlite_errors import Damaged
 
 _log = logging.getLogger(__name__)
 

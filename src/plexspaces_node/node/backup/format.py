@@ -23,7 +23,7 @@ from plexspaces_node.errors import NotFound, WrongState, quoted
 from plexspaces_node.node.backup.registry_copy import Contents
 from plexspaces_node.node.datadir import DataDirectory
 from plexspaces_node.node.disk import is_whole
-from plexspaces_node.node.registry.database import how_to_restore
+from plexspaces_node.node.registry.sqlite_errors import how_to_restore
 
 FORMAT = 1
 """Of the files that this version writes; it reads those up to it."""

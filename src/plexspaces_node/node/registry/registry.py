@@ -41,9 +41,11 @@ from plexspaces_node.model import (
     check_name,
 )
 from plexspaces_node.node.registry import keyvalue, snapshots
-from plexspaces_node.node.registry.database import Damaged, Database, Mode, Value
+from plexspaces_node.node.registry.database import Database, Value
 from plexspaces_node.node.registry.migrations import MIGRATIONS, Migration
 from plexspaces_node.node.registry.snapshots import Parts, SnapshotRecord
+from plexspaces_node.node.registry.sqlite_errors import Damaged
+from plexspaces_node.node.registry.sqlite_file import Mode
 
 _log = logging.getLogger(__name__)
 

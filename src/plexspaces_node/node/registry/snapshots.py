@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from plexspaces_node.node.registry.database import Damaged, Value
+from plexspaces_node.node.registry.database import Value
 from plexspaces_node.node.registry.keyvalue import not_found
+from plexspaces_node.node.registry.sqlite_errors import Damaged
 
 _REMOVED_AT_ONCE = 16
 

@@ -1,0 +1,283 @@
+"""One SQLite file: transactions of many jobs, durability, and room for what frees room.
+
+This file owns the connection and its settings. Everything here blocks, and is called on one thread:
+see `database`. It knows no table: `migrations` makes them, and jobs use them.
+
+A disk that is full must not keep anybody from making room on it: a reserve of it lies beside the
+file, which only operations that free something may use. As long as it is used up, everything that
+wants more room is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+from plexspaces_node.errors import InvalidArgument, PlexSpacesError, ResourceExhausted
+from plexspaces_node.node.disk import DiskFull, Reserve, sync
+from plexspaces_node.node.registry.migrations import Migration, migrate
+from plexspaces_node.node.registry.sqlite_errors import Damaged, damaged, translated
+
+RESERVE_BYTES = 8 * 1024 * 1024
+"""Room on the disk for what frees room: the largest step of that writes two or three mebibytes."""
+
+_PAGES_AT_ONCE = 256
+_KEPT_PAGES = 1024
+_BUSY_TIMEOUT_S = 5.0
+_WAL_KEPT_BYTES = 16 * 1024 * 1024
+
+
+class Mode(IntEnum):
+    """What an operation does, and what its result survives."""
+
+    READ = 0
+    WRITE = 1
+    """Survives `kill -9` of the node; the last moments may be lost with the power."""
+    DURABLE = 2
+    """Survives a power loss: its commit is synced, and with it all that came before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A function to run inside a transaction.
+
+    Attributes:
+        frees: it frees room or takes next to none, and may use the reserve.
+    """
+
+    run: Callable[[sqlite3.Connection], Any]
+    mode: Mode
+    frees: bool = False
+
+    @property
+    def grows(self) -> bool:
+        """Whether it is refused while the disk is full."""
+        return self.mode is not Mode.READ and not self.frees
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What came of a job that failed."""
+
+    error: Exception
+
+
+class SqliteFile:
+    """An open file. Made by `open`; every call on the thread that opened it."""
+
+    def __init__(
+        self,
+        path: Path,
+        connection: sqlite3.Connection,
+        *,
+        limit_bytes: int,
+        on_damage: Callable[[Damaged], None],
+    ) -> None:
+        self._path = path
+        self._connection = connection
+        self._limit_bytes = limit_bytes
+        self._on_damage = on_damage
+        self._synchronous = ""
+        self._page_bytes = _number(connection, "page_size")
+        self._reserve = Reserve(path.with_suffix(".reserve"), RESERVE_BYTES)
+        self._reserve.fill()
+
+    def __repr__(self) -> str:
+        return f"<SqliteFile {self._path}>"
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        migrations: Sequence[Migration],
+        *,
+        limit_bytes: int,
+        on_damage: Callable[[Damaged], None],
+    ) -> SqliteFile:
+        """Open or make a file, and bring its schema up to date; see `Database.open`.
+
+        `on_damage` is called for each damage that a job meets.
+        """
+        _make(path)
+        connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+        try:
+            try:
+                _prepare(connection, migrations)
+                _check(connection, path)
+                file = cls(path, connection, limit_bytes=limit_bytes, on_damage=on_damage)
+            except sqlite3.Error as error:
+                raise translated(error, path) from error
+        except BaseException:
+            connection.close()
+            raise
+        return file
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def transact(self, jobs: Sequence[Job]) -> list[Any]:
+        """Run jobs in one transaction, or one by one where one keeps the others from it.
+
+        Returns what each returned, or a `Failure`. A job that raises a `PlexSpacesError` or a
+        `ValueError` is undone alone.
+        """
+        try:
+            return self._commit(jobs)
+        except ResourceExhausted as error:
+            return [Failure(error) if job.grows else self._commit_at_need(job) for job in jobs]
+        except Damaged as error:
+            # What is damaged is one application's, as a rule, and the others' jobs are not.
+            if len(jobs) == 1:
+                return [self._failure(error)]
+            return [self._commit_at_need(job) for job in jobs]
+        except PlexSpacesError as error:
+            # Who only reads can do so while another program holds the file for writing.
+            return [Failure(error) if job.mode else self._commit_at_need(job) for job in jobs]
+
+    def give_back(self) -> bool:
+        """Make the file smaller by a step, if much of it is unused; tell whether it was."""
+        connection = self._connection
+        try:
+            pages, free = self._pages()
+            # What is written next needs some of it again; unless the disk has no more.
+            if not free or (free <= max(_KEPT_PAGES, pages // 4) and self._reserve.fill()):
+                return False
+            # As a script: as a statement without columns it would be left after its first page.
+            connection.executescript(f"PRAGMA incremental_vacuum({_PAGES_AT_ONCE})")
+            self._checkpoint()
+        except sqlite3.Error as error:
+            raise translated(error, self._path) from error
+        return _number(connection, "freelist_count") < free
+
+    def _check_room(self) -> None:
+        if not self._reserve.fill():
+            raise DiskFull(self._path)
+        pages, free = self._pages()
+        if (pages - free) * self._page_bytes >= self._limit_bytes:
+            raise ResourceExhausted(
+                "the keys and states of all applications have reached the limit of "
+                f"{self._limit_bytes} bytes",
+                hint="plexspaces undeploy --name X, or raise [limits] registry_bytes",
+            )
+
+    def _pages(self) -> tuple[int, int]:
+        """Return how many pages the file has, and how many of them are unused."""
+        free = _number(self._connection, "freelist_count")
+        return _number(self._connection, "page_count"), free
+
+    def _commit_at_need(self, job: Job) -> Any:
+        try:
+            try:
+                (outcome,) = self._commit([job])
+            except DiskFull:
+                if job.grows:
+                    raise
+                self._reserve.spend()
+                with suppress(sqlite3.Error):  # what room there is will do then, or it fails
+                    self._checkpoint()
+                (outcome,) = self._commit([job])
+        except PlexSpacesError as error:
+            return self._failure(error)
+        finally:
+            self._reserve.fill()
+        return outcome
+
+    def _commit(self, jobs: Sequence[Job]) -> list[Any]:
+        connection = self._connection
+        mode = max(job.mode for job in jobs)
+        try:
+            self._set_synchronous(connection, "FULL" if mode is Mode.DURABLE else "NORMAL")
+            connection.execute("BEGIN" if mode is Mode.READ else "BEGIN IMMEDIATE")
+            if any(job.grows for job in jobs):
+                # Inside, where to ask for the file's size takes no lock of its own.
+                self._check_room()
+            outcomes = [self._outcome(connection, job) for job in jobs]
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise translated(error, self._path) from error
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        return outcomes
+
+    def _outcome(self, connection: sqlite3.Connection, job: Job) -> Any:
+        connection.execute("SAVEPOINT job")
+        try:
+            outcome = job.run(connection)
+        except (PlexSpacesError, ValueError, OverflowError) as error:
+            # What the arguments of one job cause is that job's alone.
+            connection.execute("ROLLBACK TO job")
+            outcome = self._failure(error)
+        connection.execute("RELEASE job")
+        return outcome
+
+    def _checkpoint(self) -> None:
+        connection = self._connection
+        # Not waiting for whoever reads the file, a backup for example: the next one does it.
+        connection.execute("PRAGMA busy_timeout = 0")
+        connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+        connection.execute(f"PRAGMA busy_timeout = {int(_BUSY_TIMEOUT_S * 1000)}")
+
+    def _failure(self, error: Exception) -> Failure:
+        if isinstance(error, Damaged):
+            self._on_damage(error)
+        return Failure(error)
+
+    def _set_synchronous(self, connection: sqlite3.Connection, level: str) -> None:
+        if level != self._synchronous:
+            connection.execute(f"PRAGMA synchronous = {level}")
+            self._synchronous = level
+
+
+def _make(path: Path) -> None:
+    try:
+        # Made here because SQLite would make it readable by all; the files beside it (WAL,
+        # shared memory) take their mode from it.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise InvalidArgument(
+            f"{path} cannot be opened: {error.strerror}",
+            hint="choose a writable directory with --data-dir",
+        ) from error
+
+
+def _prepare(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> None:
+    if not _number(connection, "page_count"):
+        # Before there is a table: later it takes a VACUUM.
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT_BYTES}")
+    # As some distributions build SQLite, deleting would else write as much as is deleted.
+    connection.execute("PRAGMA secure_delete = FAST")
+    migrate(connection, migrations)
+    if not _number(connection, "auto_vacuum"):
+        _allow_to_shrink(connection)
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    # Only the table without which nothing can start: checking every value of every application
+    # would take as long as they are big.
+    faults = connection.execute("PRAGMA quick_check(applications)").fetchall()
+    if faults != [("ok",)]:
+        raise damaged(path, str(faults[0][0]))
+    sync(path.parent)
+
+
+def _allow_to_shrink(connection: sqlite3.Connection) -> None:
+    # A file of an older version. It works as it is, too: then it is tried at the next start.
+    with suppress(sqlite3.OperationalError):
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("VACUUM")
+
+
+def _number(connection: sqlite3.Connection, pragma: str) -> int:
+    number: int = connection.execute(f"PRAGMA {pragma}").fetchone()[0]
+    return number
