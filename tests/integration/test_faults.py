@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from support.fake_driver import STEPS, FakeDriver
 from support.nodes import builder
 from support.standin import frames, hello
 from support.traces import assert_nothing_left, bundles_of
@@ -23,7 +24,6 @@ from plexspaces_node.errors import (
 )
 from plexspaces_node.link import frames as link
 from plexspaces_node.vm.driver import Endpoint, Health
-from plexspaces_node.vm.fake import STEPS, FakeDriver
 
 
 async def _agent_of_another_age(endpoint: Endpoint, vm_id: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.actors import Init, probe
+from support.fake_driver import FakeDriver
 from support.nodes import builder, node_process, reached
 from support.standin import frames
 from support.traces import assert_nothing_left, bundles_of
@@ -21,7 +22,6 @@ from plexspaces_node.link import frames as link
 from plexspaces_node.model import ApplicationState
 from plexspaces_node.node.registry import sqlite_file
 from plexspaces_node.vm.driver import Endpoint
-from plexspaces_node.vm.fake import FakeDriver
 
 TWO = (2).to_bytes(4, "little")
 

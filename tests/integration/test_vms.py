@@ -10,6 +10,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+from support.fake_driver import FakeDriver
 from support.machines import QemuHarness
 from support.nodes import builder
 from support.standin import hello
@@ -23,7 +24,6 @@ from plexspaces_node.node.machines import machine as machines
 from plexspaces_node.node.node import Node
 from plexspaces_node.programs import AGENT
 from plexspaces_node.vm.bundle import Bundle
-from plexspaces_node.vm.fake import FakeDriver
 
 
 async def test_vms_when_listed_then_every_machine_with_what_it_costs(

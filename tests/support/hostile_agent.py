@@ -10,6 +10,8 @@ import socket
 import sys
 from collections.abc import Callable
 
+from support.feeding import feed
+
 from plexspaces_node.link import frames as link
 
 VM_ID = "vm-1"
@@ -42,7 +44,7 @@ def echo(connection: socket.socket) -> None:
     """Answer each message with its payload."""
     reader = link.FrameReader.of_node(1 << 20)
     while data := connection.recv(1 << 16):
-        for frame, body in reader.feed(data):
+        for frame, body in feed(reader, data):
             if isinstance(frame, link.Invoke):
                 connection.sendall(link.encode(link.Reply(id=frame.id), body))
 

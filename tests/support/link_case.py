@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+from support.feeding import feed
 
 from plexspaces_node.errors import DeadlineExceeded
 from plexspaces_node.link import frames as link
@@ -136,7 +137,7 @@ class Case:
     async def take_whole(self, *, pause_s: float = 0.0) -> tuple[link.NodeFrame, link.Body]:
         """Receive the next frame and its body, with a pause after each piece."""
         while not self._taken:
-            self._taken += self._frames.feed(await self.loop.sock_recv(self.agent, PIECE_BYTES))
+            self._taken += feed(self._frames, await self.loop.sock_recv(self.agent, PIECE_BYTES))
             if not self._taken:
                 await asyncio.sleep(pause_s)
         return self._taken.pop(0)

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from support.erofs import read_erofs
+from support.fake_driver import FakeDriver
+from support.feeding import feed
 from support.patience import patient
 
 from plexspaces_node.config import ConfigBootstrap
@@ -24,7 +26,6 @@ from plexspaces_node.model import VmConfig
 from plexspaces_node.vm.bundle import Bundle, new_vm_id
 from plexspaces_node.vm.drive import DRIVE
 from plexspaces_node.vm.driver import Driver, Endpoint, Health, Vm
-from plexspaces_node.vm.fake import FakeDriver
 from plexspaces_node.vm.host import procfs
 from plexspaces_node.vm.host.vmm import marks_of
 from plexspaces_node.vm.process.driver import ProcessDriver
@@ -51,7 +52,7 @@ class Link:
         """Read the frame that a real agent begins with."""
         prefix = await self.reader.readexactly(frames.PREFIX_BYTES)
         head = await self.reader.readexactly(int.from_bytes(prefix[:4], "little"))
-        [(hello, _)] = frames.FrameReader.of_agent(0).feed(prefix + head)
+        [(hello, _)] = feed(frames.FrameReader.of_agent(0), prefix + head)
         assert isinstance(hello, frames.Hello)
         return hello
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from plexspaces_node.model import ArtifactKind, Language, VmConfig
-from plexspaces_node.node.registry.registry import ApplicationRecord, Desired
+from plexspaces_node.node.registry.registry import ApplicationRecord, Desired, Registry
 
 _RECORD = ApplicationRecord(
     name="app",
@@ -30,6 +30,12 @@ _RECORD = ApplicationRecord(
 def record_of(name: str, **values: Any) -> ApplicationRecord:
     """Return the row of a small application that is to run, but for these values."""
     return replace(_RECORD, name=name, **values)
+
+
+async def stored(registry: Registry, name: str) -> ApplicationRecord:
+    """Return the row of an application that the registry has."""
+    [record] = [one for one in await registry.list_applications() if one.name == name]
+    return record
 
 
 def damage_root(registry: Path, name: str) -> None:

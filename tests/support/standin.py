@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import closing
 
+from support.feeding import feed
+
 from plexspaces_node.link import frames as link
 from plexspaces_node.vm.driver import Endpoint
 
@@ -26,5 +28,5 @@ async def frames(
     with closing(writer):
         writer.write(hello(vm_id))
         while data := await reader.read(1 << 16):
-            for frame, body in received.feed(data):
+            for frame, body in feed(received, data):
                 yield frame, body, writer

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.records import record_of
+from support.records import record_of, stored
 
 from plexspaces_node.errors import (
     AlreadyExists,
@@ -52,7 +52,7 @@ async def fill(data_dir: Path, *, artifact: bytes | None = ARTIFACT) -> None:
             await registry.kv_put("one", "key", b"value")
         if artifact is not None:
             (directory.artifacts / f"{DIGEST}.wasm").write_bytes(artifact)
-        directory.log("one").write_text("a line\n")
+        (directory.logs / "one.log").write_text("a line\n")
         (directory.logs / "one.log.1").write_text("an older line\n")
         (directory.cache / "native.cwasm").write_text("code")
 
@@ -117,7 +117,7 @@ class TestWhole:
         for path in (target, *target.rglob("*")):
             assert path.name in ("isolation", "node-id") or not path.stat().st_mode & 0o077
         async with Registry.open(target / "registry.db") as registry:
-            assert await registry.get_application("one") == RECORD
+            assert await stored(registry, "one") == RECORD
             assert await registry.kv_get("one", "key") == b"value"
             assert await registry.load_snapshot("one") == SnapshotRecord(1, 6)
             assert await registry.read_part("one", 1, 3) == b"def"
@@ -212,7 +212,7 @@ class TestWhole:
         assert back_up(old, file).manifest.schema == steps
         restore(file, tmp_path / "b")
         async with Registry.open(tmp_path / "b" / "registry.db") as registry:
-            assert (await registry.get_application("one")).digest == DIGEST
+            assert (await stored(registry, "one")).digest == DIGEST
 
 
 class TestRefused:
@@ -501,7 +501,7 @@ class TestRefused:
         restore(file, target)
         assert not (target / "restoring").exists()
         async with Registry.open(target / "registry.db") as registry:
-            assert await registry.get_application("one") == RECORD
+            assert await stored(registry, "one") == RECORD
 
     async def test_restore_when_it_was_killed_at_its_very_beginning_then_no_node_starts(
         self, data_dir: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

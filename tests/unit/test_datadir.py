@@ -28,7 +28,6 @@ def test_open_when_nothing_is_there_then_every_directory_is_private(path: Path) 
         for child in (directory.path, *made):
             assert stat.S_IMODE(child.stat().st_mode) == 0o700
         assert directory.registry.parent == path
-        assert directory.log("calculator") == path / "logs" / "calculator.log"
         directory.keep()
     assert stat.S_IMODE(directory.lock.stat().st_mode) == 0o600
 
@@ -225,12 +224,6 @@ def test_open_when_refused_because_it_is_held_then_the_holders_files_stay(path: 
             pass
         assert sorted(path.rglob("*")) == before
         assert directory.lock.is_file()
-
-
-def test_log_when_the_name_would_leave_the_directory_then_refused(path: Path) -> None:
-    """An application's name cannot lead out of the directory of logs."""
-    with DataDirectory.open(path, "node-a") as directory, pytest.raises(InvalidArgument):
-        directory.log("../registry")
 
 
 def test_swap_level_when_called_again_then_it_returns_the_level_before(path: Path) -> None:

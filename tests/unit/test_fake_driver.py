@@ -7,12 +7,12 @@ import signal
 from pathlib import Path
 
 import pytest
+from support.fake_driver import STEPS, FakeDriver
 
 from plexspaces_node.errors import NotFound, VmStartFailed
 from plexspaces_node.model import VmConfig
 from plexspaces_node.vm.bundle import Bundle
 from plexspaces_node.vm.driver import Endpoint, Health, VmExit
-from plexspaces_node.vm.fake import STEPS, FakeDriver
 
 CONFIG = VmConfig(memory_mib=64)
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from support.feeding import feed
 from support.link_case import Host
 from support.standin import hello
 
@@ -43,7 +44,7 @@ async def path(short_dir: Path, client: AgentClient) -> Path:
 async def welcomed(reader: asyncio.StreamReader) -> link.Welcome:
     """Receive the answer to a hello."""
     frames = link.FrameReader.of_node(0)
-    while not (received := frames.feed(await reader.read(1 << 16))):
+    while not (received := feed(frames, await reader.read(1 << 16))):
         pass
     [(welcome, _)] = received
     assert isinstance(welcome, link.Welcome)

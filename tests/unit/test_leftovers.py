@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.fake_driver import FakeDriver
 from support.records import record_of
 
 from plexspaces_node.errors import Unavailable
@@ -18,7 +19,6 @@ from plexspaces_node.node.machines.leftovers import deployed_applications, destr
 from plexspaces_node.node.registry import sqlite_file
 from plexspaces_node.node.registry.registry import Registry
 from plexspaces_node.vm.bundle import Bundle
-from plexspaces_node.vm.fake import FakeDriver
 
 DONE = record_of("done")
 UNDONE = replace(DONE, name="undone", id="app-2", generation=0)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from support.fake_driver import FakeDriver
 
 from plexspaces_node.config import Config, ConfigBootstrap
 from plexspaces_node.errors import InvalidArgument, NotFound, Unsupported
 from plexspaces_node.isolation import choose_driver, make_drivers, open_image
 from plexspaces_node.vm.driver import Driver, Health
-from plexspaces_node.vm.fake import FakeDriver
 
 
 class Level(FakeDriver):

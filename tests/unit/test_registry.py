@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.records import stored
 
 from plexspaces_node.errors import (
     AlreadyExists,
@@ -94,7 +95,7 @@ class TestApplications:
         async with Registry.open(path) as registry:
             await registry.insert_application(record)
         async with Registry.open(path) as registry:
-            assert await registry.get_application("calculator") == record
+            assert await stored(registry, "calculator") == record
 
     async def test_insert_when_the_name_is_taken_then_says_how_to_free_it(
         self, registry: Registry
@@ -122,12 +123,6 @@ class TestApplications:
         )
         assert results.count(None) == 1
         assert sum(isinstance(result, AlreadyExists) for result in results) == 19
-
-    async def test_get_when_unknown_then_not_found(self, registry: Registry) -> None:
-        """An unknown name is NotFound with a hint where to look."""
-        with pytest.raises(NotFound) as caught:
-            await registry.get_application("nobody")
-        assert caught.value.hint == "plexspaces list"
 
     async def test_list_when_several_then_sorted_by_name(self, registry: Registry) -> None:
         """Listing is ordered by name, not by insertion."""
@@ -176,7 +171,7 @@ class TestApplications:
         stopped = await registry.set_desired("calculator", Desired.STOPPED)
         assert stopped == replace(RECORD, desired=Desired.STOPPED, generation=2)
         assert await registry.set_desired("calculator", Desired.STOPPED) == stopped
-        assert await registry.get_application("calculator") == stopped
+        assert await stored(registry, "calculator") == stopped
 
     async def test_updates_when_unknown_then_not_found(self, registry: Registry) -> None:
         """Nothing can be set for an application that is not there."""
@@ -534,7 +529,7 @@ class TestFile:
         script = f"""
 import asyncio, sys
 from pathlib import Path
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}
 from test_registry import RECORD, Registry, SnapshotRecord, save
 
 async def main():
@@ -607,7 +602,7 @@ class TestMigrations:
             old = ("calculator", state[:size], 77)
             connection.execute("INSERT INTO snapshots VALUES (?, ?, ?)", old)
         async with Registry.open(path) as registry:
-            record = await registry.get_application("calculator")
+            record = await stored(registry, "calculator")
             assert (record.args, record.concurrency, record.fault) == ((), 0, "")
             assert await registry.load_snapshot("calculator") == SnapshotRecord(77, size)
             assert await load(registry, "calculator") == state[:size]
@@ -626,7 +621,7 @@ class TestMigrations:
         async with Registry.open(path) as registry:
             await registry.insert_application(RECORD)
         async with Registry.open(path, migrations=[*MIGRATIONS, rename]) as registry:
-            assert await registry.get_application("calculator") == replace(RECORD, version="2")
+            assert await stored(registry, "calculator") == replace(RECORD, version="2")
 
     async def test_open_when_the_file_is_newer_then_refused_and_untouched(self, path: Path) -> None:
         """A file of a newer version is refused with both schema numbers."""

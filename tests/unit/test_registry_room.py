@@ -18,7 +18,7 @@ from plexspaces_node.errors import NotFound, ResourceExhausted
 from plexspaces_node.model import MIB
 from plexspaces_node.node.registry.keyvalue import row_bytes
 from plexspaces_node.node.registry.migrations import MIGRATIONS, migrate
-from plexspaces_node.node.registry.registry import Registry
+from plexspaces_node.node.registry.registry import Desired, Registry
 from plexspaces_node.node.registry.snapshots import SnapshotRecord
 from plexspaces_node.node.registry.sqlite_errors import Damaged
 
@@ -247,7 +247,7 @@ class TestDamage:
             with pytest.raises(Damaged):
                 await registry.read_part(RECORD.name, 1, 3)
             with pytest.raises(NotFound):
-                await registry.get_application("nobody")
+                await registry.set_desired("nobody", Desired.STOPPED)
         assert len(told) == 1
 
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.fake_driver import FakeDriver, FakeVm
 from support.records import record_of
 from support.standin import frames
 
@@ -37,7 +38,6 @@ from plexspaces_node.node.registry.snapshots import SnapshotRecord
 from plexspaces_node.settings import LimitsSection
 from plexspaces_node.vm.bundle import Bundle
 from plexspaces_node.vm.driver import Endpoint, VmExit
-from plexspaces_node.vm.fake import FakeDriver, FakeVm
 
 RUNNING, FAILED, RESTARTING, STOPPING, STOPPED = (
     ApplicationState.RUNNING,

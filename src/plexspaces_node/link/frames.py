@@ -210,19 +210,6 @@ class FrameReader(Generic[_F]):
             if len(self._scratch) > _SCRATCH_BYTES:
                 self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
 
-    def feed(self, data: Body) -> list[tuple[_F, Body]]:
-        """Take bytes that were read elsewhere; otherwise as `filled`."""
-        frames: list[tuple[_F, Body]] = []
-        rest = memoryview(data)
-        while rest:
-            room = self.room()
-            count = min(len(room), len(rest))
-            room[:count] = rest[:count]
-            del room
-            frames.extend(self.filled(count))
-            rest = rest[count:]
-        return frames
-
     def _next(self) -> tuple[_F, Body] | None:
         scratch, start = self._scratch, self._start
         if self._end - start < PREFIX_BYTES:

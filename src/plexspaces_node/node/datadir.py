@@ -182,11 +182,6 @@ class DataDirectory:
         """The directory of application logs."""
         return self.path / "logs"
 
-    def log(self, application: str) -> Path:
-        """Return the log file of an application; raises `InvalidArgument` for a bad name."""
-        check_name(application)
-        return self.logs / f"{application}.log"
-
 
 @contextmanager
 def _usable(path: Path) -> Iterator[None]:

@@ -177,10 +177,6 @@ class Registry:
         """
         await self._call(Mode.DURABLE, lambda connection: _replace(connection, record))
 
-    async def get_application(self, name: str) -> ApplicationRecord:
-        """Return an application; raises `NotFound`."""
-        return await self._call(Mode.READ, lambda connection: _get(connection, name))
-
     async def list_applications(self) -> list[ApplicationRecord]:
         """Return all applications by name, those that cannot be read too: see their `fault`."""
         return await self._call(Mode.READ, _list)
