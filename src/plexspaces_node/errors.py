@@ -165,3 +165,16 @@ def platform_error(code: str, message: str, *, hint: str | None, step: str = "")
         if cls.code == code:
             return cls(message, hint=hint)
     return Internal(f"{message} (unknown error code {code!r})", hint=hint)
+
+
+def no_application(name: str) -> NotFound:
+    """Return the error for a name that no application of the node has."""
+    return NotFound(f"there is no application {name!r}", hint="plexspaces list")
+
+
+def name_taken(name: str, state: str = "") -> AlreadyExists:
+    """Return the error for a deploy under the name of an application in this state."""
+    return AlreadyExists(
+        f"application {name!r} is already deployed" + (f", and {state}" if state else ""),
+        hint="deploy with --replace, which keeps its state, or under another --name",
+    )

@@ -139,6 +139,24 @@ class VmConfig:
             )
 
 
+def check_vm_size(
+    config: VmConfig, *, min_memory_mib: int, max_memory_mib: int, max_vcpus: int
+) -> None:
+    """Raise `InvalidArgument` for a machine that a node with these bounds cannot make."""
+    if config.vcpus > max_vcpus:
+        raise InvalidArgument(
+            f"vcpus must be at most {max_vcpus} on this node, not {config.vcpus}",
+            hint=f"deploy with --vcpus {max_vcpus}",
+        )
+    if not min_memory_mib <= config.memory_mib <= max_memory_mib:
+        nearest = min(max(config.memory_mib, min_memory_mib), max_memory_mib)
+        raise InvalidArgument(
+            f"memory must be from {min_memory_mib} to {max_memory_mib} MiB on this node, "
+            f"not {config.memory_mib}",
+            hint=f"deploy with --memory {nearest}",
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class ApplicationSpec:
     """What a user asks to have deployed; checked on construction.

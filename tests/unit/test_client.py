@@ -587,7 +587,7 @@ class TestVmRegistry:
         registry = VmRegistry(node.address)
         assert (await registry.find("calc")).id == "vm-calc"
         await client.stop("calc")
-        with pytest.raises(NotFound, match="has no VM: it is Stopped") as caught:
+        with pytest.raises(NotFound, match="is Stopped and has no VM") as caught:
             await registry.find("calc")
         assert caught.value.hint == "plexspaces start --name calc"
         with pytest.raises(NotFound, match="no application other"):

@@ -31,7 +31,7 @@ from plexspaces_node.client.options import (
     size_of,
     spec_of,
 )
-from plexspaces_node.errors import AlreadyExists, Internal, InvalidArgument, NotFound
+from plexspaces_node.errors import Internal, InvalidArgument, NotFound, name_taken
 from plexspaces_node.info import (
     ApplicationInfo,
     InvokeResult,
@@ -287,10 +287,7 @@ class NodeClient(NodeConnection):
         check_fits(size_bytes, config, node)
         repeats = wish.replace or wish.request_id
         if not repeats and (taken := await self._find(name)) is not None:
-            raise AlreadyExists(
-                f"application {name!r} is already deployed, and {taken.state}",
-                hint="deploy with --replace, which keeps its state, or under another --name",
-            )
+            raise name_taken(name, taken.state)
         return node, config
 
     async def _bring(

@@ -9,7 +9,14 @@ from typing import TypeAlias
 from plexspaces_node.api import convert
 from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.info import NodeInfo
-from plexspaces_node.model import MIB, ApplicationSpec, Language, VmConfig, check_name
+from plexspaces_node.model import (
+    MIB,
+    ApplicationSpec,
+    Language,
+    VmConfig,
+    check_name,
+    check_vm_size,
+)
 
 _NO_DIGEST_YET = "0" * 64
 
@@ -98,15 +105,9 @@ def check_fits(size_bytes: int, config: VmConfig, node: NodeInfo) -> None:
             f"but the node accepts at most {node.artifact_limit_bytes / MIB:.1f} MiB",
             hint="build it without debug information, or raise the node's artifact limit",
         )
-    if config.vcpus > node.max_vcpus:
-        raise InvalidArgument(
-            f"vcpus must be at most {node.max_vcpus} on this node, not {config.vcpus}",
-            hint=f"deploy with --vcpus {node.max_vcpus}",
-        )
-    least, most = node.min_memory_mib, node.max_memory_mib
-    if not least <= config.memory_mib <= most:
-        nearest = min(max(config.memory_mib, least), most)
-        raise InvalidArgument(
-            f"memory must be from {least} to {most} MiB on this node, not {config.memory_mib}",
-            hint=f"deploy with --memory {nearest}",
-        )
+    check_vm_size(
+        config,
+        min_memory_mib=node.min_memory_mib,
+        max_memory_mib=node.max_memory_mib,
+        max_vcpus=node.max_vcpus,
+    )

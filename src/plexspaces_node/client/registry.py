@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from plexspaces_node.client.connection import DEFAULT_ADDRESS
 from plexspaces_node.client.node import NodeClient
-from plexspaces_node.errors import NotFound
+from plexspaces_node.errors import NotFound, no_application
 from plexspaces_node.info import Listing, VmInfo
 
 
@@ -36,11 +36,11 @@ class VmRegistry:
                 continue
             if each.vm is None:
                 raise NotFound(
-                    f"application {application} has no VM: it is {each.state}",
+                    f"application {application!r} is {each.state} and has no VM",
                     hint=f"plexspaces start --name {application}",
                 )
             return each.vm
-        raise NotFound(f"there is no application {application}", hint="plexspaces list")
+        raise no_application(application)
 
     async def _listing(self) -> Listing:
         if isinstance(self._node, NodeClient):

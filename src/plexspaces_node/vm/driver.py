@@ -12,8 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from plexspaces_node.errors import InvalidArgument
-from plexspaces_node.model import VmConfig
+from plexspaces_node.model import VmConfig, check_vm_size
 from plexspaces_node.vm.bundle import Bundle
 from plexspaces_node.vm.bundle import VmHandle as VmHandle  # part of the contract
 
@@ -81,17 +80,12 @@ class Capabilities:
 
     def check(self, config: VmConfig) -> None:
         """Raise `InvalidArgument` unless a machine of this size can be made."""
-        if not self.min_memory_mib <= config.memory_mib <= self.max_memory_mib:
-            raise InvalidArgument(
-                f"{config.memory_mib} MiB is outside of what a VM can have here, "
-                f"{self.min_memory_mib} to {self.max_memory_mib} MiB",
-                hint=f"deploy with --memory {max(256, self.min_memory_mib)}",
-            )
-        if config.vcpus > self.max_vcpus:
-            raise InvalidArgument(
-                f"{config.vcpus} vcpus are more than the {self.max_vcpus} a VM can have here",
-                hint=f"deploy with --vcpus {self.max_vcpus}",
-            )
+        check_vm_size(
+            config,
+            min_memory_mib=self.min_memory_mib,
+            max_memory_mib=self.max_memory_mib,
+            max_vcpus=self.max_vcpus,
+        )
 
 
 @dataclass(frozen=True, slots=True)

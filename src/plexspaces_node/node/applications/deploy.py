@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from time import perf_counter_ns
 
-from plexspaces_node.errors import AlreadyExists, PlexSpacesError
+from plexspaces_node.errors import PlexSpacesError, name_taken
 from plexspaces_node.info import ApplicationInfo
 from plexspaces_node.node.applications.actor_host import Router
 from plexspaces_node.node.applications.capacity import Capacity
@@ -80,11 +80,7 @@ class Deployer:
                 if is_answered(known.record, request):
                     return await describe(known)
                 if not request.replace:
-                    raise AlreadyExists(
-                        f"application {known.name!r} is already deployed, and {known.state}",
-                        hint="deploy with --replace, which keeps its state, or under another "
-                        "--name",
-                    )
+                    raise name_taken(known.name, known.state)
                 self._roster.readable(spec.name)
             if request.vm_id:
                 self._empty_vms.check(request.vm_id)

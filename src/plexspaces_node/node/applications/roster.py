@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from plexspaces_node.errors import NotFound, WrongState
+from plexspaces_node.errors import WrongState, no_application
 from plexspaces_node.model import ApplicationState, VmConfig
 from plexspaces_node.node.applications.capacity import Held
 from plexspaces_node.node.applications.supervisor import Supervisor
@@ -39,7 +39,7 @@ class Roster:
         """Return an application; raises `NotFound`."""
         supervisor = self.applications.get(name)
         if supervisor is None:
-            raise NotFound(f"there is no application {name!r}", hint="plexspaces list")
+            raise no_application(name)
         return supervisor
 
     def readable(self, name: str) -> Supervisor:

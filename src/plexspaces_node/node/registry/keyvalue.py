@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from plexspaces_node.errors import InvalidArgument, NotFound, ResourceExhausted
+from plexspaces_node.errors import InvalidArgument, ResourceExhausted, no_application
 from plexspaces_node.node.registry.database import Value
 
 KEY_LIMIT_BYTES = 512
@@ -102,7 +102,7 @@ def _find(connection: sqlite3.Connection, name: str, key: str) -> tuple[int, int
         (key, name),
     ).fetchone()
     if row is None:
-        raise not_found(name)
+        raise no_application(name)
     number, used, id_, value_bytes = row
     return number, used, id_, 0 if id_ is None else row_bytes(len(key.encode()), value_bytes)
 
@@ -111,8 +111,3 @@ def _charge(connection: sqlite3.Connection, number: int, total: int) -> None:
     connection.execute(
         "UPDATE applications SET keyvalue_bytes = ? WHERE number = ?", (total, number)
     )
-
-
-def not_found(name: str) -> NotFound:
-    """Return the error for an application that is not there."""
-    return NotFound(f"there is no application named {name!r}", hint="plexspaces list")

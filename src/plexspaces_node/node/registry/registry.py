@@ -31,6 +31,8 @@ from plexspaces_node.errors import (
     AlreadyExists,
     InvalidArgument,
     PlexSpacesError,
+    name_taken,
+    no_application,
 )
 from plexspaces_node.model import (
     MIB,
@@ -305,10 +307,7 @@ def _insert(connection: sqlite3.Connection, record: ApplicationRecord) -> None:
     if found is not None and found.generation == 0:
         _delete(connection, found.id)
     elif found is not None:
-        raise AlreadyExists(
-            f"an application named {record.name!r} is already deployed",
-            hint=f"plexspaces undeploy --name {record.name}",
-        )
+        raise name_taken(record.name)
     _check_request(connection, record.request_id, record.name)
     connection.execute(f"INSERT INTO applications ({_COLUMNS}) VALUES ({_PLACES})", _row(record))
 
@@ -358,7 +357,7 @@ def _row(record: ApplicationRecord) -> tuple[Any, ...]:
 def _get(connection: sqlite3.Connection, name: str) -> ApplicationRecord:
     record = _find(connection, "name", name)
     if record is None:
-        raise keyvalue.not_found(name)
+        raise no_application(name)
     return record
 
 
@@ -459,7 +458,7 @@ def _update_one(
     connection: sqlite3.Connection, name: str, sql: str, values: tuple[Any, ...]
 ) -> None:
     if connection.execute(sql, values).rowcount == 0:
-        raise keyvalue.not_found(name)
+        raise no_application(name)
 
 
 def _json(value: object) -> str:

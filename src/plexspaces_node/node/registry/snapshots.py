@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from plexspaces_node.errors import no_application
 from plexspaces_node.node.registry.database import Value
-from plexspaces_node.node.registry.keyvalue import not_found
 from plexspaces_node.node.registry.sqlite_errors import Damaged
 
 _REMOVED_AT_ONCE = 16
@@ -109,6 +109,6 @@ def sweep(connection: sqlite3.Connection, number: int) -> bool:
 def _number(connection: sqlite3.Connection, name: str) -> int:
     row = connection.execute("SELECT number FROM applications WHERE name = ?", (name,)).fetchone()
     if row is None:
-        raise not_found(name)
+        raise no_application(name)
     number: int = row[0]
     return number
