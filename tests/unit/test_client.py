@@ -590,5 +590,5 @@ class TestVmRegistry:
         with pytest.raises(NotFound, match="is Stopped and has no VM") as caught:
             await registry.find("calc")
         assert caught.value.hint == "plexspaces start --name calc"
-        with pytest.raises(NotFound, match="no application other"):
+        with pytest.raises(NotFound, match="no application 'other'"):
             await registry.find("other")
