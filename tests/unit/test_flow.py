@@ -15,17 +15,15 @@ from plexspaces_node.errors import ActorFailed
 from plexspaces_node.link import frames as link
 from plexspaces_node.node.machines import host_calls as calls
 from plexspaces_node.node.machines.agent_client import LOG_LINES
-from plexspaces_node.node.machines.connection import (
-    AGENT_HEAD_BYTES,
-    ANSWER_BYTES,
-    ANSWERS_BYTES,
+from plexspaces_node.node.machines.connection import AGENT_HEAD_BYTES, ANSWER_BYTES
+from plexspaces_node.node.machines.host_calls import HOST_CALLS, HOST_CALLS_BYTES
+from plexspaces_node.node.machines.reading import (
     BURST_S,
     HEAD_BYTES,
-    SEND_BUFFER_BYTES,
     UNASKED_BYTES_PER_S,
     UNASKED_PER_S,
 )
-from plexspaces_node.node.machines.host_calls import HOST_CALLS, HOST_CALLS_BYTES
+from plexspaces_node.node.machines.writing import ANSWERS_BYTES, SEND_BUFFER_BYTES
 
 VALUE = bytes(256 * 1024)
 READ_AT_ONCE = 16 * 1024
@@ -88,10 +86,10 @@ def test_agent_that_does_not_read_small_answers_is_not_read_from_either(
         await it.flood(link.encode(frame) * 100, 100)
         connection = it.client._connection
         assert connection is not None
-        assert connection.answers_full
+        assert connection.answers.is_full
         # And what was read with the last that was allowed.
         most = ANSWERS_BYTES / ANSWER_BYTES + READ_AT_ONCE / len(link.encode(frame))
-        assert 0 < len(connection._outgoing) <= most
+        assert 0 < len(connection.writing) <= most
 
     run(case)
 

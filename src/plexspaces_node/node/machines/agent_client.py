@@ -219,8 +219,8 @@ class AgentClient:
         try:
             async with asyncio.timeout(timeout_s):
                 async for part in state:
-                    connection.send(link.State(), part)
-                    await connection.drain()
+                    connection.writing.send(link.State(), part)
+                    await connection.writing.drain()
         except TimeoutError:
             raise self._late("loading", timeout_s) from None
         if connection is not self._connection:
@@ -310,7 +310,7 @@ class AgentClient:
                 hint="send slower, or raise [limits] mailbox",
             )
         # What is not taken yet may be of messages that have ended.
-        waiting_bytes = max(self._messages.bytes, connection.backlog)
+        waiting_bytes = max(self._messages.bytes, connection.writing.backlog)
         if waiting_bytes > max(IN_FLIGHT_BYTES, self._message_limit):
             raise ResourceExhausted(
                 f"too many messages in flight ({waiting_bytes} bytes)",
@@ -320,7 +320,7 @@ class AgentClient:
         self._in_flight.check(len(payload))
         message_id = next(self._ids)
         frame = link.Invoke(id=message_id, sender=sender, type=msg_type, timeout_ns=timeout_ns)
-        end = connection.send(frame, payload)
+        end = connection.writing.send(frame, payload)
         return self._messages.add(message_id, size=len(payload), timeout_ns=timeout_ns, end=end)
 
     async def idle(self) -> None:
@@ -363,7 +363,7 @@ class AgentClient:
         request_id = frame.id = next(self._ids)
         future: asyncio.Future[_Answer] = self._loop.create_future()
         self._requests[request_id] = (future, answer)
-        connection.send(frame)
+        connection.writing.send(frame)
         try:
             # The last tick is for what came while the node was stopped, and is yet to be read.
             left_s, most = timeout_s, self._snapshots + _SNAPSHOTS_AT_STOP
@@ -395,7 +395,7 @@ class AgentClient:
 
     def _cancel(self, message_id: int) -> None:
         if self._connection is not None:
-            self._connection.send(link.Cancel(id=message_id))
+            self._connection.writing.send(link.Cancel(id=message_id))
 
     def _wake_idle(self) -> None:
         if self._idle and not self.in_flight:
@@ -462,7 +462,7 @@ class AgentClient:
             time_unix_ns=time_ns(),
             seed=os.urandom(SEED_BYTES),
         )
-        connection.send(welcome)
+        connection.writing.send(welcome)
         if refused:
             self._refuse(refused, hint)
             connection.end()
@@ -495,15 +495,15 @@ class AgentClient:
             self._greet(connection, frame)
         elif isinstance(frame, link.Reply):
             if not self._messages.settle(frame, body):
-                connection.unasked(1, frame, body)
+                connection.reading.unasked(1, frame, body)
         elif isinstance(frame, link.HostCall):
-            connection.unasked(1, frame, body)
+            connection.reading.unasked(1, frame, body)
             self._calls.take(connection, frame, body)
         elif isinstance(frame, link.Log):
-            connection.unasked(len(frame.lines), frame, body)
+            connection.reading.unasked(len(frame.lines), frame, body)
             self._host.log(_records(frame))
         elif isinstance(frame, link.Snapshot):
-            connection.unasked(1, frame, body)
+            connection.reading.unasked(1, frame, body)
             self._parts += 1
             self._snapshots += frame.offset == 0
             self._host.snapshot_part(frame, body, self.kept)
@@ -512,7 +512,7 @@ class AgentClient:
         elif isinstance(frame, link.Stopped) and not frame.id:
             self.left = True
         elif not self._answered(frame):
-            connection.unasked(1, frame, body)
+            connection.reading.unasked(1, frame, body)
 
     def took_answers(self, connection: Connection) -> None:
         """Go on with what the agent asked before."""

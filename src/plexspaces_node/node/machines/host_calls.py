@@ -15,7 +15,8 @@ from plexspaces_node.errors import ActorError, Internal, PlexSpacesError
 from plexspaces_node.link import frames as link
 from plexspaces_node.link.frames import Body, HostCall
 from plexspaces_node.model import MIB
-from plexspaces_node.node.machines.connection import Connection, Hold
+from plexspaces_node.node.machines.connection import Connection
+from plexspaces_node.node.machines.reading import Hold
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class Calls:
         self.go_on()
         if self._is_full:
             self._held.add(connection)
-            connection.hold(Hold.CALLS)
+            connection.reading.hold(Hold.CALLS)
 
     @property
     def _is_full(self) -> bool:
@@ -61,7 +62,7 @@ class Calls:
         while self._waiting and len(self._tasks) < HOST_CALLS:
             connection, call, body = self._waiting[0]
             stores = isinstance(call, link.Get | link.Put | link.Delete)
-            if connection.answers_full or (stores and self._storing):
+            if connection.answers.is_full or (stores and self._storing):
                 return
             self._waiting.popleft()
             self._storing = self._storing or stores
@@ -95,7 +96,7 @@ class Calls:
         if not self._is_full:
             # Also one that came after the calls of the one before it.
             for held in self._held:
-                held.release(Hold.CALLS)
+                held.reading.release(Hold.CALLS)
             self._held.clear()
 
     async def _do(self, connection: Connection, call: HostCall, body: Body) -> None:

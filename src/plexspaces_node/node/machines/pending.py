@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from math import inf
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 from plexspaces_node.errors import DeadlineExceeded, PlexSpacesError
 from plexspaces_node.link import frames as link
+from plexspaces_node.node.machines.connection import Connection
 from plexspaces_node.node.machines.in_flight import InFlight
 
 SILENCE_NS = 1_000_000_000
@@ -38,20 +39,6 @@ Answered: TypeAlias = tuple[link.Reply, link.Body]
 
 _Signs: TypeAlias = tuple[int, int, int]
 """Of life: which message is the oldest, what the agent has yet to take, what came of a frame."""
-
-
-class Stream(Protocol):
-    """What is looked at of a connection."""
-
-    @property
-    def unfinished(self) -> int:
-        """Bytes that came of a frame that is not yet whole."""
-
-    def was_held(self) -> bool:
-        """Tell whether the node has left something unread since it was last asked this."""
-
-    def taken(self) -> int:
-        """Return how much of what was sent the agent's side has taken."""
 
 
 class Message:
@@ -90,7 +77,7 @@ class Pending:
 
     def __init__(  # noqa: PLR0913 - each of those that are told, by its name
         self,
-        stream: Callable[[], Stream | None],
+        connection: Callable[[], Connection | None],
         *,
         give_up: Callable[[int], None],
         deaf: Callable[[], None],
@@ -100,12 +87,12 @@ class Pending:
     ) -> None:
         """Watch over nothing yet.
 
-        `stream` is the present connection, if any. `give_up` is told of a message that nobody waits
+        `connection` is the present one, if any. `give_up` is told of a message that nobody waits
         for any more, `deaf` that the agent is, `unclaimed` of a reply whose sender has left, and
         `emptied` that no message is on its way any more. All are counted in `in_flight`.
         """
         self._loop = asyncio.get_running_loop()
-        self._stream = stream
+        self._connection = connection
         self._give_up = give_up
         self._deaf = deaf
         self._unclaimed = unclaimed
@@ -192,17 +179,17 @@ class Pending:
     def _look(self) -> None:
         """See to the messages whose time is over, and to those that are still being taken."""
         self._timer = None
-        stream = self._stream()
-        if stream is None or not self._messages:
+        connection = self._connection()
+        if connection is None or not self._messages:
             return
         now_s, due_s = self._loop.time(), inf
-        patience = TICKS * HELD if stream.was_held() else TICKS
+        patience = TICKS * HELD if connection.reading.was_held() else TICKS
         taken: int | None = None
         oldest = next(iter(self._messages))
         for message in list(self._messages.values()):
             rest = 0
             if message.end:
-                taken = stream.taken() if taken is None else taken
+                taken = connection.writing.taken() if taken is None else taken
                 rest = max(0, message.end - taken)
                 if not rest:
                     # It was just taken: its time begins.
@@ -211,7 +198,7 @@ class Pending:
                 elif self._never_begun(message, rest, now_s, oldest):
                     continue
             if now_s >= message.due_s:
-                signs = (oldest, rest, stream.unfinished)
+                signs = (oldest, rest, connection.unfinished)
                 message.quiet = message.quiet + 1 if signs == message.signs else 1
                 message.signs = signs
                 if message.quiet >= patience and not self._ended_alone(message, oldest):

@@ -1,0 +1,110 @@
+"""How fast an agent is read from: what it says unasked is paced, and others can hold it.
+
+Past an allowance a second, or while somebody holds, the node stops reading: the agent is the one
+who waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Flag, auto
+
+from plexspaces_node.link.frames import AgentFrame, Body
+from plexspaces_node.model import MIB
+
+UNASKED_PER_S = 5_000
+"""Log lines, host calls, parts of snapshots and answers to nothing that an agent may send. One
+with a long head counts for several: it is parsed, and perhaps kept."""
+
+HEAD_BYTES = 256
+"""For so many more bytes of its head a frame counts for one more."""
+
+UNASKED_BYTES_PER_S = 128 * MIB
+"""Of their bodies, which are passed on as they are."""
+
+BURST_S = 0.25
+"""The allowance of so much time may be used at once."""
+
+
+class Hold(Flag):
+    """Why nothing is read from an agent for the moment."""
+
+    PACE = auto()
+    """It has said more than it may a second."""
+    ANSWERS = auto()
+    """It does not take the answers to its host calls."""
+    CALLS = auto()
+    """It has asked so much that some of it waits here."""
+
+
+class Allowance:
+    """So much a second, of which what was not used is kept for `BURST_S`."""
+
+    def __init__(self, per_s: float, now_s: float) -> None:
+        self._per_s = per_s
+        self._left = per_s * BURST_S
+        self._since_s = now_s
+
+    def spend(self, amount: float, now_s: float) -> float:
+        """Take an amount, be it there or not; return how many seconds on there is some again."""
+        gained = (now_s - self._since_s) * self._per_s
+        self._left = min(self._left + gained, self._per_s * BURST_S) - amount
+        self._since_s = now_s
+        return max(0.0, -self._left / self._per_s)
+
+
+class Reading:
+    """Whether a transport is read from. Nothing here blocks."""
+
+    def __init__(self, transport: asyncio.ReadTransport) -> None:
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        self._hold = Hold(0)
+        self._was_held = False
+        now_s = self._loop.time()
+        self._unasked = Allowance(UNASKED_PER_S, now_s)
+        self._unasked_bytes = Allowance(UNASKED_BYTES_PER_S, now_s)
+        self._pace_s = 0.0
+        self._pacing: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"<Reading {self._hold}>"
+
+    def unasked(self, count: int, frame: AgentFrame, body: Body) -> None:
+        """Count what an agent said unasked; past its allowance `keep_pace` holds for a while."""
+        now_s = self._loop.time()
+        count += frame.ByteSize() // HEAD_BYTES
+        wait_s = max(self._unasked.spend(count, now_s), self._unasked_bytes.spend(len(body), now_s))
+        self._pace_s = max(self._pace_s, wait_s)
+
+    def keep_pace(self) -> None:
+        """Hold for as long as what was said unasked is too much; call after what was read."""
+        if not self._pace_s:
+            return
+        wait_s, self._pace_s = self._pace_s, 0.0
+        if self._pacing is not None:
+            self._pacing.cancel()
+        self._pacing = self._loop.call_later(wait_s, self.release, Hold.PACE)
+        self.hold(Hold.PACE)
+
+    def hold(self, why: Hold) -> None:
+        """Stop reading."""
+        self._hold |= why
+        self._was_held = True
+        self._transport.pause_reading()
+
+    def release(self, why: Hold) -> None:
+        """Read on, unless something else holds too."""
+        held, self._hold = self._hold, self._hold & ~why
+        if held and not self._hold and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def was_held(self) -> bool:
+        """Tell whether something was left unread for a while since this was last asked."""
+        held, self._was_held = self._was_held or bool(self._hold), False
+        return held
+
+    def close(self) -> None:
+        """Release nothing any more."""
+        if self._pacing is not None:
+            self._pacing.cancel()

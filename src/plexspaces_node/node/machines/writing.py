@@ -1,0 +1,154 @@
+"""What is sent to an agent: it waits here, in the order sent, until the agent takes it."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import sys
+import termios
+from collections import deque
+from socket import SO_SNDBUF, SOL_SOCKET
+
+from plexspaces_node.link import frames as link
+from plexspaces_node.link.frames import Body, NodeFrame
+from plexspaces_node.model import MIB
+
+ANSWERS_BYTES = 1 * MIB
+"""With more than this of answers that the agent has not taken it is not read from."""
+
+SEND_BUFFER_BYTES = 512 * 1024
+"""Of the kernel, for what an agent has yet to take."""
+
+_JOINED_BYTES = 16 * 1024
+"""A shorter body is copied behind its head: one call of the kernel costs more."""
+
+_PIECE_BYTES = 256 * 1024
+"""What is handed to the transport at a time, which copies what the kernel does not take."""
+
+
+class Writing:
+    """The stream to an agent. Nothing here blocks."""
+
+    def __init__(self, transport: asyncio.WriteTransport) -> None:
+        # To be told whenever the transport holds anything at all, and when it does not.
+        transport.set_write_buffer_limits(high=0)
+        self._transport = transport
+        self._socket = transport.get_extra_info("socket")
+        # Fewer turns for a long message, each of which costs two switches of the CPU.
+        self._socket.setsockopt(SOL_SOCKET, SO_SNDBUF, SEND_BUFFER_BYTES)
+        self._outgoing: deque[memoryview] = deque()
+        self._outgoing_bytes = 0
+        self._writable = True
+        self._sent = 0
+        self._drained: list[asyncio.Future[None]] = []
+
+    def __repr__(self) -> str:
+        return f"<Writing {self.backlog} bytes to be taken>"
+
+    def __len__(self) -> int:
+        return len(self._outgoing)
+
+    def send(self, frame: NodeFrame, body: Body = b"") -> int:
+        """Send a frame; return where it ends in the stream, or 0 if it was taken at once.
+
+        What is sent on a connection that is gone is lost.
+        """
+        transport = self._transport
+        if transport.is_closing():
+            return 0
+        size = len(body)
+        head = link.head_of(frame, size)
+        self._sent += len(head) + size
+        if size > _JOINED_BYTES:
+            self._outgoing += (memoryview(head), memoryview(body))
+            self._outgoing_bytes += len(head) + size
+            self._write()
+        elif self._writable:
+            # Then nothing waits before it.
+            transport.write(head + body)
+        else:
+            self._outgoing.append(memoryview(head + body))
+            self._outgoing_bytes += len(head) + size
+        return 0 if self._writable else self._sent
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that the kernel has not taken yet."""
+        return self._outgoing_bytes + self._transport.get_write_buffer_size()
+
+    @property
+    def written(self) -> int:
+        """How much of the stream the kernel has taken."""
+        return self._sent - self.backlog
+
+    def taken(self) -> int:
+        """Return how much of the stream the agent's side has taken, roughly unless it is all."""
+        # The socket is written again only when most of it was read: what is read of it counts too.
+        unread = fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4))
+        return self.written - int.from_bytes(unread, sys.byteorder)
+
+    async def drain(self) -> None:
+        """Wait until the kernel has taken everything, or the connection is gone."""
+        if self.backlog:
+            drained = asyncio.get_running_loop().create_future()
+            self._drained.append(drained)
+            await drained
+
+    def pause(self) -> None:
+        """Keep what is sent: the transport holds something."""
+        self._writable = False
+
+    def resume(self) -> None:
+        """Hand on what waits: the transport holds nothing any more."""
+        self._writable = True
+        self._write()
+        if not self.backlog:
+            self._wake_drained()
+
+    def close(self) -> None:
+        """Forget what waits: the connection is gone."""
+        self._outgoing.clear()
+        self._outgoing_bytes = 0
+        self._wake_drained()
+
+    def _write(self) -> None:
+        outgoing = self._outgoing
+        while outgoing and self._writable:
+            piece = outgoing.popleft()
+            if len(piece) > _PIECE_BYTES:
+                outgoing.appendleft(piece[_PIECE_BYTES:])
+                piece = piece[:_PIECE_BYTES]
+            self._outgoing_bytes -= len(piece)
+            self._transport.write(piece)
+
+    def _wake_drained(self) -> None:
+        drained, self._drained = self._drained, []
+        for waiting in drained:
+            if not waiting.done():
+                waiting.set_result(None)
+
+
+class Answers:
+    """The answers in a stream that are not taken yet; too many and no more should be made."""
+
+    def __init__(self) -> None:
+        # Their ends in the stream, and their sizes.
+        self._answers: deque[tuple[int, int]] = deque()
+        self._bytes = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are more than `ANSWERS_BYTES`."""
+        return self._bytes > ANSWERS_BYTES
+
+    def add(self, end: int, size: int) -> None:
+        """Count an answer until the stream is taken up to there."""
+        self._answers.append((end, size))
+        self._bytes += size
+
+    def taken(self, written: int) -> bool:
+        """Count those no more that end before; tell whether they were full and are not now."""
+        was_full = self.is_full
+        while self._answers and self._answers[0][0] <= written:
+            self._bytes -= self._answers.popleft()[1]
+        return was_full and not self.is_full
