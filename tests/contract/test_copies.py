@@ -48,6 +48,13 @@ def files_of_templates() -> list[str]:
     return [name for name in found if "plexspaces-" in name]
 
 
+@pytest.fixture
+async def hurried(root: Path, tmp_path: Path) -> AsyncIterator[FakeQemuHarness]:
+    """The same, whose drivers give up soon what hangs."""
+    yield FakeQemuHarness.hurried(root, tmp_path)
+    assert files_of_templates() == []
+
+
 async def appeared(file: Path) -> None:
     """Wait until a stand-in has come to where it was told to hang, and says so by a file."""
     while not file.exists():
@@ -299,15 +306,13 @@ async def test_console_of_a_copy_begins_with_what_its_template_said(
     ],
 )
 async def test_machine_boots_where_copying_does_not_work(
-    stand_in: FakeQemuHarness,
+    hurried: FakeQemuHarness,
     fault: str,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The start takes longer then, and the log says why; nothing of the attempt is left."""
-    monkeypatch.setattr(qemu_template, "COPY_TIMEOUT_S", 1)
-    driver = stand_in.ready(*fault.split())
-    assert not await start(stand_in, driver)
+    driver = hurried.ready(*fault.split())
+    assert not await start(hurried, driver)
     assert caplog.text.count("because it could not be copied") == 1
     driver.close()
 
@@ -336,13 +341,10 @@ async def test_machine_is_copied_again_after_one_that_could_not_be(
     driver.close()
 
 
-async def test_template_whose_copy_is_mute_is_none(
-    stand_in: FakeQemuHarness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_template_whose_copy_is_mute_is_none(hurried: FakeQemuHarness) -> None:
     """A copy has to speak before others are made: all would be as mute."""
-    monkeypatch.setattr(qemu_template, "COPY_TIMEOUT_S", 1)
-    driver = stand_in.ready("--guest", "mute")
-    bundle = stand_in.bundle()
+    driver = hurried.ready("--guest", "mute")
+    bundle = hurried.bundle()
     vm = await driver.start(bundle.config, bundle)
     assert "-kernel" in arguments_of(bundle)
     assert files_of_templates() == []
@@ -352,18 +354,16 @@ async def test_template_whose_copy_is_mute_is_none(
 
 @pytest.mark.parametrize("fault", ["--fail migrate", "--hang migrate-incoming", "--guest mute"])
 async def test_probe_finds_out_that_copying_does_not_work(
-    stand_in: FakeQemuHarness,
+    hurried: FakeQemuHarness,
     fault: str,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The level works all the same, by booting; a copy whose agent is silent counts as none."""
-    monkeypatch.setattr(qemu_template, "COPY_TIMEOUT_S", 2)
-    driver = stand_in.of_program(*fault.split())
+    driver = hurried.of_program(*fault.split())
     health = await driver.probe()
     assert health.ok
     assert "machines are booted, not copied, from now on" in caplog.text
-    assert list(stand_in.root.iterdir()) == []
+    assert list(hurried.root.iterdir()) == []
 
 
 async def test_probe_makes_the_template_of_the_usual_size(stand_in: FakeQemuHarness) -> None:

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 import pytest
-from support.machines import SMALL, TIMEOUT_S, QemuHarness
+from support.machines import SMALL, TIMEOUT_S, QemuHarness, qemu_driver
 from support.qemu import leave_unread
 
 from plexspaces_node.errors import VmStartFailed
@@ -18,9 +18,9 @@ from plexspaces_node.model import VmConfig
 from plexspaces_node.vm.drive import make_drive
 from plexspaces_node.vm.host import procfs
 from plexspaces_node.vm.image import INITRD, KERNEL, ROOTFS, GuestImage
-from plexspaces_node.vm.qemu import driver as qemu
 from plexspaces_node.vm.qemu.driver import QemuDriver
 from plexspaces_node.vm.qemu.qmp import connect_qmp
+from plexspaces_node.vm.qemu.timeouts import Timeouts
 
 UNHEARD_OF = VmConfig(1, 131)
 """A size of which there is no template, so that the machine has to boot."""
@@ -141,14 +141,13 @@ async def test_image_whose_root_is_empty_fails_the_probe_with_the_guests_words(
 
 
 async def test_guest_whose_agent_says_nothing_fails_the_start_at_its_boot(
-    machines: QemuHarness, monkeypatch: pytest.MonkeyPatch
+    machines: QemuHarness,
 ) -> None:
     """A boot that hangs ends with its bound, and nothing of it is left."""
-    for name in ("FIRST_BOOT_TIMEOUT_S", "BOOT_TIMEOUT_S"):
-        monkeypatch.setattr(qemu, name, 0.01)
+    driver = qemu_driver(Timeouts(first_boot_s=0.01, boot_s=0.01))
     bundle = machines.bundle(UNHEARD_OF)
     with pytest.raises(VmStartFailed, match=r"within 0\.01 s") as caught:
-        await machines.driver.start(UNHEARD_OF, bundle)
+        await driver.start(UNHEARD_OF, bundle)
     assert caught.value.step == "boot"
     assert machines.rests(bundle) == [str(bundle.path)]
     assert not bundle.link_socket.exists()

@@ -7,21 +7,27 @@ import shlex
 import sys
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from support import fake_firecracker
 from support.machines import GuestHarness, Link
+from support.patience import patient
 
 from plexspaces_node.config import ConfigBootstrap
 from plexspaces_node.isolation import open_image
 from plexspaces_node.vm.driver import Health
 from plexspaces_node.vm.erofs import MAGIC, MAGIC_OFFSET
-from plexspaces_node.vm.firecracker.driver import FirecrackerDriver
+from plexspaces_node.vm.firecracker.driver import TIMEOUTS, FirecrackerDriver
 from plexspaces_node.vm.firecracker.host import Installation
+from plexspaces_node.vm.firecracker.timeouts import Timeouts
 from plexspaces_node.vm.image import ROOTFS, GuestImage
 
 ELF_HEAD = b"\x7fELF" + bytes(14) + b"\x3e\x00"
 EROFS_HEAD = bytes(MAGIC_OFFSET) + MAGIC
+HURRIED = Timeouts(
+    jail_s=patient(2), connect_s=patient(3), call_s=patient(1), boot_s=patient(1), trial_s=0.3
+)
+"""For stand-ins that hang. What a stand-in's own start falls into is longer, for a busy host."""
 
 
 def fake_program(directory: Path, *options: str) -> str:
@@ -50,10 +56,16 @@ def kvm_works() -> None:
 class FakeFirecrackerHarness(GuestHarness):
     """The Firecracker driver over the stand-in program, which is not jailed."""
 
-    def __init__(self, root: Path, scratch: Path) -> None:
+    def __init__(self, root: Path, scratch: Path, timeouts: Timeouts = TIMEOUTS) -> None:
         self._scratch = scratch
         self._trials = root
+        self.timeouts = timeouts
         super().__init__(root, self.ready())
+
+    @classmethod
+    def hurried(cls, root: Path, scratch: Path) -> Self:
+        """Make a harness whose drivers give up soon what hangs."""
+        return cls(root, scratch, HURRIED)
 
     def of_program(self, *options: str) -> FirecrackerDriver:
         """Make a driver whose Firecracker is the stand-in with these options."""
@@ -62,6 +74,7 @@ class FakeFirecrackerHarness(GuestHarness):
             Installation(fake_program(self._scratch, *options), jailer=None),
             scratch=self._trials,
             check_kvm=kvm_works,
+            timeouts=self.timeouts,
         )
 
     def ready(self, *options: str) -> FirecrackerDriver:

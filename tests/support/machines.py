@@ -29,7 +29,8 @@ from plexspaces_node.vm.driver import Driver, Endpoint, Health, Vm
 from plexspaces_node.vm.host import procfs
 from plexspaces_node.vm.host.vmm import marks_of
 from plexspaces_node.vm.process.driver import ProcessDriver
-from plexspaces_node.vm.qemu.driver import QemuDriver
+from plexspaces_node.vm.qemu.driver import TIMEOUTS, QemuDriver
+from plexspaces_node.vm.qemu.timeouts import Timeouts
 
 STANDIN_AGENT = Path(__file__).parents[1] / "contract" / "standin_agent.py"
 SMALL = VmConfig(vcpus=1, memory_mib=128)
@@ -229,9 +230,9 @@ class QemuHarness(GuestHarness):
         return qemu_driver()
 
 
-def qemu_driver() -> QemuDriver:
+def qemu_driver(timeouts: Timeouts = TIMEOUTS) -> QemuDriver:
     """Make a QEMU driver for the image that this user's configuration names."""
-    return QemuDriver(partial(open_image, ConfigBootstrap.load()))
+    return QemuDriver(partial(open_image, ConfigBootstrap.load()), timeouts=timeouts)
 
 
 async def _agent_in_memory(endpoint: Endpoint, vm_id: str) -> None:

@@ -9,17 +9,25 @@ import socket
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 from support import fake_qemu
 from support.firecracker import fake_image
 from support.machines import QemuHarness
+from support.patience import patient
 
 from plexspaces_node.link import frames as link
 from plexspaces_node.model import ENGINE
 from plexspaces_node.vm.image import GuestImage
 from plexspaces_node.vm.qemu.command import Accelerator, Emulator, Walls
-from plexspaces_node.vm.qemu.driver import QemuDriver
+from plexspaces_node.vm.qemu.driver import TIMEOUTS, QemuDriver
 from plexspaces_node.vm.qemu.machine import QemuHost
+from plexspaces_node.vm.qemu.timeouts import Timeouts
+
+HURRIED = Timeouts(
+    answer_s=patient(2), first_boot_s=patient(2), boot_s=patient(3), copy_s=1, kvm_probe_s=3
+)
+"""For stand-ins that hang. What a stand-in's own start falls into is longer, for a busy host."""
 
 
 def fake_qemu_program(directory: Path, *options: str) -> str:
@@ -72,15 +80,22 @@ class _OverFake(QemuDriver):
 class FakeQemuHarness(QemuHarness):
     """The QEMU driver over the stand-in program."""
 
-    def __init__(self, root: Path, scratch: Path) -> None:
+    def __init__(self, root: Path, scratch: Path, timeouts: Timeouts = TIMEOUTS) -> None:
         self._scratch = scratch
         self._trials = root
+        self.timeouts = timeouts
         self.image = fake_image(scratch / "image")
         super().__init__(root, self.ready())
 
+    @classmethod
+    def hurried(cls, root: Path, scratch: Path) -> Self:
+        """Make a harness whose drivers give up soon what hangs."""
+        return cls(root, scratch, HURRIED)
+
     def of_program(self, *options: str) -> QemuDriver:
         """Make a driver whose QEMU is the stand-in with these options."""
-        driver = _OverFake(partial(GuestImage.open, self.image), scratch=self._trials)
+        image = partial(GuestImage.open, self.image)
+        driver = _OverFake(image, scratch=self._trials, timeouts=self.timeouts)
         driver.program = fake_qemu_program(self._scratch, *options)
         return driver
 
@@ -88,7 +103,8 @@ class FakeQemuHarness(QemuHarness):
         """Make a driver that has found all well already, with a stand-in of these options."""
         driver = self.of_program(*options)
         program, walls, image = driver._look()
-        driver._host = QemuHost(Emulator(program, Accelerator.TCG), walls, image)
+        emulator = Emulator(program, Accelerator.TCG)
+        driver._host = QemuHost(emulator, walls, image, self.timeouts)
         return driver
 
     def restarted(self) -> QemuDriver:

@@ -16,12 +16,11 @@ from support.machines import SMALL
 from plexspaces_node.errors import Unavailable, Unsupported, VmStartFailed
 from plexspaces_node.vm.drive import DRIVE, GUEST_PATH, SLOT_BYTES
 from plexspaces_node.vm.driver import VmExit
-from plexspaces_node.vm.firecracker import driver as firecracker
 from plexspaces_node.vm.firecracker import host as firecracker_host
-from plexspaces_node.vm.firecracker import start as firecracker_start
 from plexspaces_node.vm.firecracker.driver import FirecrackerDriver
 from plexspaces_node.vm.firecracker.host import Installation, find_host, release_of
 from plexspaces_node.vm.firecracker.start import kernel_arguments
+from plexspaces_node.vm.firecracker.timeouts import Timeouts
 from plexspaces_node.vm.host import kvm, procfs
 from plexspaces_node.vm.image import GuestImage
 
@@ -40,6 +39,12 @@ def harness(short_dir: Path, tmp_path: Path) -> FakeFirecrackerHarness:
     return FakeFirecrackerHarness(short_dir, tmp_path)
 
 
+@pytest.fixture
+def hurried(short_dir: Path, tmp_path: Path) -> FakeFirecrackerHarness:
+    """The driver over the stand-in, which gives up soon what hangs."""
+    return FakeFirecrackerHarness.hurried(short_dir, tmp_path)
+
+
 class TestStart:
     @pytest.mark.parametrize("fault", ["--fail", "--die", "--garble"])
     @pytest.mark.parametrize("call", ["GET /", *CONFIGURE, "PUT /actions"])
@@ -54,21 +59,19 @@ class TestStart:
 
     @pytest.mark.parametrize("call", ["GET /", "PUT /vsock"])
     async def test_start_when_a_call_hangs_ends_in_time_and_leaves_nothing(
-        self, harness: FakeFirecrackerHarness, call: str, monkeypatch: pytest.MonkeyPatch
+        self, hurried: FakeFirecrackerHarness, call: str
     ) -> None:
         """A Firecracker that does not answer is given up."""
-        driver = harness.ready("--hang", call)
-        for module in (firecracker, firecracker_start):
-            monkeypatch.setattr(module, "CALL_TIMEOUT_S", 0.5)
+        driver = hurried.ready("--hang", call)
         step = "connect" if call == "GET /" else "configure"
-        await self._check_failed(harness, driver, step, "within")
+        await self._check_failed(hurried, driver, step, "within")
 
     async def test_start_when_the_api_is_never_served_ends_in_time_and_leaves_nothing(
-        self, harness: FakeFirecrackerHarness, monkeypatch: pytest.MonkeyPatch
+        self, short_dir: Path, tmp_path: Path
     ) -> None:
         """So is one that never listens."""
+        harness = FakeFirecrackerHarness(short_dir, tmp_path, Timeouts(connect_s=0.2))
         driver = harness.ready("--no-api")
-        monkeypatch.setattr(firecracker_start, "CONNECT_TIMEOUT_S", 0.2)
         await self._check_failed(harness, driver, "connect", "did not serve its API")
 
     async def test_start_wants_no_more_memory_than_there_is(
@@ -153,15 +156,14 @@ class TestProbe:
         assert list(harness.root.iterdir()) == []
 
     async def test_probe_when_the_guest_stays_silent_is_not_ok_and_leaves_nothing(
-        self, harness: FakeFirecrackerHarness, monkeypatch: pytest.MonkeyPatch
+        self, hurried: FakeFirecrackerHarness
     ) -> None:
         """A KVM on which nothing boots is found out, within a bound."""
-        monkeypatch.setattr(firecracker, "TRIAL_TIMEOUT_S", 0.3)
-        health = await harness.of_program("--deaf-guest").probe()
+        health = await hurried.of_program("--deaf-guest").probe()
         assert not health.ok
         assert "did not connect" in health.reason
         assert health.hint
-        assert list(harness.root.iterdir()) == []
+        assert list(hurried.root.iterdir()) == []
 
     async def test_probe_without_firecracker_says_what_to_install(self, tmp_path: Path) -> None:
         """The most frequent case is the clearest."""

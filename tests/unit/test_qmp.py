@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from plexspaces_node.errors import DeadlineExceeded, Unavailable
-from plexspaces_node.vm.qemu import qmp
 from plexspaces_node.vm.qemu.qmp import connect_qmp
 
 GREETING: dict[str, Any] = {"QMP": {"version": {}, "capabilities": []}}
@@ -127,16 +126,13 @@ async def test_socket_when_nobody_listens_then_unavailable(path: Path) -> None:
             pytest.fail("connected to nothing")
 
 
-async def test_greeting_when_it_does_not_come_then_the_deadline_tells(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_greeting_when_it_does_not_come_then_the_deadline_tells(path: Path) -> None:
     """A QEMU that serves another client, or hangs, costs a bounded time."""
-    monkeypatch.setattr(qmp, "ANSWER_TIMEOUT_S", 0.01)
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(path))
         silent.listen(1)
         with pytest.raises(DeadlineExceeded, match="sent no greeting"):
-            async with connect_qmp(path):
+            async with connect_qmp(path, 0.01):
                 pytest.fail("greeted by nobody")
 
 

@@ -38,12 +38,12 @@ from plexspaces_node.vm.firecracker.jailer import (
 )
 from plexspaces_node.vm.firecracker.start import (
     ARTIFACT_DRIVE,
-    CALL_TIMEOUT_S,
     connected,
     lengthen,
     prepare,
     spawn,
 )
+from plexspaces_node.vm.firecracker.timeouts import Timeouts
 from plexspaces_node.vm.host import procfs
 from plexspaces_node.vm.host.kvm import KVM_HINT, open_kvm
 from plexspaces_node.vm.host.process import HostProcess
@@ -68,11 +68,7 @@ COLD_BOOTS = 2
 """The most that boot at once: on a small host more of them hinder each other."""
 
 DEFAULT_INSTALLATION = Installation()
-
-BOOT_TIMEOUT_S = 30.0
-"""For the call that loads the kernel into the guest's memory and starts it."""
-TRIAL_TIMEOUT_S = 45.0
-"""For the guest of `probe` to dial: less than the minute that `doctor` has for a probe."""
+TIMEOUTS = Timeouts()
 
 _ASK_TIMEOUT_S = 1.0
 
@@ -89,25 +85,29 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """What `probe` found to work here."""
+    """What `probe` found to work here, and how long it may take."""
 
     host: FirecrackerHost
     image: GuestImage
+    timeouts: Timeouts
 
 
 class FirecrackerVm(HostVm):
     """A machine of the Firecracker driver."""
 
-    def __init__(self, handle: VmHandle, places: Places, process: HostProcess) -> None:
+    def __init__(
+        self, handle: VmHandle, places: Places, process: HostProcess, timeouts: Timeouts
+    ) -> None:
         """Take a process that was started from the bundle of `places`."""
         super().__init__(handle, places.bundle, process, link=LinkEnd.GUEST_DIALS)
         self._places = places
+        self._timeouts = timeouts
 
     async def _attach(self, file: Path) -> str:
         name = await finished(asyncio.to_thread(self._make_drive, file))
         pid = self.process.identity.pid
         async with FirecrackerApi(self._places.api_socket, pid=pid) as connection:
-            await connection.call(api.change_drive(ARTIFACT_DRIVE, name), CALL_TIMEOUT_S)
+            await connection.call(api.change_drive(ARTIFACT_DRIVE, name), self._timeouts.call_s)
         return GUEST_PATH
 
     async def _ask_to_end(self, grace_s: float) -> None:
@@ -158,6 +158,7 @@ class FirecrackerDriver(HostDriver[FirecrackerVm]):
         *,
         scratch: Path | None = None,
         check_kvm: Callable[[], None] = open_kvm,
+        timeouts: Timeouts = TIMEOUTS,
     ) -> None:
         """Set what to run and boot; looks at nothing yet.
 
@@ -167,12 +168,14 @@ class FirecrackerDriver(HostDriver[FirecrackerVm]):
             scratch: directory for the trial machine of `probe`, if it is there; best the bundles'
                 own, for a jail needs device files, which a /tmp often does not allow.
             check_kvm: raises when KVM cannot be used; for tests.
+            timeouts: how long to wait for Firecracker and its guests.
         """
         super().__init__()
         self._open_image = open_image
         self._installation = installation
         self._scratch = scratch
         self._check_kvm = check_kvm
+        self._timeouts = timeouts
         self._ready: _Ready | None = None
         self._health: Health | None = None
         self._probing = asyncio.Lock()
@@ -244,7 +247,7 @@ class FirecrackerDriver(HostDriver[FirecrackerVm]):
     def _look(self) -> _Ready:
         host = find_host(self._installation)
         self._check_kvm()
-        return _Ready(host, self._open_image())
+        return _Ready(host, self._open_image(), self._timeouts)
 
     async def _try(self, ready: _Ready) -> None:
         """Boot a machine until its agent dials, and end it; raises `Unavailable` with why not."""
@@ -268,7 +271,7 @@ class FirecrackerDriver(HostDriver[FirecrackerVm]):
                 except VmStartFailed as error:
                     raise trial_failed(error, bundle, hint=KVM_HINT) from error
                 undo.push_async_callback(vm.stop, 0)
-                await _first(dialled, vm, bundle)
+                await _first(dialled, vm, bundle, self._timeouts.trial_s)
         except OSError as error:
             raise Unavailable(f"a trial machine could not be created: {error}") from error
 
@@ -287,39 +290,43 @@ class FirecrackerDriver(HostDriver[FirecrackerVm]):
 
 async def _start(ready: _Ready, config: VmConfig, bundle: Bundle) -> FirecrackerVm:
     """Start Firecracker and its guest; on failure nothing of it is left but files of the bundle."""
+    timeouts = ready.timeouts
     async with AsyncExitStack() as undo:
         places = Places.of(bundle, ready.host.programs)
         undo.push_async_callback(asyncio.to_thread, _remove_group, ready.host, bundle)
         with step("prepare", bundle):
             requests = await finished(asyncio.to_thread(prepare, ready.image, places, config))
         with step("spawn", bundle):
-            process = await spawn(ready.host, places, config)
+            process = await spawn(ready.host, places, config, timeouts)
             undo.push_async_callback(process.kill)
         with step("handle", bundle):
             handle = _handle_of(process, places)
             await finished(asyncio.to_thread(bundle.write_handle, handle))
         async with AsyncExitStack() as opened:
             with step("connect", bundle):
-                connection = await opened.enter_async_context(connected(places, process))
+                connecting = connected(places, process, timeouts)
+                connection = await opened.enter_async_context(connecting)
             with step("configure", bundle):
                 for request in requests:
-                    await connection.call(request, CALL_TIMEOUT_S)
+                    await connection.call(request, timeouts.call_s)
             with step("boot", bundle):
-                await connection.call(api.act(Action.START), BOOT_TIMEOUT_S)
+                await connection.call(api.act(Action.START), timeouts.boot_s)
         undo.pop_all()
-    return FirecrackerVm(handle, places, process)
+    return FirecrackerVm(handle, places, process, timeouts)
 
 
-async def _first(dialled: asyncio.Event, vm: FirecrackerVm, bundle: Bundle) -> None:
+async def _first(
+    dialled: asyncio.Event, vm: FirecrackerVm, bundle: Bundle, timeout_s: float
+) -> None:
     """Wait until the guest has dialled; raises `Unavailable` when it ends or stays silent."""
     dialling, ending = asyncio.ensure_future(dialled.wait()), asyncio.ensure_future(vm.wait())
     try:
         await asyncio.wait(
-            {dialling, ending}, timeout=TRIAL_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED
+            {dialling, ending}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
         )
         if dialled.is_set():
             return
-        how = f"within {TRIAL_TIMEOUT_S:g} s"
+        how = f"within {timeout_s:g} s"
         if ending.done():
             how = f"before it ended: {ending.result().reason}"
         elif last := last_words(bundle):

@@ -26,6 +26,7 @@ from plexspaces_node.vm.firecracker.jailer import (
     jailed_command,
     plain_command,
 )
+from plexspaces_node.vm.firecracker.timeouts import Timeouts
 from plexspaces_node.vm.host import procfs
 from plexspaces_node.vm.host.process import HostProcess, kill_all
 from plexspaces_node.vm.host.vmm import marks_of
@@ -33,11 +34,6 @@ from plexspaces_node.vm.image import GuestImage
 
 ROOT_DRIVE = "root"
 ARTIFACT_DRIVE = "artifact"
-
-JAIL_TIMEOUT_S = 20.0
-CONNECT_TIMEOUT_S = 10.0
-"""For Firecracker to serve its API, which takes it milliseconds."""
-CALL_TIMEOUT_S = 10.0
 
 # The machine ends with its guest: `reboot=k` asks the keyboard controller, which Firecracker has
 # for this purpose, and a panic reboots at once. The rest keeps the kernel from waiting for what
@@ -83,7 +79,9 @@ def lengthen(drive: Path) -> None:
     drive.chmod(0o444)
 
 
-async def spawn(host: FirecrackerHost, places: Places, config: VmConfig) -> HostProcess:
+async def spawn(
+    host: FirecrackerHost, places: Places, config: VmConfig, timeouts: Timeouts
+) -> HostProcess:
     """Start Firecracker, which then waits for requests."""
     bundle, root = places.bundle, os.geteuid() == 0
     if places.root is None:
@@ -96,14 +94,14 @@ async def spawn(host: FirecrackerHost, places: Places, config: VmConfig) -> Host
         )
     command = jailed_command(host.programs, places, config, cgroups=host.cgroups)
     try:
-        await _run_jailer(command, bundle)
+        await _run_jailer(command, bundle, timeouts.jail_s)
         return _jailed(places)
     except BaseException:
         await kill_all(await asyncio.to_thread(procfs.with_arguments, *marks_of(bundle)))
         raise
 
 
-async def _run_jailer(command: list[str], bundle: Bundle) -> None:
+async def _run_jailer(command: list[str], bundle: Bundle, timeout_s: float) -> None:
     """Run the jailer to its end, which comes as soon as Firecracker runs; raises `Unavailable`."""
     with bundle.console_log.open("ab") as log:
         jailer = await asyncio.create_subprocess_exec(
@@ -116,10 +114,10 @@ async def _run_jailer(command: list[str], bundle: Bundle) -> None:
             start_new_session=True,
         )
     try:
-        async with asyncio.timeout(JAIL_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             status = await jailer.wait()
     except TimeoutError as error:
-        raise DeadlineExceeded(f"the jailer did not finish within {JAIL_TIMEOUT_S:g} s") from error
+        raise DeadlineExceeded(f"the jailer did not finish within {timeout_s:g} s") from error
     finally:
         if jailer.returncode is None:
             with suppress(ProcessLookupError):
@@ -141,10 +139,12 @@ def _jailed(places: Places) -> HostProcess:
 
 
 @asynccontextmanager
-async def connected(places: Places, process: HostProcess) -> AsyncIterator[FirecrackerApi]:
+async def connected(
+    places: Places, process: HostProcess, timeouts: Timeouts
+) -> AsyncIterator[FirecrackerApi]:
     """Connect to the API as soon as it is served; raises `Unavailable`, `DeadlineExceeded`."""
     async with AsyncExitStack() as opened:
-        pause_s, deadline = 0.001, monotonic() + CONNECT_TIMEOUT_S
+        pause_s, deadline = 0.001, monotonic() + timeouts.connect_s
         client = FirecrackerApi(places.api_socket, pid=process.identity.pid)
         while True:
             with suppress(FileNotFoundError, ConnectionRefusedError):
@@ -152,12 +152,12 @@ async def connected(places: Places, process: HostProcess) -> AsyncIterator[Firec
                 break
             if monotonic() > deadline:
                 raise DeadlineExceeded(
-                    f"firecracker did not serve its API within {CONNECT_TIMEOUT_S:g} s"
+                    f"firecracker did not serve its API within {timeouts.connect_s:g} s"
                 )
             if await process.ended_within(pause_s):
                 raise Unavailable(f"firecracker ended with status {await process.wait()}")
             pause_s = min(pause_s * 1.5, 0.05)
-        info = await connection.call(api.instance_info(), CALL_TIMEOUT_S)
+        info = await connection.call(api.instance_info(), timeouts.call_s)
         if info.get("id") != places.bundle.vm_id:
             raise Unavailable(f"{places.api_socket} is served for {info.get('id')!r}")
         yield connection

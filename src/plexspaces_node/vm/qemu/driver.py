@@ -53,16 +53,8 @@ from plexspaces_node.vm.qemu.machine import (
 )
 from plexspaces_node.vm.qemu.sandbox import check_kvm, find_qemu, find_walls
 from plexspaces_node.vm.qemu.template import Likeness, Templates
+from plexspaces_node.vm.qemu.timeouts import Timeouts
 
-FIRST_BOOT_TIMEOUT_S = 15.0
-"""From the first instruction until the agent opens its port: five times what emulation takes."""
-BOOT_TIMEOUT_S = 60.0
-"""The same for the second try: a boot may hang at random where many run on few CPUs."""
-KVM_PROBE_TIMEOUT_S = 30.0
-"""For the first boot under KVM: a nested one that does not work may hang instead of failing."""
-PROBE_TIMEOUT_S = 45.0
-"""For it and an emulated one together. Unless copying hangs `doctor`, which waits a minute, hears
-what came of it."""
 COLD_BOOTS = 2
 """The most that boot at once: on a small host more of them hinder each other."""
 COPIES = 4
@@ -78,6 +70,7 @@ MAX_VCPUS = 32
 
 USUAL = VmConfig()
 """Size of the machines that nobody asked more or less of."""
+TIMEOUTS = Timeouts()
 
 _COPYING = ("save", "restore")
 """The steps of a start at which it is the copying that failed, and not the machine."""
@@ -98,6 +91,7 @@ class QemuDriver(HostDriver[QemuVm]):
         emulation: bool = True,
         usual: VmConfig | None = USUAL,
         scratch: Path | None = None,
+        timeouts: Timeouts = TIMEOUTS,
     ) -> None:
         """Set what to boot; looks at nothing yet.
 
@@ -110,6 +104,7 @@ class QemuDriver(HostDriver[QemuVm]):
             scratch: directory for the trial machine of `probe`, if it is there; best the bundles'
                 own, so that no trial outlives a node that was killed for longer than until its
                 next start.
+            timeouts: how long to wait for QEMU and its guests.
         """
         super().__init__()
         self._image = image
@@ -117,6 +112,7 @@ class QemuDriver(HostDriver[QemuVm]):
         self._usual = usual
         self._templates = None if usual is None else Templates()
         self._scratch = scratch
+        self._timeouts = timeouts
         self._host: QemuHost | None = None
         self._health: Health | None = None
         self._probing = asyncio.Lock()
@@ -191,13 +187,13 @@ class QemuDriver(HostDriver[QemuVm]):
     async def _twice(self, boot: Callable[[float], Awaitable[_T]]) -> _T:
         async with self._boots:
             try:
-                return await boot(FIRST_BOOT_TIMEOUT_S)
+                return await boot(self._timeouts.first_boot_s)
             except VmStartFailed as error:
                 hung = isinstance(error.__cause__, DeadlineExceeded)
                 if error.step != "boot" or not hung:
                     raise
                 _log.warning("%s; starting it again", error)
-            return await boot(BOOT_TIMEOUT_S)
+            return await boot(self._timeouts.boot_s)
 
     def _copy_failed(self, error: VmStartFailed, *, enough: int) -> None:
         """Let the machine boot when it was the copying that failed; otherwise raise `error`.
@@ -238,8 +234,9 @@ class QemuDriver(HostDriver[QemuVm]):
             return Health(False, error.message, error.hint)
         try:
             check_kvm(own_user=walls.own_user)
+            emulator = Emulator(qemu, Accelerator.KVM)
             await self._try(
-                QemuHost(Emulator(qemu, Accelerator.KVM), walls, image), KVM_PROBE_TIMEOUT_S
+                QemuHost(emulator, walls, image, self._timeouts), self._timeouts.kvm_probe_s
             )
         except PlexSpacesError as error:
             why = error
@@ -251,8 +248,8 @@ class QemuDriver(HostDriver[QemuVm]):
         try:
             tsc_khz = await asyncio.to_thread(host_tsc_khz)
             emulator = Emulator(qemu, Accelerator.TCG, tsc_khz)
-            rest_s = begin + PROBE_TIMEOUT_S - monotonic()
-            await self._try(QemuHost(emulator, walls, image), rest_s)
+            rest_s = begin + self._timeouts.probe_s - monotonic()
+            await self._try(QemuHost(emulator, walls, image, self._timeouts), rest_s)
         except PlexSpacesError as error:
             return Health(False, f"the guest image does not boot: {error}; {fault}", error.hint)
         return Health(

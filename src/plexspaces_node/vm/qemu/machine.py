@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,6 @@ from plexspaces_node.vm.driver import LinkEnd
 from plexspaces_node.vm.host.process import HostProcess
 from plexspaces_node.vm.host.vmm import HostVm, identity_state, marks_of, step
 from plexspaces_node.vm.image import GuestImage
-from plexspaces_node.vm.qemu import template as qemu_template
 from plexspaces_node.vm.qemu.command import (
     ARTIFACT_SET,
     ENVIRONMENT,
@@ -37,9 +36,10 @@ from plexspaces_node.vm.qemu.command import (
     held_command,
     qemu_command,
 )
-from plexspaces_node.vm.qemu.qmp import connect_qmp
+from plexspaces_node.vm.qemu.qmp import QmpClient, connect_qmp
 from plexspaces_node.vm.qemu.sandbox import walls_of
 from plexspaces_node.vm.qemu.template import Template, memory_file, restore, save
+from plexspaces_node.vm.qemu.timeouts import Timeouts
 
 DRIVER = "qemu"
 """Name of the driver, in its machines' handles."""
@@ -51,11 +51,12 @@ _END_TIMEOUT_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class QemuHost:
-    """What `probe` found to work here."""
+    """What `probe` found to work here, and how long it may take."""
 
     emulator: Emulator
     walls: Walls
     image: GuestImage
+    timeouts: Timeouts
 
 
 class QemuVm(HostVm):
@@ -65,15 +66,22 @@ class QemuVm(HostVm):
     There is nothing in the guest to be saved; its agent has said goodbye, or could not.
     """
 
-    def __init__(self, handle: VmHandle, bundle: Bundle, process: HostProcess) -> None:
+    def __init__(
+        self, handle: VmHandle, bundle: Bundle, process: HostProcess, timeouts: Timeouts
+    ) -> None:
         """Take a process that was started from `bundle`."""
         super().__init__(handle, bundle, process, link=LinkEnd.NODE_DIALS)
+        self._timeouts = timeouts
+
+    def control(self) -> AbstractAsyncContextManager[QmpClient]:
+        """Connect to the machine's QEMU; see `connect_qmp`."""
+        return connect_qmp(_control_socket(self.bundle), self._timeouts.answer_s)
 
     async def _attach(self, file: Path) -> str:
         drive = self.bundle.path / DRIVE
         await finished(asyncio.to_thread(self._make_drive, file, drive))
         with drive.open("rb") as opened:
-            async with connect_qmp(_control_socket(self.bundle)) as qmp:
+            async with self.control() as qmp:
                 await qmp.execute("add-fd", {"fdset-id": ARTIFACT_SET}, descriptor=opened.fileno())
                 await qmp.execute("blockdev-add", dict(artifact_node()))
                 await qmp.execute("blockdev-reopen", {"options": [filled_slot()]})
@@ -96,7 +104,7 @@ async def start_booted(
                 files = _opened(host.image, opened)
             vm = await _spawned(host, config, bundle, undo, files)
         with step("boot", bundle):
-            await _boot(vm.process, bundle, timeout_s)
+            await _boot(vm, timeout_s)
         undo.pop_all()
     return vm
 
@@ -115,15 +123,15 @@ async def make_template(
         async with AsyncExitStack() as undo:
             vm = await _spawned(host, config, bundle, undo, files)
             with step("boot", bundle):
-                await _boot(vm.process, bundle, timeout_s)
-            state = await save(_control_socket(bundle))
+                await _boot(vm, timeout_s)
+            state = await save(_control_socket(bundle), host.timeouts)
         console = bundle.console_log.read_bytes()
         template = Template(memory, files.root, state=state, console=console)
     async with AsyncExitStack() as undo:
         undo.callback(template.close)
         copy = await start_copy(host, config, bundle, template)
         try:
-            await _speaks(copy)
+            await _speaks(copy, host.timeouts)
         finally:
             await copy.stop(0)
         undo.pop_all()
@@ -143,7 +151,7 @@ async def start_copy(
             files = Files(root, memory=template.memory)
             vm = await _spawned(host, config, bundle, undo, files)
         with step("restore", bundle):
-            await _restore(vm, template.state)
+            await _restore(vm, template.state, host.timeouts)
         undo.pop_all()
     return vm
 
@@ -166,7 +174,7 @@ async def _spawned(
     with step("handle", bundle):
         handle = _handle_of(process, host, bundle)
         await finished(asyncio.to_thread(bundle.write_handle, handle))
-    return QemuVm(handle, bundle, process)
+    return QemuVm(handle, bundle, process, host.timeouts)
 
 
 def _spawn(
@@ -200,13 +208,13 @@ def _listen(path: Path, opened: ExitStack, undo: AsyncExitStack) -> int:
     return listener.fileno()
 
 
-async def _boot(process: HostProcess, bundle: Bundle, timeout_s: float) -> None:
+async def _boot(vm: QemuVm, timeout_s: float) -> None:
     """Let the machine run and wait until its agent has opened the port.
 
     Raises `Unavailable` when the machine ends before, `DeadlineExceeded` when it does neither.
     """
     try:
-        async with asyncio.timeout(timeout_s), connect_qmp(_control_socket(bundle)) as qmp:
+        async with asyncio.timeout(timeout_s), vm.control() as qmp:
             await qmp.execute("cont")
             while True:
                 name, data = await qmp.event()
@@ -217,13 +225,13 @@ async def _boot(process: HostProcess, bundle: Bundle, timeout_s: float) -> None:
             f"the agent did not open its link within {timeout_s:.3g} s"
         ) from error
     except Unavailable as error:
-        raise await _explained(error, process, "before its agent opened the link") from error
+        raise await _explained(error, vm.process, "before its agent opened the link") from error
 
 
-async def _restore(vm: QemuVm, state: bytes) -> None:
+async def _restore(vm: QemuVm, state: bytes, timeouts: Timeouts) -> None:
     """Let the machine go on from the saved state; raises as `restore` does."""
     try:
-        await restore(_control_socket(vm.bundle), state)
+        await restore(_control_socket(vm.bundle), state, timeouts)
     except Unavailable as error:
         raise await _explained(error, vm.process, "before it went on") from error
 
@@ -237,11 +245,11 @@ async def _explained(error: Unavailable, process: HostProcess, when: str) -> Una
     return Unavailable(f"{how} {when}")
 
 
-async def _speaks(vm: QemuVm) -> None:
+async def _speaks(vm: QemuVm, timeouts: Timeouts) -> None:
     """Wait until the agent of a copy has said something to a node; raises `VmStartFailed`."""
     with step("restore", vm.bundle):
         try:
-            async with asyncio.timeout(qemu_template.COPY_TIMEOUT_S):
+            async with asyncio.timeout(timeouts.copy_s):
                 reader, writer = await asyncio.open_unix_connection(vm.endpoint.path)
                 try:
                     await reader.readexactly(1)

@@ -30,8 +30,9 @@ _NONE: Mapping[str, Any] = MappingProxyType({})
 class QmpClient:
     """A connection to one QEMU, ready for commands. Made by `connect_qmp` only."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, timeout_s: float) -> None:
         self._connection = connection
+        self._timeout_s = timeout_s
         self._buffer = bytearray()
         self._events: deque[dict[str, Any]] = deque()
 
@@ -49,7 +50,7 @@ class QmpClient:
         """
         line = json.dumps({"execute": command, "arguments": dict(arguments)}).encode() + b"\n"
         try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            async with asyncio.timeout(self._timeout_s):
                 await self._send(line, descriptor)
                 while True:
                     message = await self._message()
@@ -61,7 +62,7 @@ class QmpClient:
                         raise Unavailable(f"QEMU refuses {command}: {_words(message['error'])}")
         except TimeoutError as error:
             raise DeadlineExceeded(
-                f"QEMU did not answer {command} within {ANSWER_TIMEOUT_S:g} s"
+                f"QEMU did not answer {command} within {self._timeout_s:g} s"
             ) from error
 
     async def event(self) -> tuple[str, dict[str, Any]]:
@@ -110,23 +111,23 @@ class QmpClient:
 
 
 @asynccontextmanager
-async def connect_qmp(path: Path) -> AsyncIterator[QmpClient]:
+async def connect_qmp(path: Path, timeout_s: float = ANSWER_TIMEOUT_S) -> AsyncIterator[QmpClient]:
     """Connect to the QEMU that listens at `path`; ready for commands, and for events from then on.
 
-    Waits while another client is served, at most `ANSWER_TIMEOUT_S`. Raises `Unavailable` when
-    nobody listens and `DeadlineExceeded` when nobody greets.
+    Waits while another client is served. The greeting and each answer have `timeout_s`. Raises
+    `Unavailable` when nobody listens and `DeadlineExceeded` when nobody greets.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.setblocking(False)
-        client = QmpClient(connection)
+        client = QmpClient(connection, timeout_s)
         try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 await asyncio.get_running_loop().sock_connect(connection, str(path))
                 while "QMP" not in await client._message():
                     pass
         except TimeoutError as error:
             raise DeadlineExceeded(
-                f"QEMU sent no greeting at {path} within {ANSWER_TIMEOUT_S:g} s"
+                f"QEMU sent no greeting at {path} within {timeout_s:g} s"
             ) from error
         except OSError as error:
             raise Unavailable(f"QEMU is not listening at {path}: {error.strerror}") from error

@@ -28,9 +28,8 @@ from plexspaces_node.model import MIB, VmConfig
 from plexspaces_node.vm.bundle import Bundle
 from plexspaces_node.vm.qemu.command import Accelerator
 from plexspaces_node.vm.qemu.qmp import QmpClient, connect_qmp
+from plexspaces_node.vm.qemu.timeouts import Timeouts
 
-COPY_TIMEOUT_S = 10.0
-"""For a state to be saved, or taken up: 5 ms and 50 ms on a host that is at ease."""
 KEPT = 4
 """The most templates a driver keeps; see docs/qemu.md for what one holds of the host's memory."""
 
@@ -95,13 +94,13 @@ class Template:
             log.write(self.console)
 
 
-async def save(control: Path) -> bytes:
+async def save(control: Path, timeouts: Timeouts) -> bytes:
     """Stop the machine whose QEMU listens at `control` and return its state.
 
     Its memory is not in there: that is in a file already. Raises `Unavailable` when QEMU refuses
     and `DeadlineExceeded`.
     """
-    async with _in_time("save"), connect_qmp(control) as qmp:
+    async with _in_time("save", timeouts), connect_qmp(control, timeouts.answer_s) as qmp:
         await qmp.execute("stop")
         with await _prepared(qmp) as stream:
             await qmp.execute("migrate", {"uri": f"fd:{_HANDED}"})
@@ -112,9 +111,9 @@ async def save(control: Path) -> bytes:
     return bytes(state)
 
 
-async def restore(control: Path, state: bytes) -> None:
+async def restore(control: Path, state: bytes, timeouts: Timeouts) -> None:
     """Have the QEMU that listens at `control` take up a state and go on; raises as `save` does."""
-    async with _in_time("take up"), connect_qmp(control) as qmp:
+    async with _in_time("take up", timeouts), connect_qmp(control, timeouts.answer_s) as qmp:
         with await _prepared(qmp) as stream:
             await qmp.execute("migrate-incoming", {"uri": f"fd:{_HANDED}"})
             # Of what QEMU does not like it reads no more, and says so.
@@ -211,11 +210,11 @@ def _close(files: list[int]) -> None:
 
 
 @asynccontextmanager
-async def _in_time(what: str) -> AsyncIterator[None]:
+async def _in_time(what: str, timeouts: Timeouts) -> AsyncIterator[None]:
     try:
-        async with asyncio.timeout(COPY_TIMEOUT_S):
+        async with asyncio.timeout(timeouts.copy_s):
             yield
     except TimeoutError as error:
         raise DeadlineExceeded(
-            f"QEMU did not {what} the machine's state within {COPY_TIMEOUT_S:g} s"
+            f"QEMU did not {what} the machine's state within {timeouts.copy_s:g} s"
         ) from error
