@@ -38,7 +38,7 @@ validate: ## check a checkout step by step, on a node; VALIDATE_ARGS=--docker in
 
 test: check $(TOOLCHAINS) programs ## every check and test; PYTEST_ARGS names what must run
 	@scripts/agent test
-	@$(BIN)/pytest $(PYTEST_ARGS)
+	@$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(PYTEST_ARGS)
 
 check: $(STAMP) ## formatting, lint, types, layers, shell scripts, drift of generated code
 	@$(BIN)/ruff format --check .

@@ -16,8 +16,8 @@ from plexspaces_node.node.datadir import DataDirectory
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "state" / "node"
+def path(short_dir: Path) -> Path:
+    return short_dir / "state" / "node"
 
 
 def test_open_when_nothing_is_there_then_every_directory_is_private(path: Path) -> None:
@@ -42,12 +42,12 @@ def test_open_when_opened_before_then_what_is_inside_stays(path: Path) -> None:
 
 
 def test_open_when_relative_then_the_paths_are_absolute(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Paths handed to machines do not depend on a working directory."""
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(short_dir)
     with DataDirectory.open(Path("data"), "node-a") as directory:
-        assert directory.vms == tmp_path / "data" / "vms"
+        assert directory.vms == short_dir / "data" / "vms"
 
 
 def test_open_when_another_node_holds_it_then_names_the_holder(path: Path) -> None:
@@ -184,15 +184,15 @@ def test_open_when_the_body_fails_then_the_directory_is_given_back(path: Path) -
 
 @pytest.mark.parametrize("there", ["", "state", "state/node"])
 def test_open_when_not_kept_then_all_it_made_is_gone(
-    path: Path, tmp_path: Path, there: str
+    path: Path, short_dir: Path, there: str
 ) -> None:
     """A node that does not start leaves what it found: no directory, or an empty one."""
-    (tmp_path / there).mkdir(parents=True, exist_ok=True)
-    before = sorted(tmp_path.rglob("*"))
+    (short_dir / there).mkdir(parents=True, exist_ok=True)
+    before = sorted(short_dir.rglob("*"))
     with DataDirectory.open(path, "node-a") as directory:
         directory.registry.write_text("rows")
         (directory.vms / "vm-1").mkdir()
-    assert sorted(tmp_path.rglob("*")) == before
+    assert sorted(short_dir.rglob("*")) == before
 
 
 def test_open_when_kept_before_then_a_failed_start_changes_nothing(path: Path) -> None:
