@@ -129,8 +129,10 @@
         (return (call $ok (local.get $sender) (local.get $sender-size)))))
       ;; t: trap
       (if (i32.eq (local.get $case) (i32.const 116)) (then unreachable))
-      ;; l: loop for ever
-      (if (i32.eq (local.get $case) (i32.const 108)) (then (loop $for-ever (br $for-ever))))
+      ;; l: log the payload, if there is one, and loop for ever
+      (if (i32.eq (local.get $case) (i32.const 108)) (then
+        (if (local.get $size) (then (call $log (i32.const 2) (local.get $at) (local.get $size))))
+        (loop $for-ever (br $for-ever))))
       ;; f: answer the error record, the payload as its message
       (if (i32.eq (local.get $case) (i32.const 102)) (then
         (return (call $fail (local.get $at) (local.get $size)))))

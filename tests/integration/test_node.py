@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import signal
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -33,27 +34,27 @@ from plexspaces_node.errors import (
     Unavailable,
     WrongState,
 )
+from plexspaces_node.info import InvokeResult
 from plexspaces_node.model import MIB, ApplicationState, VmState
 from plexspaces_node.node.artifacts import upload as incoming
 from plexspaces_node.node.node import Node
 
 ONE = (1).to_bytes(4, "little")
 TWO = (2).to_bytes(4, "little")
+AT_WORK = b"at work"
 
 
 async def _at_work(client: NodeClient) -> None:
-    """Wait until the application computes: what was only sent could still be taken back."""
-    while (await client.inspect("one")).counters.in_flight == 0:
-        await asyncio.sleep(0)
-    begin_ns = await _cpu_ns(client)
-    while await _cpu_ns(client) - begin_ns < 50_000_000:
-        await asyncio.sleep(0)
+    """Wait until `_loop` computes: what was only sent could still be taken back."""
+    async with aclosing(client.logs("one", follow=True)) as lines:
+        async for line in lines:
+            if line.message == AT_WORK.decode():
+                return
 
 
-async def _cpu_ns(client: NodeClient) -> int:
-    vm = (await client.inspect("one")).vm
-    assert vm is not None
-    return vm.cpu_ns
+async def _loop(client: NodeClient, timeout_s: float) -> InvokeResult:
+    """Have the application compute for so long, and say so before."""
+    return await client.invoke("one", AT_WORK, type="l", timeout_s=timeout_s)
 
 
 async def test_deploy_returns_when_a_message_can_be_answered(
@@ -500,7 +501,7 @@ async def test_message_in_flight_when_the_machine_dies_fails_at_once(
 ) -> None:
     """Nobody waits for the reply of a machine that is gone."""
     await client.deploy("one", probe_wasm)
-    running = asyncio.create_task(client.invoke("one", type="l", timeout_s=60))
+    running = asyncio.create_task(_loop(client, 60))
     async with asyncio.timeout(20):
         await _at_work(client)
         os.kill(agents_of(data_dir)[0], signal.SIGKILL)
@@ -531,7 +532,7 @@ async def test_drain_lets_a_running_message_finish_and_leaves_nothing(
 ) -> None:
     """On shutdown what runs is answered within the grace time, and every machine is gone."""
     await client.deploy("one", probe_wasm)
-    running = asyncio.create_task(client.invoke("one", type="l", timeout_s=0.5))
+    running = asyncio.create_task(_loop(client, 0.5))
     async with asyncio.timeout(20):
         await _at_work(client)
     await node.drain()
@@ -602,7 +603,7 @@ async def test_short_message_behind_a_long_one_ends_alone(
     """A message whose time runs out in the queue costs neither the machine nor the one at work."""
     await client.deploy("one", probe_wasm)
     agents = agents_of(data_dir)
-    long = asyncio.create_task(client.invoke("one", type="l", timeout_s=2.5))
+    long = asyncio.create_task(_loop(client, 2.5))
     async with asyncio.timeout(20):
         await _at_work(client)
     with pytest.raises(DeadlineExceeded, match="ran out in the mailbox"):
@@ -618,7 +619,7 @@ async def test_message_whose_sender_left_is_in_flight_until_it_ends_and_counts(
 ) -> None:
     """What an actor computes for nobody is computed all the same, and shown; what waited is not."""
     await client.deploy("one", probe_wasm)
-    long = asyncio.create_task(client.invoke("one", type="l", timeout_s=1.0))
+    long = asyncio.create_task(_loop(client, 2.0))
     async with asyncio.timeout(20):
         await _at_work(client)
         waiting = asyncio.create_task(client.invoke("one", type="c", timeout_s=20.0))
@@ -641,7 +642,7 @@ async def test_stop_whose_caller_goes_away_is_finished(
 ) -> None:
     """A stop is done whole: the application ends Stopped, and the node can shut down."""
     await client.deploy("one", probe_wasm)
-    running = asyncio.create_task(client.invoke("one", type="l", timeout_s=1.0))
+    running = asyncio.create_task(_loop(client, 1.0))
     async with asyncio.timeout(20):
         await _at_work(client)
         stopping = asyncio.create_task(client.stop("one"))
@@ -694,7 +695,7 @@ async def test_shutdown_while_a_stop_is_under_way_waits_for_it(
 ) -> None:
     """Two ends at once are one end."""
     await client.deploy("one", probe_wasm)
-    running = asyncio.create_task(client.invoke("one", type="l", timeout_s=0.5))
+    running = asyncio.create_task(_loop(client, 0.5))
     async with asyncio.timeout(20):
         await _at_work(client)
         stopping = asyncio.create_task(client.stop("one"))

@@ -46,10 +46,15 @@ async def test_destroy_when_a_process_of_it_lives_then_raised(tmp_path: Path) ->
     """A node does not start beside a machine that it could not end."""
     bundle = Bundle.create(tmp_path, "vm-stuck", VmConfig())
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", "input()", bundle.vm_id, str(bundle.link_socket)),
+        *(sys.executable, "-c", "print(flush=True); input()"),
+        *(bundle.vm_id, str(bundle.link_socket)),
         stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
     )
+    assert process.stdout is not None
     try:
+        # The kernel shows its arguments only some time after the start has returned.
+        await process.stdout.readline()
         with pytest.raises(Unavailable, match="cannot remove"):
             await destroy_machines(_StuckDriver(), tmp_path)
     finally:
