@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -15,10 +14,11 @@ from plexspaces_node.api import convert
 from plexspaces_node.api.generated import application_pb2 as pb
 from plexspaces_node.api.generated import application_pb2_grpc as pb_grpc
 from plexspaces_node.api.invoke import LONG_BYTES, METHOD, SERVICE, decode_request, encode_reply
-from plexspaces_node.errors import InvalidArgument, ResourceExhausted
+from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.info import ApplicationInfo, LogLine, NodeInfo
 from plexspaces_node.model import VmConfig
 from plexspaces_node.node.api.boundary import Boundary, Context, Handler
+from plexspaces_node.node.api.untaken import UntakenReplies
 from plexspaces_node.node.applications.operations import Applications
 from plexspaces_node.node.applications.requests import DeployRequest
 from plexspaces_node.node.artifacts.store import ArtifactStore
@@ -48,8 +48,7 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
         self._artifacts = artifacts
         self._info = info
         self._limits = limits
-        # Long replies that clients have not taken yet, by connection.
-        self._untaken: Counter[str] = Counter()
+        self._untaken = UntakenReplies(limits.in_flight)
 
     async def InspectNode(
         self, request: pb.InspectNodeRequest, context: Context
@@ -165,8 +164,7 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
 
     async def Invoke(self, raw: bytes, context: Context) -> bytes:  # type: ignore[override]
         """From the request's bytes to the reply's: see `add_to_server`."""
-        if self._untaken:
-            self._check_takes(context.peer())
+        self._untaken.check(context)
         request = decode_request(raw)
         timeout_ns = self._timeout_ns(request.timeout_ms, context)
         outcome = await self._applications.invoke(
@@ -177,35 +175,9 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
             # So that what still holds the payload, in this step of the event loop, lets go of it
             # before gRPC makes a copy of the reply.
             del outcome
-            self._count(len(reply), context)
+            self._untaken.add(len(reply), context)
             await asyncio.sleep(0)
         return reply
-
-    def _count(self, size: int, context: Context) -> None:
-        """Count a reply until its client has taken it."""
-        in_flight, peer = self._limits.in_flight, context.peer()
-
-        def taken(_: Any) -> None:
-            in_flight.remove(size)
-            self._untaken[peer] -= size
-            if not self._untaken[peer]:
-                del self._untaken[peer]
-
-        in_flight.add(size)
-        self._untaken[peer] += size
-        # The stubs have a class where any function will do.
-        callback: Any = taken
-        context.add_done_callback(callback)
-
-    def _check_takes(self, peer: str) -> None:
-        # One that takes no replies has at most its half of the bound that is everybody's.
-        untaken, most = self._untaken.get(peer, 0), self._limits.in_flight.limit_bytes // 2
-        if untaken > most:
-            raise ResourceExhausted(
-                f"this connection has {untaken} bytes of unread replies, more than its limit of "
-                f"{most}",
-                hint="read the replies, or send less at a time",
-            )
 
     def _default_vm(self, request: pb.DeployRequest) -> VmConfig:
         default = self._info.default_vm

@@ -1,0 +1,50 @@
+"""Long replies that clients have not read yet, counted by connection."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from plexspaces_node.errors import ResourceExhausted
+from plexspaces_node.node.api.boundary import Context
+from plexspaces_node.node.machines.in_flight import InFlight
+
+
+class UntakenReplies:
+    """Bounds what one client can leave unread. Used on the event loop alone."""
+
+    def __init__(self, in_flight: InFlight) -> None:
+        """Count replies in `in_flight`, of which one connection may have half."""
+        self._in_flight = in_flight
+        self._bytes: Counter[str] = Counter()
+
+    def __repr__(self) -> str:
+        return f"<UntakenReplies {sum(self._bytes.values())} bytes>"
+
+    def add(self, size: int, context: Context) -> None:
+        """Count a reply until its client has read it."""
+        peer = context.peer()
+
+        def taken(_: Any) -> None:
+            self._in_flight.remove(size)
+            self._bytes[peer] -= size
+            if not self._bytes[peer]:
+                del self._bytes[peer]
+
+        self._in_flight.add(size)
+        self._bytes[peer] += size
+        # The stubs have a class where any function will do.
+        callback: Any = taken
+        context.add_done_callback(callback)
+
+    def check(self, context: Context) -> None:
+        """Raise `ResourceExhausted` for a connection that has too much unread."""
+        if not self._bytes:
+            return
+        untaken, most = self._bytes.get(context.peer(), 0), self._in_flight.limit_bytes // 2
+        if untaken > most:
+            raise ResourceExhausted(
+                f"this connection has {untaken} bytes of unread replies, more than its limit of "
+                f"{most}",
+                hint="read the replies, or send less at a time",
+            )
