@@ -9,7 +9,7 @@ from support.actors import Init, command, command_component, compiled, probe, ro
 from support.peer import ACTOR, MEMORY_BYTES, MESSAGE_LIMIT, PLATFORM, TRAP, Given, Peer, refused
 
 from plexspaces_node.link import frames as link
-from plexspaces_node.toolchains.assembly import assemble
+from plexspaces_node.toolchains.wasm.assembly import assemble
 
 NO_NODE_STATUS = 3
 """Of an agent whose node is gone or would not talk to it."""

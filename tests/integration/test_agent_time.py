@@ -11,7 +11,7 @@ from support.peer import PLATFORM, SECOND_NS, Peer
 
 from plexspaces_node.link import frames as link
 from plexspaces_node.model import MIB
-from plexspaces_node.toolchains.assembly import assemble
+from plexspaces_node.toolchains.wasm.assembly import assemble
 
 GIVEN_UP_STATUS = 4
 """Of an agent whose actor cannot be made anew beside it."""

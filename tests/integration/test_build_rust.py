@@ -23,8 +23,8 @@ from plexspaces_node.errors import InvalidArgument, Unsupported
 from plexspaces_node.link import frames as link
 from plexspaces_node.model import ArtifactKind, Language
 from plexspaces_node.toolchains import BuildEnvironment, BuildResult, build, new_project
-from plexspaces_node.toolchains.rust import RustToolchain
-from plexspaces_node.toolchains.rust_compiler import RustCompiler, find_rust
+from plexspaces_node.toolchains.rust.compiler import RustCompiler, find_rust
+from plexspaces_node.toolchains.rust.toolchain import RustToolchain
 from plexspaces_node.toolchains.shipped import shipped
 from plexspaces_node.toolchains.workload import examples, primes_payload, primes_reply
 

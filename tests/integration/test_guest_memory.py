@@ -20,7 +20,7 @@ from plexspaces_node import NodeClient
 from plexspaces_node.client import DeployOptions
 from plexspaces_node.errors import ActorTrapped
 from plexspaces_node.model import MAX_MESSAGE_LIMIT_BYTES, MIB
-from plexspaces_node.toolchains.assembly import assemble
+from plexspaces_node.toolchains.wasm.assembly import assemble
 
 SMALL_MIB = 128
 PATIENCE_S = 120

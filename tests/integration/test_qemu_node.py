@@ -24,8 +24,8 @@ from plexspaces_node.client import DeployOptions
 from plexspaces_node.errors import ActorFailed, ActorTrapped, DeadlineExceeded, Unavailable
 from plexspaces_node.model import MIB, ApplicationState, VmState
 from plexspaces_node.node.machines.agent_client import AgentClient
-from plexspaces_node.toolchains.assembly import assemble
-from plexspaces_node.toolchains.wrap import wrap
+from plexspaces_node.toolchains.wasm.assembly import assemble
+from plexspaces_node.toolchains.wasm.wrap import wrap
 from plexspaces_node.vm.qemu.qmp import connect_qmp
 
 ONE, TWO = (1).to_bytes(4, "little"), (2).to_bytes(4, "little")

@@ -11,7 +11,7 @@ from plexspaces_node.client import DeployOptions, NodeClient
 from plexspaces_node.client import node as client_module
 from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.node.node import Node
-from plexspaces_node.toolchains.assembly import assemble
+from plexspaces_node.toolchains.wasm.assembly import assemble
 
 WRITE = """(import "wasi_snapshot_preview1" "fd_write"
   (func (param i32 i32 i32 i32) (result i32)))"""

@@ -20,7 +20,7 @@ from support.patience import patient
 
 from plexspaces_node.programs import agent_program, compiler_program
 from plexspaces_node.toolchains.environment import BuildEnvironment
-from plexspaces_node.toolchains.typescript import tools_directory
+from plexspaces_node.toolchains.typescript.toolchain import tools_directory
 
 ROOT = Path(__file__).parent.parent.parent
 LOCKS = ("requirements.txt", "requirements-node.txt", "requirements-build.txt")

@@ -8,7 +8,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from plexspaces_node.programs import compiler_program
-from plexspaces_node.toolchains.assembly import assemble
+from plexspaces_node.toolchains.wasm.assembly import assemble
 
 ACTORS = Path(__file__).parent.parent / "actors"
 

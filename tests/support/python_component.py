@@ -8,8 +8,8 @@ calls it with a key and returns what came.
 
 from __future__ import annotations
 
-from plexspaces_node.toolchains.assembly import assemble
-from plexspaces_node.toolchains.wrap import ACTOR, CONTRACT, VERSION
+from plexspaces_node.toolchains.wasm.assembly import assemble
+from plexspaces_node.toolchains.wasm.wrap import ACTOR, CONTRACT, VERSION
 
 KEYVALUE = f"{CONTRACT}/keyvalue@{VERSION}"
 MESSAGING = f"{CONTRACT}/messaging@{VERSION}"

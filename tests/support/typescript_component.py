@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from plexspaces_node.toolchains.assembly import assemble
+from plexspaces_node.toolchains.wasm.assembly import assemble
 
 TOP = 0x100000
 """Where the stack begins, which grows down to 0."""

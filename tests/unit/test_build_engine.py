@@ -16,7 +16,7 @@ from support.python_component import python_component
 from plexspaces_node.errors import DeadlineExceeded, InvalidArgument, PlexSpacesError, Unsupported
 from plexspaces_node.model import ArtifactKind, Language
 from plexspaces_node.toolchains import BuildEnvironment, BuildResult, build
-from plexspaces_node.toolchains.python_library import Library, standard_library
+from plexspaces_node.toolchains.python.library import Library, standard_library
 
 MODULE = r"printf '\0asm\1\0\0\0'"
 COMPONENT = 'cat "$(dirname "$0")/component.wasm" >"$out"'

@@ -10,9 +10,9 @@ from support.actors import ACTORS
 
 from plexspaces_node.errors import InvalidArgument, PlexSpacesError, Unsupported
 from plexspaces_node.model import ArtifactKind
-from plexspaces_node.toolchains.assembly import assemble
-from plexspaces_node.toolchains.go import GoToolchain
+from plexspaces_node.toolchains.go.toolchain import GoToolchain
 from plexspaces_node.toolchains.toolchain import Compilation, Compiler
+from plexspaces_node.toolchains.wasm.assembly import assemble
 
 REQUIRES = "module example.com/mine\n\nrequire plexspaces v0.1.0\n"
 REPLACES = REQUIRES + "\nreplace plexspaces => ./plexspaces\n"

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plexspaces_node.errors import Internal
-from plexspaces_node.toolchains.producers import Fields, with_producers
+from plexspaces_node.toolchains.wasm.producers import Fields, with_producers
 
 MODULE = b"\0asm\x01\0\0\0"
 _RUST = b"\x09producers\x02\x08language\x01\x04Rust\x00\x0cprocessed-by\x01\x05rustc\x041.75"

@@ -19,9 +19,9 @@ from wasmtime import Engine, Store, WasmtimeError
 from wasmtime.component import Component, Linker
 
 from plexspaces_node.errors import Internal, Unsupported
-from plexspaces_node.toolchains.python import PythonToolchain
-from plexspaces_node.toolchains.python_memory import keeping
-from plexspaces_node.toolchains.wrap import ACTOR
+from plexspaces_node.toolchains.python.memory import keeping
+from plexspaces_node.toolchains.python.toolchain import PythonToolchain
+from plexspaces_node.toolchains.wasm.wrap import ACTOR
 
 CALLS = ["put", "tell", "ask"]
 KEPT = bytes(range(256)) * 20

@@ -12,12 +12,12 @@ import pytest
 from plexspaces_node.errors import DeadlineExceeded, Internal, InvalidArgument, Unsupported
 from plexspaces_node.model import ArtifactKind, Language
 from plexspaces_node.toolchains import BuildEnvironment, BuildResult, build
-from plexspaces_node.toolchains.assembly import assemble
-from plexspaces_node.toolchains.cargo_manifest import library, outside, workspace
 from plexspaces_node.toolchains.project import read_sources
-from plexspaces_node.toolchains.rust import install
-from plexspaces_node.toolchains.rust_compiler import DEBIAN_INSTALL, RUSTUP_INSTALL, find_rust
+from plexspaces_node.toolchains.rust.compiler import DEBIAN_INSTALL, RUSTUP_INSTALL, find_rust
+from plexspaces_node.toolchains.rust.manifest import library, outside, workspace
+from plexspaces_node.toolchains.rust.toolchain import install
 from plexspaces_node.toolchains.shipped import shipped
+from plexspaces_node.toolchains.wasm.assembly import assemble
 
 ROOT = Path(__file__).parents[2]
 CONTRACT = "plexspaces:application"

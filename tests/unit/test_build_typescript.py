@@ -16,7 +16,7 @@ from plexspaces_node.errors import Internal, InvalidArgument, Unavailable, Unsup
 from plexspaces_node.model import ArtifactKind, Language
 from plexspaces_node.toolchains import BuildEnvironment, BuildResult, build, new_project
 from plexspaces_node.toolchains.shipped import shipped
-from plexspaces_node.toolchains.typescript import INSTALL, install, tools_directory
+from plexspaces_node.toolchains.typescript.toolchain import INSTALL, install, tools_directory
 
 COMPONENT = 'cat "$(dirname "$0")/component.wasm"'
 ROOT = Path(__file__).parent.parent.parent

@@ -8,7 +8,7 @@ from wasmtime import Engine, Store
 from wasmtime import component as wit
 
 from plexspaces_node.errors import Internal
-from plexspaces_node.toolchains.typescript_stack import RESERVE_BYTES, STACK_BYTES, with_stack
+from plexspaces_node.toolchains.typescript.stack import RESERVE_BYTES, STACK_BYTES, with_stack
 
 PAGE_BYTES = 65536
 PAGES = 25

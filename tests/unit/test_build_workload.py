@@ -10,7 +10,7 @@ import pytest
 
 from plexspaces_node.errors import InvalidArgument, NotFound
 from plexspaces_node.model import Language
-from plexspaces_node.toolchains.python import readable
+from plexspaces_node.toolchains.python.toolchain import readable
 from plexspaces_node.toolchains.shipped import shipped
 from plexspaces_node.toolchains.workload import (
     MAX_PRIMES_LIMIT,

@@ -22,9 +22,9 @@ from wasmtime import component as wit
 
 from plexspaces_node import toolchains
 from plexspaces_node.errors import Internal, InvalidArgument, PlexSpacesError
-from plexspaces_node.toolchains.assembly import assemble
-from plexspaces_node.toolchains.core_module import read_core_module, with_distinct_imports
-from plexspaces_node.toolchains.wrap import ACTOR, CONTRACT, WASI, wrap, wrapper_digest
+from plexspaces_node.toolchains.wasm.assembly import assemble
+from plexspaces_node.toolchains.wasm.core_module import read_core_module, with_distinct_imports
+from plexspaces_node.toolchains.wasm.wrap import ACTOR, CONTRACT, WASI, wrap, wrapper_digest
 
 HOST = f"{CONTRACT}/%s@0.1.0"
 
@@ -315,7 +315,9 @@ def test_wasi_poll_of_a_time_gone_by_returns_at_once(wasi: Host) -> None:
 
 def test_wasi_is_offered_whole_and_with_its_own_types(engine: Engine) -> None:
     """The module of trampolines can stand wherever the runtime's own WASI preview 1 could."""
-    text = (Path(toolchains.__file__ or "").parent / "wat" / "preview1_trampolines.wat").read_text()
+    text = (
+        Path(toolchains.__file__ or "").parent / "wasm" / "wat" / "preview1_trampolines.wat"
+    ).read_text()
     functions = re.findall(
         r'\(func \(export "(\w+)"\) ?((?:\(param [^)]*\))? ?(?:\(result i32\))?)', text
     )

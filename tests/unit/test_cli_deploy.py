@@ -16,9 +16,9 @@ from support.python_component import python_component
 from plexspaces_node.cli import deploy
 from plexspaces_node.client import NodeClient, node
 from plexspaces_node.errors import ActorFailed
-from plexspaces_node.toolchains.assembly import assemble
 from plexspaces_node.toolchains.environment import BuildEnvironment
-from plexspaces_node.toolchains.python_library import Library, standard_library
+from plexspaces_node.toolchains.python.library import Library, standard_library
+from plexspaces_node.toolchains.wasm.assembly import assemble
 
 DIGEST = hashlib.sha256(WASM).hexdigest()
 

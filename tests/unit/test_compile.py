@@ -21,7 +21,7 @@ from plexspaces_node.errors import Internal, InvalidArgument, NotFound
 from plexspaces_node.model import ENGINE, MIB, ArtifactKind
 from plexspaces_node.node.artifacts.compiler import CompileLimits, compile_to
 from plexspaces_node.programs import compiler_program
-from plexspaces_node.toolchains.assembly import assemble
+from plexspaces_node.toolchains.wasm.assembly import assemble
 
 AGENT = Path(__file__).parents[2] / "agent"
 LIMITS = CompileLimits(timeout_s=60, memory_mib=2048)

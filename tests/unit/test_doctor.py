@@ -42,10 +42,11 @@ from plexspaces_node.doctor.checks import (
 from plexspaces_node.errors import DeadlineExceeded, NotFound, Unavailable, Unsupported
 from plexspaces_node.model import ENGINE, Language
 from plexspaces_node.programs import PROGRAMS
-from plexspaces_node.toolchains import BuildEnvironment, typescript
-from plexspaces_node.toolchains.rust_compiler import DEBIAN_INSTALL
+from plexspaces_node.toolchains import BuildEnvironment
+from plexspaces_node.toolchains.rust.compiler import DEBIAN_INSTALL
 from plexspaces_node.toolchains.toolchain import Toolchain
-from plexspaces_node.toolchains.typescript import tools_directory
+from plexspaces_node.toolchains.typescript import toolchain as typescript
+from plexspaces_node.toolchains.typescript.toolchain import tools_directory
 from plexspaces_node.vm.driver import Driver, Health
 
 ROOT = Path(__file__).parents[2]

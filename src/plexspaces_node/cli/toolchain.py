@@ -12,8 +12,8 @@ from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.model import Language
 from plexspaces_node.toolchains import BuildEnvironment
 from plexspaces_node.toolchains.build import TOOLCHAINS
-from plexspaces_node.toolchains.rust import install as install_rust
-from plexspaces_node.toolchains.typescript import install as install_typescript
+from plexspaces_node.toolchains.rust.toolchain import install as install_rust
+from plexspaces_node.toolchains.typescript.toolchain import install as install_typescript
 
 app = typer.Typer()
 _EXAMPLE = "Example:  plexspaces toolchain install typescript"

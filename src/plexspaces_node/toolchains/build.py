@@ -16,7 +16,7 @@ from plexspaces_node.errors import InvalidArgument, Unsupported, quoted
 from plexspaces_node.model import ArtifactKind, Language
 from plexspaces_node.toolchains.cache import BuildCache
 from plexspaces_node.toolchains.environment import BuildEnvironment
-from plexspaces_node.toolchains.go import GoToolchain
+from plexspaces_node.toolchains.go.toolchain import GoToolchain
 from plexspaces_node.toolchains.places import writing
 from plexspaces_node.toolchains.project import (
     Source,
@@ -26,11 +26,11 @@ from plexspaces_node.toolchains.project import (
     project_name,
     read_sources,
 )
-from plexspaces_node.toolchains.python import PythonToolchain
-from plexspaces_node.toolchains.rust import RustToolchain
+from plexspaces_node.toolchains.python.toolchain import PythonToolchain
+from plexspaces_node.toolchains.rust.toolchain import RustToolchain
 from plexspaces_node.toolchains.threads import in_thread
 from plexspaces_node.toolchains.toolchain import Compilation, Compiler, Toolchain
-from plexspaces_node.toolchains.typescript import TypeScriptToolchain
+from plexspaces_node.toolchains.typescript.toolchain import TypeScriptToolchain
 
 TOOLCHAINS: tuple[Toolchain, ...] = (
     PythonToolchain(),

@@ -6,10 +6,10 @@ it hands over in a call, as a value to keep or a message to send. An actor that 
 would be full after some hundred thousand messages, and one with a megabyte of state after as many
 snapshots as megabytes it has.
 
-What is kept for imports that come late (`python_library`) would take megabytes of every instance's
+What is kept for imports that come late (`python.library`) would take megabytes of every instance's
 memory, if it were part of what the interpreter is frozen with.
 
-The component gets one core module more, `wat/python_memory.wat`, which frees bytes with the
+The component gets one core module more, `memory.wat`, which frees bytes with the
 component's own `free`, and has what is kept as a segment of data that no memory begins with. It is
 led to from two places:
 
@@ -29,8 +29,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from plexspaces_node.errors import Internal, InvalidArgument
-from plexspaces_node.toolchains.assembly import assemble
-from plexspaces_node.toolchains.component_form import (
+from plexspaces_node.toolchains.wasm.assembly import assemble
+from plexspaces_node.toolchains.wasm.component_form import (
     ALIAS,
     AS_INSTANCE,
     CORE_FUNCTION_OF_INSTANCE,
@@ -41,7 +41,7 @@ from plexspaces_node.toolchains.component_form import (
     ComponentForm,
     read_form,
 )
-from plexspaces_node.toolchains.wrap import ACTOR, CONTRACT, VERSION
+from plexspaces_node.toolchains.wasm.wrap import ACTOR, CONTRACT, VERSION
 from plexspaces_node.wasm_binary import HEADER_BYTES, leb, section, sections, with_size
 
 _LIBRARIES = ("env", "libc.so")
@@ -116,7 +116,7 @@ def _slots(form: ComponentForm) -> dict[str, str]:
 
 
 def _module(slots: dict[str, str], kept: bytes) -> bytes:
-    text = Path(__file__).with_name("wat").joinpath("python_memory.wat").read_text()
+    text = Path(__file__).with_name("memory.wat").read_text()
     for name, slot in slots.items():
         text = text.replace(f"{{{name}}}", slot)
     module = assemble(text)

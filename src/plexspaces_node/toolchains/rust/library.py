@@ -15,7 +15,7 @@ from pathlib import Path
 
 from plexspaces_node.errors import Internal
 from plexspaces_node.toolchains.process import run
-from plexspaces_node.toolchains.rust_compiler import (
+from plexspaces_node.toolchains.rust.compiler import (
     LIBC_FILES,
     MODULE_TARGET,
     RUSTUP_INSTALL,

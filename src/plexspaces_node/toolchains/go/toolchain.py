@@ -15,14 +15,14 @@ from pathlib import Path
 from plexspaces_node import __version__
 from plexspaces_node.errors import InvalidArgument, Unsupported, quoted
 from plexspaces_node.model import ArtifactKind, Language
-from plexspaces_node.toolchains.core_module import read_core_module
 from plexspaces_node.toolchains.environment import BuildEnvironment
 from plexspaces_node.toolchains.process import run
-from plexspaces_node.toolchains.producers import with_producers
 from plexspaces_node.toolchains.shipped import copy_hint
 from plexspaces_node.toolchains.threads import in_thread
 from plexspaces_node.toolchains.toolchain import Compilation, Compiler, find_compiler
-from plexspaces_node.toolchains.wrap import CONTRACT, wrap, wrapper_digest
+from plexspaces_node.toolchains.wasm.core_module import read_core_module
+from plexspaces_node.toolchains.wasm.producers import with_producers
+from plexspaces_node.toolchains.wasm.wrap import CONTRACT, wrap, wrapper_digest
 
 OLDEST = (1, 21)
 """The first version that compiles to wasip1."""

@@ -25,13 +25,13 @@ import re
 from pathlib import Path
 
 from plexspaces_node.errors import InvalidArgument
-from plexspaces_node.toolchains.assembly import assemble
-from plexspaces_node.toolchains.core_module import (
+from plexspaces_node.toolchains.project import digest_sources, read_sources
+from plexspaces_node.toolchains.wasm.assembly import assemble
+from plexspaces_node.toolchains.wasm.core_module import (
     CoreModule,
     read_core_module,
     with_distinct_imports,
 )
-from plexspaces_node.toolchains.project import digest_sources, read_sources
 from plexspaces_node.wasm_binary import section, sections
 
 CONTRACT = "plexspaces:application"

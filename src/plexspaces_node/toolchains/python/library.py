@@ -18,16 +18,16 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from plexspaces_node.errors import Internal, Unsupported
-from plexspaces_node.toolchains.componentize_py import (
+from plexspaces_node.toolchains.environment import BuildEnvironment
+from plexspaces_node.toolchains.places import CACHE_HINT, writing
+from plexspaces_node.toolchains.process import run
+from plexspaces_node.toolchains.project import Source
+from plexspaces_node.toolchains.python.componentize import (
     INSTALL,
     TESTED_VERSION,
     arguments,
     interpreter_variables,
 )
-from plexspaces_node.toolchains.environment import BuildEnvironment
-from plexspaces_node.toolchains.places import CACHE_HINT, writing
-from plexspaces_node.toolchains.process import run
-from plexspaces_node.toolchains.project import Source
 from plexspaces_node.toolchains.shipped import shipped
 from plexspaces_node.toolchains.threads import in_thread
 from plexspaces_node.toolchains.toolchain import Compiler

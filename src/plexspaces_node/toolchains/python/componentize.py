@@ -13,7 +13,7 @@ from plexspaces_node.toolchains.toolchain import Compiler
 INSTALL = "pip install 'plexspaces-node[build-python]'"
 TESTED_VERSION = "0.25.1"
 """The bindings of other series have other names. Of any other version it must first be seen that it
-leaves the bytes that are freed here (`python_memory`), or they would be freed twice."""
+leaves the bytes that are freed here (`python.memory`), or they would be freed twice."""
 
 _WORLD = "application"
 

@@ -15,17 +15,16 @@ from pathlib import Path
 from plexspaces_node import __version__
 from plexspaces_node.errors import InvalidArgument, Unsupported
 from plexspaces_node.model import ArtifactKind, Language
-from plexspaces_node.toolchains.componentize_py import (
+from plexspaces_node.toolchains.environment import BuildEnvironment
+from plexspaces_node.toolchains.process import run
+from plexspaces_node.toolchains.project import Source, digest_sources, read_sources
+from plexspaces_node.toolchains.python.componentize import (
     INSTALL,
     TESTED_VERSION,
     arguments,
     interpreter_variables,
 )
-from plexspaces_node.toolchains.environment import BuildEnvironment
-from plexspaces_node.toolchains.process import run
-from plexspaces_node.toolchains.producers import with_producers
-from plexspaces_node.toolchains.project import Source, digest_sources, read_sources
-from plexspaces_node.toolchains.python_library import (
+from plexspaces_node.toolchains.python.library import (
     VENDOR,
     keep,
     make_standard_library,
@@ -34,11 +33,12 @@ from plexspaces_node.toolchains.python_library import (
     zone_sources,
     zones,
 )
-from plexspaces_node.toolchains.python_memory import keeping
+from plexspaces_node.toolchains.python.memory import keeping
 from plexspaces_node.toolchains.shipped import PYTHON_SDK, python_sdk, shipped
 from plexspaces_node.toolchains.threads import in_thread
 from plexspaces_node.toolchains.toolchain import Compilation, Compiler, find_compiler
-from plexspaces_node.toolchains.wrap import wrapper_digest
+from plexspaces_node.toolchains.wasm.producers import with_producers
+from plexspaces_node.toolchains.wasm.wrap import wrapper_digest
 
 ENTRY = "app.py"
 

@@ -16,16 +16,16 @@ from pathlib import Path
 from plexspaces_node import __version__
 from plexspaces_node.errors import Internal, InvalidArgument, NotFound, quoted
 from plexspaces_node.model import ArtifactKind, Language
-from plexspaces_node.toolchains.cargo_manifest import LOCK, Library, library, outside, workspace
 from plexspaces_node.toolchains.environment import BuildEnvironment
 from plexspaces_node.toolchains.process import run
-from plexspaces_node.toolchains.producers import with_producers
-from plexspaces_node.toolchains.rust_compiler import INSTALL, RustCompiler, find_rust
-from plexspaces_node.toolchains.rust_library import make_standard_library
+from plexspaces_node.toolchains.rust.compiler import INSTALL, RustCompiler, find_rust
+from plexspaces_node.toolchains.rust.library import make_standard_library
+from plexspaces_node.toolchains.rust.manifest import LOCK, Library, library, outside, workspace
 from plexspaces_node.toolchains.shipped import copy_hint, shipped
 from plexspaces_node.toolchains.threads import in_thread
 from plexspaces_node.toolchains.toolchain import Compilation
-from plexspaces_node.toolchains.wrap import ACTOR, CONTRACT, VERSION, wrap, wrapper_digest
+from plexspaces_node.toolchains.wasm.producers import with_producers
+from plexspaces_node.toolchains.wasm.wrap import ACTOR, CONTRACT, VERSION, wrap, wrapper_digest
 
 SDK = "plexspaces"
 """Where a project keeps its copy of the SDK."""

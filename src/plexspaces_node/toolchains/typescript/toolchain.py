@@ -1,6 +1,6 @@
 """TypeScript: a project with ``src/main.ts`` becomes an actor component with QuickJS inside.
 
-Three npm packages do the work, pinned in ``toolchains/typescript`` and installed by `install`:
+Three npm packages do the work, pinned in ``toolchains/locked/typescript`` and installed by `install`:
 tsc checks types, esbuild bundles, componentize-qjs makes the component. ``build.mjs`` there drives
 them in one Node.js process.
 """
@@ -21,12 +21,12 @@ from plexspaces_node.model import ArtifactKind, Language
 from plexspaces_node.toolchains.environment import BuildEnvironment
 from plexspaces_node.toolchains.places import writing
 from plexspaces_node.toolchains.process import run
-from plexspaces_node.toolchains.producers import with_producers
 from plexspaces_node.toolchains.project import digest_sources, read_sources
 from plexspaces_node.toolchains.shipped import shipped
 from plexspaces_node.toolchains.threads import in_thread
 from plexspaces_node.toolchains.toolchain import Compilation, Compiler, find_compiler
-from plexspaces_node.toolchains.typescript_stack import RESERVE_BYTES, STACK_BYTES, with_stack
+from plexspaces_node.toolchains.typescript.stack import RESERVE_BYTES, STACK_BYTES, with_stack
+from plexspaces_node.toolchains.wasm.producers import with_producers
 
 ENTRIES = ("src/main.ts", "src/main.js")
 OLDEST_NODE = 18

@@ -1,5 +1,5 @@
 ;; Frees the bytes that a Python component returned or handed over, and holds those that it keeps. See
-;; toolchains/python_memory.py, which writes the functions' numbers in the table in braces, and puts what is
+;; toolchains/python/memory.py, which writes the functions' numbers in the table in braces, and puts what is
 ;; kept in the place of `$kept`.
 (module
   (import "env" "memory" (memory 0))

@@ -1,0 +1,1 @@
+"""From Go source to an artifact."""

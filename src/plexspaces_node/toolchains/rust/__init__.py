@@ -1,0 +1,1 @@
+"""From Rust source to an artifact."""

@@ -1,0 +1,1 @@
+"""From TypeScript source to an artifact."""

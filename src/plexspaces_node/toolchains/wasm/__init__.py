@@ -1,0 +1,1 @@
+"""WebAssembly files as builds read, wrap and mark them."""
