@@ -1,8 +1,8 @@
 """TypeScript: a project with ``src/main.ts`` becomes an actor component with QuickJS inside.
 
-Three npm packages do the work, pinned in ``toolchains/locked/typescript`` and installed by `install`:
-tsc checks types, esbuild bundles, componentize-qjs makes the component. ``build.mjs`` there drives
-them in one Node.js process.
+Three npm packages do the work, pinned in ``toolchains/locked/typescript`` and installed by
+`install`: tsc checks types, esbuild bundles, componentize-qjs makes the component. ``build.mjs``
+there drives them in one Node.js process.
 """
 
 from __future__ import annotations
