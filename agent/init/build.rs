@@ -1,4 +1,4 @@
-//! Has the program linked without the C library: it has a beginning of its own.
+//! Links the program without the C library: it has its own entry point.
 
 fn main() {
     for argument in ["-nostartfiles", "-nostdlib", "-static", "-no-pie"] {

@@ -1,4 +1,4 @@
-//! An actor: a component with one live instance, which is thrown away after a trap.
+//! An actor: a component with one live instance, which is discarded after a trap.
 
 use std::sync::Arc;
 
@@ -20,10 +20,10 @@ use crate::program::Settings;
 use crate::room::Room;
 use crate::trap::{During, End};
 
-/// What a call gave, and where its time went.
+/// The result of a call, and how long it took.
 pub(crate) type Outcome<T> = (Result<T, Failure>, Spent);
 
-/// A loaded actor, with an instance or without.
+/// A loaded actor, with or without an instance.
 pub(crate) struct Actor {
     engine: Engine,
     pre: ApplicationPre<Surroundings>,
@@ -40,7 +40,7 @@ struct Instance {
 }
 
 impl Actor {
-    /// Load a compiled component; there is no instance yet.
+    /// Load a compiled component, without an instance yet.
     pub(crate) fn load(
         engine: &Engine,
         linkers: &Linkers,
@@ -62,24 +62,24 @@ impl Actor {
         })
     }
 
-    /// Whether there is an instance: not before the first start, and not after a trap.
+    /// Whether there is an instance: false before the first start and after a trap.
     pub(crate) fn alive(&self) -> bool {
         self.instance.is_some()
     }
 
-    /// How much linear memory the instance has, in bytes.
+    /// The instance's linear memory, in bytes.
     pub(crate) fn memory(&self) -> usize {
         self.instance
             .as_ref()
             .map_or(0, |instance| instance.store.data().bounds.memory())
     }
 
-    /// What the actor says and what is said about it.
+    /// What the actor writes, and lines about it.
     pub(crate) fn words(&self) -> &Words {
         &self.words
     }
 
-    /// Make a new instance from a snapshot, empty for none; the present one is thrown away.
+    /// Create a new instance from a snapshot (empty for none) and discard the present one.
     pub(crate) async fn start(&mut self, state: &[u8], deadline: Instant) -> Outcome<()> {
         self.instance = None;
         let mut store = self.store(state.len(), deadline);
@@ -109,9 +109,9 @@ impl Actor {
         (answer, spent)
     }
 
-    /// Hand over one message and return the reply.
+    /// Deliver one message and return the reply.
     ///
-    /// Afterwards the actor is `alive` unless it trapped or its time was over.
+    /// Afterwards the actor is `alive` unless it trapped or its deadline passed.
     pub(crate) async fn handle(&mut self, message: &Message) -> Outcome<Bytes> {
         let (answer, spent) = self
             .call(During::Message, message.deadline, async |instance| {
@@ -143,7 +143,7 @@ impl Actor {
         (answer, spent)
     }
 
-    /// Return the state, which takes no more than there is `room` for, where that is known.
+    /// Return the state. It may use at most `room`, if that is known.
     pub(crate) async fn snapshot(
         &mut self,
         deadline: Instant,
@@ -170,7 +170,7 @@ impl Actor {
         (answer.map(Bytes::from), spent)
     }
 
-    /// Give the instance its last call.
+    /// Call the instance's `shutdown`.
     pub(crate) async fn shutdown(&mut self, deadline: Instant) -> Result<(), Failure> {
         self.call(During::Shutdown, deadline, async |instance| {
             let actor = instance.exports.plexspaces_application_actor();
@@ -180,7 +180,7 @@ impl Actor {
         .0
     }
 
-    /// Call the instance; one that traps or takes too long is thrown away.
+    /// Call the instance. If it traps or takes too long, it is discarded.
     async fn call<T>(
         &mut self,
         during: During,
@@ -240,7 +240,7 @@ impl Actor {
 
     fn wasi(&self, state_bytes: usize) -> WasiP1Ctx {
         let mut wasi = WasiCtx::builder();
-        // Only Go reads it: its collector does not know of the cap, and would trap at 40 % of it.
+        // Only Go reads it: its collector does not know the limit, and would trap at 40 % of it.
         let collect_at = self.settings.memory_bytes / 4 * 3;
         if !self
             .settings
@@ -251,7 +251,8 @@ impl Actor {
             wasi.env("GOMEMLIMIT", collect_at.to_string());
         }
         wasi.envs(&self.settings.env)
-            // A language that cannot allocate while the host hands something over has room ready.
+            // For languages that cannot allocate while the host passes data: they reserve memory
+            // beforehand.
             .env(
                 "PLEXSPACES_MESSAGE_LIMIT",
                 self.settings.message_limit.to_string(),
@@ -263,7 +264,7 @@ impl Actor {
     }
 }
 
-/// A reply over the limit, of so many bytes or more.
+/// The error for a reply over the limit; `size` is a lower bound.
 pub(crate) fn reply_too_large(size: usize, limit: usize) -> Failure {
     let message = format!("a reply of {size} bytes or more is over the limit of {limit}");
     Failure::actor("reply-too-large", message)

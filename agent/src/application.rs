@@ -1,5 +1,5 @@
-//! The application of a machine at work: messages from its mailbox, one at a time for an actor,
-//! several for a command, and the snapshots of an actor's state between them.
+//! A running application: messages from its mailbox, one at a time for an actor, several for a
+//! command, and snapshots of an actor's state between them.
 
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
@@ -21,37 +21,37 @@ use crate::mailbox::{Mailbox, Message, Next, Stop};
 use crate::room::Room;
 use crate::saving::Saver;
 
-/// For a snapshot. A stop's has as long: what takes its time is not to be lost for that.
+/// Time limit of a snapshot. A stop's snapshot has as long, so that a slow one is not lost.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// For the node to take a part of a snapshot for which something waits.
+/// Time limit for the node to acknowledge a part of a snapshot that something waits for.
 const PART_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// For the goodbye to be read, once all is done.
+/// Time limit for the last frame to be sent.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The id of a goodbye to which nobody asked.
+/// The id of a last frame that answers no request.
 const UNASKED: u64 = 0;
 
-/// An instance that has grown beyond this part of its memory may not have the memory to hand its
-/// state over: that is tried before the message that made it grow is answered.
+/// If an instance has grown beyond this part of its memory, there may not be enough left to copy
+/// its state. So that is tried before the message that made it grow is answered.
 const PROVE_FROM: usize = 3;
 
-/// How an actor is kept.
+/// How an actor is run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Terms {
-    /// The longest a changed state stays unsaved while messages flow.
+    /// The longest time that a changed state stays unsaved while messages arrive.
     pub(crate) snapshot_interval: Duration,
-    /// For an instance to be made, `init` included.
+    /// Time limit for creating an instance, including `init`.
     pub(crate) start_timeout: Duration,
-    /// The most linear memory.
+    /// The limit of linear memory.
     pub(crate) memory_bytes: usize,
 }
 
-/// Why an actor cannot be made anew where it was.
+/// Why an actor cannot be restarted in this VM.
 pub(crate) type GivenUp = String;
 
-/// The end of the application, as it is told to whoever serves the node.
+/// The end of the application, as reported to whoever serves the node.
 #[derive(Debug, Default)]
 pub(crate) struct Ending {
     over: Notify,
@@ -59,23 +59,23 @@ pub(crate) struct Ending {
 }
 
 impl Ending {
-    /// Tell that it was stopped, or why it was given up.
+    /// Report that it was stopped, or why it gave up.
     pub(crate) fn tell(&self, end: Result<(), GivenUp>) {
         if let Err(why) = end {
-            // One line: it is the last of the console that says why a machine ended.
+            // One line: it is the last line of the console, which says why a machine ended.
             self.given_up.get_or_init(|| why.replace('\n', " "));
         }
         self.over.notify_one();
     }
 
-    /// Wait until it is told.
+    /// Wait for the report.
     pub(crate) async fn told(&self) -> Result<(), GivenUp> {
         self.over.notified().await;
         self.given_up.get().cloned().map_or(Ok(()), Err)
     }
 }
 
-/// An actor at work.
+/// A running actor.
 pub(crate) struct ActorAtWork {
     actor: Actor,
     mailbox: Arc<Mailbox>,
@@ -85,12 +85,12 @@ pub(crate) struct ActorAtWork {
     terms: Terms,
     /// When the state may first have changed since the newest snapshot.
     changed: Option<Instant>,
-    /// How much memory the instance had when it last handed its state over.
+    /// How much memory the instance had at its last snapshot.
     proven: usize,
 }
 
 impl ActorAtWork {
-    /// Take an actor that has been started.
+    /// Take over an actor that has been started.
     pub(crate) fn new(
         actor: Actor,
         mailbox: Arc<Mailbox>,
@@ -111,13 +111,13 @@ impl ActorAtWork {
         }
     }
 
-    /// Handle messages until the application is stopped, or its actor cannot be made anew.
+    /// Handle messages until the application is stopped or its actor cannot be restarted.
     pub(crate) async fn run(mut self) -> Result<(), GivenUp> {
         let end = self.work().await;
         match &end {
             Ok(stop) => goodbye(&self.connection, stop.id).await,
             Err(_) => {
-                // The next machine begins with what is on its way.
+                // The next machine starts from the snapshot that is being saved.
                 let _ = self.saver.saved(PART_TIMEOUT).await;
                 goodbye(&self.connection, UNASKED).await;
             }
@@ -130,8 +130,8 @@ impl ActorAtWork {
         let connection = self.connection.clone();
         loop {
             let due = self.due();
-            // Replies that the node has not read take of the machine's memory: none is added to
-            // them before there is room.
+            // Replies that the node has not read use the machine's memory: wait for room before
+            // adding to them.
             let in_turn = async {
                 connection.room().await;
                 mailbox.next().await
@@ -146,7 +146,7 @@ impl ActorAtWork {
                 Some(Next::Stop(stop)) => match self.end(stop).await {
                     Ok(()) => return Ok(stop),
                     Err(failure) => {
-                        // First: to make the actor anew may take longer than anybody waits.
+                        // First, because restarting the actor may take longer than anybody waits.
                         fail(&self.connection, stop.id, not_saved(&failure));
                         self.revive(&failure).await?;
                     }
@@ -204,14 +204,14 @@ impl ActorAtWork {
         self.actor.handle(&message).await
     }
 
-    /// Whether the instance has grown to where its state may be too large to be handed over.
+    /// Whether the instance has grown so much that its state may be too large to save.
     fn may_be_too_large(&self) -> bool {
         let memory = self.actor.memory();
         memory > self.proven && memory > self.terms.memory_bytes / PROVE_FROM
     }
 
-    /// Have the state handed over, and tell whether that was in time; `late` is called when not,
-    /// with how long it took so far.
+    /// Take a snapshot and return whether it was done in time. If not, `late` is called with how
+    /// long it took so far.
     async fn prove(
         &mut self,
         deadline: Instant,
@@ -239,7 +239,7 @@ impl ActorAtWork {
         match self.snapshot().await.0 {
             Ok(()) => Ok(()),
             Err(failure) => {
-                self.complain(format!("no snapshot: {}", failure.message));
+                self.complain(format!("snapshot failed: {}", failure.message));
                 self.revive(&failure).await
             }
         }
@@ -249,7 +249,7 @@ impl ActorAtWork {
         self.changed = None;
         let mut room = self.room();
         if room.is_some_and(|room| room.state < self.actor.memory()) {
-            // What is on its way takes of the memory that this one may need.
+            // A snapshot that is being sent uses memory that this one may need.
             let _ = self.saver.idle(PART_TIMEOUT).await;
             room = self.room();
         }
@@ -268,9 +268,9 @@ impl ActorAtWork {
         Some(Room::new(available, memory, limit))
     }
 
-    /// Make an actor that was lost anew; nothing where it was not.
+    /// Restart an actor that was lost; otherwise do nothing.
     ///
-    /// Messages wait meanwhile as they do for others, and expire.
+    /// Meanwhile messages wait and expire as usual.
     async fn revive(&mut self, failure: &Failure) -> Result<(), GivenUp> {
         if self.actor.alive() {
             return Ok(());
@@ -280,22 +280,22 @@ impl ActorAtWork {
         let why = &failure.message;
         let Some(state) = self.saver.newest() else {
             return Err(format!(
-                "the actor begins anew in another machine, as this one does not hold its long \
-                 state: {why}"
+                "the actor starts again in another VM, because its state is too large to \
+                 keep in this one: {why}"
             ));
         };
         self.complain(format!(
-            "the actor runs again from its last snapshot: {why}"
+            "the actor was restarted from its last snapshot: {why}"
         ));
         let deadline = Instant::now() + self.terms.start_timeout;
         let (started, _) = self.actor.start(&state, deadline).await;
         started.map_err(|failure| {
             let message = failure.message;
-            format!("the actor cannot be made anew: {message}")
+            format!("the actor cannot be restarted: {message}")
         })
     }
 
-    /// Snapshot, have it saved, shut the instance down.
+    /// Take a snapshot, have it saved, shut the instance down.
     async fn end(&mut self, stop: Stop) -> Result<(), Failure> {
         if self.changed.is_some() {
             self.snapshot().await.0?;
@@ -313,18 +313,18 @@ impl ActorAtWork {
     }
 }
 
-/// A command at work.
+/// A running command.
 pub(crate) struct CommandAtWork {
     command: Arc<Command>,
     mailbox: Arc<Mailbox>,
     connection: Connection,
     concurrency: u32,
-    /// Where its programs run.
+    /// The threads that its programs run on.
     workers: Handle,
 }
 
 impl CommandAtWork {
-    /// Take a command, to handle so many messages at a time on these threads.
+    /// Take over a command that handles this many messages at a time on these threads.
     pub(crate) fn new(
         command: Command,
         mailbox: Arc<Mailbox>,
@@ -345,7 +345,7 @@ impl CommandAtWork {
     pub(crate) async fn run(self) {
         let slots = Arc::new(Semaphore::new(self.concurrency as usize));
         loop {
-            // First, so that a message waits where its time and its cancellation are seen.
+            // First, so that a message waits where its timeout and its cancellation are noticed.
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
                 return;
             };
@@ -408,13 +408,13 @@ pub(crate) fn reply(
     connection.send(Frame::Reply(reply), body);
 }
 
-/// Answer a message that nobody has handled.
+/// Answer a message that was not handled.
 pub(crate) fn refuse(connection: &Connection, id: u64, failure: Failure, queue: Duration) {
     let spent = Spent::default();
     reply(connection, id, Bytes::new(), Some(failure), spent, queue);
 }
 
-/// Answer the messages whose time runs out while they wait, for as long as the application is.
+/// Answer messages that time out while they wait, as long as the application runs.
 pub(crate) async fn expire(mailbox: Arc<Mailbox>, connection: Connection) {
     loop {
         for message in mailbox.expired().await {
@@ -426,26 +426,26 @@ pub(crate) async fn expire(mailbox: Arc<Mailbox>, connection: Connection) {
 fn late() -> Failure {
     Failure::platform(
         "deadline_exceeded",
-        "the message's time ran out in the mailbox while others were handled",
+        "the message timed out in the mailbox while others were handled",
     )
-    .hint("give it more time, or send slower")
+    .hint("set a longer timeout, or send more slowly")
 }
 
 fn not_kept_yet() -> Failure {
     Failure::platform(
         "deadline_exceeded",
-        "the message was handled, but its time ran out before it was known whether the actor's \
-         state, now so large, can be saved",
+        "the message was handled, but timed out before the agent knew whether the actor's \
+         larger state can be saved",
     )
-    .hint("give it more time: --timeout SECONDS")
+    .hint("set a longer timeout: --timeout SECONDS")
 }
 
 fn cannot_be_saved(failure: &Failure) -> Failure {
     Failure::actor(
         "state-not-saved",
         format!(
-            "after this message the actor's state cannot be saved: {}; it runs again from its last \
-             snapshot",
+            "after this message the actor's state cannot be saved: {}; the actor was restarted \
+             from its last snapshot",
             failure.message
         ),
     )
@@ -456,18 +456,18 @@ fn not_saved(failure: &Failure) -> Failure {
     let said = &failure.message;
     Failure::platform(
         "unavailable",
-        format!("the actor's last state is not saved: {said}"),
+        format!("the actor's last state was not saved: {said}"),
     )
     .hint(failure.hint.as_str())
 }
 
-/// Answer a request that is no message, and cannot be done.
+/// Answer a request other than a message that cannot be fulfilled.
 pub(crate) fn fail(connection: &Connection, id: u64, failure: Failure) {
     let failure = Some(failure);
     connection.send(Frame::Failed(Failed { id, failure }), Bytes::new());
 }
 
-/// Say the last word, to the request of this id, and wait until it is on its way.
+/// Send the last frame, with this id, and wait until it is sent.
 pub(crate) async fn goodbye(connection: &Connection, id: u64) {
     connection.send(Frame::Stopped(Stopped { id }), Bytes::new());
     let _ = timeout_at(Instant::now() + GOODBYE_TIMEOUT, connection.drained()).await;

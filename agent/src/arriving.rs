@@ -1,24 +1,24 @@
-//! The state that the next `Load` starts from, as its parts come.
+//! The parts of the state that the next `Load` starts from.
 
 use bytes::Bytes;
 
 use crate::link::proto::Failure;
 use crate::trap::MORE_MEMORY;
 
-/// What is reserved for the parts to come. Doubling would take as much again as a long state has,
-/// of memory that its actor is about to need.
+/// How much to reserve at a time. Doubling would take as much memory again as a large state, which
+/// its actor is about to need.
 const STEP_BYTES: usize = 16 * 1024 * 1024;
 
-/// The parts that have come.
+/// The parts received so far.
 #[derive(Debug, Default)]
 pub(crate) struct Arriving {
     state: Vec<u8>,
-    /// There was no memory for one of them, and none of them is held any more.
+    /// There was no memory for one of the parts, and none of them is kept.
     refused: bool,
 }
 
 impl Arriving {
-    /// Add a part; `lost` is one for which there was no memory when it came.
+    /// Add a part. `lost` is the length of a part for which there was no memory.
     pub(crate) fn add(&mut self, part: &[u8], lost: bool) {
         self.refused = self.refused || lost || !self.has_room(part.len());
         if self.refused {
@@ -28,16 +28,18 @@ impl Arriving {
         }
     }
 
-    /// Take the state, which is to be so many bytes long.
+    /// Return the state, which must be `announced` bytes long.
     pub(crate) fn take(&mut self, announced: u64) -> Result<Bytes, Failure> {
         let Self { mut state, refused } = std::mem::take(self);
         if refused {
-            let message = format!("the machine has no memory for a state of {announced} bytes");
+            let message =
+                format!("the VM does not have enough memory for a state of {announced} bytes");
             return Err(Failure::platform("resource_exhausted", message).hint(MORE_MEMORY));
         }
         if state.len() as u64 != announced {
             let came = state.len();
-            let message = format!("a state of {announced} bytes was announced, and {came} came");
+            let message =
+                format!("a state of {announced} bytes was announced, but {came} bytes arrived");
             return Err(Failure::platform("internal", message));
         }
         state.shrink_to_fit();
@@ -82,7 +84,7 @@ mod tests {
         assert!(
             failure
                 .message
-                .contains("no memory for a state of 11 bytes")
+                .contains("enough memory for a state of 11 bytes")
         );
         assert!(failure.hint.contains("--memory"));
     }

@@ -1,4 +1,4 @@
-//! What bounds a guest: the memory and tables that its instances may take.
+//! The limits of a guest: how much memory and how many tables its instances may have.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,7 +7,7 @@ use wasmtime::{Error, ResourceLimiter};
 
 use crate::settings::{INSTANCES, MEMORIES, TABLE_ELEMENTS, TABLES};
 
-/// The linear memory of an application: what all its instances have together.
+/// The linear memory of an application, shared by all its instances.
 #[derive(Debug)]
 pub(crate) struct Pool {
     limit: usize,
@@ -15,13 +15,13 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// Allow so much.
+    /// Create a pool of this size.
     pub(crate) fn new(limit: usize) -> Arc<Self> {
         let taken = AtomicUsize::new(0);
         Arc::new(Self { limit, taken })
     }
 
-    /// Take so much more; fails with how much that would be, together.
+    /// Take this much more. Fails with what the total would have been.
     fn take(&self, more: usize) -> Result<(), usize> {
         let fits = |taken: usize| {
             let grown = taken.checked_add(more)?;
@@ -38,21 +38,21 @@ impl Pool {
     }
 }
 
-/// The bounds of one store, and what it has taken of them.
+/// The limits of one store, and how much of them it uses.
 #[derive(Debug)]
 pub(crate) struct Bounds {
     pool: Arc<Pool>,
-    /// What this store's memories may become now, together.
+    /// How large this store's memories together may become now.
     ceiling: usize,
     memory: usize,
-    /// The growth at hand, which may yet fail.
+    /// A growth that was allowed and may still fail.
     growth: usize,
     table_elements: usize,
     refused: Option<usize>,
 }
 
 impl Bounds {
-    /// Allow linear memory out of this pool.
+    /// Take linear memory from this pool.
     pub(crate) fn new(pool: Arc<Pool>) -> Self {
         Self {
             pool,
@@ -64,22 +64,22 @@ impl Bounds {
         }
     }
 
-    /// How much linear memory there may be.
+    /// The limit of linear memory.
     pub(crate) fn limit(&self) -> usize {
         self.pool.limit
     }
 
-    /// How much linear memory there is.
+    /// How much linear memory is in use.
     pub(crate) fn memory(&self) -> usize {
         self.memory
     }
 
-    /// Allow so much growth for now, `usize::MAX` for as much as there may be.
+    /// Allow this much growth for now; `usize::MAX` for no further limit.
     pub(crate) fn allow_growth(&mut self, most: usize) {
         self.ceiling = self.memory.saturating_add(most);
     }
 
-    /// How much there would be, had it not been refused, since this was last asked.
+    /// Return the size that was last refused, since the last call of this function.
     pub(crate) fn take_refused(&mut self) -> Option<usize> {
         self.refused.take()
     }
@@ -100,7 +100,7 @@ impl ResourceLimiter for Bounds {
     ) -> wasmtime::Result<bool> {
         self.growth = 0;
         if maximum.is_some_and(|most| desired > most) {
-            // By its own declaration: no more memory would help.
+            // The limit is in the program's own declaration: more memory would not help.
             return Ok(false);
         }
         let growth = desired.saturating_sub(current);
@@ -119,7 +119,7 @@ impl ResourceLimiter for Bounds {
     }
 
     fn memory_grow_failed(&mut self, _error: Error) -> wasmtime::Result<()> {
-        // Also told of a growth that nobody was asked about.
+        // Also called for a growth that was not asked for.
         let growth = std::mem::take(&mut self.growth);
         if growth > 0 {
             self.refused = Some(self.memory);

@@ -1,7 +1,7 @@
-//! WASI commands: programs that are started anew for every message.
+//! WASI commands: programs that are started for every message.
 //!
-//! The payload is on stdin, the reply is what they write to stdout, stderr is the log. The type of
-//! the message and its sender are in the environment. Three binary forms, one behaviour: a core
+//! The payload is on stdin, the reply is what they write to stdout, and stderr is the log. The
+//! message's type and its sender are in the environment. Three binary forms behave the same: a core
 //! module with `_start` (preview 1), and components that export `wasi:cli/run`, 0.2 or 0.3.
 
 use std::sync::Arc;
@@ -25,16 +25,16 @@ use crate::trap::{During, End};
 
 const PREVIEW1: &str = "wasi_snapshot_preview1";
 
-/// What a component's run begins with.
+/// The names of `run` begin with one of these.
 const RUN_0_2: &str = "wasi:cli/run@0.2.";
 const RUN_0_3: &str = "wasi:cli/run@0.3.";
 
-/// A loaded command: its messages can be handled many at a time.
+/// A loaded command; it can handle many messages at a time.
 pub(crate) struct Command {
     engine: Engine,
     form: Form,
     settings: Arc<Settings>,
-    /// The memory of all messages at hand.
+    /// The memory of all messages that are being handled.
     pool: Arc<Pool>,
     ticker: Ticker,
     node: Arc<Node>,
@@ -46,13 +46,13 @@ enum Form {
     Component03(p3::bindings::CommandPre<Surroundings>),
 }
 
-/// What became of a message: its reply, or what the program wrote before it failed, and why.
+/// The result of a message: its reply, or what the program wrote before it failed, and why.
 pub(crate) struct Answer {
     /// What the program wrote to stdout.
     pub(crate) output: Bytes,
-    /// Why that is no reply.
+    /// Why the output is not a reply.
     pub(crate) failure: Option<Failure>,
-    /// Where the time went.
+    /// How long it took.
     pub(crate) spent: Spent,
 }
 
@@ -67,7 +67,7 @@ impl Command {
     ) -> wasmtime::Result<Self> {
         let mut linker = Linker::new(engine);
         p1::add_to_linker_async(&mut linker, |around: &mut Surroundings| &mut around.wasi)?;
-        // wasmtime's own takes no status above 125.
+        // wasmtime's own `proc_exit` refuses a status above 125.
         linker.allow_shadowing(true);
         linker.func_wrap(
             PREVIEW1,
@@ -141,7 +141,7 @@ impl Command {
         }
     }
 
-    /// Run the program to its end; false when that was none it is content with.
+    /// Run the program to its end. Returns false if it failed on its own terms.
     async fn run(&self, store: &mut Store<Surroundings>) -> wasmtime::Result<bool> {
         match &self.form {
             Form::Preview1(pre) => {

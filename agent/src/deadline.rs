@@ -1,8 +1,8 @@
 //! Time: how long a call into a guest may take, and how long it took.
 //!
-//! A guest that computes is made to let go of its thread every few milliseconds, by the epoch that
-//! one thread raises while any guest computes. So a deadline is a timeout like any other, whether
-//! the guest computes, sleeps or waits for the node, and the link is read meanwhile.
+//! A guest that computes yields its thread every few milliseconds, because a thread raises the
+//! engine's epoch while any guest computes. So a deadline works like any other timeout, whether the
+//! guest computes, sleeps or waits for the node, and the link is read meanwhile.
 
 use std::future::poll_fn;
 use std::io;
@@ -15,25 +15,25 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use wasmtime::Engine;
 
-/// How long a guest computes before others have their turn.
+/// How long a guest computes before it yields.
 const TICK: Duration = Duration::from_millis(5);
 
-/// After so many ticks in which no guest computed the ticker sleeps until one does.
+/// After this many ticks in which no guest computed, the ticker sleeps until one does.
 const IDLE_TICKS: u32 = 4;
 
-/// It calls nothing deep.
+/// The ticker calls nothing that needs a deep stack.
 const STACK_BYTES: usize = 64 * 1024;
 
-/// Where the time of a call went.
+/// How the time of a call was spent.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Spent {
-    /// Inside the guest's own code.
+    /// In the guest's own code.
     pub(crate) compute: Duration,
     /// Waiting: in host calls, or asleep.
     pub(crate) wait: Duration,
 }
 
-/// Raises the epoch of an engine while guests compute. Clones are the same one.
+/// Raises the epoch of an engine while guests compute. Clones share one ticker.
 #[derive(Debug, Clone)]
 pub(crate) struct Ticker {
     state: Arc<State>,
@@ -61,8 +61,8 @@ impl Ticker {
         })
     }
 
-    /// Run a call into a guest until it ends or the deadline comes; then it is dropped, and `None`
-    /// is returned.
+    /// Run a call into a guest until it ends or the deadline passes. In the latter case the call is
+    /// dropped and `None` returned.
     pub(crate) async fn run<T>(
         &self,
         deadline: Instant,

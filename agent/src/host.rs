@@ -1,4 +1,4 @@
-//! What an actor may ask of its host: logging, keyvalue and messaging, each a request to the node.
+//! What an actor can ask its host for: logging, keyvalue and messaging, each a request to the node.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,21 +31,21 @@ use plexspaces::application::{keyvalue, logging, messaging, types};
 
 const KEY_BYTES: usize = 512;
 
-/// Beside the longest bytes that cross to the host, what else crosses with them.
+/// Space for whatever else crosses to the host beside the longest payload.
 const CROSSING_BYTES: usize = 1024 * 1024;
 
-/// What one instance lives with, an actor's or a command's. One type for all: what links WASI is
-/// compiled once for each.
+/// The data of one store, for actors and commands. One type for all, because the code that links
+/// WASI is compiled once per type.
 pub(crate) struct Surroundings {
-    /// What it has of WASI, whatever the version.
+    /// The WASI context, for all versions.
     pub(crate) wasi: WasiP1Ctx,
-    /// What it may take.
+    /// The store's limits.
     pub(crate) bounds: Bounds,
-    /// Whom it asks.
+    /// Where host calls are sent.
     pub(crate) node: Arc<Node>,
     /// The longest message, in bytes.
     pub(crate) message_limit: usize,
-    /// Of the call at hand: no question waits beyond it.
+    /// The deadline of the current call: no host call waits beyond it.
     pub(crate) deadline: Instant,
 }
 
@@ -56,9 +56,10 @@ impl WasiView for Surroundings {
 }
 
 impl Surroundings {
-    /// Make a store for one instance that lives with this.
+    /// Create a store for one instance with this data.
     pub(crate) fn store(self, engine: &Engine) -> Store<Self> {
-        // What crosses to the host at once: a state may be as long as the memory that holds it.
+        // The limit of what crosses to the host at once: a state can be as long as the memory that
+        // holds it.
         let crossing = self.bounds.limit().saturating_add(CROSSING_BYTES);
         let mut store = Store::new(engine, self);
         store.set_hostcall_fuel(crossing);
@@ -69,25 +70,26 @@ impl Surroundings {
     }
 }
 
-/// Makes what components import: WASI 0.2 and 0.3, and the interfaces of the contract.
+/// Creates linkers for components: WASI 0.2 and 0.3, and the interfaces of the contract.
 pub(crate) struct Linkers {
     engine: Engine,
-    /// The one for most components, made before there is any.
+    /// The linker that suits most components, created before one is known.
     ready: Option<Linker<Surroundings>>,
 }
 
 impl Linkers {
-    /// Make none yet; `ahead` one that serves most, for the copies of a machine to have it.
+    /// Create none yet, or with `ahead` the one that suits most components, so that copies of a
+    /// machine have it.
     pub(crate) fn new(engine: &Engine, ahead: bool) -> wasmtime::Result<Self> {
         let engine = engine.clone();
         let ready = ahead.then(|| made(&engine, Wanted::MOST)).transpose()?;
         Ok(Self { engine, ready })
     }
 
-    /// Make one that has what a component imports, as far as there is such a thing.
+    /// Create a linker with everything that a component imports, as far as it exists.
     ///
-    /// And nothing else: where a CPU is emulated, to link all there is takes a tenth of the time
-    /// from the machine's first instruction to its first reply.
+    /// And nothing else: on an emulated CPU, linking everything takes a tenth of the time from the
+    /// machine's first instruction to its first reply.
     pub(crate) fn of(&self, component: &Component) -> wasmtime::Result<Linker<Surroundings>> {
         let wanted = Wanted::by(component, &self.engine);
         match &self.ready {
@@ -220,7 +222,7 @@ impl messaging::Host for Surroundings {
             Ok(answered) => answered.map(|(_, reply)| reply.into()).map_err(record),
             Err(_) => Err(record(Failure::platform(
                 "deadline_exceeded",
-                "no answer within the time given",
+                "no answer within the timeout",
             ))),
         }
     }
@@ -229,7 +231,9 @@ impl messaging::Host for Surroundings {
 impl Surroundings {
     fn checked_message(&self, to: &str, kind: &str, payload: &[u8]) -> Result<(), ActorError> {
         let message = if to.len() > CODE_BYTES || kind.len() > CODE_BYTES {
-            format!("the name or the type of a message is over the limit of {CODE_BYTES} bytes")
+            format!(
+                "the application's name or the message's type is over the limit of {CODE_BYTES} bytes"
+            )
         } else if payload.len() > self.message_limit {
             let (size, limit) = (payload.len(), self.message_limit);
             format!("a message of {size} bytes is over the limit of {limit}")
@@ -242,7 +246,7 @@ impl Surroundings {
 
 fn checked_key(key: &str) -> Result<(), String> {
     if key.len() > KEY_BYTES {
-        return Err(format!("a key is at most {KEY_BYTES} bytes long"));
+        return Err(format!("a key can be at most {KEY_BYTES} bytes long"));
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! From a `Load` to an application at work.
+//! From a `Load` to a running application.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,19 +22,19 @@ use crate::runner::Runner;
 use crate::saving::Saver;
 use crate::trap::{MORE_MEMORY, mib};
 
-/// What there is before any application.
+/// What exists before any application.
 pub(crate) struct Around<'a> {
-    /// What runs native code.
+    /// Runs native code.
     pub(crate) runner: &'a Runner,
-    /// Whom applications ask.
+    /// Where applications send their requests.
     pub(crate) node: &'a Arc<Node>,
     /// The longest message, in bytes.
     pub(crate) message_limit: usize,
-    /// Told once the application has ended.
+    /// Notified when the application has ended.
     pub(crate) ending: &'a Arc<Ending>,
 }
 
-/// The application of the machine, from the moment its load began.
+/// The application of this machine, from the moment its load began.
 pub(crate) struct Loading {
     /// Its name.
     pub(crate) name: String,
@@ -42,23 +42,23 @@ pub(crate) struct Loading {
     pub(crate) mailbox: Arc<Mailbox>,
     /// How an actor's snapshots are saved.
     pub(crate) saver: Option<Arc<Saver>>,
-    /// The threads of a command that runs on several.
+    /// The threads of a command that uses several.
     workers: Option<Runtime>,
 }
 
 impl Drop for Loading {
     fn drop(&mut self) {
         if let Some(workers) = self.workers.take() {
-            // What still computes there ends with the process: nobody waits for it.
+            // What still computes there ends with the process: nothing waits for it.
             workers.shutdown_background();
         }
     }
 }
 
 impl Loading {
-    /// Map an artifact and have its application started; that answers the `Load`, later.
+    /// Map an artifact and start its application. The answer to the `Load` is sent later.
     ///
-    /// From here on the machine is behind its walls.
+    /// From here on the agent is restricted.
     pub(crate) fn begin(
         machine: &Arc<Machine>,
         around: &Around<'_>,
@@ -142,7 +142,7 @@ impl Program {
     }
 }
 
-/// Make the threads on which several programs compute at the same time; one needs none.
+/// Start the threads on which several programs compute at the same time. One program needs none.
 fn workers(load: &Load) -> Result<Option<Runtime>, Failure> {
     let threads = load.vcpus.min(load.concurrency);
     if threads <= 1 {
@@ -151,7 +151,7 @@ fn workers(load: &Load) -> Result<Option<Runtime>, Failure> {
     Builder::new_multi_thread()
         .worker_threads(threads as usize)
         .thread_name("command")
-        // As on the main thread: time is looked at each time a guest that computes lets go of it.
+        // As on the main thread: timers are checked each time a computing guest yields.
         .event_interval(1)
         .enable_time()
         .build()
@@ -168,7 +168,7 @@ struct Starting {
     machine: Arc<Machine>,
     ending: Arc<Ending>,
     mailbox: Arc<Mailbox>,
-    /// Of the `Load`.
+    /// The id of the `Load`.
     id: u64,
     load_ns: u64,
     missing_walls: Vec<String>,
@@ -202,7 +202,7 @@ impl Starting {
         saver
     }
 
-    /// Make sure that what the actor was started from could be saved again; lets go of it.
+    /// Check that the state which the actor was started from could be saved again, and drop it.
     fn can_save(&self, state: Bytes) -> Result<(), Failure> {
         let length = state.len();
         drop(state);
@@ -211,8 +211,8 @@ impl Starting {
             return Ok(());
         }
         let message = format!(
-            "its state of {} MiB could not be saved from here: beside the actor itself there are \
-             {} MiB left",
+            "its state of {} MiB could not be saved in this VM: beside the actor itself only \
+             {} MiB are free",
             mib(length),
             mib(left.unwrap_or(0))
         );

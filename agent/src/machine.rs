@@ -1,4 +1,4 @@
-//! The machine around the agent: a process of the host, or a guest whose first process it is.
+//! The agent's environment: a process of the host, or a guest whose first process it is.
 
 use std::io;
 
@@ -7,20 +7,20 @@ use crate::link::proto::Failure;
 use crate::link::stream::Stream;
 use crate::process::Process;
 
-/// How much memory is in use: of a whole guest, or of the agent's process alone.
+/// How much memory is in use: by a whole guest, or by the agent's process alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Memory {
-    /// Of a whole guest.
+    /// Whether it is a whole guest.
     pub(crate) guest: bool,
-    /// What there is, for a process what its limit allows; 0 for no limit.
+    /// The total; for a process its limit, or 0 for no limit.
     pub(crate) total_bytes: u64,
-    /// What of it cannot be had; for a process what it has allocated.
+    /// What is in use; for a process what it has allocated.
     pub(crate) used_bytes: u64,
-    /// What more can be had; 0 where there is no limit.
+    /// What is available; 0 if there is no limit.
     pub(crate) available_bytes: u64,
 }
 
-/// What the agent asks of the machine it runs in.
+/// What the agent asks of its environment.
 #[derive(Debug)]
 pub(crate) enum Machine {
     /// A child process of the node.
@@ -30,7 +30,7 @@ pub(crate) enum Machine {
 }
 
 impl Machine {
-    /// The machine's id, empty when it is not told.
+    /// The machine's id, or empty if it was not given.
     pub(crate) fn vm_id(&self) -> &str {
         match self {
             Self::Process(process) => process.vm_id(),
@@ -38,7 +38,7 @@ impl Machine {
         }
     }
 
-    /// Whether this machine will be copied: what is done before it dials, its copies have.
+    /// Whether this machine will be copied. Its copies keep what is done before it connects.
     pub(crate) fn is_template(&self) -> bool {
         match self {
             Self::Process(_) => false,
@@ -46,7 +46,7 @@ impl Machine {
         }
     }
 
-    /// Connect to the node; waits for it where the node is the end that connects.
+    /// Connect to the node, or wait for the node if that is the end that connects.
     pub(crate) async fn dial(&self) -> io::Result<Stream> {
         match self {
             Self::Process(process) => process.dial(),
@@ -54,21 +54,21 @@ impl Machine {
         }
     }
 
-    /// Whether a link that broke can be opened again: behind the walls of a process it cannot.
+    /// Whether a broken link can be opened again. A restricted process cannot do that.
     pub(crate) fn redials(&self) -> bool {
         matches!(self, Self::Guest(_))
     }
 
-    /// Become a machine of one's own: until the node's welcome it may be one of many copies.
+    /// Give this machine its own identity: until the node's welcome it may be one of many copies.
     ///
-    /// Ends the machine where that cannot be had.
+    /// Ends the machine if that fails.
     pub(crate) fn wake(&self, time_unix_ns: u64, seed: &[u8]) {
         if let Self::Guest(guest) = self {
             guest.wake(time_unix_ns, seed);
         }
     }
 
-    /// Make the artifact at a path readable; blocks until it is, for two seconds at most.
+    /// Make the artifact at a path readable. Blocks until it is, for at most two seconds.
     pub(crate) fn prepare(&self, path: &str) -> Result<(), Failure> {
         match self {
             Self::Process(_) => Ok(()),
@@ -76,8 +76,8 @@ impl Machine {
         }
     }
 
-    /// Give up what the agent needs no more, once its artifact is mapped and before any of the
-    /// application's code runs. Returns the names of the walls that this kernel does not have.
+    /// Give up what the agent no longer needs, once its artifact is mapped and before any code of
+    /// the application runs. Returns the names of the walls that this kernel does not support.
     pub(crate) fn lock_down(&self) -> Result<Vec<String>, Failure> {
         match self {
             Self::Process(process) => process.lock_down(),
@@ -93,7 +93,7 @@ impl Machine {
         }
     }
 
-    /// How much memory can be had, in bytes; `None` where there is no limit or nobody knows.
+    /// How much memory is available, in bytes; `None` if there is no limit or it is unknown.
     pub(crate) fn available(&self) -> Option<usize> {
         let memory = self
             .measure()
@@ -102,7 +102,7 @@ impl Machine {
         usize::try_from(memory.available_bytes).ok()
     }
 
-    /// End the machine, with this status where it has one.
+    /// End the machine, with this status if it has one.
     pub(crate) fn end(&self, status: i32) -> ! {
         match self {
             Self::Process(_) => std::process::exit(status),

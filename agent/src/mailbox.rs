@@ -1,4 +1,4 @@
-//! The mailbox: messages that wait for the application, in order, bounded in number and time.
+//! The mailbox: messages that wait for the application, in order, limited in number and time.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,26 +13,26 @@ use crate::link::proto::Failure;
 /// A message on its way to the application.
 #[derive(Debug)]
 pub(crate) struct Message {
-    /// Of its `Invoke`.
+    /// The id of its `Invoke`.
     pub(crate) id: u64,
-    /// The application that sent it, or empty.
+    /// The sending application, or empty.
     pub(crate) sender: String,
     /// Its type.
     pub(crate) kind: String,
     /// Its payload.
     pub(crate) payload: Bytes,
-    /// When it came.
+    /// When it arrived.
     pub(crate) arrived: Instant,
-    /// When its time is over.
+    /// Its deadline.
     pub(crate) deadline: Instant,
 }
 
-/// The wish that the application ends.
+/// A request to stop the application.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stop {
-    /// Of its frame.
+    /// The id of its frame.
     pub(crate) id: u64,
-    /// For all that is left to do.
+    /// How long everything that is left to do may take.
     pub(crate) timeout: Duration,
 }
 
@@ -41,17 +41,17 @@ pub(crate) struct Stop {
 pub(crate) enum Next {
     /// Handle a message.
     Message(Message),
-    /// End: no message waits.
+    /// Stop: no message waits.
     Stop(Stop),
 }
 
-/// What waits for one application.
+/// The messages that wait for one application.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
     waiting: Mutex<Waiting>,
     capacity: usize,
     arrived: Notify,
-    /// A message that waits has less time than all before.
+    /// A waiting message has an earlier deadline than all before.
     sooner: Notify,
 }
 
@@ -59,14 +59,14 @@ pub(crate) struct Mailbox {
 struct Waiting {
     messages: VecDeque<Message>,
     stop: Option<Stop>,
-    /// The application asked for work and got some: what comes now has to wait.
+    /// The application asked for work and got some: new messages have to wait.
     busy: bool,
-    /// When the expiry looks next, if it is going to.
+    /// When the expiry looks next, if at all.
     looks_at: Option<Instant>,
 }
 
 impl Mailbox {
-    /// Make an empty one for so many messages.
+    /// Create an empty mailbox for this many messages.
     pub(crate) fn new(capacity: usize) -> Self {
         Self {
             waiting: Mutex::default(),
@@ -76,15 +76,15 @@ impl Mailbox {
         }
     }
 
-    /// Put a message in; its reply is somebody else's to send. Fails when it is full.
+    /// Add a message. The caller does not send its reply. Fails if the mailbox is full.
     pub(crate) fn post(&self, message: Message) -> Result<(), Failure> {
         let mut waiting = self.waiting();
         if waiting.messages.len() >= self.capacity {
             return Err(Failure::platform(
                 "resource_exhausted",
-                format!("the mailbox is full: {} messages wait", self.capacity),
+                format!("the mailbox is full ({} messages)", self.capacity),
             )
-            .hint("send slower, or raise [limits] mailbox")
+            .hint("send more slowly, or raise [limits] mailbox")
             .retryable());
         }
         let waits = waiting.busy || !waiting.messages.is_empty();
@@ -98,20 +98,20 @@ impl Mailbox {
         Ok(())
     }
 
-    /// Take a message out that still waits.
+    /// Remove a message that still waits.
     pub(crate) fn cancel(&self, id: u64) -> Option<Message> {
         let mut waiting = self.waiting();
         let at = waiting.messages.iter().position(|one| one.id == id)?;
         waiting.messages.remove(at)
     }
 
-    /// Have the application end after the messages that wait.
+    /// Stop the application after the messages that wait.
     pub(crate) fn stop(&self, stop: Stop) {
         self.waiting().stop = Some(stop);
         self.arrived.notify_one();
     }
 
-    /// Wait for what is next.
+    /// Wait for what to do next.
     pub(crate) async fn next(&self) -> Next {
         loop {
             if let Some(next) = self.take() {
@@ -131,7 +131,7 @@ impl Mailbox {
         next
     }
 
-    /// Wait for messages whose time runs out while they wait, and take them out.
+    /// Wait for messages that time out while they wait, and remove them.
     pub(crate) async fn expired(&self) -> Vec<Message> {
         loop {
             let soonest = {

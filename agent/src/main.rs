@@ -1,8 +1,8 @@
 //! The agent in a machine: loads an application's WebAssembly and answers its messages.
 //!
-//! Every driver starts this one program: the process driver as a child process, a guest's kernel as
-//! process 1. `serve` speaks with the node over the `link`, `machine` is what is around the agent,
-//! and `application` the loaded `actor` or `command` at work.
+//! Every driver starts this program: the process driver as a child process, a guest's kernel as
+//! process 1. `serve` speaks with the node over the `link`, `machine` is the agent's environment,
+//! and `application` the running `actor` or `command`.
 
 mod actor;
 mod application;
@@ -37,16 +37,16 @@ use machine::Machine;
 use runner::{Runner, Stack};
 use serve::{Agent, Ended};
 
-/// Of a command line that makes no sense, as a shell has it.
+/// The exit status for a wrong command line, as in a shell.
 const USAGE_STATUS: i32 = 2;
 
-/// Of an agent whose node is gone or would not talk to it.
+/// The exit status of an agent whose node is gone or refused it.
 const NO_NODE_STATUS: i32 = 3;
 
-/// Of an agent whose actor cannot be made anew beside it.
+/// The exit status of an agent whose actor cannot be restarted in this machine.
 const GIVEN_UP_STATUS: i32 = 4;
 
-/// Of an agent that panicked, as of any program with a defect.
+/// The exit status of an agent that panicked: an internal software error.
 const PANIC_STATUS: i32 = 70;
 
 fn main() {
@@ -91,7 +91,7 @@ fn main() {
     std::process::exit(status);
 }
 
-/// Have a panic cost the machine, and be told on its console; a guest has its own way to end.
+/// Make a panic end the machine and report it on the console. A guest has its own way to end.
 fn tell_of_panics() {
     std::panic::set_hook(Box::new(|panic| {
         eprintln!("plexspaces-agent: {panic}");
@@ -102,11 +102,11 @@ fn tell_of_panics() {
 fn serve(machine: Machine) -> wasmtime::Result<(Arc<Machine>, Ended)> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        // The link is looked at each time a guest that computes lets go of the thread.
+        // Check the link each time a computing guest yields the thread.
         .event_interval(1)
         .build()?;
     let runner = Runner::start(Stack::OfActor, machine.is_template())?;
-    // As a task of its own: it shares the thread with the others fairly.
+    // Tasks share the thread fairly, so the agent runs as one.
     let _in_runtime = runtime.enter();
     let agent = Agent::new(machine, runner);
     Ok(runtime.block_on(agent.run()))

@@ -1,4 +1,4 @@
-//! What the application may ask of the node: requests over the link, and their answers.
+//! What an application can ask the node for: requests over the link, and their answers.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ use crate::link::proto::{Answer, Failure, from_agent::Frame};
 /// What the node answered.
 type Answered = Result<(bool, Bytes), Failure>;
 
-/// The requests that wait for their answers.
+/// The requests that wait for an answer.
 #[derive(Debug)]
 pub(crate) struct Node {
     connection: Connection,
@@ -26,7 +26,7 @@ struct Requests {
 }
 
 impl Node {
-    /// Ask on this connection.
+    /// Send requests on this connection.
     pub(crate) fn new(connection: Connection) -> Self {
         Self {
             connection,
@@ -34,14 +34,14 @@ impl Node {
         }
     }
 
-    /// Where lines of the log go.
+    /// Where log lines are sent.
     pub(crate) fn connection(&self) -> &Connection {
         &self.connection
     }
 
-    /// Send a request and wait for its answer: whether what was asked for is there, and its bytes.
+    /// Send a request and wait for its answer: whether the value exists, and its bytes.
     ///
-    /// Has no bound of its own; who lets go of it waits no more, and the answer is dropped.
+    /// Waits without a time limit. A caller that stops waiting drops the answer.
     pub(crate) async fn ask(&self, frame: impl FnOnce(u64) -> Frame, body: Bytes) -> Answered {
         self.connection.room().await;
         let (sender, receiver) = oneshot::channel();
@@ -59,7 +59,7 @@ impl Node {
         receiver.await.unwrap_or_else(|_| Err(lost()))
     }
 
-    /// Hand an answer to whoever waits for it; one that comes too late is dropped.
+    /// Pass an answer to the caller that waits for it. An answer that comes too late is dropped.
     pub(crate) fn answered(&self, answer: Answer, body: Bytes) {
         if let Some(waiting) = self.requests().waiting.remove(&answer.id) {
             let answered = match answer.failure {
@@ -70,7 +70,7 @@ impl Node {
         }
     }
 
-    /// Answer everything that waits: the connection is gone.
+    /// Fail all waiting requests: the connection is lost.
     pub(crate) fn lost(&self) {
         self.requests().waiting.clear();
     }

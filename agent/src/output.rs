@@ -1,4 +1,4 @@
-//! What a program writes to stdout and stderr: lines of the log, or a command's reply.
+//! What a program writes to stdout and stderr: log lines, or a command's reply.
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,13 +16,13 @@ use crate::link::connection::Connection;
 use crate::link::proto::log::{Level, Line, Stream};
 use crate::trap::{ends_a_trace, gives_up};
 
-/// What a program may write at once.
+/// How much a program can write at once.
 const PERMIT_BYTES: usize = 64 * 1024;
 
-/// Of the lines of stderr, so many are kept to explain an end with.
+/// How many lines of stderr are kept to explain a failure.
 const KEPT_LINES: usize = 64;
 
-/// What one program writes, until `end_message` the words of one message.
+/// What one program writes, until `end_message` during one message.
 #[derive(Debug, Clone)]
 pub(crate) struct Words {
     connection: Connection,
@@ -34,13 +34,13 @@ struct Lines {
     stdout: Vec<u8>,
     stderr: Vec<u8>,
     last: VecDeque<String>,
-    /// Of the lines that are kept no longer, the last in which a runtime said why it gives up: the
-    /// traces that follow may be longer than what is kept.
+    /// The last line in which a runtime said why it gives up, if it is no longer among the kept
+    /// lines: the trace that follows may be longer than those.
     gave_up: Option<String>,
 }
 
 impl Words {
-    /// Nothing written yet.
+    /// Start with nothing written.
     pub(crate) fn new(connection: Connection) -> Self {
         Self {
             connection,
@@ -48,22 +48,22 @@ impl Words {
         }
     }
 
-    /// What a program is given as its stdout, for its log.
+    /// The stdout of a program whose stdout is a log.
     pub(crate) fn stdout(&self) -> Output {
         Output(Sink::Log(self.clone(), Stream::Stdout))
     }
 
-    /// What a program is given as its stderr.
+    /// The stderr of a program.
     pub(crate) fn stderr(&self) -> Output {
         Output(Sink::Log(self.clone(), Stream::Stderr))
     }
 
-    /// Say a line about the program.
+    /// Add a line about the program.
     pub(crate) fn complain(&self, level: Level, message: String) {
         self.say(Stream::Agent, level, message);
     }
 
-    /// End unfinished lines; return the last lines of stderr, and forget them.
+    /// End unfinished lines. Returns the last lines of stderr and forgets them.
     pub(crate) fn end_message(&self) -> Vec<String> {
         let mut lines = self.lines();
         for stream in [Stream::Stdout, Stream::Stderr] {
@@ -139,7 +139,7 @@ impl Lines {
     }
 }
 
-/// Make a line of the log, of this moment.
+/// Make a log line with the current time.
 pub(crate) fn line_of(stream: Stream, level: Level, message: String) -> Line {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     Line {
@@ -150,7 +150,7 @@ pub(crate) fn line_of(stream: Stream, level: Level, message: String) -> Line {
     }
 }
 
-/// What a command wrote to its stdout: its reply, bounded.
+/// What a command wrote to its stdout: its reply, limited in size.
 #[derive(Debug, Clone)]
 pub(crate) struct Captured(Arc<Mutex<Capture>>);
 
@@ -162,7 +162,7 @@ struct Capture {
 }
 
 impl Captured {
-    /// Take at most `limit` bytes; more are refused.
+    /// Accept at most `limit` bytes and refuse more.
     pub(crate) fn new(limit: usize) -> Self {
         Self(Arc::new(Mutex::new(Capture {
             bytes: BytesMut::new(),
@@ -171,12 +171,12 @@ impl Captured {
         })))
     }
 
-    /// What a program is given as its stdout.
+    /// The stdout of a program whose stdout is its reply.
     pub(crate) fn output(&self) -> Output {
         Output(Sink::Capture(self.clone()))
     }
 
-    /// Take what was written, and whether more was refused.
+    /// Return what was written, and whether more was refused.
     pub(crate) fn take(&self) -> (Bytes, bool) {
         let mut capture = self.capture();
         let over = capture.over;
@@ -197,7 +197,7 @@ impl Captured {
     }
 }
 
-/// A stream that a program writes to, in each of the forms in which WASI's versions want it.
+/// A stream that a program writes to, in the forms that each version of WASI uses.
 #[derive(Debug, Clone)]
 pub(crate) struct Output(Sink);
 

@@ -13,20 +13,20 @@ use crate::link::stream::Stream;
 use crate::machine::Memory;
 use crate::sandbox::{self, Hold, kernel};
 
-/// Where the kernel tells what this process has allocated.
+/// Where the kernel reports what this process has allocated.
 const STATUS: &str = "/proc/self/status";
 
-/// More than the kernel ever tells there.
+/// More than the kernel ever writes there.
 const STATUS_BYTES: usize = 16 * 1024;
 
-/// The process, held as its command line says.
+/// The process, restricted as its command line says.
 #[derive(Debug)]
 pub(crate) struct Process {
     vm_id: String,
-    /// Open since the beginning: behind the walls nothing can be opened.
+    /// Open from the beginning: the restricted process cannot open it.
     link: Mutex<Option<UnixStream>>,
     status: File,
-    /// What this kernel did not have at the beginning.
+    /// The walls that this kernel does not support.
     missing: Vec<&'static str>,
 }
 
@@ -38,16 +38,17 @@ struct Options {
 }
 
 impl Process {
-    /// Connect to the node and be held as the command line says: `plexspaces-agent --vm-id ID
-    /// --link PATH [--node-pid PID] [--memory-mib MIB] [--uid UID]`.
+    /// Connect to the node and apply the restrictions of the command line: `plexspaces-agent
+    /// --vm-id ID --link PATH [--node-pid PID] [--memory-mib MIB] [--uid UID]`.
     ///
-    /// Call while there is one thread. The directory of PATH holds the machine's files.
+    /// Must be called while there is only one thread. The directory of PATH holds the machine's
+    /// files.
     pub(crate) fn from_arguments(arguments: impl Iterator<Item = String>) -> Result<Self, String> {
         let options = Options::parse(arguments)?;
         let vm_id = options.vm_id.ok_or("--vm-id ID is missing")?;
         let link = options.link.ok_or("--link PATH is missing")?;
         let opened = |path: &Path, error| format!("{}: {error}", path.display());
-        // Opens the device of random numbers, which stays open: behind the walls nothing can be.
+        // Opens the random number device, which stays open: the restricted process cannot open it.
         getrandom::fill(&mut [0]).map_err(|error| format!("no random numbers: {error}"))?;
         let status = File::open(STATUS).map_err(|error| opened(Path::new(STATUS), error))?;
         let stream = UnixStream::connect(&link).map_err(|error| opened(&link, error))?;
@@ -66,30 +67,30 @@ impl Process {
         &self.vm_id
     }
 
-    /// Return the connection to the node: there is one in the life of this process.
+    /// Return the connection to the node. A process has only one.
     pub(crate) fn dial(&self) -> io::Result<Stream> {
         let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
         let stream = link.take().ok_or(io::ErrorKind::NotConnected)?;
         Stream::new(OwnedFd::from(stream))
     }
 
-    /// Give up what an agent whose artifact is mapped needs no more. To be called once.
+    /// Give up what an agent no longer needs once its artifact is mapped. Must be called only once.
     ///
-    /// Returns the names of the walls that this kernel does not have.
+    /// Returns the names of the walls that this kernel does not support.
     pub(crate) fn lock_down(&self) -> Result<Vec<String>, Failure> {
         let late = sandbox::lock_down().map_err(|error| {
             Failure::platform(
                 "internal",
-                format!("the agent cannot be walled in: {error}"),
+                format!("the agent's restrictions cannot be applied: {error}"),
             )
         })?;
         let all = self.missing.iter().chain(&late);
         Ok(all.map(ToString::to_string).collect())
     }
 
-    /// Measure what this process has allocated of what its limit allows.
+    /// Measure how much of its limit this process has allocated.
     ///
-    /// Both count private writable pages whether they were touched or not.
+    /// Both count private writable pages, whether they were touched or not.
     pub(crate) fn measure(&self) -> Result<Memory, Failure> {
         let failed = |error: &dyn std::fmt::Display| {
             Failure::platform("unavailable", format!("{STATUS} cannot be read: {error}"))
@@ -110,13 +111,13 @@ impl Process {
         let told = String::from_utf8_lossy(text.get(..length).unwrap_or_default());
         data_kib(&told)
             .map(|kib| kib * 1024)
-            .ok_or_else(|| io::Error::other("it does not tell VmData"))
+            .ok_or_else(|| io::Error::other("it has no VmData"))
     }
 }
 
-/// Raise the walls around this process as a machine's are, and return as JSON which are missing.
+/// Restrict this process as a machine's agent is, and return the missing walls as JSON.
 ///
-/// For the node, which learns so what this host has: `plexspaces-agent --probe [--uid UID …]`.
+/// The node calls it to find out what this host supports: `plexspaces-agent --probe [--uid UID …]`.
 pub(crate) fn probe(arguments: impl Iterator<Item = String>) -> Result<String, String> {
     let options = Options::parse(arguments)?;
     getrandom::fill(&mut [0]).map_err(|error| format!("no random numbers: {error}"))?;
@@ -140,7 +141,7 @@ impl Options {
                 "--node-pid" => options.hold.node_pid = Some(number(&name, &value)?),
                 "--memory-mib" => options.hold.memory_mib = Some(number(&name, &value)?),
                 "--uid" => options.hold.uid = Some(number(&name, &value)?),
-                _ => return Err(format!("there is no option {name}")),
+                _ => return Err(format!("unknown option {name}")),
             }
         }
         Ok(options)
@@ -150,10 +151,10 @@ impl Options {
 fn number<T: std::str::FromStr>(name: &str, value: &str) -> Result<T, String> {
     value
         .parse()
-        .map_err(|_| format!("{name} {value} is no number, or none that can be"))
+        .map_err(|_| format!("{name} {value} is not a number or is out of range"))
 }
 
-/// Read how much a process has allocated, in KiB, in what the kernel tells of it.
+/// Read how much a process has allocated, in KiB, from its status.
 fn data_kib(status: &str) -> Option<u64> {
     let line = status
         .lines()

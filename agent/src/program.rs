@@ -8,7 +8,7 @@ use wasmtime::{Engine, Module};
 
 use crate::link::proto::{Failure, Load, load::Kind};
 
-/// What bounds an application and what it is told, fixed for the life of the machine.
+/// The limits and parameters of an application, fixed for the life of the machine.
 #[derive(Debug)]
 pub(crate) struct Settings {
     /// Its name.
@@ -17,14 +17,14 @@ pub(crate) struct Settings {
     pub(crate) env: Vec<(String, String)>,
     /// A command's arguments, its name first.
     pub(crate) args: Vec<String>,
-    /// The most linear memory.
+    /// The limit of linear memory.
     pub(crate) memory_bytes: usize,
     /// The longest message.
     pub(crate) message_limit: usize,
 }
 
 impl Settings {
-    /// Take from a `Load` what lasts.
+    /// Take what is needed later from a `Load`.
     pub(crate) fn new(load: &Load, message_limit: usize) -> Self {
         let env: BTreeMap<String, String> = load.env.clone();
         let args = std::iter::once(load.application.clone()).chain(load.args.clone());
@@ -49,34 +49,31 @@ pub(crate) enum Artifact {
 }
 
 impl Artifact {
-    /// Map the native code at a path; fails when another engine or configuration compiled it.
+    /// Map the native code at a path. Fails if another engine or configuration compiled it.
     pub(crate) fn open(engine: &Engine, path: &Path, kind: Kind) -> Result<Self, Failure> {
         let opened = match kind {
             Kind::Actor => component(engine, path).map(Self::Actor),
             Kind::CommandComponent => component(engine, path).map(Self::Command),
             Kind::Command => module(engine, path).map(Self::Module),
             Kind::Unspecified => {
-                return Err(Failure::platform(
-                    "internal",
-                    "an artifact of no known kind",
-                ));
+                return Err(Failure::platform("internal", "unknown kind of artifact"));
             }
         };
         opened.map_err(|error| does_not_load(&error))
     }
 }
 
-/// Say that the native code is not for this agent.
+/// The error for native code that this agent cannot run.
 pub(crate) fn does_not_load(error: &wasmtime::Error) -> Failure {
     Failure::platform(
         "internal",
-        format!("the compiled artifact does not load: {error:#}"),
+        format!("the native code cannot be loaded: {error:#}"),
     )
-    .hint("deploy it again: it is compiled anew for this version")
+    .hint("deploy it again, so that it is compiled for this version")
 }
 
 fn component(engine: &Engine, path: &Path) -> wasmtime::Result<Component> {
-    // SAFETY: the node has compiled the file and gives it by its digest; nobody else may write it.
+    // SAFETY: the node has compiled the file and names it by its digest; nobody else may write it.
     #[allow(unsafe_code)]
     unsafe {
         Component::deserialize_file(engine, path)

@@ -1,50 +1,51 @@
-//! What an actor's state may take of the machine's memory while it is handed over.
+//! How much of the machine's memory an actor's state may use during a snapshot.
 //!
-//! For a moment it is there twice: in the actor's memory, and on its way to the node. Where there
-//! is no memory for that the actor is to fail, and not the machine.
+//! For a moment the state exists twice: in the actor's memory and on its way to the node. If there
+//! is not enough memory for that, the actor should fail, not the machine.
 
-/// Of what is available, this part is left to whatever comes meanwhile.
+/// This part of the available memory is left for whatever else happens meanwhile.
 const MARGIN: usize = 8;
 
-/// And this part of the rest at least is for growth: less than what is left aside.
+/// At least this part of the rest is for growth; less than what is left aside.
 const GROWTH_PART: usize = 16;
 
-/// The longest of the newest snapshots that the agent holds though the node has it.
+/// The longest newest snapshot that the agent keeps although the node has it.
 const HELD_BYTES: usize = 64 * 1024 * 1024;
 
 /// And the largest part of the actor's memory.
 const HELD_PART: usize = 8;
 
-/// What a snapshot may take.
+/// What a snapshot may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Room {
     /// The state, in bytes.
     pub(crate) state: usize,
-    /// What the actor's memory may grow by while it makes the state.
+    /// How much the actor's memory may grow while it makes the state.
     pub(crate) growth: usize,
 }
 
 impl Room {
-    /// Share what is available with an actor that has so much memory, and may have `limit`.
+    /// Share the available memory with an actor that uses `memory` and may use `limit`.
     pub(crate) fn new(available: usize, memory: usize, limit: usize) -> Self {
         let spare = available - available / MARGIN;
         let grown = limit.saturating_sub(memory);
-        // All growth there may be, and else a state as long as the memory that it is made of.
+        // All the growth there may be, and otherwise a state as long as the memory it is made from.
         let state = spare.saturating_sub(grown).max(memory.min(spare));
-        // Few states can be made without any growth: a little of it is taken from what is left aside.
+        // Few states can be made without any growth: a little of what is left aside is used for it.
         let growth = (spare - state).max(grown.min(spare / GROWTH_PART));
         Self { state, growth }
     }
 }
 
-/// Whether an actor that was started from so long a state could hand one as long over again.
+/// Whether an actor that was started from a state of this length could save one as long.
 ///
-/// Less is left aside than at a snapshot: what could be saved once is not refused for a little.
+/// Less is left aside than at a snapshot, so that a state that could be saved once is not refused
+/// for a small difference.
 pub(crate) fn could_be_saved(state: usize, available: usize) -> bool {
     state <= available - available / (2 * MARGIN)
 }
 
-/// How long the newest snapshot may be that the agent of an actor with so much memory holds.
+/// How long the newest snapshot kept by the agent may be, for an actor with this much memory.
 pub(crate) fn held_bytes(limit: usize) -> usize {
     HELD_BYTES.min(limit / HELD_PART)
 }

@@ -1,4 +1,4 @@
-//! What runs native code: an engine with the stacks of its guests, what they import, their ticker.
+//! Runs native code: an engine, its guests' stacks, their imports and their ticker.
 
 use wasmtime::Engine;
 
@@ -8,25 +8,26 @@ use crate::settings::settings;
 
 const MIB: usize = 1024 * 1024;
 
-/// What a guest's call gets of native stack beyond its own: for the host functions it calls.
+/// How much native stack a guest's call gets beyond its own, for the host functions it calls.
 const HOST_STACK_BYTES: usize = 512 * 1024;
 
-/// Runs applications of one kind; there is one in a machine.
+/// Runs applications of one kind; a machine has one.
 pub(crate) struct Runner {
     pub(crate) engine: Engine,
     pub(crate) linkers: Linkers,
     pub(crate) ticker: Ticker,
 }
 
-/// How deep guests may recurse. Native code is the same for all.
+/// How deep guests can recurse. Native code is the same for all.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Stack {
-    /// An actor: there is one. The interpreters of Python and JavaScript count a stack of their own
-    /// in the guest's memory, and raise an error that the application can catch when it is full;
-    /// this one must not be full before. Measured, a byte of that takes up to 19 of this one, where
-    /// text is parsed or JSON is written. Pages that no call has reached cost nothing.
+    /// An actor: there is only one. The interpreters of Python and JavaScript keep a stack of their
+    /// own in the guest's memory and raise an error that the application can catch when it is full.
+    /// The native stack must not be full before that. Measured, one byte of theirs takes up to 19
+    /// native ones where text is parsed or JSON is written. Pages that no call has reached cost
+    /// nothing.
     OfActor,
-    /// A command: of those there are as many as messages at the same time.
+    /// A command: there are as many as messages at the same time.
     OfCommand,
 }
 
@@ -40,7 +41,8 @@ impl Stack {
 }
 
 impl Runner {
-    /// Make one, and start its ticker's thread. `ahead`: have ready whatever could be imported.
+    /// Create a runner and start its ticker's thread. With `ahead`, prepare everything that could
+    /// be imported.
     pub(crate) fn start(stack: Stack, ahead: bool) -> wasmtime::Result<Self> {
         let mut settings = settings()?;
         settings

@@ -1,8 +1,8 @@
-//! Snapshots on their way to the node: in parts, each acknowledged, one snapshot at a time.
+//! Saving snapshots on the node: in parts, each acknowledged, one snapshot at a time.
 //!
-//! While one is on its way the next one waits, and of several that wait only the newest is kept.
-//! Once the node has the newest, the agent holds it no longer than it is short: a long one would
-//! take the memory that the next one needs, and is the node's to give again.
+//! While one is being sent the next one waits; of several that wait only the newest is kept. When
+//! the node has the newest one, the agent keeps it only if it is short: a long one would use memory
+//! that the next one needs, and the node can send it again.
 
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,15 +16,15 @@ use crate::link::PART_BYTES;
 use crate::link::connection::Connection;
 use crate::link::proto::{Failure, Kept, Snapshot, from_agent::Frame};
 
-/// What may be on its way without an acknowledgement.
+/// How much may be sent without an acknowledgement.
 const WINDOW_BYTES: usize = 4 * PART_BYTES;
 
-/// Hands over the snapshots of one actor.
+/// Sends the snapshots of one actor.
 #[derive(Debug)]
 pub(crate) struct Saver {
     connection: Connection,
-    /// Up to here the newest snapshot is held though the node has it: an actor that trapped is made
-    /// anew from it at once.
+    /// Up to this length the newest snapshot is kept although the node has it, because an actor
+    /// that trapped is restarted from it at once.
     held_bytes: usize,
     saving: Mutex<Saving>,
     changed: Notify,
@@ -36,7 +36,7 @@ struct Saving {
     current: Option<Sending>,
     next: Option<Bytes>,
     newest: Newest,
-    /// Why the newest snapshot is not kept.
+    /// Why the newest snapshot was not saved.
     failure: Option<Failure>,
 }
 
@@ -44,7 +44,7 @@ struct Saving {
 #[derive(Debug)]
 enum Newest {
     Held(Bytes),
-    /// The node alone has it.
+    /// Only the node has it.
     Kept(Digest),
 }
 
@@ -54,7 +54,7 @@ impl Default for Newest {
     }
 }
 
-/// What tells one state from another.
+/// Tells states apart.
 #[derive(Debug, PartialEq, Eq)]
 struct Digest {
     length: usize,
@@ -79,7 +79,7 @@ impl Digest {
 struct Sending {
     id: u64,
     state: Bytes,
-    /// Over what was sent, of a state too long to be held.
+    /// A hash of what was sent of a state too long to be kept.
     hasher: DefaultHasher,
     sent: usize,
     kept: usize,
@@ -106,7 +106,7 @@ impl Saver {
         }
     }
 
-    /// The newest snapshot; none where the node alone has it.
+    /// The newest snapshot; `None` if only the node has it.
     pub(crate) fn newest(&self) -> Option<Bytes> {
         match &self.saving().newest {
             Newest::Held(state) => Some(state.clone()),
@@ -114,7 +114,7 @@ impl Saver {
         }
     }
 
-    /// Have a snapshot saved, unless it is the newest; does not wait.
+    /// Start to save a snapshot, unless it equals the newest one. Does not wait.
     pub(crate) fn take(&self, state: Bytes) {
         let mut saving = self.saving();
         let is_newest = match &saving.newest {
@@ -133,7 +133,7 @@ impl Saver {
         self.go_on(saving);
     }
 
-    /// On a new connection, begin anew with what the node may not have.
+    /// On a new connection, send again what the node may not have.
     pub(crate) fn resend(&self) {
         let mut saving = self.saving();
         let current = saving.current.take().map(|sending| sending.state);
@@ -145,7 +145,7 @@ impl Saver {
         self.go_on(&mut saving);
     }
 
-    /// Take an acknowledgement.
+    /// Handle an acknowledgement.
     pub(crate) fn kept(&self, kept: Kept) {
         let mut saving = self.saving();
         let Some(sending) = &mut saving.current else {
@@ -166,7 +166,7 @@ impl Saver {
                 };
                 saving.current = None;
                 saving.failure = None;
-                // Where another waits, that one is the newest.
+                // If another one waits, that is the newest.
                 if saving.next.is_none() && digest.length > self.held_bytes {
                     saving.newest = Newest::Kept(digest);
                 }
@@ -176,12 +176,13 @@ impl Saver {
         self.changed.notify_waiters();
     }
 
-    /// Wait until nothing is on its way; `false` when the node takes nothing more of it for so long.
+    /// Wait until nothing is being sent. Returns `false` if the node acknowledges nothing for this
+    /// long.
     pub(crate) async fn idle(&self, patience: Duration) -> bool {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
-            // Nor does anything wait then: it would be on its way.
+            // Then nothing waits either: it would be being sent.
             if self.saving().current.is_none() {
                 return true;
             }
@@ -191,8 +192,8 @@ impl Saver {
         }
     }
 
-    /// Wait until the newest snapshot is the node's to keep. Fails when it will not be kept, or
-    /// when the node takes nothing more of it for so long.
+    /// Wait until the node has saved the newest snapshot. Fails if it cannot be saved, or if the
+    /// node acknowledges nothing for this long.
     pub(crate) async fn saved(&self, patience: Duration) -> Result<(), Failure> {
         {
             let mut saving = self.saving();
@@ -204,7 +205,7 @@ impl Saver {
             }
         }
         if !self.idle(patience).await {
-            let message = "the node did not keep it within the time given";
+            let message = "the node did not save it in time";
             return Err(Failure::platform("deadline_exceeded", message));
         }
         self.saving().failure.clone().map_or(Ok(()), Err)
@@ -240,7 +241,7 @@ impl Saver {
             };
             let body = sending.state.slice(sending.sent..end);
             if !self.connection.send(Frame::Snapshot(part), body.clone()) {
-                // After the next welcome it begins anew.
+                // It is sent again after the next welcome.
                 return;
             }
             if sending.state.len() > self.held_bytes {

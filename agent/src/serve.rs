@@ -1,4 +1,5 @@
-//! The agent's end of the link: dials the node, serves its requests, dials again where it can.
+//! The agent's end of the link: connects to the node, serves its requests, and connects again if it
+//! can.
 
 use std::io;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ use crate::trap::mib;
 
 const READ_BYTES: usize = 64 * 1024;
 
-/// Before each attempt to dial again; the last one holds from then on.
+/// Waits before each attempt to connect again; the last one applies from then on.
 const REDIAL: [Duration; 6] = [
     Duration::ZERO,
     Duration::from_millis(50),
@@ -38,8 +39,8 @@ const REDIAL: [Duration; 6] = [
     Duration::from_secs(1),
 ];
 
-/// What a message costs of memory while it is handled, in times its length: itself, what the
-/// application holds of it, and a reply as long.
+/// How much memory a message takes while it is handled, in multiples of its length: itself, the
+/// application's copy, and a reply as long.
 const COPIES: usize = 3;
 
 /// Why a connection ended.
@@ -48,16 +49,16 @@ pub(crate) enum Ended {
     /// The stream broke or was closed.
     #[error("the link to the node ended: {0}")]
     Stream(#[from] io::Error),
-    /// What came was no frame.
+    /// The bytes received were not a frame.
     #[error("the link to the node is broken: {0}")]
     Broken(#[from] LinkBroken),
-    /// The node will not talk to this agent.
+    /// The node refused this agent.
     #[error("the node refused this agent: {0}")]
     Refused(String),
-    /// The application was stopped; there is nothing left to do.
+    /// The application was stopped and nothing is left to do.
     #[error("stopped")]
     Stopped,
-    /// The actor cannot be made anew here: its next machine is the node's to make.
+    /// The actor cannot be restarted here: the node has to start another machine.
     #[error("{0}")]
     GivenUp(String),
 }
@@ -69,14 +70,14 @@ pub(crate) struct Agent {
     connection: Connection,
     node: Arc<Node>,
     message_limit: usize,
-    /// What came of the state that the next `Load` starts from.
+    /// The parts received of the state that the next `Load` starts from.
     state: Arriving,
     loaded: Option<Loading>,
     ending: Arc<Ending>,
 }
 
 impl Agent {
-    /// Make an agent that has not dialled yet. Runs inside a runtime.
+    /// Create an agent that has not connected yet. Must be called inside a runtime.
     pub(crate) fn new(machine: Machine, runner: Runner) -> Self {
         let connection = Connection::default();
         Self {
@@ -91,7 +92,7 @@ impl Agent {
         }
     }
 
-    /// Serve until the node has stopped this agent, or the link is lost for good; says why.
+    /// Serve until the node has stopped this agent or the link is lost for good. Returns why.
     pub(crate) async fn run(mut self) -> (Arc<Machine>, Ended) {
         let mut attempt = 0;
         loop {
@@ -155,7 +156,7 @@ impl Agent {
         }
     }
 
-    /// Whether there is memory to handle a message of this length.
+    /// Whether there is enough memory to handle a message of this length.
     fn fits(&self, length: usize) -> bool {
         let left = self.machine.available();
         left.is_none_or(|left| COPIES * length <= left)
@@ -179,7 +180,7 @@ impl Agent {
             from_node::Frame::Cancel(cancel) => {
                 let mailbox = self.loaded.as_ref().map(|app| &app.mailbox);
                 if let Some(message) = mailbox.and_then(|mailbox| mailbox.cancel(cancel.id)) {
-                    let left = "nobody waits for the message any more";
+                    let left = "the sender no longer waits for this message";
                     let failure = Failure::platform("deadline_exceeded", left);
                     let queue = message.arrived.elapsed();
                     refuse(&self.connection, message.id, failure, queue);
@@ -263,7 +264,7 @@ impl Agent {
         let id = message.id;
         let refusal = match (&self.loaded, refused) {
             (_, Some(length)) => self.no_memory(length),
-            (None, None) => Failure::platform("wrong_state", "no application is loaded here"),
+            (None, None) => Failure::platform("wrong_state", "no application is loaded"),
             (Some(app), None) => match app.mailbox.post(message) {
                 Ok(()) => return,
                 Err(failure) => failure,
@@ -276,8 +277,8 @@ impl Agent {
         let needed = mib(COPIES * length);
         let room = self.machine.available().map_or(0, mib);
         let message = format!(
-            "a message of {length} bytes takes {needed} MiB of memory while it is handled, and of \
-             the machine's there are {room} MiB left"
+            "a message of {length} bytes needs {needed} MiB of memory while it is handled, but the VM \
+             has only {room} MiB left"
         );
         Failure::platform("resource_exhausted", message)
             .hint("deploy with more memory (--memory MIB), or send it in parts")
@@ -286,7 +287,7 @@ impl Agent {
 
     fn load(&mut self, load: &Load) -> Result<(), Failure> {
         if let Some(app) = &self.loaded {
-            let message = format!("the machine already runs {:?}", app.name);
+            let message = format!("this VM already runs {:?}", app.name);
             return Err(Failure::platform("wrong_state", message));
         }
         let state = self.state.take(load.state_bytes)?;

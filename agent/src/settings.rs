@@ -1,39 +1,40 @@
-//! The engine's settings, one set for what compiles and what runs.
+//! The engine's settings, the same for the compiler and the agent.
 //!
-//! Native code is refused by an engine with other settings, so both programs of this workspace take
-//! them from here. Change one and raise `plexspaces_node.model.ENGINE_REVISION`: the node's cache
-//! of native code is keyed by it.
+//! An engine refuses native code that was compiled with other settings, so both programs of this
+//! workspace use these. If you change one, raise `plexspaces_node.model.ENGINE_REVISION`: the
+//! node's cache of native code is keyed by it.
 
 use wasmtime::{Config, Result, WasmBacktraceDetails};
 
-/// What compiles and runs artifacts; equal to `plexspaces_node.model.ENGINE`, and to Cargo.lock.
+/// The engine that compiles and runs artifacts; equal to `plexspaces_node.model.ENGINE` and to
+/// Cargo.lock.
 pub(crate) const ENGINE: &str = "wasmtime 48.0.8";
 
-// What the agent gives to an application, and the compiler refuses beforehand; native code does not
-// depend on it.
+// The limits of an application, which the compiler checks beforehand. Native code does not depend
+// on them.
 
-/// More than any language's runtime takes; a table's element costs eight bytes of the agent.
+/// More than any language's runtime needs; a table's element takes eight bytes of the agent.
 pub(crate) const TABLE_ELEMENTS: usize = 1_000_000;
 
-/// How many instances of core modules there may be,
+/// The maximum number of instances of core modules.
 pub(crate) const INSTANCES: usize = 256;
 
-/// how many tables,
+/// The maximum number of tables.
 pub(crate) const TABLES: usize = 256;
 
-/// and how many linear memories.
+/// The maximum number of linear memories.
 pub(crate) const MEMORIES: usize = 64;
 
-/// The settings on which native code depends.
+/// The settings that native code depends on.
 pub(crate) fn settings() -> Result<Config> {
     let mut config = Config::new();
-    // The baseline, and not this very CPU: what was compiled for one CPU model's extensions is
-    // refused on another, and a guest's CPU is not its host's.
+    // The baseline, not this CPU: code compiled for one CPU model's extensions is refused on
+    // another, and a guest's CPU is not its host's.
     config
         .target(&format!("{}-unknown-linux-gnu", std::env::consts::ARCH))?
         .epoch_interruption(true)
         .wasm_component_model_async(true)
-        // A trap says where it was, with source lines where the artifact has them.
+        // A trap reports where it was, with source lines if the artifact has them.
         .wasm_backtrace_details(WasmBacktraceDetails::Enable);
     Ok(config)
 }

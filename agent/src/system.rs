@@ -1,7 +1,7 @@
-//! Calls of the kernel for which the standard library has no function.
+//! System calls for which the standard library has no function.
 //!
-//! One of the places where the crate may be `unsafe`: each block is one call with arguments that
-//! this file checks or makes.
+//! One of the places where the crate uses `unsafe`: each block is one call with arguments that this
+//! file checks or makes.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -10,10 +10,10 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use bytes::buf::UninitSlice;
 
-/// Below the least that the kernel takes at once, 1,024.
+/// Below 1,024, the least number that the kernel accepts at once.
 pub(crate) const MOST_PARTS: usize = 64;
 
-/// Have reads and writes of a descriptor return at once.
+/// Make a descriptor non-blocking.
 pub(crate) fn set_nonblocking(descriptor: &OwnedFd) -> io::Result<()> {
     let raw = descriptor.as_raw_fd();
     // SAFETY: plain integers.
@@ -23,14 +23,14 @@ pub(crate) fn set_nonblocking(descriptor: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Read what is there into memory that need not be initialised.
+/// Read available bytes into memory that need not be initialised.
 pub(crate) fn read(descriptor: RawFd, into: &mut UninitSlice) -> io::Result<usize> {
     // SAFETY: the kernel writes at most as many bytes as the slice has.
     let read = unsafe { libc::read(descriptor, into.as_mut_ptr().cast(), into.len()) };
     length(read)
 }
 
-/// Write of these parts what the kernel takes.
+/// Write as much of these parts as the kernel accepts.
 #[allow(clippy::cast_possible_wrap, reason = "`MOST_PARTS` is far below")]
 pub(crate) fn write(descriptor: RawFd, parts: &[&[u8]]) -> io::Result<usize> {
     let mut vectors = [MaybeUninit::<libc::iovec>::uninit(); MOST_PARTS];
@@ -57,7 +57,7 @@ pub(crate) fn checked(result: libc::c_int) -> io::Result<libc::c_int> {
     Ok(result)
 }
 
-/// Have the C library keep nothing of what one long message took.
+/// Make the C library return the memory of a long message at once.
 pub(crate) fn give_back_large() {
     const LARGE_BYTES: libc::c_int = 1024 * 1024;
     // SAFETY: plain integers; called before any other thread is started.

@@ -1,4 +1,4 @@
-//! The node's end of a link, bare, for tests.
+//! The node's end of a link, without a node, for tests.
 
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
@@ -12,7 +12,7 @@ use crate::link::connection::Connection;
 use crate::link::proto::{FromAgent, from_agent::Frame};
 use crate::link::stream::Stream;
 
-/// A connection of an agent, and what it sends.
+/// An agent's connection, and what it sends.
 pub(crate) struct NodeEnd {
     /// The agent's end.
     pub(crate) connection: Connection,
@@ -22,12 +22,12 @@ pub(crate) struct NodeEnd {
 }
 
 impl NodeEnd {
-    /// Make both ends; inside a runtime.
+    /// Create both ends. Must be called inside a runtime.
     pub(crate) fn new() -> Self {
         Self::on(Connection::default())
     }
 
-    /// Make both ends, of a connection that may have something to send already.
+    /// Create both ends, of a connection that may already have something to send.
     pub(crate) fn on(connection: Connection) -> Self {
         let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
         let stream = Stream::new(OwnedFd::from(theirs)).expect("a stream");
@@ -63,7 +63,7 @@ impl NodeEnd {
         }
     }
 
-    /// Check that nothing more was sent so far: whoever sends does it before it returns.
+    /// Check that nothing more has been sent: sending completes before the call returns.
     pub(crate) async fn expect_nothing(&mut self) {
         self.connection.drained().await;
         assert!(self.buffer.is_empty());

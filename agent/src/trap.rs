@@ -1,4 +1,4 @@
-//! What ended a guest, in words: the kind of trap, where it was, and the guest's own last words.
+//! Describes why a guest ended: the kind of trap, where it was, and the guest's last output.
 
 use std::fmt::Write as _;
 
@@ -8,31 +8,32 @@ use wasmtime_wasi::I32Exit;
 use crate::link::failure::cut;
 use crate::link::proto::Failure;
 
-/// How many of its functions a failure names; the log has all.
+/// How many functions a failure names; the log has all of them.
 const NAMED_FRAMES: usize = 3;
 
-/// Of a function's name, or a file's, so much is told: a program may name them as it likes.
+/// How much of a function's or a file's name is shown: a program can choose any name.
 const NAME_BYTES: usize = 512;
 
-/// What wasmtime says where more would cross to the host than the host has memory for.
+/// wasmtime's message if more would cross to the host than the host has memory for.
 const CROSSES_NOT: &str = "fuel allocated for hostcalls";
 
-/// Of what a program said, so much is told: the log has all.
+/// How much of a program's output is shown; the log has all of it.
 const SAID_BYTES: usize = 300;
 
-/// What begins or marks the line in which a language's runtime says why it gives up.
+/// Text in a line in which a language's runtime says why it gives up.
 const LAST_WORDS: [&str; 3] = ["panic:", "fatal error:", "panicked at"];
 
-/// Such of them as begin the line, where it is the runtime and not the program that writes it.
+/// Those that begin the line if the runtime writes it and not the program.
 const RUNTIME_GAVE_UP: [&str; 2] = ["panic:", "fatal error:"];
 
 /// The panic of Python's runtime, which says nothing: the line before it is the exception's.
 const PYTHON_THREW: &str = "Python function threw";
 
-/// What the last words of a runtime hold when it was refused memory.
+/// Text in the last lines of a runtime that was refused memory.
 const RAN_OUT: [&str; 3] = ["MemoryError", "out of memory", "memory allocation of "];
 
-/// How a language's runtime ends a program: such functions say nothing of the program itself.
+/// Functions by which a language's runtime ends a program. They say nothing about the program
+/// itself.
 const MACHINERY: [&str; 15] = [
     "core::panicking",
     "std::panicking",
@@ -53,13 +54,13 @@ const MACHINERY: [&str; 15] = [
 
 const MIB: usize = 1024 * 1024;
 
-/// What helps who has too little of it.
+/// The hint for an application with too little memory.
 pub(crate) const MORE_MEMORY: &str = "deploy it with more memory: --memory MIB";
 
-/// Where the guest was in its life.
+/// What the guest was doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum During {
-    /// Instances are made.
+    /// Instances are being created.
     Start,
     /// `init`.
     Init,
@@ -69,7 +70,7 @@ pub(crate) enum During {
     Snapshot,
     /// `shutdown`.
     Shutdown,
-    /// A command's own run.
+    /// A command's run.
     Command,
 }
 
@@ -90,37 +91,37 @@ impl During {
     }
 }
 
-/// What is known of an end.
+/// What is known about an end.
 #[derive(Debug)]
 pub(crate) struct End<'a> {
-    /// Of the application.
+    /// The application's name.
     pub(crate) application: &'a str,
-    /// What was going on.
+    /// What the guest was doing.
     pub(crate) during: During,
     /// What it last wrote to stderr.
     pub(crate) words: &'a [String],
-    /// The linear memory it may have, in bytes.
+    /// Its limit of linear memory, in bytes.
     pub(crate) memory_limit: usize,
-    /// How much it would have had, had that not been refused.
+    /// How much it would have had if that had not been refused.
     pub(crate) refused: Option<usize>,
 }
 
 impl End<'_> {
-    /// Say that the time was over.
+    /// The failure of a call whose deadline passed.
     pub(crate) fn out_of_time(&self) -> Failure {
         let during = self.during.name();
         let message = format!(
-            "{during}: no answer within the time given; it was interrupted{}",
+            "{during}: no answer within the timeout; it was interrupted{}",
             self.last_wrote()
         );
         Failure::platform("deadline_exceeded", message).hint(if self.during.deploying() {
-            "have it do less there, or raise [limits] deploy_timeout_s"
+            "make it do less there, or raise [limits] deploy_timeout_s"
         } else {
-            "give it more time: --timeout SECONDS"
+            "set a longer timeout: --timeout SECONDS"
         })
     }
 
-    /// Say what an error is that ended the guest: for its caller, and in full for its log.
+    /// Describe an error that ended the guest: for its caller, and in full for its log.
     pub(crate) fn explain(&self, error: &Error) -> (Failure, String) {
         let during = self.during.name();
         if let Some(failure) = self.too_little_to_begin_with() {
@@ -134,7 +135,7 @@ impl End<'_> {
         let failure = if memory {
             failure.hint(MORE_MEMORY)
         } else if self.during.deploying() {
-            // An application that does not come up is undone, and its log with it.
+            // If an application does not start, its deploy is undone, and its log is deleted.
             failure
         } else {
             failure.hint(logs_hint(self.application))
@@ -171,7 +172,7 @@ impl End<'_> {
             Trap::TableOutOfBounds | Trap::IndirectCallToNull | Trap::BadSignature => (
                 "bad-call",
                 "indirect call",
-                "the program called what is no function",
+                "the program called something that is not a function",
             ),
             _ => return ("trap", format!("trap: {}", kind_of(*trap)), false),
         };
@@ -186,7 +187,7 @@ impl End<'_> {
     }
 
     fn too_little_to_begin_with(&self) -> Option<Failure> {
-        // Where the machine itself had no more, what was refused is within the limit.
+        // If the machine itself had no memory left, what was refused is within the limit.
         let lacks = |wanted: &usize| *wanted > self.memory_limit;
         let wanted = self
             .refused
@@ -194,7 +195,7 @@ impl End<'_> {
             .filter(|_| self.during == During::Start)?;
         let (needed, given) = (mib(wanted), self.memory_limit / MIB);
         let message = format!(
-            "{}: it needs {needed} MiB of memory to begin with, and {given} MiB are left for it",
+            "{}: it needs {needed} MiB of memory to start, but only {given} MiB are left",
             self.during.name()
         );
         Some(Failure::actor("too-little-memory", message).hint(format!(
@@ -205,34 +206,34 @@ impl End<'_> {
 
     fn no_trap(&self, error: &Error) -> (&'static str, String, bool) {
         if let Some(I32Exit(status)) = error.downcast_ref::<I32Exit>() {
-            // A runtime that gives up ends itself with a status, as a program does that wants to.
+            // A runtime that gives up exits with a status, like a program that does so on purpose.
             if said_no_memory(self.words) {
                 return ("unreachable", self.out_of_memory(), true);
             }
             if self.words.iter().any(|line| gives_up(line)) {
                 return ("unreachable", "the program panicked".to_owned(), false);
             }
-            let what = format!("the program ended itself with status {status}");
+            let what = format!("the program exited with status {status}");
             return ("exit", what, false);
         }
         if let Some(wanted) = self.refused.filter(|_| self.during == During::Command) {
             let (needed, given) = (mib(wanted), self.memory_limit / MIB);
             let what = format!(
-                "with it the messages at hand need {needed} MiB of memory, and have {given} MiB \
-                 together"
+                "this message and the others being handled need {needed} MiB of memory, but \
+                 share {given} MiB"
             );
             return ("too-little-memory", what, true);
         }
         let cause = error.root_cause().to_string();
         if cause.contains(CROSSES_NOT) {
-            let what = "it hands over more than the machine has memory for".to_owned();
+            let what = "it passes more data to the host than the VM has memory for".to_owned();
             return ("too-little-memory", what, true);
         }
         let line = cause.lines().map(str::trim).find(|line| !line.is_empty());
         ("trap", line.unwrap_or("unknown").to_owned(), false)
     }
 
-    /// Say what a command failed with that ended itself with a status other than 0.
+    /// The failure of a command that exited with a status other than 0.
     pub(crate) fn exited(&self, status: i32) -> Failure {
         let code = format!("exit-{status}");
         if said_no_memory(self.words) {
@@ -243,7 +244,7 @@ impl End<'_> {
             Some(said) => {
                 Failure::actor(&code, cut(said, SAID_BYTES)).hint(logs_hint(self.application))
             }
-            // It wrote nothing: there is no log to look at.
+            // It wrote nothing, so there is no log to look at.
             None => Failure::actor(&code, format!("the command ended with status {status}")),
         }
     }
@@ -262,16 +263,16 @@ impl End<'_> {
             return String::new();
         };
         let told = cut(said.clone(), SAID_BYTES);
-        // An application that does not come up is undone, and its log with it.
+        // If an application does not start, its deploy is undone, and its log is deleted.
         if told == said || self.during.deploying() {
             return format!("; it last wrote: {told}");
         }
         let application = self.application;
-        format!("; it last wrote: {told} (the rest: plexspaces logs {application})")
+        format!("; it last wrote: {told} (more: plexspaces logs {application})")
     }
 }
 
-/// Whether a runtime said in its last words that it was refused memory.
+/// Whether the last lines of a runtime say that it was refused memory.
 fn said_no_memory(lines: &[String]) -> bool {
     let signs = |line: &String| RAN_OUT.iter().any(|sign| line.contains(sign));
     lines.iter().any(signs)
@@ -282,12 +283,12 @@ pub(crate) fn gives_up(line: &str) -> bool {
     RUNTIME_GAVE_UP.iter().any(|mark| line.starts_with(mark))
 }
 
-/// Whether this is a place in the trace of Go's runtime: the last line of all that it says.
+/// Whether this is a place in a trace of Go's runtime, which is the last line it writes.
 pub(crate) fn ends_a_trace(line: &str) -> bool {
     line.starts_with('\t') && line.contains(".go:")
 }
 
-/// What a guest said of its end: the line of its panic, else the last line.
+/// A guest's own explanation of its end: the line of its panic, else the last line.
 fn last_words(lines: &[String]) -> Option<String> {
     for (at, line) in lines.iter().enumerate().rev() {
         if LAST_WORDS.iter().any(|mark| line.contains(mark)) {
@@ -305,17 +306,17 @@ fn last_words(lines: &[String]) -> Option<String> {
     lines.last().cloned()
 }
 
-/// How to see what an application wrote.
+/// The hint that shows an application's output.
 fn logs_hint(application: &str) -> String {
-    format!("see what it wrote with: plexspaces logs {application}")
+    format!("see its log: plexspaces logs {application}")
 }
 
-/// What a trap is called, without the prefix that it shares with all others.
+/// The name of a trap, without the prefix that all have in common.
 fn kind_of(trap: Trap) -> String {
     trap.to_string().replace("wasm trap: ", "")
 }
 
-/// So many MiB, the last one begun.
+/// Bytes in MiB, rounded up.
 pub(crate) fn mib(bytes: usize) -> usize {
     bytes.div_ceil(MIB)
 }
@@ -371,7 +372,7 @@ impl std::fmt::Display for Call {
     }
 }
 
-/// The calls of a frame, innermost first: what was inlined has no frame of its own.
+/// The calls of a frame, innermost first: inlined functions have no frame of their own.
 fn calls_of(frame: &FrameInfo) -> Vec<Call> {
     let symbols = frame.symbols();
     if symbols.is_empty() {
@@ -389,7 +390,7 @@ fn calls_of(frame: &FrameInfo) -> Vec<Call> {
             .or_else(|| frame.func_name())
             .map_or_else(|| format!("function {}", frame.func_index()), demangled),
         source: symbol.file().map(|file| {
-            // Of a path of the machine that built it, what tells.
+            // The end of the path, because the rest belongs to the machine that built it.
             let tail: Vec<&str> = file.rsplit('/').take(2).collect();
             let file = tail.into_iter().rev().collect::<Vec<_>>().join("/");
             let file = cut(file, NAME_BYTES);
@@ -449,7 +450,7 @@ mod tests {
             failure.message,
             "handle-message: trap: integer divide by zero: the program divided by zero"
         );
-        assert_eq!(failure.hint, "see what it wrote with: plexspaces logs shop");
+        assert_eq!(failure.hint, "see its log: plexspaces logs shop");
     }
 
     #[test]
@@ -487,10 +488,7 @@ mod tests {
         let (failure, _) = end(During::Message, &[]).explain(&error);
         assert_eq!(
             (failure.code.as_str(), failure.message.as_str()),
-            (
-                "exit",
-                "handle-message: the program ended itself with status 3"
-            )
+            ("exit", "handle-message: the program exited with status 3")
         );
         let said = words(&["panic: astray", "", "goroutine 9 [running]:"]);
         let (failure, _) = end(During::Message, &said).explain(&Error::from(I32Exit(2)));
@@ -506,13 +504,13 @@ mod tests {
         let said = words(&["x".repeat(5000).as_str()]);
         let failure = end(During::Message, &said).out_of_time();
         assert!(failure.message.len() < 600, "{}", failure.message);
-        let end_of_it = "… (the rest: plexspaces logs shop)";
+        let end_of_it = "… (more: plexspaces logs shop)";
         assert!(failure.message.ends_with(end_of_it), "{}", failure.message);
         let failure = end(During::Init, &said).out_of_time();
         assert!(failure.message.ends_with("x …"), "{}", failure.message);
         let failure = end(During::Command, &said).exited(1);
         assert!(failure.message.len() <= SAID_BYTES);
-        assert_eq!(failure.hint, "see what it wrote with: plexspaces logs shop");
+        assert_eq!(failure.hint, "see its log: plexspaces logs shop");
     }
 
     #[test]
@@ -548,7 +546,7 @@ mod tests {
         assert!(
             failure
                 .message
-                .contains("need 70 MiB of memory, and have 64 MiB together")
+                .contains("need 70 MiB of memory, but share 64 MiB")
         );
         assert_eq!(failure.hint, MORE_MEMORY);
     }

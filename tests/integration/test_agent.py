@@ -158,7 +158,7 @@ def test_memory_too_small_to_begin_with_refuses_the_load_in_mebibytes(
     answer = peer.load(probe_code, memory_bytes=64 * 1024)
     assert isinstance(answer, link.Failed)
     assert (answer.failure.origin, answer.failure.code) == (ACTOR, "too-little-memory")
-    assert "needs 1 MiB of memory to begin with, and 0 MiB are left" in answer.failure.message
+    assert "needs 1 MiB of memory to start, but only 0 MiB are left" in answer.failure.message
     assert "--memory" in str(answer.failure.hint)
 
 
@@ -193,7 +193,7 @@ def test_cancelled_message_that_waits_is_never_run(actor: Peer) -> None:
     replies = {reply.id: reply for reply in [actor.reply() for _ in range(3)]}
     dropped = replies[abandoned].failure
     assert dropped is not None
-    assert "nobody waits" in dropped.message
+    assert "no longer waits" in dropped.message
     assert replies[last].payload == (1).to_bytes(4, "little")
 
 

@@ -82,7 +82,7 @@ def test_message_that_makes_a_state_for_which_there_is_no_memory_says_so(
     failure = sized(peer, 400).failure
     assert failure is not None
     assert (failure.origin, failure.code) == (ACTOR, "state-not-saved")
-    assert "more than the machine has memory for" in failure.message
+    assert "more data to the host than the VM has memory for" in failure.message
     assert "--memory" in failure.hint
     assert counted(peer) == 2
 
@@ -96,7 +96,7 @@ def test_state_that_could_not_be_saved_again_is_refused_at_the_load(
     answer = peer.load(probe_code, state=state, memory_bytes=400 * MIB)
     assert isinstance(answer, link.Failed)
     assert answer.failure.code == "too-little-memory"
-    assert "its state of 250 MiB could not be saved from here" in answer.failure.message
+    assert "its state of 250 MiB could not be saved in this VM" in answer.failure.message
     assert "--memory" in answer.failure.hint
 
 
@@ -108,7 +108,7 @@ def test_state_for_which_there_is_no_memory_is_refused_at_the_load(
     answer = peer.load(probe_code, state=bytes(300 * MIB), memory_bytes=400 * MIB)
     assert isinstance(answer, link.Failed)
     assert answer.failure.code == "resource_exhausted"
-    assert "no memory for a state" in answer.failure.message
+    assert "enough memory for a state" in answer.failure.message
     assert isinstance(peer.load(probe_code), link.Loaded)
 
 
@@ -136,7 +136,7 @@ def test_messages_that_are_handled_at_once_share_the_memory(
     failure = peer.invoke("x", b"ohello").failure
     assert failure is not None
     assert failure.code == "too-little-memory"
-    assert "MiB of memory, and have 200 MiB together" in failure.message
+    assert "MiB of memory, but share 200 MiB" in failure.message
     reply = peer.reply()
     assert (reply.id, reply.failure) == (hoarder, None)
     assert peer.invoke("x", b"e").failure is None

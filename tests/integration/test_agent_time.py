@@ -71,7 +71,7 @@ def test_stop_that_cannot_save_is_refused_before_the_actor_is_made_anew(
     ask_to_stop(peer)
     failed, _ = peer.receive(link.Failed)
     assert failed.id == STOP_ID
-    assert "state is not saved" in failed.failure.message
+    assert "state was not saved" in failed.failure.message
     answer(peer, peer.receive(link.Get)[0])
     assert peer.invoke("c").payload == (1).to_bytes(4, "little")
 

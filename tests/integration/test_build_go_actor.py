@@ -392,7 +392,7 @@ def test_fault_that_go_cannot_recover_costs_the_instance(
 def test_exit_is_told_with_its_status_and_as_no_panic(probe: Peer) -> None:
     """A program that ends itself on purpose is not said to have panicked."""
     failure = refused(probe, "exit")
-    assert failure.message.startswith("handle-message: the program ended itself with status 3")
+    assert failure.message.startswith("handle-message: the program exited with status 3")
 
 
 # ---- log, start and stop --------------------------------------------------------------------

@@ -84,4 +84,4 @@ def test_command_that_wrote_much_is_quoted_in_part(ends: Peer) -> None:
     assert failure.code == "exit-4"
     assert failure.message.startswith("xxxx")
     assert len(failure.message.encode()) <= 300
-    assert str(failure.hint).startswith("see what it wrote with: plexspaces logs ")
+    assert str(failure.hint).startswith("see its log: plexspaces logs ")

@@ -398,7 +398,7 @@ def test_exit_is_told_with_a_status_and_as_no_panic(peer: Peer, probe_code: Path
 
     assert failure is not None
     assert (failure.origin, failure.code) == (TRAP, "exit")
-    assert "the program ended itself with status " in failure.message
+    assert "the program exited with status " in failure.message
 
 
 def test_log_keeps_the_levels(peer: Peer, probe_code: Path) -> None:

@@ -606,7 +606,7 @@ async def test_short_message_behind_a_long_one_ends_alone(
     long = asyncio.create_task(_loop(client, 2.5))
     async with asyncio.timeout(20):
         await _at_work(client)
-    with pytest.raises(DeadlineExceeded, match="ran out in the mailbox"):
+    with pytest.raises(DeadlineExceeded, match="timed out in the mailbox"):
         await client.invoke("one", type="c", timeout_s=0.2)
     with pytest.raises(DeadlineExceeded, match="interrupted"):
         await long

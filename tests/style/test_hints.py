@@ -1,4 +1,4 @@
-"""A hint is a command to copy: what it names of the file system is quoted for a shell."""
+"""A hint is a command to copy: the command exists, and paths in it are quoted for a shell."""
 
 from __future__ import annotations
 
@@ -6,8 +6,17 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).parents[2] / "src" / "plexspaces_node"
+import typer
+
+from plexspaces_node.cli.main import root
+
+PROJECT = Path(__file__).parents[2]
+ROOT = PROJECT / "src" / "plexspaces_node"
+COMMANDS: dict[str, Any] = dict(typer.main.get_group(root).commands)
+# A command in a hint, an example or a sentence, such as `plexspaces vms console NAME`.
+_COMMAND = re.compile(r"(?<![\w./-])plexspaces (?!plexspaces)([a-z][a-z-]*)(?: ([a-z]+)\b)?")
 # What a path is called in this code, alone or as an attribute.
 _PATHS = re.compile(
     r"(^|[._])(path|parent|project|directory|target|output|wasm|file|place|root|data_dir|home)$"
@@ -67,3 +76,35 @@ def test_bare_paths_when_there_are_some_then_they_are_found() -> None:
     assert bare_paths('raise E("x", hint=f"mkdir {target.parent}")') == ["target.parent"]
     assert bare_paths("hint = f\"-o {output / 'NAME.wasm'}\"") == ["output / 'NAME.wasm'"]
     assert bare_paths('raise E("x", hint=f"mkdir {quoted(target.parent)}")') == []
+
+
+def unknown_commands(text: str) -> list[str]:
+    """The commands of `plexspaces` in a text that do not exist."""
+    return [one[0] for one in _COMMAND.finditer(text) if not _exists(one[1], one[2])]
+
+
+def _exists(name: str, subcommand: str | None) -> bool:
+    if name not in COMMANDS:
+        return False
+    inner = getattr(COMMANDS[name], "commands", None)
+    return inner is None or subcommand is None or subcommand in inner
+
+
+def test_texts_when_they_name_a_command_then_it_exists() -> None:
+    """In the sources of the node and of the native programs."""
+    sources = [*ROOT.rglob("*.py"), *(PROJECT / "agent").rglob("*.rs")]
+    found = {
+        str(path.relative_to(PROJECT)): unknown
+        for path in sources
+        if "generated" not in path.parts and (unknown := unknown_commands(path.read_text()))
+    }
+    assert found == {}
+
+
+def test_unknown_commands_when_there_are_some_then_they_are_found() -> None:
+    """The search above finds what it is for."""
+    assert unknown_commands("see: plexspaces vm console NAME") == ["plexspaces vm console"]
+    assert unknown_commands("plexspaces image fetch, plexspaces logs x") == [
+        "plexspaces image fetch"
+    ]
+    assert unknown_commands("plexspaces vms console NAME; plexspaces build makes one") == []

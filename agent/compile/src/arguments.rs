@@ -5,43 +5,43 @@ use std::path::PathBuf;
 
 use crate::limits::Limits;
 
-/// What the command line asks for.
+/// The parsed command line.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Arguments {
-    /// What bounds this process.
+    /// The limits of this process.
     pub(crate) limits: Limits,
-    /// What is to be done.
+    /// What to do.
     pub(crate) action: Action,
 }
 
-/// What is to be done.
+/// What to do.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Say which engine this compiles for.
+    /// Print the engine that this compiles for.
     Version,
-    /// Say what a file is.
+    /// Describe a file.
     Inspect {
         /// The file.
         file: PathBuf,
     },
-    /// Say what a file is, and write its native code.
+    /// Describe a file and write its native code.
     Compile {
         /// The file.
         source: PathBuf,
-        /// What is written.
+        /// The output file.
         target: PathBuf,
     },
-    /// Turn text on stdin into a binary on stdout.
+    /// Convert text on stdin to a binary on stdout.
     Assemble,
 }
 
 impl Arguments {
-    /// Read what follows the program's name.
+    /// Parse the arguments after the program's name.
     pub(crate) fn read(arguments: impl Iterator<Item = OsString>) -> Result<Self, String> {
         let mut arguments = arguments;
         let mut limits = Limits::default();
         let action = loop {
-            let word = next(&mut arguments, "a command: inspect, compile or assemble")?;
+            let word = next(&mut arguments, "a command (inspect, compile or assemble)")?;
             match word.to_str().unwrap_or_default() {
                 "--memory-bytes" => limits.memory_bytes = Some(number(&word, &mut arguments)?),
                 "--cpu-s" => limits.cpu_s = Some(number(&word, &mut arguments)?),
@@ -61,18 +61,20 @@ impl Arguments {
                     };
                 }
                 "assemble" => break Action::Assemble,
-                _ => return Err(format!("there is no command or option {}", word.display())),
+                _ => return Err(format!("unknown command or option {}", word.display())),
             }
         };
         match arguments.next() {
             None => Ok(Self { limits, action }),
-            Some(word) => Err(format!("{} is one argument too many", word.display())),
+            Some(word) => Err(format!("unexpected argument {}", word.display())),
         }
     }
 }
 
 fn next(arguments: &mut impl Iterator<Item = OsString>, wanted: &str) -> Result<OsString, String> {
-    arguments.next().ok_or_else(|| format!("it wants {wanted}"))
+    arguments
+        .next()
+        .ok_or_else(|| format!("{wanted} is missing"))
 }
 
 fn number<T: std::str::FromStr>(
@@ -83,7 +85,7 @@ fn number<T: std::str::FromStr>(
     let word = next(arguments, &format!("a number after {option}"))?;
     word.to_str()
         .and_then(|word| word.parse().ok())
-        .ok_or_else(|| format!("{option} wants a number, not {}", word.display()))
+        .ok_or_else(|| format!("{option} needs a number, not {}", word.display()))
 }
 
 #[cfg(test)]
@@ -116,13 +118,13 @@ mod tests {
     #[test]
     fn what_is_no_command_line_is_told() {
         for (line, said) in [
-            ("", "it wants a command"),
-            ("explode", "there is no command or option explode"),
-            ("inspect", "it wants a file to inspect"),
-            ("compile a", "it wants a file to write"),
+            ("", "a command (inspect, compile or assemble) is missing"),
+            ("explode", "unknown command or option explode"),
+            ("inspect", "a file to inspect is missing"),
+            ("compile a", "a file to write is missing"),
             ("--cpu-s", "a number after --cpu-s"),
-            ("--cpu-s soon inspect a", "--cpu-s wants a number, not soon"),
-            ("inspect a b", "b is one argument too many"),
+            ("--cpu-s soon inspect a", "--cpu-s needs a number, not soon"),
+            ("inspect a b", "unexpected argument b"),
         ] {
             let error = read(line).expect_err(line);
             assert!(error.contains(said), "{line}: {error}");

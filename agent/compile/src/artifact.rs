@@ -1,4 +1,4 @@
-//! What a file is: judged by what it says of itself, before any of its code is looked at.
+//! What a file is, according to its sections, before its code is looked at.
 
 use crate::outline::{self, Functions, Outline};
 use crate::refusal::Refusal;
@@ -16,7 +16,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// Its name, as the node has it.
+    /// Its name in the node.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Actor => "actor",
@@ -26,7 +26,7 @@ impl Kind {
     }
 }
 
-/// What can be run here.
+/// An artifact that can run here.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Artifact {
     /// How it is run.
@@ -39,19 +39,19 @@ pub(crate) struct Artifact {
     pub(crate) imports: Vec<String>,
     /// What it exports.
     pub(crate) exports: Vec<String>,
-    /// The linear memory that it has as soon as it is there.
+    /// How much linear memory it has from the start.
     pub(crate) memory_bytes: u64,
 }
 
-/// What can be run here as far as all but its code says.
+/// An artifact that can run here, except that its code has not been checked.
 pub(crate) struct Judged<'a> {
     /// What it is.
     pub(crate) artifact: Artifact,
-    /// Its code, which is not validated yet.
+    /// Its code, which has not been validated.
     pub(crate) functions: Functions<'a>,
 }
 
-/// Tell what a file is, or why it is not run here.
+/// Determine what a file is, or why it cannot run here.
 pub(crate) fn judge(binary: &[u8]) -> Result<Judged<'_>, Refusal> {
     let outline = outline::read(binary)?;
     let kind = if outline.is_component {

@@ -1,4 +1,4 @@
-//! A core module: a program of WASI preview 1, which is started anew for every message.
+//! A core module: a program of WASI preview 1, which is started for every message.
 
 use wasmparser::types::{EntityType, TypesRef};
 
@@ -12,18 +12,18 @@ const START: &str = "_start";
 const START_TYPE: &str = "func()";
 const MEMORY: &str = "memory";
 
-const START_HINT: &str = "build it as a program with a main function: the compiler then makes \
+const START_HINT: &str = "build it as a program with a main function: the compiler then creates \
                           _start";
 const MEMORY_HINT: &str = "export the module's memory as memory, as linkers for WASI do by default";
 const LIBRARY_HINT: &str = "it is a library (a WASI reactor): build a program with a main \
                             function, or an actor of wit/application.wit";
-const PART_HINT: &str = "it is the core of an actor, not yet a component: plexspaces build makes \
-                         one, as does wasm-tools component new";
-const FUNCTION_HINT: &str = "build it for WASI preview 1 itself, without what a host of its own \
-                             adds to it; an application has no network";
+const PART_HINT: &str = "it is the core module of an actor, not yet a component: plexspaces build \
+                         makes one, and so does wasm-tools component new";
+const FUNCTION_HINT: &str = "build it for plain WASI preview 1, without the extensions of another \
+                             host; an application has no network";
 const TYPE_HINT: &str = "build it for wasm32 and WASI preview 1 (wasm32-wasip1, GOOS=wasip1)";
 
-/// Tell whether a core module is a command, or why it is not run here.
+/// Determine whether a core module is a command, or why it cannot run here.
 pub(crate) fn judge(outline: &Outline<'_>) -> Result<Kind, Refusal> {
     let types = outline.types.as_ref();
     check_start(outline, types)?;
@@ -105,7 +105,7 @@ fn check_imports(outline: &Outline<'_>, types: TypesRef<'_>) -> Result<(), Refus
 }
 
 fn check_memory(types: TypesRef<'_>) -> Result<(), Refusal> {
-    // Whatever is called of WASI looks for the caller's memory, whether it needs it or not.
+    // Every WASI function looks for the caller's memory, whether it needs it or not.
     let Some((_, called, _)) = types.core_imports().into_iter().flatten().next() else {
         return Ok(());
     };
@@ -113,13 +113,13 @@ fn check_memory(types: TypesRef<'_>) -> Result<(), Refusal> {
         Some(EntityType::Memory(_)) => Ok(()),
         Some(other) => Err(Refusal::new(
             format!(
-                "what it exports as memory is a {}, and {called} of WASI wants a memory there",
+                "its export memory is a {}, but WASI's {called} needs a memory there",
                 kind_of(&other)
             ),
             MEMORY_HINT,
         )),
         None => Err(Refusal::new(
-            format!("it exports no memory, and {called} of WASI wants one"),
+            format!("it exports no memory, but WASI's {called} needs one"),
             MEMORY_HINT,
         )),
     }

@@ -20,7 +20,7 @@ const RUN_3_TYPE: &str = "async func() -> result";
 const RUN_HINT: &str = "build it with a main function for WASI 0.2 or 0.3.0, for example for the \
                         target wasm32-wasip2";
 
-/// Tell what a component is, or why it is not run here.
+/// Determine what a component is, or why it cannot run here.
 pub(crate) fn judge(outline: &Outline<'_>) -> Result<Kind, Refusal> {
     let types = outline.types.as_ref();
     let exports = || outline.exports.iter().map(String::as_str);
@@ -41,7 +41,7 @@ pub(crate) fn judge(outline: &Outline<'_>) -> Result<Kind, Refusal> {
     Ok(kind)
 }
 
-/// Refuse another version of the contract: of the one spoken here every name is known.
+/// Refuse another version of the contract: every name of this version is known.
 fn check_versions<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), Refusal> {
     for name in names {
         if let Some(version) = contract::version_of(name)
@@ -49,7 +49,7 @@ fn check_versions<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), Refusa
         {
             return Err(Refusal::new(
                 format!(
-                    "it speaks {}@{}, this node {}",
+                    "it was built for {}@{}, but this node supports {}",
                     contract::PACKAGE,
                     plain(version),
                     contract::VERSION
@@ -72,7 +72,7 @@ fn no_known_entry(outline: &Outline<'_>) -> Refusal {
         &format!("{ACTOR} or {RUN}0.2.x or {RUN}0.3.x"),
         exports.clone(),
     );
-    // What it exports tells more, what it imports is the next best.
+    // Its exports say more; its imports are the next best.
     let imports = outline.imports.iter().map(String::as_str);
     let foreign = exports.chain(imports).find(|name| {
         matches!(
@@ -144,7 +144,7 @@ fn check_run(types: TypesRef<'_>, name: &str) -> Result<(), Refusal> {
 
 fn check_import(types: TypesRef<'_>, name: &str) -> Result<(), Refusal> {
     let item = types.component_item_for_import(name);
-    // A type that is said to be another one is nothing that a host must have.
+    // A type that equals another one needs nothing from a host.
     if let Some(ComponentItem {
         ty: ComponentEntityType::Type { created, .. },
         ..
@@ -216,7 +216,7 @@ fn function_of(instance: &ComponentInstanceType, name: &str) -> Option<Component
     }
 }
 
-/// What of an imported instance a host must have, and what it is: types alone need nobody, and
+/// What a host must provide for an item of an imported instance: nothing for types alone, and
 /// resources come with their functions.
 fn called(instance: &ComponentInstanceType) -> impl Iterator<Item = (&str, &'static str)> {
     instance.exports.iter().filter_map(|(name, item)| {

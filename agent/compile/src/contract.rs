@@ -1,17 +1,17 @@
-//! The actor contract, as `wit/application.wit` spells it; a test holds it against that file.
+//! The actor contract of `wit/application.wit`; a test compares it with that file.
 
 /// The package and its version.
 pub(crate) const PACKAGE: &str = "plexspaces:application";
-/// Of the contract that this node speaks.
+/// The contract version that this node supports.
 pub(crate) const VERSION: &str = "0.1.0";
 
-/// What an actor exports.
+/// The interface that an actor exports.
 pub(crate) const ACTOR: &str = "plexspaces:application/actor@0.1.0";
 
-/// What the contract's types alone are in: nothing of it is called.
+/// The interface with the contract's types. It has no functions.
 pub(crate) const TYPES: &str = "plexspaces:application/types@0.1.0";
 
-/// The functions of an actor, with the types that `signature` spells.
+/// The functions of an actor, with their types as `signature` spells them.
 pub(crate) const ACTOR_FUNCTIONS: [(&str, &str); 4] = [
     (
         "handle-message",
@@ -23,7 +23,7 @@ pub(crate) const ACTOR_FUNCTIONS: [(&str, &str); 4] = [
     ("snapshot-state", "func() -> list<u8>"),
 ];
 
-/// What an actor may import, with the types of its functions.
+/// The interfaces that an actor can import, with their functions' types.
 pub(crate) const HOST_FUNCTIONS: [(&str, &[(&str, &str)]); 3] = [
     (
         "plexspaces:application/keyvalue@0.1.0",
@@ -57,11 +57,11 @@ pub(crate) const HOST_FUNCTIONS: [(&str, &[(&str, &str)]); 3] = [
     ),
 ];
 
-/// What helps an artifact of another contract.
+/// The hint for an artifact of another contract.
 pub(crate) const HINT: &str = "build it from the wit/application.wit of version 0.1.0, or with the \
                                SDK that came with this version";
 
-/// Whether a name is of the contract, and if so its version.
+/// The version of a name of the contract; `None` for any other name.
 pub(crate) fn version_of(name: &str) -> Option<&str> {
     let (interface, version) = name.split_once('@')?;
     let (package, _) = interface.split_once('/')?;

@@ -1,19 +1,19 @@
-//! What an instance takes as soon as it is there.
+//! What an instance needs from the start.
 
 use crate::refusal::Refusal;
 use crate::settings::{INSTANCES, MEMORIES, TABLE_ELEMENTS, TABLES};
 
-/// Each is work of the compiler's, whatever lies in it; what tools make has some tens.
+/// Each costs the compiler work, whatever is in it. Tools create some tens.
 const MOST_COMPONENTS: u64 = 4096;
 
-/// What instances take at the least, as far as the binary tells.
+/// What instances need at least, as far as the binary says.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Demand {
-    /// Linear memory, of all memories.
+    /// Linear memory of all memories together.
     pub(crate) memory_bytes: u64,
     /// How many memories there are.
     pub(crate) memories: u64,
-    /// Elements of all tables.
+    /// Elements of all tables together.
     pub(crate) table_elements: u64,
     /// How many tables there are.
     pub(crate) tables: u64,
@@ -24,20 +24,20 @@ pub(crate) struct Demand {
 }
 
 impl Demand {
-    /// Add a memory of so many pages.
+    /// Add a memory of this many pages.
     pub(crate) fn add_memory(&mut self, pages: u64, page_size_log2: u32) {
         let bytes = pages.saturating_mul(1u64.checked_shl(page_size_log2).unwrap_or(u64::MAX));
         self.memory_bytes = self.memory_bytes.saturating_add(bytes);
         self.memories = self.memories.saturating_add(1);
     }
 
-    /// Add a table of so many elements.
+    /// Add a table of this many elements.
     pub(crate) fn add_table(&mut self, elements: u64) {
         self.table_elements = self.table_elements.saturating_add(elements);
         self.tables = self.tables.saturating_add(1);
     }
 
-    /// Add what another takes.
+    /// Add another instance's needs.
     pub(crate) fn add(&mut self, other: &Self) {
         self.memory_bytes = self.memory_bytes.saturating_add(other.memory_bytes);
         self.memories = self.memories.saturating_add(other.memories);
@@ -48,7 +48,7 @@ impl Demand {
     }
 }
 
-/// Refuse what every application is refused, however much memory it is given.
+/// Refuse what no application gets, however much memory it has.
 pub(crate) fn check(demand: &Demand) -> Result<(), Refusal> {
     for (has, most, what) in [
         (
@@ -71,9 +71,7 @@ pub(crate) fn check(demand: &Demand) -> Result<(), Refusal> {
     ] {
         if has > most {
             return Err(Refusal::new(
-                format!(
-                    "it has {has} {what} from its start, and an application gets {most} at most"
-                ),
+                format!("it starts with {has} {what}, but an application can have at most {most}"),
                 "declare less at the start; a table can grow later",
             ));
         }

@@ -1,29 +1,29 @@
-//! The limits that this process sets on itself before it reads anything.
+//! The limits that this process sets for itself before it reads anything.
 //!
-//! The one place of the program that is `unsafe`: each block is one call of the kernel, with plain
+//! The only place of the program that uses `unsafe`: each block is one system call with plain
 //! numbers.
 #![allow(unsafe_code)]
 
 use std::io;
 
-/// What bounds this process; what is `None` stays as it is.
+/// The limits of this process; `None` leaves a limit unchanged.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Limits {
-    /// Of private memory that can be written to, touched or not.
+    /// Private writable memory, touched or not.
     pub(crate) memory_bytes: Option<u64>,
-    /// Of CPU time, of all threads together. The signal says so.
+    /// CPU time of all threads together. The signal says which limit it was.
     pub(crate) cpu_s: Option<u64>,
-    /// Of each file that is written.
+    /// The size of each file that is written.
     pub(crate) file_bytes: Option<u64>,
-    /// Of open files.
+    /// Open files.
     pub(crate) files: Option<u64>,
-    /// The process with which this one ends, however that one does.
+    /// The process whose end, however it comes, also ends this one.
     pub(crate) parent: Option<u32>,
 }
 
-/// Set the limits, and leave no core dump in any case.
+/// Set the limits, and never leave a core dump.
 ///
-/// Fails where the kernel refuses one, and where the parent has ended already.
+/// Fails if the kernel refuses one, or if the parent has already ended.
 pub(crate) fn set(limits: &Limits) -> io::Result<()> {
     if let Some(parent) = limits.parent {
         end_with(parent)?;
@@ -33,7 +33,7 @@ pub(crate) fn set(limits: &Limits) -> io::Result<()> {
         bound(libc::RLIMIT_DATA, bytes, bytes)?;
     }
     if let Some(seconds) = limits.cpu_s {
-        // The soft limit's signal tells that it was the time; the hard one's would not.
+        // The soft limit's signal shows that it was the time; the hard limit's would not.
         bound(libc::RLIMIT_CPU, seconds, seconds.saturating_add(1))?;
     }
     if let Some(bytes) = limits.file_bytes {
@@ -46,12 +46,12 @@ pub(crate) fn set(limits: &Limits) -> io::Result<()> {
 }
 
 fn end_with(parent: u32) -> io::Result<()> {
-    // SAFETY: plain integers; this program has one thread yet.
+    // SAFETY: plain integers; this program still has only one thread.
     let set = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
     if set == -1 {
         return Err(io::Error::last_os_error());
     }
-    // It may have ended before: then nothing would ever end this one.
+    // It may have ended before: then nothing would ever end this process.
     if std::os::unix::process::parent_id() != parent {
         return Err(io::Error::other(format!("its parent {parent} has ended")));
     }
@@ -67,7 +67,7 @@ fn bound(what: libc::__rlimit_resource_t, soft: u64, hard: u64) -> io::Result<()
     if unsafe { libc::getrlimit(what, &raw mut there) } == -1 {
         return Err(io::Error::last_os_error());
     }
-    // A lower one that is there already stays: raising it needs a privilege.
+    // A lower limit stays: raising it needs a privilege.
     let wanted = libc::rlimit {
         rlim_cur: soft.min(there.rlim_max),
         rlim_max: hard.min(there.rlim_max),

@@ -1,15 +1,15 @@
-//! Checks a WebAssembly file, and compiles it to what the agent loads.
+//! Checks a WebAssembly file and compiles it to the native code that the agent loads.
 //!
 //! ```text
-//! plexspaces-compile [LIMITS] inspect FILE      what a file is, from its own sections
-//! plexspaces-compile [LIMITS] compile IN OUT    the same, and its native code
+//! plexspaces-compile [LIMITS] inspect FILE      describe a file, from its own sections
+//! plexspaces-compile [LIMITS] compile IN OUT    the same, and write its native code
 //! plexspaces-compile assemble                   text on stdin, binary on stdout
 //! plexspaces-compile --version
 //! ```
 //!
-//! `inspect` and `compile` print one JSON object: what the file is, or why it cannot be run here.
-//! They end with 0 in both cases; any other end is the caller's to explain, who bounds this process
-//! by [`limits`], because a hostile file can cost time and memory.
+//! `inspect` and `compile` print one JSON object: what the file is, or why it cannot run here. The
+//! exit status is 0 in both cases. The caller limits this process with [`limits`], because a
+//! hostile file can cost time and memory, and has to explain any other exit status.
 
 mod arguments;
 mod artifact;
@@ -38,7 +38,7 @@ use arguments::{Action, Arguments};
 use artifact::Artifact;
 use refusal::Refusal;
 
-/// For a command line that is not one, as is the custom.
+/// The usual exit status for a wrong command line.
 const USAGE_STATUS: u8 = 2;
 
 fn main() -> ExitCode {
@@ -81,7 +81,7 @@ fn inspect(binary: &[u8]) -> Result<Artifact, Refusal> {
 }
 
 fn compile(binary: &[u8], target: &Path) -> Result<(), String> {
-    // The functions' bodies are validated by the compiler as it comes to them.
+    // The compiler validates the functions' bodies when it compiles them.
     let compiled = artifact::judge(binary).and_then(|judged| {
         let code = native::compile(binary, judged.artifact.kind)?;
         Ok((judged.artifact, code))

@@ -1,20 +1,20 @@
-//! The words for an import that nobody here has, and for a file that is of another world.
+//! The messages for imports that do not exist here, and for files built for another host.
 
 use crate::refusal::{Refusal, listed, plain, quoted};
 use crate::wasi::{self, Version};
 
-/// What helps an artifact without an entry.
+/// The hint for an artifact without an entry point.
 pub(crate) const BUILD_HINT: &str = "export the world in wit/application.wit, or build a WASI \
                                      command with a main function";
 
-const HTTP_HINT: &str = "components that serve or send HTTP (wasi:http) are not run here yet: \
+const HTTP_HINT: &str = "components that serve or send HTTP (wasi:http) are not supported yet: \
                          export the world in wit/application.wit, or read the message on stdin";
 
-const OFFERED_HINT: &str = "offered are plexspaces:application@0.1.0, of WASI 0.2 and 0.3.0 the \
-                            interfaces cli, clocks, filesystem, io, random and sockets, and WASI \
-                            preview 1";
+const OFFERED_HINT: &str = "this node provides plexspaces:application@0.1.0, WASI preview 1, and of WASI \
+                            0.2 and 0.3.0 the interfaces cli, clocks, filesystem, io, random and \
+                            sockets";
 
-/// Hosts by what is imported of them, and what helps those who built for one.
+/// Other hosts, by the names imported from them, each with a hint.
 const HOSTS: [(&str, &str); 9] = [
     (
         "wbg",
@@ -36,29 +36,29 @@ const HOSTS: [(&str, &str); 9] = [
     ),
     (
         "wasi_unstable",
-        "it is of a WASI from before preview 1: build it again with today's tools",
+        "it was built for a WASI older than preview 1: build it with current tools",
     ),
     (
         "wasi",
-        "threads are not run here: build it for a target without -threads in its name",
+        "threads are not supported: build it for a target without -threads in its name",
     ),
     (
         "wasi_snapshot_preview2",
-        "it is of a WASI from before 0.2: build it again with today's tools",
+        "it was built for a WASI older than 0.2: build it with current tools",
     ),
     (
         "wasmedge",
-        "it was built for WasmEdge: build it without that host's own interfaces",
+        "it was built for WasmEdge: build it without WasmEdge's own interfaces",
     ),
     (
         "env",
-        "it was built for a host of its own, for example a browser (Emscripten): build it for \
-         WASI, where such functions are not imported",
+        "it was built for another host, for example a browser (Emscripten): build it for WASI, \
+         which does not import such functions",
     ),
 ];
 
-/// Refuse an import of something that is not here; `needs` are the names in it, each with its
-/// kind before it.
+/// Refuse an import that does not exist here. `needs` are the names used from it, each preceded by
+/// its kind.
 pub(crate) fn unknown(name: &str, needs: &[String]) -> Refusal {
     let of = match needs {
         [] => String::new(),
@@ -73,7 +73,7 @@ pub(crate) fn unknown(name: &str, needs: &[String]) -> Refusal {
     )
 }
 
-/// Refuse an import of something that is here, of which something is wanted that is not.
+/// Refuse an import that exists here, but not with everything that is used from it.
 pub(crate) fn lacking(name: &str, need: &str, hint: &str) -> Refusal {
     Refusal::new(
         format!(
@@ -85,7 +85,7 @@ pub(crate) fn lacking(name: &str, need: &str, hint: &str) -> Refusal {
     )
 }
 
-/// Refuse an import whose type is another one here.
+/// Refuse an import whose type differs from the one here.
 pub(crate) fn mismatched(name: &str, need: &str, found: &str, wanted: &str, hint: &str) -> Refusal {
     Refusal::new(
         format!(
@@ -98,7 +98,7 @@ pub(crate) fn mismatched(name: &str, need: &str, found: &str, wanted: &str, hint
     )
 }
 
-/// Refuse what exports nothing that can be called here.
+/// Refuse a file that exports nothing that can be called here.
 pub(crate) fn no_entry<'a>(
     wanted: &str,
     exports: impl Iterator<Item = &'a str> + Clone,
@@ -111,32 +111,32 @@ pub(crate) fn no_entry<'a>(
     match serves {
         Some(_) => Refusal::new(
             format!(
-                "it is an HTTP component, which is not run here yet: wanted {wanted}; it exports \
-                 {said}"
+                "it is an HTTP component, which is not supported yet: expected {wanted}; it \
+                 exports {said}"
             ),
             HTTP_HINT,
         ),
         None => Refusal::new(
-            format!("no known entry: wanted {wanted}; it exports {said}"),
+            format!("no known entry point: expected {wanted}; it exports {said}"),
             BUILD_HINT,
         ),
     }
 }
 
-/// What helps an artifact that imports this.
+/// The hint for an artifact that imports this.
 pub(crate) fn hint(name: &str) -> String {
     if name.starts_with("wasi:http/") {
         return HTTP_HINT.to_owned();
     }
     match wasi::version_of(name) {
         Some(Version::Older) => {
-            return "it is of a WASI from before 0.2: build it again with today's tools, for \
+            return "it was built for a WASI older than 0.2: build it with current tools, for \
                     example for the target wasm32-wasip2"
                 .to_owned();
         }
         Some(Version::Draft) => {
-            return "it is of a draft of WASI 0.3: build it again with tools for 0.3.0 itself, or \
-                    for 0.2"
+            return "it was built for a draft of WASI 0.3: build it with tools for 0.3.0 itself, \
+                    or for 0.2"
                 .to_owned();
         }
         _ => {}

@@ -1,6 +1,7 @@
-//! A file as its sections have it: names, types, what it takes. Its code is only collected.
+//! A file's sections: names, types and needs. Its code is only collected.
 //!
-//! Everything is validated by exactly what the agent's engine accepts. Nothing is judged here.
+//! Everything is validated with exactly the features that the agent's engine accepts. Nothing is
+//! judged here.
 
 use wasmparser::types::Types;
 use wasmparser::{
@@ -20,10 +21,10 @@ const MAGIC: &[u8] = b"\0asm";
 const CORE_LAYER: &[u8] = b"\x01\0\0\0";
 const COMPONENT_LAYER: &[u8] = b"\x0d\0\x01\0";
 
-/// So many languages or tools are told of.
+/// How many languages or tools are reported.
 const MOST_TOLD: usize = 64;
 
-/// A library that only Python's interpreter has.
+/// A library that only Python's interpreter uses.
 const PYTHON: &[u8] = b"libpython3";
 
 /// A file's sections.
@@ -32,26 +33,26 @@ pub(crate) struct Outline<'a> {
     pub(crate) is_component: bool,
     /// The languages that the `producers` sections name, the outermost first, each once.
     pub(crate) languages: Vec<String>,
-    /// The tools that they name.
+    /// The tools that those sections name.
     pub(crate) processed_by: Vec<String>,
     /// Names of what a component imports, or modules that a core module imports from.
     pub(crate) imports: Vec<String>,
     /// Names of what it exports.
     pub(crate) exports: Vec<String>,
-    /// What it takes as soon as it is there.
+    /// What it needs from the start.
     pub(crate) demand: Demand,
-    /// The types of all that.
+    /// The types of all of these.
     pub(crate) types: Types,
     /// Its code.
     pub(crate) functions: Functions<'a>,
 }
 
-/// The bodies of functions, to be validated once everything else was found to be right.
+/// The bodies of functions, validated once everything else is known to be right.
 #[derive(Default)]
 pub(crate) struct Functions<'a>(Vec<(FuncToValidate<ValidatorResources>, FunctionBody<'a>)>);
 
 impl Functions<'_> {
-    /// Validate them; `binary` is the file they are of.
+    /// Validate them; `binary` is the file that they belong to.
     pub(crate) fn validate(self, binary: &[u8]) -> Result<(), Refusal> {
         let mut allocations = FuncValidatorAllocations::default();
         for (function, body) in self.0 {
@@ -65,7 +66,7 @@ impl Functions<'_> {
     }
 }
 
-/// Read a file's sections, all but the code validated.
+/// Read a file's sections and validate everything but the code.
 pub(crate) fn read(binary: &[u8]) -> Result<Outline<'_>, Refusal> {
     let is_component = is_component(binary)?;
     let mut told = Told::default();
@@ -131,8 +132,8 @@ fn is_component(binary: &[u8]) -> Result<bool, Refusal> {
         CORE_LAYER => Ok(false),
         COMPONENT_LAYER => Ok(true),
         [version, 0, 1, 0] if *version < COMPONENT_LAYER[0] => Err(Refusal::new(
-            format!("it is a component in a binary form from before WASI 0.2 ({version:#x})"),
-            "build it again with today's tools, for example for the target wasm32-wasip2",
+            format!("it is a component in a binary format older than WASI 0.2 ({version:#x})"),
+            "build it with current tools, for example for the target wasm32-wasip2",
         )),
         layer => Err(Refusal::new(
             format!("unknown WebAssembly version {}", hexadecimal(layer)),
@@ -146,7 +147,7 @@ fn hexadecimal(bytes: &[u8]) -> String {
     bytes.join(" ")
 }
 
-/// What custom sections tell of how a file was made, those of nested modules as well.
+/// What custom sections say about how a file was made, those of nested modules included.
 #[derive(Default)]
 struct Told {
     languages: Vec<String>,

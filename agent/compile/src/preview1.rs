@@ -1,14 +1,15 @@
-//! WASI preview 1: what a core module may import, with the types of its functions.
+//! WASI preview 1: what a core module can import, with the functions' types.
 //!
-//! Taken from what `wasmtime_wasi::p1::add_to_linker_async` of the agent's release defines.
+//! These are the functions that `wasmtime_wasi::p1::add_to_linker_async` of the agent's release
+//! defines.
 
 use wasmparser::types::TypesRef;
 use wasmparser::{CompositeInnerType, ValType};
 
-/// The module that its functions are imported from.
+/// The module that they are imported from.
 pub(crate) const MODULE: &str = "wasi_snapshot_preview1";
 
-/// Its functions, sorted by their names.
+/// The functions, sorted by name.
 pub(crate) const FUNCTIONS: [(&str, &str); 46] = [
     ("args_get", "func(i32, i32) -> i32"),
     ("args_sizes_get", "func(i32, i32) -> i32"),
@@ -67,7 +68,7 @@ pub(crate) const FUNCTIONS: [(&str, &str); 46] = [
     ("sock_shutdown", "func(i32, i32) -> i32"),
 ];
 
-/// The type of a function as it is spelled above, empty for what is none.
+/// The type of a function, spelled as above; empty if it is not a function.
 pub(crate) fn spelled(types: TypesRef<'_>, id: wasmparser::types::CoreTypeId) -> String {
     let CompositeInnerType::Func(function) = &types[id].composite_type.inner else {
         return String::new();
@@ -81,7 +82,7 @@ pub(crate) fn spelled(types: TypesRef<'_>, id: wasmparser::types::CoreTypeId) ->
 }
 
 fn joined(kinds: &[ValType]) -> String {
-    // Enough for any that is right.
+    // More than any correct function has.
     let kinds: Vec<String> = kinds.iter().take(16).map(ToString::to_string).collect();
     kinds.join(", ")
 }

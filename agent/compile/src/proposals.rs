@@ -1,16 +1,16 @@
-//! What of WebAssembly runs here, and the words for what does not.
+//! Which parts of WebAssembly run here, and the messages for those that do not.
 
 use wasmparser::{Error, Validator, WasmFeatures};
 
 use crate::refusal::{Refusal, plain};
 
-/// What helps against a file that is not whole.
-pub(crate) const DAMAGED_HINT: &str = "build it again, or copy it whole";
+/// The hint for an incomplete file.
+pub(crate) const DAMAGED_HINT: &str = "build it again, or copy all of it";
 
-/// A proposal that is off.
+/// A proposal that is disabled.
 struct Proposal {
     feature: WasmFeatures,
-    /// What a file does that wants it.
+    /// What a file does that needs it.
     name: &'static str,
     hint: &'static str,
 }
@@ -39,7 +39,7 @@ const OFF: [Proposal; 18] = [
     Proposal {
         feature: WasmFeatures::CUSTOM_PAGE_SIZES,
         name: "custom page sizes",
-        hint: "build it with memory in pages of 64 KiB, as is the default",
+        hint: "build it with memory in pages of 64 KiB, the default",
     },
     Proposal {
         feature: WasmFeatures::STACK_SWITCHING,
@@ -115,7 +115,7 @@ const OFF: [Proposal; 18] = [
     },
 ];
 
-/// What the agent's engine accepts: a test holds it against the engine's own judgement.
+/// The features that the agent's engine accepts; a test compares them with the engine.
 pub(crate) fn run_here() -> WasmFeatures {
     WasmFeatures::WASM3
         .difference(WasmFeatures::THREADS)
@@ -123,7 +123,7 @@ pub(crate) fn run_here() -> WasmFeatures {
         .union(WasmFeatures::CM_ASYNC)
 }
 
-/// Say why a file is not valid here: for a proposal that is off, or because it is damaged.
+/// Explain why a file is not valid here: it uses a disabled proposal, or it is damaged.
 pub(crate) fn explain(binary: &[u8], error: &Error) -> Refusal {
     let said = format!(
         "{} (at offset {:#x})",
@@ -133,7 +133,7 @@ pub(crate) fn explain(binary: &[u8], error: &Error) -> Refusal {
     if let Some(proposal) = wanted(binary, error) {
         return Refusal::new(
             format!(
-                "it uses {}, which this node does not run: {said}",
+                "it uses {}, which this node does not support: {said}",
                 proposal.name
             ),
             proposal.hint,
@@ -153,7 +153,7 @@ fn wanted(binary: &[u8], error: &Error) -> Option<&'static Proposal> {
     if let Some(feature) = error.missing_wasm_feature() {
         return OFF.iter().find(|one| one.feature.intersects(feature));
     }
-    // Not every error names its proposal: whichever gets further with it does.
+    // Not every error names its proposal: it is the one that validates further when enabled.
     OFF.iter().find(
         |one| match validate(binary, run_here().union(one.feature)) {
             None => true,

@@ -1,15 +1,15 @@
-//! Why a file is not run here, in the words its user is told.
+//! Why a file cannot run here, in words for its user.
 
-/// Names that are quoted from a file are cut to so many characters.
+/// Names quoted from a file are cut to this many characters.
 const NAME_CHARACTERS: usize = 200;
 
-/// So many names are listed.
+/// How many names are listed.
 const NAMES: usize = 20;
 
-/// Why a file is not run here.
+/// Why a file cannot run here.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
-    /// The fact, and the value that was wrong.
+    /// The fact and the wrong value.
     pub(crate) message: String,
     /// What helps.
     pub(crate) hint: String,
@@ -25,12 +25,12 @@ impl Refusal {
     }
 }
 
-/// A name of the file, in quotes.
+/// A name from the file, in quotes.
 pub(crate) fn quoted(name: &str) -> String {
     format!("'{}'", plain(name))
 }
 
-/// A name of the file as it can be shown to anybody: short, and without control characters.
+/// A name from the file that is safe to show: short, and without control characters.
 pub(crate) fn plain(name: &str) -> String {
     let mut shown: String = name
         .chars()
@@ -50,7 +50,7 @@ pub(crate) fn plain(name: &str) -> String {
     shown
 }
 
-/// Names of the file, the first of them.
+/// Names from the file, only the first of them.
 pub(crate) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let mut names = names.into_iter();
     let mut shown: Vec<String> = names.by_ref().take(NAMES).map(plain).collect();

@@ -1,11 +1,11 @@
-//! The program's one answer, as the node and the client read it.
+//! The program's answer, as the node and the client read it.
 
 use serde_json::{Value, json};
 
 use crate::artifact::Artifact;
 use crate::refusal::Refusal;
 
-/// The code of every refusal: the file is the user's to change.
+/// The code of every refusal: only the user can change the file.
 const CODE: &str = "invalid_argument";
 
 /// Write an answer as JSON.

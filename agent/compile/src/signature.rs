@@ -1,13 +1,14 @@
-//! Types of functions, spelled as WIT spells them, so that they can be compared and shown.
+//! Types of functions, spelled as in WIT, so that they can be compared and shown.
 //!
-//! Records are spelled out, because a name of a type is no part of it; the names of parameters are
-//! left out, because no call uses them. Which types a function must have is not known here.
+//! Records are spelled out, because the name of a type is not part of it. The names of parameters
+//! are left out, because no call uses them. This module does not know which types a function must
+//! have.
 
 use wasmparser::component_types::{ComponentDefinedType, ComponentFuncTypeId, ComponentValType};
 use wasmparser::names::KebabString;
 use wasmparser::types::TypesRef;
 
-/// A type that is longer is not one of the contract: it is cut.
+/// A longer type is not one of the contract's, and is cut.
 const CHARACTERS: usize = 400;
 
 /// Spell the type of a function, for example `func(string) -> list<u8>`.
@@ -40,7 +41,7 @@ struct Speller<'a> {
 }
 
 impl<'a> Speller<'a> {
-    /// Types refer to types: a short file can have one of any length.
+    /// Types refer to types, so a short file can have a type of any length.
     fn is_full(&self) -> bool {
         self.text.len() >= CHARACTERS
     }

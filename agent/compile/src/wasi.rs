@@ -1,12 +1,12 @@
-//! The interfaces of WASI 0.2 and 0.3 that a component may import, with the functions of each.
+//! The interfaces of WASI 0.2 and 0.3 that a component can import, with the functions of each.
 //!
-//! Taken from the WIT of the agent's release of wasmtime-wasi, without what is marked as unstable.
-//! Types of functions are left to the agent, whose linker compares them when it loads a component.
+//! They are from the WIT of the agent's release of wasmtime-wasi, without those marked as unstable.
+//! The agent's linker compares the functions' types when it loads a component.
 
 /// The name of an interface without its version, and its functions.
 type Interface = (&'static str, &'static str);
 
-/// What `wasmtime_wasi::p2::add_to_linker_async` defines.
+/// The interfaces that `wasmtime_wasi::p2::add_to_linker_async` defines.
 const WASI_0_2: [Interface; 27] = [
     (
         "wasi:cli/environment",
@@ -106,7 +106,7 @@ const WASI_0_2: [Interface; 27] = [
     ("wasi:sockets/udp-create-socket", "create-udp-socket"),
 ];
 
-/// What `wasmtime_wasi::p3::add_to_linker` defines.
+/// The interfaces that `wasmtime_wasi::p3::add_to_linker` defines.
 const WASI_0_3: [Interface; 21] = [
     (
         "wasi:cli/environment",
@@ -180,19 +180,19 @@ const WASI_0_3: [Interface; 21] = [
 /// A name of WASI, by its version.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Version {
-    /// Run here.
+    /// Supported.
     Final2,
-    /// Run here.
+    /// Supported.
     Final3,
-    /// From before 0.2.0, or without a version.
+    /// Older than 0.2.0, or without a version.
     Older,
-    /// A draft of what was made final since, for example `0.3.0-rc-2025-09-16`.
+    /// A draft of a version that is final by now, for example `0.3.0-rc-2025-09-16`.
     Draft,
-    /// Newer than what is run here.
+    /// Newer than what is supported.
     Newer,
 }
 
-/// The version of a name of WASI, or `None` for another name.
+/// The version of a name of WASI; `None` for any other name.
 pub(crate) fn version_of(name: &str) -> Option<Version> {
     let rest = name.strip_prefix("wasi:")?;
     let Some((_, version)) = rest.split_once('@') else {
@@ -215,7 +215,7 @@ pub(crate) fn version_of(name: &str) -> Option<Version> {
     })
 }
 
-/// What of an interface there is here: its functions; `None` without it.
+/// The functions of an interface that exist here; `None` if the interface does not.
 pub(crate) fn offered(name: &str) -> Option<&'static str> {
     let (interface, _) = name.split_once('@')?;
     let of = match version_of(name)? {

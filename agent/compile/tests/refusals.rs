@@ -37,7 +37,7 @@ fn a_module_that_is_no_command_says_what_it_is() {
     check(&[
         (
             r#"(module (func (export "main")))"#,
-            "no known entry: wanted a function _start (a WASI command); it exports main",
+            "no known entry point: expected a function _start (a WASI command); it exports main",
             "main function",
         ),
         ("(module)", "it exports nothing", "main function"),
@@ -114,12 +114,12 @@ fn an_import_that_nobody_has_is_named() {
         (
             &module(r#"(import "wasi_unstable" "fd_write" (func))"#),
             "it imports 'wasi_unstable'",
-            "from before preview 1",
+            "older than preview 1",
         ),
         (
             &module(r#"(import "wasi" "thread-spawn" (func (param i32) (result i32)))"#),
             "it imports 'wasi', which this node does not offer: function thread-spawn",
-            "threads are not run here",
+            "threads are not supported",
         ),
         (
             &module(r#"(import "wasmedge_process" "run" (func))"#),
@@ -135,14 +135,14 @@ fn a_command_without_its_memory_exported_is_refused_and_one_that_needs_none_is_n
     let said = refused(&without(WRITE));
     assert_eq!(
         said.0,
-        "it exports no memory, and fd_write of WASI wants one"
+        "it exports no memory, but WASI's fd_write needs one"
     );
     assert!(said.1.contains("export the module's memory as memory"));
     let other = format!(r#"(module {WRITE} (global (export "memory") i32 (i32.const 1)) {START})"#);
     let said = refused(&other);
     assert_eq!(
         said.0,
-        "what it exports as memory is a global, and fd_write of WASI wants a memory there"
+        "its export memory is a global, but WASI's fd_write needs a memory there"
     );
     let alone = wat::parse_str(format!("(module {START})")).unwrap();
     assert_eq!(inspected(&alone)["kind"], "command");
@@ -154,17 +154,17 @@ fn more_than_an_application_ever_gets_is_refused() {
     check(&[
         (
             &with("(table 100000000 funcref)", 1),
-            "it has 100000000 elements in its tables from its start, and an application gets 1000000",
+            "it starts with 100000000 elements in its tables, but an application can have at most 1000000",
             "grow later",
         ),
         (
             &with("(table 600000 funcref)", 2),
-            "it has 1200000 elements in its tables",
+            "it starts with 1200000 elements in its tables",
             "grow",
         ),
         (
             &with("(memory 0)", 65),
-            "it has 65 memories from its start",
+            "it starts with 65 memories",
             "declare less",
         ),
     ]);
@@ -177,13 +177,13 @@ fn a_component_of_another_world_says_what_it_is() {
     check(&[
         (
             "(component)",
-            "no known entry: wanted plexspaces:application/actor@0.1.0 or wasi:cli/run@0.2.x",
+            "no known entry point: expected plexspaces:application/actor@0.1.0 or wasi:cli/run@0.2.x",
             "main function",
         ),
         ("(component)", "it exports nothing", ""),
         (
             &export("wasi:http/incoming-handler@0.2.0"),
-            "it is an HTTP component, which is not run here yet",
+            "it is an HTTP component, which is not supported yet",
             "wasi:http",
         ),
         (
@@ -194,7 +194,7 @@ fn a_component_of_another_world_says_what_it_is() {
         (
             &export("wasi:cli/run@0.2.0-rc-2023-12-05"),
             "no known entry",
-            "before 0.2",
+            "older than 0.2",
         ),
         (
             &export("wasi:cli/run@0.3.0-rc-2025-09-16"),
@@ -203,7 +203,7 @@ fn a_component_of_another_world_says_what_it_is() {
         ),
         (
             &export("plexspaces:application/actor@0.2.0"),
-            "it speaks plexspaces:application@0.2.0, this node 0.1.0",
+            "it was built for plexspaces:application@0.2.0, but this node supports 0.1.0",
             "SDK that came with this version",
         ),
     ]);
@@ -277,7 +277,7 @@ fn imports_of_components_are_looked_at_function_by_function() {
         (
             &import("a:b/c", function),
             "it imports 'a:b/c', which this node does not offer: function f",
-            "offered are",
+            "this node provides",
         ),
         (
             &import("wasi:http/types@0.2.0", function),
@@ -287,17 +287,17 @@ fn imports_of_components_are_looked_at_function_by_function() {
         (
             &import("wasi:http/client@0.3.0", function),
             "it imports 'wasi:http/client@0.3.0'",
-            "not run here yet",
+            "not supported yet",
         ),
         (
             &import("wasi:cli/stdout@0.2.0", function),
             "it imports the function f of 'wasi:cli/stdout@0.2.0', which this node does not offer",
-            "offered are",
+            "this node provides",
         ),
         (
             &import("wasi:cli/stdout@0.2.0-rc-2023-12-05", function),
             "it imports",
-            "before 0.2",
+            "older than 0.2",
         ),
         (
             &import("wasi:cli/stdout@0.3.0-rc-2025-09-16", function),
@@ -307,7 +307,7 @@ fn imports_of_components_are_looked_at_function_by_function() {
         (
             &import("wasi:io/poll@0.3.0", function),
             "it imports 'wasi:io/poll@0.3.0'",
-            "offered are",
+            "this node provides",
         ),
         (
             &import("plexspaces:application/keyvalue@0.1.0", function),
@@ -324,7 +324,7 @@ fn imports_of_components_are_looked_at_function_by_function() {
         ),
         (
             &import("plexspaces:application/logging@0.2.0", ""),
-            "it speaks plexspaces:application@0.2.0, this node 0.1.0",
+            "it was built for plexspaces:application@0.2.0, but this node supports 0.1.0",
             "SDK",
         ),
     ]);
@@ -360,7 +360,7 @@ fn a_file_that_is_no_whole_webassembly_is_told_by_what_it_is() {
         ),
         (b"\x7fELF\x02\x01\x01\0", "the file begins with 7f 45 4c 46"),
         (b"\0asm\x01", "truncated: the file ends after 5 bytes"),
-        (b"\0asm\x0c\0\x01\0", "a binary form from before WASI 0.2"),
+        (b"\0asm\x0c\0\x01\0", "a binary format older than WASI 0.2"),
         (
             b"\0asm\x07\0\0\0",
             "unknown WebAssembly version 07 00 00 00",

@@ -1,4 +1,5 @@
-//! Whatever comes on the link, in whatever pieces, is frames or breaks it, and is not held without bound.
+//! Whatever arrives on the link, in whatever pieces, is frames or breaks it, and is not held
+//! without limit.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

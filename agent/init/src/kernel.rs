@@ -1,6 +1,6 @@
-//! The kernel, as only its first process asks it.
+//! System calls of a guest's first process.
 //!
-//! The one place of this program that is `unsafe`: each block is one system call with arguments
+//! The only place of this program that uses `unsafe`: each block is one system call with arguments
 //! that this file checks or makes.
 #![allow(unsafe_code)]
 
@@ -8,15 +8,15 @@ use core::arch::asm;
 use core::ffi::CStr;
 use core::ptr;
 
-/// Of `mount`: nothing of it can be changed.
+/// For `mount`: read-only.
 pub const READ_ONLY: usize = 1;
-/// Of `mount`: its programs run with the rights of who runs them.
+/// For `mount`: ignore set-user-ID bits.
 pub const NO_SETUID: usize = 2;
-/// Of `mount`: its device files are none.
+/// For `mount`: no device files.
 pub const NO_DEVICES: usize = 4;
-/// Of `mount`: its programs cannot be run.
+/// For `mount`: no executable programs.
 pub const NO_PROGRAMS: usize = 8;
-/// Of `mount`: what is mounted at one place is to be at another.
+/// For `mount`: move a mount to another place.
 pub const MOVE: usize = 8192;
 
 const READ: usize = 0;
@@ -37,12 +37,12 @@ const FINIT_MODULE: usize = 313;
 const STDERR: usize = 2;
 const MOST_ARGUMENTS: usize = 8;
 const CLOSE_ON_EXEC: usize = 0x8_0000;
-/// `TCSBRK`, which with an argument that is not 0 waits until a terminal has written everything.
+/// `TCSBRK`, which with an argument other than 0 waits until a terminal has written everything.
 const DRAIN: usize = 0x5409;
 const REBOOT_MAGIC: [usize; 2] = [0xfee1_dead, 0x2812_1969];
 const RESTART: usize = 0x0123_4567;
 
-/// The number of an error of the kernel.
+/// An error number of the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fault(pub i32);
 
@@ -86,7 +86,7 @@ pub fn read<'a>(path: &CStr, into: &'a mut [u8]) -> Result<&'a [u8], Fault> {
 /// Add a module to the kernel.
 pub fn add_module(path: &CStr) -> Result<(), Fault> {
     let file = open(path)?;
-    // SAFETY: a descriptor that is open, an empty text, and a plain integer.
+    // SAFETY: an open descriptor, an empty text, and a plain integer.
     let added = unsafe { call(FINIT_MODULE, [file, c"".as_ptr() as usize, 0, 0, 0]) };
     close(file);
     added.map(drop)
@@ -104,14 +104,14 @@ pub fn change_root(root: &CStr) -> Result<(), Fault> {
     directory(CHDIR, c"/")
 }
 
-/// Run a program in the place of this one, with these arguments, as many as there is room for, and
-/// without environment; returns why it cannot be.
+/// Replace this process with a program, with these arguments (as many as fit) and without an
+/// environment. Returns only if that fails, with the reason.
 pub fn run<'a, T>(
     program: &'a CStr,
     arguments: impl Iterator<Item = &'a CStr>,
 ) -> Result<T, Fault> {
     let mut list = [ptr::null(); MOST_ARGUMENTS + 2];
-    // The last place stays as it is.
+    // The last place stays null.
     let places = list.iter_mut().take(MOST_ARGUMENTS + 1);
     for (place, argument) in places.zip(core::iter::once(program).chain(arguments)) {
         *place = argument.as_ptr();
@@ -137,15 +137,15 @@ pub fn pause(time_ns: i64) {
     let _ = unsafe { call(NANOSLEEP, [time.as_ptr() as usize, 0, 0, 0, 0]) };
 }
 
-/// Write to the console, where there is one.
+/// Write to the console, if there is one.
 pub fn say(text: &[u8]) {
     // SAFETY: the kernel reads as many bytes as the slice has.
     let _ = unsafe { call(WRITE, [STDERR, text.as_ptr() as usize, text.len(), 0, 0]) };
 }
 
-/// End the machine. Every VMM ends when its guest restarts, not all when it powers off.
+/// End the machine. Every VMM ends when its guest restarts, but not all do when it powers off.
 pub fn restart() -> ! {
-    // SAFETY: plain integers. What was said last has to leave the console before.
+    // SAFETY: plain integers. The last output has to leave the console first.
     let _ = unsafe { call(IOCTL, [STDERR, DRAIN, 1, 0, 0]) };
     loop {
         // SAFETY: plain integers.
@@ -159,7 +159,7 @@ fn open(path: &CStr) -> Result<usize, Fault> {
 }
 
 fn close(file: usize) {
-    // SAFETY: a descriptor that `open` made and nobody else has.
+    // SAFETY: a descriptor that `open` returned and nobody else has.
     let _ = unsafe { call(CLOSE, [file, 0, 0, 0, 0]) };
 }
 
@@ -167,11 +167,12 @@ fn close(file: usize) {
 ///
 /// # Safety
 ///
-/// The arguments are such as the kernel expects of this call; what it writes to is ours.
+/// The arguments are valid for this call, and the memory it writes to is ours.
 unsafe fn call(number: usize, arguments: [usize; 5]) -> Result<usize, Fault> {
     let [first, second, third, fourth, fifth] = arguments;
     let result: isize;
-    // SAFETY: as the caller says; the two registers that the instruction spoils are named.
+    // SAFETY: the caller guarantees it; the two registers that the instruction overwrites are
+    // named.
     unsafe {
         asm!(
             "syscall",

@@ -1,12 +1,12 @@
-//! The first program of a guest: loads the modules of its devices, mounts its root and hands over
-//! to the agent, which is process 1 in its place.
+//! The first program of a guest: loads its device modules, mounts its root and then becomes the
+//! agent, as process 1.
 //!
-//! It lies in the initial RAM disk with the modules, half a megabyte. The root lies on a drive,
-//! read-only, whose pages the guest's kernel can drop: in the initial RAM disk the agent would take
-//! memory for as long as the guest lives.
+//! It is in the initial RAM disk together with the modules, half a megabyte. The root is on a
+//! read-only drive, whose pages the guest's kernel can drop. In the initial RAM disk the agent
+//! would take memory for as long as the guest lives.
 //!
-//! Without the standard library, whose start alone takes an emulated CPU longer than all that is done
-//! here: what runs once has to be translated first.
+//! It does not use the standard library, whose start alone takes an emulated CPU longer than
+//! everything done here, because code that runs once has to be translated first.
 #![cfg_attr(not(test), no_std)]
 
 pub mod kernel;
@@ -18,28 +18,28 @@ use kernel::{Fault, MOVE, NO_DEVICES, NO_PROGRAMS, NO_SETUID, READ_ONLY, mount};
 const AGENT: &CStr = c"/plexspaces-agent";
 const DEVICE: &CStr = c"/dev/vda";
 
-/// Lists of modules: of what every guest needs, and of each kind of link. A path after another, in
-/// the order of loading, each with a zero behind it.
+/// Lists of modules: those that every guest needs, and those of each kind of link. One path after
+/// another in the order of loading, each followed by a zero.
 const BASE: &CStr = c"/modules/base";
 const PORT: &CStr = c"/modules/virtio-serial";
 const VSOCK: &CStr = c"/modules/vsock";
 const LIST_BYTES: usize = 2048;
 
-/// What of the kernel's command line is the agent's.
+/// The parameters on the kernel's command line that are passed to the agent.
 const OURS: &[u8] = b"plexspaces.";
 const LINK: &[u8] = b"plexspaces.link=";
-/// The longest command line a kernel of this architecture takes.
+/// The longest command line that a kernel of this architecture accepts.
 const LINE_BYTES: usize = 2048;
 
-/// Of a program that was started elsewhere.
+/// The exit status if something else than a guest's kernel started this program.
 const USAGE_STATUS: usize = 2;
 
 const NO_FILES: usize = NO_SETUID | NO_DEVICES | NO_PROGRAMS;
-/// For the drive to be seen once its driver is loaded.
+/// How long the drive may take to appear once its driver is loaded.
 const TRIES: u32 = 2000;
 const PAUSE_NS: i64 = 1_000_000;
 
-/// What is done, from the first instruction to the last.
+/// The whole program.
 pub fn hand_over() -> ! {
     if !kernel::is_first() {
         kernel::say(b"plexspaces-init: only a guest's kernel can start this program\n");
@@ -51,7 +51,7 @@ pub fn hand_over() -> ! {
         c"/dev",
         mount(c"devtmpfs", c"/dev", c"devtmpfs", flags, c""),
     );
-    // One more, so that the last word has a zero behind it.
+    // One more byte, so that the last word is followed by a zero.
     let mut line = [0; LINE_BYTES + 1];
     let (room, _) = line.split_at_mut(LINE_BYTES);
     must(c"/proc/cmdline", kernel::read(c"/proc/cmdline", room));
@@ -64,7 +64,7 @@ pub fn hand_over() -> ! {
     must(AGENT, kernel::run(AGENT, words(&line, OURS)))
 }
 
-/// The value, or the end of the machine with a word about it.
+/// Return the value, or report the error and end the machine.
 fn must<T>(what: &CStr, result: Result<T, Fault>) -> T {
     match result {
         Ok(value) => value,
@@ -103,7 +103,7 @@ fn mount_root() -> Result<(), Fault> {
     }
 }
 
-/// Put a zero in the place of each blank.
+/// Replace each blank with a zero.
 fn end_words(line: &mut [u8]) {
     for byte in line {
         if byte.is_ascii_whitespace() {
@@ -112,7 +112,7 @@ fn end_words(line: &mut [u8]) {
     }
 }
 
-/// The words that begin so, each of which has a zero behind it.
+/// The words with this prefix, each of which is followed by a zero.
 fn words<'a>(mut line: &'a [u8], prefix: &'a [u8]) -> impl Iterator<Item = &'a CStr> {
     core::iter::from_fn(move || {
         loop {
@@ -127,21 +127,20 @@ fn words<'a>(mut line: &'a [u8], prefix: &'a [u8]) -> impl Iterator<Item = &'a C
     })
 }
 
-/// Whether the link that the kernel's command line names last is a vsock; what it is exactly is the
-/// agent's to read.
+/// Whether the last link on the kernel's command line is a vsock. The agent parses the rest of it.
 fn is_vsock(line: &[u8]) -> bool {
     let last = words(line, LINK).last().map(CStr::to_bytes);
     let kind = last.and_then(|word| rest(word, LINK));
     kind.is_some_and(|kind| rest(kind, b"vsock:").is_some())
 }
 
-/// What follows a prefix. Byte by byte, for there is no C library that compares more at once.
+/// The text after a prefix. Byte by byte, because there is no C library that compares faster.
 fn rest<'a>(word: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
     let (begin, rest) = word.split_at_checked(prefix.len())?;
     begin.iter().eq(prefix).then_some(rest)
 }
 
-/// Write a number into a buffer, from its end; what of that is the number.
+/// Write a number to the end of a buffer and return the part that it takes.
 fn decimal(mut number: i32, buffer: &mut [u8; 10]) -> &[u8] {
     let mut begin = buffer.len();
     for byte in buffer.iter_mut().rev() {

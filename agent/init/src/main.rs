@@ -1,4 +1,4 @@
-//! Where the first program of a guest begins: see the library beside it.
+//! The entry point of a guest's first program: see the library beside it.
 #![no_std]
 #![no_main]
 #![allow(unsafe_code)]
@@ -8,7 +8,7 @@ use core::panic::PanicInfo;
 
 use plexspaces_init::{hand_over, kernel};
 
-/// Where the kernel begins: with a stack, which is aligned as calls expect it.
+/// The kernel starts here, with a stack that is aligned as calls expect it.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 extern "C" fn _start() -> ! {

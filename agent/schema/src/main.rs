@@ -1,7 +1,7 @@
-//! Writes the Rust code of the link's schema: `plexspaces-schema DESCRIPTORS DIRECTORY`.
+//! Generates the Rust code of the link's schema: `plexspaces-schema DESCRIPTORS DIRECTORY`.
 //!
-//! `DESCRIPTORS` is what protoc writes with `--descriptor_set_out`, so no protoc is needed here.
-//! Only `scripts/proto` runs it: what it writes is committed, and neither program depends on it.
+//! `DESCRIPTORS` is what protoc writes with `--descriptor_set_out`, so this does not need protoc.
+//! Only `scripts/proto` runs it: its output is committed, and neither program depends on it.
 
 use std::error::Error;
 use std::fs;
@@ -33,7 +33,7 @@ fn generate(descriptors: &PathBuf, directory: PathBuf) -> Result<(), Box<dyn Err
     let set = FileDescriptorSet::decode(&*fs::read(descriptors)?)?;
     Config::new()
         .out_dir(directory)
-        // Maps in one order, so that a frame of the same content is the same bytes.
+        // Maps in a fixed order, so that frames with the same content have the same bytes.
         .btree_map(["."])
         .bytes([".plexspaces.link.v3.Welcome.seed"])
         .compile_fds(set)?;

@@ -1,4 +1,4 @@
-//! What the kernel's command line says to the agent, which gets it as arguments.
+//! The agent's parameters from the kernel's command line.
 
 const VM: &str = "plexspaces.vm";
 const LINK: &str = "plexspaces.link";
@@ -7,7 +7,7 @@ const TEMPLATE: &str = "plexspaces.template";
 /// How the node is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Link {
-    /// A virtio port, to which the host connects, by its name below `/dev`.
+    /// A virtio port that the host connects to, by its name below `/dev`.
     VirtioSerial { name: String },
     /// A connection to a port of the host.
     Vsock { cid: u32, port: u32 },
@@ -37,15 +37,15 @@ impl Link {
 /// The arguments of the agent.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Arguments {
-    /// Empty when the machine is not told.
+    /// Empty if it was not given.
     pub(super) vm_id: String,
     pub(super) link: Link,
-    /// Whether it will be copied.
+    /// Whether this machine will be copied.
     pub(super) template: bool,
 }
 
 impl Arguments {
-    /// Read them; of a word that is given twice the last counts.
+    /// Parse them. If a parameter is given twice, the last one counts.
     pub(super) fn parse(words: impl Iterator<Item = String>) -> Result<Self, String> {
         let (mut vm_id, mut link, mut template) = (String::new(), String::new(), false);
         for word in words {

@@ -11,13 +11,13 @@ use crate::link::proto::Failure;
 
 const DIRECTORY: &str = "/artifact/";
 const DEVICE: &CStr = c"/dev/vdb";
-/// The host puts the drive's content in before it says `Load`, so that the kernel may still be
-/// about to notice.
+/// The host writes the drive's content before it sends `Load`, so the kernel may not have noticed
+/// it yet.
 const PATIENCE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
-/// Mount the drive when `path` lies on it and cannot be seen yet.
+/// Mount the drive if `path` is on it and not visible yet.
 pub(super) fn mount(path: &str) -> Result<(), Failure> {
     if !path.starts_with(DIRECTORY) || Path::new(path).exists() {
         return Ok(());
@@ -25,14 +25,14 @@ pub(super) fn mount(path: &str) -> Result<(), Failure> {
     patiently(PATIENCE, mount_now).map_err(|error| {
         Failure::platform(
             "unavailable",
-            format!("the artifact's drive {}", told(&error)),
+            format!("the artifact's drive cannot be mounted: {}", told(&error)),
         )
-        .hint("look at the machine's console: plexspaces vm console NAME")
+        .hint("see the VM's console: plexspaces vms console NAME")
     })
 }
 
 fn mount_now() -> io::Result<()> {
-    // Executable: the artifact is machine code, and is mapped.
+    // Executable, because the artifact is machine code and is mapped.
     let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV;
     kernel::mount(DEVICE, c"/artifact", c"erofs", flags, c"")
 }
@@ -41,7 +41,7 @@ fn told(error: &io::Error) -> String {
     format!("{}: {error}", DEVICE.to_string_lossy())
 }
 
-/// Call `act` until it succeeds, or the time is over: then the last error is returned.
+/// Call `act` until it succeeds or the time is over; then return the last error.
 fn patiently<T>(patience: Duration, mut act: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     let (begin, mut pause) = (Instant::now(), PAUSE);
     loop {

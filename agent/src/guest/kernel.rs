@@ -1,7 +1,7 @@
-//! The kernel, as only its first process asks it.
+//! System calls that only the first process makes.
 //!
-//! One of the places where the crate may be `unsafe`: each block is one call with arguments that
-//! this file checks or makes.
+//! One of the places where the crate uses `unsafe`: each block is one call with arguments that this
+//! file checks or makes.
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
@@ -12,7 +12,7 @@ use std::ptr;
 
 use crate::system::checked;
 
-/// Mount a file system; the error names where.
+/// Mount a file system. The error names the place.
 pub(super) fn mount(
     source: &CStr,
     target: &CStr,
@@ -39,10 +39,10 @@ pub(super) fn mount(
     })
 }
 
-/// Read a file in which the kernel tells something, below `/proc`.
+/// Read a file below `/proc`.
 ///
-/// That is mounted only when it is wanted: where it is there from the beginning the C library reads
-/// in it about the first thread's stack, which takes an emulated CPU longer than to mount it.
+/// `/proc` is mounted only when it is needed: if it is mounted from the beginning, the C library
+/// reads in it about the first thread's stack, which takes an emulated CPU longer than to mount it.
 pub(super) fn tell(file: &str) -> io::Result<String> {
     let told = fs::read_to_string(file).or_else(|_| {
         let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
@@ -62,7 +62,7 @@ pub(super) fn set_clock(time_unix_ns: u64) -> io::Result<()> {
     checked(unsafe { libc::clock_settime(libc::CLOCK_REALTIME, &raw const time) }).map(drop)
 }
 
-/// Have the kernel's randomness go on from these bytes.
+/// Add these bytes to the kernel's random number generator.
 pub(super) fn reseed(random: &File, seed: &[u8]) -> io::Result<()> {
     // `struct rand_pool_info`: how many bits, how many bytes, the bytes.
     let length = libc::c_int::try_from(seed.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -79,27 +79,27 @@ pub(super) fn reseed(random: &File, seed: &[u8]) -> io::Result<()> {
 const RNDADDENTROPY: libc::Ioctl = 0x4008_5203;
 const RNDRESEEDCRNG: libc::Ioctl = 0x5207;
 
-/// End the machine. Every VMM ends when its guest restarts, not all when it powers off.
+/// End the machine. Every VMM ends when its guest restarts, but not all do when it powers off.
 pub(super) fn restart() -> ! {
-    // What was said last must have left the console. Where it is no terminal this fails, and there
-    // is nothing to wait for.
-    // SAFETY: a plain integer.
+    // The last output must have left the console. If the console is not a terminal this fails, and
+    // there is nothing to wait for.
     unsafe { libc::tcdrain(libc::STDERR_FILENO) };
     // SAFETY: a plain integer.
     unsafe { libc::reboot(libc::RB_AUTOBOOT) };
-    // Without the right to do so, which the first process has: the kernel panics then.
+    // Reached only without the right to restart, which the first process has. The kernel panics
+    // then.
     std::process::abort()
 }
 
-/// Read what is mapped at these addresses of this process, where it is readable.
+/// Read the memory that is mapped at these addresses of this process, if it is readable.
 pub(super) fn bring_in(begin: usize, end: usize) {
     let length = end.saturating_sub(begin);
-    // SAFETY: it changes no content, and of addresses where nothing is mapped it is an error; what
-    // it is for is done without it too.
+    // SAFETY: the call changes no content and fails for addresses where nothing is mapped. It is
+    // only an optimisation.
     unsafe { libc::madvise(begin as *mut libc::c_void, length, libc::MADV_POPULATE_READ) };
 }
 
-/// What a virtio port or a socket says of itself now.
+/// The current poll events of a virtio port or a socket.
 pub(super) fn poll_now(descriptor: &OwnedFd) -> io::Result<libc::c_short> {
     let mut found = libc::pollfd {
         fd: descriptor.as_raw_fd(),
@@ -111,9 +111,9 @@ pub(super) fn poll_now(descriptor: &OwnedFd) -> io::Result<libc::c_short> {
     Ok(found.revents)
 }
 
-/// Make a descriptor that polls as readable at each change of `descriptor`, until `seen`.
+/// Make a descriptor that polls as readable at each change of `descriptor`, until `seen` is called.
 pub(super) fn changes_of(descriptor: &OwnedFd) -> io::Result<OwnedFd> {
-    // SAFETY: a plain integer; the descriptor that is returned is nobody's yet.
+    // SAFETY: a plain integer; nobody owns the returned descriptor yet.
     let changes =
         unsafe { OwnedFd::from_raw_fd(checked(libc::epoll_create1(libc::EPOLL_CLOEXEC))?) };
     let mut event = libc::epoll_event {
@@ -126,7 +126,7 @@ pub(super) fn changes_of(descriptor: &OwnedFd) -> io::Result<OwnedFd> {
     Ok(changes)
 }
 
-/// Take the change that a descriptor of `changes_of` tells of; whether there was one.
+/// Consume a change reported by a descriptor of `changes_of`. Returns whether there was one.
 pub(super) fn seen(changes: &OwnedFd) -> io::Result<bool> {
     let mut event = libc::epoll_event { events: 0, u64: 0 };
     // SAFETY: the kernel writes one event at most.
@@ -134,12 +134,12 @@ pub(super) fn seen(changes: &OwnedFd) -> io::Result<bool> {
     checked(count).map(|count| count != 0)
 }
 
-/// Begin to connect to a port of the host; the socket does not block, and says when it is done.
+/// Start to connect to a port of the host. The socket is non-blocking and polls when it is done.
 pub(super) fn begin_vsock(cid: u32, port: u32) -> io::Result<OwnedFd> {
     let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    // SAFETY: plain integers; the descriptor that is returned is nobody's yet.
+    // SAFETY: plain integers; nobody owns the returned descriptor yet.
     let socket = unsafe { OwnedFd::from_raw_fd(checked(libc::socket(libc::AF_VSOCK, kind, 0))?) };
-    // SAFETY: of integers alone, for which zeros are a value.
+    // SAFETY: a structure of integers, for which zeros are valid.
     let mut address: libc::sockaddr_vm = unsafe { std::mem::zeroed() };
     address.svm_family = libc::AF_VSOCK as libc::sa_family_t;
     address.svm_cid = cid;
@@ -155,7 +155,7 @@ pub(super) fn begin_vsock(cid: u32, port: u32) -> io::Result<OwnedFd> {
     }
 }
 
-/// What came of a connection that `begin_vsock` began.
+/// The result of a connection that `begin_vsock` started.
 pub(super) fn connected(socket: &OwnedFd) -> io::Result<()> {
     let mut code: libc::c_int = 0;
     let mut length = size_of::<libc::c_int>() as libc::socklen_t;

@@ -1,4 +1,4 @@
-//! How much memory of the guest is in use, as its kernel tells.
+//! How much memory of the guest is in use, according to its kernel.
 
 use super::kernel;
 use crate::link::proto::Failure;
@@ -6,7 +6,7 @@ use crate::machine::Memory;
 
 const FILE: &str = "/proc/meminfo";
 
-/// Measure the memory of the machine that this kernel runs.
+/// Measure the guest's memory.
 pub(super) fn measure() -> Result<Memory, Failure> {
     let told = kernel::tell(FILE).map_err(|error| unavailable(error.to_string()))?;
     parsed(&told).map_err(unavailable)
@@ -38,7 +38,7 @@ fn bytes_of(told: &str, name: &str) -> Result<u64, String> {
             .ok()?;
         kib.checked_mul(1024)
     });
-    value.ok_or_else(|| format!("{FILE} does not tell {name}"))
+    value.ok_or_else(|| format!("{FILE} has no {name}"))
 }
 
 #[cfg(test)]
@@ -66,10 +66,7 @@ mod tests {
             "MemTotal: 12 kB\nMemAvailable:\n",
             "MemTotal: 12 kB\nMemAvailable: x kB",
         ] {
-            assert!(
-                parsed(told).unwrap_err().contains("does not tell Mem"),
-                "{told}"
-            );
+            assert!(parsed(told).unwrap_err().contains("has no Mem"), "{told}");
         }
     }
 }

@@ -1,14 +1,14 @@
 //! The agent as the first process of a guest.
 //!
-//! `plexspaces-init` runs it, once it has loaded the modules of the guest's devices and mounted its
-//! root and `/dev`, and hands over what the kernel's command line has for it. Nothing here knows which
-//! VMM is outside:
+//! `plexspaces-init` runs it after it has loaded the modules of the guest's devices and mounted its
+//! root and `/dev`, and passes on its parameters from the kernel's command line. Nothing here
+//! depends on the VMM outside:
 //!
 //! ```text
-//! plexspaces.vm=ID                      the machine's id, said in the hello, if it is told
+//! plexspaces.vm=ID                      the machine's id, sent in the hello, if given
 //! plexspaces.link=virtio-serial:DEVICE  the virtio port of that name below /dev
 //! plexspaces.link=vsock:CID:PORT        a connection to that port of the host
-//! plexspaces.template                   it will be copied, once its link is open
+//! plexspaces.template                   the machine will be copied once its link is open
 //! ```
 
 mod arguments;
@@ -28,7 +28,7 @@ use crate::link::proto::Failure;
 use crate::link::stream::Stream;
 use crate::machine::Memory;
 
-/// The guest, made ready.
+/// The prepared guest.
 #[derive(Debug)]
 pub(crate) struct Guest {
     vm_id: String,
@@ -37,9 +37,9 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    /// Read from the command line which guest this is, and make it ready.
+    /// Read the guest's parameters from the command line and prepare it.
     ///
-    /// Ends the machine where it cannot be made so.
+    /// Ends the machine if that fails.
     pub(crate) fn prepare() -> Result<Self, String> {
         console::tell_panics();
         Self::prepared().or_else(|error| console::give_up(&error))
@@ -57,7 +57,7 @@ impl Guest {
         })
     }
 
-    /// The machine's id, empty when it is not told.
+    /// The machine's id, or empty if it was not given.
     pub(crate) fn vm_id(&self) -> &str {
         &self.vm_id
     }
@@ -67,7 +67,7 @@ impl Guest {
         self.template
     }
 
-    /// Connect to the node, or wait, without bound, until it has.
+    /// Connect to the node, or wait without a time limit until it has connected.
     pub(crate) async fn dial(&self) -> io::Result<Stream> {
         match &self.link {
             Link::VirtioSerial { name } => port::open(name).await,
@@ -75,19 +75,21 @@ impl Guest {
         }
     }
 
-    /// Become a machine of one's own: set the clock and draw from fresh randomness.
+    /// Give this machine its own identity: set the clock and add fresh randomness.
     ///
-    /// Ends the machine where that cannot be had: it would draw the same keys and identifiers as
+    /// Ends the machine if that fails, because it would generate the same keys and identifiers as
     /// every other copy of its template.
     #[allow(clippy::unused_self)]
     pub(crate) fn wake(&self, time_unix_ns: u64, seed: &[u8]) {
         if let Err(error) = wake::wake(time_unix_ns, seed) {
-            console::give_up(&format!("a copy cannot be told from others: {error}"));
+            console::give_up(&format!(
+                "this copy cannot get its own time and randomness: {error}"
+            ));
         }
     }
 
-    /// Mount the artifact's drive when `path` lies on it; blocks until it is there, for two seconds
-    /// at most.
+    /// Mount the artifact's drive if `path` is on it. Blocks until it is there, for at most two
+    /// seconds.
     #[allow(clippy::unused_self)]
     pub(crate) fn mount_artifact(&self, path: &str) -> Result<(), Failure> {
         drive::mount(path)

@@ -1,8 +1,8 @@
-//! The virtio port as a link: a device file, to which a host connects or not.
+//! The virtio port as a link: a device file that a host connects to.
 //!
-//! A port without a host reads as ended and polls as hung up, so that one cannot simply wait until
-//! it is ready. Its kernel wakes who polls it whenever the host comes or goes, and that can be
-//! waited for, edge by edge. A host that goes and comes again at once may be one edge.
+//! A port without a host reads as ended and polls as hung up, so waiting until it is readable does
+//! not work. But the kernel wakes pollers whenever the host connects or disconnects, and that can
+//! be waited for, edge by edge. A host that disconnects and connects again at once may be one edge.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
@@ -16,13 +16,13 @@ use super::{console, kernel};
 use crate::link::stream::{self, Stream};
 use crate::system;
 
-/// For a port to appear once its driver is loaded.
+/// How long a port may take to appear once its driver is loaded.
 const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(1);
 const GONE: libc::c_short = libc::POLLHUP | libc::POLLERR | libc::POLLNVAL;
 
-/// Open the port whose device has this name, and wait, without bound, until a host is connected to
-/// it.
+/// Open the port whose device has this name, and wait without a time limit until a host is
+/// connected to it.
 pub(super) async fn open(name: &str) -> io::Result<Stream> {
     let (path, begin) = (Path::new("/dev").join(name), Instant::now());
     let port = loop {
@@ -51,7 +51,7 @@ async fn host_of(port: OwnedFd) -> io::Result<OwnedFd> {
     discard(port)
 }
 
-/// Throw away what a host that has gone left unread: the node says nothing before the hello.
+/// Discard what a disconnected host left unread: the node sends nothing before the hello.
 fn discard(port: OwnedFd) -> io::Result<OwnedFd> {
     let mut port = File::from(port);
     let mut unread = [0; 4096];

@@ -1,4 +1,4 @@
-//! How a guest that may be a copy of another becomes a machine of its own.
+//! How a guest that may be a copy of another gets its own identity.
 
 use std::fs::File;
 use std::io;
@@ -6,15 +6,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::kernel;
 
-/// What the way of the node's answer may cost: no reason to set the clock back.
+/// How long the node's answer may take to arrive: no reason to set the clock back.
 const CLOCK_FAULT_NS: u64 = 5_000_000;
 const RANDOM: &str = "/dev/urandom";
 
-/// Set the clock to the node's time, unless that is 0, and have the kernel's randomness go on from
-/// fresh bytes.
+/// Set the clock to the node's time, unless that is 0, and add fresh bytes to the kernel's random
+/// number generator.
 pub(super) fn wake(time_unix_ns: u64, seed: &[u8]) -> io::Result<()> {
-    // First, for the time was true when it was sent. At boot a guest has whole seconds only, where
-    // the VMM offers no better source than a PC's clock, and a copy has those of its template.
+    // First, because the time was correct when it was sent. At boot a guest knows whole seconds
+    // only if the VMM offers no better source than a PC's clock, and a copy has its template's
+    // time.
     if is_off(now_ns(), time_unix_ns) {
         kernel::set_clock(time_unix_ns)?;
     }

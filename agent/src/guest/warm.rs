@@ -4,12 +4,12 @@ use std::io;
 
 use super::kernel;
 
-/// Where the kernel tells what of this process is mapped where.
+/// Where the kernel lists this process's mappings.
 const MAPPINGS: &str = "/proc/self/maps";
 const AGENT: &str = "/plexspaces-agent";
 
-/// Bring into memory what of this program still lies on the drive alone: a copy would read it page
-/// by page. A kernel that is short of memory drops it again.
+/// Load the parts of this program that are only on the drive into memory: a copy would read them
+/// page by page. If the kernel is short of memory it drops them again.
 pub(super) fn bring_in() -> io::Result<()> {
     for (begin, end) in kernel::tell(MAPPINGS)?.lines().filter_map(of_agent) {
         kernel::bring_in(begin, end);
@@ -17,7 +17,7 @@ pub(super) fn bring_in() -> io::Result<()> {
     Ok(())
 }
 
-/// The addresses of a line that tells of a mapping of this program's file.
+/// The addresses in a line about a mapping of this program's file.
 fn of_agent(line: &str) -> Option<(usize, usize)> {
     let mut words = line.split_ascii_whitespace();
     let (addresses, rights) = (words.next()?, words.next()?);

@@ -1,9 +1,9 @@
-//! One connection to the node, and what waits to be sent on it.
+//! One connection to the node, and the frames that wait to be sent on it.
 //!
-//! Frames are written at once where the kernel takes them; what it does not take waits for the
-//! writer. Lines of the log are gathered until something else is sent, there are many, or the
-//! writer is at work. Who can wait asks for room first: a node that does not read stops the
-//! application, and nothing grows.
+//! Frames are written at once as far as the kernel accepts them; the rest waits for the writer. Log
+//! lines are collected until something else is sent, until there are many, or while the writer is
+//! busy. Callers that can wait ask for room first: a node that does not read stops the application,
+//! and no buffer grows.
 
 use std::collections::VecDeque;
 use std::io;
@@ -20,16 +20,16 @@ use super::proto::{Log, from_agent::Frame, log::Line};
 use super::stream::Stream;
 use crate::system::MOST_PARTS;
 
-/// What may wait to be sent before those who can wait are held.
+/// How much may wait to be sent before callers that can wait are made to wait.
 const ROOM_BYTES: usize = 1024 * 1024;
 
-/// So many bytes of lines make a frame of their own.
+/// This many bytes of log lines make a frame of their own.
 const LOG_BYTES: usize = 32 * 1024;
 
-/// What a line costs beside its text.
+/// The overhead of a line beside its text.
 const LINE_OVERHEAD_BYTES: usize = 32;
 
-/// The present connection, if any; frames sent without one are dropped. Clones are the same one.
+/// The current connection, if any. Frames sent without one are dropped. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Connection {
     shared: Arc<Shared>,
@@ -40,7 +40,7 @@ struct Shared {
     outbound: Mutex<Outbound>,
     /// There is something to write.
     work: Notify,
-    /// Less waits than did.
+    /// Less is waiting than before.
     room: Notify,
 }
 
@@ -54,7 +54,7 @@ struct Outbound {
 }
 
 impl Connection {
-    /// Send on this stream from now on; what waited for another is dropped.
+    /// Send on this stream from now on. What waited for another stream is dropped.
     pub(crate) fn open(&self, stream: Arc<Stream>) {
         let mut outbound = self.outbound();
         *outbound = Outbound {
@@ -72,7 +72,7 @@ impl Connection {
         self.shared.work.notify_one();
     }
 
-    /// Send a frame; false when there is no connection.
+    /// Send a frame. Returns false if there is no connection.
     pub(crate) fn send(&self, frame: Frame, body: Bytes) -> bool {
         let mut outbound = self.outbound();
         if outbound.stream.is_none() {
@@ -85,14 +85,14 @@ impl Connection {
         true
     }
 
-    /// Send a line of the log, soon; a long one is cut.
+    /// Send a log line soon; a long one is cut.
     pub(crate) fn log(&self, mut line: Line) {
         line.message = cut(line.message, TEXT_BYTES);
         let mut outbound = self.outbound();
         outbound.lines_bytes += cost(&line);
         outbound.lines.push_back(line);
         if outbound.stream.is_none() {
-            // Nobody takes them now; the newest are the ones that tell why.
+            // Nobody reads them now; the newest ones say why.
             while outbound.lines_bytes > ROOM_BYTES
                 && let Some(oldest) = outbound.lines.pop_front()
             {
@@ -107,7 +107,7 @@ impl Connection {
         }
     }
 
-    /// Whether more may be sent by those who can wait.
+    /// Whether callers that can wait may send more.
     pub(crate) fn has_room(&self) -> bool {
         let outbound = self.outbound();
         outbound.stream.is_none() || outbound.queued_bytes + outbound.lines_bytes < ROOM_BYTES
@@ -125,7 +125,7 @@ impl Connection {
         }
     }
 
-    /// Write what waits, for as long as the connection lasts.
+    /// Write what waits, as long as the connection lasts.
     pub(crate) async fn write_out(&self) -> io::Result<()> {
         loop {
             let stream = {
@@ -164,12 +164,12 @@ impl Connection {
         }
     }
 
-    /// Write now what the kernel takes, and leave the rest to the writer.
+    /// Write what the kernel accepts now, and leave the rest to the writer.
     fn flush(&self, mut outbound: MutexGuard<'_, Outbound>) {
         let Some(stream) = outbound.stream.clone() else {
             return;
         };
-        // An error is the reader's to find: it sees the same break.
+        // An error is left to the reader, which sees the same break.
         let _ = outbound.write(&stream);
         if !outbound.queue.is_empty() {
             drop(outbound);
@@ -178,7 +178,7 @@ impl Connection {
     }
 
     fn outbound(&self) -> MutexGuard<'_, Outbound> {
-        // What is inside is whole after every call, also one that panicked.
+        // The contents are consistent after every call, also after one that panicked.
         self.shared
             .outbound
             .lock()
@@ -205,7 +205,7 @@ impl Outbound {
         let mut rest = mem::take(&mut self.lines).into_iter().peekable();
         while rest.peek().is_some() {
             let mut bytes = 0;
-            // A frame's worth: more wait only after a time without a connection.
+            // One frame's worth: more wait only after a time without a connection.
             let lines = std::iter::from_fn(|| {
                 let line = rest.next_if(|_| bytes < LOG_BYTES)?;
                 bytes += cost(&line);

@@ -4,29 +4,29 @@ use super::proto::{Failure, failure::Origin};
 use super::{CODE_BYTES, TEXT_BYTES};
 
 impl Failure {
-    /// A platform's error, with one of the codes of `plexspaces_node.errors`.
+    /// An error of the platform, with one of the codes of `plexspaces_node.errors`.
     pub(crate) fn platform(code: &str, message: impl Into<String>) -> Self {
         Self::new(Origin::Platform, code, message)
     }
 
-    /// What the application itself answered.
+    /// The application's own error.
     pub(crate) fn actor(code: &str, message: impl Into<String>) -> Self {
         Self::new(Origin::Actor, code, message)
     }
 
-    /// What the application's WebAssembly trapped with.
+    /// A trap of the application's WebAssembly.
     pub(crate) fn trap(code: &str, message: impl Into<String>) -> Self {
         Self::new(Origin::Trap, code, message)
     }
 
-    /// The failure, with what helps.
+    /// The failure, with a hint.
     #[must_use]
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = cut(hint.into(), TEXT_BYTES);
         self
     }
 
-    /// The failure, which the same message may not meet again.
+    /// The failure, for a message that may succeed if it is sent again.
     #[must_use]
     pub(crate) fn retryable(mut self) -> Self {
         self.retryable = true;
@@ -43,7 +43,7 @@ impl Failure {
     }
 }
 
-/// Return the text, or its beginning and a mark when it is longer than so many bytes.
+/// Return the text, or its beginning and a mark if it is longer than this many bytes.
 pub(crate) fn cut(mut text: String, limit_bytes: usize) -> String {
     const MARK: &str = " …";
     if text.len() > limit_bytes {

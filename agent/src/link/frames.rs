@@ -10,32 +10,32 @@ use super::{HEAD_LIMIT_BYTES, MAX_MESSAGE_LIMIT_BYTES};
 /// Two little-endian u32: the lengths of head and body.
 const PREFIX_BYTES: usize = 8;
 
-/// What came is no frame; the connection cannot go on.
+/// The bytes received are not a frame; the connection cannot continue.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub(crate) enum LinkBroken {
-    /// A head longer than any.
+    /// A head that is too long.
     #[error("a head of {0} bytes is over the limit of {HEAD_LIMIT_BYTES}")]
     LongHead(usize),
-    /// A body longer than any.
+    /// A body that is too long.
     #[error("a body of {0} bytes is over the limit of {MAX_MESSAGE_LIMIT_BYTES}")]
     LongBody(usize),
-    /// A head that the schema does not know.
+    /// A head that does not match the schema.
     #[error("not a frame of a node: {0}")]
     NoFrame(String),
 }
 
-/// What came from the node.
+/// A frame from the node.
 #[derive(Debug)]
 pub(crate) struct Received {
     /// The frame.
     pub(crate) frame: from_node::Frame,
-    /// Its body; empty where that was not taken.
+    /// Its body; empty if it was not kept.
     pub(crate) body: Bytes,
-    /// The length of a body for which there was no memory: it is read and thrown away.
+    /// The length of a body for which there was no memory: it is read and discarded.
     pub(crate) refused: Option<usize>,
 }
 
-/// A body up to this length is taken without a look at the memory.
+/// A body up to this length is accepted without checking the memory.
 const UNCHECKED_BYTES: usize = 256 * 1024;
 
 /// Cuts a byte stream into frames.
@@ -44,14 +44,14 @@ const UNCHECKED_BYTES: usize = 256 * 1024;
 #[derive(Debug, Default)]
 pub(crate) struct FrameBuffer {
     buffer: BytesMut,
-    /// Of a body that is thrown away, what has yet to come.
+    /// How much of a body that is discarded has yet to arrive.
     skipping: usize,
-    /// There is memory for the body at hand.
+    /// There is memory for the current body.
     fits: bool,
 }
 
 impl FrameBuffer {
-    /// The buffer to read into, with room for what the frame at hand still lacks.
+    /// The buffer to read into, with room for the missing part of the current frame.
     pub(crate) fn room(&mut self, at_least: usize) -> &mut BytesMut {
         let lacking = match self.lengths() {
             Some((head, body)) if self.skipping == 0 && self.fits => {
@@ -63,10 +63,9 @@ impl FrameBuffer {
         &mut self.buffer
     }
 
-    /// Take the next frame that is whole, if one is.
+    /// Take the next complete frame, if there is one.
     ///
-    /// `fits` tells whether there is memory for a long body; where there is not, the frame comes
-    /// without it.
+    /// `fits` returns whether there is memory for a long body. If not, the frame comes without it.
     pub(crate) fn next(
         &mut self,
         fits: impl Fn(usize) -> bool,
@@ -106,7 +105,7 @@ impl FrameBuffer {
         self.fits = false;
         let body = self.buffer.split_to(body).freeze();
         if self.buffer.is_empty() && body.len() > UNCHECKED_BYTES {
-            // What is left would hold all of the long body's memory.
+            // What is left would keep all the memory of the long body.
             self.buffer = BytesMut::new();
         }
         Ok(Some(Received {
@@ -133,9 +132,9 @@ fn decode(head: Bytes) -> Result<from_node::Frame, LinkBroken> {
         .ok_or_else(|| LinkBroken::NoFrame("it is empty".to_owned()))
 }
 
-/// Make the bytes of a frame up to its body, which follows them on the stream.
+/// Make the bytes of a frame up to its body, which follows on the stream.
 ///
-/// A frame longer than 4 GiB cannot be made: heads and bodies are bounded where they come from.
+/// A frame longer than 4 GiB cannot be made: heads and bodies are limited where they originate.
 pub(crate) fn head_of(frame: from_agent::Frame, body_length: usize) -> Bytes {
     let message = FromAgent { frame: Some(frame) };
     let length = message.encoded_len();

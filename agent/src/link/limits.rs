@@ -1,6 +1,6 @@
-//! What is agreed of the link: its generation, and how long things may be.
+//! What both ends of the link agree on: its generation and its limits.
 
-/// Of the link; another one is refused at the handshake.
+/// The link's generation; another one is refused at the handshake.
 pub(crate) const GENERATION: u32 = 3;
 
 /// The longest head of a frame.
@@ -12,7 +12,7 @@ pub(crate) const PART_BYTES: usize = 1024 * 1024;
 /// The longest message any node allows.
 pub(crate) const MAX_MESSAGE_LIMIT_BYTES: usize = 256 * 1024 * 1024;
 
-/// The longest text of an error or a line of the log; a longer one is cut and marked.
+/// The longest text of an error or a log line; a longer one is cut and marked.
 pub(crate) const TEXT_BYTES: usize = 16 * 1024;
 
 /// The longest code of an actor's error, and the longest type of a message.

@@ -1,6 +1,6 @@
-//! The link to the node: its frames, as `proto/plexspaces/link/v3/link.proto` has them.
+//! The link to the node, with the frames of `proto/plexspaces/link/v3/link.proto`.
 //!
-//! `frames` cuts a byte stream into frames and makes bytes of them, `stream` is the byte stream,
+//! `frames` cuts a byte stream into frames and serialises them, `stream` is the byte stream,
 //! `connection` one connection of it with what waits to be sent.
 
 pub(crate) mod connection;

@@ -1,9 +1,9 @@
-//! The filter of system calls: what is left to an agent whose artifact is mapped.
+//! The system call filter of an agent whose artifact is mapped.
 //!
-//! Two lists. What is on neither fails with EPERM, and the agent or the application it runs goes on:
-//! a library's harmless question, or an application's attempt to open a socket, must not end a
-//! machine. What no library of the agent's ever asks for ends the machine at once: whoever asks is
-//! not the agent any more.
+//! There are two lists. A call on neither of them fails with EPERM, and the agent and its
+//! application continue: a library's harmless question, or an application's attempt to open a
+//! socket, must not end a machine. Calls that no library of the agent ever makes end the machine at
+//! once: whoever makes them is not the agent any more.
 
 use std::collections::BTreeMap;
 
@@ -16,9 +16,9 @@ use super::HoldError;
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// Nothing is asked about their arguments.
+/// Allowed with any arguments.
 const ALLOWED: &[i64] = &[
-    // Memory; where it may be executed is asked about below.
+    // Memory; executable mappings are checked below.
     libc::SYS_munmap,
     libc::SYS_mremap,
     libc::SYS_madvise,
@@ -36,12 +36,12 @@ const ALLOWED: &[i64] = &[
     libc::SYS_exit,
     libc::SYS_exit_group,
     libc::SYS_restart_syscall,
-    // Signals to itself: a trap of WebAssembly is one.
+    // Signals to itself: WebAssembly traps use them.
     libc::SYS_rt_sigaction,
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
     libc::SYS_sigaltstack,
-    // What is open already.
+    // Descriptors that are already open.
     libc::SYS_read,
     libc::SYS_write,
     libc::SYS_readv,
@@ -57,7 +57,7 @@ const ALLOWED: &[i64] = &[
     libc::SYS_epoll_pwait2,
     libc::SYS_ppoll,
     libc::SYS_eventfd2,
-    // Time and chance.
+    // Time and random numbers.
     libc::SYS_clock_gettime,
     libc::SYS_clock_getres,
     libc::SYS_clock_nanosleep,
@@ -72,7 +72,7 @@ const ALLOWED_BY_ITS_OLD_NAME: &[i64] = &[libc::SYS_epoll_wait, libc::SYS_poll, 
 #[cfg(not(target_arch = "x86_64"))]
 const ALLOWED_BY_ITS_OLD_NAME: &[i64] = &[];
 
-/// Asked for by nobody who is the agent.
+/// The agent never makes these.
 const FATAL: &[i64] = &[
     libc::SYS_execve,
     libc::SYS_execveat,
@@ -110,19 +110,19 @@ const FATAL: &[i64] = &[
     libc::SYS_personality,
 ];
 
-/// What of `clone` a thread has; a process of its own has none of it.
+/// The flags of `clone` for a thread; a new process has none of them.
 const THREAD: u64 = (libc::CLONE_THREAD | libc::CLONE_VM | libc::CLONE_SIGHAND) as u64;
 
-/// Filter the system calls of all threads, now and to come; return false where this kernel cannot.
+/// Filter the system calls of all threads, present and future. Returns false if this kernel cannot.
 pub(crate) fn restrict() -> Result<bool, HoldError> {
-    // The one that leaves the least comes last: by the others another can still be installed.
+    // The strictest filter comes last, because the others still allow installing another one.
     for program in programs()? {
         match seccompiler::apply_filter_all_threads(&program) {
             Ok(()) => {}
             Err(seccompiler::Error::Seccomp(error))
                 if matches!(
                     error.raw_os_error(),
-                    // The last where a filter around this process, a container's, forbids it.
+                    // The last one, if a filter around this process (a container's) forbids it.
                     Some(libc::ENOSYS | libc::EINVAL | libc::EPERM)
                 ) =>
             {
@@ -142,7 +142,7 @@ fn programs() -> Result<[BpfProgram; 3], BackendError> {
             SeccompAction::Allow,
             SeccompAction::KillProcess,
         )?,
-        // Its flags lie in memory, where no filter sees them; the C library then takes `clone`.
+        // Its flags are in memory, where filters cannot see them; the C library then uses `clone`.
         filter(
             [(libc::SYS_clone3, Vec::new())].into(),
             SeccompAction::Allow,
@@ -168,15 +168,15 @@ fn filter(
 fn allowed(own: u64) -> Result<Rules, BackendError> {
     let plain = ALLOWED.iter().chain(ALLOWED_BY_ITS_OLD_NAME);
     let mut rules: Rules = plain.map(|number| (*number, Vec::new())).collect();
-    // Executable memory the first filter kills for. What is shared, or grows by itself as a stack
-    // does, the limit on data would not count.
+    // The first filter kills on executable memory. The limit on data does not count shared memory,
+    // or memory that grows by itself like a stack.
     let kinds = (libc::MAP_TYPE | libc::MAP_GROWSDOWN) as u64;
     rules.insert(
         libc::SYS_mmap,
         vec![rule([of_kind(3, kinds, libc::MAP_PRIVATE as u64)?])?],
     );
     rules.insert(libc::SYS_mprotect, Vec::new());
-    // `abort` ends the process so, after a panic.
+    // `abort` ends the process like this after a panic.
     rules.insert(libc::SYS_tgkill, vec![rule([equal(0, own)?])?]);
     rules.insert(libc::SYS_clone, vec![rule([has(0, THREAD)?])?]);
     rules.insert(libc::SYS_clone3, Vec::new());
@@ -184,7 +184,7 @@ fn allowed(own: u64) -> Result<Rules, BackendError> {
         libc::SYS_prctl,
         vec![rule([equal(0, libc::PR_SET_NAME as u64)?])?],
     );
-    // To read limits, not to set any: the C library asks how long a stack may become.
+    // To read limits, not to set any: the C library asks how long a stack can become.
     rules.insert(libc::SYS_prlimit64, vec![rule([equal(0, 0)?, null(2)?])?]);
     let questions = [
         libc::F_GETFD,

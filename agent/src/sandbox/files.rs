@@ -1,4 +1,4 @@
-//! Landlock: which files, ports and processes the agent can reach, whoever it is.
+//! Landlock: which files, ports and processes the agent can reach, whichever user it is.
 
 use std::path::Path;
 
@@ -9,13 +9,13 @@ use landlock::{
 
 use super::HoldError;
 
-/// The newest that is asked for; an older kernel gives what it has of it.
+/// The newest version that is asked for; an older kernel provides what it has of it.
 const NEWEST: ABI = ABI::V7;
 
-/// Leave this process, all of whose threads are to come, nothing but to read files in `directory`.
+/// Restrict this process, all of whose threads start later, to reading files in `directory`.
 ///
-/// No TCP, and no signal to and no abstract socket of a process outside. Returns which of it this
-/// kernel lacks.
+/// No TCP, and no signals or abstract sockets to processes outside. Returns which of these this
+/// kernel does not support.
 pub(crate) fn restrict(directory: &Path) -> Result<Vec<&'static str>, HoldError> {
     let status = Ruleset::default()
         .handle_access(AccessFs::from_all(NEWEST))?
@@ -30,10 +30,10 @@ pub(crate) fn restrict(directory: &Path) -> Result<Vec<&'static str>, HoldError>
     Ok(missing(&status))
 }
 
-/// Leave this thread, and what it starts, no file at all.
+/// Deny this thread, and the threads it starts, all files.
 ///
-/// The other threads there are keep the machine's own, as far as no filter of system calls closes
-/// it: a kernel before 7.0 has no way to restrict them from here.
+/// The other threads keep access to the machine's own files, unless the system call filter denies
+/// it: kernels before 7.0 cannot restrict them from here.
 pub(crate) fn close_directory() -> Result<(), HoldError> {
     Ruleset::default()
         .handle_access(AccessFs::from_all(NEWEST))?

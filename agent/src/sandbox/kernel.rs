@@ -1,7 +1,7 @@
-//! Calls of the kernel by which a process gives up rights.
+//! System calls by which a process gives up rights.
 //!
-//! One of the places where the crate may be `unsafe`: each block is one call with arguments that
-//! this file makes.
+//! One of the places where the crate uses `unsafe`: each block is one call with arguments that this
+//! file makes.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -9,10 +9,10 @@ use std::ptr::null;
 
 use crate::system::checked;
 
-/// What `setrlimit` takes: the C library's own type for it differs from one to the other.
+/// The argument of `setrlimit`: its type differs between C libraries.
 pub(crate) type Resource = libc::__rlimit_resource_t;
 
-/// `_LINUX_CAPABILITY_VERSION_3`, with two words a set.
+/// `_LINUX_CAPABILITY_VERSION_3`, with two words per set.
 const CAPABILITY_VERSION: u32 = 0x2008_0522;
 const LAST_POSSIBLE_CAPABILITY: libc::c_ulong = 63;
 
@@ -30,28 +30,29 @@ struct CapabilitySets {
     inheritable: u32,
 }
 
-/// Have the kernel kill this process when the thread that started it ends.
+/// Make the kernel kill this process when the thread that started it ends.
 pub(crate) fn die_with_parent() -> io::Result<()> {
     // SAFETY: plain integers.
     checked(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
     Ok(())
 }
 
-/// Gain nothing by executing a program, ever.
+/// Never gain privileges by executing a program.
 pub(crate) fn forbid_new_privileges() -> io::Result<()> {
     // SAFETY: plain integers; the unused ones must be 0.
     checked(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
     Ok(())
 }
 
-/// Keep processes of the same user from tracing this one and from reading what is root's in /proc.
+/// Keep processes of the same user from tracing this one, and from reading what belongs to root in
+/// /proc.
 pub(crate) fn forbid_inspection() -> io::Result<()> {
     // SAFETY: plain integers; the unused ones must be 0.
     checked(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) })?;
     Ok(())
 }
 
-/// Get an error where a file would become too long, and no signal.
+/// If a file would become too long, get an error and no signal.
 pub(crate) fn ignore_file_limit_signal() -> io::Result<()> {
     // SAFETY: no function of ours is registered.
     if unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) } == libc::SIG_ERR {
@@ -60,7 +61,7 @@ pub(crate) fn ignore_file_limit_signal() -> io::Result<()> {
     Ok(())
 }
 
-/// Set a limit for good; one that is lower already stays.
+/// Set a limit permanently. A limit that is already lower stays.
 pub(crate) fn set_limit(resource: Resource, most: u64) -> io::Result<()> {
     let most = most.min(limit(resource)?.rlim_max);
     let wanted = libc::rlimit {
@@ -72,7 +73,7 @@ pub(crate) fn set_limit(resource: Resource, most: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Return what a limit is now; None when there is none.
+/// Return the current limit; None if there is none.
 pub(crate) fn limit_now(resource: Resource) -> io::Result<Option<u64>> {
     let now = limit(resource)?.rlim_cur;
     Ok((now != libc::RLIM_INFINITY).then_some(now))
@@ -88,15 +89,15 @@ fn limit(resource: Resource) -> io::Result<libc::rlimit> {
     Ok(found)
 }
 
-/// Whether this process may do what only root may.
+/// Whether this process has root's rights.
 pub(crate) fn is_root() -> bool {
     // SAFETY: no arguments.
     unsafe { libc::geteuid() == 0 }
 }
 
-/// Take from this process the capabilities that a program it executes could have.
+/// Drop the capabilities that a program executed by this process could have.
 ///
-/// Says nothing where it is not allowed: without new privileges there are none to be had that way.
+/// Not being allowed to is no error: without new privileges there are none to get that way.
 pub(crate) fn drop_bounding_set() {
     for capability in 0..=LAST_POSSIBLE_CAPABILITY {
         // SAFETY: plain integers; the unused ones must be 0.
@@ -106,7 +107,7 @@ pub(crate) fn drop_bounding_set() {
     }
 }
 
-/// Become a user and its group, in no other group, for good.
+/// Become a user and its group, in no other group, permanently.
 pub(crate) fn become_user(id: u32) -> io::Result<()> {
     // SAFETY: a list of no groups.
     checked(unsafe { libc::setgroups(0, null()) })?;
@@ -136,7 +137,7 @@ pub(crate) fn drop_capabilities() -> io::Result<()> {
     Ok(())
 }
 
-/// End this process at once, and nothing on the way.
+/// End this process at once, without running any cleanup.
 #[cfg(test)]
 pub(crate) fn leave(status: i32) -> ! {
     // SAFETY: does not return, and runs nothing of ours.

@@ -61,7 +61,7 @@ IsolationOption = Annotated[
     ),
 ]
 
-_ARGUMENTS = "plexspaces arguments"
+_ARGUMENTS = "plexspaces.arguments"
 
 
 def check_isolation(level: str | None) -> None:

@@ -1,4 +1,4 @@
-//! Modules and components within each other: what each has, and what it takes when instantiated.
+//! Nested modules and components: what each has, and what it needs when it is instantiated.
 
 use wasmparser::{
     ComponentAlias, ComponentExternalKind, ComponentInstance, ComponentOuterAliasKind,
@@ -14,7 +14,7 @@ const MOST_LEVELS: usize = 16;
 /// Pages of 64 KiB, unless a memory says otherwise.
 const PAGE_SIZE_LOG2: u32 = 16;
 
-/// What is open, the outermost first; at the end the outermost alone.
+/// The open levels, the outermost first; at the end only the outermost is left.
 pub(super) struct Levels {
     open: Vec<Level>,
     outermost: Level,
@@ -22,8 +22,8 @@ pub(super) struct Levels {
     exports: Vec<String>,
 }
 
-/// A module or component. Its spaces of indices hold what instances of each thing take, or `None`
-/// where that is not known: imported ones may be anything.
+/// A module or component. Its index spaces hold what instances of each item need, or `None` if that
+/// is not known, as for imports.
 #[derive(Default)]
 struct Level {
     is_component: bool,
@@ -47,12 +47,12 @@ impl Levels {
         self.open.is_empty()
     }
 
-    /// What an instance of the outermost takes.
+    /// What an instance of the outermost level needs.
     pub(super) fn demand(&self) -> Demand {
         self.outermost.demand
     }
 
-    /// What the outermost imports; a core module's imports by their modules, sorted.
+    /// What the outermost level imports; a core module's imports by module, sorted.
     pub(super) fn imports(&self, is_component: bool) -> Vec<String> {
         let mut imports = self.imports.clone();
         if !is_component {
@@ -62,12 +62,12 @@ impl Levels {
         imports
     }
 
-    /// What the outermost exports.
+    /// What the outermost level exports.
     pub(super) fn exports(&self) -> Vec<String> {
         self.exports.clone()
     }
 
-    /// Take a part of the file in; the outer error is of a file that cannot be read.
+    /// Process a part of the file. The outer error is for a file that cannot be read.
     pub(super) fn see(
         &mut self,
         payload: &Payload<'_>,

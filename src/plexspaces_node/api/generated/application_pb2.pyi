@@ -3,10 +3,10 @@
 isort:skip_file
 The contract between a client and a node.
 
-Errors are gRPC statuses with a google.rpc.Status in grpc-status-details-bin holding one
+Errors are gRPC statuses with a google.rpc.Status in grpc-status-details-bin that holds one
 google.rpc.ErrorInfo: domain "plexspaces", reason the error's code, metadata "hint" and "step".
-What an actor itself did wrong is not an RPC error: see InvokeResponse.failure.
-All times are wall time in nanoseconds, measured, never estimated.
+An actor's own failure is not an RPC error: see InvokeResponse.failure. All times are measured
+wall time in nanoseconds.
 """
 
 from collections import abc as _abc
@@ -75,20 +75,20 @@ class Vm(_message.Message):
     isolation: _builtins.str
     """The driver: firecracker, qemu or process."""
     socket: _builtins.str
-    """The unix socket of its link, on the node's machine."""
+    """The unix socket of its link, on the node's host."""
     started_unix_ns: _builtins.int
     rss_bytes: _builtins.int
-    """What the machine costs its host now; 0 when it cannot be measured."""
+    """The resources that the VM uses on its host now; 0 if they cannot be measured."""
     cpu_ns: _builtins.int
     application: _builtins.str
-    """The name of the application it runs, empty while it runs none."""
+    """The name of the application it runs, or empty."""
     uptime_ns: _builtins.int
-    """Since its agent said hello, by the node's clock; 0 before."""
+    """Since its agent connected, by the node's clock; 0 before that."""
     @_builtins.property
     def config(self) -> Global___VmConfig: ...
     @_builtins.property
     def missing_walls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What is to hold its agent and this host's kernel does not have, for example "Landlock"."""
+        """The walls of its agent that the host's kernel does not support, for example "Landlock"."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ Global___Vm: _TypeAlias = Vm  # noqa: Y015
 
 @_typing.final
 class PhaseTimings(_message.Message):
-    """How long each phase of a deploy took; a phase that was not run is 0."""
+    """How long each phase of a deploy took; 0 for a phase that did not run."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -128,7 +128,8 @@ class PhaseTimings(_message.Message):
     TOTAL_NS_FIELD_NUMBER: _builtins.int
     upload_ns: _builtins.int
     """Of the upload that this client made for the deploy, from its first chunk until the artifact was
-    verified and on disk; 0 if the node had the artifact.
+    The upload by this client for the deploy, from its first chunk until the artifact is verified
+    and on disk; 0 if the node already had the artifact.
     """
     compile_ns: _builtins.int
     compile_cached: _builtins.bool
@@ -188,7 +189,7 @@ class Application(_message.Message):
     """SHA-256 of the artifact, in hex."""
     created_unix_ns: _builtins.int
     restarts: _builtins.int
-    """Machines started anew since the deploy because one ended by itself."""
+    """How many VMs were started since the deploy to replace one that had ended by itself."""
     last_error: _builtins.str
     """Why it is Restarting or Failed, else empty."""
     concurrency: _builtins.int
@@ -197,7 +198,7 @@ class Application(_message.Message):
     def config(self) -> Global___VmConfig: ...
     @_builtins.property
     def vm(self) -> Global___Vm:
-        """Absent while the application has no machine."""
+        """Missing while the application has no VM."""
 
     @_builtins.property
     def timings(self) -> Global___PhaseTimings: ...
@@ -205,7 +206,7 @@ class Application(_message.Message):
     def counters(self) -> Global___Counters: ...
     @_builtins.property
     def args(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Of a command, after its name."""
+        """A command's arguments after its name."""
 
     def __init__(
         self,
@@ -250,7 +251,7 @@ class Counters(_message.Message):
     failures: _builtins.int
     compute_ns: _builtins.int
     coordinate_ns: _builtins.int
-    """From the node receiving a message to its reply, less compute."""
+    """From receiving a message to its reply, without compute."""
     in_flight: _builtins.int
     def __init__(
         self,
@@ -311,7 +312,7 @@ class InspectNodeResponse(_message.Message):
     max_vcpus: _builtins.int
     started_unix_ns: _builtins.int
     overhead_mib: _builtins.int
-    """What of a Vm's memory its system and its agent take: the rest is the application's."""
+    """How much of a VM's memory its system and its agent use; the rest is for the application."""
     @_builtins.property
     def default_vm(self) -> Global___VmConfig: ...
     def __init__(
@@ -488,7 +489,7 @@ class DeployRequest(_message.Message):
     request_id: _builtins.str
     """Chosen by the client; a retry with the same id gets the same answer."""
     vm_id: _builtins.str
-    """An empty Vm to deploy into; empty means a new one."""
+    """An empty VM to deploy into; empty means a new one."""
     @_builtins.property
     @_deprecated("""This field has been marked as deprecated using proto field options.""")
     def upload_ns(self) -> _builtins.int:
@@ -500,25 +501,25 @@ class DeployRequest(_message.Message):
         """Ignored: the node measures the uploads that it receives."""
 
     replace: _builtins.bool
-    """An application of this name is replaced: stopped in good order and started from the new
-    artifact with its last snapshot, its keys and values and its log. It keeps its size, its
-    environment, its arguments and its concurrency where this message names none. When the new one
-    does not start, the old one is as it was, but for keys and values that the new one put before
-    it failed. Without an application of this name nothing is different.
+    """Replace the application of this name: stop it cleanly and start the new artifact with its last
+    snapshot, its keys and values and its log. It keeps its size, environment, arguments and
+    concurrency unless this message sets them. If the new version does not start, the old one is
+    restored; keys and values that the new one wrote before it failed stay. Without an application
+    of this name, this has no effect.
     """
     concurrency: _builtins.int
-    """How many messages a command handles at the same time, each in an instance of its own; 0 means
-    as many as it has vcpus. An actor handles one: more is refused.
+    """How many messages a command handles at the same time, each in its own instance; 0 means one per
+    virtual CPU. An actor handles one; more is refused.
     """
     @_builtins.property
     def config(self) -> Global___VmConfig: ...
     @_builtins.property
     def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """With the arguments at most 128 KiB."""
+        """Together with the arguments at most 128 KiB."""
 
     @_builtins.property
     def args(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """A command's arguments after its name, the same for every message; refused for an actor."""
+        """A command's arguments after its name, the same for every message. Refused for an actor."""
 
     def __init__(
         self,
@@ -551,8 +552,8 @@ class DeployResponse(_message.Message):
     PHASE_FIELD_NUMBER: _builtins.int
     APPLICATION_FIELD_NUMBER: _builtins.int
     phase: _builtins.str
-    """compile, stop (of what is replaced), vm or load: what has begun. The load includes the
-    actor's init.
+    """The phase that has begun: compile, stop (of the replaced version), vm or load. load includes
+    the actor's init.
     """
     @_builtins.property
     def application(self) -> Global___Application: ...
@@ -614,7 +615,7 @@ class StopRequest(_message.Message):
     FORCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     force: _builtins.bool
-    """Stopped also where its state cannot be saved: what changed since its last snapshot is lost."""
+    """Stop even if the state cannot be saved: changes since the last snapshot are lost."""
     def __init__(
         self,
         *,
@@ -700,7 +701,7 @@ class InvokeRequest(_message.Message):
     type: _builtins.str
     payload: _builtins.bytes
     timeout_ms: _builtins.int
-    """0 means what is left of the call's gRPC deadline, or the node's default without one."""
+    """0 means the rest of the call's gRPC deadline, or the node's default if there is none."""
     def __init__(
         self,
         *,
@@ -748,7 +749,7 @@ Global___InvokeResponse: _TypeAlias = InvokeResponse  # noqa: Y015
 
 @_typing.final
 class ActorFailure(_message.Message):
-    """The actor's own failure: the platform did its part."""
+    """The application's own failure: the platform worked."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -760,16 +761,16 @@ class ActorFailure(_message.Message):
         DESCRIPTOR: _descriptor.EnumDescriptor
         KIND_UNSPECIFIED: ActorFailure._Kind.ValueType  # 0
         KIND_FAILED: ActorFailure._Kind.ValueType  # 1
-        """The actor answered with its error record, or its command ended with a status not 0."""
+        """The actor returned its error record, or the command exited with a status other than 0."""
         KIND_TRAPPED: ActorFailure._Kind.ValueType  # 2
-        """Its WebAssembly trapped; it runs again from its last snapshot."""
+        """Its WebAssembly trapped; the actor was restarted from its last snapshot."""
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
     KIND_UNSPECIFIED: ActorFailure.Kind.ValueType  # 0
     KIND_FAILED: ActorFailure.Kind.ValueType  # 1
-    """The actor answered with its error record, or its command ended with a status not 0."""
+    """The actor returned its error record, or the command exited with a status other than 0."""
     KIND_TRAPPED: ActorFailure.Kind.ValueType  # 2
-    """Its WebAssembly trapped; it runs again from its last snapshot."""
+    """Its WebAssembly trapped; the actor was restarted from its last snapshot."""
 
     KIND_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
@@ -783,7 +784,7 @@ class ActorFailure(_message.Message):
     retryable: _builtins.bool
     hint: _builtins.str
     output: _builtins.bytes
-    """What a command wrote to stdout before it failed; empty for an actor's failure."""
+    """What a command wrote to stdout before it failed; empty for an actor."""
     def __init__(
         self,
         *,
@@ -811,13 +812,13 @@ class MessageTimings(_message.Message):
     WAIT_NS_FIELD_NUMBER: _builtins.int
     QUEUE_NS_FIELD_NUMBER: _builtins.int
     total_ns: _builtins.int
-    """From the node receiving the message to the reply being ready."""
+    """From receiving the message to the reply being ready."""
     compute_ns: _builtins.int
-    """Inside the actor's own code."""
+    """In the application's own code."""
     wait_ns: _builtins.int
-    """The actor waiting inside host calls."""
+    """Waiting in host calls."""
     queue_ns: _builtins.int
-    """In the mailbox."""
+    """Waiting in the mailbox."""
     def __init__(
         self,
         *,
@@ -925,7 +926,7 @@ class LogsRequest(_message.Message):
     name: _builtins.str
     follow: _builtins.bool
     tail: _builtins.int
-    """The most lines of the past; 0 means all that is kept."""
+    """How many of the past lines; 0 means all that are kept."""
     def __init__(
         self,
         *,
@@ -977,7 +978,7 @@ class StartVmRequest(_message.Message):
     VM_ID_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
     vm_id: _builtins.str
-    """Empty means the node chooses one."""
+    """Empty means the node chooses an id."""
     @_builtins.property
     def config(self) -> Global___VmConfig: ...
     def __init__(
@@ -1093,7 +1094,7 @@ class InspectVmRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """An application's name or a Vm's id; the application is meant where both are there."""
+    """An application's name or a VM's id. If both exist, the application is meant."""
     def __init__(
         self,
         *,
@@ -1140,16 +1141,16 @@ class InspectVmResponse(_message.Message):
     MEMORY_FIELD_NUMBER: _builtins.int
     MEMORY_UNKNOWN_FIELD_NUMBER: _builtins.int
     pid: _builtins.int
-    """Of the process on the node's machine that is the Vm; 0 when there is none."""
+    """The process on the node's host that is the VM; 0 if there is none."""
     console: _builtins.str
-    """The path of the console's log, on the node's machine."""
+    """The path of the console log on the node's host."""
     memory_unknown: _builtins.str
-    """Why the agent did not say."""
+    """Why the agent did not report its memory."""
     @_builtins.property
     def vm(self) -> Global___Vm: ...
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___InspectVmResponse.Step]:
-        """In the order in which they were done; those not done yet are missing."""
+        """In the order in which they ran; steps that have not run are missing."""
 
     @_builtins.property
     def memory(self) -> Global___VmMemory: ...
@@ -1175,7 +1176,7 @@ Global___InspectVmResponse: _TypeAlias = InspectVmResponse  # noqa: Y015
 
 @_typing.final
 class VmMemory(_message.Message):
-    """What an agent says of the memory around it."""
+    """What an agent reports about its memory."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1184,11 +1185,11 @@ class VmMemory(_message.Message):
     USED_BYTES_FIELD_NUMBER: _builtins.int
     AVAILABLE_BYTES_FIELD_NUMBER: _builtins.int
     guest: _builtins.bool
-    """Of the whole guest; otherwise of the agent's process alone, as there is no guest."""
+    """Whether this is a whole guest's memory; otherwise it is that of the agent's process alone."""
     total_bytes: _builtins.int
-    """What there is, for a process what its limit allows; 0 for no limit."""
+    """The total; for a process its limit, or 0 for no limit."""
     used_bytes: _builtins.int
-    """For a process what it has allocated."""
+    """For a process, what it has allocated."""
     available_bytes: _builtins.int
     def __init__(
         self,
@@ -1217,7 +1218,7 @@ class VmConsoleRequest(_message.Message):
     """As in InspectVmRequest."""
     follow: _builtins.bool
     tail: _builtins.int
-    """The most lines of the past; 0 means all that is kept."""
+    """How many of the past lines; 0 means all that are kept."""
     def __init__(
         self,
         *,

@@ -120,53 +120,53 @@ class ApplicationServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def InspectNode(self, request, context):
-        """What this node is: id, isolation level, limits.
+        """Describe this node: id, isolation level, limits.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FindArtifact(self, request, context):
-        """Whether the node has an artifact already, so that it need not be sent again.
+        """Whether the node already has an artifact, so that it need not be uploaded again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UploadArtifact(self, request_iterator, context):
-        """Send an artifact: first a header, then chunks of at most 1 MiB. The node checks the digest
-        and stores nothing when it differs or the stream ends early.
+        """Upload an artifact: first a header, then chunks of at most 1 MiB. The node checks the digest,
+        and stores nothing if it differs or the stream ends early.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Deploy(self, request, context):
-        """Deploy an uploaded artifact under a name. Streams the phase that has begun, and last the
-        application, once a message can be answered. The same request_id gives the same answer.
-        A name that is taken is refused unless the request replaces.
+        """Deploy an uploaded artifact under a name. Streams each phase as it begins, and finally the
+        application, once it can answer messages. The same request_id gives the same answer. A name
+        that is taken is refused unless the request replaces.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Undeploy(self, request, context):
-        """Remove an application: its Vm, its state, its log. Its artifact stays in the cache.
+        """Remove an application: its VM, its state and its log. Its artifact stays in the cache.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Stop(self, request, context):
-        """Stop an application: its last snapshot is kept, its Vm is gone. Idempotent. One whose state
-        cannot be saved runs on, unless the request says that it is to be stopped all the same.
+        """Stop an application: its state is saved and its VM removed. Idempotent. If its state cannot be
+        saved, it keeps running, unless the request forces the stop.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Start(self, request, context):
-        """Start a stopped or failed application again, from its last snapshot. Idempotent.
+        """Start a stopped or failed application from its last snapshot. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -180,58 +180,60 @@ class ApplicationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def List(self, request, context):
-        """All applications and empty Vms.
+        """List all applications and empty VMs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Inspect(self, request, context):
-        """One application, with its timings and counters.
+        """Describe one application, with its timings and counters.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Logs(self, request, context):
-        """What the actor logged and wrote, oldest first, then as it comes when follow is set.
+        """Return what the application logged and wrote, oldest first; with follow, also new lines
+        as they are written.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StartVm(self, request, context):
-        """Start an empty Vm: a machine with an agent and no application, for a later Deploy.
+        """Start an empty VM: a machine with an agent and no application, for a later Deploy.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StopVm(self, request, context):
-        """Stop an empty Vm and remove it; an application's Vm is stopped with Stop. Idempotent.
+        """Stop an empty VM and remove it. An application's VM is stopped with Stop. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListVms(self, request, context):
-        """Every Vm, whoever it is for: those with an application, empty ones, and those whose agent or
-        application is not ready yet, which are Starting.
+        """List every VM: those with an application, empty ones, and those whose agent or application is
+        not ready yet, which are Starting.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def InspectVm(self, request, context):
-        """One Vm, by its application's name or its own id, with what its agent says of its memory.
+        """Describe one VM, by its application's name or its own id, with what its agent reports about its
+        memory.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def VmConsole(self, request, context):
-        """What a Vm wrote to its console, oldest first, then as it comes when follow is set, until the
-        Vm is gone. Bytes as they were written: a guest's may hold anything.
+        """Return what a VM wrote to its console, oldest first; with follow, also new output until the VM
+        is gone. The bytes are as written: a guest can write anything.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -3,10 +3,10 @@
 isort:skip_file
 The contract between a client and a node.
 
-Errors are gRPC statuses with a google.rpc.Status in grpc-status-details-bin holding one
+Errors are gRPC statuses with a google.rpc.Status in grpc-status-details-bin that holds one
 google.rpc.ErrorInfo: domain "plexspaces", reason the error's code, metadata "hint" and "step".
-What an actor itself did wrong is not an RPC error: see InvokeResponse.failure.
-All times are wall time in nanoseconds, measured, never estimated.
+An actor's own failure is not an RPC error: see InvokeResponse.failure. All times are measured
+wall time in nanoseconds.
 """
 
 from collections import abc as _abc
@@ -38,94 +38,102 @@ class ApplicationServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ApplicationServiceAsyncStub: ...
     InspectNode: _grpc.UnaryUnaryMultiCallable[_application_pb2.InspectNodeRequest, _application_pb2.InspectNodeResponse]
-    """What this node is: id, isolation level, limits."""
+    """Describe this node: id, isolation level, limits."""
     FindArtifact: _grpc.UnaryUnaryMultiCallable[_application_pb2.FindArtifactRequest, _application_pb2.FindArtifactResponse]
-    """Whether the node has an artifact already, so that it need not be sent again."""
+    """Whether the node already has an artifact, so that it need not be uploaded again."""
     UploadArtifact: _grpc.StreamUnaryMultiCallable[_application_pb2.UploadArtifactRequest, _application_pb2.UploadArtifactResponse]
-    """Send an artifact: first a header, then chunks of at most 1 MiB. The node checks the digest
-    and stores nothing when it differs or the stream ends early.
+    """Upload an artifact: first a header, then chunks of at most 1 MiB. The node checks the digest,
+    and stores nothing if it differs or the stream ends early.
     """
     Deploy: _grpc.UnaryStreamMultiCallable[_application_pb2.DeployRequest, _application_pb2.DeployResponse]
-    """Deploy an uploaded artifact under a name. Streams the phase that has begun, and last the
-    application, once a message can be answered. The same request_id gives the same answer.
-    A name that is taken is refused unless the request replaces.
+    """Deploy an uploaded artifact under a name. Streams each phase as it begins, and finally the
+    application, once it can answer messages. The same request_id gives the same answer. A name
+    that is taken is refused unless the request replaces.
     """
     Undeploy: _grpc.UnaryUnaryMultiCallable[_application_pb2.UndeployRequest, _application_pb2.UndeployResponse]
-    """Remove an application: its Vm, its state, its log. Its artifact stays in the cache."""
+    """Remove an application: its VM, its state and its log. Its artifact stays in the cache."""
     Stop: _grpc.UnaryUnaryMultiCallable[_application_pb2.StopRequest, _application_pb2.StopResponse]
-    """Stop an application: its last snapshot is kept, its Vm is gone. Idempotent. One whose state
-    cannot be saved runs on, unless the request says that it is to be stopped all the same.
+    """Stop an application: its state is saved and its VM removed. Idempotent. If its state cannot be
+    saved, it keeps running, unless the request forces the stop.
     """
     Start: _grpc.UnaryUnaryMultiCallable[_application_pb2.StartRequest, _application_pb2.StartResponse]
-    """Start a stopped or failed application again, from its last snapshot. Idempotent."""
+    """Start a stopped or failed application from its last snapshot. Idempotent."""
     Invoke: _grpc.UnaryUnaryMultiCallable[_application_pb2.InvokeRequest, _application_pb2.InvokeResponse]
     """Send a message and wait for the reply."""
     List: _grpc.UnaryUnaryMultiCallable[_application_pb2.ListRequest, _application_pb2.ListResponse]
-    """All applications and empty Vms."""
+    """List all applications and empty VMs."""
     Inspect: _grpc.UnaryUnaryMultiCallable[_application_pb2.InspectRequest, _application_pb2.InspectResponse]
-    """One application, with its timings and counters."""
+    """Describe one application, with its timings and counters."""
     Logs: _grpc.UnaryStreamMultiCallable[_application_pb2.LogsRequest, _application_pb2.LogsResponse]
-    """What the actor logged and wrote, oldest first, then as it comes when follow is set."""
+    """Return what the application logged and wrote, oldest first; with follow, also new lines
+    as they are written.
+    """
     StartVm: _grpc.UnaryUnaryMultiCallable[_application_pb2.StartVmRequest, _application_pb2.StartVmResponse]
-    """Start an empty Vm: a machine with an agent and no application, for a later Deploy."""
+    """Start an empty VM: a machine with an agent and no application, for a later Deploy."""
     StopVm: _grpc.UnaryUnaryMultiCallable[_application_pb2.StopVmRequest, _application_pb2.StopVmResponse]
-    """Stop an empty Vm and remove it; an application's Vm is stopped with Stop. Idempotent."""
+    """Stop an empty VM and remove it. An application's VM is stopped with Stop. Idempotent."""
     ListVms: _grpc.UnaryUnaryMultiCallable[_application_pb2.ListVmsRequest, _application_pb2.ListVmsResponse]
-    """Every Vm, whoever it is for: those with an application, empty ones, and those whose agent or
-    application is not ready yet, which are Starting.
+    """List every VM: those with an application, empty ones, and those whose agent or application is
+    not ready yet, which are Starting.
     """
     InspectVm: _grpc.UnaryUnaryMultiCallable[_application_pb2.InspectVmRequest, _application_pb2.InspectVmResponse]
-    """One Vm, by its application's name or its own id, with what its agent says of its memory."""
+    """Describe one VM, by its application's name or its own id, with what its agent reports about its
+    memory.
+    """
     VmConsole: _grpc.UnaryStreamMultiCallable[_application_pb2.VmConsoleRequest, _application_pb2.VmConsoleResponse]
-    """What a Vm wrote to its console, oldest first, then as it comes when follow is set, until the
-    Vm is gone. Bytes as they were written: a guest's may hold anything.
+    """Return what a VM wrote to its console, oldest first; with follow, also new output until the VM
+    is gone. The bytes are as written: a guest can write anything.
     """
 
 @_typing.type_check_only
 class ApplicationServiceAsyncStub(ApplicationServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     InspectNode: _aio.UnaryUnaryMultiCallable[_application_pb2.InspectNodeRequest, _application_pb2.InspectNodeResponse]  # type: ignore[assignment]
-    """What this node is: id, isolation level, limits."""
+    """Describe this node: id, isolation level, limits."""
     FindArtifact: _aio.UnaryUnaryMultiCallable[_application_pb2.FindArtifactRequest, _application_pb2.FindArtifactResponse]  # type: ignore[assignment]
-    """Whether the node has an artifact already, so that it need not be sent again."""
+    """Whether the node already has an artifact, so that it need not be uploaded again."""
     UploadArtifact: _aio.StreamUnaryMultiCallable[_application_pb2.UploadArtifactRequest, _application_pb2.UploadArtifactResponse]  # type: ignore[assignment]
-    """Send an artifact: first a header, then chunks of at most 1 MiB. The node checks the digest
-    and stores nothing when it differs or the stream ends early.
+    """Upload an artifact: first a header, then chunks of at most 1 MiB. The node checks the digest,
+    and stores nothing if it differs or the stream ends early.
     """
     Deploy: _aio.UnaryStreamMultiCallable[_application_pb2.DeployRequest, _application_pb2.DeployResponse]  # type: ignore[assignment]
-    """Deploy an uploaded artifact under a name. Streams the phase that has begun, and last the
-    application, once a message can be answered. The same request_id gives the same answer.
-    A name that is taken is refused unless the request replaces.
+    """Deploy an uploaded artifact under a name. Streams each phase as it begins, and finally the
+    application, once it can answer messages. The same request_id gives the same answer. A name
+    that is taken is refused unless the request replaces.
     """
     Undeploy: _aio.UnaryUnaryMultiCallable[_application_pb2.UndeployRequest, _application_pb2.UndeployResponse]  # type: ignore[assignment]
-    """Remove an application: its Vm, its state, its log. Its artifact stays in the cache."""
+    """Remove an application: its VM, its state and its log. Its artifact stays in the cache."""
     Stop: _aio.UnaryUnaryMultiCallable[_application_pb2.StopRequest, _application_pb2.StopResponse]  # type: ignore[assignment]
-    """Stop an application: its last snapshot is kept, its Vm is gone. Idempotent. One whose state
-    cannot be saved runs on, unless the request says that it is to be stopped all the same.
+    """Stop an application: its state is saved and its VM removed. Idempotent. If its state cannot be
+    saved, it keeps running, unless the request forces the stop.
     """
     Start: _aio.UnaryUnaryMultiCallable[_application_pb2.StartRequest, _application_pb2.StartResponse]  # type: ignore[assignment]
-    """Start a stopped or failed application again, from its last snapshot. Idempotent."""
+    """Start a stopped or failed application from its last snapshot. Idempotent."""
     Invoke: _aio.UnaryUnaryMultiCallable[_application_pb2.InvokeRequest, _application_pb2.InvokeResponse]  # type: ignore[assignment]
     """Send a message and wait for the reply."""
     List: _aio.UnaryUnaryMultiCallable[_application_pb2.ListRequest, _application_pb2.ListResponse]  # type: ignore[assignment]
-    """All applications and empty Vms."""
+    """List all applications and empty VMs."""
     Inspect: _aio.UnaryUnaryMultiCallable[_application_pb2.InspectRequest, _application_pb2.InspectResponse]  # type: ignore[assignment]
-    """One application, with its timings and counters."""
+    """Describe one application, with its timings and counters."""
     Logs: _aio.UnaryStreamMultiCallable[_application_pb2.LogsRequest, _application_pb2.LogsResponse]  # type: ignore[assignment]
-    """What the actor logged and wrote, oldest first, then as it comes when follow is set."""
+    """Return what the application logged and wrote, oldest first; with follow, also new lines
+    as they are written.
+    """
     StartVm: _aio.UnaryUnaryMultiCallable[_application_pb2.StartVmRequest, _application_pb2.StartVmResponse]  # type: ignore[assignment]
-    """Start an empty Vm: a machine with an agent and no application, for a later Deploy."""
+    """Start an empty VM: a machine with an agent and no application, for a later Deploy."""
     StopVm: _aio.UnaryUnaryMultiCallable[_application_pb2.StopVmRequest, _application_pb2.StopVmResponse]  # type: ignore[assignment]
-    """Stop an empty Vm and remove it; an application's Vm is stopped with Stop. Idempotent."""
+    """Stop an empty VM and remove it. An application's VM is stopped with Stop. Idempotent."""
     ListVms: _aio.UnaryUnaryMultiCallable[_application_pb2.ListVmsRequest, _application_pb2.ListVmsResponse]  # type: ignore[assignment]
-    """Every Vm, whoever it is for: those with an application, empty ones, and those whose agent or
-    application is not ready yet, which are Starting.
+    """List every VM: those with an application, empty ones, and those whose agent or application is
+    not ready yet, which are Starting.
     """
     InspectVm: _aio.UnaryUnaryMultiCallable[_application_pb2.InspectVmRequest, _application_pb2.InspectVmResponse]  # type: ignore[assignment]
-    """One Vm, by its application's name or its own id, with what its agent says of its memory."""
+    """Describe one VM, by its application's name or its own id, with what its agent reports about its
+    memory.
+    """
     VmConsole: _aio.UnaryStreamMultiCallable[_application_pb2.VmConsoleRequest, _application_pb2.VmConsoleResponse]  # type: ignore[assignment]
-    """What a Vm wrote to its console, oldest first, then as it comes when follow is set, until the
-    Vm is gone. Bytes as they were written: a guest's may hold anything.
+    """Return what a VM wrote to its console, oldest first; with follow, also new output until the VM
+    is gone. The bytes are as written: a guest can write anything.
     """
 
 class ApplicationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -135,7 +143,7 @@ class ApplicationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _application_pb2.InspectNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_application_pb2.InspectNodeResponse, _abc.Awaitable[_application_pb2.InspectNodeResponse]]:
-        """What this node is: id, isolation level, limits."""
+        """Describe this node: id, isolation level, limits."""
 
     @_abc_1.abstractmethod
     def FindArtifact(
@@ -143,7 +151,7 @@ class ApplicationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _application_pb2.FindArtifactRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_application_pb2.FindArtifactResponse, _abc.Awaitable[_application_pb2.FindArtifactResponse]]:
-        """Whether the node has an artifact already, so that it need not be sent again."""
+        """Whether the node already has an artifact, so that it need not be uploaded again."""
 
     @_abc_1.abstractmethod
     def UploadArtifact(
@@ -151,8 +159,8 @@ class ApplicationServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_application_pb2.UploadArtifactRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_application_pb2.UploadArtifactResponse, _abc.Awaitable[_application_pb2.UploadArtifactResponse]]:
-        """Send an artifact: first a header, then chunks of at most 1 MiB. The node checks the digest
-        and stores nothing when it differs or the stream ends early.
+        """Upload an artifact: first a header, then chunks of at most 1 MiB. The node checks the digest,
+        and stores nothing if it differs or the stream ends early.
         """
 
     @_abc_1.abstractmethod
@@ -161,9 +169,9 @@ class ApplicationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _application_pb2.DeployRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_application_pb2.DeployResponse], _abc.AsyncIterator[_application_pb2.DeployResponse]]:
-        """Deploy an uploaded artifact under a name. Streams the phase that has begun, and last the
-        application, once a message can be answered. The same request_id gives the same answer.
-        A name that is taken is refused unless the request replaces.
+        """Deploy an uploaded artifact under a name. Streams each phase as it begins, and finally the
+        application, once it can answer messages. The same request_id gives the same answer. A name
+        that is taken is refused unless the request replaces.
         """
 
     @_abc_1.abstractmethod
@@ -172,7 +180,7 @@ class ApplicationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _application_pb2.UndeployRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_application_pb2.UndeployResponse, _abc.Awaitable[_application_pb2.UndeployResponse]]:
-        """Remove an application: its Vm, its state, its log. Its artifact stays in the cache."""
+        """Remove an application: its VM, its state and its log. Its artifact stays in the cache."""
 
     @_abc_1.abstractmethod
     def Stop(
@@ -180,8 +188,8 @@ class ApplicationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _application_pb2.StopRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_application_pb2.StopResponse, _abc.Awaitable[_application_pb2.StopResponse]]:
-        """Stop an application: its last snapshot is kept, its Vm is gone. Idempotent. One whose state
-        cannot be saved runs on, unless the request says that it is to be stopped all the same.
+        """Stop an application: its state is saved and its VM removed. Idempotent. If its state cannot be
+        saved, it keeps running, unless the request forces the stop.
         """
 
     @_abc_1.abstractmethod
@@ -190,7 +198,7 @@ class ApplicationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _application_pb2.StartRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_application_pb2.StartResponse, _abc.Awaitable[_application_pb2.StartResponse]]:
-        """Start a stopped or failed application again, from its last snapshot. Idempotent."""
+        """Start a stopped or failed application from its last snapshot. Idempotent."""
 
     @_abc_1.abstractmethod
     def Invoke(
@@ -206,7 +214,7 @@ class ApplicationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _application_pb2.ListRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_application_pb2.ListResponse, _abc.Awaitable[_application_pb2.ListResponse]]:
-        """All applications and empty Vms."""
+        """List all applications and empty VMs."""
 
     @_abc_1.abstractmethod
     def Inspect(
@@ -214,7 +222,7 @@ class ApplicationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _application_pb2.InspectRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_application_pb2.InspectResponse, _abc.Awaitable[_application_pb2.InspectResponse]]:
-        """One application, with its timings and counters."""
+        """Describe one application, with its timings and counters."""
 
     @_abc_1.abstractmethod
     def Logs(
@@ -222,7 +230,9 @@ class ApplicationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _application_pb2.LogsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_application_pb2.LogsResponse], _abc.AsyncIterator[_application_pb2.LogsResponse]]:
-        """What the actor logged and wrote, oldest first, then as it comes when follow is set."""
+        """Return what the application logged and wrote, oldest first; with follow, also new lines
+        as they are written.
+        """
 
     @_abc_1.abstractmethod
     def StartVm(
@@ -230,7 +240,7 @@ class ApplicationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _application_pb2.StartVmRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_application_pb2.StartVmResponse, _abc.Awaitable[_application_pb2.StartVmResponse]]:
-        """Start an empty Vm: a machine with an agent and no application, for a later Deploy."""
+        """Start an empty VM: a machine with an agent and no application, for a later Deploy."""
 
     @_abc_1.abstractmethod
     def StopVm(
@@ -238,7 +248,7 @@ class ApplicationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _application_pb2.StopVmRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_application_pb2.StopVmResponse, _abc.Awaitable[_application_pb2.StopVmResponse]]:
-        """Stop an empty Vm and remove it; an application's Vm is stopped with Stop. Idempotent."""
+        """Stop an empty VM and remove it. An application's VM is stopped with Stop. Idempotent."""
 
     @_abc_1.abstractmethod
     def ListVms(
@@ -246,8 +256,8 @@ class ApplicationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _application_pb2.ListVmsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_application_pb2.ListVmsResponse, _abc.Awaitable[_application_pb2.ListVmsResponse]]:
-        """Every Vm, whoever it is for: those with an application, empty ones, and those whose agent or
-        application is not ready yet, which are Starting.
+        """List every VM: those with an application, empty ones, and those whose agent or application is
+        not ready yet, which are Starting.
         """
 
     @_abc_1.abstractmethod
@@ -256,7 +266,9 @@ class ApplicationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _application_pb2.InspectVmRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_application_pb2.InspectVmResponse, _abc.Awaitable[_application_pb2.InspectVmResponse]]:
-        """One Vm, by its application's name or its own id, with what its agent says of its memory."""
+        """Describe one VM, by its application's name or its own id, with what its agent reports about its
+        memory.
+        """
 
     @_abc_1.abstractmethod
     def VmConsole(
@@ -264,8 +276,8 @@ class ApplicationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _application_pb2.VmConsoleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_application_pb2.VmConsoleResponse], _abc.AsyncIterator[_application_pb2.VmConsoleResponse]]:
-        """What a Vm wrote to its console, oldest first, then as it comes when follow is set, until the
-        Vm is gone. Bytes as they were written: a guest's may hold anything.
+        """Return what a VM wrote to its console, oldest first; with follow, also new output until the VM
+        is gone. The bytes are as written: a guest can write anything.
         """
 
 def add_ApplicationServiceServicer_to_server(servicer: ApplicationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

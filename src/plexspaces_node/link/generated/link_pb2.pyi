@@ -3,12 +3,12 @@
 isort:skip_file
 The link between a node and the agent in a machine, generation 3.
 
-One byte stream a machine. A frame is two little-endian u32, the lengths of head and body, then
+One byte stream per machine. A frame is two little-endian u32, the lengths of head and body, then
 the head, which is a FromAgent or a FromNode, then the body: raw bytes that neither end copies
-into a message. A head is at most 1 MiB long, an agent's at most 128 KiB; a body at most the
-node's limit for a message, or 1 MiB for a part of a state. Where a message has a body, its
-comment says so; elsewhere the body is empty. Requests carry an id chosen by the sender of the
-request, so that many are in flight at once; ids of the two directions are separate.
+into a message. A head is at most 1 MiB long, an agent's at most 128 KiB. A body is at most as
+long as the node's limit for a message, or 1 MiB for a part of a state. If a message has a body,
+its comment says so; otherwise the body is empty. Requests carry an id chosen by the sender, so
+that many are in flight at once; the ids of the two directions are independent.
 
 The first frame of a connection is a Hello, the second a Welcome. All times are measured, in
 nanoseconds.
@@ -114,15 +114,15 @@ class Hello(_message.Message):
     APPLICATION_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
-    """3. Another number is refused in the Welcome."""
+    """3. The Welcome refuses any other number."""
     vm_id: _builtins.str
-    """Of the machine; empty from a guest that was not told, whom the node has dialled."""
+    """The machine's id; empty if the guest was not given one, because the node connects to it."""
     engine: _builtins.str
     """The runtime and its version, for example "wasmtime 48.0.8"."""
     application: _builtins.str
-    """The application the agent already runs, after a redial."""
+    """The application that the agent already runs, when it connects again."""
     version: _builtins.str
-    """Of the agent: the version of the package it came with."""
+    """The version of the agent's package."""
     def __init__(
         self,
         *,
@@ -142,7 +142,7 @@ Global___Hello: _TypeAlias = Hello  # noqa: Y015
 
 @_typing.final
 class Loaded(_message.Message):
-    """The application of a Load answers messages now."""
+    """The application of a Load can answer messages now."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -155,7 +155,7 @@ class Loaded(_message.Message):
     init_ns: _builtins.int
     @_builtins.property
     def missing_walls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The walls that were wanted and that this kernel does not have, for example "landlock"."""
+        """The walls that this kernel does not support, for example "landlock"."""
 
     def __init__(
         self,
@@ -175,7 +175,7 @@ Global___Loaded: _TypeAlias = Loaded  # noqa: Y015
 
 @_typing.final
 class Reply(_message.Message):
-    """The answer to an Invoke. Body: the reply's payload; with a failure what the program wrote to
+    """The answer to an Invoke. Body: the reply's payload; with a failure, what the program wrote to
     stdout before it failed.
     """
 
@@ -188,11 +188,11 @@ class Reply(_message.Message):
     QUEUE_NS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     compute_ns: _builtins.int
-    """Inside the application's own code, waits subtracted."""
+    """In the application's own code, without waiting."""
     wait_ns: _builtins.int
     """Waiting: in host calls, or asleep."""
     queue_ns: _builtins.int
-    """In the mailbox."""
+    """Waiting in the mailbox."""
     @_builtins.property
     def failure(self) -> Global___Failure: ...
     def __init__(
@@ -214,7 +214,7 @@ Global___Reply: _TypeAlias = Reply  # noqa: Y015
 
 @_typing.final
 class Failed(_message.Message):
-    """The answer to a Load, a Stop or a Measure that did not succeed."""
+    """The answer to a Load, a Stop or a Measure that failed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -239,8 +239,8 @@ Global___Failed: _TypeAlias = Failed  # noqa: Y015
 
 @_typing.final
 class Snapshot(_message.Message):
-    """A part of a snapshot of the actor's state. Body: the part, at most 1 MiB. The parts of one
-    snapshot come in order; another snapshot begins only after the last part of the one before. At
+    """A part of a snapshot of the actor's state. Body: the part, at most 1 MiB. The parts of a snapshot
+    are sent in order, and another snapshot begins only after the last part of the previous one. At
     most four parts wait for their Kept.
     """
 
@@ -250,7 +250,7 @@ class Snapshot(_message.Message):
     OFFSET_FIELD_NUMBER: _builtins.int
     LAST_FIELD_NUMBER: _builtins.int
     id: _builtins.int
-    """Of the snapshot, the same in all its parts; rises."""
+    """The snapshot's id, the same in all its parts. Ids increase."""
     offset: _builtins.int
     """Where in the state the part begins."""
     last: _builtins.bool
@@ -271,14 +271,14 @@ Global___Snapshot: _TypeAlias = Snapshot  # noqa: Y015
 
 @_typing.final
 class Stopped(_message.Message):
-    """The agent's goodbye: the answer to Stop, and its last frame."""
+    """The agent's last frame: the answer to Stop, or sent on its own."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
     id: _builtins.int
-    """0 where nobody asked: the actor is lost here, and begins anew in another machine from what the
-    node has of its state.
+    """0 if it answers no Stop: the actor is lost in this machine, and starts again in another one
+    from the state that the node has.
     """
     def __init__(
         self,
@@ -306,13 +306,13 @@ class Measured(_message.Message):
     AVAILABLE_BYTES_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     guest: _builtins.bool
-    """Of a whole guest; otherwise of the agent's process alone."""
+    """Whether this is a whole guest's memory; otherwise it is that of the agent's process alone."""
     total_bytes: _builtins.int
-    """What there is, for a process what its limit allows; 0 for no limit."""
+    """The total; for a process its limit, or 0 for no limit."""
     used_bytes: _builtins.int
-    """What of it cannot be had; for a process what it has allocated."""
+    """What is in use; for a process what it has allocated."""
     available_bytes: _builtins.int
-    """What more can be had; 0 where there is no limit."""
+    """What is available; 0 if there is no limit."""
     def __init__(
         self,
         *,
@@ -332,7 +332,7 @@ Global___Measured: _TypeAlias = Measured  # noqa: Y015
 
 @_typing.final
 class Log(_message.Message):
-    """Lines of the application's log, in order; at most 2048."""
+    """Lines of the application's log, in order, at most 2048."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -348,7 +348,7 @@ class Log(_message.Message):
         STREAM_STDOUT: Log._Stream.ValueType  # 2
         STREAM_STDERR: Log._Stream.ValueType  # 3
         STREAM_AGENT: Log._Stream.ValueType  # 4
-        """What the agent says about the application."""
+        """Lines of the agent about the application."""
 
     class Stream(_Stream, metaclass=_StreamEnumTypeWrapper): ...
     STREAM_UNSPECIFIED: Log.Stream.ValueType  # 0
@@ -357,7 +357,7 @@ class Log(_message.Message):
     STREAM_STDOUT: Log.Stream.ValueType  # 2
     STREAM_STDERR: Log.Stream.ValueType  # 3
     STREAM_AGENT: Log.Stream.ValueType  # 4
-    """What the agent says about the application."""
+    """Lines of the agent about the application."""
 
     class _Level:
         ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -425,7 +425,7 @@ Global___Log: _TypeAlias = Log  # noqa: Y015
 
 @_typing.final
 class Ask(_message.Message):
-    """The actor asks another application and waits; answered by Answer. Body: the payload."""
+    """The actor asks another application and waits for the Answer. Body: the payload."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -455,8 +455,8 @@ Global___Ask: _TypeAlias = Ask  # noqa: Y015
 
 @_typing.final
 class Tell(_message.Message):
-    """The actor sends a message to another application; answered once that one has queued it. Body:
-    the payload.
+    """The actor sends a message to another application. Answered when that application has queued it.
+    Body: the payload.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -627,9 +627,9 @@ class Welcome(_message.Message):
     message_limit: _builtins.int
     """The longest body of a message, in bytes."""
     refused: _builtins.str
-    """Why the node will not talk to this agent, or empty."""
+    """Why the node refuses this agent, or empty."""
     time_unix_ns: _builtins.int
-    """Since the epoch, by the node's clock; 0 when it does not say."""
+    """Since the epoch, by the node's clock; 0 if unknown."""
     seed: _builtins.bytes
     """Fresh random bytes, for a guest that may be a copy of another; empty for none."""
     def __init__(
@@ -732,24 +732,24 @@ class Load(_message.Message):
     id: _builtins.int
     application: _builtins.str
     path: _builtins.str
-    """Of the compiled artifact, as the agent opens it."""
+    """The path at which the agent opens the native code."""
     kind: Global___Load.Kind.ValueType
     memory_bytes: _builtins.int
-    """The most linear memory the application may use, all instances together."""
+    """The limit of linear memory, for all instances of the application together."""
     state_bytes: _builtins.int
-    """The length of the state that the State frames before have brought; 0 for a first start."""
+    """The length of the state in the preceding State frames; 0 for a first start."""
     timeout_ns: _builtins.int
     """For instantiation and init together."""
     mailbox: _builtins.int
     """How many messages may wait."""
     snapshot_interval_ns: _builtins.int
-    """The longest a changed state stays unsaved while messages flow."""
+    """The longest time that a changed state stays unsaved while messages arrive."""
     concurrency: _builtins.int
-    """How many messages a command handles at the same time, each in an instance of its own. An actor
+    """How many messages a command handles at the same time, each in its own instance. An actor
     handles one.
     """
     vcpus: _builtins.int
-    """On how many CPUs."""
+    """How many CPUs the VM has."""
     @_builtins.property
     def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -783,7 +783,7 @@ Global___Load: _TypeAlias = Load  # noqa: Y015
 
 @_typing.final
 class Invoke(_message.Message):
-    """Hand a message to the application; answered by Reply. Body: the payload."""
+    """Deliver a message to the application; answered by Reply. Body: the payload."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -793,7 +793,7 @@ class Invoke(_message.Message):
     TIMEOUT_NS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     sender: _builtins.str
-    """The application that asked or told, empty for a client's message."""
+    """The application that sent it with ask or tell; empty for a client's message."""
     type: _builtins.str
     timeout_ns: _builtins.int
     def __init__(
@@ -814,8 +814,8 @@ Global___Invoke: _TypeAlias = Invoke  # noqa: Y015
 
 @_typing.final
 class Cancel(_message.Message):
-    """Nobody waits for this Invoke any more: it is not handled if it still lies in the mailbox. It is
-    answered by its Reply all the same.
+    """The sender no longer waits for this Invoke: it is not handled if it is still in the mailbox. A
+    Reply answers it in any case.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -846,7 +846,7 @@ class Answer(_message.Message):
     FAILURE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     found: _builtins.bool
-    """For Get: there is such a key."""
+    """For Get: whether the key exists."""
     @_builtins.property
     def failure(self) -> Global___Failure: ...
     def __init__(
@@ -866,7 +866,9 @@ Global___Answer: _TypeAlias = Answer  # noqa: Y015
 
 @_typing.final
 class Kept(_message.Message):
-    """So much of a snapshot has been taken; with the snapshot's whole length it is the node's to keep."""
+    """The node has received this many bytes of a snapshot. If that is the whole length, the snapshot is
+    saved.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -877,7 +879,7 @@ class Kept(_message.Message):
     bytes: _builtins.int
     @_builtins.property
     def failure(self) -> Global___Failure:
-        """The snapshot will not be kept."""
+        """Why the snapshot will not be saved."""
 
     def __init__(
         self,
@@ -896,7 +898,9 @@ Global___Kept: _TypeAlias = Kept  # noqa: Y015
 
 @_typing.final
 class Stop(_message.Message):
-    """Finish the messages at hand, snapshot, shut the application down, say goodbye and end."""
+    """Finish the messages being handled, take a snapshot, shut the application down, send Stopped and
+    exit.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -904,7 +908,9 @@ class Stop(_message.Message):
     TIMEOUT_NS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     timeout_ns: _builtins.int
-    """For each step but the snapshot, which has 30 s: the node keeps the next part, `shutdown`."""
+    """The time limit of each step, such as acknowledging the next part or `shutdown`. The snapshot
+    itself has 30 s.
+    """
     def __init__(
         self,
         *,
@@ -921,7 +927,7 @@ Global___Stop: _TypeAlias = Stop  # noqa: Y015
 
 @_typing.final
 class Measure(_message.Message):
-    """Say how much memory is in use; answered by Measured."""
+    """Ask how much memory is in use; answered by Measured."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -954,18 +960,18 @@ class Failure(_message.Message):
         DESCRIPTOR: _descriptor.EnumDescriptor
         ORIGIN_UNSPECIFIED: Failure._Origin.ValueType  # 0
         ORIGIN_PLATFORM: Failure._Origin.ValueType  # 1
-        """The code is a platform error's."""
+        """The code is one of the platform's errors."""
         ORIGIN_ACTOR: Failure._Origin.ValueType  # 2
-        """The actor answered with its error record, or the command ended with a status not 0."""
+        """The actor returned its error record, or the command exited with a status other than 0."""
         ORIGIN_TRAP: Failure._Origin.ValueType  # 3
         """Its WebAssembly trapped."""
 
     class Origin(_Origin, metaclass=_OriginEnumTypeWrapper): ...
     ORIGIN_UNSPECIFIED: Failure.Origin.ValueType  # 0
     ORIGIN_PLATFORM: Failure.Origin.ValueType  # 1
-    """The code is a platform error's."""
+    """The code is one of the platform's errors."""
     ORIGIN_ACTOR: Failure.Origin.ValueType  # 2
-    """The actor answered with its error record, or the command ended with a status not 0."""
+    """The actor returned its error record, or the command exited with a status other than 0."""
     ORIGIN_TRAP: Failure.Origin.ValueType  # 3
     """Its WebAssembly trapped."""
 
@@ -979,10 +985,10 @@ class Failure(_message.Message):
     code: _builtins.str
     message: _builtins.str
     hint: _builtins.str
-    """What helps, or empty."""
+    """A hint, or empty."""
     retryable: _builtins.bool
     step: _builtins.str
-    """Of a VM's start, that failed."""
+    """For a VM that failed to start."""
     def __init__(
         self,
         *,
