@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from support import nodes
 from support.nodes import builder, node_process
+from support.patience import patient
 from support.traces import assert_nothing_left, ended
 
 from plexspaces_node import NodeClient
 from plexspaces_node.errors import PlexSpacesError
 from plexspaces_node.model import ApplicationState, VmConfig
-from plexspaces_node.node.artifacts import pruner
 from plexspaces_node.vm.bundle import Bundle
 from plexspaces_node.vm.process.driver import ProcessDriver, ProcessVm
 
@@ -39,38 +39,40 @@ def digest_of(data: bytes) -> str:
 
 @asynccontextmanager
 async def keeping_nothing(data_dir: Path) -> AsyncIterator[NodeClient]:
-    """Run a node that keeps no artifact beyond its last application."""
+    """Run a node that keeps no artifact beyond its last application.
+
+    One that was compiled, or that a client asked for, stays for a minute, or until the next start.
+    """
     built = builder(data_dir).with_setting("limits.unused_artifact_bytes", 0).build()
     async with built as node, NodeClient(node.address) as client:
         yield client
 
 
 async def reached(data_dir: Path, digests: set[str]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(patient(20)):
         while {path.stem for path in (data_dir / "artifacts").iterdir()} != digests:
             await asyncio.sleep(0.01)
         while len(list((data_dir / "cache").iterdir())) != 2 * len(digests):
             await asyncio.sleep(0.01)
 
 
-@pytest.fixture(autouse=True)
-def _short_promises(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pruner, "PROMISE_S", 0.5)
-
-
 async def test_undeploy_lets_go_of_what_no_other_application_refers_to(
     data_dir: Path, probe_wasm: Path
 ) -> None:
     """Two applications of one artifact: it goes with the second, and can be deployed anew."""
-    one = numbered(probe_wasm, 1)
+    one, other = numbered(probe_wasm, 1), numbered(probe_wasm, 2)
     async with keeping_nothing(data_dir) as client:
         await client.deploy("one", one)
         await client.deploy("two", one)
+        await client.deploy("other", other)
         await client.undeploy("one")
-        await asyncio.sleep(0.8)
-        assert stored(data_dir) == {digest_of(one)}
+        await client.undeploy("other")
+    async with keeping_nothing(data_dir) as client:
+        await reached(data_dir, {digest_of(one)})
+        await nodes.reached(client, "two")
         assert (await client.invoke("two", b"x", type="e")).payload == b"x"
         await client.undeploy("two")
+    async with keeping_nothing(data_dir) as client:
         await reached(data_dir, set())
         assert not await client.find_artifact(digest_of(one))
         info = await client.deploy("one", one)
@@ -101,7 +103,7 @@ async def test_applications_in_every_state_keep_their_artifact_also_after_a_rest
     async with keeping_nothing(data_dir) as client:
         await reached(data_dir, {digest_of(wasm) for wasm in wasms[:3]})
         for number in range(3):
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(patient(30)):
                 while (await client.inspect(f"app-{number}")).state is ApplicationState.STARTING:
                     await asyncio.sleep(0.01)
             info = await client.start(f"app-{number}")
@@ -134,7 +136,9 @@ async def test_deploy_that_fails_or_is_refused_holds_nothing(
 
         deploying = asyncio.create_task(client.deploy("two", two, on_progress=leave))
         await asyncio.wait([deploying])
+    async with keeping_nothing(data_dir) as client:
         await reached(data_dir, {digest_of(one)})
+        await nodes.reached(client, "one")
         assert (await client.invoke("one", b"x", type="e")).payload == b"x"
 
 
@@ -157,5 +161,6 @@ async def test_kill_9_of_a_node_over_its_limit_then_the_next_start_prunes(
         await nodes.reached(client, "one")
         assert (await client.invoke("one", b"x", type="e")).payload == b"x"
         await client.undeploy("one")
+    async with keeping_nothing(data_dir):
         await reached(data_dir, set())
         assert_nothing_left(data_dir)

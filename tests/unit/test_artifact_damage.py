@@ -9,7 +9,6 @@ import shutil
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,10 +16,9 @@ from support.fake_compiler import fake_compiler
 
 from plexspaces_node.errors import NotFound
 from plexspaces_node.node.artifacts import native_cache as native_module
-from plexspaces_node.node.artifacts import store as artifacts_module
 from plexspaces_node.node.artifacts.compiler import CompileLimits
 from plexspaces_node.node.artifacts.store import ArtifactStore
-from plexspaces_node.node.artifacts.upload_slots import Uploads
+from plexspaces_node.node.artifacts.upload_slots import SHORT_PLACES
 from plexspaces_node.node.disk import is_whole
 
 COMPILER = """
@@ -258,10 +256,10 @@ class TestStart:
 
 
 async def test_receive_when_as_many_as_allowed_are_under_way_then_the_next_waits(
-    root: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path,
 ) -> None:
     """What lies half sent on the disk is bounded; one that waits may go away, or gets its turn."""
-    monkeypatch.setattr(artifacts_module, "Uploads", partial(Uploads, short_places=2))
+    first = [f"first-{number}" for number in range(SHORT_PLACES)]
     begun: list[str] = []
 
     async def send(name: str) -> None:
@@ -272,13 +270,13 @@ async def test_receive_when_as_many_as_allowed_are_under_way_then_the_next_waits
 
     async with opened(root) as store:
         go_on = asyncio.Event()
-        sent = {name: asyncio.create_task(send(name)) for name in ("a", "b", "gone", "patient")}
+        sent = {name: asyncio.create_task(send(name)) for name in (*first, "gone", "patient")}
         await some_steps()
         sent["gone"].cancel()
         await some_steps()
-        assert begun == ["a", "b"]
+        assert begun == first
         go_on.set()
         await asyncio.wait(sent.values())
-        assert begun == ["a", "b", "patient"]
+        assert begun == [*first, "patient"]
         assert [name for name, task in sent.items() if task.cancelled()] == ["gone"]
         assert [path.name for path in (root / "artifacts").iterdir()] == [f"{DIGEST}.wasm"]

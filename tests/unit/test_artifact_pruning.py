@@ -14,13 +14,12 @@ from pathlib import Path
 
 import pytest
 from support.fake_compiler import fake_compiler
+from support.patience import patient
 from support.small_disk import run_on_small_disk
 
 from plexspaces_node.errors import InvalidArgument, NotFound, ResourceExhausted
-from plexspaces_node.node.artifacts import pruner
 from plexspaces_node.node.artifacts.compiler import CompileLimits
 from plexspaces_node.node.artifacts.store import ArtifactStore
-from plexspaces_node.node.disk import sync
 
 COMPILER = """
 data = source.read_bytes()
@@ -71,7 +70,7 @@ def names_in(root: Path) -> set[str]:
 
 async def settled(store: ArtifactStore) -> None:
     """Wait until the pruner has seen everything and waits itself."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(patient(10)):
         while (look := store._pruner._look).is_set() or all(
             one.done() for one in vars(look)["_waiters"]
         ):
@@ -83,14 +82,9 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-@pytest.fixture(autouse=True)
-def _no_promises(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pruner, "PROMISE_S", 0.0)
-
-
 @asynccontextmanager
 async def opened(
-    root: Path, limit_bytes: int | None = None, *, held: str = ""
+    root: Path, limit_bytes: int | None = None, *, held: str = "", promise_s: float = 0.0
 ) -> AsyncIterator[ArtifactStore]:
     """Open a store; with a limit it prunes, as a node whose applications hold these."""
     async with ArtifactStore(
@@ -99,6 +93,7 @@ async def opened(
         engine="e1",
         limits=CompileLimits(30, 512),
         compiler=COMMAND,
+        promise_s=promise_s,
     ) as store:
         if limit_bytes is not None:
             for name in held:
@@ -194,24 +189,31 @@ class TestLimit:
     async def test_store_when_it_may_not_prune_yet_then_nothing_goes(self, root: Path) -> None:
         """Before a node has said what its applications hold, everything may be needed."""
         async with opened(root) as store:
-            await bring(store, "a")
-            await asyncio.sleep(0.05)
-        assert names_in(root) == {"a"}
+            await bring(store, "a", "b", "c")
+            assert names_in(root) == {"a", "b", "c"}
+            store.start_pruning(0)
+            await settled(store)
+            assert names_in(root) == set()
 
     async def test_has_when_the_client_was_told_then_it_stays_until_it_can_be_deployed(
-        self, root: Path, monkeypatch: pytest.MonkeyPatch
+        self, root: Path
     ) -> None:
-        """Between a client's question and its deploy an artifact does not vanish; later it does."""
-        monkeypatch.setattr(pruner, "PROMISE_S", 0.3)
-        async with opened(root, 0) as store:
-            await bring(store, "a")
-            await asyncio.sleep(0.1)
+        """Between a client's question and its deploy an artifact does not vanish."""
+        async with opened(root) as store:
+            await bring(store, "a", "b")
+        async with opened(root, promise_s=1000.0) as store:
             assert await store.has(digest_of("a"))
-            await asyncio.sleep(0.1)
+            store.start_pruning(0)
+            await settled(store)
             assert names_in(root) == {"a"}
-            async with asyncio.timeout(10):
-                while (root / "artifacts" / f"{digest_of('a')}.wasm").exists():
-                    await asyncio.sleep(0.01)
+
+    async def test_promise_when_its_time_is_over_then_the_artifact_goes_unasked(
+        self, root: Path
+    ) -> None:
+        """A client that asked and never deployed keeps nothing for ever."""
+        async with opened(root, 0, promise_s=0.05) as store:
+            await bring(store, "a")
+            await gone(root, "a")
             await settled(store)
             assert names_in(root) == set()
 
@@ -267,8 +269,10 @@ class TestAtTheSameTime:
 
             deploying = asyncio.create_task(deploy())
             compiling = asyncio.create_task(store.compile(digest_of("a")))
-            await asyncio.sleep(0.05)
+            for _ in range(20):  # until both wait for something that is not there
+                await asyncio.sleep(0)
             assert not deploying.done()
+            assert not compiling.done()
             go_on.set()
             await deploying
             await asyncio.wait([compiling])
@@ -291,7 +295,7 @@ class TestAtTheSameTime:
                 return compiled.path
 
             compiling = asyncio.create_task(compile_and_hold())
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(patient(10)):
                 while not (root / "begun").exists():
                     await asyncio.sleep(0.005)
             await deploying.__aexit__(None, None, None)
@@ -351,8 +355,13 @@ class TestAtTheSameTime:
 async def bring_aside(store: ArtifactStore, root: Path) -> None:
     """Have the pruner remove something else, to see that it has looked at everything."""
     await upload(store, "b")
-    async with asyncio.timeout(10):
-        while (root / "artifacts" / f"{digest_of('b')}.wasm").exists():
+    await gone(root, "b")
+
+
+async def gone(root: Path, name: str) -> None:
+    """Wait until an artifact is not on the disk any more."""
+    async with asyncio.timeout(patient(10)):
+        while (root / "artifacts" / f"{digest_of(name)}.wasm").exists():
             await asyncio.sleep(0.005)
 
 
@@ -444,15 +453,16 @@ class TestFaults:
         self, root: Path, monkeypatch: pytest.MonkeyPatch, full_at: str
     ) -> None:
         """Native code without its report would take room and be of no use."""
+        fsync = os.fsync
 
-        def full(path: Path) -> None:
-            if path.suffix == full_at:
+        def full(file: int) -> None:
+            if Path(os.readlink(f"/proc/self/fd/{file}")).suffix == full_at:
                 raise OSError(28, "No space left on device")
-            sync(path)
+            fsync(file)
 
         async with opened(root, 10 * SIZE) as store:
             await upload(store, "a")
-            monkeypatch.setattr("plexspaces_node.node.artifacts.native_cache.sync", full)
+            monkeypatch.setattr(os, "fsync", full)
             with pytest.raises(ResourceExhausted, match="no space left") as caught:
                 await store.compile(digest_of("a"))
             assert caught.value.hint == f"df -h {root}/cache"

@@ -397,13 +397,18 @@ class TestCompile:
         program = """
 lock = here / "running"
 lock.mkdir()
-time.sleep(0.02)
+while not (here / "go").exists(): time.sleep(0.005)
 lock.rmdir()
 compiled()
 """
         async with opened(root, program, limits=LIMITS) as store:
             digests = [await upload(store, WASM + bytes([n])) for n in range(3)]
-            await asyncio.gather(*(store.compile(digest) for digest in digests))
+            compiling = [asyncio.create_task(store.compile(digest)) for digest in digests]
+            while not (root / "running").exists():
+                await asyncio.sleep(0.005)
+            assert len(processes_of(root / "artifacts")) == 1
+            (root / "go").touch()
+            await asyncio.gather(*compiling)
             assert (root / "compiled").read_text() == "xxx"
 
 

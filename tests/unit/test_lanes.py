@@ -18,8 +18,6 @@ from plexspaces_node.node.artifacts.compile_queue import compilers
 from plexspaces_node.node.artifacts.compiler import CompileLimits
 from plexspaces_node.node.artifacts.store import ArtifactStore, Compiled
 
-SHORT_BYTES = 100
-
 PROGRAM = """
 name = source.read_bytes()[4:].rstrip(b".").decode()
 with open(here / "begun", "a") as file:
@@ -44,20 +42,15 @@ async def opened(
     async with (
         asyncio.timeout(patient(60)),
         ArtifactStore(
-            root, limit_bytes=10_000, engine="e1", limits=limits, compiler=command
+            root, limit_bytes=2 * lanes.SHORT_BYTES, engine="e1", limits=limits, compiler=command
         ) as store,
     ):
         yield store
 
 
-@pytest.fixture(autouse=True)
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes, "SHORT_BYTES", SHORT_BYTES)
-
-
 async def compiled(store: ArtifactStore, name: str, *, long: bool, owner: str) -> Compiled:
     """Have an artifact of this name, short or long, compiled for somebody."""
-    data = b"\0asm" + name.encode().ljust(2 * SHORT_BYTES if long else 10, b".")
+    data = b"\0asm" + name.encode().ljust(lanes.SHORT_BYTES if long else 10, b".")
     digest = hashlib.sha256(data).hexdigest()
     async with store.receive(digest, len(data)) as incoming:
         await incoming.write(data)

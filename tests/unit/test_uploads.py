@@ -10,7 +10,6 @@ import pytest
 from support.patience import patient
 
 from plexspaces_node.errors import DeadlineExceeded, ResourceExhausted
-from plexspaces_node.node.artifacts import upload_slots as uploads
 from plexspaces_node.node.artifacts.upload import GRACE_S, LEAST_BYTES_PER_S, IncomingFile, Upload
 from plexspaces_node.node.artifacts.upload_slots import SHORT_BYTES, Uploads, UploadTimes
 
@@ -111,11 +110,10 @@ async def test_upload_when_the_node_itself_is_slow_then_that_does_not_count(
 
 
 async def test_place_when_all_are_taken_then_the_slowest_gives_way(
-    make: Callable[[int], Upload], monkeypatch: pytest.MonkeyPatch
+    make: Callable[[int], Upload],
 ) -> None:
     """Whoever waits gets a place soon, and who loses it hears why."""
-    monkeypatch.setattr(uploads, "PATIENCE_S", 0.0)
-    admitted = Uploads(places=2)
+    admitted = Uploads(places=2, patience_s=0.0)
     fast, slow, inside = make(LONG_BYTES), make(LONG_BYTES), asyncio.Semaphore(0)
 
     async def hold(upload: Upload, owner: str, sent: bytes) -> None:
@@ -153,11 +151,10 @@ async def test_place_when_long_ones_take_all_then_a_short_one_does_not_wait(
 
 
 async def test_place_when_one_client_wants_all_then_half_is_left_to_others(
-    make: Callable[[int], Upload], monkeypatch: pytest.MonkeyPatch
+    make: Callable[[int], Upload],
 ) -> None:
     """Many uploads of one client leave room for the next client's."""
-    monkeypatch.setattr(uploads, "PATIENCE_S", patient(1000.0))
-    admitted = Uploads(places=2)
+    admitted = Uploads(places=2, patience_s=patient(1000.0))
     async with admitted.place(make(LONG_BYTES), "a"):
         second = asyncio.create_task(admitted.place(make(LONG_BYTES), "a").__aenter__())
         async with asyncio.timeout(patient(10)), admitted.place(make(LONG_BYTES), "b"):
@@ -167,16 +164,10 @@ async def test_place_when_one_client_wants_all_then_half_is_left_to_others(
 
 
 async def test_place_when_an_owner_waits_for_its_own_then_no_strangers_upload_is_ended(
-    make: Callable[[int], Upload], monkeypatch: pytest.MonkeyPatch
+    make: Callable[[int], Upload],
 ) -> None:
     """It has what is its due, and a place is free besides."""
-    patience, slept = asyncio.Semaphore(0), asyncio.Semaphore(0)
-
-    async def sleep(_: float) -> None:
-        slept.release()
-        await patience.acquire()
-
-    admitted = Uploads(places=4)
+    admitted = Uploads(places=4, patience_s=0.0)
     stranger, inside = make(LONG_BYTES), asyncio.Semaphore(0)
 
     async def hold(upload: Upload, owner: str) -> None:
@@ -189,14 +180,11 @@ async def test_place_when_an_owner_waits_for_its_own_then_no_strangers_upload_is
     tasks += [asyncio.create_task(hold(make(LONG_BYTES), "a")) for _ in range(2)]
     for _ in tasks:
         await inside.acquire()
-    monkeypatch.setattr(asyncio, "sleep", sleep)
     tasks.append(asyncio.create_task(hold(make(LONG_BYTES), "a")))
-    await slept.acquire()
-    patience.release()
-    # It looks, finds nothing to end, and has patience again.
-    await slept.acquire()
+    # In each step of the loop it looks, finds nothing to end, and has patience again.
+    for _ in range(10):
+        await asyncio.sleep(0)
     assert not any(task.done() for task in tasks)
-    monkeypatch.undo()
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

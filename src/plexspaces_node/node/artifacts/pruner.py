@@ -26,9 +26,10 @@ PROMISE_S = 60.0
 class Pruner:
     """The removals of a store, each by the key that an item has on the shelf."""
 
-    def __init__(self, files: ArtifactFiles, shelf: Shelf) -> None:
+    def __init__(self, files: ArtifactFiles, shelf: Shelf, promise_s: float) -> None:
         self._files = files
         self._shelf = shelf
+        self._promise_s = promise_s
         self._removals: dict[str, asyncio.Task[bool]] = {}
         self._task: asyncio.Task[None] | None = None
         # What the task is to do: look, write down when these were used, spare nothing unused.
@@ -53,8 +54,8 @@ class Pruner:
         await asyncio.to_thread(self._files.write_down, self._used)
 
     def promise(self, digest: str) -> None:
-        """Keep an artifact for `PROMISE_S`, for somebody who was told that it is here."""
-        self._shelf.promise(self._files.native.key(digest), time.monotonic() + PROMISE_S)
+        """Keep an artifact for `promise_s`, for somebody who was told that it is here."""
+        self._shelf.promise(self._files.native.key(digest), time.monotonic() + self._promise_s)
         self.used(digest)
 
     def used(self, digest: str) -> None:
@@ -102,7 +103,7 @@ class Pruner:
             with suppress(TimeoutError):
                 # Only promises keep it over the limit then, and they end.
                 over = self._shelf.idle_bytes > limit_bytes
-                async with asyncio.timeout(PROMISE_S if over else None):
+                async with asyncio.timeout(self._promise_s if over else None):
                     await self._look.wait()
 
     async def _remove(self, key: str, item: Item) -> bool:

@@ -57,7 +57,7 @@ class ArtifactStore:
     `start_pruning` gave it a limit.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each bound by its name
         self,
         root: Path,
         *,
@@ -65,19 +65,20 @@ class ArtifactStore:
         engine: str,
         limits: CompileLimits | None = None,
         compiler: Sequence[str] = (),
+        promise_s: float = PROMISE_S,
     ) -> None:
         self._limit_bytes = limit_bytes
         self._shelf = Shelf(limit_bytes)
         self._files = ArtifactFiles(root, engine, self._shelf)
         self._uploads = Uploads()
-        self._upload_times = UploadTimes(PROMISE_S)
+        self._upload_times = UploadTimes(promise_s)
         self._compilations = CompileQueue(
             self._files,
             limits=limits or CompileLimits(),
             compiler=compiler,
             output_limit_bytes=max(_OUTPUT_LEAST_BYTES, _OUTPUT_GROWTH * limit_bytes),
         )
-        self._pruner = Pruner(self._files, self._shelf)
+        self._pruner = Pruner(self._files, self._shelf, promise_s)
 
     def __repr__(self) -> str:
         return f"<ArtifactStore {self._files!r} {self._compilations!r}>"
@@ -98,7 +99,7 @@ class ArtifactStore:
     async def has(self, digest: str) -> bool:
         """Tell whether the artifact can be deployed; raises `InvalidArgument` for a bad digest.
 
-        If so it stays for `PROMISE_S`. One that is damaged and not compiled is removed.
+        If so it stays for `promise_s`. One that is damaged and not compiled is removed.
         """
         path, key = self._files.path(digest), self._files.native.key(digest)
         if self._pruner.is_removing(key) or not path.is_file():
@@ -116,7 +117,7 @@ class ArtifactStore:
     ) -> AsyncIterator[Upload]:
         """Take an artifact in: write its bytes inside the context, leaving it stores the artifact.
 
-        Stored means on disk even after a power loss, and kept for `PROMISE_S` at least. When the
+        Stored means on disk even after a power loss, and kept for `promise_s` at least. When the
         context is left by an error or a cancellation, or the bytes are not what was announced,
         nothing is stored and the error is raised: `InvalidArgument` for a bad digest, size,
         beginning or content, `ResourceExhausted` for a full disk. Of the same digest several may

@@ -30,10 +30,16 @@ SLOW_BYTES_PER_S = 1 * MIB
 class Uploads:
     """The uploads of a node. Used on the event loop alone."""
 
-    def __init__(self, *, places: int = PLACES, short_places: int = SHORT_PLACES) -> None:
+    def __init__(
+        self,
+        *,
+        places: int = PLACES,
+        short_places: int = SHORT_PLACES,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         """Have so many places; one client gets half of each kind."""
-        self._long = _Kind(places)
-        self._short = _Kind(short_places)
+        self._long = _Kind(places, patience_s)
+        self._short = _Kind(short_places, patience_s)
 
     def __repr__(self) -> str:
         return f"<Uploads {len(self._long.running)} long, {len(self._short.running)} short>"
@@ -87,7 +93,8 @@ class UploadTimes:
 
 
 class _Kind:
-    def __init__(self, places: int) -> None:
+    def __init__(self, places: int, patience_s: float) -> None:
+        self._patience_s = patience_s
         self.turns = Turns(places, share=max(1, places // 2))
         self.running: set[Upload] = set()
         self._ended = 0
@@ -99,7 +106,7 @@ class _Kind:
         """
         while True:
             ended = self._ended
-            await asyncio.sleep(PATIENCE_S)
+            await asyncio.sleep(self._patience_s)
             if ended == self._ended and self.turns.are_for(owner):
                 self._end_slowest()
 
