@@ -1,4 +1,4 @@
-"""Between the messages of the gRPC contract and the records of `model` and `views`.
+"""Between the messages of the gRPC contract and the records of `model` and `info`.
 
 This file owns the conversion and nothing else: no I/O, no decisions. Every pair of functions is
 its own inverse. What comes from a client is checked by the record it becomes, which raises
@@ -7,9 +7,13 @@ its own inverse. What comes from a client is checked by the record it becomes, w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from enum import StrEnum
-from typing import TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, TypeVar
+
+from google.protobuf.message import Message
 
 from plexspaces_node.api.generated import application_pb2 as pb
 from plexspaces_node.errors import (
@@ -43,6 +47,9 @@ from plexspaces_node.model import (
     VmState,
 )
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 _LANGUAGES: Mapping[str, Language] = {str(language): language for language in Language}
 
 LISTED_ERROR_BYTES = 1024
@@ -52,6 +59,8 @@ _UINT32_MAX = 2**32 - 1
 DEFAULT_VERSION = "0.1.0"
 
 _E = TypeVar("_E", bound=StrEnum)
+_M = TypeVar("_M", bound=Message)
+_R = TypeVar("_R", bound="DataclassInstance")
 
 
 def language_named(text: str) -> Language | None:
@@ -129,173 +138,81 @@ def spec_from_proto(message: pb.DeployRequest, *, default_vm: VmConfig) -> Appli
 
 def timings_to_proto(timings: PhaseTimings) -> pb.PhaseTimings:
     """Convert the times of a deploy."""
-    return pb.PhaseTimings(
-        upload_ns=timings.upload_ns,
-        compile_ns=timings.compile_ns,
-        compile_cached=timings.compile_cached,
-        vm_ns=timings.vm_ns,
-        load_ns=timings.load_ns,
-        init_ns=timings.init_ns,
-        total_ns=timings.total_ns,
-    )
+    return _to_proto(pb.PhaseTimings, timings)
 
 
 def timings_from_proto(message: pb.PhaseTimings) -> PhaseTimings:
     """Convert the times of a deploy."""
-    return PhaseTimings(
-        upload_ns=message.upload_ns,
-        compile_ns=message.compile_ns,
-        compile_cached=message.compile_cached,
-        vm_ns=message.vm_ns,
-        load_ns=message.load_ns,
-        init_ns=message.init_ns,
-        total_ns=message.total_ns,
-    )
+    return _from_proto(PhaseTimings, message)
 
 
 def vm_to_proto(vm: VmInfo) -> pb.Vm:
     """Convert a machine."""
-    return pb.Vm(
-        id=vm.id,
-        state=vm.state,
-        isolation=vm.isolation,
-        socket=vm.socket,
-        config=vm_config_to_proto(vm.config),
-        started_unix_ns=vm.started_unix_ns,
-        rss_bytes=vm.rss_bytes,
-        cpu_ns=vm.cpu_ns,
-        application=vm.application,
-        uptime_ns=vm.uptime_ns,
-        missing_walls=vm.missing_walls,
-    )
+    return _to_proto(pb.Vm, vm, config=vm_config_to_proto(vm.config))
 
 
 def vm_from_proto(message: pb.Vm) -> VmInfo:
     """Convert a machine."""
-    return VmInfo(
-        id=message.id,
+    return _from_proto(
+        VmInfo,
+        message,
         state=_read(VmState, message.state, "VM state"),
-        isolation=message.isolation,
-        socket=message.socket,
         config=vm_config_from_proto(message.config),
-        started_unix_ns=message.started_unix_ns,
-        rss_bytes=message.rss_bytes,
-        cpu_ns=message.cpu_ns,
-        application=message.application,
-        uptime_ns=message.uptime_ns,
         missing_walls=tuple(message.missing_walls),
     )
 
 
 def inspection_to_proto(inspection: VmInspection) -> pb.InspectVmResponse:
     """Convert all that is known of a machine."""
-    message = pb.InspectVmResponse(
+    memory = inspection.memory
+    message = _to_proto(
+        pb.InspectVmResponse,
+        inspection,
         vm=vm_to_proto(inspection.vm),
-        pid=inspection.pid,
-        console=inspection.console,
-        steps=[
-            pb.InspectVmResponse.Step(name=step.name, duration_ns=step.duration_ns)
-            for step in inspection.steps
-        ],
+        steps=[_to_proto(pb.InspectVmResponse.Step, step) for step in inspection.steps],
+        memory=None if memory is None else _to_proto(pb.VmMemory, memory),
     )
-    if inspection.memory is None:
-        message.memory_unknown = inspection.memory_unknown
-    else:
-        message.memory.CopyFrom(_memory_to_proto(inspection.memory))
+    if memory is not None:
+        message.ClearField("memory_unknown")
     return message
 
 
 def inspection_from_proto(message: pb.InspectVmResponse) -> VmInspection:
     """Convert all that is known of a machine."""
-    return VmInspection(
+    return _from_proto(
+        VmInspection,
+        message,
         vm=vm_from_proto(message.vm),
-        pid=message.pid,
-        console=message.console,
-        steps=tuple(VmStep(step.name, step.duration_ns) for step in message.steps),
-        memory=_memory_from_proto(message.memory) if message.HasField("memory") else None,
-        memory_unknown=message.memory_unknown,
-    )
-
-
-def _memory_to_proto(memory: VmMemory) -> pb.VmMemory:
-    return pb.VmMemory(
-        guest=memory.guest,
-        total_bytes=memory.total_bytes,
-        used_bytes=memory.used_bytes,
-        available_bytes=memory.available_bytes,
-    )
-
-
-def _memory_from_proto(message: pb.VmMemory) -> VmMemory:
-    return VmMemory(
-        guest=message.guest,
-        total_bytes=message.total_bytes,
-        used_bytes=message.used_bytes,
-        available_bytes=message.available_bytes,
-    )
-
-
-def counters_to_proto(counters: Counters) -> pb.Counters:
-    """Convert what an application has done."""
-    return pb.Counters(
-        messages=counters.messages,
-        failures=counters.failures,
-        compute_ns=counters.compute_ns,
-        coordinate_ns=counters.coordinate_ns,
-        in_flight=counters.in_flight,
-    )
-
-
-def counters_from_proto(message: pb.Counters) -> Counters:
-    """Convert what an application has done."""
-    return Counters(
-        messages=message.messages,
-        failures=message.failures,
-        compute_ns=message.compute_ns,
-        coordinate_ns=message.coordinate_ns,
-        in_flight=message.in_flight,
+        steps=tuple(_from_proto(VmStep, step) for step in message.steps),
+        memory=_from_proto(VmMemory, message.memory) if message.HasField("memory") else None,
     )
 
 
 def application_to_proto(application: ApplicationInfo) -> pb.Application:
     """Convert an application; its machine is left out while it has none."""
-    return pb.Application(
-        id=application.id,
-        name=application.name,
-        version=application.version,
-        state=application.state,
-        language=application.language,
-        kind=application.kind,
-        digest=application.digest,
+    return _to_proto(
+        pb.Application,
+        application,
+        leave_out=("vm_config",),
         config=vm_config_to_proto(application.vm_config),
         vm=None if application.vm is None else vm_to_proto(application.vm),
         timings=timings_to_proto(application.timings),
-        created_unix_ns=application.created_unix_ns,
-        restarts=application.restarts,
-        last_error=application.last_error,
-        counters=counters_to_proto(application.counters),
-        args=application.args,
-        concurrency=application.concurrency,
+        counters=_to_proto(pb.Counters, application.counters),
     )
 
 
 def application_from_proto(message: pb.Application) -> ApplicationInfo:
     """Convert an application."""
-    return ApplicationInfo(
-        id=message.id,
-        name=message.name,
-        version=message.version,
+    return _from_proto(
+        ApplicationInfo,
+        message,
         state=_read(ApplicationState, message.state, "application state"),
         language=_LANGUAGES.get(message.language, Language.UNKNOWN),
         kind=_read(ArtifactKind, message.kind, "artifact kind"),
-        digest=message.digest,
         vm_config=vm_config_from_proto(message.config),
         vm=vm_from_proto(message.vm) if message.HasField("vm") else None,
         timings=timings_from_proto(message.timings),
-        created_unix_ns=message.created_unix_ns,
-        restarts=message.restarts,
-        last_error=message.last_error,
-        counters=counters_from_proto(message.counters),
+        counters=_from_proto(Counters, message.counters),
         args=tuple(message.args),
         # A node that does not say knows one at a time only.
         concurrency=message.concurrency or 1,
@@ -330,62 +247,27 @@ def listing_from_proto(message: pb.ListResponse) -> Listing:
 
 def node_to_proto(node: NodeInfo) -> pb.InspectNodeResponse:
     """Convert what a node is."""
-    return pb.InspectNodeResponse(
-        node_id=node.node_id,
-        version=node.version,
-        isolation=node.isolation,
-        isolation_note=node.isolation_note,
-        artifact_limit_bytes=node.artifact_limit_bytes,
-        message_limit_bytes=node.message_limit_bytes,
-        min_memory_mib=node.min_memory_mib,
-        max_memory_mib=node.max_memory_mib,
-        max_vcpus=node.max_vcpus,
-        default_vm=vm_config_to_proto(node.default_vm),
-        started_unix_ns=node.started_unix_ns,
-        overhead_mib=node.overhead_mib,
-    )
+    return _to_proto(pb.InspectNodeResponse, node, default_vm=vm_config_to_proto(node.default_vm))
 
 
 def node_from_proto(message: pb.InspectNodeResponse) -> NodeInfo:
     """Convert what a node is."""
-    return NodeInfo(
-        node_id=message.node_id,
-        version=message.version,
-        isolation=message.isolation,
-        isolation_note=message.isolation_note,
-        artifact_limit_bytes=message.artifact_limit_bytes,
-        message_limit_bytes=message.message_limit_bytes,
-        min_memory_mib=message.min_memory_mib,
-        max_memory_mib=message.max_memory_mib,
-        max_vcpus=message.max_vcpus,
-        default_vm=vm_config_from_proto(message.default_vm),
-        started_unix_ns=message.started_unix_ns,
-        overhead_mib=message.overhead_mib,
-    )
+    return _from_proto(NodeInfo, message, default_vm=vm_config_from_proto(message.default_vm))
 
 
 def log_line_to_proto(line: LogLine) -> pb.LogsResponse:
     """Convert a line of a log."""
-    return pb.LogsResponse(
-        time_unix_ns=line.time_unix_ns,
-        stream=line.stream,
-        level=line.level,
-        message=line.message,
-    )
+    return _to_proto(pb.LogsResponse, line)
 
 
 def log_line_from_proto(message: pb.LogsResponse) -> LogLine:
     """Convert a line of a log."""
-    return LogLine(
-        time_unix_ns=message.time_unix_ns,
-        stream=message.stream,
-        level=message.level,
-        message=message.message,
-    )
+    return _from_proto(LogLine, message)
 
 
 def message_timings_to_proto(timings: MessageTimings) -> pb.MessageTimings:
     """Convert the times of a message."""
+    # Written out, for every message passes here.
     return pb.MessageTimings(
         total_ns=timings.total_ns,
         compute_ns=timings.compute_ns,
@@ -396,12 +278,7 @@ def message_timings_to_proto(timings: MessageTimings) -> pb.MessageTimings:
 
 def message_timings_from_proto(message: pb.MessageTimings) -> MessageTimings:
     """Convert the times of a message."""
-    return MessageTimings(
-        total_ns=message.total_ns,
-        compute_ns=message.compute_ns,
-        wait_ns=message.wait_ns,
-        queue_ns=message.queue_ns,
-    )
+    return MessageTimings(message.total_ns, message.compute_ns, message.wait_ns, message.queue_ns)
 
 
 def failure_to_proto(error: ActorError) -> pb.ActorFailure:
@@ -436,3 +313,22 @@ def _read(kind: type[_E], text: str, what: str) -> _E:
             f"the node reports the {what} {text!r}, which this client does not know",
             hint="upgrade the client to the node's version: pip install -U plexspaces-node",
         ) from error
+
+
+def _to_proto(
+    kind: type[_M], record: DataclassInstance, /, *, leave_out: Sequence[str] = (), **given: object
+) -> _M:
+    """Copy the fields that have the same names, except for those `given` or left out."""
+    names = _names(type(record)).difference(given, leave_out)
+    return kind(**{name: getattr(record, name) for name in names}, **given)
+
+
+def _from_proto(kind: type[_R], message: Message, /, **given: object) -> _R:
+    """Copy the fields that have the same names, except for those `given`."""
+    names = _names(kind).difference(given)
+    return kind(**{name: getattr(message, name) for name in names}, **given)
+
+
+@cache
+def _names(kind: type[DataclassInstance]) -> frozenset[str]:
+    return frozenset(field.name for field in fields(kind))
