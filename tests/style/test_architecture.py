@@ -53,3 +53,16 @@ def test_table_when_compared_with_the_contract_then_in_its_order(package: str) -
     assert told == sorted(told)
     directory = PACKAGE.joinpath(*package.split(".")[1:])
     assert set(depth) == modules(directory)
+
+
+def test_which_file_to_change_when_read_then_each_file_is_there() -> None:
+    """A path in the table leads somewhere; a bare name is beside the path before it."""
+    text = (ROOT / "ARCHITECTURE.md").read_text().partition("## Which file to change")[2]
+    table = text[text.index("|---") :].partition("\n\n")[0]
+    for row in table.splitlines()[1:]:
+        folder = PACKAGE
+        for path in re.findall(r"`([^`]+)`", row.split("|")[2]):
+            path = path.replace("LANGUAGE", "go")
+            found = [base / path for base in (PACKAGE, ROOT, folder) if (base / path).exists()]
+            assert found, f"{path} is not there"
+            folder = found[0].parent
