@@ -36,8 +36,8 @@ from plexspaces_node.errors import (
 )
 from plexspaces_node.info import InvokeResult
 from plexspaces_node.model import MIB, ApplicationState, VmState
-from plexspaces_node.node.artifacts import upload as incoming
 from plexspaces_node.node.node import Node
+from plexspaces_node.node.timeouts import Timeouts
 
 ONE = (1).to_bytes(4, "little")
 TWO = (2).to_bytes(4, "little")
@@ -435,14 +435,14 @@ async def test_upload_that_breaks_off_or_lies_stores_nothing(
 
 
 async def test_upload_that_falls_silent_is_ended_and_stores_nothing(
-    node: Node, data_dir: Path, probe_wasm: Path, monkeypatch: pytest.MonkeyPatch
+    data_dir: Path, probe_wasm: Path
 ) -> None:
     """A client that hangs does not keep others from sending for ever."""
-    monkeypatch.setattr(incoming, "GRACE_S", 0.05)
     data = probe_wasm.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     header = pb.UploadArtifactRequest.Header(digest=digest, size_bytes=len(data))
-    async with grpc.aio.insecure_channel(node.address) as channel:
+    impatient = builder(data_dir).with_timeouts(Timeouts(upload_grace_s=0.05))
+    async with impatient.build() as node, grpc.aio.insecure_channel(node.address) as channel:
         call = pb_grpc.ApplicationServiceStub(channel).UploadArtifact()
         await call.write(pb.UploadArtifactRequest(header=header))
         await call.write(pb.UploadArtifactRequest(chunk=data[:100]))

@@ -30,8 +30,8 @@ from plexspaces_node.info import ApplicationInfo
 from plexspaces_node.model import ApplicationSpec, ApplicationState
 from plexspaces_node.node.applications.requests import DeployRequest
 from plexspaces_node.node.machines.machine import Machine
-from plexspaces_node.node.registry import sqlite_file
 from plexspaces_node.node.registry.registry import ApplicationRecord, Registry
+from plexspaces_node.node.timeouts import Timeouts
 
 ONE = (1).to_bytes(4, "little")
 TWO = (2).to_bytes(4, "little")
@@ -73,7 +73,6 @@ def begun(client: NodeClient, phase: str) -> tuple[asyncio.Task[ApplicationInfo]
 @contextmanager
 def held(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[asyncio.Event]:
     """Have another program hold the registry when a replacing comes to its row; tells that."""
-    monkeypatch.setattr(sqlite_file, "_BUSY_TIMEOUT_S", 0.5)
     waits, replace_application = asyncio.Event(), Registry.replace_application
     with closing(sqlite3.connect(data_dir / "registry.db", isolation_level=None)) as other:
 
@@ -213,44 +212,46 @@ async def test_when_the_client_goes_away_the_one_before_runs_again(
 
 
 async def test_when_the_registry_refuses_the_version_before_is_as_it_was(
-    client: NodeClient, probe_wasm: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+    data_dir: Path, probe_wasm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next version answers nobody before it is the application's: there is nothing to undo."""
-    before = await client.deploy("one", probe_wasm)
-    assert await counted(client) == ONE
-    with held(data_dir, monkeypatch) as waits:
-        deploy = asyncio.create_task(client.deploy("one", next_version(), options=REPLACE))
-        await waits.wait()
-        with pytest.raises(Unavailable, match="being replaced"):
-            await counted(client)
-        with pytest.raises(PlexSpacesError, match="another program is using"):
-            await deploy
-    found = await reached(client, "one")
-    assert found.digest == before.digest
-    assert await counted(client) == TWO
-    assert len(agents_of(data_dir)) == len(bundles_of(data_dir)) == 1
+    impatient = builder(data_dir).with_timeouts(Timeouts(registry_busy_s=0.5))
+    async with impatient.build() as node, NodeClient(node.address) as client:
+        before = await client.deploy("one", probe_wasm)
+        assert await counted(client) == ONE
+        with held(data_dir, monkeypatch) as waits:
+            deploy = asyncio.create_task(client.deploy("one", next_version(), options=REPLACE))
+            await waits.wait()
+            with pytest.raises(Unavailable, match="being replaced"):
+                await counted(client)
+            with pytest.raises(PlexSpacesError, match="another program is using"):
+                await deploy
+        found = await reached(client, "one")
+        assert found.digest == before.digest
+        assert await counted(client) == TWO
+        assert len(agents_of(data_dir)) == len(bundles_of(data_dir)) == 1
 
 
 async def test_when_the_client_goes_away_as_the_row_is_written_then_all_agree_on_the_version(
-    client: NodeClient, probe_wasm: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+    probe_wasm: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What runs is what the registry has, and its artifact is held."""
-    before = await client.deploy("one", probe_wasm)
-    with held(data_dir, monkeypatch) as waits:
-        monkeypatch.setattr(sqlite_file, "_BUSY_TIMEOUT_S", 30.0)
-        deploy = asyncio.create_task(client.deploy("one", next_version(), options=REPLACE))
-        await waits.wait()
-        deploy.cancel()
-        await asyncio.gather(deploy, return_exceptions=True)
-    async with asyncio.timeout(30):
-        while row(data_dir, "digest") == before.digest:
-            await asyncio.sleep(0.01)
-    found = await client.inspect("one")
-    assert found.state is ApplicationState.RUNNING
-    assert row(data_dir, "digest") == found.digest
-    await client.undeploy("one")
-    await client.deploy("one", next_version())
-    assert await counted(client) == ONE
+    async with builder(data_dir).build() as node, NodeClient(node.address) as client:
+        before = await client.deploy("one", probe_wasm)
+        with held(data_dir, monkeypatch) as waits:
+            deploy = asyncio.create_task(client.deploy("one", next_version(), options=REPLACE))
+            await waits.wait()
+            deploy.cancel()
+            await asyncio.gather(deploy, return_exceptions=True)
+        async with asyncio.timeout(30):
+            while row(data_dir, "digest") == before.digest:
+                await asyncio.sleep(0.01)
+        found = await client.inspect("one")
+        assert found.state is ApplicationState.RUNNING
+        assert row(data_dir, "digest") == found.digest
+        await client.undeploy("one")
+        await client.deploy("one", next_version())
+        assert await counted(client) == ONE
 
 
 async def test_when_the_client_goes_away_amid_the_goodbye_no_state_is_lost(

@@ -15,20 +15,20 @@ from support.nodes import builder, node_process, reached
 from support.standin import frames
 from support.traces import assert_nothing_left, bundles_of
 
-from plexspaces_node import NodeClient
+from plexspaces_node import NodeBuilder, NodeClient
 from plexspaces_node.client import Progress
 from plexspaces_node.errors import AlreadyExists, NotFound, PlexSpacesError, Unavailable, WrongState
 from plexspaces_node.link import frames as link
 from plexspaces_node.model import ApplicationState
-from plexspaces_node.node.registry import sqlite_file
+from plexspaces_node.node.timeouts import Timeouts
 from plexspaces_node.vm.driver import Endpoint
 
 TWO = (2).to_bytes(4, "little")
 
 
-@pytest.fixture(autouse=True)
-def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_file, "_BUSY_TIMEOUT_S", 0.01)
+def impatient(data_dir: Path) -> NodeBuilder:
+    """A builder of nodes that give up soon what another program holds."""
+    return builder(data_dir).with_timeouts(Timeouts(registry_busy_s=0.01))
 
 
 def _held(data_dir: Path) -> sqlite3.Connection:
@@ -81,7 +81,7 @@ async def test_undeploy_that_the_registry_refuses_can_be_repeated(
     data_dir: Path, probe_wasm: Path
 ) -> None:
     """It is Stopped and says why; nothing of it is lost, its name stays taken, and it can go."""
-    async with builder(data_dir).build() as node, NodeClient(node.address) as client:
+    async with impatient(data_dir).build() as node, NodeClient(node.address) as client:
         await client.deploy("one", probe_wasm)
         await client.invoke("one", type="c")
         with closing(_held(data_dir)), pytest.raises(Unavailable, match="another program"):
@@ -106,7 +106,7 @@ async def test_deploy_that_cannot_be_undone_is_no_application(
 ) -> None:
     """A row that the registry would not let go is seen by nobody and is in nobody's way."""
     agent = _Agent(data_dir, answers=not cancelled)
-    build = builder(data_dir).with_driver(FakeDriver(agent))
+    build = impatient(data_dir).with_driver(FakeDriver(agent))
     with _giving_back(agent):
         async with build.build() as node, NodeClient(node.address) as client:
             deploy = asyncio.create_task(client.deploy("one", probe_wasm))
@@ -149,7 +149,7 @@ async def test_kill_9_before_a_deploy_is_done_leaves_no_application(
                 await client.deploy("one", wasm, on_progress=kill)
         process.wait(10)
     assert _rows(data_dir) == ["one"]
-    async with builder(data_dir).build() as node:
+    async with impatient(data_dir).build() as node:
         assert node.recovered == ()
         assert _rows(data_dir) == []
         assert_nothing_left(data_dir)
@@ -159,12 +159,12 @@ async def test_application_whose_row_cannot_be_read_fails_alone(
     data_dir: Path, probe_wasm: Path
 ) -> None:
     """The node comes up, the others run; it says why, starts for nobody, and can be removed."""
-    async with builder(data_dir).build() as node, NodeClient(node.address) as client:
+    async with impatient(data_dir).build() as node, NodeClient(node.address) as client:
         await client.deploy("one", probe_wasm)
         await client.deploy("two", probe_wasm)
     with closing(sqlite3.connect(data_dir / "registry.db", isolation_level=None)) as connection:
         connection.execute("UPDATE applications SET language = 'zig' WHERE name = 'two'")
-    async with builder(data_dir).build() as node, NodeClient(node.address) as client:
+    async with impatient(data_dir).build() as node, NodeClient(node.address) as client:
         assert node.recovered == ("one",)
         two = await client.inspect("two")
         assert two.state is ApplicationState.FAILED
@@ -184,12 +184,12 @@ async def test_node_whose_registry_was_lost_says_so_and_shows_no_lines_of_before
     data_dir: Path, probe_wasm: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It removes nothing by itself; a new application has no log of an old one."""
-    async with builder(data_dir).build() as node, NodeClient(node.address) as client:
+    async with impatient(data_dir).build() as node, NodeClient(node.address) as client:
         await client.deploy("one", probe_wasm)
     assert "the registry is new" not in caplog.text
     (data_dir / "registry.db").unlink()
     (data_dir / "logs" / "one.log").write_text("of before\n")
-    async with builder(data_dir).build() as node, NodeClient(node.address) as client:
+    async with impatient(data_dir).build() as node, NodeClient(node.address) as client:
         assert node.recovered == ()
         assert (data_dir / "logs" / "one.log").read_text() == "of before\n"
         await client.deploy("one", probe_wasm)

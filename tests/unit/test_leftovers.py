@@ -16,8 +16,8 @@ from support.records import record_of
 from plexspaces_node.errors import Unavailable
 from plexspaces_node.model import VmConfig
 from plexspaces_node.node.machines.leftovers import deployed_applications, destroy_machines
-from plexspaces_node.node.registry import sqlite_file
 from plexspaces_node.node.registry.registry import Registry
+from plexspaces_node.node.registry.sqlite_file import Bounds
 from plexspaces_node.vm.bundle import Bundle
 
 DONE = record_of("done")
@@ -72,12 +72,11 @@ async def test_applications_when_a_deploy_was_not_done_then_it_is_removed(tmp_pa
 
 
 async def test_applications_when_the_registry_refuses_then_the_undone_are_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     """A full disk or a lock does not bring a failed deploy to life, nor keep the node down."""
-    monkeypatch.setattr(sqlite_file, "_BUSY_TIMEOUT_S", 0.01)
     path = tmp_path / "registry.db"
-    async with Registry.open(path) as registry:
+    async with Registry.open(path, bounds=Bounds(busy_s=0.01)) as registry:
         for record in (DONE, UNDONE):
             await registry.insert_application(record)
         with closing(sqlite3.connect(path, isolation_level=None)) as other:

@@ -26,10 +26,10 @@ from plexspaces_node.errors import (
     WrongState,
 )
 from plexspaces_node.model import ArtifactKind, Language, PhaseTimings, VmConfig
-from plexspaces_node.node.registry import database, sqlite_file
 from plexspaces_node.node.registry.migrations import MIGRATIONS, migrate
 from plexspaces_node.node.registry.registry import ApplicationRecord, Desired, Registry
 from plexspaces_node.node.registry.snapshots import SnapshotRecord
+from plexspaces_node.node.registry.sqlite_file import Bounds
 
 RECORD = ApplicationRecord(
     name="calculator",
@@ -427,14 +427,14 @@ class TestThread:
         assert value == b"49"
 
     async def test_calls_when_more_wait_than_allowed_then_refused_but_not_the_users(
-        self, registry: Registry, monkeypatch: pytest.MonkeyPatch
+        self, path: Path
     ) -> None:
         """A flood of actors' writes is refused past the bound; a user's request still passes."""
-        await registry.insert_application(RECORD)
-        monkeypatch.setattr(database, "QUEUE_LIMIT", 0)
-        with pytest.raises(ResourceExhausted, match="waiting for the disk"):
-            await registry.kv_put("calculator", "k", b"")
-        await registry.set_desired("calculator", Desired.STOPPED)
+        async with Registry.open(path, bounds=Bounds(waiting_writes=0)) as registry:
+            await registry.insert_application(RECORD)
+            with pytest.raises(ResourceExhausted, match="waiting for the disk"):
+                await registry.kv_put("calculator", "k", b"")
+            await registry.set_desired("calculator", Desired.STOPPED)
 
     async def test_call_when_an_argument_is_no_sql_value_then_only_that_call_fails(
         self, registry: Registry
@@ -513,11 +513,10 @@ class TestFile:
                 pass
 
     async def test_open_when_another_program_holds_the_file_then_unavailable(
-        self, path: Path, monkeypatch: pytest.MonkeyPatch
+        self, path: Path
     ) -> None:
         """A lock that is not given back within the timeout is named, not waited for for ever."""
-        monkeypatch.setattr(sqlite_file, "_BUSY_TIMEOUT_S", 0.01)
-        async with Registry.open(path) as registry:
+        async with Registry.open(path, bounds=Bounds(busy_s=0.01)) as registry:
             with closing(sqlite3.connect(path, isolation_level=None)) as other:
                 other.execute("BEGIN IMMEDIATE")
                 with pytest.raises(Unavailable, match="another program"):

@@ -21,6 +21,7 @@ from plexspaces_node.node.registry.migrations import MIGRATIONS, migrate
 from plexspaces_node.node.registry.registry import Desired, Registry
 from plexspaces_node.node.registry.snapshots import SnapshotRecord
 from plexspaces_node.node.registry.sqlite_errors import Damaged
+from plexspaces_node.node.registry.sqlite_file import Bounds
 
 RECORD = record_of("calculator")
 OTHER = record_of("other", id="app-2")
@@ -176,7 +177,7 @@ class TestLimit:
         self, path: Path
     ) -> None:
         """The bound of the whole node is named; what was there stays, and can be removed."""
-        async with Registry.open(path, limit_bytes=8 * MIB) as registry:
+        async with Registry.open(path, bounds=Bounds(file_bytes=8 * MIB)) as registry:
             for record in (RECORD, OTHER):
                 await registry.insert_application(record)
             await registry.kv_put(OTHER.name, "mine", b"1")

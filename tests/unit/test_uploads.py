@@ -36,7 +36,7 @@ def make(tmp_path: Path) -> Iterator[Callable[[int], Upload]]:
 
     def make_one(size: int) -> Upload:
         files.append(IncomingFile(tmp_path))
-        return Upload(files[-1], size, LONG_BYTES)
+        return Upload(files[-1], size, limit_bytes=LONG_BYTES)
 
     yield make_one
     for file in files:

@@ -42,6 +42,8 @@ from plexspaces_node.node.machines.machine import AgentLimits
 from plexspaces_node.node.metrics import serve_metrics
 from plexspaces_node.node.node import Node
 from plexspaces_node.node.registry.registry import Registry
+from plexspaces_node.node.registry.sqlite_file import Bounds
+from plexspaces_node.node.timeouts import Timeouts
 from plexspaces_node.settings import LimitsSection
 from plexspaces_node.vm.driver import Driver
 from plexspaces_node.vm.host import procfs
@@ -64,6 +66,7 @@ class NodeBuilder:
         self._config: Config | None = None
         self._config_file: Path | None = None
         self._driver: Driver | None = None
+        self._timeouts = Timeouts()
 
     def with_address(self, address: str) -> Self:
         """Listen on HOST:PORT; port 0 takes a free one, which `Node.address` then tells."""
@@ -100,6 +103,11 @@ class NodeBuilder:
         self._driver = driver
         return self
 
+    def with_timeouts(self, timeouts: Timeouts) -> Self:
+        """Wait as long as these say; for tests of what hangs."""
+        self._timeouts = timeouts
+        return self
+
     @asynccontextmanager
     async def build(self) -> AsyncIterator[Node]:
         """Start the node; on leaving, drain it.
@@ -126,7 +134,7 @@ class NodeBuilder:
             driver, note = await choose_driver(config, self._driver)
             stack.callback(driver.close)
             limits, node_health = config.limits, NodeHealth()
-            context = await _open(stack, config, data, driver, node_health)
+            context = await _open(stack, config, self._timeouts, data, driver, node_health)
             applications, artifacts = Applications(context), context.artifacts
             info = _describe(config, driver, note)
             server = grpc.aio.server(options=_server_options(config))
@@ -160,9 +168,10 @@ class NodeBuilder:
             yield node
 
 
-async def _open(
+async def _open(  # noqa: PLR0913 - each by its name
     stack: AsyncExitStack,
     config: Config,
+    timeouts: Timeouts,
     data: DataDirectory,
     driver: Driver,
     node_health: NodeHealth,
@@ -173,7 +182,7 @@ async def _open(
     registry = Registry.open(
         data.registry,
         keyvalue_limit_bytes=limits.keyvalue_bytes,
-        limit_bytes=limits.registry_bytes,
+        bounds=Bounds(limits.registry_bytes, busy_s=timeouts.registry_busy_s),
         on_damage=node_health.damage,
     )
     artifacts = ArtifactStore(
@@ -181,6 +190,7 @@ async def _open(
         limit_bytes=limits.artifact_bytes,
         engine=f"{ENGINE} settings {ENGINE_REVISION}",
         limits=_compile_limits(limits),
+        upload_grace_s=timeouts.upload_grace_s,
     )
     return NodeContext(
         driver=driver,

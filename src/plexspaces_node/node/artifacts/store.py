@@ -22,7 +22,7 @@ from plexspaces_node.node.artifacts.eviction import Shelf
 from plexspaces_node.node.artifacts.files import ArtifactFiles, missing
 from plexspaces_node.node.artifacts.pruner import PROMISE_S, Pruner
 from plexspaces_node.node.artifacts.report import ArtifactReport
-from plexspaces_node.node.artifacts.upload import IncomingFile, Upload
+from plexspaces_node.node.artifacts.upload import GRACE_S, IncomingFile, Upload
 from plexspaces_node.node.artifacts.upload_slots import Uploads, UploadTimes
 from plexspaces_node.node.disk import room_of
 
@@ -66,11 +66,13 @@ class ArtifactStore:
         limits: CompileLimits | None = None,
         compiler: Sequence[str] = (),
         promise_s: float = PROMISE_S,
+        upload_grace_s: float = GRACE_S,
     ) -> None:
         self._limit_bytes = limit_bytes
         self._shelf = Shelf(limit_bytes)
         self._files = ArtifactFiles(root, engine, self._shelf)
         self._uploads = Uploads()
+        self._upload_grace_s = upload_grace_s
         self._upload_times = UploadTimes(promise_s)
         self._compilations = CompileQueue(
             self._files,
@@ -125,7 +127,9 @@ class ArtifactStore:
         """
         target = self._files.path(digest)
         file = IncomingFile(self._files.directory)
-        upload = Upload(file, size_bytes, self._limit_bytes)
+        upload = Upload(
+            file, size_bytes, limit_bytes=self._limit_bytes, grace_s=self._upload_grace_s
+        )
         async with self._uploads.place(upload, owner), self.holding(digest):
             try:
                 with self._pruner.noticing_full_disk():

@@ -30,7 +30,7 @@ TEMPORARY = ".tmp-"
 """How the name of a file begins that is not whole yet; what a crash leaves, a start removes."""
 
 LEAST_BYTES_PER_S = 64 * 1024
-"""An upload that is slower for longer than `GRACE_S` is ended: only so many run at once."""
+"""An upload that is slower for longer than its grace is ended: only so many run at once."""
 
 GRACE_S = 10.0
 
@@ -42,7 +42,9 @@ _Part = TypeVar("_Part")
 class Upload:
     """The bytes of an artifact as they come; made by `ArtifactStore.receive`."""
 
-    def __init__(self, file: IncomingFile, size_bytes: int, limit_bytes: int) -> None:
+    def __init__(
+        self, file: IncomingFile, size_bytes: int, *, limit_bytes: int, grace_s: float = GRACE_S
+    ) -> None:
         if size_bytes < 1:
             raise InvalidArgument(
                 "the artifact is empty", hint="build it again: a .wasm file has at least 8 bytes"
@@ -58,7 +60,7 @@ class Upload:
         self._loop = asyncio.get_running_loop()
         self._begin_s = self._loop.time()
         # How much longer it may be waited for; what comes adds to it.
-        self._patience_s = GRACE_S
+        self._grace_s = self._patience_s = grace_s
         self._waiting: asyncio.Timeout | None = None
         self._gives_way = False
 
@@ -131,7 +133,7 @@ class Upload:
         if not self._received:
             self._first_ns = time.monotonic_ns()
         self._received += len(chunk)
-        self._patience_s = min(GRACE_S, self._patience_s + len(chunk) / LEAST_BYTES_PER_S)
+        self._patience_s = min(self._grace_s, self._patience_s + len(chunk) / LEAST_BYTES_PER_S)
         if self._received > self._limit_bytes:
             raise _too_big(self._received, self._limit_bytes)
         if self._received > self.size_bytes:

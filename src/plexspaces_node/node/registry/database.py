@@ -19,10 +19,14 @@ from typing import Any, TypeAlias, TypeVar, cast
 from plexspaces_node.errors import Internal, ResourceExhausted, Unavailable
 from plexspaces_node.node.registry.migrations import Migration
 from plexspaces_node.node.registry.sqlite_errors import Damaged
-from plexspaces_node.node.registry.sqlite_file import Failure, Job, Mode, SqliteFile
-
-QUEUE_LIMIT = 4096
-"""Operations of `Mode.WRITE` that may wait; past this the disk is too slow for the load."""
+from plexspaces_node.node.registry.sqlite_file import (
+    DEFAULT_BOUNDS,
+    Bounds,
+    Failure,
+    Job,
+    Mode,
+    SqliteFile,
+)
 
 _BATCH_LIMIT = 256
 
@@ -37,8 +41,11 @@ _Waiting: TypeAlias = tuple[Job, asyncio.Future[Any]]
 class Database:
     """An open file. Made by `open`; used from the event loop that opened it."""
 
-    def __init__(self, path: Path, file: SqliteFile, executor: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, path: Path, file: SqliteFile, executor: ThreadPoolExecutor, waiting_writes: int
+    ) -> None:
         """Use a file that was opened on the one thread of an executor."""
+        self._waiting_writes = waiting_writes
         self._path = path
         self._file = file
         self._executor = executor
@@ -57,17 +64,17 @@ class Database:
         path: Path,
         migrations: Sequence[Migration],
         *,
-        limit_bytes: int,
+        bounds: Bounds = DEFAULT_BOUNDS,
         on_damage: Callable[[Damaged], None] = lambda _: None,
     ) -> AsyncIterator[Database]:
         """Open or make the file, readable by its owner only, and bring its schema up to date.
 
-        Once `limit_bytes` of it are used, what is under way then aside, nothing that wants more
-        room is taken. `on_damage` is called on the event loop for each damage that an operation
-        meets. Leaving the context finishes what was asked for and closes the file. Raises
-        `InvalidArgument` when the path cannot be used, `Damaged`, `WrongState` for a file of a
-        newer version, `ResourceExhausted` when there is no room for what a new version changes in
-        it.
+        Once `bounds.file_bytes` of it are used, what is under way then aside, nothing that wants
+        more room is taken. `on_damage` is called on the event loop for each damage that an
+        operation meets. Leaving the context finishes what was asked for and closes the file.
+        Raises `InvalidArgument` when the path cannot be used, `Damaged`, `WrongState` for a file
+        of a newer version, `ResourceExhausted` when there is no room for what a new version
+        changes in it.
         """
         loop = asyncio.get_running_loop()
         executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=path.stem)
@@ -78,12 +85,13 @@ class Database:
             loop.call_soon_threadsafe(on_damage, error)
 
         def opened() -> SqliteFile:
-            file = SqliteFile.open(path, migrations, limit_bytes=limit_bytes, on_damage=damage)
+            file = SqliteFile.open(path, migrations, bounds=bounds, on_damage=damage)
             return stack.enter_context(closing(file))
 
         database: Database | None = None
         try:
-            database = cls(path, await loop.run_in_executor(executor, opened), executor)
+            file = await loop.run_in_executor(executor, opened)
+            database = cls(path, file, executor, bounds.waiting_writes)
             yield database
         finally:
             if database is not None:
@@ -101,9 +109,10 @@ class Database:
         `Unavailable` once closed, `ResourceExhausted` when too much waits, the file has reached
         its limit or the disk is full, `Damaged` when the file is found damaged.
         """
-        if mode is Mode.WRITE and len(self._queue) >= QUEUE_LIMIT:
+        if mode is Mode.WRITE and len(self._queue) >= self._waiting_writes:
             raise ResourceExhausted(
-                f"{len(self._queue)} writes are waiting for the disk, the limit is {QUEUE_LIMIT}",
+                f"{len(self._queue)} writes are waiting for the disk, "
+                f"the limit is {self._waiting_writes}",
                 hint="make the applications write less, or use a faster disk",
             )
         return cast(_T, await self._run(Job(run, mode)))

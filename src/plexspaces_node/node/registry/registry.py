@@ -47,15 +47,12 @@ from plexspaces_node.node.registry.database import Database, Value
 from plexspaces_node.node.registry.migrations import MIGRATIONS, Migration
 from plexspaces_node.node.registry.snapshots import Parts, SnapshotRecord
 from plexspaces_node.node.registry.sqlite_errors import Damaged
-from plexspaces_node.node.registry.sqlite_file import Mode
+from plexspaces_node.node.registry.sqlite_file import DEFAULT_BOUNDS, Bounds, Mode
 
 _log = logging.getLogger(__name__)
 
 DEFAULT_KEYVALUE_LIMIT_BYTES = 64 * MIB
 """The most one application's keys and values may take."""
-
-DEFAULT_LIMIT_BYTES = 16 * 1024 * MIB
-"""The most the keys and states of all applications may take."""
 
 _AGAIN_S = 30.0
 _GIVE_BACK_AFTER_BYTES = 4 * MIB
@@ -139,7 +136,7 @@ class Registry:
         path: Path,
         *,
         keyvalue_limit_bytes: int = DEFAULT_KEYVALUE_LIMIT_BYTES,
-        limit_bytes: int = DEFAULT_LIMIT_BYTES,
+        bounds: Bounds = DEFAULT_BOUNDS,
         migrations: Sequence[Migration] = MIGRATIONS,
         on_damage: Callable[[Damaged], None] = lambda _: None,
     ) -> AsyncIterator[Registry]:
@@ -149,7 +146,7 @@ class Registry:
         `Database.open` raises.
         """
         is_new = not path.exists() or not path.stat().st_size
-        opening = Database.open(path, migrations, limit_bytes=limit_bytes, on_damage=on_damage)
+        opening = Database.open(path, migrations, bounds=bounds, on_damage=on_damage)
         async with opening as database:
             registry = cls(database, keyvalue_limit_bytes=keyvalue_limit_bytes, is_new=is_new)
             tidying = asyncio.create_task(registry._tidy(), name="tidy the registry")

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from plexspaces_node.errors import InvalidArgument, PlexSpacesError, ResourceExhausted
+from plexspaces_node.model import MIB
 from plexspaces_node.node.disk import DiskFull, Reserve, sync
 from plexspaces_node.node.registry.migrations import Migration, migrate
 from plexspaces_node.node.registry.sqlite_errors import Damaged, damaged, translated
@@ -29,8 +30,27 @@ RESERVE_BYTES = 8 * 1024 * 1024
 
 _PAGES_AT_ONCE = 256
 _KEPT_PAGES = 1024
-_BUSY_TIMEOUT_S = 5.0
 _WAL_KEPT_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a file may take, and how long it is waited for.
+
+    Attributes:
+        file_bytes: for the keys and states of all applications: once so many are used, nothing
+            that wants more room is taken.
+        waiting_writes: operations of `Mode.WRITE` that may wait; past this the disk is too slow
+            for the load.
+        busy_s: for another program that holds the file.
+    """
+
+    file_bytes: int = 16 * 1024 * MIB
+    waiting_writes: int = 4096
+    busy_s: float = 5.0
+
+
+DEFAULT_BOUNDS = Bounds()
 
 
 class Mode(IntEnum):
@@ -76,12 +96,12 @@ class SqliteFile:
         path: Path,
         connection: sqlite3.Connection,
         *,
-        limit_bytes: int,
+        bounds: Bounds,
         on_damage: Callable[[Damaged], None],
     ) -> None:
         self._path = path
         self._connection = connection
-        self._limit_bytes = limit_bytes
+        self._bounds = bounds
         self._on_damage = on_damage
         self._synchronous = ""
         self._page_bytes = _number(connection, "page_size")
@@ -97,7 +117,7 @@ class SqliteFile:
         path: Path,
         migrations: Sequence[Migration],
         *,
-        limit_bytes: int,
+        bounds: Bounds,
         on_damage: Callable[[Damaged], None],
     ) -> SqliteFile:
         """Open or make a file, and bring its schema up to date; see `Database.open`.
@@ -105,12 +125,12 @@ class SqliteFile:
         `on_damage` is called for each damage that a job meets.
         """
         _make(path)
-        connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+        connection = sqlite3.connect(path, timeout=bounds.busy_s, isolation_level=None)
         try:
             try:
                 _prepare(connection, migrations)
                 _check(connection, path)
-                file = cls(path, connection, limit_bytes=limit_bytes, on_damage=on_damage)
+                file = cls(path, connection, bounds=bounds, on_damage=on_damage)
             except sqlite3.Error as error:
                 raise translated(error, path) from error
         except BaseException:
@@ -160,10 +180,10 @@ class SqliteFile:
         if not self._reserve.fill():
             raise DiskFull(self._path)
         pages, free = self._pages()
-        if (pages - free) * self._page_bytes >= self._limit_bytes:
+        if (pages - free) * self._page_bytes >= self._bounds.file_bytes:
             raise ResourceExhausted(
                 "the keys and states of all applications have reached the limit of "
-                f"{self._limit_bytes} bytes",
+                f"{self._bounds.file_bytes} bytes",
                 hint="plexspaces undeploy --name X, or raise [limits] registry_bytes",
             )
 
@@ -223,7 +243,7 @@ class SqliteFile:
         # Not waiting for whoever reads the file, a backup for example: the next one does it.
         connection.execute("PRAGMA busy_timeout = 0")
         connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
-        connection.execute(f"PRAGMA busy_timeout = {int(_BUSY_TIMEOUT_S * 1000)}")
+        connection.execute(f"PRAGMA busy_timeout = {int(self._bounds.busy_s * 1000)}")
 
     def _failure(self, error: Exception) -> Failure:
         if isinstance(error, Damaged):
