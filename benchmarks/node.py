@@ -113,12 +113,12 @@ async def _agent(path: Path, code: Path) -> AsyncIterator[AgentClient]:
     agent = AgentClient(
         "vm-bench", SwitchedHostCalls(), node_id="bench", message_limit=MIB, in_flight_limit=64
     )
-    await agent.listen(path)
+    agent.link.listen(path)
     program = await asyncio.create_subprocess_exec(
         agent_program(), "--vm-id", "vm-bench", "--link", path
     )
     try:
-        await agent.hello()
+        await agent.link.hello()
         load = link.Load(
             application="echo",
             path=str(shutil.copyfile(code, path.with_name(code.name))),

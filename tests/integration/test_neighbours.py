@@ -60,13 +60,13 @@ async def agent(
     """Start an agent of this kind, as a program."""
     path = directory / f"{what}.sock"
     client = AgentClient(VM_ID, host, node_id="n", message_limit=16 << 20, in_flight_limit=1024)
-    await client.listen(path)
+    client.link.listen(path)
     program = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "support.hostile_agent", str(path), what), cwd=TESTS
     )
     try:
         async with asyncio.timeout(patient(20)):
-            await client.hello()
+            await client.link.hello()
         yield client, program
     finally:
         await client.close()

@@ -189,11 +189,11 @@ async def test_link_that_breaks_is_mended_and_the_application_lives_on(
     await client.deploy("one", probe_wasm, options=DeployOptions(memory_mib=128))
     await client.invoke("one", type="c")
     before = bundles_of(data_dir)
-    connection = agents[0]._connection
+    connection = agents[0].link.connection
     assert connection is not None
     connection.close()
     async with asyncio.timeout(patient(20)):
-        while agents[0]._connection in (None, connection):
+        while agents[0].link.connection in (None, connection):
             await asyncio.sleep(0.01)
     assert (await client.invoke("one", type="c")).payload == TWO
     assert bundles_of(data_dir) == before

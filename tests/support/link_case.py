@@ -202,13 +202,13 @@ Run: TypeAlias = Callable[[Callable[[Case], Coroutine[Any, Any, None]]], None]
 async def _around(path: Path, case: Callable[[Case], Coroutine[Any, Any, None]]) -> None:
     host = Host()
     client = AgentClient("vm", host, node_id="n", message_limit=MESSAGE_LIMIT, in_flight_limit=8)
-    await client.listen(path)
+    client.link.listen(path)
     try:
         with socket.socket(socket.AF_UNIX) as agent:
             agent.setblocking(False)
             agent.connect(str(path))
             agent.send(link.encode(link.Hello(generation=link.GENERATION, vm_id="vm")))
-            await client.hello()
+            await client.link.hello()
             it = Case(client, agent, host)
             assert isinstance(await it.take(), link.Welcome)
             try:

@@ -17,7 +17,7 @@ from plexspaces_node.link import frames as link
 from plexspaces_node.model import ArtifactKind
 from plexspaces_node.node.applications.instance import KINDS
 from plexspaces_node.node.logs import LogRecord
-from plexspaces_node.node.machines.agent_client import LEVELS, STREAMS
+from plexspaces_node.node.machines.log_lines import LEVELS, STREAMS
 from plexspaces_node.programs import agent_program
 
 _F = TypeVar("_F", bound=link.AgentFrame)

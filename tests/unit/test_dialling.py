@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from plexspaces_node.link import frames as link
-from plexspaces_node.node.machines import agent_client as agents
+from plexspaces_node.node.machines import agent_link
 from plexspaces_node.node.machines.agent_client import AgentClient
 from plexspaces_node.node.machines.machine import SwitchedHostCalls
 
@@ -36,7 +36,7 @@ class ListeningAgent:
 
 @pytest.fixture
 async def client(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AgentClient]:
-    monkeypatch.setattr(agents, "REDIAL_S", 0.001)
+    monkeypatch.setattr(agent_link, "REDIAL_S", 0.001)
     client = AgentClient(
         "vm-1", SwitchedHostCalls(), node_id="n", message_limit=1024, in_flight_limit=8
     )
@@ -54,9 +54,9 @@ async def test_node_that_dials_gets_the_agents_hello(client: AgentClient, path: 
     """An agent that is already there says hello to the connection."""
     agent = ListeningAgent()
     async with await asyncio.start_unix_server(agent.serve, str(path)):
-        client.dial(path)
+        client.link.dial(path)
         async with asyncio.timeout(10):
-            assert (await client.hello()).vm_id == "vm-1"
+            assert (await client.link.hello()).vm_id == "vm-1"
         await client.close()
         await agent.ended.wait()
 
@@ -65,12 +65,12 @@ async def test_node_that_dials_before_anybody_listens_tries_again(
     client: AgentClient, path: Path
 ) -> None:
     """A socket that is not there yet is no end."""
-    client.dial(path)
+    client.link.dial(path)
     await asyncio.sleep(0)
     agent = ListeningAgent()
     async with await asyncio.start_unix_server(agent.serve, str(path)):
         async with asyncio.timeout(10):
-            assert (await client.hello()).vm_id == "vm-1"
+            assert (await client.link.hello()).vm_id == "vm-1"
         await client.close()
         await agent.ended.wait()
 
@@ -79,13 +79,13 @@ async def test_link_that_breaks_is_dialled_again(client: AgentClient, path: Path
     """After a break, by nonsense or by an end, the next connection serves."""
     agent = ListeningAgent()
     async with await asyncio.start_unix_server(agent.serve, str(path)):
-        client.dial(path)
+        client.link.dial(path)
         (await agent.next()).write(b"\xff" * 64)
         (await agent.next()).close()
         writer = await agent.next()
         agent.ended.clear()
         async with asyncio.timeout(10):
-            while (connection := client._connection) is None or connection.gone.is_set():
+            while (connection := client.link.connection) is None or connection.gone.is_set():
                 await asyncio.sleep(0.001)
         assert not writer.is_closing()
         await client.close()
@@ -96,7 +96,7 @@ async def test_agent_that_missed_the_connection_is_dialled_again(
     client: AgentClient, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where no hello comes the node hangs up and connects anew; one that said hello is kept."""
-    monkeypatch.setattr(agents, "GREETING_S", 0.01)
+    monkeypatch.setattr(agent_link, "GREETING_S", 0.01)
     agent, missed = ListeningAgent(), asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -108,12 +108,12 @@ async def test_agent_that_missed_the_connection_is_dialled_again(
         missed.set()
 
     async with await asyncio.start_unix_server(serve, str(path)), asyncio.timeout(10):
-        client.dial(path)
-        await client.hello()
+        client.link.dial(path)
+        await client.link.hello()
         assert missed.is_set()
         # Well beyond the time for a greeting.
-        await asyncio.sleep(10 * agents.GREETING_S)
-        assert client._connection is not None
+        await asyncio.sleep(10 * agent_link.GREETING_S)
+        assert client.link.connection is not None
         assert not agent.ended.is_set()
         await client.close()
         await agent.ended.wait()
@@ -130,8 +130,8 @@ async def test_client_that_is_closed_dials_no_more(client: AgentClient, path: Pa
         ended.set()
 
     async with await asyncio.start_unix_server(silent, str(path)), asyncio.timeout(10):
-        client.dial(path)
+        client.link.dial(path)
         await connected.wait()
         await client.close()
         await ended.wait()
-    assert not client._ungreeted
+    assert not client.link._ungreeted

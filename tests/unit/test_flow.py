@@ -14,9 +14,9 @@ from support.link_case import MESSAGE_LIMIT, Case, Run
 from plexspaces_node.errors import ActorFailed
 from plexspaces_node.link import frames as link
 from plexspaces_node.node.machines import host_calls as calls
-from plexspaces_node.node.machines.agent_client import LOG_LINES
 from plexspaces_node.node.machines.connection import AGENT_HEAD_BYTES, ANSWER_BYTES
 from plexspaces_node.node.machines.host_calls import HOST_CALLS, HOST_CALLS_BYTES
+from plexspaces_node.node.machines.log_lines import LOG_LINES
 from plexspaces_node.node.machines.reading import (
     BURST_S,
     HEAD_BYTES,
@@ -34,7 +34,7 @@ LINE = link.Log.Line(stream=link.Log.STREAM_LOG, level=link.Log.LEVEL_INFO, mess
 
 def a_connection(it: Case) -> bool:
     """Tell whether the agent is still connected."""
-    return it.client._connection is not None
+    return it.client.link.connection is not None
 
 
 @pytest.mark.parametrize("seconds", [10, 100])
@@ -84,7 +84,7 @@ def test_agent_that_does_not_read_small_answers_is_not_read_from_either(
             it.host.answers = refuse
         it.host.keeps = True
         await it.flood(link.encode(frame) * 100, 100)
-        connection = it.client._connection
+        connection = it.client.link.connection
         assert connection is not None
         assert connection.answers.is_full
         # And what was read with the last that was allowed.

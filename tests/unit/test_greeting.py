@@ -14,7 +14,7 @@ from support.standin import hello
 
 from plexspaces_node.errors import WrongState
 from plexspaces_node.link import frames as link
-from plexspaces_node.node.machines import agent_client as agents
+from plexspaces_node.node.machines import agent_link
 from plexspaces_node.node.machines import listener as acceptor
 from plexspaces_node.node.machines.agent_client import AgentClient
 
@@ -37,7 +37,7 @@ async def client(host: Host) -> AsyncIterator[AgentClient]:
 async def path(short_dir: Path, client: AgentClient) -> Path:
     """Where the client listens."""
     path = short_dir / "link.sock"
-    await client.listen(path)
+    client.link.listen(path)
     return path
 
 
@@ -57,9 +57,9 @@ async def test_agent_is_welcomed_with_what_it_has_to_know(client: AgentClient, p
     writer.write(hello("vm-1"))
     welcome = await welcomed(reader)
     assert (welcome.generation, welcome.node_id, welcome.refused) == (link.GENERATION, "n", "")
-    assert (welcome.message_limit, len(welcome.seed)) == (1024, agents.SEED_BYTES)
+    assert (welcome.message_limit, len(welcome.seed)) == (1024, agent_link.SEED_BYTES)
     assert welcome.time_unix_ns > 10**18
-    assert (await client.hello()).vm_id == "vm-1"
+    assert (await client.link.hello()).vm_id == "vm-1"
     writer.close()
 
 
@@ -92,7 +92,7 @@ async def test_agent_of_another_generation_is_refused_in_words(
     reader, writer = await asyncio.open_unix_connection(path)
     writer.write(said)
     with pytest.raises(WrongState, match=why) as caught:
-        await client.hello()
+        await client.link.hello()
     assert "plexspaces image build" in str(caught.value.hint)
     assert [why in line.message for line in host.lines] == [True]
     if b"Hello" not in said:
@@ -106,7 +106,7 @@ async def test_agent_of_another_machine_is_refused(client: AgentClient, path: Pa
     reader, writer = await asyncio.open_unix_connection(path)
     writer.write(hello("vm-2"))
     with pytest.raises(WrongState, match="this link is for vm-1, not vm-2"):
-        await client.hello()
+        await client.link.hello()
     assert await reader.read() != b""
     writer.close()
 
@@ -117,14 +117,14 @@ async def test_agent_that_connects_over_and_over_is_taken_a_few_times_a_second(
     """The others wait in the kernel, whose queue is short, and cost the node nothing."""
     monkeypatch.setattr(acceptor, "PAUSE_S", 0.05)
     taken = 0
-    opened = client.opened
+    opened = client.link.opened
 
     def count(connection: object) -> None:
         nonlocal taken
         taken += 1
         opened(connection)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(client, "opened", count)
+    monkeypatch.setattr(client.link, "opened", count)
     loop = asyncio.get_running_loop()
     begin, sockets = loop.time(), list[socket.socket]()
     while loop.time() - begin < 1.0:
@@ -146,7 +146,7 @@ async def test_connection_without_a_hello_is_closed(
     client: AgentClient, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It holds nothing for longer than a greeting takes."""
-    monkeypatch.setattr(agents, "GREETING_S", 0.01)
+    monkeypatch.setattr(agent_link, "GREETING_S", 0.01)
     reader, writer = await asyncio.open_unix_connection(path)
     async with asyncio.timeout(10):
         assert await reader.read() == b""
@@ -180,6 +180,6 @@ async def test_socket_of_a_machine_is_its_owners_alone_and_goes_with_it(
     """A stale one is replaced; one that is closed is removed."""
     assert path.stat().st_mode & 0o777 == 0o600
     other = AgentClient("vm-1", Host(), node_id="n", message_limit=1024, in_flight_limit=8)
-    await other.listen(path)
+    other.link.listen(path)
     await other.close()
     assert not path.exists()

@@ -231,7 +231,7 @@ def test_reply_when_it_comes_as_its_sender_leaves_then_the_agent_has_answered(ru
         left = it.invoke(60.0)
         message = await it.take()
         left.cancel()
-        connection = it.client._connection
+        connection = it.client.link.connection
         assert connection is not None
         reply = it.reply(message)
         connection.get_buffer(-1)[: len(reply)] = reply

@@ -7,7 +7,8 @@ the agent does not take, it is not read from.
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol, cast
+from collections.abc import Callable
+from typing import Protocol, TypeAlias, cast
 
 from plexspaces_node.link import frames as link
 from plexspaces_node.link.frames import AgentFrame, Body
@@ -24,20 +25,21 @@ GREETING_BYTES = 4096
 """The longest head of the first frame."""
 
 
+Received: TypeAlias = "Callable[[Connection, AgentFrame, Body], None]"
+"""Takes a frame of a connection."""
+
+
 class Receiver(Protocol):
-    """Whose connection it is."""
+    """Whose connections they are."""
 
     def opened(self, connection: Connection) -> None:
         """Take note of a connection, which has said nothing yet."""
 
-    def received(self, connection: Connection, frame: AgentFrame, body: Body) -> None:
-        """Take a frame; must not block. May raise `LinkBroken`."""
+    def greet(self, connection: Connection, frame: AgentFrame, body: Body) -> None:
+        """Take its first frame; see `Connection.greeted`. May raise `LinkBroken`."""
 
     def broken(self, connection: Connection, error: link.LinkBroken) -> None:
         """Hear why the connection is about to be closed."""
-
-    def took_answers(self, connection: Connection) -> None:
-        """Hear that the agent took answers that it had left lying."""
 
     def lost(self, connection: Connection) -> None:
         """Hear that it is gone."""
@@ -53,6 +55,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def __init__(self, receiver: Receiver, *, message_limit: int) -> None:
         self._receiver = receiver
+        self._received: Received = receiver.greet
+        self._took_answers: Callable[[], None] = lambda: None
         self._message_limit = message_limit
         # A hello has no body, and little else.
         self._reader = link.FrameReader.of_agent(0, head_limit=GREETING_BYTES)
@@ -67,8 +71,13 @@ class Connection(asyncio.BufferedProtocol):
         """Bytes that came of a frame that is not yet whole."""
         return self._reader.unfinished
 
-    def greeted(self) -> None:
-        """From now on take frames that are no hello."""
+    def greeted(self, received: Received, took_answers: Callable[[], None]) -> None:
+        """From now on hand frames that are no hello to `received`, which may raise `LinkBroken`.
+
+        It must not block. `took_answers` is called when the agent took answers that it had left
+        lying.
+        """
+        self._received, self._took_answers = received, took_answers
         self._reader.head_limit = AGENT_HEAD_BYTES
         self._reader.message_limit = self._message_limit
 
@@ -103,12 +112,13 @@ class Connection(asyncio.BufferedProtocol):
             for frame, body in self._reader.filled(nbytes):
                 if self._transport.is_closing():
                     return
-                self._receiver.received(self, frame, body)
+                self._received(self, frame, body)
         except link.LinkBroken as error:
             self._receiver.broken(self, error)
             self.close()
         else:
-            self.reading.keep_pace()
+            if self.reading.ahead_s:
+                self.reading.keep_pace()
 
     def pause_writing(self) -> None:
         self.writing.pause()
@@ -117,7 +127,7 @@ class Connection(asyncio.BufferedProtocol):
         self.writing.resume()
         if self.answers.taken(self.writing.written):
             self.reading.release(Hold.ANSWERS)
-            self._receiver.took_answers(self)
+            self._took_answers()
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc

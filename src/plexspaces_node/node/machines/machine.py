@@ -294,12 +294,12 @@ async def _start(driver: Driver, bundle: Bundle, limits: AgentLimits, timeout_s:
         undo.push_async_callback(agent.close)
         if driver.capabilities.link is LinkEnd.GUEST_DIALS:
             with step("listen", bundle):
-                await agent.listen(bundle.link_socket)
+                agent.link.listen(bundle.link_socket)
         vm = await driver.start(bundle.config, bundle)
         started = perf_counter_ns()
         undo.push_async_callback(vm.stop, 0)
         if vm.endpoint.opened_by is LinkEnd.NODE_DIALS:
-            agent.dial(vm.endpoint.path)
+            agent.link.dial(vm.endpoint.path)
         with step("hello", bundle):
             await _hello(agent, vm, timeout_s)
         undo.pop_all()
@@ -310,7 +310,7 @@ async def _start(driver: Driver, bundle: Bundle, limits: AgentLimits, timeout_s:
 
 
 async def _hello(agent: AgentClient, vm: Vm, timeout_s: float) -> None:
-    hello = asyncio.ensure_future(agent.hello())
+    hello = asyncio.ensure_future(agent.link.hello())
     ended = asyncio.ensure_future(vm.wait())
     try:
         await asyncio.wait({hello, ended}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)

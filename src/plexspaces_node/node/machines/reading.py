@@ -64,24 +64,23 @@ class Reading:
         now_s = self._loop.time()
         self._unasked = Allowance(UNASKED_PER_S, now_s)
         self._unasked_bytes = Allowance(UNASKED_BYTES_PER_S, now_s)
-        self._pace_s = 0.0
+        self.ahead_s = 0.0
+        """For so long nothing more should be read; see `keep_pace`."""
         self._pacing: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         return f"<Reading {self._hold}>"
 
     def unasked(self, count: int, frame: AgentFrame, body: Body) -> None:
-        """Count what an agent said unasked; past its allowance `keep_pace` holds for a while."""
+        """Count what an agent said unasked; past its allowance it is ahead of its time."""
         now_s = self._loop.time()
         count += frame.ByteSize() // HEAD_BYTES
         wait_s = max(self._unasked.spend(count, now_s), self._unasked_bytes.spend(len(body), now_s))
-        self._pace_s = max(self._pace_s, wait_s)
+        self.ahead_s = max(self.ahead_s, wait_s)
 
     def keep_pace(self) -> None:
-        """Hold for as long as what was said unasked is too much; call after what was read."""
-        if not self._pace_s:
-            return
-        wait_s, self._pace_s = self._pace_s, 0.0
+        """Hold an agent that is ahead of its time until it is not."""
+        wait_s, self.ahead_s = self.ahead_s, 0.0
         if self._pacing is not None:
             self._pacing.cancel()
         self._pacing = self._loop.call_later(wait_s, self.release, Hold.PACE)

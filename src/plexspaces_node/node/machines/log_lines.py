@@ -1,0 +1,40 @@
+"""The lines of the log that an agent sends, as records of the log."""
+
+from __future__ import annotations
+
+from time import time_ns
+
+from plexspaces_node.link import frames as link
+from plexspaces_node.node.logs import LogRecord
+
+LOG_LINES = 2048
+"""The most lines in a frame: an agent sends half of that."""
+
+STREAMS = {
+    link.Log.STREAM_LOG: "log",
+    link.Log.STREAM_STDOUT: "stdout",
+    link.Log.STREAM_STDERR: "stderr",
+    link.Log.STREAM_AGENT: "agent",
+}
+"""What an agent may say a line of the log comes from; the node's own stream is not its to use."""
+
+LEVELS = {
+    link.Log.LEVEL_TRACE: "trace",
+    link.Log.LEVEL_DEBUG: "debug",
+    link.Log.LEVEL_INFO: "info",
+    link.Log.LEVEL_WARN: "warn",
+    link.Log.LEVEL_ERROR: "error",
+}
+
+
+def records_of(frame: link.Log) -> list[LogRecord]:
+    """Return the records; raises `LinkBroken` for lines that no agent sends."""
+    if len(frame.lines) > LOG_LINES:
+        raise link.LinkBroken(f"{len(frame.lines)} lines in a frame, at most {LOG_LINES}")
+    records = []
+    for line in frame.lines:
+        stream, level = STREAMS.get(line.stream), LEVELS.get(line.level)
+        if stream is None or level is None:
+            raise link.LinkBroken("a line of the log that no agent sends")
+        records.append(LogRecord(line.time_unix_ns or time_ns(), stream, level, line.message))
+    return records
