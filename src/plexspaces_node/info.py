@@ -193,9 +193,10 @@ class NodeInfo:
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """One line of an application's log.
+    """One line of an application's log, from the agent to the client.
 
     Attributes:
+        time_unix_ns: by the clock of whoever wrote it.
         stream: `log`, `stdout`, `stderr`, `agent` or `node`.
         level: `trace`, `debug`, `info`, `warn` or `error`.
     """

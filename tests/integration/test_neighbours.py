@@ -21,8 +21,9 @@ from support.hostile_agent import FLOODS, VM_ID
 from support.link_case import Host
 from support.patience import patient
 
+from plexspaces_node.info import LogLine
 from plexspaces_node.link import frames as link
-from plexspaces_node.node.logs import ApplicationLog, LogRecord
+from plexspaces_node.node.logs import ApplicationLog
 from plexspaces_node.node.machines.agent_client import AgentClient, Kept
 from plexspaces_node.vm.host.procfs import resident_bytes
 
@@ -41,7 +42,7 @@ class Store(Host):
         super().__init__()
         self._journal = journal
 
-    def log(self, lines: Sequence[LogRecord]) -> None:
+    def log(self, lines: Sequence[LogLine]) -> None:
         for line in lines:
             self._journal.append(line)
 

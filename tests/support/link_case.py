@@ -17,8 +17,8 @@ import pytest
 from support.feeding import feed
 
 from plexspaces_node.errors import DeadlineExceeded
+from plexspaces_node.info import LogLine
 from plexspaces_node.link import frames as link
-from plexspaces_node.node.logs import LogRecord
 from plexspaces_node.node.machines.agent_client import AgentClient, Kept
 from plexspaces_node.node.machines.machine import SwitchedHostCalls
 from plexspaces_node.node.machines.pending import Answered
@@ -73,13 +73,13 @@ class Host(SwitchedHostCalls):
     def __init__(self) -> None:
         super().__init__()
         self.unclaimed_replies: list[tuple[link.Reply | None, int]] = []
-        self.lines: list[LogRecord] = []
+        self.lines: list[LogLine] = []
         self.parts: list[link.Snapshot] = []
         self.calls: list[link.HostCall] = []
         self.answers: Callable[[link.HostCall], Awaitable[bytes | None]] = nothing
         self.keeps = False
 
-    def log(self, lines: Sequence[LogRecord]) -> None:
+    def log(self, lines: Sequence[LogLine]) -> None:
         self.lines += lines
 
     def snapshot_part(self, part: link.Snapshot, body: link.Body, kept: Kept) -> None:

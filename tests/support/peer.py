@@ -13,10 +13,10 @@ from typing import Self, TypeVar
 
 from support.patience import patient
 
+from plexspaces_node.info import LogLine
 from plexspaces_node.link import frames as link
 from plexspaces_node.model import ArtifactKind
 from plexspaces_node.node.applications.instance import KINDS
-from plexspaces_node.node.logs import LogRecord
 from plexspaces_node.node.machines.log_lines import LEVELS, STREAMS
 from plexspaces_node.programs import agent_program
 
@@ -242,10 +242,10 @@ class NodeEnd:
         self.invoke("e")
         return self.states()[-1]
 
-    def lines(self) -> list[LogRecord]:
+    def lines(self) -> list[LogLine]:
         """Return the lines of the log that were seen."""
         return [
-            LogRecord(line.time_unix_ns, STREAMS[line.stream], LEVELS[line.level], line.message)
+            LogLine(line.time_unix_ns, STREAMS[line.stream], LEVELS[line.level], line.message)
             for frame in self.of(link.Log)
             for line in frame.lines
         ]

@@ -13,21 +13,22 @@ from pathlib import Path
 import pytest
 
 from plexspaces_node.errors import InvalidArgument, ResourceExhausted
+from plexspaces_node.info import LogLine
 from plexspaces_node.node import logs
-from plexspaces_node.node.logs import MIN_LIMIT_BYTES, ApplicationLog, LogRecord, remove_all_but
+from plexspaces_node.node.logs import MIN_LIMIT_BYTES, ApplicationLog, remove_all_but
 
 LIMIT = 1024 * 1024
 
 
-def record(message: str, *, level: str = "info") -> LogRecord:
-    return LogRecord(1_700_000_000_000_000_000, "log", level, message)
+def record(message: str, *, level: str = "info") -> LogLine:
+    return LogLine(1_700_000_000_000_000_000, "log", level, message)
 
 
-def messages(records: list[LogRecord]) -> list[str]:
+def messages(records: list[LogLine]) -> list[str]:
     return [one.message for one in records]
 
 
-async def take(lines: AsyncIterator[LogRecord], count: int) -> list[str]:
+async def take(lines: AsyncIterator[LogLine], count: int) -> list[str]:
     return [(await anext(lines)).message for _ in range(count)]
 
 
@@ -157,7 +158,7 @@ class TestBounds:
         """A long message is cut at a character, says how much is missing, and hurts no other."""
         log.append(record("ü" * 8192))
         log.append(record("x" + "ü" * 8192))
-        log.append(LogRecord(2**70, "s" * 1000, "l" * 1000, "\ud800"))
+        log.append(LogLine(2**70, "s" * 1000, "l" * 1000, "\ud800"))
         whole, cut, odd = await log.read()
         assert whole.message == "ü" * 8192
         assert cut.message == "x" + "ü" * 8191 + " [cut: 1 bytes more]"

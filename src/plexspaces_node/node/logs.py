@@ -21,6 +21,7 @@ from typing import Self
 import msgspec
 
 from plexspaces_node.errors import InvalidArgument, ResourceExhausted
+from plexspaces_node.info import LogLine
 from plexspaces_node.model import MIB
 
 _log = logging.getLogger(__name__)
@@ -47,23 +48,8 @@ _LINE_OVERHEAD_BYTES = 512
 _ESCAPE_GROWTH = 6
 
 
-class LogRecord(msgspec.Struct, frozen=True):
-    """One line of a log.
-
-    Attributes:
-        time_unix_ns: by the clock of whoever wrote it.
-        stream: "log", "stdout", "stderr", "agent" or "node".
-        level: "trace", "debug", "info", "warn" or "error".
-    """
-
-    time_unix_ns: int
-    stream: str
-    level: str
-    message: str
-
-
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(LogRecord)
+_decoder = msgspec.json.Decoder(LogLine)
 
 
 def remove_all_but(directory: Path, names: Collection[str]) -> None:
@@ -115,7 +101,7 @@ class _Backlog:
         if not self._dropped:
             return list(self._lines)
         noun = "line" if self._dropped == 1 else "lines"
-        notice = LogRecord(self._dropped_ns, "node", "warn", f"{self._dropped} {noun} dropped")
+        notice = LogLine(self._dropped_ns, "node", "warn", f"{self._dropped} {noun} dropped")
         return [*self._lines, _encode(notice)]
 
     def lose(self, batch: _Backlog, written: int) -> None:
@@ -172,7 +158,7 @@ class ApplicationLog:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.close()
 
-    def append(self, record: LogRecord) -> None:
+    def append(self, record: LogLine) -> None:
         """Take a line; returns at once and never raises.
 
         What the disk or a follower is too slow for is dropped, and one line says how many were.
@@ -191,15 +177,15 @@ class ApplicationLog:
 
     def note(self, level: str, message: str) -> None:
         """Append a line of the node itself, written now."""
-        self.append(LogRecord(time_ns(), "node", level, message))
+        self.append(LogLine(time_ns(), "node", level, message))
 
-    async def read(self, tail: int = 0) -> list[LogRecord]:
+    async def read(self, tail: int = 0) -> list[LogLine]:
         """Return the last `tail` lines, oldest first; 0 means all that is kept."""
         async with self._files:
             lines = await asyncio.to_thread(self._read_files, tail, self._pending.lines())
         return await asyncio.to_thread(_decode, lines)
 
-    async def follow(self, tail: int = 0) -> AsyncGenerator[LogRecord, None]:
+    async def follow(self, tail: int = 0) -> AsyncGenerator[LogLine, None]:
         """Yield the last `tail` lines (0: all that is kept), then each new one as it comes.
 
         Without gap or repetition, but for lines dropped because the consumer is too slow, in
@@ -319,8 +305,8 @@ def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _bounded(record: LogRecord, message_limit: int) -> LogRecord:
-    return LogRecord(
+def _bounded(record: LogLine, message_limit: int) -> LogLine:
+    return LogLine(
         max(0, min(record.time_unix_ns, _MAX_TIME_NS)),
         _cut(record.stream, _WORD_LIMIT_BYTES),
         _cut(record.level, _WORD_LIMIT_BYTES),
@@ -339,11 +325,11 @@ def _cut(text: str, limit_bytes: int) -> str:
     return f"{kept} [cut: {len(data) - limit_bytes} bytes more]"
 
 
-def _encode(record: LogRecord) -> bytes:
+def _encode(record: LogLine) -> bytes:
     return _encoder.encode(record) + b"\n"
 
 
-def _decode(lines: list[bytes]) -> list[LogRecord]:
+def _decode(lines: list[bytes]) -> list[LogLine]:
     records = []
     for line in lines:
         with suppress(msgspec.DecodeError):

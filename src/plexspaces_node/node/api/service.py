@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
 
 import grpc
 
@@ -15,7 +14,7 @@ from plexspaces_node.api.generated import application_pb2 as pb
 from plexspaces_node.api.generated import application_pb2_grpc as pb_grpc
 from plexspaces_node.api.invoke import LONG_BYTES, METHOD, SERVICE, decode_request, encode_reply
 from plexspaces_node.errors import InvalidArgument
-from plexspaces_node.info import ApplicationInfo, LogLine, NodeInfo
+from plexspaces_node.info import ApplicationInfo, NodeInfo
 from plexspaces_node.model import VmConfig
 from plexspaces_node.node.api.boundary import Boundary, Context, Handler
 from plexspaces_node.node.api.untaken import UntakenReplies
@@ -127,12 +126,12 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
     ) -> AsyncIterator[pb.LogsResponse]:
         journal = self._applications.log_of(request.name)
         if not request.follow:
-            for record in await journal.read(request.tail):
-                yield _line(record)
+            for line in await journal.read(request.tail):
+                yield convert.log_line_to_proto(line)
             return
-        async with aclosing(journal.follow(request.tail)) as records:
-            async for record in records:
-                yield _line(record)
+        async with aclosing(journal.follow(request.tail)) as lines:
+            async for line in lines:
+                yield convert.log_line_to_proto(line)
 
     async def StartVm(self, request: pb.StartVmRequest, context: Context) -> pb.StartVmResponse:
         config = convert.vm_config_from_proto(request.config, default=self._info.default_vm)
@@ -200,9 +199,3 @@ def add_to_server(service: ApplicationService, boundary: Boundary) -> None:
     # After the generated handlers, of which it takes the place of one.
     handler: Handler = grpc.unary_unary_rpc_method_handler(service.Invoke)
     boundary.add_registered_method_handlers(SERVICE, {METHOD: handler})
-
-
-def _line(record: Any) -> pb.LogsResponse:
-    return convert.log_line_to_proto(
-        LogLine(record.time_unix_ns, record.stream, record.level, record.message)
-    )

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from plexspaces_node.info import LogLine
 from plexspaces_node.link import frames as link
 from plexspaces_node.node.applications.received_states import ReceivedStates
 from plexspaces_node.node.applications.tally import Tally
-from plexspaces_node.node.logs import ApplicationLog, LogRecord
+from plexspaces_node.node.logs import ApplicationLog
 from plexspaces_node.node.machines.agent_client import Kept
 from plexspaces_node.node.registry.registry import Registry
 
@@ -49,7 +50,7 @@ class ActorHost:
     def __repr__(self) -> str:
         return f"<ActorHost {self._application}>"
 
-    def log(self, lines: Sequence[LogRecord]) -> None:
+    def log(self, lines: Sequence[LogLine]) -> None:
         """Append lines of the actor to the application's log."""
         for line in lines:
             self._journal.append(line)

@@ -18,15 +18,15 @@ from plexspaces_node.errors import (
     ResourceExhausted,
     Unavailable,
 )
+from plexspaces_node.info import LogLine
 from plexspaces_node.link import frames as link
 from plexspaces_node.link.frames import AgentFrame, Body
 from plexspaces_node.model import MIB
-from plexspaces_node.node.logs import LogRecord
 from plexspaces_node.node.machines.agent_link import AgentLink
 from plexspaces_node.node.machines.connection import Connection
 from plexspaces_node.node.machines.host_calls import Calls
 from plexspaces_node.node.machines.in_flight import InFlight
-from plexspaces_node.node.machines.log_lines import records_of
+from plexspaces_node.node.machines.log_lines import lines_of
 from plexspaces_node.node.machines.pending import Answered, Message, Pending
 from plexspaces_node.node.machines.requests import Requests, late
 from plexspaces_node.node.machines.requests import StopRefused as StopRefused
@@ -53,7 +53,7 @@ class Kept(Protocol):
 class HostCalls(Protocol):
     """What an actor may ask of its node, and what its agent tells; one a machine."""
 
-    def log(self, lines: Sequence[LogRecord]) -> None:
+    def log(self, lines: Sequence[LogLine]) -> None:
         """Take lines of the log; must not block."""
 
     def snapshot_part(self, part: link.Snapshot, body: Body, kept: Kept) -> None:
@@ -311,7 +311,7 @@ class AgentClient:
             self._calls.take(connection, frame, body)
         elif isinstance(frame, link.Log):
             connection.reading.unasked(len(frame.lines), frame, body)
-            self._host.log(records_of(frame))
+            self._host.log(lines_of(frame))
         elif isinstance(frame, link.Snapshot):
             connection.reading.unasked(1, frame, body)
             self._requests.part_came(first=frame.offset == 0)

@@ -14,9 +14,9 @@ from pathlib import Path
 from time import time_ns
 
 from plexspaces_node.errors import Unavailable, WrongState
+from plexspaces_node.info import LogLine
 from plexspaces_node.link import frames as link
 from plexspaces_node.link.frames import AgentFrame, Body
-from plexspaces_node.node.logs import LogRecord
 from plexspaces_node.node.machines.connection import Connection, Received
 from plexspaces_node.node.machines.listener import Acceptor
 
@@ -53,7 +53,7 @@ class AgentLink:
         received: Received,
         took_answers: Callable[[], None],
         lost: Callable[[Connection], None],
-        log: Callable[[Sequence[LogRecord]], None],
+        log: Callable[[Sequence[LogLine]], None],
     ) -> None:
         """Be connected to nobody yet.
 
@@ -206,4 +206,4 @@ class AgentLink:
             self._hello.set_exception(WrongState(f"the agent was refused: {refused}", hint=hint))
 
     def _complain(self, message: str) -> None:
-        self._log([LogRecord(time_ns(), "node", "warn", message)])
+        self._log([LogLine(time_ns(), "node", "warn", message)])

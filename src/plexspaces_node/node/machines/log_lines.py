@@ -1,11 +1,11 @@
-"""The lines of the log that an agent sends, as records of the log."""
+"""The lines of the log that an agent sends."""
 
 from __future__ import annotations
 
 from time import time_ns
 
+from plexspaces_node.info import LogLine
 from plexspaces_node.link import frames as link
-from plexspaces_node.node.logs import LogRecord
 
 LOG_LINES = 2048
 """The most lines in a frame: an agent sends half of that."""
@@ -27,14 +27,14 @@ LEVELS = {
 }
 
 
-def records_of(frame: link.Log) -> list[LogRecord]:
-    """Return the records; raises `LinkBroken` for lines that no agent sends."""
+def lines_of(frame: link.Log) -> list[LogLine]:
+    """Return the lines; raises `LinkBroken` for lines that no agent sends."""
     if len(frame.lines) > LOG_LINES:
         raise link.LinkBroken(f"{len(frame.lines)} lines in a frame, at most {LOG_LINES}")
-    records = []
+    lines = []
     for line in frame.lines:
         stream, level = STREAMS.get(line.stream), LEVELS.get(line.level)
         if stream is None or level is None:
             raise link.LinkBroken("a line of the log that no agent sends")
-        records.append(LogRecord(line.time_unix_ns or time_ns(), stream, level, line.message))
-    return records
+        lines.append(LogLine(line.time_unix_ns or time_ns(), stream, level, line.message))
+    return lines

@@ -23,10 +23,9 @@ from plexspaces_node.errors import (
     Unavailable,
     VmStartFailed,
 )
-from plexspaces_node.info import VmInfo, VmInspection, VmMemory, VmStep
+from plexspaces_node.info import LogLine, VmInfo, VmInspection, VmMemory, VmStep
 from plexspaces_node.link import frames as link
 from plexspaces_node.model import VmState
-from plexspaces_node.node.logs import LogRecord
 from plexspaces_node.node.machines.agent_client import (
     AgentClient,
     HostCalls,
@@ -69,7 +68,7 @@ class SwitchedHostCalls:
     def __init__(self) -> None:
         self.target: HostCalls | None = None
 
-    def log(self, lines: Sequence[LogRecord]) -> None:
+    def log(self, lines: Sequence[LogLine]) -> None:
         if self.target is not None:
             self.target.log(lines)
 
