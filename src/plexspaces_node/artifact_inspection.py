@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 
@@ -98,19 +100,21 @@ def read_answer(answer: bytes) -> Inspection:
     raise platform_error(refusal.code, refusal.message[:_MESSAGE_LIMIT], hint=refusal.hint)
 
 
-async def inspect(artifact: bytes) -> Inspection | None:
+async def inspect(
+    artifact: bytes, *, find_program: Callable[[], Path] = compiler_program
+) -> Inspection | None:
     """Return what a file is, asked of the program beside this package.
 
     Raises what it refuses the file with. None where it cannot tell: where the program is not
     there, or was ended by the file; a node has limits of its own, and words for them.
     """
-    return await asyncio.to_thread(_inspect, artifact)
+    return await asyncio.to_thread(_inspect, artifact, find_program)
 
 
-def _inspect(artifact: bytes) -> Inspection | None:
+def _inspect(artifact: bytes, find_program: Callable[[], Path]) -> Inspection | None:
     limits = bounds(memory_bytes=_CLIENT_MEMORY_BYTES, cpu_s=_CLIENT_TIMEOUT_S, file_bytes=0)
     try:
-        command = [str(compiler_program()), *limits, "inspect", "/dev/stdin"]
+        command = [str(find_program()), *limits, "inspect", "/dev/stdin"]
         done = subprocess.run(
             command,
             input=artifact,

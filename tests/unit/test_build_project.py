@@ -7,7 +7,6 @@ import pytest
 
 from plexspaces_node.errors import InvalidArgument, NotFound
 from plexspaces_node.model import Language
-from plexspaces_node.toolchains import project as project_module
 from plexspaces_node.toolchains.project import (
     default_output,
     detect,
@@ -119,15 +118,12 @@ def test_read_sources_with_pipes_and_dead_links_reads_regular_files_only(tmp_pat
     assert names(tmp_path) == ["app.py", "link.py"]
 
 
-def test_read_sources_with_too_many_files_refuses(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_read_sources_with_too_many_files_refuses(tmp_path: Path) -> None:
     """A directory larger than any project is refused instead of being read for minutes."""
-    monkeypatch.setattr(project_module, "MAX_FILES", 2)
     write(tmp_path, "a", "b", "c")
 
     with pytest.raises(InvalidArgument, match="more than 2 files"):
-        read_sources(tmp_path)
+        read_sources(tmp_path, max_files=2)
 
 
 def test_digest_with_any_difference_differs(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from support.command import Command
 from plexspaces_node.cli import image as commands
 from plexspaces_node.errors import Unsupported
 from plexspaces_node.guest_image import agent_digest
-from plexspaces_node.guest_image import build as builder
 from plexspaces_node.link import frames as link
 from plexspaces_node.vm.erofs import MAGIC, MAGIC_OFFSET
 from plexspaces_node.vm.image import INITRD, KERNEL, ROOTFS, GuestImage
@@ -22,11 +21,8 @@ EROFS = bytes(MAGIC_OFFSET) + MAGIC + bytes(2000)
 
 
 @pytest.fixture(autouse=True)
-def _on_x86_64(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _on_x86_64(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
-    (tmp_path / "program").write_text("a program of the guest")
-    for name in ("agent_program", "init_program"):
-        monkeypatch.setattr(builder, name, lambda: tmp_path / "program")
 
 
 def put(directory: Path, *, agent: str | None = None, generation: int = link.GENERATION) -> str:

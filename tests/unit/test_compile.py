@@ -69,24 +69,18 @@ async def test_refusal_is_in_the_same_words_before_and_after_an_upload(tmp_path:
     assert not (tmp_path / "a.cwasm").exists()
 
 
-async def test_inspect_without_the_program_leaves_it_to_the_node(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_inspect_without_the_program_leaves_it_to_the_node() -> None:
     """A client where it was not built deploys all the same."""
 
     def missing() -> Path:
         raise NotFound("not built")
 
-    monkeypatch.setattr(inspection, "compiler_program", missing)
-    assert await inspect(b"whatever") is None
+    assert await inspect(b"whatever", find_program=missing) is None
 
 
-async def test_inspect_when_the_program_breaks_leaves_it_to_the_node(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_inspect_when_the_program_breaks_leaves_it_to_the_node() -> None:
     """How it ended is the node's to explain, which has limits of its own."""
-    monkeypatch.setattr(inspection, "compiler_program", lambda: Path("/bin/false"))
-    assert await inspect(b"whatever") is None
+    assert await inspect(b"whatever", find_program=lambda: Path("/bin/false")) is None
 
 
 @pytest.mark.parametrize("answer", [b"", b"hello", b'{"ok": true}', b'{"ok": false}'])

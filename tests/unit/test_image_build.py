@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import platform
 from pathlib import Path
 
@@ -12,8 +13,7 @@ from support.erofs import read_erofs
 import plexspaces_node
 from plexspaces_node.errors import InvalidArgument, Unavailable, Unsupported
 from plexspaces_node.guest_image import agent_digest, build_image
-from plexspaces_node.guest_image import build as builder
-from plexspaces_node.guest_image.build import _install
+from plexspaces_node.guest_image.build import GuestPrograms, _install
 from plexspaces_node.guest_image.packages import KERNEL_PACKAGES, Tools, fetch
 from plexspaces_node.toolchains import BuildEnvironment
 from plexspaces_node.vm.image import INITRD, KERNEL, RECORD, ROOTFS
@@ -46,13 +46,19 @@ def script(directory: Path, name: str, text: str) -> Path:
 
 
 @pytest.fixture
-def around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BuildEnvironment:
-    """Surroundings in which apt is ours, and answers as it would; and so are the programs."""
+def programs(tmp_path: Path) -> GuestPrograms:
+    """Two files in place of a guest's programs."""
+    made = GuestPrograms(tmp_path / "agent", tmp_path / "init")
+    for path in made:
+        path.write_text(path.name)
+    return made
+
+
+@pytest.fixture
+def around(tmp_path: Path) -> BuildEnvironment:
+    """Surroundings in which apt is ours, and answers as it would."""
     script(tmp_path / "bin", "apt-cache", APT_CACHE)
     script(tmp_path / "bin", "apt-get", APT_GET)
-    for name in ("agent", "init"):
-        (tmp_path / name).write_text(name)
-        monkeypatch.setattr(builder, f"{name}_program", lambda name=name: tmp_path / name)
     return BuildEnvironment(tmp_path / "cache" / "build", (tmp_path / "bin",), {})
 
 
@@ -105,16 +111,14 @@ async def test_fetch_when_the_distribution_has_no_such_kernel_then_its_words_and
     assert "apt-get update" in caught.value.hint
 
 
-def test_find_when_a_program_is_missing_then_the_package_that_has_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_find_when_a_program_is_missing_then_the_package_that_has_it() -> None:
     """The hint can be typed as it stands."""
-    monkeypatch.setattr("plexspaces_node.guest_image.packages._SYSTEM_DIRECTORIES", ())
+    tools = Tools((), timeout_s=1, system=())
     with pytest.raises(Unsupported, match="dpkg-deb is not installed") as caught:
-        Tools((), timeout_s=1).find("dpkg-deb")
+        tools.find("dpkg-deb")
     assert caught.value.hint == "apt-get install dpkg"
     with pytest.raises(Unsupported, match="Debian"):
-        Tools((), timeout_s=1).find("apt-get")
+        tools.find("apt-get")
 
 
 async def test_build_when_fetching_fails_then_the_old_image_stays_and_nothing_else(
@@ -174,6 +178,8 @@ async def test_build_when_the_directory_cannot_be_written_then_invalid_argument(
 )
 async def test_build_when_the_system_refuses_then_the_file_and_its_words(
     around: BuildEnvironment,
+    packages: Path,
+    programs: GuestPrograms,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     error: OSError,
@@ -182,13 +188,18 @@ async def test_build_when_the_system_refuses_then_the_file_and_its_words(
 ) -> None:
     """Nothing is left, and only a full disk is told of its room."""
 
-    async def refuse(*_: object) -> None:
+    def refuse(_: int) -> None:
         raise error
 
-    monkeypatch.setattr(builder, "fetch", refuse)
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(os, "fsync", refuse)
+    script(tmp_path / "bin", "dpkg-deb", f'#!/bin/sh\nexec cp -r {packages}/. "$3"\n')
     with pytest.raises(Unavailable) as caught:
         await build_image(
-            tmp_path / "images" / "image", progress=lambda _: None, environment=around
+            tmp_path / "images" / "image",
+            progress=lambda _: None,
+            environment=around,
+            programs=programs,
         )
     assert told in caught.value.message
     assert (hint or "") in (caught.value.hint or "")
@@ -207,20 +218,26 @@ async def test_build_when_a_package_is_damaged_then_it_is_fetched_anew_the_next_
 
 
 async def test_build_when_made_twice_then_the_same_image_with_its_agent(
-    around: BuildEnvironment, tmp_path: Path, packages: Path, monkeypatch: pytest.MonkeyPatch
+    around: BuildEnvironment,
+    tmp_path: Path,
+    packages: Path,
+    programs: GuestPrograms,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """From the packages of each distribution; what changes the digest is another agent."""
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     script(tmp_path / "bin", "dpkg-deb", f'#!/bin/sh\nexec cp -r {packages}/. "$3"\n')
     digests = []
     for name in ("one", "two", "three"):
-        image = await build_image(tmp_path / name, progress=lambda _: None, environment=around)
+        image = await build_image(
+            tmp_path / name, progress=lambda _: None, environment=around, programs=programs
+        )
         digests.append(image.digest)
         if name == "two":
-            (tmp_path / "agent").write_text("another")
+            programs.agent.write_text("another")
     assert digests[0] == digests[1] != digests[2]
     assert image.made_of == {
-        "agent": agent_digest(),
+        "agent": agent_digest(programs),
         "plexspaces-node": plexspaces_node.__version__,
         KERNEL_PART: "6.1.9-1",
     }

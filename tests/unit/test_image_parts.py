@@ -13,8 +13,7 @@ import pytest
 from support.kernel_packages import COMPRESSIONS, ELF, module, vmlinuz, zstd
 
 from plexspaces_node.errors import InvalidArgument, Unsupported
-from plexspaces_node.guest_image import build as builder
-from plexspaces_node.guest_image.build import agent_digest
+from plexspaces_node.guest_image.build import GuestPrograms, agent_digest
 from plexspaces_node.guest_image.compression import decompress
 from plexspaces_node.guest_image.initrd import MODULES, make_initrd
 from plexspaces_node.guest_image.kernel import extract_vmlinux, read_kernel
@@ -163,19 +162,16 @@ def test_decompress_when_zstd_does_not_tell_its_length_or_lies_then_invalid_argu
             decompress(broken)
 
 
-def test_agent_digest_when_a_program_of_the_guest_changes_then_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_agent_digest_when_a_program_of_the_guest_changes_then_another(tmp_path: Path) -> None:
     """It says whether an image holds the agent of this installation."""
-    programs = {"agent_program": tmp_path / "agent", "init_program": tmp_path / "init"}
+    programs = GuestPrograms(tmp_path / "agent", tmp_path / "init")
     digests = []
-    for name, path in programs.items():
-        path.write_bytes(name.encode())
-        monkeypatch.setattr(builder, name, lambda path=path: path)
-    for path in programs.values():
-        digests.append(agent_digest())
+    for path in programs:
+        path.write_bytes(path.name.encode())
+    for path in programs:
+        digests.append(agent_digest(programs))
         path.write_bytes(b"changed")
-    digests.append(agent_digest())
+    digests.append(agent_digest(programs))
     assert len({*digests}) == 3
-    assert digests[-1] == agent_digest()
+    assert digests[-1] == agent_digest(programs)
     assert len(digests[0]) == 12

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from io import FileIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,6 +17,9 @@ from plexspaces_node.errors import InvalidArgument, ResourceExhausted
 from plexspaces_node.info import LogLine
 from plexspaces_node.node import logs
 from plexspaces_node.node.logs import MIN_LIMIT_BYTES, ApplicationLog, remove_all_but
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 LIMIT = 1024 * 1024
 
@@ -127,26 +131,26 @@ class TestBounds:
             assert {file.name for file in path.parent.iterdir()} <= {path.name, f"{path.name}.1"}
 
     async def test_append_when_the_disk_is_slow_then_memory_is_bounded_and_drops_are_told(
-        self, log: ApplicationLog, monkeypatch: pytest.MonkeyPatch
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """While the disk stands still, lines past the bound are dropped and counted in one line."""
         gate = threading.Event()
-        write = log._write_files
 
-        def wait_and_write(lines: list[bytes]) -> int:
-            gate.wait(10)
-            return write(lines)
+        class SlowDisk(FileIO):
+            def write(self, data: ReadableBuffer, /) -> int:
+                gate.wait(10)
+                return super().write(data)
 
-        monkeypatch.setattr(log, "_write_files", wait_and_write)
-        monkeypatch.setattr(logs, "PENDING_LIMIT_BYTES", 10_000)
-        log.append(record("first"))
-        await asyncio.sleep(0)
-        for n in range(1000):
-            log.append(record(f"{n:03}"))
-        gate.set()
-        await written(log)
-        log.append(record("last"))
-        seen = messages(await log.read())
+        monkeypatch.setattr(logs, "FileIO", SlowDisk)
+        async with ApplicationLog(path, LIMIT, pending_bytes=10_000) as log:
+            log.append(record("first"))
+            await asyncio.sleep(0)
+            for n in range(1000):
+                log.append(record(f"{n:03}"))
+            gate.set()
+            await written(log)
+            log.append(record("last"))
+            seen = messages(await log.read())
         kept = len(seen) - 3
         assert 50 < kept < 200
         assert seen[:2] == ["first", "000"]
@@ -241,13 +245,15 @@ class TestFollow:
             assert await take(lines, 1) == ["5"]
 
     async def test_follow_when_the_consumer_is_slow_then_told_and_the_log_is_not_held_up(
-        self, log: ApplicationLog, monkeypatch: pytest.MonkeyPatch
+        self, path: Path
     ) -> None:
         """A follower that does not read loses lines and is told; the file has them all."""
-        async with aclosing(log.follow()) as lines:
+        async with (
+            ApplicationLog(path, LIMIT, pending_bytes=1000) as log,
+            aclosing(log.follow()) as lines,
+        ):
             log.append(record("begin"))
             assert await take(lines, 1) == ["begin"]
-            monkeypatch.setattr(logs, "PENDING_LIMIT_BYTES", 1000)
             for n in range(20):
                 log.append(record(f"{n:02}"))
                 await written(log)

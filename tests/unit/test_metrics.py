@@ -8,7 +8,6 @@ from urllib.request import urlopen
 
 import pytest
 
-from plexspaces_node.node import metrics
 from plexspaces_node.node.metrics import (
     APPLICATIONS,
     DAMAGES,
@@ -53,12 +52,11 @@ def test_connections_when_as_many_are_open_as_may_be_then_the_oldest_gives_way()
 
 
 def test_connection_when_it_asks_for_nothing_then_it_is_ended(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """One that was forgotten does not hold a thread for ever, and nothing is written of it."""
-    monkeypatch.setattr(metrics, "SCRAPE_S", 0.0)
     with (
-        serve_metrics("127.0.0.1:0", list, lambda: 0, lambda: 0) as port,
+        serve_metrics("127.0.0.1:0", list, lambda: 0, lambda: 0, scrape_s=0.0) as port,
         socket.create_connection(("127.0.0.1", port or 0), 10) as silent,
     ):
         assert silent.recv(1) == b""

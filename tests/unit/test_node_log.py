@@ -41,9 +41,8 @@ def test_log_when_nobody_reads_it_then_nothing_waits_and_its_end_is_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Neither an event nor a line written beside the log nor the end waits for a reader."""
-    monkeypatch.setattr(node_log, "END_TIMEOUT_S", 0.01)
     with _stderr_is_a_pipe(monkeypatch) as reader:
-        with node_log.to_stderr("info", "auto"):
+        with node_log.to_stderr("info", "auto", end_timeout_s=0.01):
             for i in range(2 * node_log.QUEUED_LINES):
                 _log.info("event %d", i)
                 sys.stderr.write("beside it\n")
@@ -54,11 +53,10 @@ def test_log_when_it_is_read_again_then_it_tells_how_many_lines_are_missing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Every line is written or counted among those that were dropped."""
-    monkeypatch.setattr(node_log, "END_TIMEOUT_S", patient(10.0))
     logged = 2 * node_log.QUEUED_LINES
     said = bytearray()
     with _stderr_is_a_pipe(monkeypatch) as reader:
-        with node_log.to_stderr("info", "auto"):
+        with node_log.to_stderr("info", "auto", end_timeout_s=patient(10.0)):
             for i in range(logged):
                 _log.info("event %d", i)
             while b"dropped" not in said:

@@ -30,14 +30,15 @@ THREAD = "stderr"
 
 
 @contextmanager
-def to_stderr(level: str, form: str) -> Iterator[None]:
+def to_stderr(level: str, form: str, *, end_timeout_s: float = END_TIMEOUT_S) -> Iterator[None]:
     """Send what the node logs to stderr, and wait there for no reader with anything written.
 
-    At the end what is queued is written within `END_TIMEOUT_S`, or lost.
+    At the end what is queued is written within `end_timeout_s`, or lost.
 
     Args:
         level: the least level shown: `debug`, `info`, `warning` or `error`.
         form: `console`, `json`, or `auto` for console on a terminal and JSON elsewhere.
+        end_timeout_s: how long the end waits for a reader.
     """
     stderr = sys.stderr
     for_people = form == "console" or (form == "auto" and stderr.isatty())
@@ -52,7 +53,7 @@ def to_stderr(level: str, form: str) -> Iterator[None]:
             yield
     finally:
         stream.flush()
-        lines.end(END_TIMEOUT_S)
+        lines.end(end_timeout_s)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import plexspaces_node
 from plexspaces_node.errors import InvalidArgument, Unavailable, Unsupported, quoted
@@ -41,8 +42,24 @@ Progress = Callable[[str], None]
 """Called with a line before each step."""
 
 
+class GuestPrograms(NamedTuple):
+    """The native programs that are in a guest."""
+
+    agent: Path
+    init: Path
+
+    @classmethod
+    def built(cls) -> GuestPrograms:
+        """Find those of this installation; raises `NotFound`."""
+        return cls(agent_program(), init_program())
+
+
 async def build_image(
-    target: Path, *, progress: Progress, environment: BuildEnvironment | None = None
+    target: Path,
+    *,
+    progress: Progress,
+    environment: BuildEnvironment | None = None,
+    programs: GuestPrograms | None = None,
 ) -> GuestImage:
     """Make an image in the directory `target` and return it; replaces the one that is there.
 
@@ -58,7 +75,7 @@ async def build_image(
     tools = Tools(around.search, timeout_s=STEP_TIMEOUT_S)
     for name in _TOOLS:
         tools.find(name)
-    agent, init = agent_program(), init_program()
+    programs = programs or GuestPrograms.built()
     async with _scratch(target.absolute()) as scratch:
         made, unpacked = (scratch / name for name in ("image", "packages"))
         for directory in (made, unpacked):
@@ -69,8 +86,8 @@ async def build_image(
         for package in packages:
             await unpack(tools, package, unpacked)
         progress("writing the image")
-        await in_thread(_write, unpacked, init, agent, made)
-        await in_thread(_seal, made, packages, agent, init)
+        await in_thread(_write, unpacked, programs, made)
+        await in_thread(_seal, made, packages, programs)
         await in_thread(_install, made, target.absolute())
     return GuestImage.open(target, generation=link.GENERATION)
 
@@ -108,14 +125,14 @@ def _remove_abandoned(parent: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _write(unpacked: Path, init: Path, agent: Path, made: Path) -> None:
+def _write(unpacked: Path, programs: GuestPrograms, made: Path) -> None:
     (made / KERNEL).write_bytes(read_kernel(unpacked))
-    (made / INITRD).write_bytes(make_initrd(init.read_bytes(), unpacked))
-    write_erofs(made / ROOTFS, {AGENT: agent}, _MOUNT_POINTS, mode=0o555)
+    (made / INITRD).write_bytes(make_initrd(programs.init.read_bytes(), unpacked))
+    write_erofs(made / ROOTFS, {AGENT: programs.agent}, _MOUNT_POINTS, mode=0o555)
 
 
-def _seal(made: Path, packages: tuple[Package, ...], *programs: Path) -> None:
-    versions = {"agent": _digest_of(*programs), "plexspaces-node": plexspaces_node.__version__}
+def _seal(made: Path, packages: tuple[Package, ...], programs: GuestPrograms) -> None:
+    versions = {"agent": agent_digest(programs), "plexspaces-node": plexspaces_node.__version__}
     GuestImage.seal(
         made,
         generation=link.GENERATION,
@@ -124,17 +141,13 @@ def _seal(made: Path, packages: tuple[Package, ...], *programs: Path) -> None:
     )
 
 
-def agent_digest() -> str:
+def agent_digest(programs: GuestPrograms | None = None) -> str:
     """Return 12 digits that change with the programs of a guest; blocks for some milliseconds.
 
     Raises `NotFound` when this installation has none.
     """
-    return _digest_of(agent_program(), init_program())
-
-
-def _digest_of(*programs: Path) -> str:
     total = hashlib.sha256()
-    for program in programs:
+    for program in programs or GuestPrograms.built():
         total.update(program.read_bytes())
     return total.hexdigest()[:12]
 

@@ -31,8 +31,14 @@ _FIELD = re.compile(r"^([A-Z][A-Za-z0-9-]*): (\S+)$", re.MULTILINE)
 class Tools:
     """The programs of the distribution that a build runs."""
 
-    def __init__(self, search: tuple[Path, ...], *, timeout_s: float) -> None:
-        self._path = os.pathsep.join(map(str, (*search, *_SYSTEM_DIRECTORIES)))
+    def __init__(
+        self,
+        search: tuple[Path, ...],
+        *,
+        timeout_s: float,
+        system: tuple[str, ...] = _SYSTEM_DIRECTORIES,
+    ) -> None:
+        self._path = os.pathsep.join(map(str, (*search, *system)))
         self._timeout_s = timeout_s
 
     def find(self, name: str) -> str:

@@ -71,7 +71,8 @@ def remove_all_but(directory: Path, names: Collection[str]) -> None:
 class _Backlog:
     """Encoded lines that wait to be taken; bounded, and honest about what it had to drop."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
         self._lines: list[bytes] = []
         self._size_bytes = 0
         self._dropped = 0
@@ -87,7 +88,7 @@ class _Backlog:
     def push(self, line: bytes, time_unix_ns: int) -> None:
         # Once something was dropped all that follows is, until the lines are taken: the notice
         # then stands exactly where lines are missing.
-        if self._dropped or self._size_bytes + len(line) > PENDING_LIMIT_BYTES:
+        if self._dropped or self._size_bytes + len(line) > self._limit_bytes:
             self.drop(1, time_unix_ns)
             return
         self._lines.append(line)
@@ -110,25 +111,28 @@ class _Backlog:
 
 
 class _Follower:
-    def __init__(self) -> None:
-        self.backlog = _Backlog()
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self.backlog = _Backlog(limit_bytes)
         self.wake = asyncio.Event()
 
     def take(self) -> list[bytes]:
-        taken, self.backlog = self.backlog, _Backlog()
+        taken, self.backlog = self.backlog, _Backlog(self._limit_bytes)
         return taken.lines()
 
 
 class ApplicationLog:
     """The log of one application. Used from one event loop; opens its file only to write or read.
 
-    Never holds more than `PENDING_LIMIT_BYTES` in memory, twice that for each follower, and never
+    Never holds more than `pending_bytes` in memory, twice that for each follower, and never
     more than `limit_bytes` on disk: of two halves the older is thrown away when the newer is full.
     A line cut short by a crash or a full disk is skipped by readers. The directory of `path` must
     exist; the files are made when there is something to write, readable by their owner only.
     """
 
-    def __init__(self, path: Path, limit_bytes: int) -> None:
+    def __init__(
+        self, path: Path, limit_bytes: int, *, pending_bytes: int = PENDING_LIMIT_BYTES
+    ) -> None:
         if limit_bytes < MIN_LIMIT_BYTES:
             raise InvalidArgument(
                 f"a log limit of {limit_bytes} bytes is too small",
@@ -140,7 +144,8 @@ class ApplicationLog:
         self._message_limit = min(
             MESSAGE_LIMIT_BYTES, (self._half - _LINE_OVERHEAD_BYTES) // _ESCAPE_GROWTH
         )
-        self._pending = _Backlog()
+        self._pending_bytes = pending_bytes
+        self._pending = _Backlog(pending_bytes)
         self._followers: set[_Follower] = set()
         # Held while a thread works on the files, so that a reader sees a whole number of lines
         # and knows which ones are not there yet.
@@ -197,7 +202,7 @@ class ApplicationLog:
                 f"too many followers of this log ({MAX_FOLLOWERS})",
                 hint="stop another `plexspaces logs -f` of this application",
             )
-        follower = _Follower()
+        follower = _Follower(self._pending_bytes)
         self._followers.add(follower)
         try:
             async with self._files:
@@ -239,7 +244,7 @@ class ApplicationLog:
         try:
             while self._pending:
                 async with self._files:
-                    batch, self._pending = self._pending, _Backlog()
+                    batch, self._pending = self._pending, _Backlog(self._pending_bytes)
                     lines = batch.lines()
                     written = await asyncio.to_thread(self._write_files, lines)
                 if written < len(lines):

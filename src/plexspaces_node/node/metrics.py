@@ -103,6 +103,8 @@ def serve_metrics(
     supervisors: Callable[[], Iterable[Supervisor]],
     store_bytes: Callable[[], int],
     damages: Callable[[], int],
+    *,
+    scrape_s: float = SCRAPE_S,
 ) -> Iterator[int | None]:
     """Serve metrics over HTTP at HOST:PORT while inside, and yield the port; "" serves nothing.
 
@@ -115,7 +117,7 @@ def serve_metrics(
     registry = CollectorRegistry(auto_describe=False)
     registry.register(NodeCollector(supervisors, store_bytes, damages))
     try:
-        server = _listen(host.strip("[]"), int(port), registry)
+        server = _listen(host.strip("[]"), int(port), registry, scrape_s)
     except OSError as error:
         raise Unavailable(
             f"cannot serve metrics on {address}: {error.strerror}",
@@ -131,11 +133,12 @@ def serve_metrics(
         thread.join()
 
 
-def _listen(host: str, port: int, registry: CollectorRegistry) -> WSGIServer:
+def _listen(host: str, port: int, registry: CollectorRegistry, lasts_s: float) -> WSGIServer:
     places = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
 
     class Server(ScrapeServer):
         address_family = places[0][0]
+        scrape_s = lasts_s
 
     return make_server(host, port, make_wsgi_app(registry), Server, _Handler)
 
@@ -144,6 +147,7 @@ class ScrapeServer(socketserver.ThreadingMixIn, WSGIServer):
     """Answers each scrape on a thread of its own; a bounded number at once, each for so long."""
 
     daemon_threads = True
+    scrape_s = SCRAPE_S
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # Since when, by connection. Changed by the thread that accepts and by those that answer.
@@ -166,7 +170,7 @@ class ScrapeServer(socketserver.ThreadingMixIn, WSGIServer):
 
     def service_actions(self) -> None:
         """End connections that have lasted too long; called twice a second."""
-        oldest_s = time.monotonic() - SCRAPE_S
+        oldest_s = time.monotonic() - self.scrape_s
         for request, since_s in list(self._since_s.items()):
             if since_s < oldest_s:
                 self._end(request)

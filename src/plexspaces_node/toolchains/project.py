@@ -112,7 +112,9 @@ def default_output(project: Path) -> Path:
     return project / OUTPUT_DIRECTORY / f"{project_name(project)}.wasm"
 
 
-def read_sources(directory: Path, *, ignoring: Path | None = None) -> list[Source]:
+def read_sources(
+    directory: Path, *, ignoring: Path | None = None, max_files: int = MAX_FILES
+) -> list[Source]:
     """Return the source files of a directory, sorted.
 
     Left out are `ignoring`, ``dist`` at the top, version control, virtual environments and the
@@ -129,9 +131,9 @@ def read_sources(directory: Path, *, ignoring: Path | None = None) -> list[Sourc
             continue
         sources.append(Source(path, path.relative_to(directory).as_posix()))
         total += status.st_size
-        if len(sources) > MAX_FILES or total > MAX_BYTES:
+        if len(sources) > max_files or total > MAX_BYTES:
             raise InvalidArgument(
-                f"{directory} contains more than {MAX_FILES} files or {MAX_BYTES // MIB} MiB",
+                f"{directory} contains more than {max_files} files or {MAX_BYTES // MIB} MiB",
                 hint="pass a directory that contains only the project's files",
             )
     return sorted(sources, key=lambda source: source.relative)
