@@ -43,11 +43,14 @@
     (if (i32.eq (local.get $first) (i32.const 122)) (then
       (call $say (i32.const 1) (i32.const 1024) (i32.const 1))
       (call $sleep (i64.load8_u (i32.const 1025)))))
-    ;; g: takes all the memory there is, then sleeps for as many seconds as the next byte says
+    ;; g: takes all the memory there is, writes a line to stderr, then sleeps for as many seconds as
+    ;; the next byte says
     (if (i32.eq (local.get $first) (i32.const 103)) (then
       (block $full (loop $more
         (br_if $full (i32.eq (memory.grow (i32.const 1)) (i32.const -1)))
         (br $more)))
+      (i32.store16 (i32.const 1026) (i32.const 0x0a67))
+      (call $say (i32.const 2) (i32.const 1026) (i32.const 2))
       (call $sleep (i64.load8_u (i32.const 1025)))))
     ;; a: writes its arguments to stdout, each with a zero at its end
     (if (i32.eq (local.get $first) (i32.const 97)) (then

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -131,8 +130,7 @@ def test_messages_that_are_handled_at_once_share_the_memory(
     peer = machine(64)
     peer.load(talker_code, kind="command", memory_bytes=200 * MIB, concurrency=3)
     hoarder = peer.post("x", b"g\x02")
-    # It sleeps by then, and has all there is.
-    time.sleep(1.0)
+    peer.receive(link.Log)
     failure = peer.invoke("x", b"ohello").failure
     assert failure is not None
     assert failure.code == "too-little-memory"
