@@ -31,7 +31,6 @@ from plexspaces_node.errors import DeadlineExceeded, PlexSpacesError, Unavailabl
 from plexspaces_node.node.machines import machine as machines
 from plexspaces_node.node.machines import pending
 from plexspaces_node.node.machines.machine import AgentLimits, Machine, start_machine
-from plexspaces_node.vm import bundle
 from plexspaces_node.vm.drive import DRIVE
 from plexspaces_node.vm.driver import Driver, LinkEnd
 from plexspaces_node.vm.firecracker import jailer
@@ -385,7 +384,7 @@ class TestHost:
         """A machine that could not be found again does not stay; the hint is about space."""
         driver = well(any_level)
         made = any_level.bundle()
-        monkeypatch.setattr(bundle, "_write_atomically", no_space)
+        monkeypatch.setattr(Path, "replace", no_space)
         with pytest.raises(VmStartFailed, match="No space left") as failed:
             await start_machine(driver, made, LIMITS)
         assert failed.value.step == "handle"

@@ -25,7 +25,6 @@ from plexspaces_node.vm.driver import Health, VmExit
 from plexspaces_node.vm.host import procfs
 from plexspaces_node.vm.host.process import HostProcess
 from plexspaces_node.vm.host.users import FIRST_UID, LAST_UID, uid_of, users_exist
-from plexspaces_node.vm.process import driver as process
 from plexspaces_node.vm.process.driver import HANDLE_VERSION, ProcessDriver, ProcessVm
 
 NODE = """
@@ -245,12 +244,11 @@ class TestProbe:
         assert (health.hint is not None) is ("no Landlock" in health.reason)
 
     async def test_probe_when_no_user_can_be_become_goes_without_and_says_so(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path
     ) -> None:
         """As in a container whose root may not change its user."""
         health = await _probed(
             tmp_path,
-            monkeypatch,
             'case "$*" in *--uid*) echo not permitted; exit 2;; esac',
             """echo '{"missing_walls": ["Landlock for TCP"]}'""",
         )
@@ -275,24 +273,21 @@ class TestProbe:
         ],
     )
     async def test_probe_of_an_agent_that_fails_says_its_words(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, words: str
+        self, tmp_path: Path, line: str, words: str
     ) -> None:
         """A level whose agent does not run is not offered."""
-        health = await _probed(tmp_path, monkeypatch, line)
+        health = await _probed(tmp_path, line)
         assert not health.ok
         assert words in health.reason
         assert health.hint
 
-    async def test_probe_without_an_agent_is_not_ok_and_start_says_so(
-        self, root: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_probe_without_an_agent_is_not_ok_and_start_says_so(self, root: Path) -> None:
         """A program that is not there is told before a machine is made of it."""
 
         def not_built() -> Path:
             raise NotFound("plexspaces-agent is not built", hint="scripts/agent")
 
-        monkeypatch.setattr(process, "agent_program", not_built)
-        driver = ProcessDriver()
+        driver = ProcessDriver(find_agent=not_built)
         health = await driver.probe()
         assert (health.ok, health.hint) == (False, "scripts/agent")
         bundle = Bundle.create(root, "vm-none", SMALL)
@@ -317,12 +312,11 @@ class TestHandle:
             assert (await machine.vm.stats()).rss_bytes > 0
 
 
-async def _probed(directory: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> Health:
+async def _probed(directory: Path, *lines: str) -> Health:
     program = directory / "agent"
     program.write_text("\n".join(["#!/bin/sh", *lines, ""]))
     program.chmod(0o755)
-    monkeypatch.setattr(process, "agent_program", lambda: program)
-    return await ProcessDriver().probe()
+    return await ProcessDriver(find_agent=lambda: program).probe()
 
 
 @asynccontextmanager

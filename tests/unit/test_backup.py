@@ -27,7 +27,6 @@ from plexspaces_node.errors import (
 )
 from plexspaces_node.node import datadir
 from plexspaces_node.node.backup import registry_copy, write
-from plexspaces_node.node.backup.format import BackupInfo
 from plexspaces_node.node.backup.read import restore, verify, verify_data
 from plexspaces_node.node.backup.write import back_up
 from plexspaces_node.node.datadir import DataDirectory
@@ -236,7 +235,7 @@ class TestRefused:
         def fail(*_: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(write, "_write_entries", fail)
+        monkeypatch.setattr(tarfile.TarFile, "addfile", fail)
         with pytest.raises(PlexSpacesError, match="no space left"):
             back_up(data_dir, file)
         assert [path.name for path in tmp_path.iterdir()] == ["data"]
@@ -257,7 +256,7 @@ class TestRefused:
             tried.append(arguments)
             raise error(2, "gone")
 
-        monkeypatch.setattr(write, "_write_entries", fail)
+        monkeypatch.setattr(tarfile.TarFile, "addfile", fail)
         with pytest.raises(InvalidArgument, match="cannot be written: gone"):
             back_up(data_dir, file)
         assert len(tried) == 1
@@ -301,14 +300,14 @@ class TestRefused:
         self, data_dir: Path, file: Path
     ) -> None:
         """What was written in the meantime is not replaced, nor what a link leads to."""
-        written = write._write
+        link = os.link
 
-        def write_and_lose(*arguments: Any, **named: Any) -> BackupInfo:
+        def lose_and_link(part: Path, name: Path) -> None:
             file.write_text("theirs")
-            return written(*arguments, **named)
+            link(part, name)
 
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(write, "_write", write_and_lose)
+            patched.setattr(os, "link", lose_and_link)
             with pytest.raises(AlreadyExists):
                 back_up(data_dir, file)
         assert file.read_text() == "theirs"

@@ -226,12 +226,13 @@ class TestRun:
         working: Command,
         embedded: list[EmbeddedBuilder],
         free_address: str,
+        short_dir: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """Two at once do not meet; the second compiles anew and says why."""
+        monkeypatch.setenv("XDG_CACHE_HOME", str(short_dir))
         cache = cache_home() / "plexspaces" / "node"
         monkeypatch.setattr(EmbeddedBuilder, "held", str(cache))
-        monkeypatch.setattr(datadir, "check_socket_room", lambda _: None)
         with datadir.DataDirectory.open(cache, "embedded"):
             ran = working(
                 *("run", "--operations", "1", "--limit", LIMIT, "--node-address", free_address)
@@ -249,14 +250,15 @@ class TestRun:
         working: Command,
         embedded: list[EmbeddedBuilder],
         free_address: str,
+        short_dir: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """A cache is never the user's to mend."""
+        monkeypatch.setenv("XDG_CACHE_HOME", str(short_dir))
         cache = cache_home() / "plexspaces" / "node"
         cache.mkdir(parents=True, mode=0o700)
         (cache / "registry.db").write_text("rows")
         monkeypatch.setattr(EmbeddedBuilder, "damaged", cache / "registry.db")
-        monkeypatch.setattr(datadir, "check_socket_room", lambda _: None)
         ran = working("run", "--operations", "1", "--limit", LIMIT, "--node-address", free_address)
         assert ran.status == 0
         assert "anew" not in ran.stderr

@@ -22,7 +22,7 @@ import os
 import signal
 import stat
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -85,13 +85,19 @@ class ProcessDriver(HostDriver[ProcessVm]):
     name = "process"
     handle_version = HANDLE_VERSION
 
-    def __init__(self, agent_argv: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        agent_argv: Sequence[str] | None = None,
+        *,
+        find_agent: Callable[[], Path] = agent_program,
+    ) -> None:
         """Set what to run; looks at nothing yet.
 
-        `agent_argv` is the agent's command, if it is not this package's own agent. It is not asked
-        which walls it has, and taken to have none.
+        `agent_argv` is the agent's command, if it is not the agent that `find_agent` finds. It is
+        not asked which walls it has, and taken to have none.
         """
         super().__init__()
+        self._find_agent = find_agent
         self._agent = tuple(agent_argv or ())
         self._walls = _NONE_KNOWN if agent_argv else None
         self._probing = asyncio.Lock()
@@ -114,7 +120,7 @@ class ProcessDriver(HostDriver[ProcessVm]):
         async with self._probing:
             if self._walls is not _NONE_KNOWN:
                 try:
-                    self._agent = (str(await asyncio.to_thread(agent_program)),)
+                    self._agent = (str(await asyncio.to_thread(self._find_agent)),)
                 except PlexSpacesError as error:
                     return Health(False, error.message, error.hint)
                 try:

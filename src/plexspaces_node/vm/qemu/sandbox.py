@@ -73,7 +73,13 @@ def check_kvm(device: Path = KVM, *, own_user: bool) -> None:
     a machine runs as a user that has nothing but the device's group.
     """
     open_kvm(device)
-    if own_user and device.stat().st_mode & 0o060 != 0o060:
+    if own_user:
+        check_group_may_open(device)
+
+
+def check_group_may_open(device: Path) -> None:
+    """Raise `Unavailable` with what helps unless members of a device's group may use it."""
+    if device.stat().st_mode & 0o060 != 0o060:
         raise Unavailable(
             f"{device} has no group that may open it",
             hint=f"chgrp kvm {device} && chmod 660 {device}",

@@ -1,0 +1,37 @@
+"""Tests hand values in, instead of setting a constant or a private name of the product."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+TESTS = Path(__file__).parent.parent
+PATCH = re.compile(r'setattr\(\s*(?:[\w.]+,\s*)?"(?:[\w.]*\.)?(_\w+|[A-Z][A-Z0-9_]+)"')
+REMAINING = {
+    "contract/test_machine_faults.py: STOP_GRACE_S",
+    "contract/test_machine_faults.py: TICK_S",
+    "integration/test_firecracker_node.py: FIRST_HELLO_TIMEOUT_S",
+    "integration/test_qemu_node.py: __init__",
+    "integration/test_vms.py: MEASURE_TIMEOUT_S",
+    "unit/test_console.py: CHUNK_BYTES",
+    "unit/test_console.py: POLL_S",
+    "unit/test_dialling.py: GREETING_S",
+    "unit/test_dialling.py: REDIAL_S",
+    "unit/test_flow.py: HOST_CALLS_BYTES",
+    "unit/test_greeting.py: GREETING_S",
+    "unit/test_greeting.py: PAUSE_S",
+    "unit/test_in_flight.py: CALM_S",
+    "unit/test_registry_room.py: _untidy",
+    "unit/test_supervisor.py: TICK_S",
+}
+"""Known and to be replaced: none may be added."""
+
+
+def test_no_test_sets_a_constant_or_a_private_name() -> None:
+    """What a test sets elsewhere ties it to how something is done, and not to what it does."""
+    found = {
+        f"{path.relative_to(TESTS)}: {name}"
+        for path in TESTS.rglob("*.py")
+        for name in PATCH.findall(path.read_text())
+    }
+    assert found == REMAINING
