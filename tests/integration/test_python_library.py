@@ -338,19 +338,13 @@ COMPILED = {
             "use a package in pure Python instead: pip install --target vendor NAME",
         ),
         (
-            "import ssl\n",
-            "app.py does not build:\napp.py:1: _ssl of the standard library needs what "
-            "applications do not have",
-            "docs/sdk-python.md lists what of the standard library is not there",
-        ),
-        (
             "import secure\n",
             "app.py does not build:\napp.py:1: _ssl of the standard library needs what "
             "applications do not have, and secure imports it",
             "docs/sdk-python.md lists what of the standard library is not there",
         ),
     ],
-    ids=["missing", "renamed", "compiled", "standard library", "standard library in a package"],
+    ids=["missing", "renamed", "compiled", "standard library in a package"],
 )
 def test_build_with_an_import_that_fails_says_why(
     tmp_path: Path, source: str, said: str, hint: str

@@ -33,9 +33,7 @@ async def counter(client: NodeClient) -> int:
     return int.from_bytes((await client.invoke("one", type="c", timeout_s=60)).payload, "little")
 
 
-@pytest.mark.parametrize(
-    "length", [100, MIB, 2 * MIB + 200_000, 3 * MIB, 40 * MIB, 160 * MIB, 340 * MIB]
-)
+@pytest.mark.parametrize("length", [100, MIB, 2 * MIB + 200_000, 3 * MIB, 40 * MIB, 340 * MIB])
 async def test_state_when_the_application_is_stopped_then_it_is_found_again(
     client: NodeClient, data_dir: Path, probe_wasm: Path, length: int
 ) -> None:
