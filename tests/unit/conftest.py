@@ -6,7 +6,8 @@ import ctypes.util
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from asyncio import AbstractEventLoop, new_event_loop
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,14 @@ import pytest
 from support.command import Command, make_command
 from support.fake_node import WASM, FakeNode
 from support.kernel_packages import LAYOUTS, lay_out
-from support.link_case import Run, run_case
+from support.link_case import Loop, Run, run_case
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], AbstractEventLoop]]:
+    """Run what is marked `virtual_time` on a loop on which no wait takes real time."""
+    if item.get_closest_marker("virtual_time"):
+        return {"virtual": Loop}
+    return {"real": new_event_loop}
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from plexspaces_node.errors import NotFound, WrongState
 from plexspaces_node.model import VmConfig
-from plexspaces_node.node.machines import console
 from plexspaces_node.node.machines.console import CHUNK_BYTES, read_console
 from plexspaces_node.vm.bundle import Bundle
 
@@ -26,9 +25,10 @@ def bundle(short_dir: Path) -> Bundle:
     return Bundle.create(short_dir, "vm-1", VmConfig())
 
 
-async def read(bundle: Bundle, *, tail: int = 0) -> bytes:
+async def read(bundle: Bundle, *, tail: int = 0, chunk_bytes: int = CHUNK_BYTES) -> bytes:
     """Read what is there now."""
-    return b"".join([chunk async for chunk in read_console(bundle, tail=tail)])
+    chunks = read_console(bundle, tail=tail, chunk_bytes=chunk_bytes)
+    return b"".join([chunk async for chunk in chunks])
 
 
 async def test_console_when_long_then_it_comes_whole_in_short_chunks(bundle: Bundle) -> None:
@@ -56,17 +56,13 @@ def test_console_when_a_tail_is_wanted_then_it_is_the_last_lines(
     data = b"\n".join(lines) + (b"\n" if ended else b"")
     bundle = Bundle(tmp_path_factory.mktemp("bundle"))
     bundle.console_log.write_bytes(data)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(console, "CHUNK_BYTES", block)
-        found = asyncio.run(read(bundle, tail=tail))
+    found = asyncio.run(read(bundle, tail=tail, chunk_bytes=block))
     assert found == b"".join(data.splitlines(keepends=True)[-tail:])
 
 
-async def test_console_when_followed_then_it_ends_with_the_machine(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.virtual_time
+async def test_console_when_followed_then_it_ends_with_the_machine(bundle: Bundle) -> None:
     """What comes is seen as it comes, the last words too, and then the reader is let go."""
-    monkeypatch.setattr(console, "POLL_S", 0.001)
     bundle.console_log.write_bytes(b"one\ntwo\n")
     async with (
         asyncio.timeout(10),

@@ -14,6 +14,8 @@ from plexspaces_node.node.machines import agent_link
 from plexspaces_node.node.machines.agent_client import AgentClient
 from plexspaces_node.node.machines.machine import SwitchedHostCalls
 
+pytestmark = pytest.mark.virtual_time
+
 
 class ListeningAgent:
     """An agent at a socket, as QEMU's port is: says hello to whoever connects."""
@@ -35,8 +37,7 @@ class ListeningAgent:
 
 
 @pytest.fixture
-async def client(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AgentClient]:
-    monkeypatch.setattr(agent_link, "REDIAL_S", 0.001)
+async def client() -> AsyncIterator[AgentClient]:
     client = AgentClient(
         "vm-1", SwitchedHostCalls(), node_id="n", message_limit=1024, in_flight_limit=8
     )
@@ -93,10 +94,9 @@ async def test_link_that_breaks_is_dialled_again(client: AgentClient, path: Path
 
 
 async def test_agent_that_missed_the_connection_is_dialled_again(
-    client: AgentClient, path: Path, monkeypatch: pytest.MonkeyPatch
+    client: AgentClient, path: Path
 ) -> None:
     """Where no hello comes the node hangs up and connects anew; one that said hello is kept."""
-    monkeypatch.setattr(agent_link, "GREETING_S", 0.01)
     agent, missed = ListeningAgent(), asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -107,7 +107,7 @@ async def test_agent_that_missed_the_connection_is_dialled_again(
         writer.close()
         missed.set()
 
-    async with await asyncio.start_unix_server(serve, str(path)), asyncio.timeout(10):
+    async with await asyncio.start_unix_server(serve, str(path)), asyncio.timeout(100):
         client.link.dial(path)
         await client.link.hello()
         assert missed.is_set()

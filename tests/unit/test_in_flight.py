@@ -15,7 +15,6 @@ from plexspaces_node.info import MessageTimings
 from plexspaces_node.model import MIB
 from plexspaces_node.node.api.service import ApplicationService, ServiceLimits
 from plexspaces_node.node.applications.messages import Outcome
-from plexspaces_node.node.machines import in_flight as in_flight_module
 from plexspaces_node.node.machines.in_flight import (
     BURST_BYTES,
     InFlight,
@@ -58,13 +57,10 @@ class Calls:
             await self._made.acquire()
 
 
-async def test_memory_when_a_burst_is_over_then_it_is_given_back_twice(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_memory_when_a_burst_is_over_then_it_is_given_back_twice() -> None:
     """Soon, and again for what is freed late; then not before the next burst."""
-    monkeypatch.setattr(in_flight_module, "CALM_S", (0.0, 0.0))
     calls = Calls()
-    in_flight = InFlight(give_back=calls)
+    in_flight = InFlight(give_back=calls, calm_s=(0.0, 0.0))
     for burst in (1, 2):
         for _ in range(4):
             in_flight.add(BURST_BYTES)

@@ -28,7 +28,7 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 async def read_console(
-    bundle: Bundle, *, tail: int = 0, follow: bool = False
+    bundle: Bundle, *, tail: int = 0, follow: bool = False, chunk_bytes: int = CHUNK_BYTES
 ) -> AsyncGenerator[bytes, None]:
     """Yield what is there, or its last `tail` lines, in chunks; with `follow` what comes too.
 
@@ -38,10 +38,10 @@ async def read_console(
     file = _open(bundle)
     try:
         size = os.fstat(file).st_size
-        position = await _tail_start(file, size, tail) if tail else 0
+        position = await _tail_start(file, size, tail, chunk_bytes) if tail else 0
         while True:
             removed = os.fstat(file).st_nlink == 0
-            most = CHUNK_BYTES if follow else min(CHUNK_BYTES, size - position)
+            most = chunk_bytes if follow else min(chunk_bytes, size - position)
             # From the page cache, and short: not worth a thread, which could not be cancelled.
             chunk = os.pread(file, most, position)
             if chunk:
@@ -88,14 +88,14 @@ def _not_plain(bundle: Bundle) -> WrongState:
     )
 
 
-async def _tail_start(file: int, size: int, lines: int) -> int:
+async def _tail_start(file: int, size: int, lines: int, chunk_bytes: int) -> int:
     """Return where the last so many lines begin; the line that is not ended yet is one of them."""
     end, wanted = size, lines
     if size and os.pread(file, 1, size - 1) != b"\n":
         wanted -= 1
     # The newline before the first line that is wanted is the last but `wanted` of all.
     while end:
-        start = max(0, end - CHUNK_BYTES)
+        start = max(0, end - chunk_bytes)
         block = os.pread(file, end - start, start)
         count = block.count(b"\n")
         if count > wanted:

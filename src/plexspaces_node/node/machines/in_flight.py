@@ -37,9 +37,17 @@ class InFlight:
     """Counts payloads. Used on the event loop alone; nothing here blocks it."""
 
     def __init__(
-        self, limit_bytes: int = sys.maxsize, *, give_back: Callable[[], object] | None = None
+        self,
+        limit_bytes: int = sys.maxsize,
+        *,
+        give_back: Callable[[], object] | None = None,
+        calm_s: tuple[float, ...] = CALM_S,
     ) -> None:
-        """Allow so much; `give_back` is called on a thread when a burst is over."""
+        """Allow so much; `give_back` is called on a thread when a burst is over.
+
+        It is called `calm_s` after that, and once more for each further number.
+        """
+        self._calm_s = calm_s
         self.bytes = 0
         self.limit_bytes = limit_bytes
         self._peak_bytes = 0
@@ -71,7 +79,7 @@ class InFlight:
             self._peak_bytes = self.bytes
             if self._timer is not None:
                 self._timer.cancel()
-            self._after(*CALM_S)
+            self._after(*self._calm_s)
 
     def close(self) -> None:
         """Give nothing back any more. Idempotent."""
