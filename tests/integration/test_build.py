@@ -307,13 +307,12 @@ def run_command(
 def test_build_of_an_example_twice_takes_the_second_from_the_cache(
     copy: Path, go_primes: BuildResult, calculator: BuildResult
 ) -> None:
-    """Unchanged source is built in under a second, into dist, and nothing else is written."""
+    """Unchanged source is not compiled again; it goes into dist, and nothing else is written."""
     before = sorted(path.name for path in copy.iterdir())
 
     result = asyncio.run(build(copy, progress=lambda _line: None))
 
     assert result.cached
-    assert result.duration_ns < 1_000_000_000
     assert result.path == copy / "dist" / f"{copy.name}.wasm"
     assert sorted(path.name for path in copy.iterdir()) == sorted([*before, "dist"])
 

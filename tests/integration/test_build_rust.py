@@ -121,7 +121,6 @@ def test_build_twice_takes_the_second_from_the_cache(
     first, second = built(copy), built(copy)
 
     assert second.cached
-    assert second.duration_ns < 1_000_000_000
     assert first.path == copy / "dist" / "rust-counter.wasm"
     assert {path.name for path in copy.iterdir()} == before | {"dist", "Cargo.lock"}
 

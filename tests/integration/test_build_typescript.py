@@ -293,7 +293,7 @@ def test_artifact_imports_the_contract_and_wasi_only(probe_wasm: Path) -> None:
 
 
 def test_build_twice_takes_the_second_from_the_cache(tmp_path: Path, greeter: BuildResult) -> None:
-    """Unchanged source is built in under a second, and only dist is written."""
+    """Unchanged source is not compiled again, and only dist is written."""
     ignore = shutil.ignore_patterns("node_modules", "dist")
     project = shutil.copytree(
         shipped("examples") / "ts-greeter", tmp_path / "ts-greeter", ignore=ignore
@@ -302,7 +302,7 @@ def test_build_twice_takes_the_second_from_the_cache(tmp_path: Path, greeter: Bu
 
     result = built(project, project / "dist" / "ts-greeter.wasm")
 
-    assert (result.cached, result.duration_ns < 1_000_000_000) == (True, True)
+    assert result.cached
     assert sorted(path.name for path in project.iterdir()) == sorted([*before, "dist"])
 
 
