@@ -1,8 +1,7 @@
-"""PlexSpaces node: deploy WebAssembly applications into microVMs, one machine each.
+"""PlexSpaces node: deploy WebAssembly applications into microVMs, one VM per application.
 
-The front door: every name a library user needs. Names are loaded when first used, so that the
-agent inside a Vm, which lives in this package too, does not pay for gRPC, nor for
-`typing`, which only type checkers are shown.
+The public names of the package. They are loaded when they are first used, so that importing the
+package is fast.
 """
 
 from __future__ import annotations

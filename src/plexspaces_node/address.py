@@ -17,7 +17,7 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`; a name other than localhost is not resolved."""
+    """Return whether only this host can reach `host`; resolves no name but localhost."""
     if host == "localhost":
         return True
     try:

@@ -1,8 +1,7 @@
-"""What the program `plexspaces-compile` says of a WebAssembly file, and how it is bounded.
+"""The command line and the answers of `plexspaces-compile`, which inspects WebAssembly files.
 
-Node and client ask the same program, so that what is refused before anything is sent is refused in
-the words of the node. This file owns the program's command line and its answer; whoever starts it
-owns its end.
+Node and client use the same program, so an artifact that a node would refuse is refused before it
+is uploaded, with the same message. Whoever starts the program also ends it.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from plexspaces_node.model import MIB, ArtifactKind
 from plexspaces_node.programs import compiler_program
 
 ENVIRONMENT = {"PATH": os.defpath, "LANG": "C.UTF-8"}
-"""Of the program, which needs none."""
+"""The environment of the program, which needs none."""
 
 REPORT_LIMIT_BYTES = 1 * MIB
-"""A longer answer is not read."""
+"""The maximum length of an answer."""
 
 _MESSAGE_LIMIT = 2000
 _FILES = 64
@@ -38,10 +37,10 @@ _CLIENT_MEMORY_BYTES = 2048 * MIB
 
 
 class Inspection(msgspec.Struct, frozen=True):
-    """What a file is that can be run here; names are as in the binary.
+    """A file that can run here; names are as in the binary.
 
     Attributes:
-        memory_bytes: the linear memory that it has from its start.
+        memory_bytes: the linear memory that it has from the start.
     """
 
     kind: ArtifactKind
@@ -63,10 +62,10 @@ class _Answer(msgspec.Struct, frozen=True):
 
 
 def bounds(*, memory_bytes: int, cpu_s: int, file_bytes: int) -> list[str]:
-    """Return the options by which the program bounds itself, and ends with this process.
+    """Return the options that limit the program's resources and make it end with this process.
 
-    `memory_bytes` is private memory, `cpu_s` of all its threads together, `file_bytes` of what it
-    writes.
+    `memory_bytes` limits private memory, `cpu_s` the time of all its threads together, `file_bytes`
+    each file that it writes.
     """
     limits = {
         "--memory-bytes": memory_bytes,
@@ -79,10 +78,10 @@ def bounds(*, memory_bytes: int, cpu_s: int, file_bytes: int) -> list[str]:
 
 
 def read_answer(answer: bytes) -> Inspection:
-    """Return what the program found a file to be.
+    """Return the program's answer about a file.
 
-    Raises what it refused the file with, `InvalidArgument` for an answer that is too long, and
-    `Internal` for one that makes no sense.
+    Raises the error with which the program refused the file, `InvalidArgument` for an answer that
+    is too long, and `Internal` for one that cannot be read.
     """
     if len(answer) > REPORT_LIMIT_BYTES:
         raise InvalidArgument(
@@ -103,10 +102,10 @@ def read_answer(answer: bytes) -> Inspection:
 async def inspect(
     artifact: bytes, *, find_program: Callable[[], Path] = compiler_program
 ) -> Inspection | None:
-    """Return what a file is, asked of the program beside this package.
+    """Inspect a file with the program of this installation.
 
-    Raises what it refuses the file with. None where it cannot tell: where the program is not
-    there, or was ended by the file; a node has limits of its own, and words for them.
+    Raises the error with which it refuses the file. Returns None if the program is missing, or if
+    the file made it end: the node has its own limits and messages for that.
     """
     return await asyncio.to_thread(_inspect, artifact, find_program)
 
@@ -129,9 +128,9 @@ def _inspect(artifact: bytes, find_program: Callable[[], Path]) -> Inspection | 
 
 
 def check_memory(inspected_bytes: int, *, memory_mib: int, overhead_mib: int) -> None:
-    """Raise `InvalidArgument` unless what an artifact has from its start fits its machine.
+    """Raise `InvalidArgument` if the memory that an artifact has from the start exceeds its VM's.
 
-    `overhead_mib` is what of the machine's memory is not the application's.
+    `overhead_mib` is the part of the VM's memory that is not for the application.
     """
     if inspected_bytes <= (memory_mib - overhead_mib) * MIB:
         return

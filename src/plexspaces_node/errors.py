@@ -1,9 +1,9 @@
 """Every error of the product, named by what the caller should do next.
 
-This file owns the error classes, their stable codes and whether a retry can help. It knows
-nothing of gRPC (``wire.status`` maps) and nothing of where an error is raised. A platform error
-is a `PlexSpacesError`; what the user's own code did wrong is an `ActorError`, so that a program
-can tell a broken node from a broken actor.
+This module defines the error classes, their stable codes, and whether a retry can help. It knows
+neither gRPC (`api.status` maps the errors) nor where an error is raised. An error of the platform
+is a `PlexSpacesError`; an error of the user's own code is an `ActorError`. So a program can tell a
+broken node from a broken actor.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import ClassVar
 
 
 def quoted(path: str | PathLike[str]) -> str:
-    """Return a path as a shell takes it, for the command of a hint."""
+    """Quote a path for a shell, for the command in a hint."""
     return shlex.quote(str(path))
 
 
 class PlexSpacesError(Exception):
-    """Base of every error of the platform; never raised itself.
+    """Base class of the platform's errors; never raised itself.
 
     Attributes:
         code: stable identifier of the class, part of the wire contract.
         retryable: whether the same request may succeed later without a change.
-        hint: the command or act that helps, or None.
+        hint: the command or action that helps, or None.
     """
 
     code: ClassVar[str] = "error"
@@ -37,13 +37,13 @@ class PlexSpacesError(Exception):
 
 
 class InvalidArgument(PlexSpacesError):
-    """The request is wrong in itself; fix it."""
+    """The request itself is wrong; fix it."""
 
     code = "invalid_argument"
 
 
 class NotFound(PlexSpacesError):
-    """What was named does not exist here; look with `list`."""
+    """The named thing does not exist here; look with `list`."""
 
     code = "not_found"
 
@@ -55,39 +55,39 @@ class AlreadyExists(PlexSpacesError):
 
 
 class WrongState(PlexSpacesError):
-    """The act does not fit the present state, which the message names."""
+    """The operation is not possible in the current state, which the message names."""
 
     code = "wrong_state"
 
 
 class ResourceExhausted(PlexSpacesError):
-    """A bound was reached; back off or add capacity."""
+    """A limit was reached; back off or add capacity."""
 
     code = "resource_exhausted"
     retryable = True
 
 
 class Unavailable(PlexSpacesError):
-    """The node, the agent or the driver is not there now; retry later."""
+    """The node, the agent or the driver is not available now; retry later."""
 
     code = "unavailable"
     retryable = True
 
 
 class DeadlineExceeded(PlexSpacesError):
-    """The time given was not enough; decide whether to retry."""
+    """The timeout was too short; decide whether to retry."""
 
     code = "deadline_exceeded"
 
 
 class Unsupported(PlexSpacesError):
-    """This driver or build cannot do that; use another."""
+    """This driver or build does not support the operation; use another one."""
 
     code = "unsupported"
 
 
 class VmStartFailed(PlexSpacesError):
-    """A Vm did not come up.
+    """A VM did not start.
 
     Attributes:
         step: name of the start step that failed.
@@ -102,17 +102,17 @@ class VmStartFailed(PlexSpacesError):
 
 
 class Internal(PlexSpacesError):
-    """A defect of the platform; report it."""
+    """A bug of the platform; report it."""
 
     code = "internal"
 
 
 class ActorError(Exception):
-    """Base of what an actor itself did wrong; never retried by the platform.
+    """Base class of an application's own errors; the platform never retries them.
 
     Attributes:
         code: for `ActorFailed` the actor's own code, for `ActorTrapped` the kind of trap.
-        retryable: what the actor says about a retry.
+        retryable: whether the actor says that a retry may succeed.
         hint: what may help, or None.
         output: what a command wrote to stdout before it failed; b"" for an actor.
     """
@@ -135,11 +135,11 @@ class ActorError(Exception):
 
 
 class ActorFailed(ActorError):
-    """The actor answered with its error record, or its command exited with a status not 0."""
+    """The actor returned its error record, or the command exited with a status other than 0."""
 
 
 class ActorTrapped(ActorError):
-    """The actor's WebAssembly trapped; its instance was thrown away."""
+    """The actor's WebAssembly trapped; its instance was discarded."""
 
 
 PLATFORM_ERRORS: tuple[type[PlexSpacesError], ...] = (
@@ -154,11 +154,11 @@ PLATFORM_ERRORS: tuple[type[PlexSpacesError], ...] = (
     VmStartFailed,
     Internal,
 )
-"""Every concrete platform error; the tables of `wire.status` are tested against it."""
+"""Every concrete platform error; the table of `api.status` is tested against it."""
 
 
 def platform_error(code: str, message: str, *, hint: str | None, step: str = "") -> PlexSpacesError:
-    """Rebuild a platform error from its code; an unknown code becomes `Internal`."""
+    """Recreate a platform error from its code; an unknown code becomes `Internal`."""
     if code == VmStartFailed.code:
         return VmStartFailed(message, step=step or "unknown", hint=hint)
     for cls in PLATFORM_ERRORS:

@@ -1,8 +1,8 @@
-"""What a node tells of itself: the frozen records that clients read.
+"""What a node reports: the frozen records that clients read.
 
-This file owns the public shape of an application, a machine, a node, a log line and a reply. The
-node's service fills them, `wire.convert` carries them, the client hands them out. Nothing here
-does I/O or knows how the records travel. All durations are nanoseconds of wall time.
+This module defines the public form of an application, a VM, a node, a log line and a reply. The
+node's service creates them, `api.convert` converts them, and the client returns them. There is no
+I/O here. All durations are nanoseconds of wall time.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from plexspaces_node.model import (
 
 @dataclass(frozen=True, slots=True)
 class VmInfo:
-    """A machine.
+    """A VM.
 
     Attributes:
         isolation: the driver that made it: `firecracker`, `qemu` or `process`.
-        socket: the unix socket of its link, on the node's machine.
-        rss_bytes: what it costs its host now; 0 when that cannot be measured.
-        cpu_ns: the processor time it has used; 0 when that cannot be measured.
-        application: the name of the one it runs, "" while it runs none.
-        uptime_ns: since its agent said hello, by the node's clock; 0 before.
-        missing_walls: what is to hold its agent and this host's kernel does not have.
+        socket: the unix socket of its link, on the node's host.
+        rss_bytes: the host memory that it uses now; 0 if it cannot be measured.
+        cpu_ns: the processor time that it has used; 0 if it cannot be measured.
+        application: the name of the application it runs, or "".
+        uptime_ns: since its agent connected, by the node's clock; 0 before that.
+        missing_walls: the walls of its agent that the host's kernel does not support.
     """
 
     id: str
@@ -47,7 +47,7 @@ class VmInfo:
 
     @property
     def isolated_by(self) -> str:
-        """The isolation level, and what of it there is not: `process without Landlock`."""
+        """The isolation level and its missing walls: `process without Landlock`."""
         lack = f" without {', '.join(self.missing_walls)}" if self.missing_walls else ""
         return f"{self.isolation}{lack}"
 
@@ -61,7 +61,7 @@ class VmInfo:
 
 @dataclass(frozen=True, slots=True)
 class VmStep:
-    """One step of a machine's start: `start`, `hello`, `attach`, `load` or `init`."""
+    """One step of a VM's start: `start`, `hello`, `attach`, `load` or `init`."""
 
     name: str
     duration_ns: int
@@ -69,13 +69,13 @@ class VmStep:
 
 @dataclass(frozen=True, slots=True)
 class VmMemory:
-    """The memory inside a machine, as its agent says.
+    """The memory inside a VM, as its agent reports it.
 
     Attributes:
-        guest: it is a whole guest's; otherwise that of the agent's process, as there is no guest.
-        total_bytes: what there is, for a process what its limit allows; 0 for no limit.
-        used_bytes: what of it cannot be had; for a process what it has allocated.
-        available_bytes: what more can be had; 0 where there is no limit.
+        guest: whether this is a whole guest's memory; otherwise it is the agent's process's.
+        total_bytes: the total; for a process its limit, or 0 for no limit.
+        used_bytes: what is in use; for a process what it has allocated.
+        available_bytes: what is available; 0 if there is no limit.
     """
 
     guest: bool
@@ -86,13 +86,13 @@ class VmMemory:
 
 @dataclass(frozen=True, slots=True)
 class VmInspection:
-    """All that a node can find out of a machine.
+    """Everything that a node can find out about a VM.
 
     Attributes:
-        pid: of the process on the node's machine that is it; 0 when there is none.
-        console: the path of its console's log, on the node's machine.
-        steps: of its start, in their order; those not done yet are missing.
-        memory: inside it, or None, and then `memory_unknown` says why.
+        pid: the process on the node's host that is the VM; 0 if there is none.
+        console: the path of its console log on the node's host.
+        steps: the steps of its start, in order; steps that have not run are missing.
+        memory: the memory inside it, or None, and then `memory_unknown` says why.
     """
 
     vm: VmInfo
@@ -108,7 +108,7 @@ class Counters:
     """What an application has done since its node started.
 
     Attributes:
-        coordinate_ns: from the node receiving each message to its reply, less compute.
+        coordinate_ns: from receiving each message to its reply, without compute.
     """
 
     messages: int = 0
@@ -123,11 +123,11 @@ class ApplicationInfo:
     """An application as its node sees it now.
 
     Attributes:
-        vm: its machine, or None while it has none.
+        vm: its VM, or None.
         timings: of its last deploy or start.
-        restarts: machines started anew since the deploy because one ended by itself.
-        last_error: why it is Restarting or Failed, or still there after an `undeploy`; else "".
-        args: of a command, after its name.
+        restarts: VMs started since the deploy to replace one that had ended by itself.
+        last_error: why it is Restarting or Failed, or still exists after an `undeploy`; else "".
+        args: a command's arguments after its name.
         concurrency: how many messages it handles at the same time.
     """
 
@@ -163,18 +163,18 @@ class Listing:
 
     @property
     def vms(self) -> tuple[VmInfo, ...]:
-        """Every machine, those with an application first."""
+        """Every VM, those with an application first."""
         return (*(a.vm for a in self.applications if a.vm is not None), *self.empty_vms)
 
 
 @dataclass(frozen=True, slots=True)
 class NodeInfo:
-    """What a node is and what it allows.
+    """What a node is and what its limits are.
 
     Attributes:
         isolation_note: one line on what the isolation level protects against.
-        default_vm: the size of a machine that nobody chose a size for.
-        overhead_mib: what of a machine's memory is not the application's.
+        default_vm: the size of a VM if a deploy does not set one.
+        overhead_mib: the part of a VM's memory that is not for the application.
     """
 
     node_id: str
@@ -209,13 +209,13 @@ class LogLine:
 
 @dataclass(frozen=True, slots=True)
 class MessageTimings:
-    """Where the time of one message went, as measured by the node and its agent.
+    """How long one message took, as measured by the node and its agent.
 
     Attributes:
-        total_ns: from the node receiving the message to the reply being ready.
-        compute_ns: inside the actor's own code.
-        wait_ns: the actor waiting inside host calls.
-        queue_ns: in the mailbox.
+        total_ns: from receiving the message to the reply being ready.
+        compute_ns: in the application's own code.
+        wait_ns: waiting in host calls.
+        queue_ns: waiting in the mailbox.
     """
 
     total_ns: int = 0
@@ -229,8 +229,8 @@ class InvokeResult:
     """A reply and its times.
 
     Attributes:
-        round_trip_ns: from the client's request to the reply in its hands, by the client's clock;
-            0 where no client was involved.
+        round_trip_ns: from the client's request until it has the reply, by the client's clock; 0 if
+            no client was involved.
     """
 
     payload: bytes
@@ -240,7 +240,7 @@ class InvokeResult:
 
 @dataclass(frozen=True, slots=True)
 class StartedVm:
-    """An empty machine and how long it took, from asking the driver to the agent's hello."""
+    """An empty VM and how long its start took, from asking the driver to the agent's hello."""
 
     vm: VmInfo
     vm_ns: int

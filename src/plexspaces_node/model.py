@@ -1,6 +1,7 @@
-"""The nouns of the product: frozen records, enumerations and the tables of legal states.
+"""The data model: frozen records, enumerations and the tables of legal states.
 
-This file owns the words every room shares. It does no I/O and imports nothing but `errors`.
+This module defines the terms that all folders share. It does no I/O and imports nothing but
+`errors`.
 """
 
 from __future__ import annotations
@@ -14,36 +15,37 @@ from plexspaces_node.errors import InvalidArgument
 MIB = 1024 * 1024
 
 ENGINE = "wasmtime 48.0.8"
-"""What compiles and runs artifacts, as agent/Cargo.lock has it."""
+"""The engine that compiles and runs artifacts, as in agent/Cargo.lock."""
 
 ENGINE_REVISION = 1
-"""Raised whenever what native code depends on changes: `settings` in agent/src/settings.rs, or such
-a feature of wasmtime in agent/Cargo.toml and agent/compile/Cargo.toml. It is part of the key of
-compiled artifacts."""
+"""Raise it whenever something that native code depends on changes: `settings` in
+agent/src/settings.rs, or such a feature of wasmtime in agent/Cargo.toml and
+agent/compile/Cargo.toml. It is part of the key of native code."""
 
 DEFAULT_MESSAGE_LIMIT_BYTES = 16 * MIB
 MAX_MESSAGE_LIMIT_BYTES = 256 * MIB
-"""What a node can be told to take; a message is in memory as a whole wherever it passes."""
+"""The largest limit that a node can be given. Every process that handles a message holds all of it
+in memory."""
 
 NAME_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 VERSION_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 ENV_NAME_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 
 ENVIRONMENT_LIMIT_BYTES = 128 * 1024
-"""The most that an application's variables and arguments add up to, in bytes of UTF-8."""
+"""The maximum length of an application's variables and arguments together, in bytes of UTF-8."""
 MAX_CONCURRENCY = 1024
-"""The most messages that one command may handle at the same time."""
+"""The maximum number of messages that one command can handle at the same time."""
 
 PLATFORM_VARIABLES = (
     *("PLEXSPACES_MESSAGE_TYPE", "PLEXSPACES_SENDER"),
     *("PLEXSPACES_MESSAGE_LIMIT", "PLEXSPACES_STATE_BYTES"),
 )
-"""What the platform says in the environment of an application, not a user's to set: to a command
-of each message, to an actor of what it must have room for."""
+"""Variables that the platform sets in an application's environment and a user cannot: for a command
+about each message, for an actor about the memory it must have ready."""
 
 
 class Language(StrEnum):
-    """The languages an application can be written in."""
+    """The languages that an application can be written in."""
 
     RUST = "rust"
     TYPESCRIPT = "typescript"
@@ -53,7 +55,7 @@ class Language(StrEnum):
 
 
 LANGUAGES = tuple(language for language in Language if language is not Language.UNKNOWN)
-"""Those that a user can name."""
+"""The languages that a user can name."""
 
 LEVELS = ("firecracker", "qemu", "process")
 """The isolation levels, strongest first: the order in which `auto` tries them."""
@@ -71,7 +73,7 @@ class ArtifactKind(StrEnum):
 
 
 class ApplicationState(StrEnum):
-    """Where an application is in its life."""
+    """The state of an application."""
 
     STARTING = "Starting"
     RUNNING = "Running"
@@ -90,24 +92,25 @@ APPLICATION_TRANSITIONS: dict[ApplicationState, frozenset[ApplicationState]] = {
             ApplicationState.FAILED,
         }
     ),
-    # Failed at once only by a defect of the node.
+    # Failed at once only through a bug of the node.
     ApplicationState.RUNNING: frozenset(
         {ApplicationState.RESTARTING, ApplicationState.STOPPING, ApplicationState.FAILED}
     ),
     ApplicationState.RESTARTING: frozenset(
         {ApplicationState.STARTING, ApplicationState.STOPPING, ApplicationState.FAILED}
     ),
-    # Running again where its state cannot be saved.
+    # Running again if its state cannot be saved.
     ApplicationState.STOPPING: frozenset({ApplicationState.STOPPED, ApplicationState.RUNNING}),
-    # Failed again where its next version did not start, as it had failed before.
+    # Failed again if its next version did not start and it had failed before.
     ApplicationState.STOPPED: frozenset({ApplicationState.STARTING, ApplicationState.FAILED}),
     ApplicationState.FAILED: frozenset({ApplicationState.STARTING, ApplicationState.STOPPING}),
 }
-"""The only legal moves; undeploy removes an application from any state once its Vm is gone."""
+"""The only legal transitions. Undeploy removes an application from any state once its VM is
+gone."""
 
 
 class VmState(StrEnum):
-    """Where a machine is in its life."""
+    """The state of a VM."""
 
     STARTING = "Starting"
     EMPTY = "Empty"
@@ -118,10 +121,10 @@ class VmState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class VmConfig:
-    """The size of a machine.
+    """The size of a VM.
 
-    The numbers are only checked for being positive here; a driver's own bounds are checked by the
-    node when a machine is asked for.
+    Only checks that the numbers are positive; the node checks a driver's limits when a VM is
+    requested.
     """
 
     vcpus: int = 1
@@ -142,7 +145,7 @@ class VmConfig:
 def check_vm_size(
     config: VmConfig, *, min_memory_mib: int, max_memory_mib: int, max_vcpus: int
 ) -> None:
-    """Raise `InvalidArgument` for a machine that a node with these bounds cannot make."""
+    """Raise `InvalidArgument` for a VM outside a node's limits."""
     if config.vcpus > max_vcpus:
         raise InvalidArgument(
             f"vcpus must be at most {max_vcpus} on this node, not {config.vcpus}",
@@ -159,16 +162,16 @@ def check_vm_size(
 
 @dataclass(frozen=True, slots=True)
 class ApplicationSpec:
-    """What a user asks to have deployed; checked on construction.
+    """A user's request for a deploy; checked on construction.
 
     Attributes:
         digest: SHA-256 of the artifact, 64 lowercase hex digits.
         language: what the user says, or None to read it from the artifact.
-        env: environment variables the application sees; never shown in listings.
+        env: environment variables of the application; never shown in listings.
         args: a command's arguments after its name.
-        concurrency: how many messages a command handles at the same time; 0 for as many as it has
-            vcpus. Whether an artifact can take arguments or more than one is known once it has
-            been looked at: see `check_kind`.
+        concurrency: how many messages a command handles at the same time; 0 means one per virtual
+            CPU. Whether an artifact can have arguments or a concurrency over one is only known once
+            it has been inspected: see `check_kind`.
     """
 
     name: str
@@ -197,7 +200,7 @@ class ApplicationSpec:
             )
 
     def check_kind(self, kind: ArtifactKind) -> None:
-        """Raise `InvalidArgument` for what only a command can be given, where it is none."""
+        """Raise `InvalidArgument` if an actor is given a command's parameters."""
         if kind is not ArtifactKind.ACTOR:
             return
         if self.args:
@@ -215,7 +218,7 @@ class ApplicationSpec:
 
 @dataclass(frozen=True, slots=True)
 class PhaseTimings:
-    """How long each phase of a deploy took, in nanoseconds of wall time; a phase not run is 0."""
+    """How long each phase of a deploy took, in nanoseconds of wall time; 0 if it did not run."""
 
     upload_ns: int = 0
     compile_ns: int = 0
@@ -236,7 +239,7 @@ def check_name(name: str, *, what: str = "application name") -> None:
 
 
 def _check_environment(env: dict[str, str], args: tuple[str, ...]) -> None:
-    """Hold variables and arguments to what can be loaded again, whatever else there is."""
+    """Limit variables and arguments to what can be loaded again under any other settings."""
     total = 0
     for key, value in env.items():
         if key in PLATFORM_VARIABLES:
@@ -246,7 +249,7 @@ def _check_environment(env: dict[str, str], args: tuple[str, ...]) -> None:
             )
         size = _size(value)
         if not ENV_NAME_PATTERN.fullmatch(key) or size is None:
-            # Its value is not repeated: it may be a secret.
+            # The value is not repeated, because it may be a secret.
             raise InvalidArgument(
                 f"environment variable {key[:64]!r} is not valid",
                 hint="write --env NAME=VALUE with letters, digits and _ in NAME, at most 255, "
@@ -260,7 +263,7 @@ def _check_environment(env: dict[str, str], args: tuple[str, ...]) -> None:
                 f"argument {number} contains a zero byte or is not UTF-8",
                 hint="send such bytes in a message",
             )
-        # One more each, so that empty ones are not without end.
+        # One more for each, so that the number of empty ones is limited too.
         total += size + 1
     if total > ENVIRONMENT_LIMIT_BYTES:
         raise InvalidArgument(
@@ -271,7 +274,7 @@ def _check_environment(env: dict[str, str], args: tuple[str, ...]) -> None:
 
 
 def _size(text: str) -> int | None:
-    """Return a text's bytes in UTF-8, None when it has none or holds a zero byte."""
+    """Return a text's bytes in UTF-8; None if it cannot be encoded or contains a zero byte."""
     try:
         return None if "\0" in text else len(text.encode())
     except UnicodeEncodeError:

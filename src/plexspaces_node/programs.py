@@ -1,15 +1,14 @@
-"""Where the compiled programs lie: a machine's agent, a guest's first one, the artifacts' compiler.
+"""Where the native programs are: a VM's agent, a guest's first program, the compiler of artifacts.
 
-An installed wheel carries them in the package. A checkout has them built by ``scripts/agent``,
-which keeps them in the user's cache under the digest of the sources they were made of; this file
-owns that digest and the layout of the cache, and is read by what builds, before any package is
-installed:
+An installed wheel has them in the package. In a checkout ``scripts/agent`` builds them and keeps
+them in the user's cache under the digest of their sources. This module defines that digest and the
+layout of the cache. The build reads it before any package is installed:
 
     CACHE/plexspaces/agent/
       SOURCES-TOOLCHAIN/   plexspaces-agent, plexspaces-compile, build.json
       target/              what cargo keeps between builds
 
-It knows nothing of how they are built or started, and imports only the standard library.
+It does not know how they are built or started, and imports only the standard library.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from plexspaces_node.errors import InvalidArgument, NotFound, quoted
 AGENT = "plexspaces-agent"
 COMPILER = "plexspaces-compile"
 INIT = "plexspaces-init"
-"""The first program of a guest, which does nothing anywhere else."""
+"""The first program of a guest; it does nothing anywhere else."""
 PROGRAMS = (AGENT, COMPILER, INIT)
 
 PACKAGE = Path(__file__).parent
@@ -34,35 +33,35 @@ PACKAGE = Path(__file__).parent
 _BUILD = "scripts/agent"
 _REINSTALL = "pip install --force-reinstall plexspaces-node"
 _DIGEST_LENGTH = 16
-# What cargo reads, by place and ending: tests and fuzz targets become other programs.
+# The files that cargo reads: tests and fuzz targets become other programs.
 _INGREDIENTS = (("agent", (".rs", ".toml", ".lock", ".proto")), ("wit", (".wit",)))
 _OTHER_PROGRAMS = {"target", "tests", "benches", "examples", "fuzz"}
 
 
 def agent_program() -> Path:
-    """Return the program that every machine runs; blocks for a look at the disk.
+    """Return the program that runs in every VM; blocks while it looks at the disk.
 
-    Raises `NotFound`, with the command that helps, where it is not built or not installed.
+    Raises `NotFound`, with the command that helps, if it is not built or not installed.
     """
     return find_program(AGENT)
 
 
 def compiler_program() -> Path:
-    """Return the program that checks and compiles artifacts; as `agent_program`."""
+    """Return the program that checks and compiles artifacts; see `agent_program`."""
     return find_program(COMPILER)
 
 
 def init_program() -> Path:
-    """Return the first program of every guest; as `agent_program`."""
+    """Return the first program of every guest; see `agent_program`."""
     return find_program(INIT)
 
 
 def find_program(
     name: str, *, package: Path = PACKAGE, variables: Mapping[str, str] = os.environ
 ) -> Path:
-    """Return the program of this installation; `package` is where this package lies.
+    """Return a program of this installation; `package` is the directory of this package.
 
-    Raises what `agent_program` raises, and `InvalidArgument` when there is no place for a cache.
+    Raises what `agent_program` raises, and `InvalidArgument` if there is no directory for a cache.
     """
     carried = package / "bin" / name
     if carried.is_file():
@@ -79,29 +78,29 @@ def find_program(
             f"{kept} holds none of digest {sources}",
             hint=f"cd {quoted(root)} && {_BUILD}",
         )
-    # Of the same sources by several toolchains: that which was built or asked for last.
+    # Several toolchains may have built the same sources: take the one built or used last.
     newest = max(built, key=lambda path: path.parent.stat().st_mtime_ns)
     with suppress(OSError):
-        # Marks it as used: what is not used for long is removed by a later build.
+        # Marks it as used: a later build removes programs that were not used for long.
         os.utime(newest.parent)
     return newest
 
 
 def checkout_of(package: Path = PACKAGE) -> Path | None:
-    """Return the root of the checkout that a package lies in, None for one that is installed."""
+    """Return the root of the checkout that contains a package; None if the package is installed."""
     root = package.parent.parent
     return root if (root / "agent" / "Cargo.toml").is_file() else None
 
 
 def programs_cache(variables: Mapping[str, str] = os.environ) -> Path:
-    """Return the directory of programs that were built from checkouts; it need not be there."""
+    """Return the directory of programs built from checkouts; it may not exist."""
     return cache_home(variables) / "plexspaces" / "agent"
 
 
 def cache_home(variables: Mapping[str, str] = os.environ) -> Path:
-    """Return the user's directory for caches; raises `InvalidArgument` when there is none."""
+    """Return the user's directory for caches; raises `InvalidArgument` if there is none."""
     named = Path(variables.get("XDG_CACHE_HOME", ""))
-    # The base directory specification says to ignore a relative path.
+    # The XDG base directory specification tells programs to ignore a relative path.
     if named.is_absolute():
         return named
     try:
@@ -115,9 +114,9 @@ def cache_home(variables: Mapping[str, str] = os.environ) -> Path:
 
 @cache
 def source_digest(root: Path) -> str:
-    """Return the digest of all in a checkout that the programs are made of.
+    """Return the digest of all the files in a checkout that the programs are built from.
 
-    Computed once for a checkout in a process: a node goes on with the programs it began with.
+    Computed once per checkout and process, so that a node keeps the programs it started with.
     """
     digest = hashlib.sha256()
     for path in sorted(_sources(root)):

@@ -1,7 +1,7 @@
 """How much of an actor's time was coordination and how much was compute.
 
-It adds up times that others measured, and knows nothing of where they come from or how a report is
-shown.
+This module adds up times that were measured elsewhere. It does not know where times come from or
+how a report is shown.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class Coordination(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PerformanceReport:
-    """What a tracker added up, in nanoseconds.
+    """The totals of a tracker, in nanoseconds.
 
     Attributes:
-        compute_ns: inside the actor's own code.
-        vm_ns: coordination spent on making the machine.
-        upload_ns: coordination spent on sending the artifact; 0 when the node had it.
-        compile_ns: coordination spent on compiling it; 0 when that was done before.
-        load_ns: coordination spent on bringing the application into the machine.
+        compute_ns: in the application's own code.
+        vm_ns: coordination spent on starting the VM.
+        upload_ns: coordination spent on uploading the artifact; 0 if the node had it.
+        compile_ns: coordination spent on compiling it; 0 if it had been compiled before.
+        load_ns: coordination spent on loading the application into the VM.
         messages_ns: coordination spent on passing messages.
         messages: how many messages were answered.
     """
@@ -66,19 +66,19 @@ class PerformanceReport:
 
     @property
     def ratio_without_deployment(self) -> float:
-        """Compute over the coordination of messages alone: what a long-lived actor comes to."""
+        """Compute over the coordination of messages: what a long-lived actor approaches."""
         return _quotient(self.compute_ns, self.messages_ns)
 
     @property
     def efficiency(self) -> float:
-        """Compute over total, from 0 to 1; NaN when nothing was measured."""
+        """Compute over total, from 0 to 1; NaN if nothing was measured."""
         return _quotient(self.compute_ns, self.total_ns)
 
     @classmethod
     def combined(
         cls, reports: Iterable[PerformanceReport], *, actor_id: str, language: str
     ) -> PerformanceReport:
-        """Return the sum of several reports under a name of its own."""
+        """Return the sum of several reports under another name."""
         each = tuple(reports)
         return cls(
             actor_id=actor_id,
@@ -96,7 +96,7 @@ class PerformanceReport:
 class CoordinationComputeTracker:
     """Adds up the coordination and compute times of one actor.
 
-    Not for use by two threads at once.
+    Not thread-safe.
     """
 
     def __init__(self, actor_id: str, language: str = "unknown") -> None:
@@ -114,20 +114,20 @@ class CoordinationComputeTracker:
     def add_coordinate_ns(
         self, duration_ns: int, *, kind: Coordination = Coordination.MESSAGES
     ) -> None:
-        """Add time of coordination; raises `InvalidArgument` below 0."""
+        """Add coordination time; raises `InvalidArgument` below 0."""
         self._coordinate_ns[kind] += self._measured(duration_ns)
 
     def add_compute_ns(self, duration_ns: int) -> None:
-        """Add time of compute; raises `InvalidArgument` below 0."""
+        """Add compute time; raises `InvalidArgument` below 0."""
         self._compute_ns += self._measured(duration_ns)
 
     def increment_message(self) -> None:
-        """Count a message that was answered."""
+        """Count an answered message."""
         self._check_not_finalized()
         self._messages += 1
 
     def finalize(self) -> PerformanceReport:
-        """Return the report and take no more times; asked again, it gives the same answer."""
+        """Return the report and accept no more times. Further calls return the same report."""
         self._finalized = True
         return PerformanceReport(
             actor_id=self._actor_id,

@@ -1,7 +1,7 @@
-"""The outer form of a WebAssembly binary, module or component: sections, numbers and names.
+"""The outer structure of a WebAssembly binary, module or component: sections, numbers and names.
 
-Reads and writes them; what a section means is not known here. Whatever ends beyond what holds it,
-or is not in the form it must have, raises `InvalidArgument`: the binary may be anybody's.
+Reads and writes them without knowing what a section means. The binary can be anyone's: anything
+that is malformed or exceeds its container raises `InvalidArgument`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ HEADER_BYTES = 8
 
 _HINT = "build it again, or copy it again"
 _LAST_SHIFT = 28
-"""Numbers of sections have 32 bits, which are five groups of seven."""
+"""Numbers in sections have 32 bits, which take up to five groups of seven."""
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One section: its kind, and where it and its body lie in the binary."""
+    """One section: its kind, and where it and its body are in the binary."""
 
     kind: int
     start: int
@@ -29,7 +29,7 @@ class Section:
 
 
 def sections(binary: bytes | memoryview) -> Iterator[Section]:
-    """Yield the outermost sections, in their order."""
+    """Yield the outermost sections in order."""
     at = HEADER_BYTES
     while at < len(binary):
         size, body = number(binary, at + 1)
@@ -74,7 +74,7 @@ def section(kind: int, body: bytes) -> bytes:
 
 
 def with_size(data: bytes) -> bytes:
-    """Return the bytes with their number before them, as names and bodies are written."""
+    """Return the bytes preceded by their length, as names and bodies are written."""
     return leb(len(data)) + data
 
 

@@ -1,1 +1,1 @@
-"""The API of a node: generated stubs, and how their messages become this package's records."""
+"""The API of a node: generated stubs, and their conversion to this package's records."""

@@ -1,8 +1,8 @@
-"""Between the messages of the gRPC contract and the records of `model` and `info`.
+"""Converts between the messages of the gRPC contract and the records of `model` and `info`.
 
-This file owns the conversion and nothing else: no I/O, no decisions. Every pair of functions is
-its own inverse. What comes from a client is checked by the record it becomes, which raises
-`InvalidArgument`; what comes from a newer node and is not understood raises `Unsupported`.
+There is no I/O and there are no decisions here. The two functions of a pair are inverses. The
+record that a client's message becomes checks it and raises `InvalidArgument`; a message of a newer
+node that cannot be understood raises `Unsupported`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 _LANGUAGES: Mapping[str, Language] = {str(language): language for language in Language}
 
 LISTED_ERROR_BYTES = 1024
-"""Of an application's error in a listing; `inspect` has all of it."""
+"""The length of an error in a listing; `inspect` shows all of it."""
 
 _UINT32_MAX = 2**32 - 1
 DEFAULT_VERSION = "0.1.0"
@@ -64,7 +64,7 @@ _R = TypeVar("_R", bound="DataclassInstance")
 
 
 def language_named(text: str) -> Language | None:
-    """Return the language a user named, None for ""; raises `InvalidArgument` for another word."""
+    """Return the language that a user named, None for ""; raises `InvalidArgument`."""
     if not text:
         return None
     if text not in LANGUAGES:
@@ -76,9 +76,9 @@ def language_named(text: str) -> Language | None:
 
 
 def size_to_proto(vcpus: int | None, memory_mib: int | None) -> pb.VmConfig:
-    """Convert a wish for a size; None means the node's default.
+    """Convert a requested size; None means the node's default.
 
-    Raises `InvalidArgument` for a number that the contract cannot carry.
+    Raises `InvalidArgument` for a number that the contract cannot represent.
     """
     for what, value in (("vcpus", vcpus), ("memory", memory_mib)):
         if value is not None and value > _UINT32_MAX:
@@ -87,7 +87,7 @@ def size_to_proto(vcpus: int | None, memory_mib: int | None) -> pb.VmConfig:
 
 
 def vm_config_to_proto(config: VmConfig) -> pb.VmConfig:
-    """Convert a size; raises `InvalidArgument` for a number that the contract cannot carry."""
+    """Convert a size; raises `InvalidArgument` for a number that the contract cannot represent."""
     return size_to_proto(config.vcpus, config.memory_mib)
 
 
@@ -107,7 +107,7 @@ def deploy_to_proto(
     size: pb.VmConfig | None = None,
     vm_id: str = "",
 ) -> pb.DeployRequest:
-    """Convert a client's wish; `size` stands in for the spec's where it leaves things open."""
+    """Convert a deploy request; `size` replaces the spec's size if that is not complete."""
     return pb.DeployRequest(
         name=spec.name,
         digest=spec.digest,
@@ -123,7 +123,7 @@ def deploy_to_proto(
 
 
 def spec_from_proto(message: pb.DeployRequest, *, default_vm: VmConfig) -> ApplicationSpec:
-    """Convert a client's wish; raises `InvalidArgument` for what is wrong in it."""
+    """Convert a deploy request; raises `InvalidArgument` if it is wrong."""
     return ApplicationSpec(
         name=message.name,
         digest=message.digest,
@@ -147,12 +147,12 @@ def timings_from_proto(message: pb.PhaseTimings) -> PhaseTimings:
 
 
 def vm_to_proto(vm: VmInfo) -> pb.Vm:
-    """Convert a machine."""
+    """Convert a VM."""
     return _to_proto(pb.Vm, vm, config=vm_config_to_proto(vm.config))
 
 
 def vm_from_proto(message: pb.Vm) -> VmInfo:
-    """Convert a machine."""
+    """Convert a VM."""
     return _from_proto(
         VmInfo,
         message,
@@ -163,7 +163,7 @@ def vm_from_proto(message: pb.Vm) -> VmInfo:
 
 
 def inspection_to_proto(inspection: VmInspection) -> pb.InspectVmResponse:
-    """Convert all that is known of a machine."""
+    """Convert everything known about a VM."""
     memory = inspection.memory
     message = _to_proto(
         pb.InspectVmResponse,
@@ -178,7 +178,7 @@ def inspection_to_proto(inspection: VmInspection) -> pb.InspectVmResponse:
 
 
 def inspection_from_proto(message: pb.InspectVmResponse) -> VmInspection:
-    """Convert all that is known of a machine."""
+    """Convert everything known about a VM."""
     return _from_proto(
         VmInspection,
         message,
@@ -189,7 +189,7 @@ def inspection_from_proto(message: pb.InspectVmResponse) -> VmInspection:
 
 
 def application_to_proto(application: ApplicationInfo) -> pb.Application:
-    """Convert an application; its machine is left out while it has none."""
+    """Convert an application; the VM is left out if there is none."""
     return _to_proto(
         pb.Application,
         application,
@@ -214,7 +214,7 @@ def application_from_proto(message: pb.Application) -> ApplicationInfo:
         timings=timings_from_proto(message.timings),
         counters=_from_proto(Counters, message.counters),
         args=tuple(message.args),
-        # A node that does not say knows one at a time only.
+        # A node that does not say handles one at a time.
         concurrency=message.concurrency or 1,
     )
 
@@ -229,7 +229,7 @@ def listing_to_proto(listing: Listing) -> pb.ListResponse:
 
 
 def _listed(application: ApplicationInfo) -> pb.Application:
-    """Convert an application without what may be long: there may be thousands."""
+    """Convert an application without its long fields: there may be thousands."""
     message = application_to_proto(application)
     message.ClearField("args")
     message.last_error = cut(message.last_error, LISTED_ERROR_BYTES)
@@ -246,22 +246,22 @@ def listing_from_proto(message: pb.ListResponse) -> Listing:
 
 
 def node_to_proto(node: NodeInfo) -> pb.InspectNodeResponse:
-    """Convert what a node is."""
+    """Convert a node's properties."""
     return _to_proto(pb.InspectNodeResponse, node, default_vm=vm_config_to_proto(node.default_vm))
 
 
 def node_from_proto(message: pb.InspectNodeResponse) -> NodeInfo:
-    """Convert what a node is."""
+    """Convert a node's properties."""
     return _from_proto(NodeInfo, message, default_vm=vm_config_from_proto(message.default_vm))
 
 
 def log_line_to_proto(line: LogLine) -> pb.LogsResponse:
-    """Convert a line of a log."""
+    """Convert a log line."""
     return _to_proto(pb.LogsResponse, line)
 
 
 def log_line_from_proto(message: pb.LogsResponse) -> LogLine:
-    """Convert a line of a log."""
+    """Convert a log line."""
     return _from_proto(LogLine, message)
 
 
@@ -282,7 +282,7 @@ def message_timings_from_proto(message: pb.MessageTimings) -> MessageTimings:
 
 
 def failure_to_proto(error: ActorError) -> pb.ActorFailure:
-    """Convert what an actor did wrong, but for its output."""
+    """Convert an application's failure, without its output."""
     trapped = isinstance(error, ActorTrapped)
     return pb.ActorFailure(
         kind=pb.ActorFailure.KIND_TRAPPED if trapped else pb.ActorFailure.KIND_FAILED,
@@ -294,7 +294,7 @@ def failure_to_proto(error: ActorError) -> pb.ActorFailure:
 
 
 def failure_from_proto(message: pb.ActorFailure) -> ActorError:
-    """Convert what an actor did wrong."""
+    """Convert an application's failure."""
     cls = ActorTrapped if message.kind == pb.ActorFailure.KIND_TRAPPED else ActorFailed
     return cls(
         message.message,

@@ -1,8 +1,9 @@
-"""A message and its reply as gRPC carries them, without copies of a long payload.
+"""A message and its reply in gRPC, without copies of a long payload.
 
-The generated code copies a payload into a message and again out of it, and a node with a message of
-256 MiB would hold it five times. Here a long payload stays where it came in, or is put where it
-goes out, and the generated code sees the rest. On the wire is what `application.proto` says.
+The generated code copies a payload into a message and out of it again, so that a node with a
+message of 256 MiB would hold it five times. Here a long payload stays in the received bytes, or is
+put directly into the bytes to send, and the generated code handles the rest. The encoding is that
+of `application.proto`.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from plexspaces_node.link.frames import Body
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ApplicationService"].full_name
 METHOD = "Invoke"
-"""Of the service."""
+"""The method of the service."""
 
 LONG_BYTES = 64 * 1024
-"""From so many bytes on a payload is kept apart: the generated code is faster for a shorter one."""
+"""Payloads from this length on are handled apart: the generated code is faster for shorter ones."""
 
 _REQUEST_PAYLOAD = pb.InvokeRequest.PAYLOAD_FIELD_NUMBER
 _REPLY_PAYLOAD = pb.InvokeResponse.PAYLOAD_FIELD_NUMBER
@@ -30,7 +31,7 @@ _REPLY_FAILURE = pb.InvokeResponse.FAILURE_FIELD_NUMBER
 _FAILURE_OUTPUT = pb.ActorFailure.OUTPUT_FIELD_NUMBER
 
 _FIELDS = 32
-"""The most fields that are looked at, one by one; no client of this contract writes as many."""
+"""The maximum number of fields that are looked at; no client of this contract writes as many."""
 _LAST_SHIFT = 63
 
 _VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
@@ -41,7 +42,7 @@ class Request(NamedTuple):
     """A message to an application, as a client sent it.
 
     Attributes:
-        payload: perhaps a view of the bytes that came in.
+        payload: may be a view of the received bytes.
         timeout_ms: 0 for none.
     """
 
@@ -58,7 +59,7 @@ def encode_request(request: Request) -> bytes:
 
 
 def decode_request(raw: bytes) -> Request:
-    """Read an `InvokeRequest`; raises `InvalidArgument` for bytes that are none."""
+    """Parse an `InvokeRequest`; raises `InvalidArgument` if the bytes are not one."""
     rest, payload = _apart(raw, _REQUEST_PAYLOAD)
     try:
         message = pb.InvokeRequest.FromString(rest)
@@ -70,11 +71,11 @@ def decode_request(raw: bytes) -> Request:
 def encode_reply(payload: Body, failure: ActorError | None, timings: MessageTimings) -> bytes:
     """Return the bytes of an `InvokeResponse`.
 
-    With a failure `payload` is what the program wrote before it failed.
+    With a failure, `payload` is what the program wrote before it failed.
     """
     rest = pb.InvokeResponse(timings=convert.message_timings_to_proto(timings))
     if failure is None:
-        # An empty payload is one too.
+        # An empty payload is a payload too.
         outcome: tuple[Body, ...] = (_head(_REPLY_PAYLOAD, len(payload)), payload)
     else:
         said = convert.failure_to_proto(failure).SerializeToString()
@@ -85,7 +86,7 @@ def encode_reply(payload: Body, failure: ActorError | None, timings: MessageTimi
 
 
 def decode_reply(raw: bytes, *, round_trip_ns: int = 0) -> InvokeResult:
-    """Read an `InvokeResponse`; raises `ActorFailed` or `ActorTrapped` when it is a failure."""
+    """Parse an `InvokeResponse`; raises `ActorFailed` or `ActorTrapped` if it holds a failure."""
     rest, payload = _apart(raw, _REPLY_PAYLOAD)
     try:
         message = pb.InvokeResponse.FromString(rest)
@@ -111,10 +112,10 @@ def _head(number: int, size: int) -> bytes:
 
 
 def _apart(raw: bytes, number: int) -> tuple[bytes, memoryview]:
-    """Take a long field out of a message: return what is left of it, and a view of the field.
+    """Take a long field out of a message: return the rest, and a view of the field.
 
-    The field is empty when it is not long, or the message is not as a client would write it: all of
-    it is then left to the generated code.
+    The field is empty if it is not long, or if the message is not as a client would write it. The
+    generated code then handles all of it.
     """
     whole, at = memoryview(raw), 0
     nothing = whole[:0]

@@ -1,8 +1,8 @@
-"""Errors on the wire: the one table of error class and gRPC code, read in both directions.
+"""Errors in gRPC: one table of error classes and gRPC codes for both directions.
 
-An error travels as a gRPC status whose `grpc-status-details-bin` holds a `google.rpc.Status` with
-one `ErrorInfo`, so that a client of any language can read it. This file owns that encoding. It
-knows nothing of what raises an error or of what is done about it.
+An error is sent as a gRPC status whose `grpc-status-details-bin` holds a `google.rpc.Status` with
+one `ErrorInfo`, so that a client in any language can read it. This module only encodes and decodes
+errors.
 """
 
 from __future__ import annotations
@@ -36,35 +36,35 @@ from plexspaces_node.errors import (
 )
 
 DOMAIN = "plexspaces"
-"""Of an error of the platform; `ErrorInfo.reason` is its code."""
+"""The domain of the platform's errors; `ErrorInfo.reason` is the code."""
 ACTOR_DOMAIN = "plexspaces.actor"
-"""Of an error of the actor met outside `Invoke`; `reason` is failed or trapped."""
+"""The domain of an application's error outside `Invoke`; `reason` is failed or trapped."""
 
 DETAILS_KEY = "grpc-status-details-bin"
 START_NODE_HINT = "plexspaces start-node --node-id my-node"
 DEFAULT_ADDRESS = "127.0.0.1:9000"
-"""Where a node listens that is told nothing else."""
+"""Where a node listens by default."""
 
-# gRPC refuses trailing metadata past 8 KiB, and the details travel in base64 beside the plain
-# text, which is percent-encoded (threefold where it is not ASCII). An actor's traceback is cut.
+# gRPC refuses trailing metadata over 8 KiB. The details are sent in base64 beside the plain text,
+# which is percent-encoded (threefold if it is not ASCII). An actor's traceback is cut.
 _MESSAGE_BYTES = 3072
 _HINT_BYTES = 512
 _PLAIN_BYTES = 512
 
 _TOO_LONG = re.compile(r"essage larger than max \((\d+) vs\. \d+\)")
-"""What gRPC itself says of a message that it did not read."""
+"""gRPC's own message about a message that was too long to read."""
 
 _NO_CONNECTION = ("failed to connect", "errors resolving", "dns resolution")
 _NOBODY_THERE = ("connection refused", "no such file")
 _REFUSED = "rst_stream with error code 7"
-"""What is said of a call that a server did not take: nothing has been done of it."""
+"""gRPC's messages about a call that a server did not accept: nothing of it was done."""
 _CLOSED_AT_ONCE = ("socket closed", "connection reset")
-"""What is said of a connection that was accepted, and then closed before a word was said."""
+"""gRPC's messages about a connection that was accepted and then closed at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """One row: the class, the code it is sent as, the foreign codes that are read as it."""
+    """One row: the class, the code it is sent as, and foreign codes that mean it."""
 
     error: type[PlexSpacesError]
     code: grpc.StatusCode
@@ -97,10 +97,11 @@ TABLE: tuple[Mapping, ...] = (
         grpc.StatusCode.INTERNAL,
         also=(grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS),
     ),
-    # Told from Internal by its details alone, hence after it.
+    # Distinguished from Internal only by its details, so it comes after it.
     Mapping(VmStartFailed, grpc.StatusCode.INTERNAL),
 )
-"""Every class of `errors.PLATFORM_ERRORS` once; the first row with a code reads foreign ones."""
+"""Every class of `errors.PLATFORM_ERRORS` once; the first row with a code is used for foreign
+errors."""
 
 TrailingMetadata = tuple[tuple[str, bytes], ...]
 
@@ -108,8 +109,8 @@ TrailingMetadata = tuple[tuple[str, bytes], ...]
 def to_grpc(error: PlexSpacesError | ActorError) -> tuple[grpc.StatusCode, str, TrailingMetadata]:
     """Return the code, the plain text and the trailing metadata to end a call with.
 
-    Texts are cut to what gRPC can carry. An actor's error is for calls whose reply has no place
-    for it, such as a deploy whose actor fails in init.
+    Texts are cut to what gRPC can carry. An actor's error is for calls whose reply has no field for
+    it, such as a deploy whose actor fails in init.
     """
     code = _code_of(error)
     info = ErrorInfo(domain=DOMAIN, reason=error.code)
@@ -131,11 +132,11 @@ def to_grpc(error: PlexSpacesError | ActorError) -> tuple[grpc.StatusCode, str, 
 
 
 def from_grpc(error: grpc.aio.AioRpcError, *, address: str) -> PlexSpacesError | ActorError:
-    """Rebuild the error a node ended a call with; one that no node made is mapped by its code.
+    """Recreate the error of a call; an error that no node made is mapped by its code.
 
     Args:
         error: what the call raised.
-        address: of the node that was called, for the message.
+        address: the address of the node, for the message.
     """
     ours = _read_details(error)
     if ours is not None:
@@ -191,7 +192,7 @@ def _read_details(error: grpc.aio.AioRpcError) -> PlexSpacesError | ActorError |
                 if detail.Unpack(info) and info.domain in (DOMAIN, ACTOR_DOMAIN):
                     return _rebuild(status.message, info)
         except DecodeError:
-            # Somebody else's details: the code alone decides.
+            # Details of another program: only the code counts.
             return None
     return None
 

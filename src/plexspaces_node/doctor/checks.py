@@ -1,10 +1,9 @@
-"""The examination behind `plexspaces doctor`: what works on this machine, and what mends the rest.
+"""The checks of `plexspaces doctor`: what works on this host, and how to fix the rest.
 
-This file owns the checks and how they are shown. A check does the thing rather than look for a
-file: packages are imported, the native programs are run, toolchains look for their compilers as
-they do in a build, the port is bound. Whatever could crash or hang runs in a child process or under
-a deadline, and nothing is left behind. Which drivers exist is the caller's knowledge; the node is
-asked over its API and never imported.
+A check tries the thing instead of looking for a file: packages are imported, the native programs
+are run, toolchains look for their compilers as in a build, and the port is bound. Anything that
+could crash or hang runs in a child process or with a timeout, and nothing is left behind. The
+caller knows which drivers exist; the node is asked over its API and never imported.
 """
 
 from __future__ import annotations
@@ -61,7 +60,8 @@ DEPENDENCIES: Mapping[str, str] = {
     "structlog": "structlog",
     "typer": "typer",
 }
-"""What is imported to prove each dependency of the package; a test compares with pyproject."""
+"""The import that proves each dependency of the package; a test compares them with
+pyproject.toml."""
 
 MIN_FREE_DISK_BYTES = 512 * MIB
 CHECK_TIMEOUT_S = 60.0
@@ -71,8 +71,8 @@ _DETAIL_LIMIT = 500
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _REINSTALL = f"{sys.executable} -m pip install --force-reinstall plexspaces-node"
 
-# The guards are as wide as can be because a broken package may raise anything while it is
-# imported; this is the text of a child process, which has nothing else to do.
+# This catches everything, because a broken package may raise anything while it is imported. It is
+# the text of a child process that does nothing else.
 _IMPORT_EACH = """
 import importlib, importlib.metadata, json, sys
 for argument in sys.argv[1:]:
@@ -88,13 +88,13 @@ for argument in sys.argv[1:]:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found.
+    """The result of one check.
 
     Attributes:
         area: heading under which it is shown; findings of an area follow one another.
-        ok: True works, False does not though the node needs it, None is not there and optional.
-        detail: one line: the version, the place, or why not.
-        hint: the command that mends it, or None.
+        ok: True if it works, False if it fails and the node needs it, None if it is optional.
+        detail: one line: the version, the place, or the reason.
+        hint: the command that fixes it, or None.
     """
 
     area: str
@@ -111,10 +111,10 @@ async def examine(
     environment: BuildEnvironment | None = None,
     timeout_s: float = CHECK_TIMEOUT_S,
 ) -> list[Finding]:
-    """Run every check at once and return what each found, in a fixed order of areas.
+    """Run every check concurrently and return the results in a fixed order of areas.
 
-    `timeout_s` bounds each child process and each probe. Never raises for what is wrong with the
-    machine, and leaves no process, file or open port.
+    `timeout_s` limits each child process and each probe. Never raises for a fault of the host, and
+    leaves no process, file or open port.
     """
     groups = await _all(
         check_python(timeout_s),
@@ -130,7 +130,7 @@ async def examine(
 
 
 def required_ok(findings: Iterable[Finding]) -> bool:
-    """Whether a node can run here: nothing that it needs was found broken."""
+    """Return whether a node can run here: nothing that it needs is broken."""
     return all(finding.ok is not False for finding in findings)
 
 
@@ -141,7 +141,7 @@ def to_json(findings: Sequence[Finding]) -> str:
 
 
 def render(findings: Sequence[Finding], console: Console) -> None:
-    """Print the findings in their areas, each with its mark, and a closing line."""
+    """Print the results by area, each with its mark, and a closing line."""
     for area, members in groupby(findings, key=lambda finding: finding.area):
         group = list(members)
         width = max(len(finding.name) for finding in group)
@@ -206,9 +206,9 @@ async def _dependencies(timeout_s: float) -> list[Finding]:
 async def check_programs(
     timeout_s: float = CHECK_TIMEOUT_S, *, find: Callable[[str], Path] = find_program
 ) -> list[Finding]:
-    """Run the agent and the compiler of this installation for their versions, and find the rest.
+    """Run the agent and the compiler for their versions, and look for the other programs.
 
-    In a checkout those are found that are of the present sources, and no others.
+    In a checkout only programs built from the current sources count.
     """
     return await _all(*(_program(name, find, timeout_s) for name in PROGRAMS))
 
@@ -218,7 +218,7 @@ async def _program(name: str, find: Callable[[str], Path], timeout_s: float) -> 
         path = await asyncio.to_thread(find, name)
         digest = await asyncio.to_thread(_sha256, path)
         if name == INIT:
-            # Runs in a guest alone.
+            # It runs only in a guest.
             return Finding("Programs", name, True, f"sha256 {digest[:12]} at {path}")
         ran = await _run([str(path), "--version"], timeout_s)
     except PlexSpacesError as error:
@@ -247,9 +247,9 @@ def _sha256(path: Path) -> str:
 async def check_isolation(
     config: Config, drivers: Sequence[Driver], *, timeout_s: float = CHECK_TIMEOUT_S
 ) -> list[Finding]:
-    """Probe the drivers there are, and say for each level whether it works and what `auto` takes.
+    """Probe the drivers, and report for each level whether it works and what `auto` selects.
 
-    Only the level that the configuration asks for can be a fault.
+    Only the configured level can be a fault.
     """
     healths = await _all(*(_probe(driver, timeout_s) for driver in drivers))
     health = {driver.name: one for driver, one in zip(drivers, healths, strict=True)}
@@ -284,7 +284,7 @@ def _level(level: str, health: Health | None, *, needed: bool) -> Finding:
 
 
 def _needed(ok: bool, needed: bool) -> bool | None:
-    # What does not work is a fault only when the configuration asks for it.
+    # A level that does not work is a fault only if it is configured.
     return True if ok else (False if needed else None)
 
 
@@ -297,7 +297,7 @@ async def check_compilers(
     toolchains: Sequence[Toolchain] = TOOLCHAINS,
     timeout_s: float = CHECK_TIMEOUT_S,
 ) -> list[Finding]:
-    """Ask each language's toolchain what a build would use, by default of this process.
+    """Ask each language's toolchain what a build by this process would use.
 
     Never a fault: a node runs without them.
     """
@@ -330,9 +330,9 @@ async def _language(
 
 
 async def check_address(config: Config) -> list[Finding]:
-    """Check that the node may and can listen where it is told to, or that one is there already.
+    """Check that the node can listen at its address, or that it already does.
 
-    Nothing but loopback is connected to.
+    Connects only to loopback addresses.
     """
     address = config.node.address
     try:
@@ -383,7 +383,7 @@ def _bind_fault(host: str, port: int) -> str | None:
 
 
 def check_data_directory(config: Config) -> list[Finding]:
-    """Check that the node can keep its data where it is told to. Blocks; makes no directory."""
+    """Check that the node can write its data directory. Blocks; creates no directory."""
     directory = config.node.data_dir
     real = Path(os.path.realpath(directory))
     fault = _directory_fault(directory)
@@ -427,8 +427,8 @@ def _directory_fault(directory: Path) -> tuple[str, str] | None:
 
 
 def _write_fault(directory: Path) -> str | None:
-    # By writing, because permissions alone tell root nothing about a read-only file system. The
-    # file never has a name where the file system can do so.
+    # By writing, because for root permissions say nothing about a read-only file system. The file
+    # never has a name if the file system supports that.
     try:
         with tempfile.TemporaryFile(dir=directory):
             return None
@@ -474,7 +474,7 @@ def _nearest_existing(path: Path) -> Path:
 
 
 def check_memory(config: Config) -> list[Finding]:
-    """Check that an application of default size fits into what memory is available. Blocks."""
+    """Check that an application of the default size fits into the available memory. Blocks."""
     processors = len(os.sched_getaffinity(0))
     try:
         text = Path("/proc/meminfo").read_text(encoding="ascii")
@@ -489,7 +489,7 @@ def check_memory(config: Config) -> list[Finding]:
 
 
 def check_descriptors(config: Config, *, most: int | None = None) -> list[Finding]:
-    """Check how many file descriptors a node may have, `most` or what this process may raise to."""
+    """Check how many file descriptors a node can have; `most` replaces the process limit."""
     most = descriptors.most_allowed() if most is None else most
     applications = config.limits.applications
     needed = descriptors.reserve(applications)
@@ -507,7 +507,7 @@ def check_descriptors(config: Config, *, most: int | None = None) -> list[Findin
 
 @dataclass(frozen=True, slots=True)
 class _Ran:
-    """How a child ended; `status` is None when its time was up, negative for a signal."""
+    """How a child ended; `status` is None if it timed out, negative for a signal."""
 
     status: int | None
     text: str
@@ -523,8 +523,8 @@ class _Ran:
 
 
 async def _run(command: Sequence[str], timeout_s: float) -> _Ran:
-    # Output goes to memory and not through a pipe: a grandchild that keeps a pipe open cannot
-    # make us wait. The root as working directory: nothing in the present one is read.
+    # Output goes to memory and not through a pipe: a grandchild that keeps a pipe open cannot make
+    # this wait. The root is the working directory, so that nothing in the current one is read.
     output = os.memfd_create("doctor")
     try:
         process = await asyncio.create_subprocess_exec(

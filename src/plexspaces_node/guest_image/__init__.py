@@ -1,8 +1,7 @@
-"""Makes the guest image that every microVM boots, from the distribution's packages.
+"""Builds the guest image that every microVM boots, from the distribution's packages.
 
-Without Docker and without privileges; see ``docs/guest.md``. The same packages and the same
-programs of this product give the same bytes. What an image is, once made, is
-`plexspaces_node.vm.image`'s to say.
+Needs neither Docker nor privileges; see ``docs/guest.md``. The same packages and programs give the
+same bytes. `plexspaces_node.vm.image` defines what an image is.
 """
 
 from __future__ import annotations

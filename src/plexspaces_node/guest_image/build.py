@@ -1,4 +1,4 @@
-"""The steps from packages to an image, and how it takes the place of the one before."""
+"""The steps from packages to an image, and how it replaces the previous one."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from plexspaces_node.vm.image import INITRD, KERNEL, RECORD, ROOTFS, GuestImage
 
 ARCH = "x86_64"
 MIN_MEMORY_MIB = 80
-"""The least with which the probe actor was seen to answer; measured, see ``docs/guest.md``."""
+"""The smallest guest in which the probe actor answered; measured, see ``docs/guest.md``."""
 STEP_TIMEOUT_S = 300.0
-"""For any one program: fetching a kernel over a slow line is the longest."""
+"""The time limit of each program: fetching a kernel over a slow line takes longest."""
 
 _MOUNT_POINTS = ("artifact", "dev", "proc")
-"""Of the guest's root, where `agent/init` and the agent mount the rest."""
+"""Directories of the guest's root where `agent/init` and the agent mount the rest."""
 _SCRATCH_PREFIX = ".image-"
 _SCRATCH_LIFE_S = 24 * 3600.0
 _TOOLS = ("apt-get", "apt-cache", "dpkg-deb")
@@ -61,13 +61,13 @@ async def build_image(
     environment: BuildEnvironment | None = None,
     programs: GuestPrograms | None = None,
 ) -> GuestImage:
-    """Make an image in the directory `target` and return it; replaces the one that is there.
+    """Build an image in the directory `target` and return it; replaces the one that is there.
 
-    Machines that run keep the files they booted from. When anything fails, or the caller is
-    cancelled, `target` is as it was before and nothing else is left but fetched packages in the
-    cache. Raises `Unsupported` for a missing tool or another architecture, `NotFound` when the
-    agent is not built, `Unavailable` when packages cannot be had or the disk is full,
-    `InvalidArgument` for a directory that cannot be written.
+    Running VMs keep the files that they booted from. If anything fails, or the caller is cancelled,
+    `target` is unchanged and only fetched packages are left, in the cache. Raises `Unsupported` for
+    a missing tool or another architecture, `NotFound` if the agent is not built, `Unavailable` if
+    packages cannot be fetched or the disk is full, `InvalidArgument` for a directory that cannot be
+    written.
     """
     if platform.machine() != ARCH:
         raise Unsupported(f"guest images are built on {ARCH} only, this is {platform.machine()}")
@@ -94,7 +94,7 @@ async def build_image(
 
 @asynccontextmanager
 async def _scratch(target: Path) -> AsyncIterator[Path]:
-    """Give a directory on the target's file system, gone afterwards."""
+    """Create a temporary directory on the target's file system."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX, dir=target.parent))
@@ -118,7 +118,7 @@ async def _scratch(target: Path) -> AsyncIterator[Path]:
 
 
 def _remove_abandoned(parent: Path) -> None:
-    # Of builds that were killed: no build lasts this long.
+    # Left by builds that were killed: no build takes this long.
     oldest = time.time() - _SCRATCH_LIFE_S
     for path in parent.glob(f"{_SCRATCH_PREFIX}*"):
         if path.stat().st_mtime < oldest:
@@ -142,9 +142,9 @@ def _seal(made: Path, packages: tuple[Package, ...], programs: GuestPrograms) ->
 
 
 def agent_digest(programs: GuestPrograms | None = None) -> str:
-    """Return 12 digits that change with the programs of a guest; blocks for some milliseconds.
+    """Return 12 digits that change with the guest's programs; blocks for some milliseconds.
 
-    Raises `NotFound` when this installation has none.
+    Raises `NotFound` if this installation has none.
     """
     total = hashlib.sha256()
     for program in programs or GuestPrograms.built():
@@ -161,7 +161,7 @@ def _install(made: Path, target: Path) -> None:
         made.rename(target)
         return
     try:
-        # Without its record an image is none, so that a half-replaced one is never booted.
+        # Without its record it is not an image, so a half-replaced one is never booted.
         (target / RECORD).unlink(missing_ok=True)
         for name in (KERNEL, INITRD, ROOTFS, RECORD):
             (made / name).replace(target / name)

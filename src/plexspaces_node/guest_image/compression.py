@@ -1,7 +1,7 @@
-"""How distributions compress kernels and their modules, undone.
+"""Decompresses kernels and modules as distributions compress them.
 
-Knows the formats by their first bytes; runs no program. LZ4 and zstd are undone by the system's
-own libraries, which apt and systemd need too.
+Recognises formats by their first bytes; runs no program. LZ4 and zstd use the system's own
+libraries, which apt and systemd need too.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ XZ = b"\xfd7zXZ\x00"
 _LZ4_BLOCK_BYTES = 8 * 1024 * 1024
 _LONGEST_BYTES = 256 * 1024 * 1024
 _UNKNOWN_SIZES = (2**64 - 1, 2**64 - 2)
-"""What zstd answers for a frame that does not tell its length, and for what is no frame."""
+"""zstd's answers for a frame of unknown length, and for data that is not a frame."""
 
 
 @contextmanager
 def naming(file: Path, tree: Path) -> Iterator[None]:
-    """Name a file of the packages below `tree` in the error of whoever cannot use it."""
+    """Add the name of a package's file below `tree` to errors."""
     try:
         yield
     except (InvalidArgument, Unsupported) as error:
@@ -39,11 +39,11 @@ def naming(file: Path, tree: Path) -> Iterator[None]:
 
 
 def decompress(data: bytes, size: int | None = None) -> bytes:
-    """Return what `data` holds; what follows it is left. Blocks for up to half a second.
+    """Return the decompressed content of `data`. Blocks for up to half a second.
 
-    `size` is its length, where the compressed bytes need not tell it: LZ4 as kernels have it never
-    does. Raises `InvalidArgument` for damaged bytes and `Unsupported` for a format that this
-    machine cannot undo.
+    Bytes after the compressed data are ignored. `size` is the decompressed length if the data does
+    not contain it, as in LZ4 as kernels use it. Raises `InvalidArgument` for damaged bytes, and
+    `Unsupported` for a format that this host cannot decompress.
     """
     if size is not None and size > _LONGEST_BYTES:
         raise InvalidArgument(f"a size of {size} bytes is not plausible")

@@ -1,6 +1,6 @@
-"""The initial RAM disk: the guest's first program and the kernel's modules, as one cpio archive.
+"""The initial RAM disk: the guest's first program and the kernel's modules, in one cpio archive.
 
-Not compressed: it is half a megabyte, and to unpack it costs an emulated CPU more than to load it.
+Not compressed: it is half a megabyte, and decompressing costs an emulated CPU more than loading it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ MODULES = {
     "virtio-serial": ("virtio_console",),
     "vsock": ("vmw_vsock_virtio_transport",),
 }
-"""What `agent/init` loads, with all that each needs: always, and for each kind of link."""
+"""The modules that `agent/init` loads, with all their dependencies: always, and for each kind of
+link."""
 
 _DIRECTORIES = ("dev", "modules", "proc", "root")
 _CONSOLE = (5, 1)
@@ -25,7 +26,7 @@ _ALIGNMENT = 4
 
 @dataclass
 class Archive:
-    """A cpio archive of the form the kernel unpacks; the same entries give the same bytes."""
+    """A cpio archive for the kernel; the same entries give the same bytes."""
 
     _parts: list[bytes] = field(default_factory=list)
     _entries: int = 0
@@ -43,7 +44,7 @@ class Archive:
         self._add(name, stat.S_IFCHR | 0o600, device=(major, minor))
 
     def finished(self) -> bytes:
-        """Return the archive; nothing may be added afterwards."""
+        """Return the archive; nothing can be added afterwards."""
         self._add("TRAILER!!!", 0)
         return b"".join(self._parts)
 
@@ -68,7 +69,7 @@ def make_initrd(init: bytes, packages: Path) -> bytes:
     archive = Archive()
     for name in _DIRECTORIES:
         archive.directory(name)
-    # Where the kernel opens the standard streams of the first program, before anything is mounted.
+    # The kernel opens the first program's standard streams here, before anything is mounted.
     archive.device("dev/console", *_CONSOLE)
     archive.file("init", init, mode=0o755)
     modules = Modules(packages)

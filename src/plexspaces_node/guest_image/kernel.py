@@ -25,8 +25,8 @@ _KERNELS = ("boot/vmlinuz-*", "usr/lib/modules/*/vmlinuz", "lib/modules/*/vmlinu
 def read_kernel(tree: Path) -> bytes:
     """Return the uncompressed ELF kernel of the packages that were unpacked below `tree`.
 
-    Blocks for half a second. Raises `InvalidArgument` when there is not one, or it is none that
-    boots, and `Unsupported` for a compression that this machine cannot undo.
+    Blocks for half a second. Raises `InvalidArgument` if there is not exactly one, or if it cannot
+    boot, and `Unsupported` for a compression that this host cannot decompress.
     """
     found = [file for pattern in _KERNELS for file in sorted(tree.glob(pattern))]
     if len(found) != 1:
@@ -38,9 +38,10 @@ def read_kernel(tree: Path) -> bytes:
 
 
 def extract_vmlinux(image: bytes) -> bytes:
-    """Return the uncompressed ELF kernel inside a `vmlinuz` of x86; raises as `read_kernel`.
+    """Return the uncompressed ELF kernel in a `vmlinuz` of x86; raises as `read_kernel` does.
 
-    That is a boot sector, a loader and a compressed `vmlinux`, whose place the boot sector tells.
+    A `vmlinuz` is a boot sector, a loader and a compressed `vmlinux`, whose place is in the boot
+    sector.
     """
     if image[_MAGIC_OFFSET : _MAGIC_OFFSET + 4] != b"HdrS":
         raise InvalidArgument("it is not a bzImage: its header is missing")
@@ -52,7 +53,7 @@ def extract_vmlinux(image: bytes) -> bytes:
     payload = image[start : start + length]
     if len(payload) != length or length < 8:
         raise InvalidArgument("it is truncated")
-    # Every format but gzip, which has it inside, is followed by the length of what it holds.
+    # Except for gzip, which has the length inside, the length of the content follows it.
     (size,) = struct.unpack_from("<I", payload, len(payload) - 4)
     kernel = decompress(payload, None if payload.startswith(GZIP) else size)
     if kernel[:4] != _ELF_MAGIC:

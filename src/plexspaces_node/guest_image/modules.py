@@ -1,7 +1,7 @@
-"""The modules of a distribution's kernel that a guest's devices want.
+"""The kernel modules that a guest's devices need.
 
-Knows where the packages of Debian 12, Debian 13 and Ubuntu have them, and how compressed. Every
-error names the file.
+Knows where the packages of Debian 12, Debian 13 and Ubuntu have them, and how they are compressed.
+Every error names the file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SIGNATURE_LENGTHS = struct.Struct(">3x2B3xI")
 
 
 class Modules:
-    """The modules in the packages that were unpacked below a directory."""
+    """The modules of the packages that were unpacked below a directory."""
 
     def __init__(self, tree: Path) -> None:
         self._tree = tree
@@ -37,11 +37,11 @@ class Modules:
         }
 
     def with_needs(self, names: Sequence[str], already: Iterable[str] = ()) -> dict[str, bytes]:
-        """Return these modules and all that they need, in an order in which they can be loaded.
+        """Return these modules and their dependencies, in an order in which they can be loaded.
 
-        Without what is built into the kernel, and what is there `already`. Blocks for some
-        milliseconds. Raises `InvalidArgument` for one that is missing or damaged, `Unsupported` for
-        a compression that this machine cannot undo.
+        Leaves out what is built into the kernel and what is `already` loaded. Blocks for some
+        milliseconds. Raises `InvalidArgument` for a module that is missing or damaged,
+        `Unsupported` for a compression that this host cannot decompress.
         """
         found: dict[str, bytes] = {}
         known = {*already} | self._built_in
@@ -77,16 +77,16 @@ class Modules:
 
 
 def _plain_name(name: str) -> str:
-    # A module's file may be spelled with dashes where the kernel itself knows none.
+    # A module's file name can have dashes where the kernel uses underscores.
     return name.replace("-", "_")
 
 
 def plain(module: bytes) -> bytes:
-    """Return a module without what only its loading looks at: its signature and its types.
+    """Return a module without what is only used when it is loaded: its signature and its types.
 
-    The kernel is ours, and so are these files; to check five signatures and read the kernel's own
-    description of its types takes an emulated CPU a twentieth of a boot. Raises `InvalidArgument`
-    for what is no module.
+    Kernel and modules come from the same packages. Checking five signatures and reading the
+    kernel's type information takes an emulated CPU a twentieth of a boot. Raises `InvalidArgument`
+    if the file is not a module.
     """
     if not module.startswith(_ELF64_LITTLE_ENDIAN):
         raise InvalidArgument("it is not a 64-bit ELF file")
@@ -113,6 +113,6 @@ def _without_types(module: bytes) -> bytes:
     for header in range(sections, sections + count * size, size):
         (name,) = struct.unpack_from("<I", module, header)
         if module[names + name : module.index(0, names + name)] == _TYPES:
-            # A section of no kind and without a name: nobody looks at it.
+            # A section without a type or name, which nothing reads.
             changed[header : header + size] = bytes(size)
     return bytes(changed)

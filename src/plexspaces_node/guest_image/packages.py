@@ -1,4 +1,4 @@
-"""The distribution's packages that a guest image is made of: found, fetched and unpacked by apt.
+"""Finds, fetches and unpacks the distribution's packages for a guest image, with apt.
 
 Fetching needs no privileges. Packages are kept in the build cache, where apt finds them again and
 checks them against the distribution's signed lists.
@@ -18,7 +18,7 @@ from plexspaces_node.errors import Unavailable, Unsupported
 from plexspaces_node.toolchains.process import Finished, run
 
 KERNEL_PACKAGES = ("linux-image-cloud-amd64", "linux-image-virtual")
-"""Of Debian and of Ubuntu; depends on the current kernel that was configured for machines."""
+"""The packages that depend on the current kernel for VMs, in Debian and in Ubuntu."""
 
 _SYSTEM_DIRECTORIES = ("/usr/sbin", "/sbin", "/usr/bin", "/bin")
 _PROVIDERS = {
@@ -29,7 +29,7 @@ _FIELD = re.compile(r"^([A-Z][A-Za-z0-9-]*): (\S+)$", re.MULTILINE)
 
 
 class Tools:
-    """The programs of the distribution that a build runs."""
+    """The distribution's programs that a build runs."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Tools:
         self._timeout_s = timeout_s
 
     def find(self, name: str) -> str:
-        """Return the path of a program; raises `Unsupported` that says what to install."""
+        """Return the path of a program; raises `Unsupported` if it is not installed."""
         found = shutil.which(name, path=self._path)
         if found is not None:
             return found
@@ -59,7 +59,7 @@ class Tools:
     async def attempt(
         self, name: str, *arguments: str, cwd: Path, more: Mapping[str, str] | None = None
     ) -> Finished:
-        """Run a program to its end and return how it ended, whatever its status."""
+        """Run a program to its end and return the result, whatever its status."""
         variables = {"PATH": self._path, "LC_ALL": "C", "HOME": str(cwd)}
         return await run(
             [self.find(name), *arguments],
@@ -71,7 +71,7 @@ class Tools:
     async def run(
         self, name: str, *arguments: str, cwd: Path, more: Mapping[str, str] | None = None
     ) -> str:
-        """Run a program and return what it said; raises `Unavailable` when it fails."""
+        """Run a program and return its output; raises `Unavailable` if it fails."""
         finished = await self.attempt(name, *arguments, cwd=cwd, more=more)
         if finished.status:
             raise Unavailable(f"{name} failed with status {finished.status}: {_end_of(finished)}")
@@ -80,7 +80,7 @@ class Tools:
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A package that lies on disk."""
+    """A package on disk."""
 
     name: str
     version: str
@@ -88,10 +88,10 @@ class Package:
 
 
 async def fetch(tools: Tools, cache: Path) -> tuple[Package, ...]:
-    """Have the kernel's packages in `cache`, which is made, and return them.
+    """Fetch the kernel's packages into `cache`, which is created, and return them.
 
-    What is there already is not fetched again. Raises `Unavailable` when the distribution does not
-    offer them or cannot be reached.
+    Packages already there are not fetched again. Raises `Unavailable` if the distribution does not
+    have them or cannot be reached.
     """
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     names = await _kernel_parts(tools, cache)
@@ -102,11 +102,11 @@ async def fetch(tools: Tools, cache: Path) -> tuple[Package, ...]:
 
 
 async def _fetch(tools: Tools, cache: Path, packages: list[Package]) -> None:
-    # Fetched elsewhere and then renamed: what is in the cache is whole.
+    # Fetched elsewhere and then renamed, so that what is in the cache is complete.
     with tempfile.TemporaryDirectory(dir=cache) as directory:
         fetched = await tools.attempt(
             "apt-get",
-            # Without its own user apt can write to a cache that is ours alone.
+            # Otherwise apt would drop to its own user, which cannot write to our cache.
             *("-q", "-o", "APT::Sandbox::User=root", "download"),
             *(f"{package.name}={package.version}" for package in packages),
             cwd=Path(directory),
@@ -123,9 +123,9 @@ async def _fetch(tools: Tools, cache: Path, packages: list[Package]) -> None:
 
 
 async def unpack(tools: Tools, package: Package, target: Path) -> None:
-    """Unpack a package's files below `target`; none of its scripts is run.
+    """Unpack a package's files below `target`, without running its scripts.
 
-    Raises `Unavailable`, and a package that is damaged is fetched anew the next time.
+    Raises `Unavailable` if the package is damaged; it is then fetched again the next time.
     """
     try:
         await tools.run("dpkg-deb", "-x", str(package.file), str(target), cwd=target.parent)
@@ -166,7 +166,7 @@ async def _candidate(tools: Tools, cache: Path, name: str) -> Package:
     if shown.status or not {"Version", "Architecture"} <= set(fields):
         raise _not_offered(name, shown)
     version = fields["Version"]
-    # As apt names what it downloads.
+    # As apt names downloaded files.
     file = f"{name}_{version.replace(':', '%3a')}_{fields['Architecture']}.deb"
     return Package(name, version, cache / file)
 

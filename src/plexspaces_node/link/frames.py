@@ -1,8 +1,8 @@
-"""The link between node and agent: its frames and their framing on a byte stream.
+"""The link between node and agent: its frames, and how they are put on a byte stream.
 
-The frames are the messages of `proto/plexspaces/link/v3/link.proto`, which says what they mean.
-One stream a machine: a frame is two little-endian u32, the lengths of head and body, then the head,
-a `FromAgent` or a `FromNode`, then the body, raw bytes that are copied into no message.
+The frames are the messages of `proto/plexspaces/link/v3/link.proto`, which documents them. There is
+one stream per machine. A frame is two little-endian u32, the lengths of head and body, then the
+head, a `FromAgent` or a `FromNode`, then the body: raw bytes that are not copied into a message.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ from plexspaces_node.link.generated.link_pb2 import Tell as Tell
 from plexspaces_node.link.generated.link_pb2 import Welcome as Welcome
 
 GENERATION = 3
-"""Changes when the two ends could no longer understand each other; refused at the handshake."""
+"""Raised when the two ends could no longer understand each other; another one is refused at the
+handshake."""
 
 HEAD_LIMIT_BYTES = 1024 * 1024
 """The longest head of a frame."""
@@ -57,7 +58,7 @@ PART_BYTES = 1024 * 1024
 """The longest part of a state."""
 
 TEXT_BYTES = 16 * 1024
-"""The longest text of an error or a line of the log; a longer one is cut and marked."""
+"""The longest text of an error or a log line; a longer one is cut and marked."""
 
 CODE_BYTES = 256
 """The longest code of an actor's error, and the longest type of a message."""
@@ -66,7 +67,7 @@ PREFIX_BYTES = 8
 """The two lengths."""
 
 Body: TypeAlias = bytes | bytearray | memoryview
-"""What follows a head. Nobody changes one, whichever of them it is."""
+"""A frame's body. Nobody modifies one, whichever type it has."""
 
 AgentFrame: TypeAlias = (
     Hello
@@ -85,7 +86,7 @@ AgentFrame: TypeAlias = (
 )
 NodeFrame: TypeAlias = Welcome | State | Load | Invoke | Cancel | Answer | Kept | Stop | Measure
 HostCall: TypeAlias = Ask | Tell | Get | Put | Delete
-"""What an agent asks of its node; answered by `Answer`."""
+"""An agent's request to its node; answered by `Answer`."""
 
 _F = TypeVar("_F", AgentFrame, NodeFrame)
 
@@ -95,7 +96,7 @@ _MARK = " …"
 _MESSAGES = frozenset({"reply", "ask", "tell", "put", "invoke", "answer"})
 _PARTS = frozenset({"snapshot", "state"})
 _LENGTH_DELIMITED = 2
-# The first byte of an envelope: the field in which a frame of this kind lies. All are below 16.
+# The first byte of an envelope: the field number of this kind of frame. All are below 16.
 _TAGS: dict[type[AgentFrame | NodeFrame], int] = {
     kind: envelope.DESCRIPTOR.fields_by_name[kind.__name__.lower()].number << 3 | _LENGTH_DELIMITED
     for envelope, kinds in ((FromAgent, AgentFrame.__args__), (FromNode, NodeFrame.__args__))
@@ -104,7 +105,7 @@ _TAGS: dict[type[AgentFrame | NodeFrame], int] = {
 
 
 class LinkBroken(Exception):
-    """The peer sent something that is not a frame; the connection cannot go on."""
+    """The peer sent something that is not a frame; the connection cannot continue."""
 
 
 class OtherGeneration(LinkBroken):
@@ -112,8 +113,8 @@ class OtherGeneration(LinkBroken):
 
 
 def head_of(frame: AgentFrame | NodeFrame, body_bytes: int = 0) -> bytes:
-    """Return the bytes of a frame up to its body, which follows them on the stream."""
-    # What an envelope around the frame would be; making one takes longer than all the rest.
+    """Return the bytes of a frame up to its body, which follows on the stream."""
+    # This is what an envelope around the frame would be; making one takes longer than all the rest.
     inner = frame.SerializeToString()
     size = len(inner)
     outer = bytearray((_TAGS[type(frame)],))
@@ -132,13 +133,13 @@ def encode(frame: AgentFrame | NodeFrame, body: Body = b"") -> bytes:
 class FrameReader(Generic[_F]):
     """Cuts the byte stream of one peer into frames.
 
-    Bytes are read into `room` and announced to `filled`. A body that is not yet whole is read into
-    where it stays, so that each byte of it is copied once at the most. Holds no more than one frame
-    beyond what came last. Not for use by two threads at once.
+    Bytes are read into `room` and announced to `filled`. An incomplete body is read directly into
+    its final place, so that each byte is copied at most once. Holds at most one frame beyond what
+    was received last. Not thread-safe.
 
     Attributes:
-        head_limit: the longest head that is taken.
-        message_limit: the longest body of a message that is taken.
+        head_limit: the longest head that is accepted.
+        message_limit: the longest body of a message that is accepted.
     """
 
     def __init__(
@@ -153,7 +154,7 @@ class FrameReader(Generic[_F]):
         self._envelope = envelope
         self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
         self._start = self._end = 0
-        # The body at hand, once it is known to be not yet whole.
+        # The current body, if it is known to be incomplete.
         self._frame: _F | None = None
         self._body = bytearray()
         self._had = 0
@@ -162,7 +163,7 @@ class FrameReader(Generic[_F]):
     def of_agent(
         cls, message_limit: int, *, head_limit: int = HEAD_LIMIT_BYTES
     ) -> FrameReader[AgentFrame]:
-        """Make the reader of what an agent sends."""
+        """Create the reader of what an agent sends."""
         return FrameReader[AgentFrame](
             FromAgent, message_limit=message_limit, head_limit=head_limit
         )
@@ -171,16 +172,16 @@ class FrameReader(Generic[_F]):
     def of_node(
         cls, message_limit: int, *, head_limit: int = HEAD_LIMIT_BYTES
     ) -> FrameReader[NodeFrame]:
-        """Make the reader of what a node sends."""
+        """Create the reader of what a node sends."""
         return FrameReader[NodeFrame](FromNode, message_limit=message_limit, head_limit=head_limit)
 
     @property
     def unfinished(self) -> int:
-        """Bytes of a frame that is not yet whole."""
+        """The number of bytes held of an incomplete frame."""
         return self._had + self._end - self._start
 
     def room(self) -> memoryview:
-        """Return where to read to next: at least a byte long, and valid until `filled`."""
+        """Return where to read to next: at least one byte long, and valid until `filled`."""
         if self._frame is not None:
             return memoryview(self._body)[self._had :]
         if self._end:
@@ -188,10 +189,10 @@ class FrameReader(Generic[_F]):
         return self._scratch
 
     def filled(self, count: int) -> Iterator[tuple[_F, Body]]:
-        """Take note of so many bytes in `room`; yield the frames that are now whole, in order.
+        """Process this many new bytes in `room`; yield the frames that are now complete, in order.
 
-        Raises `LinkBroken` behind them, after which, or when not all are taken, the reader is not
-        to be used again.
+        Raises `LinkBroken` after them. After that, or if not all frames are consumed, the reader
+        must not be used again.
         """
         if self._frame is not None:
             self._had += count
@@ -232,7 +233,7 @@ class FrameReader(Generic[_F]):
         return None
 
     def _check_lengths(self, head_bytes: int, body_bytes: int) -> None:
-        """Raise for lengths that no frame has; a part of a state may be longer than a message."""
+        """Raise for lengths that no frame has; a part of a state can be longer than a message."""
         longest = max(self.message_limit, PART_BYTES)
         if head_bytes > self.head_limit or body_bytes > longest:
             first = bytes(self._scratch[self._start : self._start + PREFIX_BYTES])
@@ -259,7 +260,7 @@ class FrameReader(Generic[_F]):
         return frame
 
     def _make_room(self) -> None:
-        """See that what the frame at hand lacks of its head has a place in the scratch."""
+        """Make room in the scratch buffer for the missing part of the current head."""
         had = self._end - self._start
         wanted = PREFIX_BYTES
         if had >= PREFIX_BYTES:
@@ -274,12 +275,12 @@ class FrameReader(Generic[_F]):
 
 
 def _is_of_an_array(first: bytes) -> bool:
-    """Tell whether a stream begins as before generation 3: a length, an array, the name Hello."""
+    """Return whether a stream begins as before generation 3: a length, an array, the name Hello."""
     return first[4] & 0xF0 == 0x90 and first[5:] == b"\xa5He"
 
 
 def failure_of(error: PlexSpacesError | ActorError) -> Failure:
-    """Turn an error into what the link carries."""
+    """Convert an error to its form on the link."""
     hint = cut(error.hint or "", TEXT_BYTES)
     message = cut(error.message, TEXT_BYTES)
     if isinstance(error, ActorError):
@@ -302,8 +303,8 @@ def failure_of(error: PlexSpacesError | ActorError) -> Failure:
 
 
 def error_of(failure: Failure) -> PlexSpacesError | ActorError:
-    """Turn what the link carried back into the error it was."""
-    # An agent may say more than is told to anybody.
+    """Convert an error from its form on the link."""
+    # An agent may send more than users are shown.
     hint, message = cut(failure.hint, TEXT_BYTES) or None, cut(failure.message, TEXT_BYTES)
     code = cut(failure.code, CODE_BYTES)
     if failure.origin == Failure.ORIGIN_TRAP:
@@ -316,9 +317,9 @@ def error_of(failure: Failure) -> PlexSpacesError | ActorError:
 
 
 def cut(text: str, limit_bytes: int) -> str:
-    """Return the text, or its beginning and a mark when it is longer than so many bytes.
+    """Return the text, or its beginning and a mark if it is longer than this many bytes.
 
-    What is no Unicode text, such as half of a surrogate pair, is replaced.
+    Anything that is not Unicode text, such as half of a surrogate pair, is replaced.
     """
     if len(text) <= limit_bytes and text.isascii():
         return text
