@@ -65,7 +65,7 @@ LEAVE = b"leave"
 """A message for which an agent says that its actor begins anew elsewhere."""
 
 
-def unheard(snapshot_id: int, size: int, *, failure: PlexSpacesError | None = None) -> None:
+def unheard(snapshot_id: int, size: int) -> None:
     """Acknowledge a part to an agent that does not listen."""
 
 

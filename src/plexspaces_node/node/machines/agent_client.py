@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Protocol, TypeAlias
 
 from plexspaces_node.errors import (
     DeadlineExceeded,
@@ -42,12 +42,8 @@ SNAPSHOT_S = 30.0
 """What an agent gives its actor for a snapshot, beside what it is told for its other steps."""
 
 
-class Kept(Protocol):
-    """Tells an agent how much of a snapshot is kept; see `AgentClient.kept`."""
-
-    def __call__(
-        self, snapshot_id: int, size: int, *, failure: PlexSpacesError | None = None
-    ) -> None: ...
+Kept: TypeAlias = Callable[[int, int], None]
+"""Told of which snapshot so many bytes are kept; see `AgentClient.kept`."""
 
 
 class HostCalls(Protocol):
@@ -202,16 +198,13 @@ class AgentClient:
         """
         return await self._requests.send(link.Measure(), link.Measured, timeout_s, "memory")
 
-    def kept(self, snapshot_id: int, size: int, *, failure: PlexSpacesError | None = None) -> None:
-        """Tell the agent how much of a snapshot is kept, or why it will not be.
+    def kept(self, snapshot_id: int, size: int) -> None:
+        """Tell the agent how much of a snapshot is kept.
 
         Nothing happens when the agent is not connected: it sends its snapshot anew when it is.
         """
         if (connection := self.link.connection) is not None:
-            frame = link.Kept(id=snapshot_id, bytes=size)
-            if failure is not None:
-                frame.failure.CopyFrom(link.failure_of(failure))
-            connection.answer(frame)
+            connection.answer(link.Kept(id=snapshot_id, bytes=size))
 
     async def invoke(
         self, *, sender: str, msg_type: str, payload: Body, timeout_ns: int

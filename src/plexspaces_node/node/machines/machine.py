@@ -89,7 +89,7 @@ class SwitchedHostCalls:
 class Machine:
     """A running machine whose agent has said hello. Made by `start_machine` only."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a start leaves, each by its name
         self,
         driver: Driver,
         bundle: Bundle,
@@ -97,6 +97,8 @@ class Machine:
         vm: Vm,
         agent: AgentClient,
         host: SwitchedHostCalls,
+        steps: Sequence[VmStep],
+        vm_ns: int,
     ) -> None:
         self.id = bundle.vm_id
         self.bundle = bundle
@@ -105,8 +107,8 @@ class Machine:
         self._host = host
         self.application = ""
         self.missing_walls = driver.capabilities.missing_walls
-        self.steps: list[VmStep] = []
-        self.vm_ns = 0
+        self.steps = list(steps)
+        self.vm_ns = vm_ns
         self.started_unix_ns = time_ns()
         self.state = VmState.EMPTY
         self._driver = driver
@@ -263,21 +265,21 @@ async def start_machine(driver: Driver, bundle: Bundle, limits: AgentLimits) -> 
     cancelling included, everything of the attempt is gone, the bundle too. Raises `VmStartFailed`
     naming the step.
     """
-    begin = perf_counter_ns()
+    begin_ns = perf_counter_ns()
     config, application = bundle.config, bundle.application
     try:
-        machine = await _start(driver, bundle, limits, FIRST_HELLO_TIMEOUT_S)
+        return await _start(driver, bundle, limits, FIRST_HELLO_TIMEOUT_S, begin_ns)
     except VmStartFailed as error:
         if error.step != "hello" or not isinstance(error.__cause__, DeadlineExceeded):
             raise
         _log.warning("%s; starting it again", error)
         again = Bundle.create(bundle.path.parent, bundle.vm_id, config, application=application)
-        machine = await _start(driver, again, limits, HELLO_TIMEOUT_S)
-    machine.vm_ns = perf_counter_ns() - begin
-    return machine
+        return await _start(driver, again, limits, HELLO_TIMEOUT_S, begin_ns)
 
 
-async def _start(driver: Driver, bundle: Bundle, limits: AgentLimits, timeout_s: float) -> Machine:
+async def _start(
+    driver: Driver, bundle: Bundle, limits: AgentLimits, timeout_s: float, begin_ns: int
+) -> Machine:
     begin = perf_counter_ns()
     async with AsyncExitStack() as undo:
         undo.push_async_callback(driver.destroy, bundle)
@@ -302,10 +304,16 @@ async def _start(driver: Driver, bundle: Bundle, limits: AgentLimits, timeout_s:
         with step("hello", bundle):
             await _hello(agent, vm, timeout_s)
         undo.pop_all()
-    machine = Machine(driver, bundle, vm=vm, agent=agent, host=switch)
     end = perf_counter_ns()
-    machine.steps += [VmStep("start", started - begin), VmStep("hello", end - started)]
-    return machine
+    return Machine(
+        driver,
+        bundle,
+        vm=vm,
+        agent=agent,
+        host=switch,
+        steps=[VmStep("start", started - begin), VmStep("hello", end - started)],
+        vm_ns=end - begin_ns,
+    )
 
 
 async def _hello(agent: AgentClient, vm: Vm, timeout_s: float) -> None:
