@@ -29,7 +29,6 @@ from support.small_disk import run_on_small_disk
 
 from plexspaces_node.errors import DeadlineExceeded, PlexSpacesError, Unavailable, VmStartFailed
 from plexspaces_node.node.machines import machine as machines
-from plexspaces_node.node.machines import pending
 from plexspaces_node.node.machines.machine import AgentLimits, Machine, start_machine
 from plexspaces_node.vm.drive import DRIVE
 from plexspaces_node.vm.driver import Driver, LinkEnd
@@ -530,10 +529,9 @@ class TestRunning:
             assert (await machine.wait()).reason == "killed by SIGKILL"
 
     async def test_guest_that_goes_silent_is_found_out_by_the_next_message(
-        self, vmm: VmmHarness, monkeypatch: pytest.MonkeyPatch
+        self, vmm: VmmHarness
     ) -> None:
         """The message fails by its deadline, and the machine counts as ended."""
-        monkeypatch.setattr(pending, "TICK_S", 0.025)
         async with running(vmm, well(vmm)) as machine, asyncio.timeout(BOUND_S):
             with pytest.raises(DeadlineExceeded, match="no sign of life"):
                 await machine.agent.invoke(
@@ -541,12 +539,8 @@ class TestRunning:
                 )
             assert (await machine.wait()).reason == "the agent did not answer"
 
-    async def test_frozen_vmm_is_found_out_and_ends_in_time(
-        self, any_level: Harness, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_frozen_vmm_is_found_out_and_ends_in_time(self, any_level: Harness) -> None:
         """A process that no longer runs at all is killed like any other."""
-        monkeypatch.setattr(pending, "TICK_S", 0.025)
-        monkeypatch.setattr(machines, "STOP_GRACE_S", 0.2)
         async with running(any_level, well(any_level)) as machine:
             os.kill(pid_of(machine), signal.SIGSTOP)
             with pytest.raises(DeadlineExceeded):
@@ -558,10 +552,9 @@ class TestRunning:
 
     @pytest.mark.usefixtures("hurried")
     async def test_frozen_vmm_takes_no_file_and_says_so_in_time(
-        self, hurried_vmm: VmmHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, hurried_vmm: VmmHarness, tmp_path: Path
     ) -> None:
         """Attaching to a machine that hangs is bounded too."""
-        monkeypatch.setattr(machines, "STOP_GRACE_S", 0.2)
         file = tmp_path / "some.cwasm"
         file.write_bytes(b"compiled")
         async with running(hurried_vmm, well(hurried_vmm)) as machine:

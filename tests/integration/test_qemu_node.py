@@ -23,7 +23,7 @@ from plexspaces_node import NodeClient, VmConfig
 from plexspaces_node.client import DeployOptions
 from plexspaces_node.errors import ActorFailed, ActorTrapped, DeadlineExceeded, Unavailable
 from plexspaces_node.model import MIB, ApplicationState, VmState
-from plexspaces_node.node.machines.agent_client import AgentClient
+from plexspaces_node.node.node import Node
 from plexspaces_node.toolchains.wasm.assembly import assemble
 from plexspaces_node.toolchains.wasm.wrap import wrap
 from plexspaces_node.vm.qemu.qmp import connect_qmp
@@ -35,14 +35,13 @@ BOOT_S = patient(90)
 
 
 @pytest.fixture
-async def client(
+async def node(
     request: pytest.FixtureRequest, data_dir: Path, tmp_path: Path
-) -> AsyncIterator[NodeClient]:
+) -> AsyncIterator[Node]:
     """A node on the QEMU driver, where it is named."""
     harness = await _named(request, tmp_path)
-    build = builder(data_dir).with_driver(harness.driver).build()
-    async with build as node, NodeClient(node.address) as client:
-        yield client
+    async with builder(data_dir).with_driver(harness.driver).build() as node:
+        yield node
     assert_nothing_left(data_dir)
 
 
@@ -175,25 +174,18 @@ async def test_machine_that_is_frozen_is_replaced(
 
 
 async def test_link_that_breaks_is_mended_and_the_application_lives_on(
-    client: NodeClient, probe_wasm: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+    client: NodeClient, node: Node, probe_wasm: Path, data_dir: Path
 ) -> None:
     """A connection lost between node and guest costs no machine and no state."""
-    agents: list[AgentClient] = []
-    made = AgentClient.__init__
-
-    def remember(self: AgentClient, *args: object, **kwargs: object) -> None:
-        made(self, *args, **kwargs)  # type: ignore[arg-type]
-        agents.append(self)
-
-    monkeypatch.setattr(AgentClient, "__init__", remember)
     await client.deploy("one", probe_wasm, options=DeployOptions(memory_mib=128))
     await client.invoke("one", type="c")
     before = bundles_of(data_dir)
-    connection = agents[0].link.connection
+    agent = node.applications.roster.named("one").agent
+    connection = agent.link.connection
     assert connection is not None
     connection.close()
     async with asyncio.timeout(patient(20)):
-        while agents[0].link.connection in (None, connection):
+        while agent.link.connection in (None, connection):
             await asyncio.sleep(0.01)
     assert (await client.invoke("one", type="c")).payload == TWO
     assert bundles_of(data_dir) == before

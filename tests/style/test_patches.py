@@ -8,14 +8,10 @@ from pathlib import Path
 TESTS = Path(__file__).parent.parent
 PATCH = re.compile(r'setattr\(\s*(?:[\w.]+,\s*)?"(?:[\w.]*\.)?(_\w+|[A-Z][A-Z0-9_]+)"')
 REMAINING = {
-    "contract/test_machine_faults.py: STOP_GRACE_S",
-    "contract/test_machine_faults.py: TICK_S",
     "integration/test_firecracker_node.py: FIRST_HELLO_TIMEOUT_S",
-    "integration/test_qemu_node.py: __init__",
     "integration/test_vms.py: MEASURE_TIMEOUT_S",
     "unit/test_flow.py: HOST_CALLS_BYTES",
     "unit/test_registry_room.py: _untidy",
-    "unit/test_supervisor.py: TICK_S",
 }
 """Known and to be replaced: none may be added."""
 

@@ -31,7 +31,6 @@ from plexspaces_node.node.applications.received_states import StateMemory
 from plexspaces_node.node.applications.restart import LONGEST_WAIT_S, MOST_IN_WINDOW
 from plexspaces_node.node.applications.supervisor import Supervisor
 from plexspaces_node.node.logs import ApplicationLog
-from plexspaces_node.node.machines import pending
 from plexspaces_node.node.machines.agent_client import StopRefused
 from plexspaces_node.node.machines.machine import STOP_GRACE_S, AgentLimits
 from plexspaces_node.node.registry.snapshots import SnapshotRecord
@@ -495,7 +494,6 @@ async def test_machine_whose_agent_is_deaf_is_ended_at_once(
         return await stop(vm, grace_s)
 
     monkeypatch.setattr(FakeVm, "stop", stopped)
-    monkeypatch.setattr(pending, "TICK_S", 0.001)
     await world.supervisor.start()
     with pytest.raises(DeadlineExceeded, match="no sign of life"):
         await world.supervisor.agent.invoke(sender="", msg_type="m", payload=b"", timeout_ns=1000)
