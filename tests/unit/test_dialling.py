@@ -11,8 +11,7 @@ import pytest
 
 from plexspaces_node.link import frames as link
 from plexspaces_node.node.machines import agent_link
-from plexspaces_node.node.machines.agent_client import AgentClient
-from plexspaces_node.node.machines.machine import SwitchedHostCalls
+from plexspaces_node.node.machines.agent_link import AgentLink
 
 pytestmark = pytest.mark.virtual_time
 
@@ -37,12 +36,18 @@ class ListeningAgent:
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[AgentClient]:
-    client = AgentClient(
-        "vm-1", SwitchedHostCalls(), node_id="n", message_limit=1024, in_flight_limit=8
+async def dialler() -> AsyncIterator[AgentLink]:
+    dialler = AgentLink(
+        "vm-1",
+        node_id="n",
+        message_limit=1024,
+        received=lambda connection, frame, body: None,
+        took_answers=lambda: None,
+        lost=lambda connection: None,
+        log=lambda lines: None,
     )
-    yield client
-    await client.close()
+    yield dialler
+    await dialler.close()
 
 
 @pytest.fixture
@@ -51,50 +56,50 @@ async def path() -> AsyncIterator[Path]:
         yield Path(directory, "link.sock")
 
 
-async def test_node_that_dials_gets_the_agents_hello(client: AgentClient, path: Path) -> None:
+async def test_node_that_dials_gets_the_agents_hello(dialler: AgentLink, path: Path) -> None:
     """An agent that is already there says hello to the connection."""
     agent = ListeningAgent()
     async with await asyncio.start_unix_server(agent.serve, str(path)):
-        client.link.dial(path)
+        dialler.dial(path)
         async with asyncio.timeout(10):
-            assert (await client.link.hello()).vm_id == "vm-1"
-        await client.close()
+            assert (await dialler.hello()).vm_id == "vm-1"
+        await dialler.close()
         await agent.ended.wait()
 
 
 async def test_node_that_dials_before_anybody_listens_tries_again(
-    client: AgentClient, path: Path
+    dialler: AgentLink, path: Path
 ) -> None:
     """A socket that is not there yet is no end."""
-    client.link.dial(path)
+    dialler.dial(path)
     await asyncio.sleep(0)
     agent = ListeningAgent()
     async with await asyncio.start_unix_server(agent.serve, str(path)):
         async with asyncio.timeout(10):
-            assert (await client.link.hello()).vm_id == "vm-1"
-        await client.close()
+            assert (await dialler.hello()).vm_id == "vm-1"
+        await dialler.close()
         await agent.ended.wait()
 
 
-async def test_link_that_breaks_is_dialled_again(client: AgentClient, path: Path) -> None:
+async def test_link_that_breaks_is_dialled_again(dialler: AgentLink, path: Path) -> None:
     """After a break, by nonsense or by an end, the next connection serves."""
     agent = ListeningAgent()
     async with await asyncio.start_unix_server(agent.serve, str(path)):
-        client.link.dial(path)
+        dialler.dial(path)
         (await agent.next()).write(b"\xff" * 64)
         (await agent.next()).close()
         writer = await agent.next()
         agent.ended.clear()
         async with asyncio.timeout(10):
-            while (connection := client.link.connection) is None or connection.gone.is_set():
+            while (connection := dialler.connection) is None or connection.gone.is_set():
                 await asyncio.sleep(0.001)
         assert not writer.is_closing()
-        await client.close()
+        await dialler.close()
         await agent.ended.wait()
 
 
 async def test_agent_that_missed_the_connection_is_dialled_again(
-    client: AgentClient, path: Path
+    dialler: AgentLink, path: Path
 ) -> None:
     """Where no hello comes the node hangs up and connects anew; one that said hello is kept."""
     agent, missed = ListeningAgent(), asyncio.Event()
@@ -108,18 +113,18 @@ async def test_agent_that_missed_the_connection_is_dialled_again(
         missed.set()
 
     async with await asyncio.start_unix_server(serve, str(path)), asyncio.timeout(100):
-        client.link.dial(path)
-        await client.link.hello()
+        dialler.dial(path)
+        await dialler.hello()
         assert missed.is_set()
         # Well beyond the time for a greeting.
         await asyncio.sleep(10 * agent_link.GREETING_S)
-        assert client.link.connection is not None
+        assert dialler.connection is not None
         assert not agent.ended.is_set()
-        await client.close()
+        await dialler.close()
         await agent.ended.wait()
 
 
-async def test_client_that_is_closed_dials_no_more(client: AgentClient, path: Path) -> None:
+async def test_link_that_is_closed_dials_no_more(dialler: AgentLink, path: Path) -> None:
     """What was closed stays closed, a connection without a hello included."""
     connected, ended = asyncio.Event(), asyncio.Event()
 
@@ -130,8 +135,8 @@ async def test_client_that_is_closed_dials_no_more(client: AgentClient, path: Pa
         ended.set()
 
     async with await asyncio.start_unix_server(silent, str(path)), asyncio.timeout(10):
-        client.link.dial(path)
+        dialler.dial(path)
         await connected.wait()
-        await client.close()
+        await dialler.close()
         await ended.wait()
-    assert not client.link._ungreeted
+    assert not dialler._ungreeted
