@@ -158,7 +158,7 @@ async def test_trap_when_the_state_is_too_long_to_be_held_twice_then_another_mac
             await asyncio.sleep(0.01)
     await reached(client, "one")
     assert await counter(client) == 2
-    assert "another machine" in "".join([line.message async for line in client.logs("one")])
+    assert "another VM" in "".join([line.message async for line in client.logs("one")])
 
 
 async def test_traps_when_each_costs_a_machine_then_the_application_is_not_given_up(
