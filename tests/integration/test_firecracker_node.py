@@ -22,7 +22,7 @@ from plexspaces_node import NodeClient
 from plexspaces_node.client import DeployOptions
 from plexspaces_node.errors import ActorTrapped
 from plexspaces_node.model import MIB, ApplicationState, VmState
-from plexspaces_node.node.machines import machine as machines
+from plexspaces_node.node.timeouts import Timeouts
 
 ONE, TWO = (1).to_bytes(4, "little"), (2).to_bytes(4, "little")
 KINDS = ("firecracker", "firecracker-jailed")
@@ -30,11 +30,7 @@ SMALL = DeployOptions(memory_mib=128)
 
 
 @pytest.fixture(params=KINDS)
-async def client(
-    request: pytest.FixtureRequest,
-    data_dir: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> AsyncIterator[NodeClient]:
+async def client(request: pytest.FixtureRequest, data_dir: Path) -> AsyncIterator[NodeClient]:
     """A node on the Firecracker driver, where it is named."""
     kind: str = request.param
     if kind not in request.config.getoption("--drivers").split(","):
@@ -42,9 +38,9 @@ async def client(
     trials = data_dir.parent
     harness, health = await FirecrackerHarness.probed(trials, jailed=kind == KINDS[1])
     assert health.ok, f"--drivers names {kind}, but: {health.reason} (hint: {health.hint})"
-    monkeypatch.setattr(machines, "FIRST_HELLO_TIMEOUT_S", TIMEOUT_S)
-    build = builder(data_dir).with_driver(harness.driver).build()
-    async with build as node, NodeClient(node.address) as client:
+    timeouts = Timeouts(first_hello_s=TIMEOUT_S)
+    build = builder(data_dir).with_driver(harness.driver).with_timeouts(timeouts)
+    async with build.build() as node, NodeClient(node.address) as client:
         yield client
     assert_nothing_left(data_dir)
 

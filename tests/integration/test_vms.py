@@ -20,7 +20,6 @@ from plexspaces_node import NodeClient, VmConfig
 from plexspaces_node.client import DeployOptions
 from plexspaces_node.errors import NotFound
 from plexspaces_node.model import MIB, VmState
-from plexspaces_node.node.machines import machine as machines
 from plexspaces_node.node.node import Node
 from plexspaces_node.programs import AGENT
 from plexspaces_node.vm.bundle import Bundle
@@ -169,7 +168,7 @@ async def test_console_when_a_bundle_is_all_that_is_left_then_it_is_still_read(
 
 
 async def test_vm_when_it_has_no_process_and_its_agent_tells_nothing_then_it_is_shown_so(
-    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+    data_dir: Path,
 ) -> None:
     """What is not known is not made up: memory, process and console are missing, with a reason."""
 
@@ -182,7 +181,6 @@ async def test_vm_when_it_has_no_process_and_its_agent_tells_nothing_then_it_is_
         finally:
             writer.close()
 
-    monkeypatch.setattr(machines, "MEASURE_TIMEOUT_S", 0.05)
     build = builder(data_dir).with_driver(FakeDriver(silent_agent)).build()
     async with build as node, NodeClient(node.address) as client:
         await client.start_vm("vm-mute")

@@ -8,8 +8,6 @@ from pathlib import Path
 TESTS = Path(__file__).parent.parent
 PATCH = re.compile(r'setattr\(\s*(?:[\w.]+,\s*)?"(?:[\w.]*\.)?(_\w+|[A-Z][A-Z0-9_]+)"')
 REMAINING = {
-    "integration/test_firecracker_node.py: FIRST_HELLO_TIMEOUT_S",
-    "integration/test_vms.py: MEASURE_TIMEOUT_S",
     "unit/test_flow.py: HOST_CALLS_BYTES",
     "unit/test_registry_room.py: _untidy",
 }

@@ -177,7 +177,7 @@ async def _open(  # noqa: PLR0913 - each by its name
     node_health: NodeHealth,
 ) -> NodeContext:
     """Open what applications share; `stack` closes it."""
-    limits, agent_limits = config.limits, _agent_limits(config)
+    limits, agent_limits = config.limits, _agent_limits(config, timeouts)
     stack.callback(agent_limits.in_flight.close)
     registry = Registry.open(
         data.registry,
@@ -241,7 +241,7 @@ def _compile_limits(limits: LimitsSection) -> CompileLimits:
     return CompileLimits(timeout_s, memory_mib, at_once)
 
 
-def _agent_limits(config: Config) -> AgentLimits:
+def _agent_limits(config: Config, timeouts: Timeouts) -> AgentLimits:
     limits = config.limits
     most_bytes = limits.in_flight_bytes or default_bytes(procfs.granted_memory_mib())
     in_flight = InFlight(most_bytes, give_back=give_back_memory)
@@ -250,6 +250,7 @@ def _agent_limits(config: Config) -> AgentLimits:
         limits.message_bytes,
         in_flight_limit=limits.mailbox,
         in_flight=in_flight,
+        timeouts=timeouts,
     )
 
 

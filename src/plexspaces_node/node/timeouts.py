@@ -9,6 +9,10 @@ from dataclasses import dataclass
 class Timeouts:
     """Seconds."""
 
+    first_hello_s: float = 15.0
+    """For a machine's agent to say hello: five times what a cold boot under emulation takes."""
+    hello_s: float = 30.0
+    """The same for the second try: a boot may hang at random where many run on few CPUs."""
     registry_busy_s: float = 5.0
     """For another program that holds the registry."""
     upload_grace_s: float = 10.0

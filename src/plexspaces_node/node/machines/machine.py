@@ -34,14 +34,11 @@ from plexspaces_node.node.machines.agent_client import (
     believed,
 )
 from plexspaces_node.node.machines.in_flight import InFlight
+from plexspaces_node.node.timeouts import Timeouts
 from plexspaces_node.vm.bundle import Bundle
 from plexspaces_node.vm.driver import Driver, LinkEnd, Vm, VmExit, VmHandle
 from plexspaces_node.vm.host.vmm import step
 
-FIRST_HELLO_TIMEOUT_S = 15.0
-"""For a machine's agent to say hello: five times what a cold boot under emulation takes."""
-HELLO_TIMEOUT_S = 30.0
-"""The same for the second try: a boot may hang at random where many run on few CPUs."""
 STOP_GRACE_S = 2.0
 """Between asking a machine to end and insisting."""
 MEASURE_TIMEOUT_S = 1.0
@@ -60,6 +57,7 @@ class AgentLimits:
     message_limit: int
     in_flight_limit: int
     in_flight: InFlight = field(default_factory=InFlight)
+    timeouts: Timeouts = field(default_factory=Timeouts)
 
 
 class SwitchedHostCalls:
@@ -268,13 +266,13 @@ async def start_machine(driver: Driver, bundle: Bundle, limits: AgentLimits) -> 
     begin_ns = perf_counter_ns()
     config, application = bundle.config, bundle.application
     try:
-        return await _start(driver, bundle, limits, FIRST_HELLO_TIMEOUT_S, begin_ns)
+        return await _start(driver, bundle, limits, limits.timeouts.first_hello_s, begin_ns)
     except VmStartFailed as error:
         if error.step != "hello" or not isinstance(error.__cause__, DeadlineExceeded):
             raise
         _log.warning("%s; starting it again", error)
         again = Bundle.create(bundle.path.parent, bundle.vm_id, config, application=application)
-        return await _start(driver, again, limits, HELLO_TIMEOUT_S, begin_ns)
+        return await _start(driver, again, limits, limits.timeouts.hello_s, begin_ns)
 
 
 async def _start(
