@@ -1,1 +1,1 @@
-"""How a machine is made: the driver contract and the drivers. Knows nothing of actors or gRPC."""
+"""How VMs are made: the driver contract and the drivers. Knows nothing of actors or gRPC."""

@@ -1,9 +1,9 @@
-"""The bundle: the directory that is a machine's truth on disk.
+"""The bundle: the directory with everything that a VM has on disk.
 
-One directory a machine, made before anything else of it and removed last. It holds the
-machine's configuration, its handle once it runs, its link socket, its console log and the
-artifact attached to it. This file owns that layout and the handle's form; what a handle's state
-means is the driver's.
+Each VM has one directory, created before anything else of it and removed last. It holds the VM's
+configuration, its handle once it runs, its link socket, its console log and the artifact attached
+to it. This module defines that layout and the format of the handle; the driver defines what a
+handle's state means.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from plexspaces_node.errors import (
 from plexspaces_node.model import NAME_PATTERN, VmConfig, check_name
 
 SOCKET_PATH_LIMIT_BYTES = 107
-"""What `sockaddr_un.sun_path` holds on Linux, less its closing NUL."""
+"""The length of `sockaddr_un.sun_path` on Linux, without its closing NUL."""
 
 _CONFIG = "config.json"
 _HANDLE = "handle.json"
@@ -41,13 +41,13 @@ _RECORD_LIMIT_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class VmHandle:
-    """The serialisable record by which a restarted node finds a machine again.
+    """The stored record by which a restarted node finds a VM again.
 
     Attributes:
-        driver: name of the driver that made it.
-        version: of the layout of `state`, owned by the driver.
-        vm_id: the machine's id, also the name of its bundle.
-        state: the driver's own facts (JSON values only), for example pid and its start time.
+        driver: name of the driver that started it.
+        version: version of the layout of `state`, defined by the driver.
+        vm_id: the VM's id, also the name of its bundle.
+        state: the driver's own values (JSON only), for example the pid and its start time.
     """
 
     driver: str
@@ -57,32 +57,32 @@ class VmHandle:
 
 
 def new_vm_id() -> str:
-    """Return an id no other machine is likely to have: `vm-` and 8 hexadecimal digits."""
+    """Return an id that no other VM is likely to have: `vm-` and 8 hexadecimal digits."""
     return f"vm-{secrets.token_hex(4)}"
 
 
 class Bundle:
-    """One machine's directory. Methods do short blocking file work; none keeps a file open.
+    """One VM's directory. Methods block for short file operations; none keeps a file open.
 
-    Two objects with the same path are the same bundle. The directory can vanish at any time by
-    `remove`; the paths stay valid as names.
+    Two objects with the same path are the same bundle. `remove` can delete the directory at any
+    time; the paths stay valid as names.
     """
 
     __slots__ = ("_made", "path")
 
     def __init__(self, path: Path) -> None:
-        """Name a bundle without looking whether it exists; `path` is absolute."""
+        """Name a bundle without checking that it exists; `path` is absolute."""
         self.path = path
-        # What its maker wrote and nobody changes: a start asks for it four times.
+        # Written once and never changed: a start reads it four times.
         self._made: Mapping[str, Any] | None = None
 
     @classmethod
     def create(cls, root: Path, vm_id: str, config: VmConfig, *, application: str = "") -> Bundle:
-        """Make the directory `root`/`vm_id`, for its owner only, with its configuration in it.
+        """Create the directory `root`/`vm_id`, for its owner only, with its configuration in it.
 
-        `application` is the name of the owner, "" for an empty VM. Raises `AlreadyExists` when
-        the directory is there, `InvalidArgument` for an id that is no name or a path too long for
-        a unix socket, `Unavailable` when the disk refuses; then nothing is left.
+        `application` is the name of the owner, "" for an empty VM. Raises `AlreadyExists` if the
+        directory exists, `InvalidArgument` for an invalid id or a path too long for a unix socket,
+        `Unavailable` if the disk refuses. On failure nothing is left.
         """
         check_name(vm_id, what="VM id")
         bundle = cls(root.resolve() / vm_id)
@@ -99,7 +99,7 @@ class Bundle:
 
     @classmethod
     def open(cls, path: Path) -> Bundle:
-        """Return the bundle at `path`, half-made or whole; raises `NotFound` without one."""
+        """Return the bundle at `path`, complete or not; raises `NotFound` if there is none."""
         path = path.resolve()
         if not path.is_dir():
             raise NotFound(f"no bundle at {path}")
@@ -107,7 +107,7 @@ class Bundle:
 
     @property
     def vm_id(self) -> str:
-        """The machine's id."""
+        """The VM's id."""
         return self.path.name
 
     @property
@@ -117,17 +117,17 @@ class Bundle:
 
     @property
     def console_log(self) -> Path:
-        """What the machine wrote by itself, not by its actor."""
+        """The machine's own output, not its actor's."""
         return self.path / "console.log"
 
     @property
     def artifact(self) -> Path:
-        """The compiled artifact, once one is attached."""
+        """The native code, once it is attached."""
         return self.path / "artifact.cwasm"
 
     @property
     def config(self) -> VmConfig:
-        """The machine's size; raises `NotFound` in a half-made bundle."""
+        """The VM's size; raises `NotFound` for an incomplete bundle."""
         record = self._record()
         try:
             return VmConfig(vcpus=record["vcpus"], memory_mib=record["memory_mib"])
@@ -136,19 +136,19 @@ class Bundle:
 
     @property
     def application(self) -> str:
-        """The owner's name or ""; raises `NotFound` in a half-made bundle."""
+        """The owner's name or ""; raises `NotFound` for an incomplete bundle."""
         return str(self._record().get("application", ""))
 
     def write_handle(self, handle: VmHandle) -> None:
-        """Store the handle, whole or not at all; raises `OSError`.
+        """Store the handle atomically; raises `OSError`.
 
-        It is there for the next node when this one is killed, and need not outlast the host: after
-        a crash of the host no machine runs that it could name.
+        The next node reads it if this one is killed. It need not survive a crash of the host,
+        because then no VM runs that it could name.
         """
         _write_atomically(self.path / _HANDLE, {**asdict(handle), "state": dict(handle.state)})
 
     def read_handle(self) -> VmHandle | None:
-        """Return the stored handle; None when there is none or it cannot be read as one."""
+        """Return the stored handle; None if there is none or it cannot be read."""
         record = _read_object(self.path / _HANDLE)
         if record is None or set(record) != {"driver", "version", "vm_id", "state"}:
             return None
@@ -165,15 +165,15 @@ class Bundle:
     def attach(self, file: Path) -> Path:
         """Make `file` the bundle's artifact, by a hard link or a copy; return its path here.
 
-        Raises `WrongState` when there is one already, `NotFound` without the file, and then, or
-        with `OSError` when the disk is full, leaves nothing new.
+        Raises `WrongState` if there is one already, `NotFound` if the file does not exist, and
+        `OSError` if the disk is full. On failure nothing new is left.
         """
         if not file.is_file():
             raise NotFound(f"no file {file} to attach to VM {self.vm_id}")
         copy = self.artifact.with_suffix(".new")
         try:
             try:
-                # Resolved, because link(2) would link a symbolic link itself.
+                # Resolved, because link(2) would link the symbolic link itself.
                 os.link(file.resolve(), self.artifact)
             except FileExistsError:
                 raise
@@ -189,7 +189,7 @@ class Bundle:
         return self.artifact
 
     def console_tail(self, lines: int = 5) -> str:
-        """Return the last lines of the console log that are not blank, "" when there are none."""
+        """Return the last lines of the console log that are not blank, or ""."""
         try:
             with open_plain(self.console_log) as log:
                 log.seek(max(0, os.fstat(log.fileno()).st_size - _TAIL_BYTES))
@@ -199,9 +199,9 @@ class Bundle:
         return "\n".join([line.rstrip() for line in text.splitlines() if line.strip()][-lines:])
 
     def remove(self) -> None:
-        """Remove the directory and all in it; silent when it is gone; raises `Unavailable`."""
+        """Remove the directory and everything in it, if it exists; raises `Unavailable`."""
         try:
-            # Again when only something inside went away, or came, under our hands.
+            # Again if files inside disappeared or appeared meanwhile.
             while self.path.exists():
                 with suppress(FileNotFoundError):
                     shutil.rmtree(self.path)
@@ -246,7 +246,7 @@ class Bundle:
 
 
 def check_socket_room(root: Path, vm_id: str = "vm-00000000") -> None:
-    """Raise `InvalidArgument` when the sockets of a machine below `root` could not be named."""
+    """Raise `InvalidArgument` if paths of sockets below `root` would be too long."""
     socket = Bundle(root / vm_id).link_socket
     length = len(os.fsencode(socket))
     if length > SOCKET_PATH_LIMIT_BYTES:
@@ -258,8 +258,8 @@ def check_socket_room(root: Path, vm_id: str = "vm-00000000") -> None:
 
 
 def open_plain(path: Path) -> BinaryIO:
-    """Open a file to be read; raises `OSError`, at once, for what is no plain file or a link."""
-    # O_NONBLOCK: opening a pipe somebody put there must not wait for its other end.
+    """Open a plain file for reading; raises `OSError` without blocking for anything else."""
+    # O_NONBLOCK: opening a pipe that somebody put there must not wait for its other end.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     file = os.open(path, flags)
     if not stat.S_ISREG(os.fstat(file).st_mode):
@@ -269,7 +269,7 @@ def open_plain(path: Path) -> BinaryIO:
 
 
 def bundles(root: Path) -> Iterator[Bundle]:
-    """Yield every bundle below `root` by name, half-made ones included; none without a root."""
+    """Yield every bundle below `root` by name, complete or not; none without `root`."""
     try:
         paths = sorted(root.resolve().iterdir())
     except FileNotFoundError:

@@ -12,21 +12,21 @@ from plexspaces_node.model import MIB
 from plexspaces_node.vm.erofs import write_erofs
 
 DRIVE = "drive.erofs"
-"""What the drive is called in a machine's bundle."""
+"""The drive's file name in a VM's bundle."""
 
 FILE_NAME = "artifact.cwasm"
-"""What the artifact is called on the drive."""
+"""The artifact's file name on the drive."""
 
 GUEST_PATH = f"/artifact/{FILE_NAME}"
-"""Where the agent in the guest finds it: it mounts the drive at `/artifact`."""
+"""Where the agent in the guest finds the artifact: it mounts the drive at `/artifact`."""
 
 SLOT_BYTES = 8 * 1024 * MIB
-"""How long the drive looks to the guest that was booted before it had an artifact."""
+"""The size of the drive for a guest that was booted before it had an artifact."""
 
 
 def make_drive(artifact: Path, drive: Path) -> None:
-    """Make the file `drive` anew, for its owner only: a file system that holds the artifact.
+    """Create the file `drive`, for its owner only: a file system that holds the artifact.
 
-    Blocks for about 1 ms per MiB at most. On failure there is no `drive`. Raises `OSError`.
+    Blocks for at most about 1 ms per MiB. On failure there is no `drive`. Raises `OSError`.
     """
     write_erofs(drive, {FILE_NAME: artifact})

@@ -1,8 +1,8 @@
-"""The driver contract: what the node may ask of any way to make a machine.
+"""The driver contract: what the node can ask of any way to run a VM.
 
-This file owns the protocols `Driver` and `Vm` and the records that cross them. Every driver
-passes the suite in `tests/contract/test_vm_driver.py`, the scriptable fake included. Nothing here
-speaks to the agent: a driver's work ends when the machine runs and the place of its link is known.
+This module defines the protocols `Driver` and `Vm` and their records. Every driver passes the tests
+in `tests/contract/test_vm_driver.py`, including the scriptable fake. Nothing here talks to the
+agent: a driver is done when the VM runs and the place of its link is known.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What `probe` found.
+    """The result of `probe`.
 
     Attributes:
-        ok: machines can be made here, now.
-        reason: one line a person understands, also when ok.
-        hint: the command that mends it, or None.
-        emulated: machines can be made but are many times slower than this host; `auto` does not
-            choose such a level.
+        ok: whether VMs can be started here now.
+        reason: one line for people, also if ok.
+        hint: the command that fixes it, or None.
+        emulated: VMs can be started but are many times slower than this host; `auto` does not
+            select such a level.
     """
 
     ok: bool
@@ -58,15 +58,15 @@ class Capabilities:
 
     Attributes:
         link: see `LinkEnd`.
-        min_memory_mib: the least `VmConfig.memory_mib` with which an application works.
-        max_memory_mib: the most that this host can give one machine.
-        max_vcpus: the most `VmConfig.vcpus`.
+        min_memory_mib: the smallest `VmConfig.memory_mib` with which an application works.
+        max_memory_mib: the largest that this host can give one VM.
+        max_vcpus: the largest `VmConfig.vcpus`.
         isolation: one line on what the level protects against, for listings and docs.
-        overhead_mib: what of `VmConfig.memory_mib` the machine and its agent need for themselves;
-            the actor gets the rest.
-        memory_promised: how many times the host's memory all machines may have together, unless
-            the node is told a number: once where a machine keeps what it has touched.
-        missing_walls: what is to hold every machine's agent and this host does not have.
+        overhead_mib: how much of `VmConfig.memory_mib` the machine and its agent use; the rest is
+            for the actor.
+        memory_promised: how many times the host's memory all VMs together can have by default: once
+            if a VM keeps the memory it has touched.
+        missing_walls: the walls of every VM's agent that this host does not support.
     """
 
     link: LinkEnd
@@ -79,7 +79,7 @@ class Capabilities:
     missing_walls: tuple[str, ...] = ()
 
     def check(self, config: VmConfig) -> None:
-        """Raise `InvalidArgument` unless a machine of this size can be made."""
+        """Raise `InvalidArgument` unless a VM can have this size."""
         check_vm_size(
             config,
             min_memory_mib=self.min_memory_mib,
@@ -90,7 +90,7 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class VmExit:
-    """How a machine ended: the status of its host process, and one line a person understands."""
+    """How a VM ended: the status of its host process, and one line for people."""
 
     status: int | None
     reason: str
@@ -98,7 +98,7 @@ class VmExit:
 
 @dataclass(frozen=True, slots=True)
 class VmStats:
-    """What a machine costs its host at this moment."""
+    """The resources that a VM uses on its host now."""
 
     rss_bytes: int
     cpu_ns: int
@@ -106,42 +106,42 @@ class VmStats:
 
 @runtime_checkable
 class Vm(Protocol):
-    """A machine that was started. There is no un-started one."""
+    """A started VM. There are no others."""
 
     @property
     def handle(self) -> VmHandle:
-        """The record to find it again; already on disk in the bundle."""
+        """The record to find it again; already stored in the bundle."""
 
     @property
     def endpoint(self) -> Endpoint:
-        """Where the agent is reached."""
+        """Where the agent can be reached."""
 
     async def attach(self, file: Path) -> str:
-        """Make a host file readable inside the machine and return the path the agent opens.
+        """Make a host file readable inside the VM and return the path that the agent opens.
 
-        A machine takes one file in its life. Raises `WrongState` on a second call, `NotFound` for
-        a file that is not there, `Unavailable` when the machine has ended.
+        A VM takes only one file in its life. Raises `WrongState` on a second call, `NotFound` if
+        the file does not exist, `Unavailable` if the VM has ended.
         """
 
     async def wait(self) -> VmExit:
-        """Wait until the machine has ended, however it ends; returns at once when it already has.
+        """Wait until the VM has ended in any way; returns at once if it already has.
 
-        May be awaited by several tasks, and again after it returned.
+        Several tasks can wait, also again after it has returned.
         """
 
     async def stop(self, grace_s: float) -> VmExit:
-        """Ask the machine to end, insist after `grace_s` seconds, return when it has ended.
+        """Ask the VM to end, kill it after `grace_s` seconds, return when it has ended.
 
         Idempotent. The bundle stays; `Driver.destroy` removes it.
         """
 
     async def stats(self) -> VmStats:
-        """Measure the machine now; raises `Unavailable` when it has ended."""
+        """Measure the VM now; raises `Unavailable` if it has ended."""
 
 
 @runtime_checkable
 class Driver(Protocol):
-    """A way to make machines."""
+    """A way to run VMs."""
 
     @property
     def name(self) -> str:
@@ -152,25 +152,25 @@ class Driver(Protocol):
         """What this driver can do on this host."""
 
     async def probe(self) -> Health:
-        """Try whether machines can be made here, by doing rather than looking."""
+        """Try whether VMs can be started here, by starting something."""
 
     async def start(self, config: VmConfig, bundle: Bundle) -> Vm:
-        """Start a machine and return when it runs; its agent may not have spoken yet.
+        """Start a VM and return when it runs; its agent may not have connected yet.
 
-        The handle is in the bundle before the machine can outlive the node. Raises
-        `VmStartFailed` with the name of the failing step, and then no process or socket of the
-        attempt is left; the bundle is the caller's to destroy.
+        The handle is in the bundle before the VM can outlive the node. Raises `VmStartFailed` with
+        the name of the failing step, and then no process or socket is left; the caller has to
+        destroy the bundle.
         """
 
     async def destroy(self, bundle: Bundle, *, ended: bool = False) -> None:
-        """End whatever runs from this bundle and remove the bundle; silent when already gone.
+        """End whatever runs from this bundle and remove it; does nothing if it is gone.
 
-        Works without a handle and without a live `Vm` object. Who has seen that nothing runs from
-        it says `ended`, and saves a look at all processes of the host.
+        Works without a handle and without a `Vm` object. A caller that knows that nothing runs from
+        the bundle passes `ended`, which saves a scan of all processes of the host.
         """
 
     def close(self) -> None:
-        """Let go of what is kept for machines to come; those that run go on.
+        """Release what is kept for future VMs; running ones are not affected.
 
-        Idempotent; the driver can be used again, and is then slower at first.
+        Idempotent; the driver can still be used, and is slower at first.
         """

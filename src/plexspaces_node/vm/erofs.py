@@ -1,12 +1,12 @@
 """Read-only file systems for guests: a few files in one directory, in the format EROFS.
 
-Written here and by no tool: such a file system is one block of heads, the directories, and then the
-files as they are, so that making one costs what copying costs, needs nothing installed, and gives
-the same bytes for the same files. A guest's kernel maps a file of it as it lies on the drive. Knows
-nothing of what the files are for.
+Written here without a tool. Such a file system is one block of headers, the directories, and then
+the files as they are. So making one costs as much as copying, needs nothing installed, and gives
+the same bytes for the same files. A guest's kernel maps its files directly from the drive. This
+module does not know what the files are for.
 
-The format is in the kernel's sources, `fs/erofs/erofs_fs.h`. Of what it offers nothing is used that
-is newer than Linux 5.4: no compression, no checksums, one device.
+The kernel's sources describe the format in `fs/erofs/erofs_fs.h`. Only features of Linux 5.4 are
+used: no compression, no checksums, one device.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _BLOCK_BITS = 12
 _SUPER = struct.Struct("<4sIIBBHQQIIII16s16s48x")
 _NODE = struct.Struct("<HHHHQIIIIQII16x")
 _ENTRY = struct.Struct("<QHBx")
-# A node is named by its place in the first block, in units of half its length.
+# A node's number is its position in the first block, in units of half its length.
 _NODE_UNIT_BYTES = _NODE.size // 2
 _ROOT = (MAGIC_OFFSET + _SUPER.size) // _NODE_UNIT_BYTES
 _MOST_NODES = (BLOCK_BYTES - _ROOT * _NODE_UNIT_BYTES) // _NODE.size
 _EXTENDED_PLAIN = 1
-"""Of a node: its long form, and its bytes one after another in blocks of their own."""
+"""A node's flags: the long form, with its bytes in consecutive blocks of their own."""
 _FILE, _DIRECTORY = 1, 2
 """Kinds of a directory's entries."""
 _EPOCH_S = 315_532_800
-"""The time of everything: the first of January 1980."""
+"""The time of everything: 1 January 1980."""
 
 _Node = tuple[int, int, int, int]
 """Mode, number of links, length in bytes, first block."""
@@ -48,11 +48,11 @@ _Node = tuple[int, int, int, int]
 def write_erofs(
     target: Path, files: Mapping[str, Path], directories: Sequence[str] = (), *, mode: int = 0o444
 ) -> None:
-    """Make the file `target` anew, for its owner only: a file system with these in its root.
+    """Create the file `target`, for its owner only: a file system with these in its root.
 
-    `files` gives the content by name; `directories` are empty. Everything is root's, and a file has
+    `files` gives the content by name; `directories` are empty. Root owns everything, and files have
     `mode`. Blocks for about as long as copying the files. On failure there is no `target`. Raises
-    `OSError`, and `InvalidArgument` for more names than fit.
+    `OSError`, and `InvalidArgument` if there are more names than fit.
     """
     try:
         with open(target, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as drive:
@@ -65,7 +65,7 @@ def write_erofs(
 def _write(
     drive: BinaryIO, files: Mapping[str, Path], directories: Sequence[str], mode: int
 ) -> None:
-    # The root's node is the first, and its entries are the first block after that of the nodes.
+    # The root's node comes first, and its entries are the first block after the nodes.
     kinds = dict.fromkeys(directories, _DIRECTORY) | dict.fromkeys(files, _FILE)
     names = sorted(kinds, key=os.fsencode)
     numbers = {name: _ROOT + 2 * place for place, name in enumerate(names, 1)}

@@ -1,8 +1,8 @@
 """The guest image: kernel, initial RAM disk and root that every microVM boots.
 
-One directory holds the three files and `image.json`, which says what they are. This file owns
-that record and its checks; it knows nothing of how an image is made (`build.image`) nor of how it
-is booted (the drivers).
+One directory holds the three files and `image.json`, which describes them. This module defines that
+record and its checks. It does not know how an image is built (`guest_image`) or booted (the
+drivers).
 
     DIRECTORY/
       vmlinux       the kernel, an uncompressed ELF file
@@ -32,20 +32,20 @@ KERNEL = "vmlinux"
 INITRD = "initrd"
 ROOTFS = "rootfs.erofs"
 FORMAT = 2
-"""Of the record; raised when an older reader could not understand it."""
+"""The version of the record; raised if an older reader could not understand it."""
 
 BUILD_HINT = "build it with: plexspaces image build"
 
 _RECORD_LIMIT_BYTES = 64 * 1024
 _ELF_MACHINES = {62: "x86_64", 183: "aarch64"}
 _FORMER_ROOTFS = "rootfs.ext4"
-"""As configurations of earlier versions name it."""
+"""The name in configurations of earlier versions."""
 _FILE_NAMES = {"kernel": KERNEL, "initrd": INITRD, "rootfs": ROOTFS}
 
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """What `image.json` says about one file."""
+    """An entry of `image.json` about one file."""
 
     size_bytes: int
     sha256: str
@@ -60,10 +60,10 @@ class GuestImage:
         initrd: the kernel's initial RAM disk.
         rootfs: an EROFS file system, for `/dev/vda`, read-only.
         digest: SHA-256 over the three files, 64 hexadecimal digits.
-        generation: of the link that the agent inside speaks.
-        engine: the runtime of the agent inside; artifacts must be compiled by the same.
-        arch: the machine it runs on, as `uname -m` says it.
-        min_memory_mib: the least memory with which its agent runs an application.
+        generation: of the link that the agent inside uses.
+        engine: the runtime of the agent inside; artifacts must be compiled for the same one.
+        arch: the architecture it runs on, as `uname -m` prints it.
+        min_memory_mib: the smallest memory with which its agent runs an application.
         made_of: name and version of everything that went into it.
         files: size and digest of each, by `kernel`, `initrd` and `rootfs`.
     """
@@ -83,10 +83,10 @@ class GuestImage:
     def open(cls, directory: Path, *, generation: int | None = None) -> GuestImage:
         """Read the image in `directory` and check it as far as that is quick; blocks for a few ms.
 
-        Sizes and magic numbers are looked at, contents are not: see `verify`. Raises `NotFound`
-        when there is no image, `InvalidArgument` when a file of it is missing, cut short or not
-        what it should be, `WrongState` when it is sound but made for another kind of machine,
-        another engine or, when `generation` is given, another generation of the link.
+        Checks sizes and magic numbers, not contents: see `verify`. Raises `NotFound` if there is no
+        image, `InvalidArgument` if one of its files is missing, truncated or wrong, `WrongState` if
+        it is intact but built for another architecture, engine or, with `generation`, another
+        generation of the link.
         """
         image = cls.read(directory)
         image._check_files()
@@ -95,9 +95,9 @@ class GuestImage:
 
     @classmethod
     def read(cls, directory: Path) -> GuestImage:
-        """Read what `image.json` says and look at nothing else; for listings.
+        """Read only `image.json`; for listings.
 
-        Raises `NotFound` when there is none, `InvalidArgument` when it cannot be understood.
+        Raises `NotFound` if there is none, `InvalidArgument` if it cannot be understood.
         """
         path = directory.absolute() / RECORD
         record = _read_record(path)
@@ -130,9 +130,9 @@ class GuestImage:
         made_of: Mapping[str, str],
         arch: str | None = None,
     ) -> GuestImage:
-        """Write the record of the three files that lie in `directory` and return the image.
+        """Write the record of the three files in `directory` and return the image.
 
-        Reads them whole, so it blocks for a good part of a second. Raises `OSError`.
+        Reads them completely, so it blocks for up to a second. Raises `OSError`.
         """
         files = {role: _measure(directory / name) for role, name in _FILE_NAMES.items()}
         record = {
@@ -154,18 +154,18 @@ class GuestImage:
 
     @property
     def directory(self) -> Path:
-        """Where the image lies."""
+        """The image's directory."""
         return self.kernel.parent
 
     @property
     def size_bytes(self) -> int:
-        """What the three files take on disk."""
+        """The size of the three files on disk."""
         return sum(file.size_bytes for file in self.files.values())
 
     def verify(self) -> None:
-        """Read every file whole and compare it with the record; blocks for a good second.
+        """Read every file and compare it with the record; blocks for about a second.
 
-        Raises `InvalidArgument` that names the file that is not what was built.
+        Raises `InvalidArgument`, which names the file that has changed.
         """
         self._check_files()
         for role, name in _FILE_NAMES.items():
@@ -215,12 +215,12 @@ class GuestImage:
 
 
 def default_directory(variables: Mapping[str, str]) -> Path:
-    """Return where a user's image lies: `$XDG_DATA_HOME/plexspaces/image`.
+    """Return the directory of a user's image: `$XDG_DATA_HOME/plexspaces/image`.
 
     Raises `InvalidArgument` for a user without a home directory.
     """
     named = Path(variables.get("XDG_DATA_HOME", ""))
-    # The base directory specification says to ignore a relative path.
+    # The XDG base directory specification tells programs to ignore a relative path.
     if not named.is_absolute():
         home = Path(variables.get("HOME", ""))
         if not home.is_absolute():
@@ -233,15 +233,15 @@ def default_directory(variables: Mapping[str, str]) -> Path:
 
 
 def find_directory(kernel_path: Path, rootfs_path: Path, default: Path) -> Path:
-    """Return the directory of the image to boot: the configured one where its files are there.
+    """Return the directory of the image to boot: the configured one if its files exist.
 
-    `kernel_path` and `rootfs_path` are what `release.toml` names. Kernel, modules and root belong
-    together, so they lie in one directory, under the names of this file. Raises `InvalidArgument`
-    when both files are there and do not.
+    `kernel_path` and `rootfs_path` are the configured files. Kernel, modules and root belong
+    together, so they must be in one directory, under the names of this module. Raises
+    `InvalidArgument` if both files exist and are not.
     """
     if rootfs_path.name == _FORMER_ROOTFS:
         rootfs_path = rootfs_path.with_name(ROOTFS)
-    # os.path, because a directory closed to this user is no image of theirs, and no error.
+    # os.path, because a directory that this user cannot read is no error.
     if not (os.path.isfile(kernel_path) and os.path.isfile(rootfs_path)):
         return default
     named = (kernel_path.name, rootfs_path.name)

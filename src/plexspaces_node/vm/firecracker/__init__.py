@@ -1,1 +1,1 @@
-"""Firecracker: an agent in a microVM behind the jailer."""
+"""Firecracker: an agent in a microVM, restricted by the jailer."""

@@ -1,8 +1,7 @@
-"""Firecracker's API: the requests this product makes of it, and the connection they go over.
+"""Firecracker's API: the requests that this product uses, and their connection.
 
-The requests are data made by pure functions; the connection is HTTP/1.1 on the unix socket that a
-Firecracker process serves, one request at a time. Nothing here knows of machines or of the order
-in which a machine is put together.
+Pure functions make the requests; the connection is HTTP/1.1 on the unix socket of a Firecracker
+process, one request at a time. This module knows neither VMs nor the order of the requests.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ from plexspaces_node.errors import DeadlineExceeded, Unavailable
 from plexspaces_node.model import MIB, VmConfig
 
 GUEST_CID = 3
-"""The guest's own vsock address: all have the same, for each machine has a device of its own."""
+"""The guest's own vsock address: the same for all, because each VM has its own device."""
 
 DRIVE_BYTES_PER_S = 1024 * MIB
 DRIVE_OPERATIONS_PER_S = 100_000
-"""What one drive may ask of the host: far more than a boot needs, and an end to all frenzy."""
+"""The rate limit of one drive: far more than a boot needs, but not unlimited."""
 
 _HEAD_LIMIT_BYTES = 16 * 1024
 _BODY_LIMIT_BYTES = 256 * 1024
@@ -37,7 +36,7 @@ _CREDENTIALS = struct.Struct("3i")
 
 
 class Action(StrEnum):
-    """What a machine can be told to do."""
+    """What a VM can be told to do."""
 
     START = "InstanceStart"
     CTRL_ALT_DEL = "SendCtrlAltDel"
@@ -60,24 +59,24 @@ class ApiRequest:
 
 
 def instance_info() -> ApiRequest:
-    """Ask who is there: the answer holds `id`, `state` and `vmm_version`."""
+    """Ask for the process's identity: the answer holds `id`, `state` and `vmm_version`."""
     return ApiRequest("GET", "/")
 
 
 def machine_config(config: VmConfig) -> ApiRequest:
-    """Set the machine's size; before it starts."""
+    """Set the VM's size; before it starts."""
     body = {"vcpu_count": config.vcpus, "mem_size_mib": config.memory_mib, "smt": False}
     return ApiRequest("PUT", "/machine-config", body)
 
 
 def boot_source(*, kernel: str, initrd: str, arguments: str) -> ApiRequest:
-    """Set what is booted; before the machine starts."""
+    """Set what to boot; before the VM starts."""
     body = {"kernel_image_path": kernel, "initrd_path": initrd, "boot_args": arguments}
     return ApiRequest("PUT", "/boot-source", body)
 
 
 def drive(drive_id: str, path: str) -> ApiRequest:
-    """Add a read-only drive; before the machine starts. The first one is the guest's vda."""
+    """Add a read-only drive; before the VM starts. The first one is the guest's vda."""
     body = {
         "drive_id": drive_id,
         # The initial RAM disk mounts the root; with one, the VMM accepts no root device.
@@ -93,12 +92,12 @@ def drive(drive_id: str, path: str) -> ApiRequest:
 
 
 def change_drive(drive_id: str, path: str) -> ApiRequest:
-    """Put another file behind a drive; after the machine has started."""
+    """Put another file behind a drive; after the VM has started."""
     return ApiRequest("PATCH", f"/drives/{drive_id}", {"drive_id": drive_id, "path_on_host": path})
 
 
 def vsock(path: str) -> ApiRequest:
-    """Add the vsock device; before the machine starts.
+    """Add the vsock device; before the VM starts.
 
     A guest that connects to port P of the host reaches the unix socket `path`_P.
     """
@@ -106,25 +105,25 @@ def vsock(path: str) -> ApiRequest:
 
 
 def act(action: Action) -> ApiRequest:
-    """Tell the machine to start, or to press Ctrl-Alt-Del in its guest."""
+    """Tell the VM to start, or to press Ctrl-Alt-Del in its guest."""
     return ApiRequest("PUT", "/actions", {"action_type": action.value})
 
 
 class FirecrackerApi:
     """A connection to one Firecracker process: `async with FirecrackerApi(path, pid=...) as api`.
 
-    Belongs to one task. After an error it is of no more use.
+    Belongs to one task. Unusable after an error.
     """
 
     def __init__(self, path: Path, *, pid: int) -> None:
-        """Name the socket, and the process that must be the one that serves it."""
+        """Set the socket, and the process that must be serving it."""
         self._path = path
         self._pid = pid
         self._reader: StreamReader | None = None
         self._writer: StreamWriter | None = None
 
     async def __aenter__(self) -> Self:
-        """Connect; raises `OSError` where nobody listens yet, `Unavailable` for a stranger."""
+        """Connect; raises `OSError` if nobody listens yet, `Unavailable` for another process."""
         reader, writer = await asyncio.open_unix_connection(self._path, limit=_HEAD_LIMIT_BYTES)
         self._reader, self._writer = reader, writer
         served_by = _peer_pid(writer.get_extra_info("socket"))
@@ -145,10 +144,10 @@ class FirecrackerApi:
         await _close(self._writer)
 
     async def call(self, request: ApiRequest, timeout_s: float) -> Mapping[str, Any]:
-        """Make a request and return the object in its answer, an empty one for none.
+        """Send a request and return the object in its answer, or an empty one.
 
-        Raises `Unavailable` when Firecracker refuses, with its reason, or is gone, and
-        `DeadlineExceeded` when it has not answered within `timeout_s` seconds.
+        Raises `Unavailable`, with the reason, if Firecracker refuses or is gone, and
+        `DeadlineExceeded` if it does not answer within `timeout_s` seconds.
         """
         assert self._reader is not None
         assert self._writer is not None
@@ -170,7 +169,7 @@ class FirecrackerApi:
 
 
 async def _close(writer: StreamWriter) -> None:
-    # At once: what was not sent yet is of no use to anybody.
+    # At once: unsent data is of no use.
     writer.transport.abort()
     with suppress(OSError):
         await writer.wait_closed()
@@ -193,7 +192,7 @@ def _encode(request: ApiRequest) -> bytes:
 
 
 async def _read_response(reader: StreamReader) -> tuple[int, Mapping[str, Any]]:
-    """Read one answer; raises `ValueError` for what is none, `EOFError`, `OSError`."""
+    """Read one answer; raises `ValueError` if it is not one, `EOFError`, `OSError`."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     first, *lines = head.split("\r\n")
     version, _, rest = first.partition(" ")

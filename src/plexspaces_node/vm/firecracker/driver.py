@@ -1,12 +1,12 @@
-"""The Firecracker driver: a machine that is a microVM under KVM, with next to no devices.
+"""The Firecracker driver: a VM is a microVM under KVM, with a minimum of devices.
 
-The guest has two read-only drives, the root all machines share and a slot for its artifact, a
-vsock device over which its agent dials the node, a console that goes to the bundle's log, and
-nothing else: no network, no PCI. A node that runs as root jails each Firecracker: a user, a chroot,
-a PID namespace and a cgroup of its own.
+The guest has two read-only drives (the shared root and a slot for its artifact), a vsock device
+through which its agent connects to the node, a console that is written to the bundle's log, and
+nothing else: no network, no PCI. A node that runs as root jails each Firecracker process: it has
+its own user, chroot, PID namespace and cgroup.
 
-This file owns the driver and what its handles' state means; it knows the agent only as whoever
-dials the vsock port.
+This module defines the driver and the state of its handles. It knows the agent only as whoever
+connects to the vsock port.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ from plexspaces_node.vm.image import GuestImage
 
 HANDLE_VERSION = 1
 MIN_MEMORY_MIB = 80
-"""The least a guest boots with; an image may want more."""
+"""The smallest memory that boots a guest; an image may need more."""
 OVERHEAD_MIB = 76
-"""What kernel and agent take of the guest's memory."""
+"""How much of the guest's memory its kernel and agent use."""
 MAX_VCPUS = 32
 COLD_BOOTS = 2
-"""The most that boot at once: on a small host more of them hinder each other."""
+"""How many VMs boot at once: on a small host more of them slow each other down."""
 
 DEFAULT_INSTALLATION = Installation()
 TIMEOUTS = Timeouts()
@@ -78,14 +78,14 @@ _ENDS = {
     148: "Firecracker made a system call that its filters forbid",
     151: "its console log is full",
 }
-"""What Firecracker means by the status it exits with."""
+"""What Firecracker's exit statuses mean."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """What `probe` found to work here, and how long it may take."""
+    """What `probe` found to work here, and the timeouts."""
 
     host: FirecrackerHost
     image: GuestImage
@@ -93,12 +93,12 @@ class _Ready:
 
 
 class FirecrackerVm(HostVm):
-    """A machine of the Firecracker driver."""
+    """A VM of the Firecracker driver."""
 
     def __init__(
         self, handle: VmHandle, places: Places, process: HostProcess, timeouts: Timeouts
     ) -> None:
-        """Take a process that was started from the bundle of `places`."""
+        """Take over a process that was started from the bundle of `places`."""
         super().__init__(handle, places.bundle, process, link=LinkEnd.GUEST_DIALS)
         self._places = places
         self._timeouts = timeouts
@@ -111,14 +111,14 @@ class FirecrackerVm(HostVm):
         return GUEST_PATH
 
     async def _ask_to_end(self, grace_s: float) -> None:
-        # The agent has said goodbye and its guest is on the way down, or it could not: then the
-        # guest's kernel is asked, then Firecracker, and then nobody.
+        # The agent has already sent its last frame and its guest is shutting down, or it could not:
+        # then the guest's kernel is asked, then Firecracker, and then it is killed.
         begin = monotonic()
         await self._press_ctrl_alt_del(min(_ASK_TIMEOUT_S, grace_s / 4))
         await self.process.ended_within(begin + grace_s / 2 - monotonic())
         if self._places.root is None:
-            # Firecracker does not handle SIGTERM, and as the first process of a PID namespace
-            # it is not even sent it.
+            # Firecracker does not handle SIGTERM, and as the first process of a PID namespace it
+            # does not even receive it.
             self.process.terminate()
             await self.process.ended_within(begin + grace_s - monotonic())
 
@@ -146,7 +146,7 @@ class FirecrackerVm(HostVm):
 
 
 class FirecrackerDriver(HostDriver[FirecrackerVm]):
-    """Makes machines with Firecracker. Belongs to the event loop it is first used in."""
+    """Starts VMs with Firecracker. Belongs to the event loop in which it is first used."""
 
     name = "firecracker"
     handle_version = HANDLE_VERSION
@@ -160,7 +160,7 @@ class FirecrackerDriver(HostDriver[FirecrackerVm]):
         check_kvm: Callable[[], None] = open_kvm,
         timeouts: Timeouts = TIMEOUTS,
     ) -> None:
-        """Set what to run and boot; looks at nothing yet.
+        """Set what to run and boot, without checking it yet.
 
         Args:
             open_image: opens the guest image to boot and checks that it fits this node; blocks.
@@ -196,7 +196,7 @@ class FirecrackerDriver(HostDriver[FirecrackerVm]):
     async def probe(self) -> Health:
         """Boot the guest image once, and remember what worked.
 
-        Takes seconds on a slow host. Tried once in this object's life when it succeeds.
+        Takes seconds on a slow host. Not repeated after a success.
         """
         async with self._probing:
             if self._health is None or not self._health.ok:
@@ -204,10 +204,10 @@ class FirecrackerDriver(HostDriver[FirecrackerVm]):
             return self._health
 
     async def start(self, config: VmConfig, bundle: Bundle) -> FirecrackerVm:
-        """Start a machine; returns when its guest runs.
+        """Start a VM; returns when its guest runs.
 
-        The node listens on the bundle's link socket before: in a jail the guest's way there is
-        made now.
+        The node must already listen on the bundle's link socket: in a jail the guest's way to it is
+        created now.
         """
         with self._claimed(bundle):
             with step("validate", bundle):
@@ -228,7 +228,7 @@ class FirecrackerDriver(HostDriver[FirecrackerVm]):
                 raise Unavailable(health.reason, hint=health.hint)
         self.capabilities.check(config)
         self._check_free_memory(config)
-        # Looked at again, for it may have been made anew, or spoiled, since the node started.
+        # Checked again, because it may have been rebuilt or damaged since the node started.
         self._ready = replace(self._ready, image=await asyncio.to_thread(self._open_image))
         return self._ready
 
@@ -250,7 +250,7 @@ class FirecrackerDriver(HostDriver[FirecrackerVm]):
         return _Ready(host, self._open_image(), self._timeouts)
 
     async def _try(self, ready: _Ready) -> None:
-        """Boot a machine until its agent dials, and end it; raises `Unavailable` with why not."""
+        """Boot a VM until its agent connects, and end it; raises `Unavailable` with the reason."""
         config = VmConfig(memory_mib=ready.image.min_memory_mib)
         dialled = asyncio.Event()
 
@@ -289,7 +289,7 @@ class FirecrackerDriver(HostDriver[FirecrackerVm]):
 
 
 async def _start(ready: _Ready, config: VmConfig, bundle: Bundle) -> FirecrackerVm:
-    """Start Firecracker and its guest; on failure nothing of it is left but files of the bundle."""
+    """Start Firecracker and its guest; on failure only files of the bundle are left."""
     timeouts = ready.timeouts
     async with AsyncExitStack() as undo:
         places = Places.of(bundle, ready.host.programs)
@@ -318,7 +318,7 @@ async def _start(ready: _Ready, config: VmConfig, bundle: Bundle) -> Firecracker
 async def _first(
     dialled: asyncio.Event, vm: FirecrackerVm, bundle: Bundle, timeout_s: float
 ) -> None:
-    """Wait until the guest has dialled; raises `Unavailable` when it ends or stays silent."""
+    """Wait until the guest has connected; raises `Unavailable` if it ends or does not."""
     dialling, ending = asyncio.ensure_future(dialled.wait()), asyncio.ensure_future(vm.wait())
     try:
         await asyncio.wait(

@@ -1,6 +1,6 @@
-"""What this host offers to run Firecracker with: the programs, their release, users, cgroups.
+"""What this host has for running Firecracker: the programs, their release, users, cgroups.
 
-Looks and tries; keeps nothing. Which releases are supported is decided here.
+Looks and tries without keeping state. Defines which releases are supported.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Release: TypeAlias = tuple[int, int]
 
 OLDEST_RELEASE: Release = (1, 15)
 NEWEST_RELEASE: Release = (1, 16)
-"""The newest of which this product's tests have seen a machine; later ones are tried."""
+"""The newest release that this product was tested with; later ones are used too."""
 
 DOWNLOADS = "https://github.com/firecracker-microvm/firecracker/releases"
 _VERSION = "v1.16.1"
@@ -41,7 +41,7 @@ _TIMEOUT_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """What the user says about Firecracker.
+    """The user's settings for Firecracker.
 
     Attributes:
         firecracker: name or path of the program.
@@ -59,9 +59,9 @@ class FirecrackerHost:
     """What was found.
 
     Attributes:
-        version: of Firecracker, as it says it, for example `1.16.1`.
-        cgroups: where jailed machines are put; None where that cannot be done.
-        note: one line about what is less than it could be, or "".
+        version: Firecracker's version, for example `1.16.1`.
+        cgroups: where jailed VMs are put; None if that is not possible.
+        note: one line about what could be better, or "".
     """
 
     programs: Programs
@@ -71,7 +71,7 @@ class FirecrackerHost:
 
 
 def find_host(installation: Installation) -> FirecrackerHost:
-    """Find the programs and try that they run; blocks for some milliseconds.
+    """Find the programs and try to run them; blocks for some milliseconds.
 
     Raises `Unsupported` with what to install.
     """
@@ -96,7 +96,7 @@ def find_host(installation: Installation) -> FirecrackerHost:
 
 
 def release_of(version: str) -> Release:
-    """Return the release a version such as `1.16.1` belongs to; raises `Unsupported`."""
+    """Return the release that a version such as `1.16.1` belongs to; raises `Unsupported`."""
     match = re.match(r"(\d+)\.(\d+)", version)
     if match is None:
         raise Unsupported(f"{version!r} is not a version of Firecracker", hint=INSTALL_HINT)
@@ -141,7 +141,7 @@ def _version(program: Path) -> str:
 
 
 def _jailer(firecracker: Path, name: str, version: str) -> Path:
-    """Find the jailer: beside Firecracker, or else on the path."""
+    """Find the jailer: beside Firecracker, or else on `PATH`."""
     beside = firecracker.resolve().parent / name
     found = beside if os.access(beside, os.X_OK) else _which(name, _JAILER_HINT)
     if _version(found) != version:

@@ -1,11 +1,11 @@
-"""What holds a Firecracker process: its places on disk and its command line, jailed and not.
+"""What restricts a Firecracker process: its files and its command line, jailed and not.
 
-The jailer is Firecracker's own companion for root: it makes a chroot, a cgroup and a PID
-namespace, becomes a user that owns nothing else, and executes Firecracker there. A node that is
-not root starts Firecracker as itself, with limits; what then holds a guest that broke out of
-its virtual machine is Firecracker's seccomp filter and that user's rights.
+The jailer is Firecracker's companion program for root: it creates a chroot, a cgroup and a PID
+namespace, becomes a user that owns nothing else, and executes Firecracker there. A node that is not
+root starts Firecracker as its own user, with limits. Then a guest that breaks out of its virtual
+machine is restricted only by Firecracker's seccomp filter and that user's rights.
 
-Command lines are made by pure functions. `Places` does short blocking file work.
+Pure functions make the command lines. `Places` blocks for short file operations.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from plexspaces_node.vm.bundle import Bundle
 from plexspaces_node.vm.host.users import uid_of
 
 VSOCK_PORT = 52
-"""The port of the host on which a guest reaches its node."""
+"""The port of the host through which a guest reaches its node."""
 
 CONSOLE_LIMIT_BYTES = 4 * MIB
-"""The longest any file Firecracker writes can become: its console log.
+"""The maximum size of any file that Firecracker writes, such as its console log.
 
-Firecracker ends when a write goes beyond it, so a guest that floods its console ends itself. An
-honest one writes a few hundred bytes.
+Firecracker ends if a write exceeds it, so a guest that floods its console ends itself. A normal
+guest writes a few hundred bytes.
 """
 
 DESCRIPTOR_LIMIT = 256
 
 VMM_MEMORY_MIB = 64
-"""What the cgroup allows beyond the guest's memory: Firecracker itself, and page tables."""
+"""What the cgroup allows beyond the guest's memory, for Firecracker itself and page tables."""
 
 CGROUP_PARENT = "plexspaces"
 WANTED_CONTROLLERS = ("cpu", "memory", "pids")
 
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
-"""All of the environment; the jailer empties it altogether."""
+"""The whole environment; the jailer clears even that."""
 
 _VMM_THREADS = 16
 _CGROUP_TIMEOUT_S = 1.0
@@ -53,11 +53,11 @@ _VSOCK = "v.sock"
 
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """What is run, as absolute paths.
+    """The programs to run, as absolute paths.
 
     Attributes:
-        jailer: None for a node that is not root, or does without.
-        setpriv: of util-linux; used where there is no jailer, as is `prlimit`.
+        jailer: None if the node is not root, or runs without it.
+        setpriv: from util-linux; used without a jailer, like `prlimit`.
         seccomp: leave Firecracker's own system call filters on.
     """
 
@@ -70,68 +70,68 @@ class Programs:
 
 @dataclass(frozen=True, slots=True)
 class Cgroups:
-    """The host's unified cgroup hierarchy, as far as machines can be put in it.
+    """The host's unified cgroup hierarchy, as far as VMs can be put into it.
 
     Attributes:
         mount: where it is mounted.
-        controllers: those that a new group can be given limits for.
+        controllers: those for which a new group can have limits.
     """
 
     mount: Path
     controllers: frozenset[str]
 
     def group(self, vm_id: str) -> Path:
-        """Return the directory of a machine's group."""
+        """Return the directory of a VM's group."""
         return self.mount / CGROUP_PARENT / vm_id
 
 
 class Places:
-    """Where the files of one machine lie, by the names of the host and of Firecracker.
+    """Where the files of one VM are, with their names on the host and in Firecracker.
 
-    Without a jail both are the same. In a jail Firecracker sees nothing but `root`, into which
-    files come as hard links: the image stays one file for all machines.
+    Without a jail both names are the same. In a jail Firecracker sees only `root`, which contains
+    hard links to files, so the image stays one file for all VMs.
     """
 
     def __init__(self, bundle: Bundle, root: Path | None) -> None:
-        """Set where things are; `root` is the jail's, or None."""
+        """Set the directories; `root` is the jail's, or None."""
         self.bundle = bundle
         self.root = root
 
     @classmethod
     def of(cls, bundle: Bundle, programs: Programs) -> Places:
-        """Return the places of a machine that these programs run."""
+        """Return the places of a VM that these programs run."""
         if programs.jailer is None:
             return cls(bundle, None)
-        # The jailer names the directory by the program it really runs, links followed.
+        # The jailer names the directory after the program that really runs, with links resolved.
         name = programs.firecracker.resolve().name
         return cls(bundle, jail_base(bundle) / name / bundle.vm_id / "root")
 
     @property
     def api_socket(self) -> Path:
-        """Where the node reaches the API. In a jail a link, for the path inside is too long."""
+        """The API socket on the host; in a jail a link, because the real path is too long."""
         return self.bundle.path / _API_SOCKET
 
     @property
     def api_name(self) -> str:
-        """What Firecracker calls its API's socket."""
+        """The API socket's path for Firecracker."""
         return self._name(_API_SOCKET)
 
     @property
     def vsock_name(self) -> str:
-        """What Firecracker calls the vsock device's socket."""
+        """The vsock device's socket path for Firecracker."""
         return self._name(_VSOCK)
 
     @property
     def pid_file(self) -> Path:
-        """Where the jailer leaves the number of the process it made."""
+        """Where the jailer writes the pid of the process that it started."""
         assert self.root is not None
         return self.root / f"{self.root.parents[1].name}.pid"
 
     def prepare(self) -> None:
-        """Make the jail's directory and the sockets' links; raises `OSError`.
+        """Create the jail's directory and the sockets' links; raises `OSError`.
 
-        What the jail is made of belongs to root until the jailer runs, so that nobody can put a
-        link where the jailer writes.
+        The jail's directories belong to root until the jailer runs, so that nobody can put a link
+        where the jailer writes.
         """
         for name in (_API_SOCKET, _VSOCK):  # Firecracker would not start over a stale one
             (self.bundle.path / name).unlink(missing_ok=True)
@@ -140,11 +140,11 @@ class Places:
             self.api_socket.symlink_to(self.root / _API_SOCKET)
 
     def show(self, file: Path, name: str) -> str:
-        """Make a host's file visible to Firecracker, to read; return what it calls the file.
+        """Make a host's file readable for Firecracker; return its path there.
 
-        Hard-linked into a jail where that can be done, copied from another file system. Raises
-        `Unavailable` for a file that not everybody may read: a jailed process is nobody. Raises
-        `OSError`.
+        In a jail it is a hard link if possible, or a copy if the file is on another file system.
+        Raises `Unavailable` if not everybody may read the file, because a jailed process owns
+        nothing. Raises `OSError`.
         """
         if self.root is None:
             return str(file)
@@ -161,10 +161,9 @@ class Places:
         return self._name(name)
 
     def show_link(self) -> None:
-        """Let the guest's connection to the node end at the bundle's link socket; again at will.
+        """Connect the guest's vsock to the bundle's link socket; can be repeated.
 
-        To be called when the node listens there; a jail gets no socket when nobody does. Raises
-        `OSError`.
+        The node must already listen there: otherwise a jail gets no socket. Raises `OSError`.
         """
         name = f"{_VSOCK}_{VSOCK_PORT}"
         if self.root is None:
@@ -175,7 +174,7 @@ class Places:
             (self.root / name).unlink()
         with suppress(FileNotFoundError):
             os.link(self.bundle.link_socket, self.root / name)
-            # To connect to a socket is to write to it.
+            # Connecting to a socket needs the right to write to it.
             os.chown(self.bundle.link_socket, uid_of(self.bundle), -1, follow_symlinks=False)
 
     def _name(self, name: str) -> str:
@@ -183,26 +182,26 @@ class Places:
 
 
 def jail_base(bundle: Bundle) -> Path:
-    """Return the directory below which the jailer makes a bundle's jail."""
+    """Return the directory below which the jailer creates a bundle's jail."""
     return bundle.path / "jail"
 
 
 def firecracker_arguments(places: Places, *, seccomp: bool) -> list[str]:
-    """Return the arguments that Firecracker gets jailed or not; pure. `--id` is not among them."""
-    # No log: the guest could fill it, and where a write goes beyond the limit on files Firecracker
-    # would log that too, wait for its own lock, and hang. Why a start fails it says on stderr.
+    """Return Firecracker's arguments, jailed or not, without `--id`; pure."""
+    # No log: the guest could fill it, and if a write exceeded the limit on files, Firecracker would
+    # log that too, wait for its own lock, and hang. It reports why a start failed on stderr.
     argv = ["--api-sock", places.api_name, "--level", "Off"]
     if not seccomp:
         argv.append("--no-seccomp")
-    # What follows the dashes Firecracker ignores. It marks the process as this bundle's.
+    # Firecracker ignores what follows the dashes. It marks the process as this bundle's.
     return [*argv, "--", str(places.bundle.link_socket)]
 
 
 def plain_command(programs: Programs, places: Places, *, drop_capabilities: bool) -> list[str]:
-    """Return the argument vector that runs Firecracker without the jailer; pure.
+    """Return the command line that runs Firecracker without the jailer; pure.
 
-    Each program of the chain replaces itself by the next. The process dies with the thread that
-    starts it.
+    Each program of the chain executes the next one. The process dies with the thread that starts
+    it.
     """
     argv = [programs.setpriv, "--pdeathsig", "KILL", "--no-new-privs"]
     if drop_capabilities:
@@ -216,10 +215,10 @@ def plain_command(programs: Programs, places: Places, *, drop_capabilities: bool
 def jailed_command(
     programs: Programs, places: Places, config: VmConfig, *, cgroups: Cgroups | None
 ) -> list[str]:
-    """Return the argument vector of the jailer; pure.
+    """Return the command line of the jailer; pure.
 
-    It makes the jail, starts Firecracker in a PID namespace of its own and ends; Firecracker's
-    number is then in `Places.pid_file`.
+    It creates the jail, starts Firecracker in a new PID namespace and ends. Firecracker's pid is
+    then in `Places.pid_file`.
     """
     assert programs.jailer is not None
     bundle, uid = places.bundle, uid_of(places.bundle)
@@ -235,7 +234,7 @@ def jailed_command(
 
 
 def cgroup_settings(config: VmConfig, controllers: Collection[str]) -> list[str]:
-    """Return a machine's limits as `FILE=VALUE`, for those controllers that are there; pure."""
+    """Return a VM's limits as `FILE=VALUE`, for the available controllers; pure."""
     settings = {
         "cpu": f"cpu.max={config.vcpus * 100_000} 100000",
         "memory": f"memory.max={(config.memory_mib + VMM_MEMORY_MIB) * MIB}",
@@ -245,10 +244,11 @@ def cgroup_settings(config: VmConfig, controllers: Collection[str]) -> list[str]
 
 
 def find_cgroups(mounts: str) -> Cgroups | None:
-    """Look what limits machines can be given, from the text of /proc/mounts; None for none.
+    """Return which limits VMs can have, from the text of /proc/mounts; None for none.
 
-    Only the unified hierarchy is used. In a group that holds processes, as a container's outermost
-    one does, the kernel lets no new controller be passed on: there count those that already are.
+    Only the unified hierarchy is used. In a group that contains processes, as a container's
+    outermost group does, the kernel allows no further controller to be passed on: there only those
+    already passed on count.
     """
     for line in mounts.splitlines():
         fields = line.split()
@@ -264,9 +264,9 @@ def find_cgroups(mounts: str) -> Cgroups | None:
 
 
 def remove_cgroup(group: Path) -> None:
-    """Remove a machine's group when its processes have ended; silent when there is none.
+    """Remove a VM's group after its processes have ended; does nothing if there is none.
 
-    Blocks for at most a second, while the kernel lets go of the last process. Raises `OSError`.
+    Blocks for at most a second, until the kernel has released the last process. Raises `OSError`.
     """
     deadline = time.monotonic() + _CGROUP_TIMEOUT_S
     while True:

@@ -1,6 +1,6 @@
-"""How a Firecracker process is started and made a machine: files, process, API, in this order.
+"""The steps that start a Firecracker process and its VM: files, process, API, in this order.
 
-The steps of a start as functions; which of them failed, and what is undone then, is the driver's.
+The driver knows which step failed and how to undo it.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from plexspaces_node.vm.image import GuestImage
 ROOT_DRIVE = "root"
 ARTIFACT_DRIVE = "artifact"
 
-# The machine ends with its guest: `reboot=k` asks the keyboard controller, which Firecracker has
-# for this purpose, and a panic reboots at once. The rest keeps the kernel from waiting for what
-# is not there, and from 8 MiB of files about what it can trace.
+# The machine ends with its guest: `reboot=k` uses the keyboard controller, which Firecracker has
+# for this purpose, and a panic reboots at once. The rest prevents the kernel from waiting for
+# missing devices and from creating 8 MiB of tracing files.
 _KERNEL = (
     "console=ttyS0 reboot=k panic=-1 quiet loglevel=3 i8042.noaux i8042.nomux i8042.dumbkbd "
     "swiotlb=noforce cryptomgr.notests=1 lsm= audit=0 rcupdate.rcu_expedited=1 init_on_alloc=0 "
@@ -51,7 +51,7 @@ def kernel_arguments(vm_id: str) -> str:
 
 
 def prepare(image: GuestImage, places: Places, config: VmConfig) -> tuple[ApiRequest, ...]:
-    """Put every file in its place and return the requests that make the machine of them."""
+    """Put every file in its place and return the requests that set up the VM."""
     places.prepare()
     places.show_link()
     slot = places.bundle.path / "slot"
@@ -71,9 +71,9 @@ def prepare(image: GuestImage, places: Places, config: VmConfig) -> tuple[ApiReq
 
 
 def lengthen(drive: Path) -> None:
-    """Give a drive the length of every drive in the slot; the file grows by no block.
+    """Give the drive in the slot its final size, without allocating blocks.
 
-    The guest's kernel hears of another length only some time after the file was changed.
+    The guest's kernel notices a new size only some time after the file was changed.
     """
     os.truncate(drive, SLOT_BYTES)
     drive.chmod(0o444)
@@ -102,7 +102,7 @@ async def spawn(
 
 
 async def _run_jailer(command: list[str], bundle: Bundle, timeout_s: float) -> None:
-    """Run the jailer to its end, which comes as soon as Firecracker runs; raises `Unavailable`."""
+    """Run the jailer until it ends, as soon as Firecracker runs; raises `Unavailable`."""
     with bundle.console_log.open("ab") as log:
         jailer = await asyncio.create_subprocess_exec(
             *command,
@@ -128,9 +128,9 @@ async def _run_jailer(command: list[str], bundle: Bundle, timeout_s: float) -> N
 
 
 def _jailed(places: Places) -> HostProcess:
-    """Take hold of the process that the jailer has made."""
+    """Take over the process that the jailer has started."""
     text = places.pid_file.read_text()
-    # Zero and one would be no process of ours.
+    # Zero and one would not be a process of ours.
     pid = int(text) if text.strip().isdecimal() else 0
     identity = procfs.identify(pid) if pid > 1 else None
     if identity is None:

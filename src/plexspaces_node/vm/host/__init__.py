@@ -1,1 +1,1 @@
-"""What drivers need of this computer: processes, users, KVM."""
+"""What drivers need from the host: processes, users, KVM."""

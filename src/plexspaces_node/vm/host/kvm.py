@@ -1,6 +1,6 @@
-"""Whether this host's KVM can be used: permission and version, asked of the kernel itself.
+"""Checks whether KVM can be used on this host: permission and version, asked from the kernel.
 
-That a guest boots under it is another question, which only booting one answers.
+Whether a guest boots under it can only be found by booting one.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from plexspaces_node.errors import Unavailable
 
 KVM = Path("/dev/kvm")
 API_VERSION = 12
-"""Of KVM's interface since Linux 2.6.22; there will be no other."""
+"""The version of KVM's interface since Linux 2.6.22; there will be no other."""
 
 KVM_HINT = "see whether KVM works here: dmesg | grep -i kvm"
-"""For a KVM that can be opened, and under which no guest boots."""
+"""For a KVM that can be opened, but under which no guest boots."""
 
 _GET_API_VERSION = 0xAE00
 _CREATE_VM = 0xAE01
 
 
 def open_kvm(device: Path = KVM) -> None:
-    """Open KVM, make an empty virtual machine and drop it; blocks for about a millisecond.
+    """Open KVM, create an empty virtual machine and drop it; blocks for about a millisecond.
 
-    Raises `Unavailable` with what to do about it: no device, no permission, or no KVM behind it.
+    Raises `Unavailable` with a hint if there is no device, no permission, or no KVM behind it.
     """
     try:
         kvm = os.open(device, os.O_RDWR | os.O_CLOEXEC)

@@ -1,9 +1,8 @@
-"""A child process with all it starts: spawned, watched and ended without a race.
+"""A child process and its descendants: started, watched and ended without races.
 
-This file owns the dealings with the kernel every driver needs that runs a machine as a process
-of the host. It knows nothing of machines. asyncio's own subprocesses are not used because they
-reap the child as soon as it ends: its group could then no longer be killed safely, since the pid
-may already name another process.
+This module has what every driver needs that runs a VM as a process of the host. It knows nothing of
+VMs. asyncio's own subprocesses are not used because they reap the child as soon as it ends: then
+its group could not be killed safely any more, since the pid may already belong to another process.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ from plexspaces_node.vm.host import procfs
 from plexspaces_node.vm.host.procfs import ProcessId
 
 _KILL_TIMEOUT_S = 10.0
-"""A killed process is gone within milliseconds unless the kernel itself holds it."""
+"""A killed process is gone within milliseconds unless it is blocked in the kernel."""
 
 
 class HostProcess:
-    """A process that leads a session of its own. Belongs to the loop it was made in.
+    """A process that leads its own session. Belongs to the event loop in which it was created.
 
     Attributes:
-        marks: arguments that all processes it starts have and no other process of the host has.
-            They find a descendant that its parent's death has cut off from the tree.
-        alone: it can start no others, so that none are looked for: a look is a scan of /proc.
+        marks: arguments that all its descendants have and no other process of the host has. They
+            identify a descendant whose parent has died.
+        alone: it cannot start others, so none are searched for: a search scans /proc.
     """
 
     def __init__(
@@ -65,9 +64,9 @@ class HostProcess:
     ) -> HostProcess:
         """Start a process in a new session; its output is appended to the file `output`.
 
-        It inherits `descriptors`, under their numbers, and no other, and its input is empty.
-        Blocks until the program is executed, about a millisecond. To be called on a thread that
-        lives as long as the node, such as the event loop's: a death signal asked for with
+        It inherits `descriptors`, under their numbers, and no others, and its input is empty.
+        Blocks until the program is executed, about a millisecond. Must be called on a thread that
+        lives as long as the node, such as the event loop's: a death signal set with
         PR_SET_PDEATHSIG is sent when the *thread* that started the process ends. Raises `OSError`.
         """
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -96,12 +95,12 @@ class HostProcess:
 
     @classmethod
     def adopt(cls, identity: ProcessId, marks: tuple[str, ...]) -> HostProcess:
-        """Watch a process another one started; raises `NotFound` when it has ended."""
+        """Watch a process started by another one; raises `NotFound` if it has ended."""
         try:
             process = cls(identity, marks, None)
         except ProcessLookupError:
             raise NotFound(f"process {identity.pid} has ended") from None
-        # Looked at only after the descriptor is held, so that the pid cannot change its meaning.
+        # Checked only when the descriptor is open, so that the pid cannot change its meaning.
         if procfs.identify(identity.pid) != identity:
             process._forget()
             raise NotFound(f"process {identity.pid} has ended")
@@ -113,18 +112,18 @@ class HostProcess:
         return self._ended.done()
 
     def when_ended(self, act: Callable[[], object]) -> None:
-        """Have `act` called on the loop, soon after the end of the process is seen."""
+        """Call `act` on the loop soon after the end of the process is seen."""
         self._ended.add_done_callback(lambda _: act())
 
     async def wait(self) -> int | None:
         """Wait for the end; return the status as `subprocess` does, None for an adopted process.
 
-        May be awaited by many tasks and again.
+        Several tasks can wait, also repeatedly.
         """
         return await asyncio.shield(self._ended)
 
     async def ended_within(self, timeout_s: float) -> bool:
-        """Wait for the end at most so long; return whether it has come."""
+        """Wait for the end at most this long; return whether it has come."""
         await asyncio.wait([self._ended], timeout=timeout_s)
         return self._ended.done()
 
@@ -134,9 +133,9 @@ class HostProcess:
             self._signal_group(signal.SIGTERM)
 
     async def kill(self) -> None:
-        """Kill the process and all it started; return when nothing of it runs. Idempotent.
+        """Kill the process and its descendants; return when none of them runs. Idempotent.
 
-        Raises `Unavailable` when the kernel does not let go of one within seconds.
+        Raises `Unavailable` if the kernel does not end one of them within seconds.
         """
         if self.alone:
             if not self.ended:
@@ -144,7 +143,7 @@ class HostProcess:
                 if not await self.ended_within(_KILL_TIMEOUT_S):
                     raise _does_not_end(self.identity.pid)
             return
-        # Again and again, because what is killed may have been starting another meanwhile.
+        # Repeatedly, because a killed process may have been starting another one.
         while found := await asyncio.to_thread(self._members):
             await kill_all(found)
         await self.wait()
@@ -176,7 +175,7 @@ class HostProcess:
 async def kill_all(identities: Sequence[ProcessId]) -> None:
     """Kill processes, which need not be children, and wait until each has ended.
 
-    Those that have already ended are passed over. Raises `Unavailable` after some seconds.
+    Skips those that have already ended. Raises `Unavailable` after some seconds.
     """
     descriptors = {}
     for identity in set(identities):

@@ -1,9 +1,8 @@
-"""What the kernel tells of processes through /proc: identity, kinship, arguments, cost.
+"""What the kernel reports about processes in /proc: identity, kinship, arguments, resources.
 
-Pure reading: nothing here starts, signals or awaits anything. A process is named by its pid and
-the time it started, because a pid alone comes to mean another process. Every function copes with
-processes that vanish while it reads. A scan of all of /proc takes a few milliseconds: off the
-event loop with it.
+Only reads: nothing here starts, signals or awaits anything. A process is identified by its pid and
+its start time, because a pid is reused. All functions handle processes that vanish while they are
+read. A scan of all of /proc takes a few milliseconds, so it must not run on the event loop.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _LINE_BYTES = 4096
 
 
 class ProcessId(NamedTuple):
-    """A process and no other, for as long as the machine is not booted again.
+    """The identity of one process, until the host is rebooted.
 
     Attributes:
         start_ticks: when it started, in clock ticks since boot: field 22 of /proc/PID/stat.
@@ -41,9 +40,9 @@ class _Stat(NamedTuple):
 
 
 def identify(pid: int, *, zombie: bool = False) -> ProcessId | None:
-    """Return the identity of the process that has this pid now; None when there is none.
+    """Return the identity of the process that has this pid now; None if there is none.
 
-    One that has ended and was not reaped yet counts only with `zombie`.
+    A process that has ended but has not been reaped only counts with `zombie`.
     """
     stat = _read_stat(pid)
     return stat.id if stat is not None and (zombie or _runs(stat)) else None
@@ -51,12 +50,12 @@ def identify(pid: int, *, zombie: bool = False) -> ProcessId | None:
 
 @cache
 def boot_id() -> str:
-    """Return what tells this boot of the host from every other."""
+    """Return what distinguishes this boot of the host from any other."""
     return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
 
 
 def tree(root: int) -> list[ProcessId]:
-    """Return what lives of a process, its descendants and the session it leads, parents first."""
+    """Return the process, its descendants and its session, parents first, if they live."""
     stats = [stat for stat in _all_stats() if _runs(stat)]
     found = {root}
     members: list[ProcessId] = []
@@ -74,7 +73,7 @@ def tree(root: int) -> list[ProcessId]:
 
 
 def with_arguments(*arguments: str) -> list[ProcessId]:
-    """Return the other processes whose command line has each of these as an argument."""
+    """Return the other processes whose command line contains each of these arguments."""
     return with_any_arguments([arguments])
 
 
@@ -98,8 +97,8 @@ def with_any_arguments(each: Sequence[Sequence[str]]) -> list[ProcessId]:
 
 
 def resident_bytes(pid: int) -> int:
-    """Return the memory of the process that is in RAM, shared pages included; 0 when it ended."""
-    # By the bare calls, as this is asked of every machine for a listing: 10 µs in place of 34.
+    """Return the process's memory in RAM, shared pages included; 0 if it has ended."""
+    # With plain system calls, because a listing asks for every VM: 10 µs instead of 34.
     try:
         file = os.open(f"/proc/{pid}/statm", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -113,7 +112,7 @@ def resident_bytes(pid: int) -> int:
 
 
 def cpu_ns(pid: int) -> int:
-    """Return the CPU time of all the process's threads so far; 0 when it ended."""
+    """Return the CPU time of all the process's threads so far; 0 if it has ended."""
     # The kernel's per-process CPU clock, as clock_getcpuclockid(3) builds its number. It counts
     # nanoseconds where /proc/PID/stat counts hundredths of a second.
     try:
@@ -130,22 +129,22 @@ def total_memory_mib() -> int:
 
 @cache
 def granted_memory_mib() -> int:
-    """Return the memory of this host, or what a container or service may have of it."""
+    """Return the memory of this host, or the limit of a container or service."""
     return min([total_memory_mib(), *_in_groups(_limit_mib)])
 
 
 def available_memory_mib() -> int:
     """Return how much memory a new process of ours could use without swapping or being killed.
 
-    What the host has available, or less in a container or service whose memory is limited.
+    The host's available memory, or less in a container or service with a limit.
     """
     return min([_memory_mib("MemAvailable"), *groups_room_mib()])
 
 
 def groups_room_mib(proc: Path = _PROC, mount: Path = _CGROUPS) -> list[int]:
-    """Return what is left to each limited group of the unified hierarchy that this process is in.
+    """Return what is left of each memory limit of the unified hierarchy for this process.
 
-    Files that the kernel can drop from memory count as left. Empty where there are no limits.
+    Files that the kernel can drop from memory count as free. Empty if there are no limits.
     """
     return _in_groups(_room_mib, proc, mount)
 
@@ -212,7 +211,7 @@ def _read_stat(pid: int) -> _Stat | None:
         text = (_PROC / str(pid) / "stat").read_bytes()
     except OSError:
         return None
-    # The second field, the name in parentheses, may hold blanks and parentheses itself.
+    # The second field, the name in parentheses, may itself contain blanks and parentheses.
     fields = text[text.rindex(b")") + 2 :].split()
     return _Stat(
         id=ProcessId(pid, int(fields[19])),

@@ -1,8 +1,8 @@
 """The rate of this host's time stamp counter, measured without privileges.
 
-Under emulation a guest's counter runs at the host's rate, but its kernel has to find the rate by
-comparing it with an emulated timer. On a loaded host that comparison fails at random and the boot
-hangs; told the rate on its command line the kernel does not compare.
+Under emulation a guest's counter runs at the host's rate, but its kernel has to find that rate by
+comparing the counter with an emulated timer. On a loaded host that comparison fails at random and
+the boot hangs. If the command line gives the rate, the kernel does not compare.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _READ_COUNTER = bytes.fromhex("0f3148c1e2204809d0c3")
 def host_tsc_khz() -> int | None:
     """Measure the counter's rate in kHz, to about one part in 10,000. Blocks for 50 ms.
 
-    None where there is no such counter, or where a program may not make memory executable.
+    None if there is no such counter, or if a program may not make memory executable.
     """
     if platform.machine() != "x86_64":
         return None
@@ -45,7 +45,7 @@ def host_tsc_khz() -> int | None:
 
 
 def _sample(counter: Callable[[], int]) -> tuple[int, int]:
-    """Read clock and counter at the same moment: the tightest of several tries."""
+    """Read clock and counter at the same moment: the closest of several tries."""
     samples = []
     for _ in range(_TRIES):
         before = time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)

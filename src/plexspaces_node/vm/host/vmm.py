@@ -1,8 +1,8 @@
-"""What drivers share whose machine is one process of the host.
+"""What drivers have in common whose VM is one process of the host.
 
-The machine and the driver as far as all of them are alike: how such a process is recorded in a
-handle and found again, by the handle or by its arguments; how its end is told; what is checked
-before a start; how the error of a start that failed reads. Knows no driver's command line.
+The parts of the VM and of the driver that are alike: how a process is recorded in a handle and
+found again, by the handle or by its arguments; how its end is reported; what is checked before a
+start; how the error of a failed start reads. This module knows no driver's command line.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ from plexspaces_node.vm.host.process import HostProcess, kill_all, signal_name
 from plexspaces_node.vm.host.procfs import ProcessId
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-"""What an `OSError` is that says there is no room on the disk."""
+"""The error numbers for a full disk."""
 _PANIC_LINES = 100
-"""How far from the end of the console the line is that names a panic: before registers, stack."""
+"""How far from the end of the console a panic's first line can be: registers and a stack follow."""
 _ADVICE = ("note:", "skipping backtrace")
-"""How lines of a Rust program's end begin that say nothing of why."""
+"""Beginnings of the last lines of a Rust program that do not say why it ended."""
 
 
 class HostVm(ABC):
-    """A machine that is one process, or leads those that it is."""
+    """A VM that is one process, or that leads several."""
 
     def __init__(
         self, handle: VmHandle, bundle: Bundle, process: HostProcess, *, link: LinkEnd
     ) -> None:
-        """Take a process that was started from `bundle`."""
+        """Take over a process that was started from `bundle`."""
         self.handle = handle
         self.bundle = bundle
         self.process = process
@@ -91,10 +91,10 @@ class HostVm(ABC):
 
     @abstractmethod
     async def _attach(self, file: Path) -> str:
-        """Do what `Vm.attach` says for a machine that lives; may raise `OSError` too."""
+        """Implement `Vm.attach` for a living VM; may also raise `OSError`."""
 
     async def _ask_to_end(self, grace_s: float) -> None:
-        """Ask the machine to end and wait for it, for so long at most."""
+        """Ask the VM to end and wait for at most this long."""
         self.process.terminate()
         await self.process.ended_within(grace_s)
 
@@ -104,7 +104,7 @@ class HostVm(ABC):
 
     @abstractmethod
     def _reason(self, status: int | None) -> str:
-        """Say what it means that the process, not killed, ended so without being asked."""
+        """Explain the end of a process that was neither killed nor asked to end."""
 
     def _explain(self, status: int | None) -> VmExit:
         if self._stop_asked and status in (None, 0, -signal.SIGTERM):
@@ -117,7 +117,7 @@ class HostVm(ABC):
             reason = f"killed by {signal_name(-status)}"
         else:
             reason = self._reason(status)
-        # A guest that panics resets, as one does that ends in good order: its console tells.
+        # A guest that panics resets, like one that shuts down cleanly: its console says which.
         last = last_words(self.bundle)
         return VmExit(status, f"{reason}: {last}" if last else reason)
 
@@ -132,16 +132,16 @@ _V = TypeVar("_V", bound=HostVm)
 
 
 class HostDriver(ABC, Generic[_V]):
-    """A driver of such machines. Belongs to the event loop it is first used in."""
+    """A driver of such VMs. Belongs to the event loop in which it is first used."""
 
     name: ClassVar[str]
     handle_version: ClassVar[int]
-    """Of what the driver keeps in `VmHandle.state`."""
+    """The version of `VmHandle.state`."""
 
     def __init__(self) -> None:
         self._machines: dict[Bundle, _V] = {}
         self._starting: set[Bundle] = set()
-        # Those whose process ended and could have started no other: nothing of it is looked for.
+        # Those whose process has ended and could not start another: nothing is searched for.
         self._gone: set[Bundle] = set()
 
     @property
@@ -162,10 +162,10 @@ class HostDriver(ABC, Generic[_V]):
         self._gone.discard(bundle)
 
     def close(self) -> None:
-        """Let go of what is kept for machines to come: nothing, unless a driver says otherwise."""
+        """Release what is kept for future VMs: nothing, unless a driver overrides it."""
 
     def _remove(self, bundle: Bundle) -> None:
-        """Remove what is left on disk when no process of the machine runs; blocks."""
+        """Remove what is left on disk when no process of the VM runs; blocks."""
         bundle.remove()
 
     def _keep(self, vm: _V) -> _V:
@@ -180,7 +180,7 @@ class HostDriver(ABC, Generic[_V]):
 
     @contextmanager
     def _claimed(self, bundle: Bundle) -> Iterator[None]:
-        """Keep others from starting this bundle's machine; raises `VmStartFailed`."""
+        """Prevent others from starting this bundle's VM; raises `VmStartFailed`."""
         with step("validate", bundle):
             if not bundle.path.is_dir():
                 raise NotFound(f"no bundle at {bundle.path}")
@@ -193,7 +193,7 @@ class HostDriver(ABC, Generic[_V]):
             self._starting.discard(bundle)
 
     def _check_free_memory(self, config: VmConfig) -> None:
-        """Raise `ResourceExhausted` unless the host has so much memory to give now."""
+        """Raise `ResourceExhausted` unless the host has this much memory available now."""
         free_mib = procfs.available_memory_mib()
         if config.memory_mib > free_mib:
             raise ResourceExhausted(
@@ -203,15 +203,15 @@ class HostDriver(ABC, Generic[_V]):
 
 
 def marks_of(bundle: Bundle) -> tuple[str, ...]:
-    """Return the arguments that every process of a machine carries and no other process does.
+    """Return the arguments that every process of a VM has and no other process.
 
-    All drivers use the same, so that each can end what another one left in a bundle.
+    All drivers use the same ones, so that each can end what another one left in a bundle.
     """
     return (bundle.vm_id, str(bundle.link_socket))
 
 
 def identity_state(identity: ProcessId) -> dict[str, str | int]:
-    """Return what a handle's state must hold to find this process again, and no other."""
+    """Return what a handle's state must hold to find this process again."""
     return {
         "pid": identity.pid,
         "start_ticks": identity.start_ticks,
@@ -220,7 +220,7 @@ def identity_state(identity: ProcessId) -> dict[str, str | int]:
 
 
 def identity_in(handle: VmHandle, *, driver: str, version: int) -> ProcessId | None:
-    """Read which process a handle names; None when it cannot be one of this driver and boot."""
+    """Read which process a handle names; None if it is not one of this driver and boot."""
     if handle.driver != driver or handle.version != version:
         return None
     pid, start_ticks = handle.state.get("pid"), handle.state.get("start_ticks")
@@ -253,12 +253,12 @@ def _tree_of(identity: ProcessId | None) -> list[ProcessId]:
 
 
 def trial_bundle(scratch: Path | None, config: VmConfig) -> Bundle:
-    """Make the bundle of a machine that only `probe` wants; raises as `Bundle.create` does.
+    """Create the bundle of a trial VM for `probe`; raises as `Bundle.create` does.
 
-    Blocks for a moment, so that whoever is cancelled has it or has it not.
+    Blocks for a moment, so that a cancelled caller either has it or not.
 
-    In `scratch` if that is there and ours: among the node's own bundles the node's next start ends
-    a trial that this process did not live to end. Otherwise among the temporary files.
+    It is in `scratch` if that exists and is ours: there the node's next start cleans up a trial
+    that a crash cut short. Otherwise it is a temporary directory.
     """
     usable = scratch is not None and os.access(scratch, os.R_OK | os.W_OK | os.X_OK)
     root = scratch if scratch is not None and usable else Path(tempfile.gettempdir())
@@ -266,14 +266,14 @@ def trial_bundle(scratch: Path | None, config: VmConfig) -> Bundle:
 
 
 def trial_failed(error: VmStartFailed, bundle: Bundle, *, hint: str) -> Unavailable:
-    """Return why a trial machine did not start, in one line with the last words of its console."""
+    """Return why a trial VM did not start, in one line with the last output of its console."""
     why, words = error.__cause__, last_words(bundle)
     known = why.hint if isinstance(why, PlexSpacesError) else None
     return Unavailable(f"{why}: {words}" if words else str(why), hint=known or hint)
 
 
 def last_words(bundle: Bundle) -> str:
-    """Return the line of the console that tells most about an end: a panic, or else the last."""
+    """Return the line of the console that says most about an end: a panic, or else the last one."""
     lines = bundle.console_tail(_PANIC_LINES).splitlines()
     lines = [line for line in lines if not line.startswith(_ADVICE)]
     told = [line for line in lines if "Kernel panic" in line or "plexspaces:" in line] or lines
@@ -282,7 +282,7 @@ def last_words(bundle: Bundle) -> str:
 
 @contextmanager
 def step(name: str, bundle: Bundle) -> Iterator[None]:
-    """Turn what goes wrong within into the error of a start that failed at this step."""
+    """Turn errors in the body into the error of a start that failed at this step."""
     try:
         yield
     except VmStartFailed:
@@ -292,7 +292,7 @@ def step(name: str, bundle: Bundle) -> Iterator[None]:
 
 
 def start_failed(step: str, bundle: Bundle, error: OSError | PlexSpacesError) -> VmStartFailed:
-    """Return the error of a start that failed at `step`, with the end of the machine's console."""
+    """Return the error of a start that failed at `step`, with the end of the VM's console."""
     console = ""
     if bundle.console_log.exists():  # else nothing was started that could have written one
         tail = bundle.console_tail()

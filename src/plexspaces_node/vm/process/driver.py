@@ -1,16 +1,16 @@
-"""The process driver: a machine that is a child process of the node, for hosts without KVM.
+"""The process driver: a VM is a child process of the node, for hosts without KVM.
 
-What holds the agent is WebAssembly first, and around it what every kernel offers: limits on data,
-files, threads and descriptors, no new privileges, no capabilities, a user of its own where the node
-is root, a bare environment, no inherited descriptors, a session of its own, and death with the
-node. Before an application's code runs the agent drops to Landlock's rules and a filter of system
-calls that leave it no program, no file, no socket and no other process.
+WebAssembly restricts the application first. Around it is what every kernel offers: limits on data,
+files, threads and descriptors, no new privileges, no capabilities, a user of its own if the node is
+root, an empty environment, no inherited descriptors, a session of its own, and death with the node.
+Before an application's code runs, the agent applies Landlock's rules and a system call filter that
+leave it no program, no file, no socket and no other process.
 
-`memory_mib` bounds what the agent may allocate. `vcpus` is checked against the host and not
-enforced: an actor computes in one thread of its agent, and pinning it to a CPU would only make
-two busy machines share one while another CPU is idle.
+`memory_mib` limits what the agent can allocate. `vcpus` is checked against the host and not
+enforced: an actor computes in one thread of its agent, and pinning it to a CPU would only make two
+busy VMs share one while another CPU is idle.
 
-This file owns the driver and what its handles' state means; it knows the agent only as a command
+This module defines the driver and the state of its handles. It knows the agent only as a command
 line.
 """
 
@@ -54,12 +54,12 @@ _NONE_KNOWN = Walls(own_user=False, missing=(SECCOMP, LANDLOCK))
 
 
 class ProcessVm(HostVm):
-    """A machine of the process driver."""
+    """A VM of the process driver."""
 
     def __init__(
         self, handle: VmHandle, bundle: Bundle, process: HostProcess, *, own_user: bool
     ) -> None:
-        """Take a process that was started from `bundle`."""
+        """Take over a process that was started from `bundle`."""
         super().__init__(handle, bundle, process, link=LinkEnd.GUEST_DIALS)
         self._own_user = own_user
 
@@ -67,7 +67,7 @@ class ProcessVm(HostVm):
         artifact = await asyncio.to_thread(self.bundle.attach, file)
         if self._own_user:
             _let_others_read(artifact)
-        # By its name alone: the machine's user may enter this directory, and not those above it.
+        # By its name alone: the VM's user can enter this directory, but not those above it.
         return artifact.name
 
     def _reason(self, status: int | None) -> str:
@@ -80,7 +80,7 @@ class ProcessVm(HostVm):
 
 
 class ProcessDriver(HostDriver[ProcessVm]):
-    """Makes machines as child processes. Belongs to the event loop it is first used in."""
+    """Starts VMs as child processes. Belongs to the event loop in which it is first used."""
 
     name = "process"
     handle_version = HANDLE_VERSION
@@ -91,10 +91,10 @@ class ProcessDriver(HostDriver[ProcessVm]):
         *,
         find_agent: Callable[[], Path] = agent_program,
     ) -> None:
-        """Set what to run; looks at nothing yet.
+        """Set what to run, without checking it yet.
 
-        `agent_argv` is the agent's command, if it is not the agent that `find_agent` finds. It is
-        not asked which walls it has, and taken to have none.
+        `agent_argv` is the agent's command, if it is not the agent that `find_agent` finds. Its
+        walls are not probed, and it is assumed to have none.
         """
         super().__init__()
         self._find_agent = find_agent
@@ -116,7 +116,7 @@ class ProcessDriver(HostDriver[ProcessVm]):
         )
 
     async def probe(self) -> Health:
-        """Have the agent raise its walls, and remember for `start` which of them there are."""
+        """Make the agent apply its restrictions, and remember for `start` which of them work."""
         async with self._probing:
             if self._walls is not _NONE_KNOWN:
                 try:
@@ -152,12 +152,12 @@ class ProcessDriver(HostDriver[ProcessVm]):
         return self._walls
 
     async def _find_walls(self) -> Walls:
-        """Try a user of its own where the node is root, and else, or where that fails, without."""
+        """Try a user per VM if the node is root; otherwise, or if that fails, try without."""
         if os.geteuid() == 0 and users_exist():
             try:
                 return await self._try(own_user=True)
             except Unavailable:
-                # A container's root may be allowed less than its name says.
+                # A container's root may have fewer rights than the name says.
                 walls = await self._try(own_user=False)
                 return replace(walls, missing=(*walls.missing, OWN_USER))
         return await self._try(own_user=False)
@@ -216,16 +216,16 @@ class ProcessDriver(HostDriver[ProcessVm]):
 
 
 def _let_machine_enter(bundle: Bundle) -> None:
-    """Let the machine's user open files in the bundle whose names it knows, and no other user."""
+    """Let the VM's user open files in the bundle by name, and no other user."""
     os.chown(bundle.path, -1, uid_of(bundle))
     bundle.path.chmod(stat.S_IRWXU | stat.S_IXGRP)
 
 
 def _let_others_read(artifact: Path) -> None:
-    """Let a machine's user read its artifact.
+    """Let a VM's user read its artifact.
 
-    It may be the node's one copy of this code, which all machines map. Nobody else comes to it:
-    the directories it lies in are the node's alone.
+    It may be the node's only copy of this code, which all VMs map. Nobody else can reach it,
+    because its directories belong to the node alone.
     """
     mode = stat.S_IMODE(artifact.stat().st_mode)
     if not mode & stat.S_IROTH:

@@ -1,8 +1,8 @@
-"""What holds an agent that runs as a process of the host: its environment, its command line.
+"""What restricts an agent that runs as a process of the host: its environment and command line.
 
-The agent holds itself: it takes limits, a user of its own and rules for files at its start, and a
-filter of system calls before an application's code runs (`agent/src/sandbox`). This file owns what
-it is told for that, and how what this host has of it reads. Nothing is run here.
+The agent restricts itself: limits, its own user and rules for files at its start, and a system call
+filter before an application's code runs (`agent/src/sandbox`). This module makes the arguments for
+that, and describes what this host supports. Nothing is run here.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from plexspaces_node.vm.bundle import Bundle
 from plexspaces_node.vm.host.users import uid_of
 
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent"}
-"""All of an agent's environment: what the node was started with is none of its business."""
+"""An agent's whole environment: that of the node is not passed on."""
 
 SECCOMP, LANDLOCK = "seccomp", "Landlock"
-"""The walls that the agent's probe names when they are missing, as it names them."""
+"""The agent's names for walls that can be missing."""
 
 OWN_USER = "user of its own"
-"""What is missing where the node is root and cannot become another user all the same."""
+"""The missing wall if the node is root but cannot become another user."""
 
 
 @dataclass(frozen=True, slots=True)
 class Walls:
-    """What holds the agents here.
+    """What restricts the agents on this host.
 
     Attributes:
-        own_user: each machine is a user of its own.
-        missing: what this host does not have, as the agent names it, or `OWN_USER`.
+        own_user: each VM has its own user.
+        missing: what this host does not support, in the agent's words, or `OWN_USER`.
     """
 
     own_user: bool
@@ -37,11 +37,11 @@ class Walls:
 
     @property
     def filtered(self) -> bool:
-        """Whether a filter of system calls keeps an agent from starting other processes."""
+        """Whether a system call filter prevents an agent from starting other processes."""
         return SECCOMP not in self.missing
 
     def __str__(self) -> str:
-        """Say in a few words what holds an agent, and what does not."""
+        """Describe briefly what restricts an agent, and what is missing."""
         there = [wall for wall in (SECCOMP, LANDLOCK) if wall not in self.missing]
         behind = f"behind {' and '.join(there)}, " if there else ""
         user = "as a user of its own" if self.own_user else "as the user of the node"
@@ -52,9 +52,9 @@ class Walls:
 def agent_command(
     agent: Sequence[str], bundle: Bundle, *, memory_mib: int, node_pid: int, own_user: bool
 ) -> list[str]:
-    """Return the argument vector that runs `agent` as a machine's; pure.
+    """Return the command line that runs `agent` for a VM; pure.
 
-    The process dies with the thread that starts it, of the process `node_pid`.
+    The process dies with the thread of the process `node_pid` that starts it.
     """
     return [
         *agent,
@@ -66,12 +66,12 @@ def agent_command(
 def probe_command(
     agent: Sequence[str], bundle: Bundle, *, memory_mib: int, node_pid: int, own_user: bool
 ) -> list[str]:
-    """Return the argument vector that has `agent` raise a machine's walls, and tell; pure."""
+    """Return the command line that makes `agent` apply its restrictions and report; pure."""
     held_by = held(bundle, memory_mib=memory_mib, node_pid=node_pid, own_user=own_user)
     return [*agent, "--probe", *held_by]
 
 
 def held(bundle: Bundle, *, memory_mib: int, node_pid: int, own_user: bool) -> list[str]:
-    """Return the arguments that say what is to hold an agent; pure."""
+    """Return the arguments for an agent's restrictions; pure."""
     argv = ["--node-pid", str(node_pid), "--memory-mib", str(memory_mib)]
     return [*argv, "--uid", str(uid_of(bundle))] if own_user else argv

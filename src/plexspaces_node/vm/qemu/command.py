@@ -1,8 +1,8 @@
-"""QEMU's command line: what a machine is made of and what holds the process that emulates it.
+"""QEMU's command line: the devices of a machine, and the restrictions of its process.
 
-Nothing is run here: this file turns data into argument vectors. The process needs no file and no
-directory by name: sockets and images reach it as open descriptors, so that it can run as a user
-to whom everything of the node is closed.
+Nothing is run here: this module turns data into command lines. The process opens no file or
+directory by name: sockets and images are inherited as open descriptors. So it can run as a user
+that has no access to anything of the node.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ PORT = "plexspaces.link"
 
 _PORT_NUMBER = 1
 _PORT_DEVICE = f"vport0p{_PORT_NUMBER}"
-"""What the guest's kernel calls it: the port of that number of the first device of its kind."""
+"""The guest kernel's name for it: the port of that number of the first device of its kind."""
 
 CONSOLE_LIMIT_BYTES = 4 * MIB
-"""The longest any file QEMU writes can become: its console log."""
+"""The maximum size of any file that QEMU writes, such as its console log."""
 
 DESCRIPTOR_LIMIT = 256
 
@@ -35,27 +35,28 @@ SLOT_NODE = "slot"
 """Name of the block node that takes the artifact's drive."""
 
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
-"""All of QEMU's environment."""
+"""QEMU's whole environment."""
 
 _ROOT_SET = 1
 ARTIFACT_SET = 2
-"""Number of the descriptor set the artifact's drive is handed over in."""
+"""Number of the descriptor set in which the artifact's drive is passed."""
 
 _MACHINE = "microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on,pcie=off"
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 _CODE_CACHE_MIB = 64
-"""For translated code. Measured: a boot and an actor fill 40; QEMU's own choice is 1 GiB."""
+"""For translated code, in MiB. Measured: a boot and an actor fill 40; QEMU's own choice is 1
+GiB."""
 
-# `reboot=t` and `panic=-1`: the machine resets at once, which with -no-reboot is its end.
-# The last is memory, 8 MiB of files about what a kernel can trace. The rest is time: 3.1 s to 1.8 s
-# under emulation.
+# `reboot=t` and `panic=-1`: the machine resets at once, and with -no-reboot that ends it. The last
+# parameter saves memory, 8 MiB of tracing files. The rest saves time: 3.1 s become 1.8 s under
+# emulation.
 _KERNEL = (
     "console=ttyS0 reboot=t panic=-1 quiet cryptomgr.notests=1 lsm= audit=0 "
     "rcupdate.rcu_expedited=1 init_on_alloc=0 8250.nr_uarts=1 "
     "initcall_blacklist=tracer_init_tracefs"
 )
-# The mitigations protect against a CPU that is not there; the rest keeps the kernel from
-# measuring timers against each other, which fails at random on a loaded host.
+# The mitigations protect a CPU that is not there; the rest prevents the kernel from comparing
+# timers, which fails at random on a loaded host.
 _KERNEL_EMULATED = "mitigations=off noreplace-smp tsc=reliable no_timer_check"
 
 
@@ -63,7 +64,7 @@ class Accelerator(StrEnum):
     """How the guest's instructions are run."""
 
     KVM = "kvm"
-    """By the CPU, under the kernel's virtualisation."""
+    """By the CPU, with the kernel's virtualisation."""
     TCG = "tcg"
     """By QEMU, translated: needs nothing and is many times slower."""
 
@@ -74,7 +75,7 @@ class Emulator:
 
     Attributes:
         program: absolute path.
-        tsc_khz: rate of the host's time stamp counter, for `TCG`; None when it is not known.
+        tsc_khz: rate of the host's time stamp counter, for `TCG`; None if it is unknown.
     """
 
     program: str
@@ -83,10 +84,10 @@ class Emulator:
 
 
 class Files(NamedTuple):
-    """The open files that a machine begins with, by number.
+    """The open files that a machine starts with, by number.
 
-    One that boots has a kernel and a RAM disk, one that is a copy has neither. `memory` is what a
-    copy begins with, or what a machine that boots leaves to be copied.
+    One that boots has a kernel and a RAM disk; a copy has neither. `memory` is what a copy starts
+    with, or what a booting machine leaves to be copied.
     """
 
     root: int
@@ -96,7 +97,7 @@ class Files(NamedTuple):
 
 
 class Descriptors(NamedTuple):
-    """The open files a QEMU inherits: `Files`, and two listening sockets."""
+    """The open files that QEMU inherits: `Files`, and two listening sockets."""
 
     root: int
     kernel: int | None
@@ -112,18 +113,18 @@ class Descriptors(NamedTuple):
 
     @property
     def all(self) -> tuple[int, ...]:
-        """Those that are there."""
+        """Those that exist."""
         return tuple(number for number in self if number is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class Walls:
-    """The programs that hold a QEMU process, as absolute paths, and how they are used here.
+    """The programs that restrict a QEMU process, as absolute paths, and how they are used here.
 
     Attributes:
-        unshare: its command with the namespaces to leave; empty where they are not allowed.
+        unshare: its command with the namespaces to leave; empty if they are not allowed.
         drop_capabilities: the node runs as root.
-        own_user: every machine is to run as another user; only root can.
+        own_user: every VM runs as its own user; needs root.
         uid: user to run as, or None to stay.
         gid: group to run as, with `uid`.
     """
@@ -139,10 +140,9 @@ class Walls:
 
 
 def held_command(walls: Walls, command: list[str]) -> list[str]:
-    """Return the argument vector that runs `command` within `walls`; pure.
+    """Return the command line that runs `command` within `walls`; pure.
 
-    Every program of the chain replaces itself by the next, so the process that is started is in
-    the end `command` itself.
+    Every program of the chain executes the next one, so the started process becomes `command`.
     """
     argv = list(walls.unshare)
     argv += [
@@ -157,7 +157,7 @@ def held_command(walls: Walls, command: list[str]) -> list[str]:
         argv += ["--reuid", str(walls.uid), "--regid", str(walls.gid), "--clear-groups"]
     if walls.drop_capabilities:
         argv += ["--bounding-set", "-all", "--inh-caps", "-all"]
-    # A full console log must fail a write, not end the machine.
+    # If the console log is full, writes must fail, and the machine must go on.
     argv += ["--no-new-privs", "--", walls.env, "--ignore-signal=XFSZ", "--"]
     return [*argv, *command]
 
@@ -165,19 +165,20 @@ def held_command(walls: Walls, command: list[str]) -> list[str]:
 def qemu_command(
     emulator: Emulator, config: VmConfig, marks: tuple[str, ...], *, descriptors: Descriptors
 ) -> list[str]:
-    """Return QEMU's own argument vector; pure. The machine waits for `cont` on its QMP socket.
+    """Return QEMU's own command line; pure. The machine waits for `cont` on its QMP socket.
 
-    A copy waits for its state before that. `marks` become arguments of their own. The console is
-    QEMU's output.
+    A copy waits for its state first. `marks` become separate arguments. The console is QEMU's
+    output.
     """
     emulated = emulator.accelerator is Accelerator.TCG
     argv = [emulator.program]
     for mark in marks:
-        # The name of a QEMU is free text. Given again it is replaced, and both can be found.
+        # The name of a QEMU is free text. If it is given again it is replaced, and both can be
+        # found.
         argv += ["-name", mark]
     argv += _memory(config, descriptors)
     argv += ["-accel", f"tcg,tb-size={_CODE_CACHE_MIB}" if emulated else "kvm"]
-    # Emulated, `rep movs` goes byte by byte: the guest must not take it for the fast way.
+    # Under emulation `rep movs` goes byte by byte: the guest must not consider it fast.
     argv += ["-cpu", "max,-erms,-fsrm" if emulated else "host"]
     argv += ["-smp", str(config.vcpus)]
     if descriptors.boots:
@@ -205,8 +206,8 @@ def qemu_command(
 def kernel_arguments(emulator: Emulator, *, template: bool) -> str:
     """Return the guest kernel's command line; pure.
 
-    Of the machine it says nothing: what boots may be copied to become another. One that will be, a
-    template, is told so, and does once what its copies then need not do.
+    It does not identify the machine, because what boots may be copied to become another one. A
+    template is told that it will be copied, and does once what its copies then need not do.
     """
     words = [_KERNEL]
     if emulator.accelerator is Accelerator.TCG:
@@ -219,12 +220,12 @@ def kernel_arguments(emulator: Emulator, *, template: bool) -> str:
 
 
 def artifact_node() -> Mapping[str, object]:
-    """Return the block node of a drive that was handed over as `ARTIFACT_SET`."""
+    """Return the block node of a drive that was passed as `ARTIFACT_SET`."""
     return _file_node(ARTIFACT_SET) | {"node-name": "artifact"}
 
 
 def filled_slot() -> Mapping[str, object]:
-    """Return what the slot becomes once it holds the node of `artifact_node`."""
+    """Return the slot's device once it holds the node of `artifact_node`."""
     return _slot_node("artifact")
 
 
@@ -232,7 +233,7 @@ def _memory(config: VmConfig, descriptors: Descriptors) -> list[str]:
     size = ["-m", str(config.memory_mib)]
     if descriptors.memory is None:
         return ["-M", _MACHINE, *size]
-    # What a copy writes is its own; what the original writes is what will be copied.
+    # What a copy writes is private; what the original writes will be copied.
     share = "on" if descriptors.boots else "off"
     file = f"mem-path=/proc/self/fd/{descriptors.memory},share={share}"
     backend = f"memory-backend-file,id=memory,size={config.memory_mib}M,{file}"

@@ -1,15 +1,15 @@
-"""The QEMU driver: a machine that is a microVM, under KVM where it works and emulated elsewhere.
+"""The QEMU driver: a VM is a microVM, under KVM where that works and emulated elsewhere.
 
-A guest of the `microvm` machine type: the shared read-only root, a slot drive for the artifact,
-a virtio-serial port as the link, a console that goes to the bundle's log, and nothing else; no
-network card, no firmware to speak of. The QEMU process runs without privileges, network or files
-of its own, under seccomp, and under root as a user of its own. It outlives the node: its handle
-names it by pid and start time.
+The guest has the `microvm` machine type: the shared read-only root, a slot drive for the artifact,
+a virtio-serial port as the link, a console that is written to the bundle's log, and nothing else:
+no network card and almost no firmware. The QEMU process runs without privileges, network or files
+of its own, under seccomp, and with its own user if the node is root. It outlives the node: its
+handle identifies it by pid and start time.
 
-A machine is a copy of a template, which is a machine of its kind that was booted once, or boots
-itself where copies are not wanted or did not work.
+A VM is a copy of a template, which is a VM of the same kind that was booted once. It boots itself
+if copies are disabled or do not work.
 
-This file owns the driver and what its handles' state means; it knows the agent only as whoever
+This module defines the driver and the state of its handles. It knows the agent only as whoever
 opens the port.
 """
 
@@ -56,30 +56,30 @@ from plexspaces_node.vm.qemu.template import Likeness, Templates
 from plexspaces_node.vm.qemu.timeouts import Timeouts
 
 COLD_BOOTS = 2
-"""The most that boot at once: on a small host more of them hinder each other."""
+"""How many VMs boot at once: on a small host more of them slow each other down."""
 COPIES = 4
-"""The most that are copied at once: each takes a tenth of a second of a CPU."""
+"""How many are copied at once: each takes a tenth of a second of a CPU."""
 FAILED_COPIES = 3
-"""How many in a row are enough to try no more."""
+"""After this many failures in a row, copying is not tried again."""
 MIN_MEMORY_MIB = 80
-"""The least a guest boots with; an image may want more."""
+"""The smallest memory that boots a guest; an image may need more."""
 OVERHEAD_MIB = 76
-"""What kernel and agent take of the guest's memory: 63 to 69 MiB were measured, and a message takes
-some too."""
+"""How much of the guest's memory its kernel and agent use: 63 to 69 MiB were measured, and a
+message takes some too."""
 MAX_VCPUS = 32
 
 USUAL = VmConfig()
-"""Size of the machines that nobody asked more or less of."""
+"""The default size of VMs."""
 TIMEOUTS = Timeouts()
 
 _COPYING = ("save", "restore")
-"""The steps of a start at which it is the copying that failed, and not the machine."""
+"""The steps of a start whose failure is one of copying, not of the machine."""
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
 class QemuDriver(HostDriver[QemuVm]):
-    """Makes machines with QEMU. Belongs to the event loop it is first used in."""
+    """Starts VMs with QEMU. Belongs to the event loop in which it is first used."""
 
     name = DRIVER
     handle_version = HANDLE_VERSION
@@ -93,7 +93,7 @@ class QemuDriver(HostDriver[QemuVm]):
         scratch: Path | None = None,
         timeouts: Timeouts = TIMEOUTS,
     ) -> None:
-        """Set what to boot; looks at nothing yet.
+        """Set what to boot, without checking it yet.
 
         Args:
             image: finds the guest image; may block, and raises a platform error without one.
@@ -138,7 +138,7 @@ class QemuDriver(HostDriver[QemuVm]):
     async def probe(self) -> Health:
         """Boot the guest image once, under KVM or else emulated, and remember what worked.
 
-        Takes seconds under emulation. Tried once in this object's life when it succeeds.
+        Takes seconds under emulation. Not repeated after a success.
         """
         async with self._probing:
             if self._health is None or not self._health.ok:
@@ -146,10 +146,10 @@ class QemuDriver(HostDriver[QemuVm]):
             return self._health
 
     async def start(self, config: VmConfig, bundle: Bundle) -> QemuVm:
-        """Start a machine; returns when its agent has opened its end of the link.
+        """Start a VM; returns when its agent has opened its end of the link.
 
-        It is a copy when there is a template, which is made first when there is none of its kind.
-        A boot that hangs is given up and tried once more.
+        It is a copy of a template, which is made first if there is none of its kind. A boot that
+        hangs is aborted and tried once more.
         """
         with self._claimed(bundle):
             with step("validate", bundle):
@@ -160,12 +160,12 @@ class QemuDriver(HostDriver[QemuVm]):
             return self._keep(vm)
 
     def close(self) -> None:
-        """Give the templates up."""
+        """Drop the templates."""
         if self._templates is not None:
             self._templates.close()
 
     async def _copy(self, host: QemuHost, config: VmConfig, bundle: Bundle) -> QemuVm | None:
-        """Start a machine as a copy; None where it is to boot."""
+        """Start a VM as a copy; None if it has to boot."""
         if self._templates is None:
             return None
         likeness = _likeness(host, config, bundle)
@@ -178,7 +178,7 @@ class QemuDriver(HostDriver[QemuVm]):
                 vm = await start_copy(host, config, bundle, template)
         except VmStartFailed as error:
             self._copy_failed(error, enough=FAILED_COPIES)
-            # What boots now is none.
+            # The template is not used for a VM that boots now.
             bundle.console_log.unlink(missing_ok=True)
             return None
         self._failed_copies = 0
@@ -196,9 +196,9 @@ class QemuDriver(HostDriver[QemuVm]):
             return await boot(self._timeouts.boot_s)
 
     def _copy_failed(self, error: VmStartFailed, *, enough: int) -> None:
-        """Let the machine boot when it was the copying that failed; otherwise raise `error`.
+        """Let the VM boot if only the copying failed; otherwise raise `error`.
 
-        So do all machines to come when that was one of `enough` such failures in a row.
+        After `enough` such failures in a row, all further VMs boot too.
         """
         if error.step not in _COPYING:
             raise error
@@ -219,10 +219,10 @@ class QemuDriver(HostDriver[QemuVm]):
         try:
             self._check_free_memory(config)
         except ResourceExhausted:
-            # Templates are all that can be given up without anybody's harm.
+            # Templates are the only memory that can be freed without harm.
             self.close()
             self._check_free_memory(config)
-        # Looked at again, for it may have been made anew, or spoiled, since the node started.
+        # Checked again, because it may have been rebuilt or damaged since the node started.
         self._host = replace(self._host, image=await asyncio.to_thread(self._image))
         return self._host
 
@@ -264,9 +264,9 @@ class QemuDriver(HostDriver[QemuVm]):
         return qemu, walls, self._image()
 
     async def _try(self, host: QemuHost, timeout_s: float) -> None:
-        """Boot a machine, and have a copy of it speak; keeps `host` when it booted.
+        """Boot a VM and start a copy of it; sets `host` if it booted.
 
-        Raises `Unavailable` when it did not. Where it could not be copied machines will be booted.
+        Raises `Unavailable` if it did not boot. If it could not be copied, VMs will be booted.
         """
         config = self._trial_config(host)
         async with self._boots, AsyncExitStack() as undo:

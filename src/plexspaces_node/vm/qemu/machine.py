@@ -1,7 +1,7 @@
-"""One machine of the QEMU driver: booted, or copied from a template, and what it can be asked.
+"""One VM of the QEMU driver: booted or copied from a template, and what it can be asked.
 
-This file owns how a QEMU is started and brought to where its agent has opened the port; what is
-tried when, and again, is the driver's. It knows the agent only as whoever opens the port.
+This module starts QEMU and waits until its agent has opened the port. The driver decides what is
+tried when, and again. It knows the agent only as whoever opens the port.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ from plexspaces_node.vm.qemu.template import Template, memory_file, restore, sav
 from plexspaces_node.vm.qemu.timeouts import Timeouts
 
 DRIVER = "qemu"
-"""Name of the driver, in its machines' handles."""
+"""Name of the driver in its VMs' handles."""
 HANDLE_VERSION = 1
 
 _END_TIMEOUT_S = 2.0
-"""For a QEMU whose control socket has closed to end."""
+"""How long a QEMU whose control socket has closed may take to end."""
 
 
 @dataclass(frozen=True, slots=True)
 class QemuHost:
-    """What `probe` found to work here, and how long it may take."""
+    """What `probe` found to work here, and the timeouts."""
 
     emulator: Emulator
     walls: Walls
@@ -60,16 +60,16 @@ class QemuHost:
 
 
 class QemuVm(HostVm):
-    """A machine of the QEMU driver.
+    """A VM of the QEMU driver.
 
-    Asked to end it gets SIGTERM, which is what QMP's `quit` is: QEMU closes everything and ends.
-    There is nothing in the guest to be saved; its agent has said goodbye, or could not.
+    To end it, it gets SIGTERM, which is the same as QMP's `quit`: QEMU closes everything and ends.
+    There is nothing in the guest to be saved; its agent has sent its last frame, or could not.
     """
 
     def __init__(
         self, handle: VmHandle, bundle: Bundle, process: HostProcess, timeouts: Timeouts
     ) -> None:
-        """Take a process that was started from `bundle`."""
+        """Take over a process that was started from `bundle`."""
         super().__init__(handle, bundle, process, link=LinkEnd.NODE_DIALS)
         self._timeouts = timeouts
 
@@ -97,7 +97,7 @@ class QemuVm(HostVm):
 async def start_booted(
     host: QemuHost, config: VmConfig, bundle: Bundle, timeout_s: float
 ) -> QemuVm:
-    """Start QEMU and let the guest boot for so long; on failure nothing of it is left."""
+    """Start QEMU and let the guest boot for this long; on failure nothing is left."""
     async with AsyncExitStack() as undo:
         with ExitStack() as opened:
             with step("spawn", bundle):
@@ -112,7 +112,7 @@ async def start_booted(
 async def make_template(
     host: QemuHost, config: VmConfig, bundle: Bundle, timeout_s: float
 ) -> Template:
-    """Boot a machine from `bundle`, save it and end it, and prove the template by a copy.
+    """Boot a VM from `bundle`, save it, end it, and prove the template with a copy.
 
     The boot has `timeout_s` seconds. Afterwards, and on failure, nothing runs from the bundle.
     """
@@ -141,7 +141,7 @@ async def make_template(
 async def start_copy(
     host: QemuHost, config: VmConfig, bundle: Bundle, template: Template
 ) -> QemuVm:
-    """Start QEMU with a copy of the template; on failure nothing of it is left."""
+    """Start QEMU with a copy of the template; on failure nothing is left."""
     async with AsyncExitStack() as undo:
         with ExitStack() as opened:
             with step("spawn", bundle):
@@ -199,7 +199,7 @@ def _spawn(
 
 
 def _listen(path: Path, opened: ExitStack, undo: AsyncExitStack) -> int:
-    """Make a listening socket for QEMU; ours is closed with `opened`, or nobody saw QEMU's end."""
+    """Create a listening socket for QEMU; ours must close, to notice QEMU's end."""
     path.unlink(missing_ok=True)
     listener = opened.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
     listener.bind(str(path))
@@ -211,7 +211,7 @@ def _listen(path: Path, opened: ExitStack, undo: AsyncExitStack) -> int:
 async def _boot(vm: QemuVm, timeout_s: float) -> None:
     """Let the machine run and wait until its agent has opened the port.
 
-    Raises `Unavailable` when the machine ends before, `DeadlineExceeded` when it does neither.
+    Raises `Unavailable` if the machine ends first, `DeadlineExceeded` if neither happens.
     """
     try:
         async with asyncio.timeout(timeout_s), vm.control() as qmp:
@@ -229,7 +229,7 @@ async def _boot(vm: QemuVm, timeout_s: float) -> None:
 
 
 async def _restore(vm: QemuVm, state: bytes, timeouts: Timeouts) -> None:
-    """Let the machine go on from the saved state; raises as `restore` does."""
+    """Let the machine continue from the saved state; raises as `restore` does."""
     try:
         await restore(_control_socket(vm.bundle), state, timeouts)
     except Unavailable as error:
@@ -237,7 +237,7 @@ async def _restore(vm: QemuVm, state: bytes, timeouts: Timeouts) -> None:
 
 
 async def _explained(error: Unavailable, process: HostProcess, when: str) -> Unavailable:
-    """Return what is behind an error of the control socket: the end of QEMU, if that has come."""
+    """Return the cause of an error of the control socket: the end of QEMU, if it has ended."""
     if not await process.ended_within(_END_TIMEOUT_S):
         return error
     status = await process.wait()
@@ -246,7 +246,7 @@ async def _explained(error: Unavailable, process: HostProcess, when: str) -> Una
 
 
 async def _speaks(vm: QemuVm, timeouts: Timeouts) -> None:
-    """Wait until the agent of a copy has said something to a node; raises `VmStartFailed`."""
+    """Wait until the agent of a copy has sent something to a node; raises `VmStartFailed`."""
     with step("restore", vm.bundle):
         try:
             async with asyncio.timeout(timeouts.copy_s):

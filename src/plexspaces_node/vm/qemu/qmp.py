@@ -1,8 +1,8 @@
 """A client of QMP, QEMU's control protocol: JSON lines on a unix socket.
 
-This file owns the protocol: greeting, commands, answers, events, descriptors that travel with a
-command. It knows no command's meaning. QEMU serves one client at a time, so a client connects for
-a piece of work and leaves.
+This module implements the protocol: greeting, commands, answers, events, and descriptors that are
+passed with a command. It knows no command's meaning. QEMU serves one client at a time, so a client
+connects for a task and disconnects.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from plexspaces_node.errors import DeadlineExceeded, Unavailable
 
 ANSWER_TIMEOUT_S = 20.0
-"""For one answer or greeting, a QEMU's start included: milliseconds on a host that is at ease."""
+"""The timeout of one answer or greeting, including QEMU's start: milliseconds on an idle host."""
 
 _READ_BYTES = 64 * 1024
 _LINE_LIMIT_BYTES = 4 * 1024 * 1024
@@ -28,7 +28,7 @@ _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class QmpClient:
-    """A connection to one QEMU, ready for commands. Made by `connect_qmp` only."""
+    """A connection to one QEMU, ready for commands. Created only by `connect_qmp`."""
 
     def __init__(self, connection: socket.socket, timeout_s: float) -> None:
         self._connection = connection
@@ -43,10 +43,10 @@ class QmpClient:
         *,
         descriptor: int | None = None,
     ) -> Any:
-        """Run a command and return what it returns; `descriptor` is handed over with it.
+        """Run a command and return its result; `descriptor` is passed with it.
 
-        Raises `Unavailable` when QEMU refuses the command, with its words, or has gone away, and
-        `DeadlineExceeded` when it does not answer.
+        Raises `Unavailable` if QEMU refuses the command, with its words, or has gone, and
+        `DeadlineExceeded` if it does not answer.
         """
         line = json.dumps({"execute": command, "arguments": dict(arguments)}).encode() + b"\n"
         try:
@@ -66,9 +66,9 @@ class QmpClient:
             ) from error
 
     async def event(self) -> tuple[str, dict[str, Any]]:
-        """Wait for the next event, those that came amid answers included; its name and data.
+        """Wait for the next event, including those that came between answers; its name and data.
 
-        Has no bound of its own. Raises `Unavailable` when QEMU goes away.
+        Waits without a time limit. Raises `Unavailable` if QEMU goes away.
         """
         message = self._events.popleft() if self._events else await self._message()
         while "event" not in message:
@@ -78,8 +78,8 @@ class QmpClient:
     async def _send(self, line: bytes, descriptor: int | None) -> None:
         try:
             if descriptor is not None:
-                # The descriptor goes with the first byte. There is room: nothing else is under
-                # way, for every command before it was answered.
+                # The descriptor is sent with the first byte. There is room, because every earlier
+                # command has been answered.
                 sent = socket.send_fds(self._connection, [line], [descriptor])
                 line = line[sent:]
             if line:
@@ -112,10 +112,10 @@ class QmpClient:
 
 @asynccontextmanager
 async def connect_qmp(path: Path, timeout_s: float = ANSWER_TIMEOUT_S) -> AsyncIterator[QmpClient]:
-    """Connect to the QEMU that listens at `path`; ready for commands, and for events from then on.
+    """Connect to the QEMU that listens at `path`; ready for commands and events.
 
     Waits while another client is served. The greeting and each answer have `timeout_s`. Raises
-    `Unavailable` when nobody listens and `DeadlineExceeded` when nobody greets.
+    `Unavailable` if nobody listens and `DeadlineExceeded` if nobody answers.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.setblocking(False)

@@ -1,6 +1,6 @@
-"""What this host offers to run QEMU with: its programs, its namespaces, its KVM, a user of its own.
+"""What this host has for running QEMU: its programs, namespaces, KVM, and a user per VM.
 
-Looks and tries; keeps nothing. What it finds becomes `qemu_command.Walls`.
+Looks and tries without keeping state. The result is a `command.Walls`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NAMESPACES = ("--net", "--ipc", "--uts")
 
 
 def find_qemu() -> str:
-    """Return the path of QEMU for this machine; raises `Unsupported` with what to install."""
+    """Return the path of QEMU for this architecture; raises `Unsupported` with what to install."""
     if platform.machine() != "x86_64":
         raise Unsupported(
             f"QEMU machines are not supported on {platform.machine()} yet, only on x86_64",
@@ -38,9 +38,9 @@ def find_qemu() -> str:
 
 
 def find_walls() -> Walls:
-    """Find what holds a QEMU process here, trying the namespaces; blocks for some milliseconds.
+    """Find what restricts a QEMU process here, trying the namespaces; blocks for some milliseconds.
 
-    Raises `Unsupported` when util-linux or coreutils is missing.
+    Raises `Unsupported` if util-linux or coreutils is missing.
     """
     setpriv, prlimit, env = (shutil.which(name) for name in ("setpriv", "prlimit", "env"))
     if setpriv is None or prlimit is None or env is None:
@@ -59,7 +59,7 @@ def find_walls() -> Walls:
 
 
 def walls_of(walls: Walls, bundle: Bundle, *, kvm: bool) -> Walls:
-    """Return the walls of one machine: its own user where machines have one."""
+    """Return the walls of one VM: its own user if VMs have one."""
     if not walls.own_user:
         return walls
     uid = uid_of(bundle)
@@ -67,10 +67,10 @@ def walls_of(walls: Walls, bundle: Bundle, *, kvm: bool) -> Walls:
 
 
 def check_kvm(device: Path = KVM, *, own_user: bool) -> None:
-    """Raise `Unavailable` with what helps unless a machine of ours may use `device`.
+    """Raise `Unavailable`, with what helps, unless a VM of ours can use `device`.
 
-    Makes an empty virtual machine; whether a guest boots is found by booting one. With `own_user`
-    a machine runs as a user that has nothing but the device's group.
+    Creates an empty virtual machine; whether a guest boots is found by booting one. With `own_user`
+    a VM runs as a user whose only group is the device's.
     """
     open_kvm(device)
     if own_user:
@@ -90,7 +90,7 @@ def _unshare(root: bool) -> tuple[str, ...]:
     found = shutil.which("unshare")
     if found is None:
         return ()
-    # Only root may leave the namespaces of the host without a user namespace.
+    # Only root can leave the namespaces of the host without a user namespace.
     user = () if root else ("--user", "--map-current-user")
     command = (found, *user, *_NAMESPACES, "--")
     return command if _works(*command, "true") else ()

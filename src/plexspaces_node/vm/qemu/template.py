@@ -1,12 +1,12 @@
-"""Templates: machines that were booted once, to be copied instead of booting each anew.
+"""Templates: VMs that were booted once, to be copied instead of booting each one.
 
-A template is the memory and the state of a machine whose agent has opened its link and waits for
-a node, with the root that the machine has mounted. No application's code ever ran in it. The memory
-lies in a file without a name, which is sealed: not even the QEMU of a copy, which must open it for
-writing, can change it. What a copy writes is its own. All is gone with the process that made it.
+A template is the memory and the state of a VM whose agent has opened its link and waits for a node,
+with the root that the VM has mounted. No application's code ever ran in it. The memory is in a file
+without a name, which is sealed: not even the QEMU of a copy, which must open it for writing, can
+change it. What a copy writes is private. Everything ends with the process that made it.
 
-This file owns what is saved, how, and what is kept of it; it starts no process. That copies do
-not share their randomness is the agent's part, at the node's welcome.
+This module defines what is saved, how, and how much is kept; it starts no process. The agent
+ensures that copies do not share their randomness, when the node welcomes it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from plexspaces_node.vm.qemu.qmp import QmpClient, connect_qmp
 from plexspaces_node.vm.qemu.timeouts import Timeouts
 
 KEPT = 4
-"""The most templates a driver keeps; see docs/qemu.md for what one holds of the host's memory."""
+"""How many templates a driver keeps; docs/qemu.md says how much memory one takes."""
 
 _SIZE_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 _ALL_SEALS = _SIZE_SEALS | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
@@ -39,38 +39,38 @@ _NOEXEC_SEAL = 0x8
 """MFD_NOEXEC_SEAL of memfd_create(2), from Linux 6.3 on."""
 _READ_BYTES = 256 * 1024
 _HANDED = "state"
-"""Name under which QEMU is handed its end of the socket over which the state goes."""
+"""Name by which QEMU knows its end of the socket that carries the state."""
 
 
 class Likeness(NamedTuple):
-    """What a machine and its template have in common."""
+    """What a VM and its template have in common."""
 
     image: str
     """The guest image's digest."""
     program: tuple[str | int, ...]
-    """QEMU's path and what tells its file from one that took its place."""
+    """QEMU's path, and what distinguishes its file from one that replaced it."""
     accelerator: Accelerator
     config: VmConfig
 
 
 class Template:
-    """A saved machine. Its files are closed with it, at the latest when nobody has it any more.
+    """A saved VM. Its files are closed with it, at the latest when nothing refers to it any more.
 
     Attributes:
-        memory: descriptor of the file that the memory of a copy begins with.
-        state: of the machine's devices, as QEMU writes it.
-        console: what the machine had written to its console.
+        memory: descriptor of the file that is the initial memory of a copy.
+        state: state of the machine's devices, as QEMU writes it.
+        console: what the VM had written to its console.
     """
 
     def __init__(self, memory: int, root: int, *, state: bytes, console: bytes) -> None:
-        """Take memory and root of a machine that has ended, to have them open by itself.
+        """Take over memory and root of a VM that has ended, with descriptors of its own.
 
         Raises `OSError`.
         """
         fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _ALL_SEALS)
         files: list[int] = []
         self.close = weakref.finalize(self, _close, files)
-        """Give the files up, once; machines that are copies keep what they have."""
+        """Close the files, once; VMs that are copies keep theirs."""
         files += [os.dup(memory)]
         files += [os.dup(root)]
         self.memory, self._root = files
@@ -83,22 +83,22 @@ class Template:
     def open_root(self) -> int:
         """Open the root for one copy, which has to close it; raises `OSError`.
 
-        It is the file that the copied machine has mounted, whatever has taken its place since.
+        It is the file that the copied VM has mounted, even if it has been replaced since.
         """
         return os.open(f"/proc/self/fd/{self._root}", os.O_RDONLY | os.O_CLOEXEC)
 
     def begin_console(self, bundle: Bundle) -> None:
-        """Let the console of a copy begin with what the machine said that it is a copy of."""
+        """Start the console of a copy with the template's output and a line that says so."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(bundle.console_log, flags, 0o600), "wb") as log:
             log.write(self.console)
 
 
 async def save(control: Path, timeouts: Timeouts) -> bytes:
-    """Stop the machine whose QEMU listens at `control` and return its state.
+    """Stop the VM whose QEMU listens at `control` and return its state.
 
-    Its memory is not in there: that is in a file already. Raises `Unavailable` when QEMU refuses
-    and `DeadlineExceeded`.
+    Its memory is not included: that is already in a file. Raises `Unavailable` if QEMU refuses, and
+    `DeadlineExceeded`.
     """
     async with _in_time("save", timeouts), connect_qmp(control, timeouts.answer_s) as qmp:
         await qmp.execute("stop")
@@ -112,11 +112,11 @@ async def save(control: Path, timeouts: Timeouts) -> bytes:
 
 
 async def restore(control: Path, state: bytes, timeouts: Timeouts) -> None:
-    """Have the QEMU that listens at `control` take up a state and go on; raises as `save` does."""
+    """Make the QEMU that listens at `control` load a state and continue; raises as `save` does."""
     async with _in_time("take up", timeouts), connect_qmp(control, timeouts.answer_s) as qmp:
         with await _prepared(qmp) as stream:
             await qmp.execute("migrate-incoming", {"uri": f"fd:{_HANDED}"})
-            # Of what QEMU does not like it reads no more, and says so.
+            # If QEMU refuses something it stops reading, and says so.
             with suppress(ConnectionError):
                 await asyncio.get_running_loop().sock_sendall(stream, state)
             await _completed(qmp, "take up")
@@ -124,9 +124,9 @@ async def restore(control: Path, state: bytes, timeouts: Timeouts) -> None:
 
 
 def memory_file(config: VmConfig) -> int:
-    """Make the file that is to be the memory of a machine, and return its descriptor.
+    """Create the file that becomes the memory of a VM, and return its descriptor.
 
-    Nobody can execute it, where the kernel knows that; a host may be set to make no others.
+    It cannot be executed, if the kernel supports that; some hosts allow no other files.
     """
     flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
     try:
@@ -141,19 +141,19 @@ def memory_file(config: VmConfig) -> int:
 
 
 class Templates:
-    """The templates of one driver: of those that were made the ones used last, `KEPT` at most."""
+    """The templates of one driver, at most `KEPT`: those used last."""
 
     def __init__(self) -> None:
         self._kept: dict[Likeness, Template] = {}
         self._making: dict[Likeness, asyncio.Lock] = {}
         self.given_up = False
-        """None is handed out or made any more."""
+        """No template is returned or made any more."""
 
     async def get(self, of: Likeness, make: Callable[[], Awaitable[Template]]) -> Template | None:
-        """Return the template, which is made when there is none.
+        """Return the template; it is made if there is none.
 
-        Raises what `make` does. Others that ask meanwhile wait; they get None when it failed, and
-        all do once copying was given up.
+        Raises what `make` raises. Concurrent callers wait; they get None if it failed, and all
+        callers do once copying was given up.
         """
         making = self._making.setdefault(of, asyncio.Lock())
         waited = making.locked()
@@ -165,22 +165,22 @@ class Templates:
             template = template or await make()
             kept[of] = template
         while len(kept) > KEPT:
-            # Its files are closed when the last that begins a copy lets it go.
+            # Its files are closed when the last copy that is being started releases it.
             del kept[next(iter(kept))]
         return template
 
     def close(self) -> None:
-        """Give all of them up, those too that are being made.
+        """Drop all of them, including those that are being made.
 
-        Whoever begins a copy of one has its files until then.
+        A copy that is being started keeps the files until then.
         """
         self._kept.clear()
-        # Another, so that what is being made now is put into one that is forgotten.
+        # A new dictionary, so that one that is being made now is put into a forgotten one.
         self._kept = {}
 
 
 async def _prepared(qmp: QmpClient) -> socket.socket:
-    """Have QEMU move no shared memory, and hand it one end of a stream; returns the other."""
+    """Tell QEMU to move no shared memory, and pass it one end of a stream; returns the other."""
     names = ("x-ignore-shared", "events")
     capabilities = [{"capability": name, "state": True} for name in names]
     await qmp.execute("migrate-set-capabilities", {"capabilities": capabilities})

@@ -1,4 +1,4 @@
-"""How long the QEMU driver waits, for what."""
+"""The timeouts of the QEMU driver."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from plexspaces_node.vm.qemu.qmp import ANSWER_TIMEOUT_S
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds; many times what each takes on a host that is not busy."""
+    """In seconds; many times what each takes on an idle host."""
 
     answer_s: float = ANSWER_TIMEOUT_S
     first_boot_s: float = 15.0
     """From the first instruction until the agent opens its port: emulation takes a fifth of it."""
     boot_s: float = 60.0
-    """The same for the second try: a boot may hang at random where many run on few CPUs."""
+    """The same for the second try: a boot may hang at random if many run on few CPUs."""
     copy_s: float = 10.0
-    """For a state to be saved, or taken up: 5 ms and 50 ms on a host that is at ease."""
+    """For saving or loading a state: 5 ms and 50 ms on an idle host."""
     kvm_probe_s: float = 30.0
-    """For the first boot under KVM: a nested one that does not work may hang instead of failing."""
+    """For the first boot under KVM: a nested KVM that does not work may hang instead of failing."""
     probe_s: float = 45.0
-    """For it and an emulated one together. Unless copying hangs `doctor`, which waits a minute,
-    hears what came of it."""
+    """For it and an emulated one together. Unless copying hangs, `doctor`, which waits a minute,
+    gets the result."""
