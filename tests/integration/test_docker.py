@@ -15,6 +15,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from support.patience import patient
 
 from plexspaces_node.node.node import Node
 
@@ -113,7 +114,7 @@ async def health(address: str) -> tuple[int, str]:
         env={"PLEXSPACES_NODE_ADDRESS": address, "http_proxy": "http://127.0.0.1:9"},
         stdout=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(patient(60)):
         said, _ = await process.communicate()
     assert process.returncode is not None
     return process.returncode, said.decode()

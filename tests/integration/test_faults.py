@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.fake_driver import STEPS, FakeDriver
 from support.nodes import builder
+from support.patience import patient
 from support.standin import frames, hello
 from support.traces import assert_nothing_left, bundles_of
 
@@ -84,7 +85,7 @@ async def test_machine_that_ends_before_its_hello_fails_the_deploy_at_once(
 ) -> None:
     """Nobody waits for a hello from a machine that is gone."""
     deploy = asyncio.create_task(client.deploy("one", probe_wasm))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(patient(20)):
         while not driver.live:
             await asyncio.sleep(0.001)
         driver.crash(driver.live[0], reason="kernel panic")
@@ -104,7 +105,7 @@ async def test_client_that_goes_away_while_a_start_hangs_leaves_nothing(
     await driver.hanging.wait()
     deploy.cancel()
     await asyncio.gather(deploy, return_exceptions=True)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(patient(20)):
         while bundles_of(data_dir) or (await client.list()).applications:
             await asyncio.sleep(0.001)
     await _nothing(client, driver, data_dir)
@@ -119,7 +120,7 @@ async def test_shutdown_while_a_start_hangs_ends_it(
     async with build as node, NodeClient(node.address) as client:
         deploy = asyncio.create_task(client.deploy("one", probe_wasm))
         await driver.hanging.wait()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(patient(20)):
             await node.drain()
         with pytest.raises(PlexSpacesError, match="shutting down"):
             await deploy

@@ -16,6 +16,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support.actors import Init, probe, routed
 from support.nodes import builder
+from support.patience import patient
 from support.traces import agents_of, assert_nothing_left, bundles_of
 
 from plexspaces_node import NodeClient, VmConfig
@@ -149,7 +150,7 @@ async def test_message_whose_sender_names_no_time_has_the_nodes(
     short = builder(data_dir).with_setting("limits.message_timeout_s", 0.2)
     async with short.build() as node, NodeClient(node.address) as client:
         await client.deploy("one", probe_wasm)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(patient(20)):
             with pytest.raises(DeadlineExceeded, match="interrupted"):
                 await client.invoke("one", type="l")
 
@@ -260,7 +261,7 @@ async def test_call_chain_that_comes_back_is_an_error_and_no_deadlock(
     """An ask that would wait for its own asker is answered at once."""
     await client.deploy("one", probe_wasm)
     await client.deploy("two", probe_wasm)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(patient(5)):
         with pytest.raises(ActorFailed) as caught:
             await client.invoke("one", chain, type="a", timeout_s=20)
     assert caught.value.code == "call-cycle"
@@ -467,7 +468,7 @@ async def test_client_that_goes_away_in_a_deploy_leaves_nothing(
     await began.wait()
     deploy.cancel()
     await asyncio.gather(deploy, return_exceptions=True)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(patient(20)):
         while (await client.list()).applications or bundles_of(data_dir):
             await asyncio.sleep(0)
     assert_nothing_left(data_dir)
@@ -484,7 +485,7 @@ async def test_killed_machine_is_replaced_and_the_state_is_the_last_snapshot(
     await client.start("one")
     [agent] = agents_of(data_dir)
     os.kill(agent, signal.SIGKILL)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(patient(20)):
         while (info := await client.inspect("one")).restarts == 0 or info.vm is None:
             await asyncio.sleep(0.01)
         while (info := await client.inspect("one")).state is not ApplicationState.RUNNING:
@@ -502,7 +503,7 @@ async def test_message_in_flight_when_the_machine_dies_fails_at_once(
     """Nobody waits for the reply of a machine that is gone."""
     await client.deploy("one", probe_wasm)
     running = asyncio.create_task(_loop(client, 60))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(patient(20)):
         await _at_work(client)
         os.kill(agents_of(data_dir)[0], signal.SIGKILL)
         with pytest.raises(Unavailable):
@@ -518,7 +519,7 @@ async def test_frozen_machine_is_replaced(
     os.kill(agent, signal.SIGSTOP)
     with pytest.raises(DeadlineExceeded, match="sign of life"):
         await client.invoke("one", type="e", timeout_s=0.2)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(patient(20)):
         while (await client.inspect("one")).state is not ApplicationState.RUNNING or agents_of(
             data_dir
         ) == [agent]:
@@ -533,7 +534,7 @@ async def test_drain_lets_a_running_message_finish_and_leaves_nothing(
     """On shutdown what runs is answered within the grace time, and every machine is gone."""
     await client.deploy("one", probe_wasm)
     running = asyncio.create_task(_loop(client, 0.5))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(patient(20)):
         await _at_work(client)
     await node.drain()
     with pytest.raises(DeadlineExceeded, match="interrupted"):
@@ -604,7 +605,7 @@ async def test_short_message_behind_a_long_one_ends_alone(
     await client.deploy("one", probe_wasm)
     agents = agents_of(data_dir)
     long = asyncio.create_task(_loop(client, 2.5))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(patient(20)):
         await _at_work(client)
     with pytest.raises(DeadlineExceeded, match="timed out in the mailbox"):
         await client.invoke("one", type="c", timeout_s=0.2)
@@ -620,7 +621,7 @@ async def test_message_whose_sender_left_is_in_flight_until_it_ends_and_counts(
     """What an actor computes for nobody is computed all the same, and shown; what waited is not."""
     await client.deploy("one", probe_wasm)
     long = asyncio.create_task(_loop(client, 2.0))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(patient(20)):
         await _at_work(client)
         waiting = asyncio.create_task(client.invoke("one", type="c", timeout_s=20.0))
         while (await client.inspect("one")).counters.in_flight < 2:
@@ -643,7 +644,7 @@ async def test_stop_whose_caller_goes_away_is_finished(
     """A stop is done whole: the application ends Stopped, and the node can shut down."""
     await client.deploy("one", probe_wasm)
     running = asyncio.create_task(_loop(client, 1.0))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(patient(20)):
         await _at_work(client)
         stopping = asyncio.create_task(client.stop("one"))
         while (await client.inspect("one")).state is not ApplicationState.STOPPING:
@@ -668,7 +669,7 @@ async def test_end_of_an_empty_machine_whose_caller_goes_away_is_finished(
         await asyncio.sleep(0)
     stopping.cancel()
     await asyncio.gather(stopping, return_exceptions=True)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(patient(20)):
         while bundles_of(data_dir):
             await asyncio.sleep(0.01)
     assert_nothing_left(data_dir)
@@ -680,7 +681,7 @@ async def test_machine_ended_by_a_signal_without_a_name_is_replaced(
     """Whatever number ends a machine, its application comes back and can be removed."""
     await client.deploy("one", probe_wasm)
     os.kill((await client.inspect_vm("one")).pid, 40)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(patient(20)):
         while (info := await client.inspect("one")).restarts == 0 or (
             info.state is not ApplicationState.RUNNING
         ):
@@ -696,7 +697,7 @@ async def test_shutdown_while_a_stop_is_under_way_waits_for_it(
     """Two ends at once are one end."""
     await client.deploy("one", probe_wasm)
     running = asyncio.create_task(_loop(client, 0.5))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(patient(20)):
         await _at_work(client)
         stopping = asyncio.create_task(client.stop("one"))
         while (await client.inspect("one")).state is not ApplicationState.STOPPING:

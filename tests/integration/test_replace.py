@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from support.actors import Init, probe
 from support.nodes import builder, node_process, reached
+from support.patience import patient
 from support.traces import agents_of, assert_nothing_left, bundles_of, ended
 
 from plexspaces_node import NodeClient, VmConfig
@@ -201,7 +202,7 @@ async def test_when_the_client_goes_away_the_one_before_runs_again(
     await began.wait()
     deploy.cancel()
     await asyncio.gather(deploy, return_exceptions=True)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(patient(30)):
         while True:
             try:
                 assert await counted(client) == TWO
@@ -243,7 +244,7 @@ async def test_when_the_client_goes_away_as_the_row_is_written_then_all_agree_on
             await waits.wait()
             deploy.cancel()
             await asyncio.gather(deploy, return_exceptions=True)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(patient(30)):
             while row(data_dir, "digest") == before.digest:
                 await asyncio.sleep(0.01)
         found = await client.inspect("one")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.nodes import builder, node_process, reached
+from support.patience import patient
 from support.traces import assert_nothing_left, ended
 
 from plexspaces_node import NodeClient
@@ -51,7 +52,7 @@ async def test_state_when_the_application_is_stopped_then_it_is_found_again(
     assert saved == length
     await client.undeploy("one")
     with closing(sqlite3.connect(data_dir / "registry.db")) as registry:
-        async with asyncio.timeout(30):  # in the background
+        async with asyncio.timeout(patient(30)):  # in the background
             while registry.execute("SELECT COUNT(*) FROM snapshot_parts").fetchone()[0]:
                 await asyncio.sleep(0.001)
     assert_nothing_left(data_dir)
@@ -153,7 +154,7 @@ async def test_trap_when_the_state_is_too_long_to_be_held_twice_then_another_mac
     await client.start("one")
     with pytest.raises(ActorTrapped):
         await client.invoke("one", type="t")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(patient(30)):
         while (await client.inspect("one")).restarts < 1:
             await asyncio.sleep(0.01)
     await reached(client, "one")
@@ -172,7 +173,7 @@ async def test_traps_when_each_costs_a_machine_then_the_application_is_not_given
     for traps in range(1, MOST_IN_WINDOW + 3):
         with pytest.raises(ActorTrapped):
             await client.invoke("one", type="t")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(patient(30)):
             while (await client.inspect("one")).restarts < traps:
                 await asyncio.sleep(0.01)
         await reached(client, "one")

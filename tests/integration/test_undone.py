@@ -12,6 +12,7 @@ import pytest
 from support.actors import Init, probe
 from support.fake_driver import FakeDriver
 from support.nodes import builder, node_process, reached
+from support.patience import patient
 from support.standin import frames
 from support.traces import assert_nothing_left, bundles_of
 
@@ -115,7 +116,7 @@ async def test_deploy_that_cannot_be_undone_is_no_application(
                 deploy.cancel()
             [outcome] = await asyncio.gather(deploy, return_exceptions=True)
             assert isinstance(outcome, asyncio.CancelledError if cancelled else Unavailable)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(patient(20)):
                 while bundles_of(data_dir) or (await client.list()).applications:
                     await asyncio.sleep(0.001)
             with pytest.raises(NotFound):

@@ -13,6 +13,7 @@ import pytest
 from support.fake_driver import FakeDriver
 from support.machines import QemuHarness
 from support.nodes import builder
+from support.patience import patient
 from support.standin import hello
 from support.traces import assert_nothing_left
 
@@ -87,7 +88,7 @@ async def test_vm_when_its_agent_is_frozen_then_the_reason_comes_within_the_boun
     for pid in agents:
         os.kill(pid, signal.SIGSTOP)
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(patient(5)):
             found = await client.inspect_vm("one")
     finally:
         for pid in agents:
@@ -126,7 +127,7 @@ async def test_console_when_read_then_it_is_what_the_process_wrote(
     assert await _console(client, "one") == b"\x1b[31mone\ntwo\n" + b"x" * 100_000
     assert await _console(client, "one", tail=2) == b"two\n" + b"x" * 100_000
     async with (
-        asyncio.timeout(20),
+        asyncio.timeout(patient(20)),
         aclosing(client.vm_console("one", follow=True, tail=2)) as chunks,
     ):
         assert (await anext(chunks)).startswith(b"two\n")
@@ -144,7 +145,7 @@ async def test_console_when_its_reader_goes_away_then_no_descriptor_is_left(
     for _ in range(40):
         async with aclosing(client.vm_console("one", follow=True)) as chunks:
             assert await anext(chunks) == b"line\n"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(patient(10)):
         while any(log == os.readlink(fd) for fd in _descriptors()):
             await asyncio.sleep(0.02)
 
@@ -206,7 +207,7 @@ async def test_guest_when_looked_at_then_its_memory_and_its_boot_log(
     build = builder(data_dir).with_driver(harness.driver).build()
     async with build as node, NodeClient(node.address) as client:
         starting = asyncio.create_task(client.start_vm("vm-boot", vm_config=VmConfig(1, 256)))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(patient(60)):
             while not (seen := await client.list_vms()):
                 await asyncio.sleep(0.02)
             assert [(vm.id, vm.state) for vm in seen] == [("vm-boot", VmState.STARTING)]

@@ -33,7 +33,7 @@ async def reached(
     client: NodeClient, name: str, state: ApplicationState = ApplicationState.RUNNING
 ) -> ApplicationInfo:
     """Wait until an application is in a state, and return it."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(patient(30)):
         while (found := await client.inspect(name)).state is not state:
             await asyncio.sleep(0.01)
     return found

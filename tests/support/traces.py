@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from support.patience import patient
+
 
 def agents_of(data_dir: Path) -> list[int]:
     """Return the pids of what runs machines of this data directory: agents, or their VMMs."""
@@ -38,6 +40,6 @@ def assert_nothing_left(data_dir: Path) -> None:
 
 async def ended(data_dir: Path) -> None:
     """Wait until no agent of a data directory runs any more, as after its node was killed."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(patient(20)):
         while agents_of(data_dir):
             await asyncio.sleep(0.01)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from support.fake_compiler import BEGIN, fake_compiler
+from support.patience import patient
 
 from plexspaces_node.errors import (
     Internal,
@@ -75,7 +76,7 @@ def processes_of(root: Path) -> list[int]:
 
 async def all_gone(root: Path) -> None:
     """Wait until the kernel has done away with what was killed."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(patient(10)):
         while processes_of(root):
             await asyncio.sleep(0.005)
 
@@ -598,7 +599,7 @@ asyncio.run(main())
         source = root.parent / "source.wasm"
         source.write_bytes(WASM)
         node = await asyncio.create_subprocess_exec(sys.executable, "-c", script, str(source))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(patient(20)):
             while not (root / "begun").exists():
                 await asyncio.sleep(0.01)
         assert len(processes_of(root / "artifacts")) == 1

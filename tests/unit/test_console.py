@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.patience import patient
 
 from plexspaces_node.errors import NotFound, WrongState
 from plexspaces_node.model import VmConfig
@@ -65,7 +66,7 @@ async def test_console_when_followed_then_it_ends_with_the_machine(bundle: Bundl
     """What comes is seen as it comes, the last words too, and then the reader is let go."""
     bundle.console_log.write_bytes(b"one\ntwo\n")
     async with (
-        asyncio.timeout(10),
+        asyncio.timeout(patient(10)),
         aclosing(read_console(bundle, tail=1, follow=True)) as chunks,
     ):
         assert await anext(chunks) == b"two\n"
@@ -107,7 +108,7 @@ async def test_console_when_it_is_no_plain_file_then_it_is_refused_at_once(
     """Whoever owns the directory leads the node neither to another file nor into waiting."""
     plant(bundle.console_log)
     before = len(os.listdir("/proc/self/fd"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(patient(5)):
         with pytest.raises(WrongState, match="not a regular file") as caught:
             await read(bundle)
     assert caught.value.hint is not None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.fake_driver import STEPS, FakeDriver
+from support.patience import patient
 
 from plexspaces_node.errors import NotFound, VmStartFailed
 from plexspaces_node.model import VmConfig
@@ -45,7 +46,7 @@ async def test_start_when_told_to_hang_hangs_until_cancelled(bundle: Bundle, ste
     driver = FakeDriver()
     driver.hang_at(step)
     starting = asyncio.create_task(driver.start(CONFIG, bundle))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(patient(5)):
         await driver.hanging.wait()
         starting.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -88,7 +89,7 @@ class TestAgent:
             assert (endpoint.path, vm_id) == (bundle.link_socket, "vm-1")
 
         vm = await FakeDriver(agent).start(CONFIG, bundle)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(patient(5)):
             assert await vm.wait() == VmExit(0, "exited with status 0")
 
     async def test_agent_that_raises_ends_the_machine_with_its_error(self, bundle: Bundle) -> None:
@@ -98,7 +99,7 @@ class TestAgent:
             raise RuntimeError("agent is broken")
 
         vm = await FakeDriver(agent).start(CONFIG, bundle)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(patient(5)):
             ended = await vm.wait()
         assert ended == VmExit(1, "exited with status 1: RuntimeError('agent is broken')")
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.patience import patient
 from support.records import damage_root, record_of
 from support.small_disk import run_on_small_disk
 
@@ -41,7 +42,7 @@ def number(path: Path, sql: str) -> int:
 
 async def none_left(path: Path) -> None:
     """Return when nothing waits to be removed."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(patient(30)):
         while number(path, "SELECT COUNT(*) FROM removed"):
             await asyncio.sleep(0.001)
 
@@ -167,7 +168,7 @@ class TestRemoved:
 
 async def smaller_than(path: Path, size: int) -> None:
     """Return when a file is."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(patient(30)):
         while path.stat().st_size > size:
             await asyncio.sleep(0.001)
 

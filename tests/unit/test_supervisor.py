@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from support.fake_driver import FakeDriver, FakeVm
+from support.patience import patient
 from support.records import record_of
 from support.standin import frames
 
@@ -173,7 +174,7 @@ class World:
 
     async def reach(self, state: ApplicationState, *, restarts: int = 0) -> None:
         """Wait until the application is so, after so many restarts at least."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(patient(20)):
             while self.supervisor.state is not state or self.supervisor.restarts < restarts:
                 await asyncio.sleep(0.001)
 
@@ -427,7 +428,7 @@ async def test_host_that_cannot_make_a_machine_when_it_can_again_then_the_applic
     world.driver.fail_at("spawn", times=often)
     told = set()
     world.supervisor.start_later()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(patient(20)):
         while world.supervisor.state is not RUNNING:
             assert world.supervisor.state is not FAILED
             if world.supervisor.state is RESTARTING:
