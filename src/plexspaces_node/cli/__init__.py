@@ -1,5 +1,5 @@
-"""The `plexspaces` command: a client of the node's gRPC API and of `build`.
+"""The `plexspaces` command: a client of the node's gRPC API and of `toolchains`.
 
-Data goes to stdout, everything else to stderr. Nothing here imports `node` but to start one, and
-that through the package's front door, so that a command loads only what it uses.
+Data goes to stdout, everything else to stderr. Nothing here imports `node` except to start one, and
+that through the package's public names, so that a command loads only what it uses.
 """

@@ -35,7 +35,7 @@ from plexspaces_node.model import VmState
 app = typer.Typer()
 
 _UNKNOWN_MESSAGE = "unknown-message"
-"""The code with which every SDK answers a type that no handler takes."""
+"""The code with which every SDK answers a message type that has no handler."""
 
 
 @app.command(epilog="Example:  plexspaces undeploy calculator")
@@ -193,7 +193,7 @@ def invoke(  # noqa: PLR0913 - a command has a parameter for each of its flags
 def _note_interrupted(timeout: float | None) -> None:
     time = "the node's limits.message_timeout_s" if timeout is None else f"{timeout:g} s"
     going_on = "an actor that has started the message finishes it or times out"
-    # The terminal may be what has gone.
+    # The terminal itself may be gone.
     with suppress(OSError):
         note(f"interrupted: {going_on} ({time})")
 
@@ -207,7 +207,7 @@ def _write_reply(payload: bytes) -> None:
 
 
 def _as_text(output: bytes) -> dict[str, str | None]:
-    """Return bytes as JSON can hold them: as text where they are some, and else in base64."""
+    """Return bytes in a form for JSON: as text if they are text, else in base64."""
     try:
         return {"output": output.decode(), "output_base64": None}
     except UnicodeDecodeError:

@@ -147,7 +147,7 @@ def _told_apart(project: Path | None, wasm: Path | None) -> tuple[Path | None, P
 def _of_project(
     project: Path, name: str | None, options: DeployOptions
 ) -> tuple[str, DeployOptions]:
-    """Return what a project says of itself where the user did not."""
+    """Return the project's own settings where the user gave none."""
     check_project(project)
     language = detect(project)
     if options.language not in (None, language):
@@ -163,7 +163,7 @@ async def _deploy_project(
 ) -> ApplicationInfo:
     async with NodeClient(address) as client:
         with if_interrupted("nothing was deployed"):
-            # Before the build, which may take longer than anyone wants to wait for a refusal.
+            # Before the build, which would make the user wait long for a refusal.
             await client.check_deploy(name, options=options)
             with working(f"building {name}") as step:
                 built = await build(project, progress=step)

@@ -1,4 +1,4 @@
-"""The commands about this machine: `doctor` and `config show`."""
+"""The commands about this host: `doctor` and `config show`."""
 
 from __future__ import annotations
 
@@ -64,5 +64,5 @@ def _jsonable(value: object) -> object:
 
 
 def _as_toml(value: object) -> str:
-    # A basic string of TOML is escaped as one of JSON is; None has no form in TOML.
+    # A basic string of TOML is escaped like one of JSON; None does not exist in TOML.
     return '""' if value is None else json.dumps(_jsonable(value), ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""A node to work on: the one at the address, or one of the command's own for as long as it runs."""
+"""The node of a command: the one at the address, or an embedded one while it runs."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 NODE_ID = "embedded"
 KEPT_BYTES = 512 * MIB
-"""Of artifacts and their native code, for the next command."""
+"""The disk space for artifacts and native code that are kept for the next command."""
 
 _ANSWER_TIMEOUT_S = 3.0
 
 
 @asynccontextmanager
 async def node_or_embedded(address: str, isolation: str | None) -> AsyncIterator[NodeClient]:
-    """Give a client of the node at the address, or of an embedded one when none answers there.
+    """Yield a client of the node at the address, or of an embedded one if none answers there.
 
-    The embedded node follows the configuration but for its address and its data directory, which
-    is the user's cache: what one command compiled the next need not. Its applications are gone
-    when the context is left. Raises `InvalidArgument` when a node answers that has not the
-    isolation asked for, and what a node's start does.
+    The embedded node uses the configuration except for its address and its data directory, which is
+    in the user's cache, so that the next command need not compile the same again. Its applications
+    are removed at the end. Raises `InvalidArgument` if the answering node has another isolation
+    level than the requested one, and what a node's start raises.
     """
     async with NodeClient(address) as client:
         try:
@@ -61,7 +61,7 @@ async def node_or_embedded(address: str, isolation: str | None) -> AsyncIterator
     note(f"no node at {address}: starting an embedded one")
     async with _embedded(isolation) as own, NodeClient(own.address) as client:
         note(f"✓ Embedded node started ({own.isolation} isolation)")
-        # Of a command that was killed.
+        # Left by a command that was killed.
         for application in (await client.list()).applications:
             await client.undeploy(application.name)
         yield client
@@ -74,7 +74,7 @@ async def _embedded(isolation: str | None) -> AsyncIterator[Node]:
             cache = cache_home() / "plexspaces" / "node"
             node = await _in_cache(stack, isolation, cache)
         except (WrongState, InvalidArgument) as error:
-            # Another command works there, or nobody can: nothing of it is needed.
+            # Another command uses it, or it cannot be read: nothing in it is needed.
             directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="plexspaces-"))
             node = await stack.enter_async_context(_built(isolation, Path(directory)))
             note(f"compiling again, the cache is not usable: {error.message}")
@@ -85,7 +85,8 @@ async def _in_cache(stack: AsyncExitStack, isolation: str | None, cache: Path) -
     try:
         return await stack.enter_async_context(_built(isolation, cache))
     except WrongState:
-        # Damaged, or of another version: as a cache it is begun anew, unless somebody works in it.
+        # Damaged, or from another version: it is a cache, so it is emptied unless another command
+        # uses it.
         with DataDirectory.held(cache, NODE_ID) as directory:
             directory.clear()
         return await stack.enter_async_context(_built(isolation, cache))

@@ -95,7 +95,7 @@ def verify(directory: Directory = None, config: ConfigFile = None, as_json: Json
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """An image of this machine, or what is wrong with it."""
+    """An image on this host, or what is wrong with it."""
 
     directory: Path
     in_use: bool
@@ -145,7 +145,7 @@ def _print(found: _Found) -> None:
 
 
 def _is_current(image: GuestImage) -> bool | None:
-    """Whether its agent is this installation's; None when that has none to compare with."""
+    """Return whether its agent is this installation's; None if there is none to compare with."""
     try:
         return image.made_of.get(AGENT) == agent_digest()
     except NotFound:

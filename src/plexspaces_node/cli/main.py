@@ -1,7 +1,7 @@
-"""The entry point: which command is where, and how an error leaves the program.
+"""The entry point: which module has which command, and how an error ends the program.
 
-The exit statuses are those of `status`. A command's module is loaded when it is asked for, so that
-`plexspaces list` does not pay for the node.
+The exit statuses are those of `status`. A command's module is loaded when it is used, so that
+`plexspaces list` does not load the node.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ HOMES: dict[str, str] = {
     "config": "doctor",
     "version": "main",
 }
-"""Every command and the module of this room that defines it, in the order of the help."""
+"""Every command and the module of this folder that defines it, in the order of the help."""
 
 app = typer.Typer()
 _HELP = frozenset({"-h", "--help"})
 
 
 class _Commands(MutableMapping[str, Any]):
-    """The commands by name, each made when it is first asked for."""
+    """The commands by name, each created when it is first used."""
 
     def __init__(self) -> None:
         self._made: dict[str, Any] = {}
@@ -101,14 +101,14 @@ class _Root(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         is_help = not _HELP.isdisjoint(args)
         rest = super().parse_args(ctx, args)
-        # Help comes in any case, everything else only where no variable is misspelt.
+        # Help is always shown; everything else requires that no variable is misspelt.
         if not is_help and any(map(_is_setting, os.environ)):
             plexspaces_node.ConfigBootstrap.check_variables()
         return rest
 
 
 def _is_setting(variable: str) -> bool:
-    # The address alone, as many have it, is no reason to load the configuration's machinery.
+    # Many set only the address, and that is no reason to load the configuration.
     return variable.startswith("PLEXSPACES_") and variable != "PLEXSPACES_NODE_ADDRESS"
 
 
@@ -154,14 +154,14 @@ def _version(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return the exit status; never raises for what a user can cause."""
+    """Run the command and return the exit status; never raises for anything a user can cause."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            # Closed by whoever called us, who wants to hear nothing.
+            # Closed by the caller, who does not want any output.
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for as long as we live
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A terminal that knows no ✓ shows a ?, and the command goes on.
+            # A terminal without ✓ shows a ?, and the command continues.
             stream.reconfigure(errors="replace")
     called = os.path.basename(sys.argv[0])
     came: list[int] = []
@@ -179,12 +179,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except typer.Abort:
         return FAILED
     except SystemExit as end:
-        # Of typer and rich: whoever read has gone, or a shell was told how to complete.
+        # From typer and rich: the reader has gone, or a shell asked for completions.
         if isinstance(end.__context__, BrokenPipeError):
             return status_of_signal(signal.SIGPIPE)
         return FAILED if end.code else DONE
     except OSError as error:
-        # Of our own output only: what a node, a file or a compiler does is a PlexSpacesError.
+        # Only from our own output: errors of nodes, files and compilers are PlexSpacesErrors.
         print_error(f"{error.filename or 'cannot write'}: {error.strerror}", None)
         return FAILED
     finally:
@@ -197,9 +197,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _end_on_signals(came: list[int]) -> dict[signal.Signals, Any]:
-    """Make SIGTERM and SIGHUP undo what is under way, as Ctrl-C does; return what was before.
+    """Make SIGTERM and SIGHUP roll back like Ctrl-C; return the previous handlers.
 
-    Each that comes is added to `came`.
+    Each signal received is added to `came`.
     """
     if threading.current_thread() is not threading.main_thread():
         return {}
@@ -207,7 +207,7 @@ def _end_on_signals(came: list[int]) -> dict[signal.Signals, Any]:
     def end(number: int, _: object) -> None:
         came.append(number)
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-            # A script's background job is deaf to Ctrl-C, and so would the event loop be.
+            # A script's background job ignores Ctrl-C, and so would the event loop.
             raise KeyboardInterrupt
         signal.raise_signal(signal.SIGINT)
 

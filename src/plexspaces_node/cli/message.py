@@ -1,4 +1,4 @@
-"""The message of `invoke`: from its flag, a file or stdin, as `curl` takes them."""
+"""The message of `invoke`: from its flag, a file or stdin, as in `curl`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ STDIN = "-"
 
 
 def message_of(argument: str | None, data: str | None, file: str | None) -> bytes:
-    """Return the message that was given in one way or none.
+    """Return the message, given in one of the ways or not at all.
 
-    A text that begins with `@` names a file, and `-` is stdin in every way. Raises
-    `InvalidArgument` for more than one way, for what cannot be read, for one that is too long for
-    any node, and where a message waits in a pipe that nobody said to read.
+    A text that begins with `@` names a file, and `-` always means stdin. Raises `InvalidArgument`
+    if it is given in more than one way, cannot be read, is too long for any node, or if a message
+    waits in a pipe and nothing says to read it.
     """
     if argument not in (None, STDIN):
         raise InvalidArgument(
@@ -78,7 +78,7 @@ def _too_long() -> InvalidArgument:
 
 
 def _check_nothing_waits() -> None:
-    """Refuse to ignore what is in a pipe; not to read it either, as it may be a script's own."""
+    """Refuse to ignore what is in a pipe; it is not read either, because a script may need it."""
     if sys.stdin is None:
         return
     try:
@@ -87,7 +87,7 @@ def _check_nothing_waits() -> None:
             return
         (waiting,) = struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, b"\0" * 4))
     except (OSError, ValueError):
-        # Closed, or none of the system's.
+        # Closed, or not a descriptor of the system.
         return
     if waiting:
         raise InvalidArgument(

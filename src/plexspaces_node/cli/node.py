@@ -1,4 +1,4 @@
-"""The command `start-node`: a node in the foreground, and what signals do to it."""
+"""The command `start-node`: a node in the foreground, and its reaction to signals."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def start_node(
 
 
 class _Service:
-    """A node from its start to its end: the first signal drains it, the second ends it at once."""
+    """A node from start to end: the first signal drains it, the second ends it at once."""
 
     def __init__(self, builder: NodeBuilder) -> None:
         self._builder = builder
@@ -83,7 +83,7 @@ class _Service:
         for number in _SIGNALS:
             loop.add_signal_handler(number, self._on_signal, number)
         try:
-            # Cancelled by a signal alone, whose status tells of it.
+            # Only a signal cancels it, and the exit status says which.
             with suppress(asyncio.CancelledError):
                 await self._serving
             if self._aborting is not None:

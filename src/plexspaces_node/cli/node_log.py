@@ -1,7 +1,8 @@
-"""The node's own log: one event a line on stderr, for people on a terminal, else as JSON.
+"""The node's own log: one event per line on stderr, for people on a terminal, else as JSON.
 
-A node waits for nobody who reads it. What it writes to stderr goes through a bounded queue to a
-thread of its own; what does not fit is dropped and counted, and the log says so once it goes on.
+A node never waits for a reader of its log. What it writes to stderr goes through a bounded queue to
+a thread of its own. What does not fit is dropped and counted, and the log says so when it
+continues.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 QUEUED_LINES = 1000
-"""The most that wait to be written."""
+"""The maximum number of lines that wait to be written."""
 END_TIMEOUT_S = 1.0
-"""For those that wait when the node has ended."""
+"""How long the end waits for the remaining lines to be written."""
 _DROPPED = b"%d lines were dropped here: the reader was too slow\n"
 _DROPPED_JSON = b'{"event": "%d lines were dropped here: the reader was too slow"}\n'
 THREAD = "stderr"
@@ -31,12 +32,12 @@ THREAD = "stderr"
 
 @contextmanager
 def to_stderr(level: str, form: str, *, end_timeout_s: float = END_TIMEOUT_S) -> Iterator[None]:
-    """Send what the node logs to stderr, and wait there for no reader with anything written.
+    """Send the node's log to stderr without ever waiting for a reader.
 
-    At the end what is queued is written within `end_timeout_s`, or lost.
+    At the end the queued lines are written within `end_timeout_s`, or lost.
 
     Args:
-        level: the least level shown: `debug`, `info`, `warning` or `error`.
+        level: the lowest level shown: `debug`, `info`, `warning` or `error`.
         form: `console`, `json`, or `auto` for console on a terminal and JSON elsewhere.
         end_timeout_s: how long the end waits for a reader.
     """
@@ -70,11 +71,11 @@ def _logging(handler: logging.Handler, level: str) -> Iterator[None]:
 
 
 class _Lines(io.RawIOBase):
-    """Writes what it is given to a file, in order, on a thread that may wait for it."""
+    """Writes lines to a file, in order, on a thread that may block."""
 
     def __init__(self, file: Any, dropped: bytes) -> None:
-        """Write to `file`; `dropped` says, with a number in it, how many lines are missing."""
-        # Beneath its buffer: Python flushes that at its end, and must not find it held then.
+        """Write to `file`; `dropped` is the text that reports a number of missing lines."""
+        # Below Python's buffer, which is flushed at exit and must not be locked then.
         self._file = getattr(file, "raw", file)
         self._queue: SimpleQueue[bytes | None] = SimpleQueue()
         self._dropped = 0
@@ -86,7 +87,7 @@ class _Lines(io.RawIOBase):
         return True
 
     def write(self, line: ReadableBuffer, /) -> int:
-        """Take a line, or drop it where too many wait; blocks for nobody."""
+        """Queue a line, or drop it if too many wait; never blocks."""
         data = bytes(line)
         if self._queue.qsize() < QUEUED_LINES:
             self._tell_dropped()
@@ -96,7 +97,7 @@ class _Lines(io.RawIOBase):
         return len(data)
 
     def end(self, timeout_s: float) -> None:
-        """Write what is queued, for so long at most."""
+        """Write the queued lines, for at most this long."""
         self._tell_dropped()
         self._queue.put(None)
         self._thread.join(timeout_s)
@@ -109,7 +110,7 @@ class _Lines(io.RawIOBase):
     def _copy(self) -> None:
         while (data := self._queue.get()) is not None:
             rest = memoryview(data)
-            # A reader that has gone is no error of the node's.
+            # A reader that has gone is not an error of the node.
             with suppress(OSError):
                 while rest:
                     rest = rest[self._file.write(rest) or len(rest) :]

@@ -1,4 +1,4 @@
-"""The flags that several commands share, and how their texts become values."""
+"""The flags that several commands share, and how their texts are converted."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ ConfigFile = Annotated[
 
 
 def complete_isolation(incomplete: str) -> list[str]:
-    """Return the isolation levels a shell may complete a text to."""
+    """Return the isolation levels that complete a text in a shell."""
     return [level for level in ("auto", *LEVELS) if level.startswith(incomplete)]
 
 
@@ -65,7 +65,7 @@ _ARGUMENTS = "plexspaces.arguments"
 
 
 def check_isolation(level: str | None) -> None:
-    """Raise `InvalidArgument` for a level that there is not, before anything takes long."""
+    """Raise `InvalidArgument` for an unknown level, before anything takes long."""
     if level not in (None, "auto", *LEVELS):
         raise InvalidArgument(
             f"unknown isolation level {level!r}", hint=f"choose one of auto, {', '.join(LEVELS)}"
@@ -85,7 +85,7 @@ class WithArguments(TyperCommand):
 
 
 def arguments_of(ctx: typer.Context) -> tuple[str, ...]:
-    """Return what was given after `--` to a command made `WithArguments`."""
+    """Return what was given after `--` to a command created `WithArguments`."""
     given: tuple[str, ...] = ctx.meta[_ARGUMENTS]
     return given
 
@@ -93,11 +93,11 @@ def arguments_of(ctx: typer.Context) -> tuple[str, ...]:
 def address_of(flag: str | None) -> str:
     """Return the node's address: the flag's or variable's, else the configuration's.
 
-    Reads the configuration only when it is needed; raises `InvalidArgument` when that is wrong,
-    and for an empty flag. An empty variable counts as not set and does not come here.
+    Reads the configuration only if it is needed; raises `InvalidArgument` if that is wrong, and for
+    an empty flag. An empty variable counts as not set.
     """
     if flag == "":
-        # As of a script whose own variable is not set: another node is not what it means.
+        # As in a script whose own variable is not set: it does not mean another node.
         raise InvalidArgument(
             "--node-address is empty", hint="pass HOST:PORT, or omit --node-address"
         )
@@ -105,7 +105,7 @@ def address_of(flag: str | None) -> str:
 
 
 def check_project(project: Path) -> None:
-    """Raise `InvalidArgument` when there is no such directory, as for a file that is missing."""
+    """Raise `InvalidArgument` if the directory does not exist, as for a missing file."""
     try:
         if project.is_dir():
             return
@@ -138,7 +138,7 @@ def environment_of(pairs: Iterable[str]) -> dict[str, str]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            # The text itself is not repeated: it may be a secret in the wrong place.
+            # The text is not repeated, because it may be a secret in the wrong place.
             raise InvalidArgument(
                 "--env takes NAME=VALUE, but one value has no '='",
                 hint="plexspaces deploy … --env GREETING=hello",
@@ -148,5 +148,5 @@ def environment_of(pairs: Iterable[str]) -> dict[str, str]:
 
 
 def complete_language(incomplete: str) -> list[str]:
-    """Return the languages a shell may complete a text to."""
+    """Return the languages that complete a text in a shell."""
     return [language for language in LANGUAGES if language.startswith(incomplete)]

@@ -1,7 +1,7 @@
-"""How the commands speak: data to stdout, hints and errors to stderr.
+"""The output of the commands: data to stdout, hints and errors to stderr.
 
-This file owns formats that several commands share. It knows no command and asks no node; every
-command loads it, so it loads nothing that takes long.
+This module has the formats that several commands share. It knows no command and no node. Every
+command loads it, so it must load fast.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ def say(line: str = "") -> None:
 
 
 def counted(number: int, what: str) -> str:
-    """Return so many of a thing in words, the plural made with an s."""
+    """Return a number of things in words; the plural adds an s."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def note(line: str) -> None:
-    """Print a line for a person, beside the data."""
+    """Print a line for people, beside the data."""
     typer.echo(line, err=True)
 
 
 def print_error(message: str, hint: str | None) -> None:
-    """Print an error and its hint on stderr, if that takes them: the status tells it too."""
+    """Print an error and its hint on stderr if possible: the exit status reports it too."""
     with suppress(OSError):
         _print_labelled("error: ", typer.colors.RED, message)
         if hint:
@@ -48,7 +48,7 @@ def print_error(message: str, hint: str | None) -> None:
 def print_json(value: Any) -> None:
     """Print records, dicts or lists of them as indented JSON.
 
-    On a terminal in ASCII alone: texts of a guest may hold letters that steer one.
+    On a terminal only in ASCII: a guest's texts may contain characters that control it.
     """
     say(json.dumps(value, default=_plain, ensure_ascii=sys.stdout.isatty(), indent=2))
 
@@ -59,7 +59,7 @@ def print_json_line(value: Any) -> None:
 
 
 def print_fields(fields: Iterable[tuple[str, str]]) -> None:
-    """Print names and values below one another, indented, values aligned."""
+    """Print names and values in lines, indented, with the values aligned."""
     rows = tuple(fields)
     width = max(len(name) for name, _ in rows) + 1
     for name, value in rows:
@@ -75,7 +75,7 @@ def print_times(rows: Sequence[tuple[str, str]]) -> None:
 
 
 def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield a line for each row, of which the first is the heading; columns are aligned."""
+    """Yield a line for each row, the first being the heading, with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
@@ -100,7 +100,7 @@ def print_phases(timings: PhaseTimings) -> None:
 
 
 def milliseconds(duration_ns: int) -> str:
-    """Show a duration in ms: whole ones from 10 ms, below that to the hundredth."""
+    """Format a duration in ms: whole from 10 ms on, below that with two decimals."""
     value = duration_ns / NS_PER_MS
     if value >= 10 or duration_ns == 0:
         return f"{value:.0f} ms"
@@ -108,7 +108,7 @@ def milliseconds(duration_ns: int) -> str:
 
 
 def size(size_bytes: int) -> str:
-    """Show a number of bytes."""
+    """Format a number of bytes."""
     if size_bytes >= MIB:
         return f"{size_bytes / MIB:.1f} MiB"
     if size_bytes >= 1024:
@@ -117,14 +117,14 @@ def size(size_bytes: int) -> str:
 
 
 def moment(unix_ns: int) -> str:
-    """Show a time as ISO 8601 in UTC, to the millisecond."""
+    """Format a time as ISO 8601 in UTC, to the millisecond."""
     seconds, rest_ns = divmod(unix_ns, 1_000_000_000)
     text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     return f"{text}.{rest_ns // NS_PER_MS:03d}Z"
 
 
 def printable(text: str) -> str:
-    """Make control characters visible: what an actor writes must not steer a terminal."""
+    """Make control characters visible: an actor's output must not control a terminal."""
     return "".join(
         char if char.isprintable() or char == "\t" else char.encode("unicode_escape").decode()
         for char in text
@@ -132,11 +132,11 @@ def printable(text: str) -> str:
 
 
 def flush_quietly() -> None:
-    """Flush stdout; a reader that has gone is no error of ours."""
+    """Flush stdout; a reader that has gone is not an error."""
     try:
         sys.stdout.flush()
     except OSError:
-        # Python flushes once more at exit and would complain; nobody reads it anyway.
+        # Otherwise Python would flush again at exit and complain, and nobody reads it anyway.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)

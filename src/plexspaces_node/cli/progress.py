@@ -1,6 +1,6 @@
-"""Progress on stderr: a bar on a terminal, a line for what begins elsewhere.
+"""Progress on stderr: a bar on a terminal, a line per step elsewhere.
 
-Apart from `output` for the time it takes to load: only commands that take long show any.
+Separate from `output` because it loads slowly: only commands that take long show progress.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PHASES = {
 
 @contextmanager
 def counting(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """Show on stderr how many of `total` are done; the body calls what it is given for each."""
+    """Show on stderr how many of `total` are done; the body calls the yielded function for each."""
     console = _console()
     if not console.is_interactive:
         note(what)
@@ -50,10 +50,10 @@ def counting(what: str, total: int) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def working(what: str, console: Console | None = None) -> Iterator[Callable[[str], None]]:
-    """Show on stderr that work goes on; the body calls what it is given with each step.
+    """Show on stderr that work continues; the body calls the yielded function with each step.
 
-    On a terminal one line that moves, at first `what`, with the time since the beginning, which is
-    gone at the end; elsewhere a line a step.
+    On a terminal this is one changing line, at first `what`, with the time since the start; it is
+    removed at the end. Elsewhere each step is a line.
     """
     console = console or _console()
     if not console.is_interactive:
@@ -67,18 +67,18 @@ def working(what: str, console: Console | None = None) -> Iterator[Callable[[str
 
 @contextmanager
 def if_interrupted(outcome: str) -> Iterator[None]:
-    """Say in one line on stderr what came of the body when Ctrl-C or a signal ends it."""
+    """If Ctrl-C or a signal ends the body, report the result in one line on stderr."""
     try:
         yield
     except (KeyboardInterrupt, asyncio.CancelledError):
-        # The terminal may be what has gone.
+        # The terminal itself may be gone.
         with suppress(OSError):
             note(f"interrupted: {outcome}")
         raise
 
 
 class DeployDisplay:
-    """Shows where a deploy is: a bar on a terminal, a line per phase elsewhere.
+    """Shows the progress of a deploy: a bar on a terminal, a line per phase elsewhere.
 
     A context manager; call it with each `Progress`.
     """
@@ -120,7 +120,7 @@ class DeployDisplay:
     def _begin(self, what: str, total_bytes: int) -> None:
         if not self._console.is_interactive:
             note(f"{what} {size(total_bytes)}" if total_bytes else what)
-        # A task anew: the length of one that has begun cannot become unknown again.
+        # A new task, because one that has begun cannot get an unknown length again.
         self._display.remove_task(self._task)
         self._task = self._display.add_task(what, total=total_bytes or None, sent="")
 

@@ -1,4 +1,4 @@
-"""How a performance report is shown: as text for people, as a dict for programs."""
+"""Formats a performance report: as text for people, as a dict for programs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ EXCELLENT_RATIO = 100
 
 
 def render(report: PerformanceReport, isolation: str) -> str:
-    """Return the report as the lines a person reads; `isolation` is what it was measured behind.
+    """Return the report as lines of text; `isolation` is the level it was measured at.
 
-    Upload and compilation that were not needed are 0 ms. Load is load and init, and what else the
-    deploy took.
+    Upload and compilation that were not needed are 0 ms. Load includes init and the rest of the
+    deploy.
     """
     lines = (
         TITLE,
@@ -48,7 +48,7 @@ def render(report: PerformanceReport, isolation: str) -> str:
 
 
 def verdict(ratio: float) -> str:
-    """Judge a granularity ratio in a few words."""
+    """Describe a granularity ratio in a few words."""
     if math.isnan(ratio):
         return "–  Nothing was measured"
     if ratio < ACCEPTABLE_RATIO:
@@ -83,7 +83,7 @@ def as_dict(report: PerformanceReport, isolation: str) -> dict[str, object]:
 
 def _ms(duration_ns: int) -> str:
     value = duration_ns / NS_PER_MS
-    # Less than 10 ms is told to the hundredth, or short messages would cost nothing.
+    # Below 10 ms two decimals are shown, or short messages would seem to cost nothing.
     text = f"{value:.0f}" if value >= 10 or duration_ns == 0 else f"{value:.2f}"
     return f"{text:>6} ms"
 

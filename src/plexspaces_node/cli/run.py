@@ -76,7 +76,7 @@ def run(
     """
     work = Work(operations, limit)
     check_isolation(isolation)
-    # Before everything is built: an address that cannot be one is no absent node.
+    # Before everything is built: an invalid address is not an absent node.
     address = check_address(address_of(node_address))
     measured = asyncio.run(_run(address, isolation, work))
     total = _in_sum([one.report for one in measured])
@@ -109,7 +109,7 @@ async def _run(address: str, isolation: str | None, work: Work) -> list[Measured
 
 
 async def _run_sample(client: NodeClient, sample: BuiltSample, work: Work) -> Measured:
-    # The name is new each time, so that two runs on one node do not meet.
+    # The name is new each time, so that two runs on one node do not collide.
     name = f"run-{sample.project.name[:48].rstrip('-')}-{uuid.uuid4().hex[:8]}"
     options = DeployOptions(language=sample.project.language)
     with DeployDisplay() as display:
@@ -184,7 +184,7 @@ async def _empty_vm(
     config: VmConfig,
     work: Work,
 ) -> Measured:
-    # Before there is a machine: what cannot be run needs none.
+    # Before there is a VM: an artifact that cannot run does not need one.
     await inspect((await asyncio.to_thread(read_artifact, wasm)).data)
     async with where as client, AsyncExitStack() as stack:
         note(f"Starting empty VM: {vm_id}")

@@ -1,4 +1,4 @@
-"""The commands that only look: list, inspect and logs."""
+"""The commands that only read: list, inspect and logs."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def plain_listing(listing: Listing) -> Iterator[str]:
 
 
 def table(listing: Listing) -> Iterator[str]:
-    """Yield the listing as a table of one line an application or empty VM."""
+    """Yield the listing as a table with one line per application or empty VM."""
     rows = [("APPLICATION", "STATE", "LANGUAGE", "VM", "ISOLATION", "MEMORY", "SOCKET")]
     for one in listing.applications:
         vm = one.vm

@@ -1,4 +1,4 @@
-"""The exit statuses: one small table that every command follows.
+"""The exit statuses, which are the same for every command.
 
     status  meaning
     0       done
@@ -9,7 +9,7 @@
     128+N   ended by signal N: 130 by Ctrl-C, 143 by SIGTERM; 141, as if by SIGPIPE, when whoever
             read the output has gone
 
-Which of 1 and 2 it is depends on the error's class and never on the command.
+Whether it is 1 or 2 depends on the error's class and never on the command.
 """
 
 from __future__ import annotations

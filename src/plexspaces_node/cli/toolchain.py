@@ -1,4 +1,4 @@
-"""The command `toolchain install`: compilers that no package of this product brings."""
+"""The command `toolchain install`: compilers that no package of this product includes."""
 
 from __future__ import annotations
 

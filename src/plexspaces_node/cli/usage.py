@@ -1,4 +1,4 @@
-"""What was given and is not what an option takes, in this program's own words."""
+"""Messages about values that an option does not take, in this program's own words."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from typer.exceptions import TyperException
 
-# By the kinds of the library that converts values; None where the words need its bounds.
+# By the type of the library that converts values; None if the message needs its bounds.
 _WANTED = {
     "int_parsing": "a whole number",
     "int_from_float": "a whole number",
@@ -20,7 +20,7 @@ _WANTED = {
 
 
 def in_words(error: TyperException) -> str:
-    """Return what was wrong: the option, what it takes and what was given, where that is known."""
+    """Return what was wrong: the option, what it takes and what was given, if known."""
     converted = getattr(error.__cause__, "errors", None)
     faults: list[dict[str, Any]] = converted() if callable(converted) else []
     names = getattr(getattr(error, "param", None), "opts", None)

@@ -1,4 +1,4 @@
-"""The commands about machines: `vms list`, `vms inspect` and `vms console`."""
+"""The commands about VMs: `vms list`, `vms inspect` and `vms console`."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def inspect_vm(name: VmName, node_address: NodeAddress = None, as_json: Json = F
 
 
 def memory_inside(inspection: VmInspection) -> tuple[str, str]:
-    """Return what is known of the memory inside a VM: whose it is, and the numbers."""
+    """Return what is known about the memory inside a VM: whose it is, and the numbers."""
     memory = inspection.memory
     if memory is None:
         return "Memory inside", f"unknown: {inspection.memory_unknown}"
@@ -190,7 +190,7 @@ def _to_terminal() -> Callable[[bytes], None]:
 
 
 class Visible:
-    """Makes a stream of bytes text that steers no terminal: lines stay, all else is escaped."""
+    """Turns a byte stream into text that cannot control a terminal; only lines stay."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
@@ -198,7 +198,7 @@ class Visible:
 
     def __call__(self, chunk: bytes) -> str:
         text = self._held + self._decoder.decode(chunk)
-        # A serial line ends in both, and they may come in two chunks.
+        # Serial lines end in both characters, and they may arrive in two chunks.
         self._held = "\r" if text.endswith("\r") else ""
         lines = text.removesuffix(self._held).replace("\r\n", "\n").split("\n")
         return "\n".join(map(printable, lines))
@@ -209,7 +209,7 @@ def _uptime(vm: VmInfo) -> str:
 
 
 def duration(length_ns: int) -> str:
-    """Show how long something has lasted, in its two largest units."""
+    """Format a duration in its two largest units."""
     seconds = length_ns // 1_000_000_000
     for unit, lower, length_s, lower_s in (
         ("d", "h", 86_400, 3_600),

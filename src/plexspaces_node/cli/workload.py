@@ -26,7 +26,7 @@ MESSAGE_TIMEOUT_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """So many messages, each asking for the number of primes up to a limit."""
+    """A number of messages, each asking for the number of primes up to a limit."""
 
     operations: int
     limit: int
@@ -34,12 +34,12 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What an application did.
+    """The result of one application.
 
     Attributes:
-        isolation: the level it was measured behind, and what of it there is not.
-        wrong: how many replies were not the right answer.
-        complaint: one of them, in words, or "".
+        isolation: the level it was measured at, with its missing walls.
+        wrong: how many replies were wrong.
+        complaint: one of the wrong replies, in words, or "".
     """
 
     report: PerformanceReport
@@ -59,8 +59,8 @@ class BuiltSample:
 async def build_samples(directory: Path) -> list[BuiltSample]:
     """Build every example of the product into a directory.
 
-    One whose compiler is missing is left out with a note that says how to get it; raises
-    `Unsupported` when that leaves none.
+    An example whose compiler is missing is left out, with a note that says how to install it;
+    raises `Unsupported` if none is left.
     """
     built: list[BuiltSample] = []
     for project in examples():
@@ -80,14 +80,14 @@ async def build_samples(directory: Path) -> list[BuiltSample]:
 def tracker_of(
     application: ApplicationInfo, *, started: StartedVm | None = None
 ) -> CoordinationComputeTracker:
-    """Begin an application's account with what its deploy cost.
+    """Start an application's report with the cost of its deploy.
 
-    What was not the machine, nor upload, nor compilation is its load: load, init, and what the
-    node had to do between them, such as to look into its caches. `started` is the machine it was
-    deployed into, when that was started before and by itself.
+    Whatever is not VM, upload or compilation is its load: load, init, and the node's own work
+    between them, such as looking into its caches. `started` is the VM it was deployed into, if that
+    was started before.
     """
     timings = application.timings
-    # A machine that was there already cost the deploy nothing, whatever it had cost before.
+    # A VM that already ran cost the deploy nothing, whatever it had cost before.
     vm_ns = timings.vm_ns if started is None else 0
     tracker = CoordinationComputeTracker(application.name, application.language)
     tracker.add_coordinate_ns(vm_ns if started is None else started.vm_ns, kind=Coordination.VM)
@@ -110,9 +110,9 @@ async def work_through(
     *,
     on_message: Callable[[], None],
 ) -> Measured:
-    """Send an application its messages one by one, check each reply and close the account.
+    """Send an application its messages one by one, check each reply and finish the report.
 
-    Coordination is what the client measured less what the agent measured inside the actor.
+    Coordination is the client's time without the agent's compute.
     """
     payload, expected = primes_payload(work.limit), primes_reply(work.limit)
     wrong, complaint = 0, ""
@@ -139,7 +139,7 @@ async def work_through(
 
 @asynccontextmanager
 async def undeployed_at_the_end(client: NodeClient, name: str) -> AsyncIterator[None]:
-    """Undeploy an application when the body ends, however it ends; silent when it is gone."""
+    """Undeploy an application when the body ends in any way; does nothing if it is gone."""
     try:
         yield
     finally:

@@ -1,6 +1,6 @@
-"""The composition root: reads the configuration, makes every part of a node, takes it apart again.
+"""The composition root: reads the configuration, builds every part of a node, and shuts it down.
 
-`NodeBuilder` is the public way to a node inside a program; the command line uses it too.
+`NodeBuilder` is the public way to run a node inside a program; the command line uses it too.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ from plexspaces_node.vm.host import procfs
 _log = logging.getLogger(__name__)
 
 HEALTH_CALLS = 1000
-"""Checks and watches of its health that a node handles at once."""
+"""How many health checks and watches a node handles at once."""
 
 
 class NodeBuilder:
     """Builds a node: `async with NodeBuilder("my-node").with_address(...).build() as node:`.
 
-    Every `with_` method returns the builder. What is not said comes from the environment and
-    `release.toml`, as for the command line.
+    Every `with_` method returns the builder. Anything not set comes from the environment and
+    `release.toml`, as on the command line.
     """
 
     def __init__(self, node_id: str) -> None:
@@ -69,7 +69,7 @@ class NodeBuilder:
         self._timeouts = Timeouts()
 
     def with_address(self, address: str) -> Self:
-        """Listen on HOST:PORT; port 0 takes a free one, which `Node.address` then tells."""
+        """Listen on HOST:PORT; port 0 takes a free one, which `Node.address` then contains."""
         self._flags["node.address"] = address
         return self
 
@@ -79,7 +79,7 @@ class NodeBuilder:
         return self
 
     def with_data_dir(self, path: Path | str) -> Self:
-        """Keep everything in this directory."""
+        """Use this data directory."""
         self._flags["node.data_dir"] = str(path)
         return self
 
@@ -89,7 +89,7 @@ class NodeBuilder:
         return self
 
     def with_config(self, config: Config) -> Self:
-        """Use a configuration that is complete already; nothing else is read then."""
+        """Use a complete configuration; nothing else is read then."""
         self._config = config
         return self
 
@@ -99,18 +99,18 @@ class NodeBuilder:
         return self
 
     def with_driver(self, driver: Driver) -> Self:
-        """Make machines with this driver, whatever the isolation setting says."""
+        """Start VMs with this driver, whatever the isolation setting says."""
         self._driver = driver
         return self
 
     def with_timeouts(self, timeouts: Timeouts) -> Self:
-        """Wait as long as these say; for tests of what hangs."""
+        """Use these timeouts; for tests."""
         self._timeouts = timeouts
         return self
 
     @asynccontextmanager
     async def build(self) -> AsyncIterator[Node]:
-        """Start the node; on leaving, drain it.
+        """Start the node; drain it at the end.
 
         Raises `InvalidArgument`, `WrongState` for a data directory in use, `Unavailable` for a
         port in use, `Unsupported` for an isolation level that does not work here. A node that
@@ -125,7 +125,7 @@ class NodeBuilder:
                     f"a backup was not completely restored into {data.path}",
                     hint=f"plexspaces restore BACKUP --data-dir {quoted(data.path)}",
                 )
-            # After it: a node that runs already is named, and not only the port it holds.
+            # After it, so that the error names a node that already runs, and not only its port.
             await check_can_listen(config.node.address)
             # Before a level is tried: they may hold the memory that a trial wants, and have to end
             # even if no level works. Their directories go when there is a driver. Trial machines
@@ -160,7 +160,7 @@ class NodeBuilder:
                 grace_s=config.node.grace_s,
             )
             _warn_of_a_weaker_level(node, data.swap_level(driver.name), make_drivers(config))
-            # From now on there may be something in it that a client was told of.
+            # From now on a client may have been told about something in it.
             data.keep()
             await server.start()
             await node_health.serve()
@@ -269,7 +269,7 @@ def _register(
 ) -> None:
     boundary = Boundary(server, most_calls=most_calls)
     add_to_server(service, boundary)
-    # Its own: who asks whether the node lives is answered whatever else it does.
+    # A pool of its own: health checks are answered whatever else the node does.
     health_boundary = Boundary(server, most_calls=HEALTH_CALLS)
     health_boundary.serve(health_pb2_grpc.add_HealthServicer_to_server, node_health.servicer)
     names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)

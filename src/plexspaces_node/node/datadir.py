@@ -1,7 +1,7 @@
-"""The node's data directory: where everything lies, and who holds it.
+"""The node's data directory: its layout, and which node holds it.
 
-This file owns the layout, the lock and the stored node id. What is inside the files is the
-business of those who are given the paths.
+This module defines the layout, the lock and the stored node id. Whoever is given the paths defines
+the content of the files.
 
     DATA-DIR/
       node.lock     held by the running node: its id and pid
@@ -36,7 +36,7 @@ from plexspaces_node.vm.bundle import check_socket_room, open_plain
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _OF_A_FILE_SYSTEM = "lost+found"
 _LIMIT_BYTES = 4096
-"""Of the files that hold a word."""
+"""The size limit of the files that hold a word."""
 
 
 class _Holder(msgspec.Struct, frozen=True):
@@ -46,11 +46,11 @@ class _Holder(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class DataDirectory:
-    """The paths of a data directory, which this process holds where `open` or `held` made it.
+    """The paths of a data directory, which this process holds if `open` or `held` created it.
 
     Attributes:
-        kept: what `open` made stays, because `keep` was called.
-        was_empty: there was nothing in it, or it was not there.
+        kept: what `open` created stays, because `keep` was called.
+        was_empty: the directory was empty or missing.
     """
 
     path: Path
@@ -61,13 +61,13 @@ class DataDirectory:
     @classmethod
     @contextmanager
     def open(cls, path: Path, node_id: str) -> Iterator[DataDirectory]:
-        """Make what is missing, take the directory for this process, give it back at the end.
+        """Create what is missing, take the directory for this process, release it at the end.
 
-        Every directory made is its owner's alone. A directory that was empty or not there is so
+        Every created directory is for its owner only. A directory that was empty or missing is so
         again at the end, unless `keep` was called. Blocks for a few file operations, never for
-        another node. Raises `WrongState` when another node holds the directory,
-        `InvalidArgument` when it belongs to another node id, when others could write to it, or
-        when it cannot be made or written. A lock left by a node that was killed is no obstacle.
+        another node. Raises `WrongState` if another node holds the directory, `InvalidArgument` if
+        it belongs to another node id, if others could write to it, or if it cannot be created or
+        written. A lock left by a killed node does not matter.
         """
         with cls.held(path, node_id) as directory:
             directory.lay_out()
@@ -76,7 +76,7 @@ class DataDirectory:
     @classmethod
     @contextmanager
     def held(cls, path: Path, node_id: str) -> Iterator[DataDirectory]:
-        """As `open`, but make and change nothing in the directory except its lock."""
+        """Like `open`, but create and change nothing in the directory except its lock."""
         check_name(node_id, what="node id")
         check_socket_room(path.absolute() / "vms")
         directory = cls(path.absolute(), node_id)
@@ -87,30 +87,31 @@ class DataDirectory:
                 lock = _take_lock(directory)
             try:
                 with _usable(directory.path):
-                    # Asked under the lock: until then another node may have used it.
+                    # Checked under the lock: until then another node may have used it.
                     names = {entry.name for entry in directory.path.iterdir()}
                     directory.was_empty = names <= {directory.lock.name, _OF_A_FILE_SYSTEM}
                 yield directory
             finally:
                 if directory.was_empty and not directory.kept:
                     _empty(directory)
-                # Else the file stays: removing it would let two nodes lock two files of one name.
+                # Otherwise the file stays: removing it would let two nodes lock two files of one
+                # name.
                 os.close(lock)
         finally:
             if not directory.kept:
                 _remove_empty(made)
 
     def lay_out(self) -> None:
-        """Claim the directory for the node and make the directories in it; raises as `open`."""
+        """Claim the directory for the node and create its subdirectories; raises as `open` does."""
         with _usable(self.path):
             _claim(self)
             for child in (self.artifacts, self.cache, self.vms, self.logs):
                 _make_private(child)
 
     def clear(self) -> None:
-        """Remove everything but the lock, and the mark of a restore that is not finished.
+        """Remove everything but the lock, and the mark of an unfinished restore.
 
-        Raises `InvalidArgument` for what cannot be removed.
+        Raises `InvalidArgument` if something cannot be removed.
         """
         with _usable(self.path):
             for entry in self.path.iterdir():
@@ -122,13 +123,13 @@ class DataDirectory:
                     entry.unlink()
 
     def keep(self) -> None:
-        """Let what is in the directory stay when it is given back."""
+        """Keep what is in the directory when it is released."""
         self.kept = True
 
     def swap_level(self, level: str) -> str:
-        """Keep the isolation level for the next start; return that of the last, "" for none.
+        """Store the isolation level for the next start; return the previous one, or "".
 
-        It is there for a warning alone: what the disk refuses is not known. Blocks for two file
+        It is only used for a warning, so errors of the disk are ignored. Blocks for two file
         operations.
         """
         before = ""
@@ -139,22 +140,22 @@ class DataDirectory:
 
     @property
     def lock(self) -> Path:
-        """The file the running node holds locked."""
+        """The file that the running node holds locked."""
         return self.path / "node.lock"
 
     @property
     def node_id_file(self) -> Path:
-        """The file that says which node the directory belongs to."""
+        """The file with the id of the node that the directory belongs to."""
         return self.path / "node-id"
 
     @property
     def isolation_file(self) -> Path:
-        """The file that says at which isolation level the node ran last."""
+        """The file with the isolation level of the last start."""
         return self.path / "isolation"
 
     @property
     def unfinished(self) -> Path:
-        """The file that is there as long as a backup is being restored."""
+        """The file that exists while a backup is being restored."""
         return self.path / "restoring"
 
     @property
@@ -169,7 +170,7 @@ class DataDirectory:
 
     @property
     def cache(self) -> Path:
-        """The directory of compiled artifacts."""
+        """The directory of native code."""
         return self.path / "cache"
 
     @property
@@ -195,12 +196,12 @@ def _usable(path: Path) -> Iterator[None]:
 
 
 def _missing(path: Path) -> Sequence[Path]:
-    """Return which directories of a path are not there, the innermost first."""
+    """Return the missing directories of a path, the innermost first."""
     return [place for place in (path, *path.parents) if not os.path.exists(place)]
 
 
 def _empty(directory: DataDirectory) -> None:
-    # What cannot be removed stays: the error that is on its way says more.
+    # What cannot be removed stays: the current error says more.
     with suppress(OSError):
         for entry in directory.path.iterdir():
             if entry.name == _OF_A_FILE_SYSTEM:
@@ -209,7 +210,7 @@ def _empty(directory: DataDirectory) -> None:
                 shutil.rmtree(entry, ignore_errors=True)
             elif entry != directory.lock:
                 entry.unlink()
-        # Last: whoever waits for the directory finds it held, or gone.
+        # Last, so that whoever waits for the directory finds it held, or gone.
         directory.lock.unlink()
 
 
@@ -229,7 +230,7 @@ def _make_private(path: Path, *, parents: bool = False) -> None:
 
 
 def _check_private(path: Path) -> None:
-    # Native code and sockets lie below: whoever can write here runs as us.
+    # It contains native code and sockets: whoever can write here runs code as us.
     status = path.stat()
     if not stat.S_ISDIR(status.st_mode):
         raise InvalidArgument(
@@ -248,7 +249,7 @@ def _check_private(path: Path) -> None:
 
 
 def _take_lock(directory: DataDirectory) -> int:
-    # flock and not a pid file: the kernel lets go of it however the node ends.
+    # flock and not a pid file: the kernel releases it however the node ends.
     lock = os.open(directory.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -273,7 +274,7 @@ def _describe_holder(content: bytes) -> str:
     try:
         holder = msgspec.json.decode(content, type=_Holder)
     except msgspec.DecodeError:
-        # Locked by a node that has not yet written who it is.
+        # Locked by a node that has not written its id yet.
         return "another node"
     return f"node {holder.node_id!r} (pid {holder.pid})"
 
@@ -291,9 +292,9 @@ def _claim(directory: DataDirectory) -> None:
 
 
 def word_in(path: Path) -> str:
-    """Return the word that a file of the directory holds, "" without one. Blocks.
+    """Return the word in a file of the directory, or "". Blocks.
 
-    Raises `OSError` when it cannot be read.
+    Raises `OSError` if it cannot be read.
     """
     with suppress(FileNotFoundError), open_plain(path) as file:
         return file.read(_LIMIT_BYTES).decode("utf-8", "replace").strip()

@@ -1,6 +1,6 @@
-"""What the disk can do wrong, as errors with a cure; and how a file is made to stay on it.
+"""Disk errors with hints; and how a file is made durable.
 
-Shared by those who write artifacts. Knows nothing of what is written.
+Shared by everything that writes artifacts. Does not know what is written.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from plexspaces_node.vm.host.vmm import NO_SPACE
 _log = logging.getLogger(__name__)
 
 FULL_SIGNS = tuple(map(os.strerror, NO_SPACE))
-"""What a program says that found no room."""
+"""Texts with which programs report a full disk."""
 
 _BLOCK_BYTES = 4096
 
 
 class DiskFull(ResourceExhausted):
-    """There is no room left where something had to be written."""
+    """There was no space left for a write."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(f"no space left in {path}", hint=f"df -h {quoted(path)}")
 
 
 class Reserve:
-    """Room on the disk that is kept by a file, and let go of when it is needed.
+    """Disk space reserved by a file, and released when it is needed.
 
     Every method blocks for a few file operations.
 
     Attributes:
-        is_filled: all of the room is taken.
+        is_filled: whether all of the space is reserved.
     """
 
     def __init__(self, path: Path, size_bytes: int) -> None:
@@ -47,9 +47,9 @@ class Reserve:
         self._size_bytes = size_bytes
 
     def fill(self) -> bool:
-        """Take the room, or as much of it as there is; tell whether it is all of it.
+        """Reserve the space, or as much of it as there is; return whether it is all of it.
 
-        Where no file can be made for another reason there is no reserve, with a warning.
+        If no file can be created for another reason there is no reserve, with a warning.
         """
         size = self._size_bytes
         while not self.is_filled and size >= _BLOCK_BYTES:
@@ -68,7 +68,7 @@ class Reserve:
         return self.is_filled
 
     def spend(self) -> None:
-        """Let go of the room."""
+        """Release the space."""
         self.is_filled = False
         with suppress(OSError):
             self._path.unlink()
@@ -82,13 +82,13 @@ class Reserve:
 
 
 def is_full(error: OSError) -> bool:
-    """Tell whether an error says that there is no room."""
+    """Return whether an error means that the disk is full."""
     return error.errno in NO_SPACE
 
 
 @contextmanager
 def using_disk(path: Path) -> Iterator[None]:
-    """Turn an `OSError` of file work below `path` into `DiskFull` or `Unavailable`."""
+    """Turn an `OSError` of file operations below `path` into `DiskFull` or `Unavailable`."""
     try:
         yield
     except OSError as error:
@@ -98,7 +98,7 @@ def using_disk(path: Path) -> Iterator[None]:
 
 
 def sync(path: Path) -> None:
-    """Return when a file or directory is on the disk, also after a power loss. Blocks."""
+    """Return when a file or directory is on the disk, safe from a power loss. Blocks."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -107,16 +107,16 @@ def sync(path: Path) -> None:
 
 
 def is_whole(path: Path, sha256: str) -> bool:
-    """Tell whether a file's bytes have this digest; what a disk cannot read back has none. Blocks.
+    """Return whether a file has this digest; False if the disk cannot read it. Blocks.
 
-    Raises `OSError` when the file cannot be opened.
+    Raises `OSError` if the file cannot be opened.
     """
     with path.open("rb") as file:
         return has_digest(file, sha256)
 
 
 def has_digest(file: BufferedReader, sha256: str) -> bool:
-    """Tell whether an open file has this digest, read from where it is; as `is_whole`. Blocks."""
+    """Return whether the rest of an open file has this digest; see `is_whole`. Blocks."""
     try:
         return hashlib.file_digest(file, "sha256").hexdigest() == sha256
     except OSError:
@@ -124,7 +124,7 @@ def has_digest(file: BufferedReader, sha256: str) -> bool:
 
 
 def clear(path: Path) -> None:
-    """Remove whatever lies there, also a directory; what resists is logged and stays. Blocks."""
+    """Remove a file or directory; what cannot be removed is logged and stays. Blocks."""
     try:
         try:
             path.unlink(missing_ok=True)
@@ -135,5 +135,5 @@ def clear(path: Path) -> None:
 
 
 def room_of(size_bytes: int) -> int:
-    """Return how many bytes of a disk a file takes up: whole blocks."""
+    """Return how many bytes of the disk a file uses: whole blocks."""
     return -(-size_bytes // _BLOCK_BYTES) * _BLOCK_BYTES

@@ -1,8 +1,8 @@
-"""An application's log: what its actor logged and wrote, kept on disk within a bound.
+"""An application's log: what its actor logged and wrote, kept on disk within a limit.
 
-This file owns the files of one log, `NAME.log` and the older `NAME.log.1`, one JSON object a line.
-It knows nothing of where lines come from. Lines come from guests, so nothing about them is
-trusted: neither their number nor their length.
+This module defines the files of one log, `NAME.log` and the older `NAME.log.1`, with one JSON
+object per line. It does not know where lines come from. They come from guests, so neither their
+number nor their length is trusted.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from plexspaces_node.model import MIB
 _log = logging.getLogger(__name__)
 
 MESSAGE_LIMIT_BYTES = 16 * 1024
-"""The longest message kept whole, in bytes of UTF-8; a longer one is cut and marked.
+"""The longest message kept completely, in bytes of UTF-8; a longer one is cut and marked.
 
-Less in a log of under 200 kB, so that the longest line always fits half of it.
+Less in a log of under 200 kB, so that the longest line always fits into half of it.
 """
 
 MIN_LIMIT_BYTES = 4096
-"""The least a log may be bounded to."""
+"""The smallest limit of a log."""
 
 PENDING_LIMIT_BYTES = 1 * MIB
-"""Lines not yet on disk, or not yet taken by a follower; past this they are dropped and counted."""
+"""Lines not yet on disk, or not yet read by a follower; more are dropped and counted."""
 
 MAX_FOLLOWERS = 16
-"""Followers of one log at a time."""
+"""The maximum number of followers of one log."""
 
 _MAX_TIME_NS = 2**63 - 1
 _WORD_LIMIT_BYTES = 16
-# What a line has beside its message at the most, and what JSON makes of one byte at the worst.
+# The most that a line has beside its message, and the longest form of one byte in JSON.
 _LINE_OVERHEAD_BYTES = 512
 _ESCAPE_GROWTH = 6
 
@@ -55,7 +55,7 @@ _decoder = msgspec.json.Decoder(LogLine)
 def remove_all_but(directory: Path, names: Collection[str]) -> None:
     """Remove the logs of all applications but those named.
 
-    One that cannot be removed stays, with a warning. Blocks.
+    A log that cannot be removed stays, with a warning. Blocks.
     """
     for path in sorted(directory.glob("*.log*")):
         name, _, rest = path.name.partition(".log")
@@ -69,7 +69,7 @@ def remove_all_but(directory: Path, names: Collection[str]) -> None:
 
 
 class _Backlog:
-    """Encoded lines that wait to be taken; bounded, and honest about what it had to drop."""
+    """Encoded lines that wait to be read; bounded, and reports what it had to drop."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
@@ -86,8 +86,8 @@ class _Backlog:
         return len(self._lines) + self._dropped
 
     def push(self, line: bytes, time_unix_ns: int) -> None:
-        # Once something was dropped all that follows is, until the lines are taken: the notice
-        # then stands exactly where lines are missing.
+        # Once something was dropped, everything that follows is too, until the lines are read: so
+        # the notice is exactly where lines are missing.
         if self._dropped or self._size_bytes + len(line) > self._limit_bytes:
             self.drop(1, time_unix_ns)
             return
@@ -106,7 +106,7 @@ class _Backlog:
         return [*self._lines, _encode(notice)]
 
     def lose(self, batch: _Backlog, written: int) -> None:
-        """Count what of `batch` was not written after its first `written` lines."""
+        """Count the lines of `batch` after its first `written` ones as lost."""
         self.drop(batch.count - written, batch._dropped_ns)
 
 
@@ -124,10 +124,10 @@ class _Follower:
 class ApplicationLog:
     """The log of one application. Used from one event loop; opens its file only to write or read.
 
-    Never holds more than `pending_bytes` in memory, twice that for each follower, and never
-    more than `limit_bytes` on disk: of two halves the older is thrown away when the newer is full.
-    A line cut short by a crash or a full disk is skipped by readers. The directory of `path` must
-    exist; the files are made when there is something to write, readable by their owner only.
+    Never holds more than `pending_bytes` in memory, twice that for each follower, and never more
+    than `limit_bytes` on disk: of two halves the older is deleted when the newer is full. Readers
+    skip a line that a crash or a full disk cut short. The directory of `path` must exist; the files
+    are created at the first write, readable by their owner only.
     """
 
     def __init__(
@@ -147,8 +147,8 @@ class ApplicationLog:
         self._pending_bytes = pending_bytes
         self._pending = _Backlog(pending_bytes)
         self._followers: set[_Follower] = set()
-        # Held while a thread works on the files, so that a reader sees a whole number of lines
-        # and knows which ones are not there yet.
+        # Held while a thread works on the files, so that a reader sees complete lines and knows
+        # which ones are not there yet.
         self._files = asyncio.Lock()
         self._writing: asyncio.Task[None] | None = None
         self._closed = False
@@ -164,10 +164,10 @@ class ApplicationLog:
         await self.close()
 
     def append(self, record: LogLine) -> None:
-        """Take a line; returns at once and never raises.
+        """Add a line; returns at once and never raises.
 
         What the disk or a follower is too slow for is dropped, and one line says how many were.
-        Silently ignored once closed.
+        Ignored after the log was closed.
         """
         if self._closed:
             return
@@ -181,21 +181,21 @@ class ApplicationLog:
             self._writing = asyncio.get_running_loop().create_task(self._write_pending())
 
     def note(self, level: str, message: str) -> None:
-        """Append a line of the node itself, written now."""
+        """Add a line of the node itself, with the current time."""
         self.append(LogLine(time_ns(), "node", level, message))
 
     async def read(self, tail: int = 0) -> list[LogLine]:
-        """Return the last `tail` lines, oldest first; 0 means all that is kept."""
+        """Return the last `tail` lines, oldest first; 0 means all that are kept."""
         async with self._files:
             lines = await asyncio.to_thread(self._read_files, tail, self._pending.lines())
         return await asyncio.to_thread(_decode, lines)
 
     async def follow(self, tail: int = 0) -> AsyncGenerator[LogLine, None]:
-        """Yield the last `tail` lines (0: all that is kept), then each new one as it comes.
+        """Yield the last `tail` lines (0: all that are kept), then each new one.
 
-        Without gap or repetition, but for lines dropped because the consumer is too slow, in
-        whose place a line says how many. Ends when the log is closed. Close it with `aclosing`.
-        Raises `ResourceExhausted` past `MAX_FOLLOWERS`.
+        Without gap or repetition, except for lines dropped because the consumer is too slow, which
+        one line replaces and counts. Ends when the log is closed. Close it with `aclosing`. Raises
+        `ResourceExhausted` if there are `MAX_FOLLOWERS` already.
         """
         if len(self._followers) >= MAX_FOLLOWERS:
             raise ResourceExhausted(
@@ -206,8 +206,8 @@ class ApplicationLog:
         self._followers.add(follower)
         try:
             async with self._files:
-                # No write is under way here, so every line is in exactly one place: on disk, in
-                # `pending`, or, from this moment on, coming to the follower.
+                # No write is in progress here, so every line is in exactly one place: on disk, in
+                # `pending`, or, from now on, sent to the follower.
                 follower.take()
                 pending = self._pending.lines()
                 past = await asyncio.to_thread(self._read_files, tail, pending)
@@ -231,12 +231,12 @@ class ApplicationLog:
             await asyncio.shield(self._writing)
 
     async def remove(self) -> None:
-        """Close the log and remove its files; silent when there are none."""
+        """Close the log and remove its files, if there are any."""
         await self.close()
         await self.clear()
 
     async def clear(self) -> None:
-        """Remove the files, as those of an earlier application; silent when there are none."""
+        """Remove the files, because they belong to an earlier application."""
         async with self._files:
             await asyncio.to_thread(self._unlink_files)
 
@@ -248,8 +248,8 @@ class ApplicationLog:
                     lines = batch.lines()
                     written = await asyncio.to_thread(self._write_files, lines)
                 if written < len(lines):
-                    # The disk is full or gone. The next append tries again; trying now would
-                    # only spin.
+                    # The disk is full or gone. The next append tries again; trying now would only
+                    # spin.
                     self._pending.lose(batch, written)
                     return
         finally:
@@ -301,7 +301,7 @@ def _write_all(file: FileIO, size: int, chunk: bytearray) -> None:
         while rest:
             rest = rest[file.write(rest) :]
     except OSError:
-        # Back to whole lines, so that what is counted as lost is not there in part.
+        # Back to complete lines, so that lines counted as lost are not there in part.
         file.truncate(size)
         raise
 
@@ -322,7 +322,7 @@ def _bounded(record: LogLine, message_limit: int) -> LogLine:
 def _cut(text: str, limit_bytes: int) -> str:
     if text.isascii() and len(text) <= limit_bytes:
         return text
-    # "replace", because a lone surrogate is no UTF-8 and a log line is no reason to fail.
+    # "replace", because a lone surrogate is not valid UTF-8 and a log line must not fail.
     data = text.encode("utf-8", "replace")
     if len(data) <= limit_bytes:
         return data.decode()

@@ -1,4 +1,4 @@
-"""Prometheus metrics of a node, gathered when they are asked for and not on any message's path.
+"""Prometheus metrics of a node, collected during a scrape and not on any message's path.
 
 Every metric is in `METRICS`; `docs/metrics.md` is compared with it by a test.
 """
@@ -45,7 +45,7 @@ METRICS: dict[str, tuple[str, Value]] = {
         lambda s: s.restarts,
     ),
 }
-"""Counters an application, since the node started: name, meaning, where the value comes from."""
+"""Counters per application, since the node started: name, meaning, where the value comes from."""
 
 APPLICATIONS = ("plexspaces_applications", "Applications by state.")
 STORE = (
@@ -59,14 +59,14 @@ DAMAGES = (
 
 
 SCRAPES = 16
-"""The most connections at a time; for one more the oldest is ended, which has had its time."""
+"""The maximum number of connections; one more ends the oldest."""
 
 SCRAPE_S = 10.0
-"""How long a connection may last: one that asks for nothing holds a thread and a descriptor."""
+"""How long a connection can last: one that asks for nothing holds a thread and a descriptor."""
 
 
 class NodeCollector(Collector):
-    """Reads what a node has, from the thread that serves the scrape."""
+    """Reads the node's values on the thread that serves the scrape."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class NodeCollector(Collector):
         self._damages = damages
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
-        """Yield every metric as it is now."""
+        """Yield every metric with its current value."""
         supervisors = list(self._supervisors())
         for name, (meaning, value) in METRICS.items():
             family = CounterMetricFamily(
@@ -106,9 +106,9 @@ def serve_metrics(
     *,
     scrape_s: float = SCRAPE_S,
 ) -> Iterator[int | None]:
-    """Serve metrics over HTTP at HOST:PORT while inside, and yield the port; "" serves nothing.
+    """Serve metrics over HTTP at HOST:PORT in the body, and yield the port; "" serves nothing.
 
-    Raises `Unavailable` when the port is in use. Scrapes run on a thread of their own.
+    Raises `Unavailable` if the port is in use. Scrapes run on a thread of their own.
     """
     if not address:
         yield None
@@ -144,19 +144,19 @@ def _listen(host: str, port: int, registry: CollectorRegistry, lasts_s: float) -
 
 
 class ScrapeServer(socketserver.ThreadingMixIn, WSGIServer):
-    """Answers each scrape on a thread of its own; a bounded number at once, each for so long."""
+    """Answers each scrape on its own thread; limited in number and time."""
 
     daemon_threads = True
     scrape_s = SCRAPE_S
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # Since when, by connection. Changed by the thread that accepts and by those that answer.
+        # Start times by connection. Changed by the accepting thread and by those that answer.
         self._since_s: dict[socket.socket, float] = {}
         super().__init__(*args, **kwargs)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer on a thread, and end the oldest connection when there are too many."""
-        # In the order they came.
+        """Answer on a thread, and end the oldest connection if there are too many."""
+        # In order of arrival.
         open_ones = list(self._since_s)
         if len(open_ones) >= SCRAPES:
             self._end(open_ones[0])
@@ -176,15 +176,15 @@ class ScrapeServer(socketserver.ThreadingMixIn, WSGIServer):
                 self._end(request)
 
     def _end(self, request: socket.socket) -> None:
-        # Its thread reads the end then, and closes it.
+        # Its thread then reads the end and closes it.
         self._since_s.pop(request, None)
         with suppress(OSError):
             request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of a client that went away."""
+        """Do not report a client that disconnected."""
 
 
 class _Handler(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing of a scrape."""
+        """Do not report a scrape."""

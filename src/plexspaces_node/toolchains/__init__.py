@@ -1,8 +1,8 @@
 """From a project's source to an artifact that can be deployed.
 
-`build` finds the language from the project's files, runs that language's own compiler and keeps
-the result by a digest of everything it came from. `new_project` begins a project from a template.
-Knows the contract in ``wit/`` and the SDKs; knows nothing of nodes, machines or gRPC.
+`build` detects the language from the project's files, runs that language's own compiler and caches
+the result by a digest of everything it came from. `new_project` creates a project from a template.
+Knows the contract in ``wit/`` and the SDKs, but not nodes, VMs or gRPC.
 """
 
 from __future__ import annotations

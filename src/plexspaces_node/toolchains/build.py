@@ -1,6 +1,7 @@
-"""The use case: build a project, from the cache where nothing changed.
+"""Builds a project, or takes the result from the cache if nothing changed.
 
-Owns the order of the steps and what goes where; how a language compiles is its toolchain's.
+This module defines the order of the steps and where files go; the toolchains know how a language is
+compiled.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class BuildResult:
     Attributes:
         path: the artifact.
         duration_ns: wall time of the whole build.
-        cached: nothing had changed, so that no compiler ran.
+        cached: nothing had changed, so no compiler ran.
     """
 
     path: Path
@@ -67,13 +68,13 @@ async def build(
     progress: Callable[[str], None],
     environment: BuildEnvironment | None = None,
 ) -> BuildResult:
-    """Build a project into `output`, by default ``dist/NAME.wasm`` in it.
+    """Build a project into `output`, by default ``dist/NAME.wasm`` in the project.
 
-    Nothing else is written to the project. `progress` is called on the event loop with one line
-    per step. Cancelling ends the compiler and leaves nothing. Raises `NotFound` and
-    `InvalidArgument` for what is no project or does not compile (the message then holds the
-    compiler's own), `Unsupported` for a language or compiler that is not there (the hint says how
-    to install it) and `DeadlineExceeded` when the compiler does not end.
+    Writes nothing else to the project. `progress` is called on the event loop with one line per
+    step. Cancelling ends the compiler and leaves nothing. Raises `NotFound` and `InvalidArgument`
+    if it is not a project or does not compile (the message then contains the compiler's own),
+    `Unsupported` for a missing language or compiler (the hint says how to install it) and
+    `DeadlineExceeded` if the compiler does not end.
     """
     started = time.perf_counter_ns()
     environment = environment or BuildEnvironment.here()
@@ -102,7 +103,7 @@ async def build(
 
 @dataclass(frozen=True, slots=True)
 class _Inputs:
-    """What is compiled, and the digest of all that decides the result."""
+    """What is compiled, and the digest of everything that affects the result."""
 
     digest: str
     sources: list[Source]
@@ -145,7 +146,7 @@ class _Job:
             )
             await self.toolchain.compile(compilation)
             await in_thread(_copy, compilation.output, self.output)
-            # A file edited meanwhile: nobody knows which version of it was compiled.
+            # A file was edited meanwhile: it is unknown which version was compiled.
             if (await in_thread(self.read)).digest == inputs.digest:
                 await in_thread(self.cache.store, inputs.digest, compilation.output)
 
@@ -188,7 +189,7 @@ def _is_replaceable(output: Path) -> bool:
 
 
 def _copy(source: Path, output: Path) -> None:
-    """Put a copy in place at once; not a link, so that nobody's edit reaches the cache."""
+    """Put a copy in place atomically; not a link, so that edits do not change the cache."""
     with writing(output.parent, hint="choose an output with -o"):
         output.parent.mkdir(exist_ok=True)
         with tempfile.NamedTemporaryFile(

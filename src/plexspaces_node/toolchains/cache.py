@@ -1,7 +1,7 @@
-"""The store of finished builds: one file each, named by the digest of all it was made from.
+"""The cache of finished builds: one file each, named by the digest of everything it was made from.
 
-Bounded in size; the builds not used for longest go first. Safe for builds at the same time: a
-file appears whole or not at all.
+Limited in size; the builds unused for longest are removed first. Safe for concurrent builds: a file
+appears complete or not at all.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SCRATCH_LIFE_S = 24 * 3600.0
 
 
 class BuildCache:
-    """The builds kept in one directory, which is made when it is first written to."""
+    """The cached builds in one directory, which is created at the first write."""
 
     def __init__(self, directory: Path, *, max_bytes: int = MAX_BYTES) -> None:
         self._directory = directory
@@ -45,7 +45,7 @@ class BuildCache:
         """Move a finished file, of the same file system, into the cache. Blocks."""
         path = self._path(digest)
         with built.open("rb") as file:
-            # Before the name is there: after a power cut a file without content would stay.
+            # Before the name exists: after a power loss a file without content would stay.
             os.fsync(file.fileno())
         built.replace(path)
         self._prune(keep=path)
@@ -55,7 +55,7 @@ class BuildCache:
     def scratch(self) -> Iterator[Path]:
         """Yield an empty directory on the cache's file system, removed afterwards. Blocks.
 
-        Raises `InvalidArgument` when the cache cannot be written.
+        Raises `InvalidArgument` if the cache cannot be written.
         """
         with writing(f"the build cache {self._directory}", hint=CACHE_HINT):
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ class BuildCache:
                 path.unlink(missing_ok=True)
 
     def _remove_abandoned_scratch(self) -> None:
-        # Of builds that were killed: no build lasts this long.
+        # Left by builds that were killed: no build takes this long.
         oldest = time.time() - _SCRATCH_LIFE_S
         for path in self._directory.glob(f"{_SCRATCH_PREFIX}*"):
             found = _seen(path)
@@ -87,7 +87,7 @@ class BuildCache:
 
 
 def _seen(path: Path) -> tuple[Path, os.stat_result] | None:
-    """Return a path and its status, None when another build has removed it."""
+    """Return a path and its status; None if another build has removed it."""
     try:
         return path, path.stat()
     except FileNotFoundError:

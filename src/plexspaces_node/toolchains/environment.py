@@ -1,6 +1,6 @@
-"""What a build takes from around it: where compilers are looked for, the cache, the variables.
+"""The environment of a build: where compilers are searched, the cache, the variables.
 
-The only file of this room that reads the process environment, once, in `BuildEnvironment.here`.
+The only module of this folder that reads the process environment, in `BuildEnvironment.here`.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.programs import cache_home
 
 BUILD_TIMEOUT_S = 600.0
-"""A first build on a slow machine compiles the language's whole standard library."""
+"""A first build on a slow host compiles the language's whole standard library."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuildEnvironment:
-    """The surroundings of a build.
+    """The environment of a build.
 
     Attributes:
-        cache: directory of the build cache; made when first needed.
-        search: directories in which compilers are looked for, in order.
-        variables: what compilers inherit, as far as their language's recipe passes it on.
-        timeout_s: the longest one compilation may take.
-        wasi_libc: where a distribution puts the C library of wasip1; Debian's and Ubuntu's place.
+        cache: directory of the build cache; created when first needed.
+        search: directories in which compilers are searched, in order.
+        variables: what compilers inherit, as far as their language passes it on.
+        timeout_s: time limit of one compilation.
+        wasi_libc: where a distribution has the C library of wasip1; Debian's and Ubuntu's place.
     """
 
     cache: Path
@@ -38,17 +38,17 @@ class BuildEnvironment:
 
     @classmethod
     def here(cls) -> BuildEnvironment:
-        """Return the surroundings of this process.
+        """Return the environment of this process.
 
-        Compilers installed beside this Python come before those on ``PATH``: they are the
-        versions the product was tested with. Raises `InvalidArgument` when there is no place for
-        a cache.
+        Compilers installed beside this Python take precedence over those on ``PATH``: they are the
+        versions that the product was tested with. Raises `InvalidArgument` if there is no directory
+        for a cache.
         """
         path = os.environ.get("PATH", os.defpath)
         on_path = tuple(Path(entry) for entry in path.split(os.pathsep) if entry)
         return cls(
             cache=cache_home(os.environ) / "plexspaces" / "build",
-            # Not resolved: in a virtual environment the link lies beside the compilers.
+            # Not resolved: in a virtual environment the link is beside the compilers.
             search=((Path(sys.executable).parent,) if sys.executable else ()) + on_path,
             variables=dict(os.environ),
         )
@@ -57,7 +57,7 @@ class BuildEnvironment:
     def toolchains(self) -> Path:
         """The directory of compilers that ``plexspaces toolchain install`` installs.
 
-        Raises `InvalidArgument` when there is no place for it.
+        Raises `InvalidArgument` if there is no directory for it.
         """
         named = Path(self.variables.get("XDG_DATA_HOME", ""))
         if named.is_absolute():

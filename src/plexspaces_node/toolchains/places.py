@@ -1,4 +1,4 @@
-"""Places on the user's disk that a build writes to, and the error where it cannot."""
+"""Errors for directories of the user that a build cannot write to."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Runs a compiler: an argument vector in, its status and what it said out.
+"""Runs a compiler: from a command line to its status and its output.
 
-Never a shell. Bounded in time and in kept output, and nothing of it is left running.
+Never uses a shell. Limited in time and in kept output, and leaves no process running.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class Finished:
 async def run(
     argv: Sequence[str], *, cwd: Path, variables: Mapping[str, str], timeout_s: float
 ) -> Finished:
-    """Run a program to its end and return how it ended.
+    """Run a program to its end and return the result.
 
-    It gets no stdin and exactly `variables`. When the time is over, or the caller is cancelled,
-    the program and every child of it in its session are killed first. Raises `DeadlineExceeded`,
-    and `Unsupported` when the program cannot be started.
+    It gets no stdin and exactly `variables`. If the time is over, or the caller is cancelled, the
+    program and every child of it in its session are killed first. Raises `DeadlineExceeded`, and
+    `Unsupported` if the program cannot be started.
     """
     process = await _start(argv, cwd, variables)
     over = False
@@ -75,7 +75,7 @@ async def _start(
     try:
         return await asyncio.shield(starting)
     except asyncio.CancelledError:
-        # Cancelled itself, asyncio would kill the program and forget what it has started already.
+        # If asyncio itself were cancelled, it would kill the program and forget its children.
         with contextlib.suppress(OSError):
             await _kill(await starting)
         raise
@@ -92,9 +92,9 @@ async def _read_tail(process: asyncio.subprocess.Process) -> bytes:
 
 
 async def _kill(process: asyncio.subprocess.Process) -> None:
-    # Also where the program itself has ended: a child of it that holds the output lives on, and
-    # as long as one of them lives, the number of their group is nobody else's.
+    # Also if the program itself has ended: a child that holds the output lives on, and as long as
+    # one of them lives, nobody else gets the number of their group.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    # Short, as it was killed; interrupted, it would leave a zombie.
+    # Short, because it was killed; interrupted, it would leave a zombie.
     await asyncio.shield(process.wait())

@@ -1,6 +1,6 @@
 """A project on disk: its language, its name, its source files and their digest.
 
-Reads only. What a compiler does with the files is not known here.
+Only reads. Does not know what a compiler does with the files.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ _MARKS: tuple[tuple[str, Language], ...] = (
     ("go.mod", Language.GO),
     ("app.py", Language.PYTHON),
 )
-"""A file that says the language."""
+"""Files that identify the language."""
 
 _WEAK_MARKS: tuple[tuple[str, Language], ...] = (
     ("pyproject.toml", Language.PYTHON),
     ("package.json", Language.TYPESCRIPT),
 )
-"""A file that says it where none of the others is there: projects hold these for their tools."""
+"""Files that identify it if none of the others exists: other projects have these for their
+tools."""
 
 _NOT_SOURCE = frozenset(
     {
@@ -54,7 +55,7 @@ _NOT_SOURCE = frozenset(
 )
 
 _NOT_SOURCE_MARKS = ("pyvenv.cfg", "CACHEDIR.TAG")
-"""Files that say that their directory is made: a virtual environment, cargo's ``target``."""
+"""Files that mark a generated directory: a virtual environment, cargo's ``target``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +70,8 @@ def detect(project: Path) -> Language:
     """Return the language of a project from its files.
 
     Cargo.toml is Rust, go.mod Go, app.py Python; without any of them pyproject.toml is Python and
-    package.json TypeScript. Raises `NotFound` when there is no such directory, `InvalidArgument`
-    when it is no project or one of two languages.
+    package.json TypeScript. Raises `NotFound` if the directory does not exist, `InvalidArgument` if
+    it is not a project or one of two languages.
     """
     if not project.is_dir():
         what = "is not a directory" if project.exists() else "does not exist"
@@ -102,13 +103,13 @@ def project_name(project: Path) -> str:
 
 
 def application_name(text: str) -> str:
-    """Return the name of an application that is nearest to a text."""
+    """Return the application name that is closest to a text."""
     name = re.sub(r"[^a-z0-9]+", "-", text.lower())[:63].strip("-")
     return name or "application"
 
 
 def default_output(project: Path) -> Path:
-    """Return where a build goes when no one says: ``dist/NAME.wasm`` in the project."""
+    """Return the default output of a build: ``dist/NAME.wasm`` in the project."""
     return project / OUTPUT_DIRECTORY / f"{project_name(project)}.wasm"
 
 
@@ -117,8 +118,8 @@ def read_sources(
 ) -> list[Source]:
     """Return the source files of a directory, sorted.
 
-    Left out are `ignoring`, ``dist`` at the top, version control, virtual environments and the
-    caches of tools. Blocks. Raises `InvalidArgument` for a directory too large to be a project.
+    Leaves out `ignoring`, ``dist`` at the top, version control, virtual environments and caches of
+    tools. Blocks. Raises `InvalidArgument` for a directory too large to be a project.
     """
     sources: list[Source] = []
     total = 0

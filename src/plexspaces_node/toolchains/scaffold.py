@@ -1,9 +1,9 @@
-"""A new project from the template of its language.
+"""Creates a project from the template of its language.
 
-A template is a directory of files below ``templates/``; `PLACEHOLDER` stands for the project's
-name, in their contents and in their names, and `DEPLOYED` for the name under which it is deployed
-when none is given, which its directory decides. A language whose SDK no package manager brings gets
-a copy of it beside them. What the files mean is their language's business.
+A template is a directory below ``templates/``. In its files and their names, `PLACEHOLDER` stands
+for the project's name, and `DEPLOYED` for its default application name, which its directory
+decides. A language whose SDK no package manager provides gets a copy of it. The languages know what
+the files mean.
 """
 
 from __future__ import annotations
@@ -25,29 +25,28 @@ DEPLOYED = "__APPLICATION__"
 TEMPLATES = "toolchains/templates"
 SDKS = "sdk"
 SDK_COPY = "plexspaces"
-"""Where in the project the copy of the SDK lies."""
+"""Where the copy of the SDK is in the project."""
 
 SDK_PLACES: Mapping[Language, str] = {
     Language.GO: "plexspaces",
     Language.RUST: "plexspaces",
     Language.TYPESCRIPT: "plexspaces",
 }
-"""Where in a new project a copy of its language's SDK goes, for tools that want one there."""
+"""Where a new project gets a copy of its language's SDK, for tools that need one."""
 
 _LETTER_FIRST = frozenset({Language.RUST})
-"""Languages whose own names of projects cannot begin with a digit."""
+"""Languages whose project names cannot begin with a digit."""
 
 _TAKEN: Mapping[Language, frozenset[str]] = {Language.RUST: frozenset({"plexspaces"})}
 """Names with which no project builds: cargo allows no two packages of one name and version."""
 
 
 def new_project(language: Language, name: str, directory: Path) -> Path:
-    """Make a project in `directory` and return its absolute path. Blocks.
+    """Create a project in `directory` and return its absolute path. Blocks.
 
-    All files appear at once; a failure leaves nothing. An empty directory that is there is filled.
-    Raises `InvalidArgument` for a name no application can have and for a place that cannot be
-    written, `AlreadyExists` when something is there, `Unsupported` for a language without a
-    template.
+    All files appear at once; a failure leaves nothing. An existing empty directory is filled.
+    Raises `InvalidArgument` for an invalid application name and for a place that cannot be written,
+    `AlreadyExists` if something is there, `Unsupported` for a language without a template.
     """
     _check_name(language, name)
     template = _template(language)
@@ -117,7 +116,7 @@ def _fill(project: Path, template: Path, names: Mapping[str, str]) -> None:
 
 
 def _copy_sdk(sdk: Path, place: Path) -> None:
-    # Not what a tool left there, in a checkout of this repository.
+    # Not the files that a tool left there, in a checkout of this repository.
     for source in read_sources(sdk):
         path = place / source.relative
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -138,7 +137,7 @@ def _put(staged: Path, target: Path) -> None:
     if not target.exists():
         staged.rename(target)
         return
-    # The directory stays the one it is: it may be somebody's working directory.
+    # The directory itself stays: it may be somebody's working directory.
     with ExitStack() as undo:
         for entry in sorted(staged.iterdir()):
             undo.callback(entry.rename(target / entry.name).rename, entry)

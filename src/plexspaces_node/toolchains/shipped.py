@@ -1,6 +1,6 @@
-"""Where the files lie that come with the product: the contract, the SDKs, the examples.
+"""Where the product's own files are: the contract, the SDKs, the examples.
 
-In an installed wheel they are inside the packages; in a checkout some are at its root.
+In an installed wheel they are in the packages; in a checkout some are at its root.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PYTHON_SDK = "plexspaces_actor"
 def shipped(name: str) -> Path:
     """Return the directory `name` (``wit``, ``examples``) of this installation.
 
-    Raises `NotFound` when the installation is not whole.
+    Raises `NotFound` if the installation is incomplete.
     """
     package = Path(str(resources.files(PACKAGE)))
     # src/plexspaces_node in a checkout: its root is two levels up.
@@ -31,7 +31,7 @@ def shipped(name: str) -> Path:
 
 
 def copy_hint(name: str, target: str, *, then: str = "") -> str:
-    """Return the command that puts this version's directory `name` into a project, as `target`."""
+    """Return the command that copies the directory `name` into a project, as `target`."""
     try:
         directory = shipped(name)
     except NotFound as exc:
@@ -41,5 +41,5 @@ def copy_hint(name: str, target: str, *, then: str = "") -> str:
 
 
 def python_sdk() -> Path:
-    """Return the directory of the package that applications in Python import."""
+    """Return the directory of the package that Python applications import."""
     return Path(str(resources.files(PYTHON_SDK)))

@@ -1,4 +1,4 @@
-"""Runs blocking work off the event loop so that nothing of it goes on after its caller."""
+"""Runs blocking work in a thread that never outlives its caller."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def in_thread(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) 
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait([task])
-        # Looked at, or asyncio would report a failure that no one is there for.
+        # Retrieved, or asyncio would report a failure that nobody handles.
         if not task.cancelled():
             task.exception()
         raise

@@ -1,4 +1,4 @@
-"""What the engine asks of a language: the contract `Toolchain`, and how its compiler is found."""
+"""What a build needs from a language: the contract `Toolchain`, and how its compiler is found."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ VERSION_TIMEOUT_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Compiler:
-    """A compiler that is there: its program and the version it names."""
+    """An available compiler: its program and its version."""
 
     program: Path
     version: str
 
     @property
     def named(self) -> str:
-        """The compiler in words: its name and version."""
+        """Describe the compiler: its name and version."""
         return f"{self.program.name} {self.version}"
 
     @property
     def placed(self) -> str:
-        """The compiler in words, and where it is."""
+        """Describe the compiler, and where it is."""
         return f"{self.named} at {self.program}"
 
 
@@ -41,9 +41,9 @@ class Compilation:
     """One run of a compiler.
 
     Attributes:
-        project: directory of the project; not to be written to.
+        project: directory of the project; must not be written to.
         sources: its files.
-        scratch: a directory of its own that is removed afterwards.
+        scratch: a temporary directory of its own.
         output: file to write.
         variables: the environment of the compiler.
     """
@@ -58,7 +58,7 @@ class Compilation:
 
 
 class Toolchain(Protocol):
-    """How one language becomes an artifact."""
+    """Compiles one language to artifacts."""
 
     @property
     def language(self) -> Language:
@@ -74,24 +74,24 @@ class Toolchain(Protocol):
     async def describe(self, environment: BuildEnvironment) -> str:
         """Return in one line what a build would use: versions and places.
 
-        Looks as `ready` does, installs and makes nothing. Raises `Unsupported` with the command
-        that installs what is missing for an actor, and what `process.run` raises.
+        Looks as `ready` does, but installs and creates nothing. Raises `Unsupported` with the
+        command that installs what an actor needs, and what `process.run` raises.
         """
 
     async def ready(
         self, project: Path, environment: BuildEnvironment, *, progress: Callable[[str], None]
     ) -> Compiler:
-        """Return the compiler for a project, with all it needs made ready.
+        """Return the compiler for a project, with everything it needs prepared.
 
-        Raises `Unsupported` with the command that installs what is missing, and
-        `InvalidArgument` when the project leaves no compiler a choice.
+        Raises `Unsupported` with the command that installs what is missing, and `InvalidArgument`
+        if the project allows no compiler.
         """
 
     def variables(self, environment: BuildEnvironment, scratch: Path) -> dict[str, str]:
-        """Return the environment in which the compiler runs. May make directories in `scratch`."""
+        """Return the compiler's environment. May create directories in `scratch`."""
 
     def ingredients(self) -> list[str]:
-        """Return what besides the sources and the compiler decides the result. Blocks."""
+        """Return what affects the result besides the sources and the compiler. Blocks."""
 
     def directories(self, project: Path) -> list[Path]:
         """Return the directories outside the project whose files are compiled too. Blocks."""
@@ -99,13 +99,13 @@ class Toolchain(Protocol):
     async def compile(self, compilation: Compilation) -> None:
         """Write the artifact.
 
-        Raises `InvalidArgument` with the compiler's own words when the project does not compile,
+        Raises `InvalidArgument` with the compiler's own message if the project does not compile,
         and what `process.run` raises.
         """
 
 
 class CompilerProgram(Protocol):
-    """A compiler that is one program, which is taken where it is first found."""
+    """A compiler that is a single program, used where it is first found."""
 
     @property
     def language(self) -> Language:
@@ -121,13 +121,13 @@ class CompilerProgram(Protocol):
 
     @property
     def version_arguments(self) -> tuple[str, ...]:
-        """What makes it print its version."""
+        """The arguments that print its version."""
 
     def parse_version(self, output: str) -> str:
-        """Return the version from what it printed; raises `Unsupported` for a bad one."""
+        """Return the version from its output; raises `Unsupported` for a bad one."""
 
     def variables(self, environment: BuildEnvironment, scratch: Path) -> dict[str, str]:
-        """Return the environment in which it runs; see `Toolchain`."""
+        """Return its environment; see `Toolchain`."""
 
 
 async def find_compiler(sought: CompilerProgram, environment: BuildEnvironment) -> Compiler:

@@ -1,8 +1,8 @@
-"""The workload of ``plexspaces run``: one message that every example answers alike.
+"""The workload of ``plexspaces run``: one message that every example answers in the same way.
 
-``primes`` with a limit in decimal digits is answered with the number of primes up to it, counted
-by trial division, which costs the same number of divisions in every language. Here is what the
-answer must be, found by another algorithm, and where the examples are.
+The answer to ``primes`` with a limit in decimal digits is the number of primes up to it, counted by
+trial division, which costs the same number of divisions in every language. This module has the
+right answer, from another algorithm, and finds the examples.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ def primes_payload(limit: int) -> bytes:
 
 
 def primes_reply(limit: int) -> bytes:
-    """Return the only right answer to `primes_payload`; see `count_primes`."""
+    """Return the right answer to `primes_payload`; see `count_primes`."""
     return b"%d" % count_primes(limit)
 
 
 def count_primes(limit: int) -> int:
     """Return how many primes there are from 2 to `limit` inclusive, by a sieve. Blocks.
 
-    Raises `InvalidArgument` above `MAX_PRIMES_LIMIT`, which bounds its memory.
+    Raises `InvalidArgument` above `MAX_PRIMES_LIMIT`, which limits its memory.
     """
     if limit > MAX_PRIMES_LIMIT:
         raise InvalidArgument(f"the limit {limit} is above {MAX_PRIMES_LIMIT}")
@@ -62,10 +62,10 @@ def count_primes(limit: int) -> int:
 
 
 def examples() -> list[SampleProject]:
-    """Return the examples of this installation, by name; raises `NotFound` when there are none."""
+    """Return the examples of this installation, by name; raises `NotFound` if there are none."""
     projects = []
     for path in sorted(shipped("examples").iterdir()):
-        # Beside the projects there may be a README, or what a tool left.
+        # Beside the projects there may be a README, or files left by a tool.
         with contextlib.suppress(InvalidArgument, NotFound):
             projects.append(SampleProject(project_name(path), path, detect(path)))
     return projects

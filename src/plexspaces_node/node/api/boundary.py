@@ -1,8 +1,8 @@
-"""Between gRPC and the node's services: requests are read, calls are counted, errors are told.
+"""Between gRPC and the node's services: parses requests, counts calls, converts errors.
 
-Everything that is served goes through a `Boundary`: what cannot be read is the caller's fault and
-is told to the caller alone, and what is too much is refused before anything is done for it.
-Knows no service.
+Everything that is served goes through a `Boundary`: a request that cannot be parsed is an error of
+the caller and reported only to the caller, and calls over the limit are refused before anything is
+done for them. Knows no service.
 """
 
 from __future__ import annotations
@@ -46,36 +46,36 @@ _FACTORIES: Mapping[tuple[bool, bool], Callable[..., Handler]] = {
 
 
 class Boundary:
-    """What the generated code registers its services with, in place of the server.
+    """Replaces the server where the generated code registers its services.
 
-    Not an interceptor, which for each call takes a third of the time of an empty one. gRPC itself
-    would log a traceback for each request that cannot be read, and answer UNKNOWN.
+    It is not an interceptor, which would take a third of the time of an empty call. And gRPC itself
+    would log a traceback for each request that cannot be parsed, and answer UNKNOWN.
     """
 
     def __init__(self, server: grpc.aio.Server, *, most_calls: int) -> None:
-        """Serve with `server`, at most so many calls at once."""
+        """Serve with `server`, at most this many calls at once."""
         logging.getLogger(_GRPC_LOG).addFilter(_is_news)
         self._server = server
         self._most_calls = most_calls
         self.calls = 0
         """How many calls are being handled."""
         self._streams: Counter[str] = Counter()
-        """How many of them are streams of replies, which may last, by connection."""
+        """How many of them are streams of replies, which can last long, by connection."""
 
     def __repr__(self) -> str:
         return f"<Boundary {self.calls} of {self._most_calls} calls>"
 
     def serve(self, add: Callable[..., None], servicer: object) -> None:
-        """Serve a servicer, `add` being what the generated code adds it to a server with."""
+        """Serve a servicer; `add` is the generated function that adds it to a server."""
         add(servicer, self)
 
     def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
-        """Do nothing: the same methods are registered by name too, and those are what serves."""
+        """Do nothing: the generated code also registers the same methods by name, which is used."""
 
     def add_registered_method_handlers(
         self, service_name: str, method_handlers: Mapping[str, Handler]
     ) -> None:
-        """Serve the methods of a service; those of the same name take the place of earlier ones."""
+        """Serve the methods of a service; they replace earlier ones of the same name."""
         guarded = {name: self._guarded(handler) for name, handler in method_handlers.items()}
         self._server.add_registered_method_handlers(service_name, guarded)
 
@@ -90,7 +90,7 @@ class Boundary:
         read = handler.request_deserializer
         if read is not None:
             behavior = _reading(read, behavior, each=kind[0])
-        # Where replies are a stream a coroutine may be meant too, which writes them itself.
+        # For streams of replies gRPC also allows coroutines that write the replies themselves.
         is_generator = inspect.isasyncgenfunction(behavior)
         guarded = self._yielding(behavior) if is_generator else self._replying(behavior)
         return _FACTORIES[kind](guarded, response_serializer=handler.response_serializer)
@@ -146,13 +146,13 @@ class Boundary:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Tell whether what gRPC logs is more than that a client left while it was answered."""
+    """Return whether a log record of gRPC is more than a client that left during its answer."""
     error = record.exc_info[1] if record.exc_info else None
     return type(error).__name__ != "ExecuteBatchError"
 
 
 def _reading(read: Callable[[bytes], Any], behavior: Any, *, each: bool) -> Any:
-    """Have a behavior get requests as read from their bytes: the request, or each of a stream."""
+    """Wrap a behavior so that it gets parsed requests: one, or each of a stream."""
 
     def readable(raw: bytes) -> Any:
         try:

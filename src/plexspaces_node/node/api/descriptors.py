@@ -1,7 +1,7 @@
-"""File descriptors: how many a node may have, who gets them, and the words for when there is none.
+"""File descriptors: how many a node may have, what for, and the error if none is left.
 
-A process that has none left accepts no connection, makes no machine and opens no file. So what
-others take of them, connections, is bounded, and a reserve is kept for what the node itself does.
+A process without free descriptors accepts no connection, starts no VM and opens no file. So the
+number of connections is limited, and a reserve is kept for the node's own work.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import resource
 from plexspaces_node.errors import ResourceExhausted
 
 MOST_DESCRIPTORS = 1 << 20
-"""The kernel's own bound, unless somebody raised it: a hard limit may be none at all."""
+"""The kernel's own limit by default: a hard limit may be unlimited."""
 
 OWN = 128
-"""Of the node itself: its files, its database, uploads and compilations at work."""
+"""For the node itself: its files, its database, active uploads and compilations."""
 
 PER_MACHINE = 6
-"""A machine takes four, its socket, its link, its process and, while it starts, its console; its
-application up to two, for its log and whoever follows that."""
+"""A VM takes four: its socket, its link, its process and, while it starts, its console. Its
+application takes up to two, for its log and whoever follows that."""
 
 MOST_CONNECTIONS = 10_000
 
@@ -33,9 +33,9 @@ def most_allowed() -> int:
 
 
 def raise_limit() -> None:
-    """Raise the soft limit as far as it goes.
+    """Raise the soft limit as far as possible.
 
-    It is for programs that wait with select(2), which a node does not.
+    It exists for programs that wait with select(2), which a node does not.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = most_allowed()
@@ -44,27 +44,27 @@ def raise_limit() -> None:
 
 
 def in_force() -> int:
-    """Return how many this process may have."""
+    """Return how many descriptors this process may have."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
 
 
 def reserve(machines: int) -> int:
-    """Return how many a node with so many machines needs for itself."""
+    """Return how many a node with this many VMs needs for itself."""
     return OWN + PER_MACHINE * machines
 
 
 def for_connections(descriptors: int, machines: int) -> int:
-    """Return how many of a process's descriptors connections of clients may take together.
+    """Return how many of a process's descriptors client connections can use together.
 
-    What is left when every machine has its own, but at least a quarter.
+    What is left when every VM has its own, but at least a quarter.
     """
     left = max(descriptors - reserve(machines), descriptors // 4, _LEAST_CONNECTIONS)
     return min(left, MOST_CONNECTIONS)
 
 
 def are_what_lacked(error: BaseException) -> bool:
-    """Tell whether an error, or what caused it, is that there was no descriptor left."""
+    """Return whether an error, or its cause, is that no descriptor was left."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in (errno.EMFILE, errno.ENFILE):
@@ -74,7 +74,7 @@ def are_what_lacked(error: BaseException) -> bool:
 
 
 def none_left() -> ResourceExhausted:
-    """Return the error that says so."""
+    """Return the error for it."""
     return ResourceExhausted(
         f"the node has used all of its {in_force()} file descriptors",
         hint="raise LimitNOFILE= of its service, or ulimit -n; see plexspaces doctor",

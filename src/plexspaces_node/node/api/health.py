@@ -1,7 +1,7 @@
-"""What a node says of its health: by gRPC's protocol, in its log and as a metric.
+"""A node's health: in gRPC's protocol, in its log and as a metric.
 
-It serves until it shuts down or meets damage in its registry. What is not damaged is answered on:
-whether to stop the node is the operator's to decide.
+A node serves until it shuts down or finds damage in its registry. Then it still answers what is not
+damaged: whether to stop the node is the operator's decision.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _REMEMBERED = 16
 
 
 class NodeHealth:
-    """The health of one node. Used on the event loop alone.
+    """The health of one node. Used only on the event loop.
 
     Attributes:
-        servicer: to be added to the server.
+        servicer: for the server.
         damages: how often the registry was found damaged.
     """
 
@@ -37,16 +37,16 @@ class NodeHealth:
         return f"<NodeHealth {self.damages} damages>"
 
     async def serve(self) -> None:
-        """Say that the node serves, unless damage was met before."""
+        """Report that the node serves, unless damage was found before."""
         if not self.damages:
             await self._say(health_pb2.HealthCheckResponse.SERVING)
 
     async def shut_down(self) -> None:
-        """Say that the node serves no longer, for good."""
+        """Report that the node no longer serves."""
         await self.servicer.enter_graceful_shutdown()
 
     def damage(self, error: Damaged) -> None:
-        """Take note that the registry is damaged: an error in the log once for each damage."""
+        """Record that the registry is damaged: an error in the log, once for each damage."""
         self.damages += 1
         if error.message not in self._logged and len(self._logged) < _REMEMBERED:
             self._logged.add(error.message)

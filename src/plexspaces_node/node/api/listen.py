@@ -1,6 +1,6 @@
-"""Where the node listens: whether it can, told before anything is made, and the binding itself.
+"""Where the node listens: an early check whether it can, and the binding itself.
 
-This file owns the words for an address that cannot be had. It knows nothing of what is served.
+This module has the messages for an address that is not available. It does not know what is served.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _REASONS = {
 
 
 async def check_can_listen(address: str) -> None:
-    """Raise `Unavailable`, with the reason, when HOST:PORT cannot be listened on now.
+    """Raise `Unavailable`, with the reason, if the node cannot listen on HOST:PORT now.
 
-    For before `bind`: the gRPC library tells of a port it does not get on stderr, in its own
-    words, and not why. What is free now may be taken a moment later; `bind` fails then.
+    Called before `bind`, because the gRPC library only writes to stderr that it did not get a port,
+    and not why. A port that is free now can be taken a moment later; then `bind` fails.
     """
     host, port = split_address(address)
     try:
@@ -58,9 +58,9 @@ async def check_can_listen(address: str) -> None:
 
 
 def bind(server: grpc.aio.Server, address: str) -> str:
-    """Let the server listen on HOST:PORT and return that with the port it has got.
+    """Make the server listen on HOST:PORT and return that with the actual port.
 
-    Raises `Unavailable` when the address cannot be had.
+    Raises `Unavailable` if the address is not available.
     """
     port, fault = 0, None
     try:

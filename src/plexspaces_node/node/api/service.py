@@ -1,4 +1,4 @@
-"""The gRPC face of the node: decode, call `Applications`, encode. Nothing is decided here."""
+"""The gRPC service of the node: decode, call `Applications`, encode. Nothing is decided here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from plexspaces_node.node.machines.in_flight import InFlight
 
 @dataclass(frozen=True, slots=True)
 class ServiceLimits:
-    """What the service itself applies."""
+    """The settings of the service itself."""
 
     message_timeout_s: float
     in_flight: InFlight
@@ -98,7 +98,7 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
                 yield pb.DeployResponse(phase=phase)
             yield pb.DeployResponse(application=convert.application_to_proto(await task))
         finally:
-            # A client that went away: the deploy is undone, and the undoing awaited.
+            # The client disconnected: the deploy is rolled back, and that is awaited.
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
@@ -171,8 +171,8 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
         )
         reply = encode_reply(outcome.payload, outcome.failure, outcome.timings)
         if len(reply) > LONG_BYTES:
-            # So that what still holds the payload, in this step of the event loop, lets go of it
-            # before gRPC makes a copy of the reply.
+            # So that everything that holds the payload in this step of the event loop releases it
+            # before gRPC copies the reply.
             del outcome
             self._untaken.add(len(reply), context)
             await asyncio.sleep(0)
@@ -194,8 +194,8 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
 
 
 def add_to_server(service: ApplicationService, boundary: Boundary) -> None:
-    """Have this served; messages without the copies of the generated code."""
+    """Serve this; messages without the copies of the generated code."""
     boundary.serve(pb_grpc.add_ApplicationServiceServicer_to_server, service)
-    # After the generated handlers, of which it takes the place of one.
+    # After the generated handlers, because it replaces one of them.
     handler: Handler = grpc.unary_unary_rpc_method_handler(service.Invoke)
     boundary.add_registered_method_handlers(SERVICE, {METHOD: handler})

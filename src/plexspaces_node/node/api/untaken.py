@@ -11,10 +11,10 @@ from plexspaces_node.node.machines.in_flight import InFlight
 
 
 class UntakenReplies:
-    """Bounds what one client can leave unread. Used on the event loop alone."""
+    """Limits how much one client can leave unread. Used only on the event loop."""
 
     def __init__(self, in_flight: InFlight) -> None:
-        """Count replies in `in_flight`, of which one connection may have half."""
+        """Count replies in `in_flight`, of which one connection can have half."""
         self._in_flight = in_flight
         self._bytes: Counter[str] = Counter()
 
@@ -33,12 +33,12 @@ class UntakenReplies:
 
         self._in_flight.add(size)
         self._bytes[peer] += size
-        # The stubs have a class where any function will do.
+        # The stubs require a class where any function works.
         callback: Any = taken
         context.add_done_callback(callback)
 
     def check(self, context: Context) -> None:
-        """Raise `ResourceExhausted` for a connection that has too much unread."""
+        """Raise `ResourceExhausted` for a connection that has left too much unread."""
         if not self._bytes:
             return
         untaken, most = self._bytes.get(context.peer(), 0), self._in_flight.limit_bytes // 2

@@ -1,8 +1,8 @@
-"""Go: a project with ``go.mod`` becomes an actor or a WASI command, by the stock Go compiler.
+"""Go: the standard Go compiler makes an actor or a WASI command from a project with ``go.mod``.
 
-It is an actor when its go.mod requires the SDK: the compiler then makes a core module, and `wrap`
-a component of it. Without the SDK the program reads its message from stdin and writes the reply
-to stdout.
+It is an actor if its go.mod requires the SDK: the compiler then makes a core module, and `wrap`
+makes a component from that. Without the SDK the program reads its message from stdin and writes the
+reply to stdout.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SDK = "plexspaces"
 SDK_VERSION = "v0.1.0"
 
 _ACTOR = f"{CONTRACT}/actor@"
-"""How the exports of an actor begin, whatever version of the contract it speaks."""
+"""How the exports of an actor begin, in any version of the contract."""
 
 _FLAGS = ("-trimpath", "-ldflags=-w")
 _VERSION = re.compile(r"go version go(?P<version>(?P<major>\d+)\.(?P<minor>\d+)\S*)")
@@ -64,9 +64,9 @@ _TARGET = {
     "GOOS": "wasip1",
     "GOARCH": "wasm",
     "CGO_ENABLED": "0",
-    # The compiler that was found, and not one it would fetch.
+    # Use the compiler that was found, not one that it would download.
     "GOTOOLCHAIN": "local",
-    # What decides the result is inside the project: no workspace around it, no commit stamped in.
+    # Only the project affects the result: no workspace around it, no commit stamped in.
     "GOWORK": "off",
     "GOFLAGS": "-buildvcs=false",
 }
@@ -119,7 +119,7 @@ class GoToolchain:
     def variables(self, environment: BuildEnvironment, scratch: Path) -> dict[str, str]:
         kept = {k: v for k, v in environment.variables.items() if k not in _DROPPED}
         if "HOME" not in kept:
-            # Without one the compiler has no place for its cache and refuses to work.
+            # Without one the compiler has no directory for its cache and refuses to work.
             kept.setdefault("GOCACHE", str(environment.cache / "go-build"))
             kept.setdefault("GOPATH", str(environment.cache / "go"))
         return {**kept, **_TARGET, "TMPDIR": str(scratch)}
@@ -144,7 +144,7 @@ class GoToolchain:
         with module.open("rb") as file:
             is_wasm = file.read(4) == b"\0asm"
         if not is_wasm:
-            # Of any package but main, the compiler writes an archive.
+            # For any package but main, the compiler writes an archive.
             raise InvalidArgument(
                 f"the package in {compilation.project} is not a program", hint=_PROGRAM_HINT
             )

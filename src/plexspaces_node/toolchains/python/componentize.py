@@ -1,4 +1,4 @@
-"""How componentize-py is called, whatever it is called for."""
+"""How to call componentize-py."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from plexspaces_node.toolchains.toolchain import Compiler
 
 INSTALL = "pip install 'plexspaces-node[build-python]'"
 TESTED_VERSION = "0.25.1"
-"""The bindings of other series have other names. Of any other version it must first be seen that it
-leaves the bytes that are freed here (`python.memory`), or they would be freed twice."""
+"""Bindings of other series have other names. For any other version it must first be checked that it
+does not free the bytes that are freed here (`python.memory`), or they would be freed twice."""
 
 _WORLD = "application"
 
 
 def arguments(compiler: Compiler, module: str, mounts: Iterable[Path], output: Path) -> list[str]:
-    """Return its argument vector: it imports `module`, and mounts the directories as /0, /1, ..."""
+    """Return the command line: it imports `module`, and mounts the directories as /0, /1, ..."""
     paths = [part for mount in mounts for part in ("-p", str(mount))]
     return [
         str(compiler.program),
@@ -30,9 +30,9 @@ def arguments(compiler: Compiler, module: str, mounts: Iterable[Path], output: P
 
 
 def interpreter_variables(environment: BuildEnvironment, scratch: Path) -> dict[str, str]:
-    """Return the environment it runs in. Makes a directory in `scratch`."""
-    # Packages of the node's own environment must not leak into an application: the compiler
-    # searches the virtual environment it is told of, so it is told of an empty one.
+    """Return its environment. Creates a directory in `scratch`."""
+    # Packages of the node's own environment must not get into an application: the compiler searches
+    # the virtual environment it is given, so it is given an empty one.
     empty = scratch / "venv"
     (empty / "lib" / "python3" / "site-packages").mkdir(parents=True, exist_ok=True)
     return {

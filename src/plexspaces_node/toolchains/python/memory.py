@@ -1,27 +1,26 @@
-"""Gives a Python component what componentize-py does not: freed bytes, and room beside its memory.
+"""Adds to a Python component what componentize-py lacks: freed bytes, and data outside its memory.
 
 Its runtime copies every `list<u8>` that goes to the host into memory of its own and keeps that
-(componentize-py 0.25.1; texts and lists of anything else it frees): what an actor returns, and what
-it hands over in a call, as a value to keep or a message to send. An actor that sends a kilobyte
-would be full after some hundred thousand messages, and one with a megabyte of state after as many
-snapshots as megabytes it has.
+(componentize-py 0.25.1; it frees texts and other lists): what an actor returns, and what it passes
+in a call, as a value to store or a message to send. An actor that sends a kilobyte would be full
+after some hundred thousand messages, and one with a megabyte of state after as many snapshots as it
+has megabytes.
 
-What is kept for imports that come late (`python.library`) would take megabytes of every instance's
-memory, if it were part of what the interpreter is frozen with.
+The late imports (`python.library`) would take megabytes of every instance's memory if they were
+part of what the interpreter is frozen with.
 
-The component gets one core module more, `memory.wat`, which frees bytes with the
-component's own `free`, and has what is kept as a segment of data that no memory begins with. It is
-led to from two places:
+The component gets one more core module, `memory.wat`, which frees bytes with the component's own
+`free`, and holds the late imports as a passive data segment. It is connected in two places:
 
 - For each exported function the component says what is called when the host has read the result;
   that becomes a function of ours.
-- Imported functions are called through a table, since what lowers them needs the memory of those
-  that call. Ours is instantiated after the table was filled, and puts itself in.
+- Imported functions are called through a table, because what lowers them needs the memory of
+  their callers. Ours is instantiated after the table was filled, and puts itself in.
 
-A call of `get` with a key of a form that nobody uses is answered with a part of what is kept.
+A call of `get` with a key of a form that nobody uses returns a part of the late imports.
 
-Nobody else can free the same bytes: the runtime keeps no pointer to them, and Python has never
-seen the copy. After a trap nothing is freed, and the instance is never entered again.
+Nobody else can free the same bytes: the runtime keeps no pointer to them, and Python has never seen
+the copy. After a trap nothing is freed, and the instance is never used again.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ from plexspaces_node.toolchains.wasm.wrap import ACTOR, CONTRACT, VERSION
 from plexspaces_node.wasm_binary import HEADER_BYTES, leb, section, sections, with_size
 
 _LIBRARIES = ("env", "libc.so")
-"""What the module imports, by the names componentize-py links its libraries by."""
+"""The module's imports, by the names that componentize-py uses to link its libraries."""
 _POSTS = {f"cabi_post_{ACTOR}#handle-message", f"cabi_post_{ACTOR}#snapshot-state"}
 _CALLS = {
     "get": f"{CONTRACT}/keyvalue@{VERSION}",
@@ -55,19 +54,19 @@ _CALLS = {
 }
 """The functions of the contract that are called another way, and their interfaces."""
 _TABLE = "$imports"
-"""The table of imported functions, beside which each is by its number, where it is filled."""
+"""The table of imported functions, and the functions by their number in it."""
 
 _DATA = 11
 _PASSIVE = b"\x01\x01"
-"""One segment, which is copied only where a function says so."""
+"""A passive segment, which is copied only when a function does so."""
 
 _UNKNOWN = "componentize-py made a component of a form that is not known"
 
 
 def keeping(component: bytes, kept: bytes) -> bytes:
-    """Return the component, which componentize-py made, freeing what it hands out and with `kept`.
+    """Return the component of componentize-py with freeing and with the data `kept`.
 
-    Raises `Internal` when it has not the form that is known.
+    Raises `Internal` if it does not have the known form.
     """
     try:
         form = read_form(component)
@@ -85,7 +84,7 @@ def keeping(component: bytes, kept: bytes) -> bytes:
 
 
 def _arguments(form: ComponentForm, posts: list[AliasSection]) -> dict[str, int]:
-    """Return which core instances the module is given."""
+    """Return the core instances that the module gets."""
     linked = _linked(form)
     calls = [at for at, one in enumerate(form.instances) if _TABLE in one.bundled]
     actors = {one.name: one.instance for part in posts for one in part.functions}
@@ -96,12 +95,12 @@ def _arguments(form: ComponentForm, posts: list[AliasSection]) -> dict[str, int]
 
 
 def _linked(form: ComponentForm) -> dict[str, int]:
-    """Return the core instances by the names they are given under; the last such is the whole."""
+    """Return the core instances by name; the last one of a name is the complete one."""
     return {name: index for one in form.instances for name, index in one.given.items()}
 
 
 def _slots(form: ComponentForm) -> dict[str, str]:
-    """Return the number in the table of each function that is called another way."""
+    """Return the table number of each function that is called another way."""
     linked = _linked(form)
     slots = {}
     for name, interface in _CALLS.items():

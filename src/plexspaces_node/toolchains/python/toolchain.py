@@ -1,7 +1,7 @@
-"""Python: a project with ``app.py`` becomes an actor component, through componentize-py.
+"""Python: componentize-py makes an actor component from a project with ``app.py``.
 
-The interpreter is started while building, imports the application and is frozen with it. That
-run writes byte code beside every file it imports, so it works on a copy of the project.
+The interpreter is started during the build, imports the application and is frozen with it. That
+writes byte code beside every imported file, so it works on a copy of the project.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ Actor = component.bind(app)
 _late.install(component.read_kept)
 """
 
-# The compiler mounts the directories it is given as /0, /1, ... in their order.
+# The compiler mounts the directories it is given as /0, /1, ... in order.
 _SDK_MOUNT = "/0/"
 _PROJECT_MOUNT = "/1/"
 _VENDOR_MOUNT = "/2/"
@@ -136,7 +136,7 @@ class PythonToolchain:
 
 
 def readable(output: str) -> str:
-    """Return the compiler's words without its own and the SDK's stack, with the project's paths."""
+    """Return the compiler's message with the project's paths, and only its stack."""
     match = _ERROR.search(output)
     words = match["words"] if match else output
     words = (
@@ -149,9 +149,9 @@ def readable(output: str) -> str:
 
 
 def advised(words: str) -> tuple[str, str | None]:
-    """Return the words without what the SDK put below them for a failed import, and that as a hint.
+    """Return the message without the SDK's explanation of a failed import, and that as a hint.
 
-    Where it knows the whole reason, that is told in place of the stack.
+    If the explanation is the whole reason, it replaces the stack.
     """
     match = _ADVICE.search(words)
     if match is None:
@@ -173,7 +173,7 @@ def _stage(compilation: Compilation) -> list[Path]:
     if (project / VENDOR).is_dir():
         mounts.append(project / VENDOR)
     zone_files = list(zone_sources(zones()))
-    # Last, so that a version of its own that a project brings is the one taken.
+    # Last, so that a project's own version takes precedence.
     mounts.append(compilation.scratch / "zones")
     for source in zone_files:
         _copy(source, mounts[-1])

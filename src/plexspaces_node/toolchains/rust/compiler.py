@@ -1,9 +1,9 @@
-"""The Rust compilers of a machine: which of them makes WebAssembly, and how.
+"""The Rust compilers of a host: which of them makes WebAssembly, and how.
 
-Best is one with the standard library for ``wasm32-wasip2``, whose linker makes components; next
-one with that for ``wasm32-wasip1``, whose modules are wrapped. Where rustup's targets are not to
-be had, the distribution's compiler does: it comes with the sources of the standard library, which
-is compiled once, against the distribution's C library, and kept beside the builds.
+The best one has the standard library for ``wasm32-wasip2``, whose linker makes components. Next is
+one with that for ``wasm32-wasip1``, whose modules are wrapped. If rustup's targets are not
+available, the distribution's compiler works too: it comes with the sources of the standard library,
+which is compiled once, against the distribution's C library, and kept with the builds.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from plexspaces_node.toolchains.toolchain import VERSION_TIMEOUT_S, Compiler
 COMPONENT_TARGET = "wasm32-wasip2"
 MODULE_TARGET = "wasm32-wasip1"
 OLDEST = (1, 85)
-"""The first version with the 2024 edition, in which the SDK is written."""
+"""The first version with the 2024 edition, which the SDK uses."""
 
 RUSTUP_INSTALL = f"rustup target add {COMPONENT_TARGET}"
 DEBIAN_INSTALL = "apt-get install rustc-web cargo-web rust-web-src wasi-libc lld-22"
@@ -39,13 +39,13 @@ _RELEASE = re.compile(r"^release: (?P<version>(?P<major>\d+)\.(?P<minor>\d+)\S*)
 _LINKER = re.compile(r"wasm-ld(?:-(?P<version>\d+))?")
 LIBC_FILES = ("libc.a", "crt1-command.o", "crt1-reactor.o")
 THREADS = Path("lib", "rustlib", MODULE_TARGET, "lib", "self-contained", "threads.o")
-"""Where a standard library that is compiled here has its answers about threads."""
+"""Where a standard library that is compiled here has its functions about threads."""
 _LOCK_PAUSE_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class LibraryParts:
-    """Of what a standard library is made: directories of its sources and of the C library."""
+    """What a standard library is made of: directories of its sources and of the C library."""
 
     sources: Path
     libc: Path
@@ -53,15 +53,15 @@ class LibraryParts:
 
 @dataclass(frozen=True, slots=True)
 class RustCompiler(Compiler):
-    """A compiler and how it is to be used.
+    """A compiler and how to use it.
 
     Attributes:
         rustc: the compiler proper; `program` is its cargo.
         target: what it compiles for.
-        installed: where it has its own standard libraries.
-        home: the directory of all that is kept for this compiler, made when first needed.
-        parts: of what the standard library must be made; None when it is installed.
-        linker: what links, when the compiler has no linker of its own.
+        installed: where its own standard libraries are.
+        home: the directory of everything kept for this compiler, created when first needed.
+        parts: what the standard library must be made of; None if it is installed.
+        linker: the linker, if the compiler has none of its own.
     """
 
     rustc: Path
@@ -73,7 +73,7 @@ class RustCompiler(Compiler):
 
     @property
     def makes_components(self) -> bool:
-        """Whether what it makes needs no wrapping."""
+        """Whether its output needs no wrapping."""
         return self.target == COMPONENT_TARGET
 
     @property
@@ -83,15 +83,15 @@ class RustCompiler(Compiler):
 
     @property
     def threads(self) -> Path | None:
-        """What is linked to each program, so that one which starts a thread links, and is refused.
+        """What is linked to each program, so that one that starts a thread links, and is refused.
 
-        A distribution's C library may be older than the answer that there are none.
+        A distribution's C library may be too old to say that there are no threads.
         """
         return self.sysroot / THREADS if self.sysroot else None
 
     @property
     def described(self) -> str:
-        """The compiler in words: version, place, and the way to WebAssembly."""
+        """Describe the compiler: version, place, and the way to WebAssembly."""
         version = self.version.partition(" ")[0]
         words = f"rustc {version} at {self.rustc}, "
         if self.parts is None:
@@ -103,10 +103,10 @@ class RustCompiler(Compiler):
 
     @asynccontextmanager
     async def alone(self, timeout_s: float) -> AsyncIterator[None]:
-        """Keep other builds by this compiler, of any process, waiting meanwhile.
+        """Make other builds by this compiler, of any process, wait meanwhile.
 
-        Raises `DeadlineExceeded` when another has not ended in time, and `InvalidArgument` when
-        `home` cannot be made.
+        Raises `DeadlineExceeded` if another one has not ended in time, and `InvalidArgument` if
+        `home` cannot be created.
         """
         await in_thread(_make_home, self.home)
         with (self.home / "lock").open("ab") as lock:
@@ -147,9 +147,9 @@ class _Candidate:
 async def find_rust(
     project: Path, environment: BuildEnvironment, variables: Mapping[str, str]
 ) -> RustCompiler:
-    """Return the compiler that serves best; raises `Unsupported` with what installs one.
+    """Return the best compiler; raises `Unsupported` with how to install one.
 
-    A file rust-toolchain.toml in the project decides for rustup, as it always does.
+    For rustup, a rust-toolchain.toml in the project decides, as usual.
     """
     found: list[RustCompiler] = []
     reasons: list[str] = []
@@ -234,7 +234,7 @@ def _way(candidate: _Candidate, environment: BuildEnvironment) -> RustCompiler:
             f"{candidate.rustc} has no standard library for {COMPONENT_TARGET}, and to compile one "
             f"for {MODULE_TARGET} it lacks {' and '.join(missing)}"
         )
-    # A package may change without another version.
+    # A package may change without a new version.
     files = (candidate.rustc, sources / "std" / "Cargo.toml", libc / "libc.a", linker)
     changed = (f"{file} {file.stat().st_mtime_ns}" for file in files)
     key = _key(candidate.about, *changed, threads_source().read_text())
@@ -275,5 +275,5 @@ def _install(environment: BuildEnvironment) -> str:
         for name, command in (("rustup", RUSTUP_INSTALL), ("apt-get", DEBIAN_INSTALL))
         if name in there
     ]
-    # One line for a shell: the second where the first does not help.
+    # One line for a shell: the second command if the first does not help.
     return " || ".join(ways) or INSTALL

@@ -1,6 +1,6 @@
-"""A project's Cargo.toml: what its library is called, and which other directories it compiles.
+"""A project's Cargo.toml: the name of its library, and which other directories it compiles.
 
-Reads only, and as little as possible: what a manifest means is Cargo's business.
+Only reads, and as little as possible: Cargo decides what a manifest means.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Library:
 def library(project: Path) -> Library:
     """Return the project's library. Blocks.
 
-    Raises `InvalidArgument` when it has none, and for what is no manifest of a package.
+    Raises `InvalidArgument` if it has none, and if the manifest is not one of a package.
     """
     manifest = _read(project)
     package = _table(manifest.get("package"))

@@ -1,7 +1,7 @@
-"""Rust: a project with ``Cargo.toml`` becomes an actor component, through cargo.
+"""Rust: cargo makes an actor component from a project with ``Cargo.toml``.
 
-Its library is compiled, as a ``cdylib``. The compiler works in the project, as cargo always does,
-and keeps what it compiled in the cache of builds; the project gets a Cargo.lock if it had none.
+Its library is compiled as a ``cdylib``. The compiler works in the project, as cargo always does,
+and keeps its output in the cache of builds; the project gets a Cargo.lock if it had none.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from plexspaces_node.toolchains.wasm.producers import with_producers
 from plexspaces_node.toolchains.wasm.wrap import ACTOR, CONTRACT, VERSION, wrap, wrapper_digest
 
 SDK = "plexspaces"
-"""Where a project keeps its copy of the SDK."""
+"""Where a project has its copy of the SDK."""
 
 _FLAG_SEPARATOR = "\x1f"
 _SPOKEN = re.compile(rf"{CONTRACT}/[a-z]+@(?P<version>\d+\.\d+\.\d+)".encode())
@@ -41,7 +41,7 @@ _COMPILES_C = re.compile(
 )
 _NOT_WRITABLE = re.compile(rf"failed to write `?.*{re.escape(LOCK)}")
 
-# What decides the result is in the project, and not in the variables of who builds it.
+# Only the project affects the result, not the variables of the user.
 _DROPPED = frozenset(
     {
         "CARGO_ENCODED_RUSTFLAGS",
@@ -83,14 +83,14 @@ class RustToolchain:
             for name, value in environment.variables.items()
             if name not in _DROPPED and not name.startswith(_DROPPED_PREFIXES)
         }
-        # Without a home directory cargo has no place for the crates it fetches.
+        # Without a home directory cargo has no place for downloaded crates.
         kept.setdefault("CARGO_HOME", str(_cargo_home(environment)))
         return {**kept, "CARGO_TERM_COLOR": "never", "TMPDIR": str(scratch)}
 
     async def ready(
         self, project: Path, environment: BuildEnvironment, *, progress: Callable[[str], None]
     ) -> RustCompiler:
-        # Among what the project has a say in: the compiler, and the crates of its lock file.
+        # These are what a project can choose: the compiler, and the crates of its lock file.
         await in_thread(library, project)
         with tempfile.TemporaryDirectory(prefix="plexspaces-") as scratch:
             variables = self.variables(environment, Path(scratch))
@@ -107,8 +107,8 @@ class RustToolchain:
         found = await in_thread(library, compilation.project)
         made = compiler.home / "target" / compiler.target / "release" / f"{found.name}.wasm"
         async with compiler.alone(compilation.timeout_s):
-            # Cargo names it by the library alone: what is there may be another project's, and cargo
-            # would take it for its own where it finds nothing to compile.
+            # Cargo names it by the library alone: an existing file may be another project's, and
+            # cargo would use it if it finds nothing to compile.
             for stale in (made, made.parent / "deps" / made.name):
                 stale.unlink(missing_ok=True)
             finished = await run(
@@ -135,7 +135,7 @@ async def _lock(
     variables: Mapping[str, str],
     progress: Callable[[str], None],
 ) -> None:
-    """Have cargo settle on the versions of what the project depends on, where it has not yet."""
+    """Make cargo choose the versions of the project's dependencies, if it has not yet."""
     if ((await in_thread(workspace, project)) / LOCK).is_file():
         return
     progress("rust: choosing the versions of the crates, for Cargo.lock")
@@ -150,9 +150,9 @@ async def _lock(
 
 
 async def install(environment: BuildEnvironment, *, progress: Callable[[str], None]) -> Path:
-    """Make ready what the first build would, and return the directory of the standard library.
+    """Prepare what the first build would, and return the directory of the standard library.
 
-    Does nothing when it is there. Raises `Unsupported` with what installs a compiler, and what
+    Does nothing if it exists. Raises `Unsupported` with how to install a compiler, and what
     `make_standard_library` raises.
     """
     toolchain = RustToolchain()
@@ -179,7 +179,8 @@ def _argv(compiler: RustCompiler, project: Path) -> list[str]:
 
 
 def _settings(compiler: RustCompiler, variables: Mapping[str, str]) -> dict[str, str]:
-    # No flag may name the project: cargo would then compile every crate anew for each project.
+    # No flag may contain the project's name: cargo would then compile every crate again per
+    # project.
     flags = [f"--remap-path-prefix={variables['CARGO_HOME']}/registry/src=/crates"]
     with contextlib.suppress(NotFound):
         flags.append(f"--remap-path-prefix={shipped('sdk/rust')}=/plexspaces")
@@ -213,7 +214,7 @@ def _finish(
 
 
 def _check_component(binary: bytes) -> None:
-    """Refuse a component of another version of the contract, as `wrap` does with modules."""
+    """Refuse a component of another version of the contract, as `wrap` does for modules."""
     foreign = {match["version"].decode() for match in _SPOKEN.finditer(binary)} - {VERSION}
     if foreign or ACTOR.encode() not in binary:
         spoken = ", ".join(sorted(foreign)) or "another interface"
@@ -235,7 +236,7 @@ def _refused(what: str, output: str, project: Path) -> InvalidArgument:
     if _NO_SDK.search(output):
         hint = _sdk_hint()
     elif missing := dict.fromkeys(_NOT_LINKED.findall(output)):
-        # A crate among [dev-dependencies] is one that tests alone see.
+        # Only tests see a crate in [dev-dependencies].
         hint = f"cd {quoted(project)} && cargo add {' '.join(missing)}"
     elif native := _COMPILES_C.search(output):
         hint = (

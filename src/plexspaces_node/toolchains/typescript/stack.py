@@ -1,12 +1,12 @@
-"""Gives a TypeScript component a stack of some size, and its engine the limit of it.
+"""Gives a TypeScript component a stack of a fixed size, and its engine the limit of it.
 
-QuickJS throws a RangeError when its stack is full, but for WebAssembly it is built without a limit:
-a recursion runs into the end of the memory, which traps (componentize-qjs 0.4.5). The component's
-memory gets a stack of our size behind all that is in it, where nothing else can be damaged, and the
-limit is written where the engine keeps it.
+QuickJS throws a RangeError if its stack is full, but for WebAssembly it is built without a limit: a
+recursion runs into the end of the memory, which traps (componentize-qjs 0.4.5). The component's
+memory gets a stack of our size behind everything in it, where nothing else can be damaged, and the
+limit is written where the engine has it.
 
-componentize-qjs makes one core module that holds the memory as it was after the application had
-been started, and the stack pointer; at that time no function is on the stack.
+componentize-qjs makes one core module that contains the memory as it was after the application
+started, and the stack pointer; at that time no function is on the stack.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STACK_BYTES = 1536 * 1024
 """More than 5,000 calls of a small function, which take 276 bytes each. The native stack, which the
 agent gives, must hold whatever fits: see `Stack` in agent/src/runner.rs."""
 RESERVE_BYTES = 128 * 1024
-"""What is left below the limit for functions of the engine that do not look at it."""
+"""How much is left below the limit, for functions of the engine that do not check it."""
 
 _PAGE_BYTES = 64 * 1024
 _CORE_MODULE, _COMPONENT = 1, 4
@@ -29,13 +29,13 @@ _MEMORY, _GLOBAL, _EXPORT, _DATA = 5, 6, 7, 11
 _POINTER = "__stack_pointer"
 _EXPORTED_GLOBAL = 3
 _VARIABLE = b"\x7f\x01\x41"
-"""A global number of 32 bits that changes, and that begins with a constant."""
+"""A mutable 32-bit global that starts with a constant."""
 _CONSTANT, _END = 0x41, 0x0B
 
 _NEAR_TOP_BYTES = 4096
 """How near the stack's top the engine was started."""
 _NO_LIMIT = (0, 0, 4)
-"""What follows the top as the engine noted it: no limit, and no exception, which has a tag of 4."""
+"""What follows the top in the engine's memory: no limit, and no exception, which has a tag of 4."""
 
 _UNKNOWN = "componentize-qjs made a component of a form that is not known"
 
@@ -43,7 +43,7 @@ _UNKNOWN = "componentize-qjs made a component of a form that is not known"
 def with_stack(component: bytes) -> bytes:
     """Return the component with a stack of `STACK_BYTES` whose end throws a RangeError.
 
-    Raises `Internal` when it has not the form that is known.
+    Raises `Internal` if it does not have the known form.
     """
     changed, found = _with_stack(component)
     if found != 1:
@@ -66,7 +66,7 @@ def _with_stack(component: bytes) -> tuple[bytes, int]:
 
 
 def _has_stack(module: bytes) -> bool:
-    """Return whether a module has the stack pointer for all others, as its first global."""
+    """Return whether a module's first global is the stack pointer for all others."""
     for part in sections(module):
         if part.kind == _EXPORT:
             count, at = number(module, part.body)
@@ -102,7 +102,7 @@ def _module(module: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Memory:
-    """The module's one memory, which may grow as it likes."""
+    """The module's only memory, which may grow without limit."""
 
     pages: int
 
@@ -132,7 +132,7 @@ def _pointing(body: bytes, top: int) -> bytes:
 
 
 def _segments(body: bytes) -> list[tuple[int, bytes]]:
-    """Return what the memory begins with, as pieces with their addresses."""
+    """Return the initial memory, as pieces with their addresses."""
     count, at = number(body, 0)
     segments = []
     for _ in range(count):
@@ -148,7 +148,7 @@ def _segments(body: bytes) -> list[tuple[int, bytes]]:
 
 
 def _limit(segments: list[tuple[int, bytes]], length: int, top: int) -> int:
-    """Return the address of the engine's limit: the first such place, as it is made first."""
+    """Return the address of the engine's limit: the first match, because it is created first."""
     memory = bytearray(length)
     for address, data in segments:
         memory[address : address + len(data)] = data

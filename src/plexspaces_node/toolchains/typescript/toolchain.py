@@ -1,8 +1,8 @@
-"""TypeScript: a project with ``src/main.ts`` becomes an actor component with QuickJS inside.
+"""TypeScript: a project with ``src/main.ts`` becomes an actor component that contains QuickJS.
 
 Three npm packages do the work, pinned in ``toolchains/locked/typescript`` and installed by
 `install`: tsc checks types, esbuild bundles, componentize-qjs makes the component. ``build.mjs``
-there drives them in one Node.js process.
+there runs them in one Node.js process.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _DRIVER = "build.mjs"
 _PACKAGES = ("package.json", "package-lock.json")
 _TOOLS_VARIABLE = "PLEXSPACES_TOOLS"
 _DOES_NOT_COMPILE = 1
-# No script of a package is run: all of them work as they are unpacked.
+# No package's scripts are run: all packages work as they are unpacked.
 _NPM_INSTALL = ("ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
 
 
@@ -118,7 +118,7 @@ class TypeScriptToolchain:
 
 
 def tools_directory(environment: BuildEnvironment) -> Path:
-    """Return the directory of the npm packages: one for each state of the lock file."""
+    """Return the directory of the npm packages: one per state of the lock file."""
     packages = [source for source in read_sources(_toolchain()) if source.relative in _PACKAGES]
     digest = digest_sources(packages, ())
     return environment.toolchains / f"typescript-{digest[:16]}"
@@ -127,9 +127,9 @@ def tools_directory(environment: BuildEnvironment) -> Path:
 async def install(environment: BuildEnvironment, *, progress: Callable[[str], None]) -> Path:
     """Install the pinned npm packages for this user and return their directory.
 
-    Does nothing when they are there. Safe at the same time in two processes; a failure leaves
-    nothing. Raises `Unsupported` without Node.js or npm, `Unavailable` with npm's own words when
-    it fails, `InvalidArgument` for a place that cannot be written and what `process.run` raises.
+    Does nothing if they are there. Two processes can run it at the same time; a failure leaves
+    nothing. Raises `Unsupported` without Node.js or npm, `Unavailable` with npm's own message if it
+    fails, `InvalidArgument` for a place that cannot be written, and what `process.run` raises.
     """
     tools = tools_directory(environment)
     if tools.is_dir():
@@ -189,7 +189,7 @@ def _put(staged: Path, tools: Path) -> None:
     try:
         staged.rename(tools)
     except OSError:
-        # Another process was quicker, which is as good.
+        # Another process was faster, which is just as good.
         if not tools.is_dir():
             raise
 
@@ -206,7 +206,7 @@ def _entry(project: Path) -> str:
 
 
 def _stage(compilation: Compilation, entry: str) -> Path:
-    """Write what the driver is asked for; return the file."""
+    """Write the request to the driver; return the file."""
     wit = compilation.scratch / "wit"
     shutil.copytree(_toolchain() / "wit", wit)
     for source in read_sources(shipped("wit")):

@@ -1,1 +1,1 @@
-"""WebAssembly files as builds read, wrap and mark them."""
+"""Reads, wraps and marks WebAssembly files for builds."""

@@ -1,4 +1,4 @@
-"""Turns WebAssembly's text form into a binary, by the program that compiles artifacts."""
+"""Converts WebAssembly's text form to a binary, with the program that compiles artifacts."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _TIMEOUT_S = 60
 
 
 def assemble(text: str) -> bytes:
-    """Return the module or component that a text is; blocks for some milliseconds.
+    """Return the module or component of a text; blocks for some milliseconds.
 
-    The text is ours and not a user's: nothing bounds the process but time. Raises `Internal` when
-    it is not WebAssembly's text form or the program fails, and `NotFound` when that is not there.
+    The text is ours and not a user's: only time limits the process. Raises `Internal` if it is not
+    WebAssembly's text form or the program fails, and `NotFound` if the program is missing.
     """
     command = [str(compiler_program()), "assemble"]
     try:

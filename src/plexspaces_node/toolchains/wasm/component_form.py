@@ -1,7 +1,7 @@
-"""What a component instantiates and calls by which index: enough to lead a call another way.
+"""What a component instantiates and calls by which index: enough to redirect a call.
 
-Reads core instances, and core functions as far as they come from one. What the names are good for
-is not known here. A component may hold others; what is in those is not seen.
+Reads core instances, and core functions as far as they come from one. Does not know what the names
+mean. A component can contain others; what is in those is ignored.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _PLAIN_OPTIONS, _OPTIONS_WITH_INDEX = (0, 1, 2), (3, 4, 5)
 
 @dataclass(frozen=True, slots=True)
 class CoreInstance:
-    """A core instance: either of a module, or a bundle of what others have.
+    """A core instance: either of a module, or a bundle of items of others.
 
     Attributes:
-        given: of one of a module, the core instances it was given, by name.
-        bundled: of a bundle, the index of each thing in it, by name.
+        given: for one of a module, the core instances it was given, by name.
+        bundled: for a bundle, the index of each item in it, by name.
     """
 
     given: dict[str, int]
@@ -58,7 +58,7 @@ class ComponentForm:
 
     Attributes:
         modules: how many core modules there are.
-        functions: None for those that are of no core instance.
+        functions: None for those that do not come from a core instance.
         last: end of the last section of core instances, after which others can follow.
     """
 
@@ -70,7 +70,7 @@ class ComponentForm:
 
 
 def read_form(component: bytes) -> ComponentForm:
-    """Return the form; raises `InvalidArgument` when it is not whole or has what is not known."""
+    """Parse the form; raises `InvalidArgument` if it is incomplete or unknown."""
     form = ComponentForm()
     for part in sections(component):
         if part.kind == MODULE:
@@ -104,7 +104,7 @@ def _instances(component: bytes, at: int) -> Iterator[CoreInstance]:
 
 
 def _aliases(component: bytes, at: int) -> Iterator[tuple[bool, CoreFunction | None]]:
-    """Yield for each alias whether it takes an index of core functions, and what it names."""
+    """Yield for each alias whether it takes an index of core functions, and its name."""
     count, at = number(component, at)
     for _ in range(count):
         begin = at

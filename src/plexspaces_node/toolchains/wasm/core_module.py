@@ -1,6 +1,6 @@
-"""A WebAssembly core module as a compiler wrote it: what it imports and what it exports.
+"""A WebAssembly core module as a compiler wrote it: its imports and exports.
 
-What the names are good for is not known here.
+Does not know what the names mean.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Import:
     """One import.
 
     Attributes:
-        type: index of its type; None for what is no function.
+        type: index of its type; None if it is not a function.
     """
 
     module: str
@@ -43,7 +43,7 @@ class Import:
 class CoreModule:
     """A module with its imports and the names of its exports.
 
-    Of the imports, those that follow one that is no function are left out.
+    Imports that follow one that is not a function are left out.
     """
 
     binary: bytes
@@ -52,7 +52,7 @@ class CoreModule:
 
 
 def read_core_module(binary: bytes) -> CoreModule:
-    """Return the module; raises `Internal` when it is none or not whole."""
+    """Return the module; raises `Internal` if it is not one or incomplete."""
     if binary[:HEADER_BYTES] != _HEADER:
         raise Internal("the compiler's output is not a WebAssembly core module")
     imports: tuple[Import, ...] = ()
@@ -69,9 +69,9 @@ def read_core_module(binary: bytes) -> CoreModule:
 
 
 def with_distinct_imports(module: CoreModule) -> CoreModule:
-    """Return the module with no import twice: Go writes one for each package that declares it.
+    """Return the module with unique imports: Go writes one for each package that declares it.
 
-    The second of one name is imported from ``MODULE#2``, and so on: a component may not hold a
+    The second of one name is imported from ``MODULE#2``, and so on: a component cannot contain a
     module with one import twice. All imports must be functions.
     """
     seen: Counter[tuple[str, str]] = Counter()
@@ -94,7 +94,7 @@ def _imports(binary: bytes, at: int) -> Iterator[Import]:
         module, at = string(binary, at)
         name, at = string(binary, at)
         if binary[at] != _FUNCTION:
-            # Forms of their own, which nobody asks for.
+            # Forms that are not needed here.
             yield Import(module, name, None)
             return
         index, at = number(binary, at + 1)

@@ -1,7 +1,7 @@
-"""Writes into an artifact what made it: the `producers` section of the tool conventions.
+"""Records in an artifact what made it: the `producers` section of the tool conventions.
 
 A compiler that embeds an interpreter names the interpreter's language, or none: a component made
-from Python says "Rust" only. The section is put first, before any nested module's.
+from Python only says "Rust". The section is put first, before any nested module's.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Fields = dict[str, dict[str, str]]
 def with_producers(binary: bytes, added: Fields) -> bytes:
     """Return the binary with `added` merged into its outermost `producers` section.
 
-    Raises `Internal` when a compiler's output is not WebAssembly.
+    Raises `Internal` if a compiler's output is not WebAssembly.
     """
     try:
         return _merge(binary, added)

@@ -1,7 +1,7 @@
-"""Makes an actor component of a core module, without a tool of any language.
+"""Makes an actor component from a core module, without tools of any language.
 
-How to use it: compile to a core module that follows the canonical ABI of ``wit/application.wit``
-and call `wrap` with its bytes. The module
+To use it, compile to a core module that follows the canonical ABI of ``wit/application.wit`` and
+call `wrap` with its bytes. The module
 
 - exports ``memory`` and the four functions of the contract under their canonical names, for
   example ``plexspaces:application/actor@0.1.0#handle-message``, and, where something must be
@@ -12,11 +12,11 @@ and call `wrap` with its bytes. The module
 - may import the functions of the contract (of the module ``plexspaces:application/keyvalue@0.1.0``
   for example ``get``) and WASI preview 1 (of ``wasi_snapshot_preview1``), and nothing else.
 
-That is what the bindings of wit-bindgen make of a Rust ``cdylib`` for ``wasm32-unknown-unknown``
-or ``wasm32-wasip1``: its ``component-type`` section is not needed.
+The bindings of wit-bindgen make this from a Rust ``cdylib`` for ``wasm32-unknown-unknown`` or
+``wasm32-wasip1``; its ``component-type`` section is not needed.
 
-Of WASI there are clocks, random numbers, the environment, sleep, stdout and stderr; there are no
-files and no sockets (see ``wat/preview1.wat``).
+WASI has clocks, random numbers, the environment, sleep, stdout and stderr here, but no files and no
+sockets (see ``wat/preview1.wat``).
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ _WASI_FUNCTION = re.compile(r'\(func \(export "(\w+)"\)')
 
 
 def wrap(core: bytes, *, hint: str = _SDK_HINT) -> bytes:
-    """Return the actor component around a core module; see above for its form.
+    """Return the actor component of a core module; see above for its form.
 
-    Takes some milliseconds. `hint` says how a module of another version of the contract is brought
-    to this one. Raises `InvalidArgument` when the module lacks an export or imports
-    what is not offered, and `Internal` when it is not a whole core module.
+    Takes some milliseconds. `hint` says how to update a module of another version of the contract.
+    Raises `InvalidArgument` if the module lacks an export or imports something unknown, and
+    `Internal` if it is not a complete core module.
     """
     module = read_core_module(core)
     _check_version(module, hint)
@@ -74,7 +74,7 @@ def wrap(core: bytes, *, hint: str = _SDK_HINT) -> bytes:
 
 
 def wrapper_digest() -> str:
-    """Return the SHA-256 of what decides, beside the module, what `wrap` makes of it. Blocks."""
+    """Return the SHA-256 of what affects `wrap` beside the module. Blocks."""
     return digest_sources(read_sources(_WAT), ())
 
 
