@@ -1,8 +1,8 @@
-"""The form of a backup: one tar file with everything that a node keeps.
+"""The format of a backup: one tar file with everything that a node stores.
 
-`manifest.json` comes first, then `registry.db`, `artifacts/` and `logs/`, and `SHA256SUMS` of all
-of them last, so that a file that was cut off has none. Native code is not in it: a node makes it
-anew.
+`manifest.json` comes first, then `registry.db`, `artifacts/` and `logs/`, and last `SHA256SUMS` of
+all of them, so that a file that was cut off has none. It does not contain native code: a node
+compiles it again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from plexspaces_node.node.disk import is_whole
 from plexspaces_node.node.registry.sqlite_errors import how_to_restore
 
 FORMAT = 1
-"""Of the files that this version writes; it reads those up to it."""
+"""The version of the files that this program writes; it reads them up to this version."""
 
 MANIFEST = "manifest.json"
 REGISTRY = "registry.db"
@@ -40,14 +40,14 @@ NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
-    """What a backup says of itself.
+    """A backup's manifest.
 
     Attributes:
-        version: of the program that wrote it.
-        schema: of its registry.
+        version: version of the program that wrote it.
+        schema: schema version of its registry.
         created: RFC 3339, in UTC.
-        isolation: the level at which the node ran last, "" when it is not known.
-        artifacts: whether it has them.
+        isolation: the isolation level of the node's last start, "" if unknown.
+        artifacts: whether it contains the artifacts.
     """
 
     format: int
@@ -64,8 +64,8 @@ class BackupInfo:
     """A backup that was written or read.
 
     Attributes:
-        missing: applications whose artifact is not in it, by name.
-        sha256: of the whole file.
+        missing: applications whose artifact it does not contain, by name.
+        sha256: digest of the whole file.
     """
 
     manifest: Manifest
@@ -76,7 +76,7 @@ class BackupInfo:
 
 
 class Hashing(io.RawIOBase):
-    """Counts and digests what passes through a file, in one direction."""
+    """Counts and digests the bytes that pass through a file in one direction."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.size_bytes = 0
@@ -105,7 +105,7 @@ class Hashing(io.RawIOBase):
 def registry_of(data_dir: Path) -> Path:
     """Return the registry of a data directory.
 
-    Raises `NotFound` without one, `WrongState` while a restore is not finished.
+    Raises `NotFound` if there is none, `WrongState` while a restore is unfinished.
     """
     paths = DataDirectory(data_dir, "")
     if not paths.registry.is_file():
@@ -123,7 +123,7 @@ def registry_of(data_dir: Path) -> Path:
 
 @contextmanager
 def of_data(data_dir: Path) -> Iterator[None]:
-    """Have what is wrong with the registry of a data directory say how to get a good one."""
+    """Add a hint to errors of a data directory's registry: how to get an intact one."""
     try:
         yield
     except WrongState as error:
@@ -131,7 +131,7 @@ def of_data(data_dir: Path) -> Iterator[None]:
 
 
 def is_there(data_dir: Path, digest: str) -> bool:
-    """Tell whether a data directory has an artifact, and all of it. Blocks."""
+    """Return whether a data directory has an artifact, complete and intact. Blocks."""
     with suppress(FileNotFoundError):
         artifact = DataDirectory(data_dir, "").artifacts / f"{digest}.wasm"
         return bool(DIGEST.fullmatch(digest)) and is_whole(artifact, digest)

@@ -1,6 +1,6 @@
-"""Reading a backup: whole, checked, and into a data directory. Everything here blocks.
+"""Reads, checks and restores backups. Everything here blocks.
 
-What comes from a file is hostile until all of it was checked.
+The content of a file is not trusted until all of it was checked.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _ANOTHER = "use another backup"
 
 
 def verify(file: Path) -> BackupInfo:
-    """Read a backup and check all of it; what is unpacked for that is gone at the end.
+    """Read a backup and check all of it; what is unpacked for that is removed at the end.
 
     Raises `InvalidArgument` for a file that cannot be read, `WrongState` for one that is damaged,
     cut off or of a newer version.
@@ -63,7 +63,7 @@ def verify(file: Path) -> BackupInfo:
 def verify_data(data_dir: Path) -> tuple[Contents, tuple[str, ...]]:
     """Check the registry and the artifacts of a data directory, whether its node runs or not.
 
-    Returns what the registry refers to and the applications whose artifact is missing or damaged.
+    Returns the registry's references and the applications whose artifact is missing or damaged.
     Raises `NotFound`, and `WrongState` for a damaged registry or an unfinished restore.
     """
     registry = registry_of(data_dir)
@@ -74,12 +74,11 @@ def verify_data(data_dir: Path) -> tuple[Contents, tuple[str, ...]]:
 
 
 def restore(file: Path, data_dir: Path, node_id: str = "") -> BackupInfo:
-    """Unpack a backup into a data directory that is empty or not there yet.
+    """Unpack a backup into a data directory that is empty or missing.
 
-    For the node that it is of, or for another, `node_id`. All of it was read and checked before a
-    node could start from it: until then the directory says that it is not whole. Raises what
-    `verify` does, `AlreadyExists` for a directory with data in it, and what
-    `DataDirectory.open` does.
+    It is restored for the node it was made from, or for another one, `node_id`. No node can start
+    from the directory until all of the backup was read and checked. Raises what `verify` raises,
+    `AlreadyExists` for a directory with data in it, and what `DataDirectory.open` raises.
     """
     manifest = read_manifest(file)
     with DataDirectory.held(data_dir, node_id or manifest.node_id) as directory:
@@ -90,7 +89,7 @@ def restore(file: Path, data_dir: Path, node_id: str = "") -> BackupInfo:
                 "or choose another with --data-dir",
             )
         with using_disk(directory.path):
-            # First of all: whatever ends this, no node starts from half a backup.
+            # First of all: whatever interrupts this, no node starts from half a backup.
             directory.unfinished.touch(mode=0o600)
             sync(directory.path)
             directory.clear()
@@ -111,7 +110,7 @@ def restore(file: Path, data_dir: Path, node_id: str = "") -> BackupInfo:
 
 
 def _read(file: Path, keep: Callable[[str], BinaryIO | None], registry: Path) -> BackupInfo:
-    """Read a backup to its end, give every entry to a file that `keep` opens, and check all."""
+    """Read a backup to its end, pass every entry to a file that `keep` opens, and check all."""
     with _opened_backup(file) as raw:
         hashing = Hashing(raw)
         manifest, digests = _unpack(hashing, os.fstat(raw.fileno()).st_size, keep)
@@ -157,7 +156,7 @@ def _unpack(
 
 
 def read_manifest(file: Path) -> Manifest:
-    """Return what a backup says of itself, which is not checked yet; raises as `verify`."""
+    """Return a backup's manifest, which is not checked yet; raises as `verify` does."""
     with _opened_backup(file) as raw:
         return _manifest_in(_entries(Hashing(raw), os.fstat(raw.fileno()).st_size))[0]
 
@@ -181,7 +180,7 @@ def _manifest_in(entries: Iterator[tuple[str, _Entry]]) -> tuple[Manifest, str]:
 
 
 class _Entry:
-    """What of an archive belongs to one file; read to its end before the next one begins."""
+    """The part of an archive that belongs to one file; read to its end before the next one."""
 
     def __init__(self, source: Hashing, size: int) -> None:
         self._source = source
@@ -189,7 +188,7 @@ class _Entry:
         self._padding = -size % tarfile.BLOCKSIZE
 
     def read(self, size: int) -> bytes:
-        """Return so many bytes or fewer, b"" at the end; raises `WrongState` when cut off."""
+        """Return at most this many bytes, b"" at the end; raises `WrongState` if it is cut off."""
         data = self._source.read(min(size, self._left))
         if not data and self._left and size:
             raise WrongState("it is truncated")
@@ -197,17 +196,17 @@ class _Entry:
         return data
 
     def skip(self) -> None:
-        """Go to where the next entry begins."""
+        """Skip to where the next entry begins."""
         while self.read(CHUNK_BYTES):
             pass
         self._source.read(self._padding)
 
 
 def _entries(source: Hashing, size: int) -> Iterator[tuple[str, _Entry]]:
-    """Yield name and contents of each file of an archive, of the one form that backups have.
+    """Yield name and contents of each file of an archive that has the form of a backup.
 
-    By `tarfile` only header for header: what else it understands, links, sparse files and names of
-    any length, has no place in a backup and would be followed before it could be refused.
+    `tarfile` only parses the headers: links, sparse files and long names do not occur in a backup,
+    and it would follow them before they could be refused.
     """
     while len(header := source.read(tarfile.BLOCKSIZE)) == tarfile.BLOCKSIZE:
         if not header.strip(b"\0"):
@@ -224,7 +223,7 @@ def _entries(source: Hashing, size: int) -> Iterator[tuple[str, _Entry]]:
 
 
 def _copy(entry: _Entry, target: BinaryIO | None) -> str:
-    """Copy to a file and close that; return the digest."""
+    """Copy to a file and close it; return the digest."""
     digest = hashlib.sha256()
     with target or io.BytesIO() as out:
         while data := entry.read(CHUNK_BYTES):
@@ -239,9 +238,9 @@ def _copy(entry: _Entry, target: BinaryIO | None) -> str:
 
 @contextmanager
 def _opened_backup(file: Path) -> Iterator[BinaryIO]:
-    """Open a backup, and name it in whatever is found wrong with it."""
+    """Open a backup, and name it in errors about it."""
     try:
-        # A pipe without a writer would be waited for.
+        # Opening a pipe without a writer would block.
         raw = os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     except OSError as error:
         raise InvalidArgument(f"{file} cannot be read: {error.strerror}") from error

@@ -1,6 +1,6 @@
-"""A registry's file as a backup sees it: copied while a node writes it, and checked.
+"""The registry file of a backup: copied while a node writes it, and checked.
 
-Uses connections of its own that only read, also beside a running node. Everything here blocks.
+Uses read-only connections of its own, also while a node runs. Everything here blocks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Contents:
 
     Attributes:
         schema: the number of its last migration.
-        digests: of the artifact of each application whose deploy was done, by name.
+        digests: artifact of each application whose deploy was done, by name.
     """
 
     schema: int
@@ -34,10 +34,10 @@ class Contents:
 
 
 def copy(registry: Path, target: Path) -> Contents:
-    """Copy a registry as it is at one moment into a file that is there and empty, and check it.
+    """Copy a registry as it is at one moment into an existing empty file, and check it.
 
-    All that was committed until then is in it, and nothing after. Raises what `check` does, and
-    `ResourceExhausted` without room.
+    The copy contains exactly what was committed until then. Raises what `check` raises, and
+    `ResourceExhausted` if the disk is full.
     """
     with _opened(registry, "mode=ro") as source, _opened(target, "mode=rw") as copied:
         copied.execute("PRAGMA journal_mode = OFF")
@@ -49,8 +49,8 @@ def copy(registry: Path, target: Path) -> Contents:
 def check(registry: Path) -> Contents:
     """Read every page of a registry and return what it refers to.
 
-    Raises `WrongState` for one that is damaged, that a newer version has written, or whose tables
-    are not those of its version.
+    Raises `WrongState` for a registry that is damaged, that a newer version has written, or whose
+    tables are not those of its version.
     """
     with _opened(registry, "mode=ro") as connection:
         schema = _schema(connection)
@@ -60,7 +60,7 @@ def check(registry: Path) -> Contents:
                 f"{len(MIGRATIONS)}",
                 hint="pip install --upgrade plexspaces-node",
             )
-        # First: what else there is, a trigger or a computed column, would run in what follows.
+        # First, because anything else, a trigger or a computed column, would run in what follows.
         if _tables(connection) != _tables_of(schema):
             raise WrongState(f"{registry.name} has other tables than a registry of schema {schema}")
         faults = connection.execute(f"PRAGMA integrity_check({_FAULTS_TOLD})").fetchall()
@@ -91,7 +91,7 @@ def _opened(registry: Path, mode: str) -> Iterator[sqlite3.Connection]:
 
 
 def _schema(connection: sqlite3.Connection) -> int:
-    # Of this type and bounded, whatever somebody has put into the table.
+    # With this type and limited, whatever somebody has put into the table.
     [[number]] = connection.execute(
         "SELECT MAX(CASE WHEN TYPEOF(number) = 'integer' THEN number END) FROM migrations"
     ).fetchall()
@@ -104,7 +104,7 @@ def _tables(connection: sqlite3.Connection) -> set[tuple[str, str, str]]:
     rows = connection.execute(
         "SELECT type, name, SUBSTR(COALESCE(sql, ''), 1, 4096) FROM sqlite_schema LIMIT 100"
     )
-    # As versions of SQLite quote a renamed table differently.
+    # Because versions of SQLite quote a renamed table differently.
     return {(type_, name, re.sub(r'[\s"]+', "", sql)) for type_, name, sql in rows}
 
 

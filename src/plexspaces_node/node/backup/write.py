@@ -1,4 +1,4 @@
-"""Writing a backup, of a node that runs, has ended or has crashed. Everything here blocks."""
+"""Writes a backup of a node that runs, has ended or has crashed. Everything here blocks."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ from plexspaces_node.node.disk import DiskFull, has_digest, is_full, sync
 
 _SCRATCH = ".plexspaces-backup-"
 _WRITTEN_BYTES = 16 * 1024
-"""As tarfile copies: each piece is written as it is."""
+"""Like tarfile's copies, but each piece is written at once."""
 
 
 def back_up(data_dir: Path, file: Path, *, artifacts: bool = True) -> BackupInfo:
     """Write a backup of a data directory, whether its node runs or not.
 
-    It is what a node would find after a crash at that moment: everything acknowledged, and of each
-    actor the last snapshot. The file is made whole or not at all, readable by its owner only: it
-    holds the environments of applications. Its registry and artifacts are checked before it counts.
-    Raises `AlreadyExists` for a file that is there, `InvalidArgument` for a place that cannot be
-    written, `NotFound` without a data directory, `ResourceExhausted` without room, `WrongState` for
-    a registry that is damaged or a directory in which a restore is not finished.
+    It contains what a node would find after a crash at that moment: everything acknowledged, and
+    the last snapshot of each actor. The file is created completely or not at all, readable by its
+    owner only, because it contains the environments of applications. Its registry and artifacts are
+    checked before it appears. Raises `AlreadyExists` if the file exists, `InvalidArgument` for a
+    place that cannot be written, `NotFound` if there is no data directory, `ResourceExhausted` if
+    the disk is full, `WrongState` for a damaged registry or a directory with an unfinished restore.
     """
     if os.path.lexists(file):
         raise AlreadyExists(f"{file} already exists", hint="choose another name")
@@ -68,9 +68,9 @@ def back_up(data_dir: Path, file: Path, *, artifacts: bool = True) -> BackupInfo
 
 
 def stream_backup(data_dir: Path, out: BinaryIO, *, artifacts: bool = True) -> BackupInfo:
-    """Write a backup to an open file, a pipe for example; as `back_up`.
+    """Write a backup to an open file, for example a pipe; see `back_up`.
 
-    Raises `OSError` when `out` takes no more.
+    Raises `OSError` if `out` cannot be written.
     """
     with _scratch(data_dir) as scratch:
         return _write(data_dir, out, scratch, artifacts=artifacts)
@@ -93,7 +93,7 @@ def _write(data_dir: Path, out: BinaryIO, scratch: Path, *, artifacts: bool) -> 
     )
     hashing = Hashing(out)
     with ExitStack() as stack:
-        # Opened now: a node that goes on may remove an artifact meanwhile, not its bytes.
+        # Opened now: a running node may remove an artifact meanwhile, but not its bytes.
         held = _whole_artifacts(paths, contents, stack) if artifacts else {}
         archive = stack.enter_context(
             tarfile.open(
@@ -115,7 +115,7 @@ def _write(data_dir: Path, out: BinaryIO, scratch: Path, *, artifacts: bool) -> 
 
 @contextmanager
 def _scratch(beside: Path) -> Iterator[Path]:
-    """Make a directory for this process alone, and remove it; also those of killed processes."""
+    """Create a directory for this process alone, and remove it; also those of killed processes."""
     for left in beside.glob(f"{_SCRATCH}*"):
         with suppress(OSError), _locked(left):
             shutil.rmtree(left)
@@ -130,7 +130,7 @@ def _scratch(beside: Path) -> Iterator[Path]:
 def _held_scratch(beside: Path, stack: ExitStack) -> Path:
     while True:
         place = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=beside))
-        # Until it is held another backup may take it for one that is left, and remove it.
+        # Until it is held, another backup may consider it abandoned and remove it.
         with suppress(FileNotFoundError, BlockingIOError):
             stack.enter_context(_locked(place))
             if place.exists():
@@ -139,7 +139,7 @@ def _held_scratch(beside: Path, stack: ExitStack) -> Path:
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Hold a directory of this user's. Raises `OSError` for another's, and when it is held."""
+    """Lock a directory of this user. Raises `OSError` for another user's, and if it is locked."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(directory, flags)
     try:
@@ -170,7 +170,7 @@ def _give_name(part: Path, file: Path) -> None:
     except FileExistsError as error:
         raise AlreadyExists(f"{file} already exists", hint="choose another name") from error
     except OSError:
-        # A file system without links.
+        # The file system has no links.
         part.rename(file)
 
 
@@ -196,13 +196,13 @@ def _write_entries(
     add_bytes(MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
     with registry.open("rb") as opened:
         add(REGISTRY, opened, os.fstat(opened.fileno()).st_size)
-    # The largest of what is written, and of no use any more.
+    # The largest part, and not needed any more.
     registry.unlink()
     for digest, file in artifacts.items():
         add(f"artifacts/{digest}.wasm", file, os.fstat(file.fileno()).st_size)
     for path in sorted(logs.glob("*.log*")):
         if ENTRY.fullmatch(f"logs/{path.name}"):
-            # At once: a node that goes on writes to it.
+            # At once, because a running node writes to it.
             with suppress(FileNotFoundError):
                 add_bytes(f"logs/{path.name}", path.read_bytes())
     add_bytes(SUMS, "".join(sums).encode())

@@ -1,8 +1,8 @@
-"""One SQLite file on one thread of its own, for the event loop.
+"""One SQLite file on its own thread, for the event loop.
 
-Hands the functions of `registry` to the thread, and batches them: whatever waits when the thread
-is free goes into one transaction, so that many small writes cost one commit. How a transaction is
-made, and what the disk has room for, is `sqlite_file`'s.
+Passes the functions of `registry` to the thread, and batches them: everything that waits when the
+thread is free goes into one transaction, so that many small writes cost one commit. `sqlite_file`
+defines how transactions are made and how much space they may use.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from plexspaces_node.node.registry.sqlite_file import (
 _BATCH_LIMIT = 256
 
 Value: TypeAlias = bytes | bytearray | memoryview
-"""What is written; read it is always bytes."""
+"""A value that is written; values that are read are always bytes."""
 
 _T = TypeVar("_T")
 
@@ -39,12 +39,12 @@ _Waiting: TypeAlias = tuple[Job, asyncio.Future[Any]]
 
 
 class Database:
-    """An open file. Made by `open`; used from the event loop that opened it."""
+    """An open file. Created by `open`; used from the event loop that opened it."""
 
     def __init__(
         self, path: Path, file: SqliteFile, executor: ThreadPoolExecutor, waiting_writes: int
     ) -> None:
-        """Use a file that was opened on the one thread of an executor."""
+        """Use a file that was opened on the only thread of an executor."""
         self._waiting_writes = waiting_writes
         self._path = path
         self._file = file
@@ -67,18 +67,17 @@ class Database:
         bounds: Bounds = DEFAULT_BOUNDS,
         on_damage: Callable[[Damaged], None] = lambda _: None,
     ) -> AsyncIterator[Database]:
-        """Open or make the file, readable by its owner only, and bring its schema up to date.
+        """Open or create the file, readable by its owner only, and migrate its schema.
 
-        Once `bounds.file_bytes` of it are used, what is under way then aside, nothing that wants
-        more room is taken. `on_damage` is called on the event loop for each damage that an
-        operation meets. Leaving the context finishes what was asked for and closes the file.
-        Raises `InvalidArgument` when the path cannot be used, `Damaged`, `WrongState` for a file
-        of a newer version, `ResourceExhausted` when there is no room for what a new version
-        changes in it.
+        When `bounds.file_bytes` of it are used, not counting operations in progress, further ones
+        that need space are refused. `on_damage` is called on the event loop for each damage that an
+        operation finds. Leaving the context finishes the pending operations and closes the file.
+        Raises `InvalidArgument` if the path cannot be used, `Damaged`, `WrongState` for a file of a
+        newer version, `ResourceExhausted` if there is no space for a migration.
         """
         loop = asyncio.get_running_loop()
         executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=path.stem)
-        # Used on the thread: closes what was opened, also when nobody waited for that.
+        # Used on the thread: closes what was opened, even if nobody waited for that.
         stack = ExitStack()
 
         def damage(error: Damaged) -> None:
@@ -98,16 +97,16 @@ class Database:
                 database._closed = True
             ending = loop.run_in_executor(executor, stack.close)
             executor.shutdown(wait=False)
-            # A cancelled wait leaves the thread to finish; the interpreter joins it at exit.
+            # If the wait is cancelled, the thread finishes; the interpreter joins it at exit.
             await asyncio.shield(ending)
 
     async def call(self, mode: Mode, run: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Run a function on the thread, inside a transaction, and return once it is committed.
+        """Run a function on the thread, in a transaction, and return when it is committed.
 
-        Operations take effect in the order of the calls. One that raises a `PlexSpacesError` or
-        a `ValueError` is undone alone. A cancelled call may still take effect. Raises
-        `Unavailable` once closed, `ResourceExhausted` when too much waits, the file has reached
-        its limit or the disk is full, `Damaged` when the file is found damaged.
+        Operations take effect in the order of the calls. One that raises a `PlexSpacesError` or a
+        `ValueError` is rolled back alone. A cancelled call may still take effect. Raises
+        `Unavailable` after the database was closed, `ResourceExhausted` if too many operations
+        wait, the file has reached its limit or the disk is full, `Damaged` if the file is damaged.
         """
         if mode is Mode.WRITE and len(self._queue) >= self._waiting_writes:
             raise ResourceExhausted(
@@ -118,13 +117,13 @@ class Database:
         return cast(_T, await self._run(Job(run, mode)))
 
     async def free(self, mode: Mode, run: Callable[[sqlite3.Connection], _T]) -> _T:
-        """As `call`, for what frees room or takes next to none: it may use the reserve."""
+        """Like `call`, for operations that free space or use almost none: with the reserve."""
         return cast(_T, await self._run(Job(run, mode, frees=True)))
 
     async def give_back(self) -> bool:
-        """Make the file smaller by a step, if much of it is unused; tell whether it was.
+        """Make the file smaller by a step, if much of it is unused; return whether it was.
 
-        In steps, as everybody waits for each. Raises what `call` does.
+        In steps, because everybody waits for each. Raises what `call` raises.
         """
         self._check_open()
         return await self._loop.run_in_executor(self._executor, self._file.give_back)
@@ -133,8 +132,8 @@ class Database:
         self._check_open()
         future: asyncio.Future[Any] = self._loop.create_future()
         self._queue.append((job, future))
-        # One drain a job: the first takes all that wait and the others find nothing, so that
-        # neither thread has to know whether the other is at work.
+        # One drain per job: the first takes all that wait and the others find nothing, so neither
+        # thread has to know whether the other is active.
         self._executor.submit(self._drain)
         return await future
 
@@ -147,7 +146,7 @@ class Database:
         waiting = [self._queue.popleft() for _ in range(min(len(self._queue), _BATCH_LIMIT))]
         if not waiting:
             return
-        # What is sent when a defect ends the batch: nobody may wait for ever.
+        # Sent if a bug ends the batch: nobody may wait forever.
         failure = Failure(Internal(f"the thread of {self._path} failed"))
         outcomes: list[Any] = [failure] * len(waiting)
         try:

@@ -1,7 +1,7 @@
-"""The SQL of the applications' keys and values, and what a row of theirs costs.
+"""The SQL of the applications' keys and values, and how much space their rows use.
 
-Run on the database's thread, for `registry`. Rows belong to an application by its number, which is
-never given again: what is left of one that was removed is nobody else's.
+Runs on the database's thread, for `registry`. Rows belong to an application's number, which is
+never reused: the rest of a removed application belongs to nobody else.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ KEY_LIMIT_BYTES = 512
 _ROW_BYTES = 32
 _PAGE_BYTES = 4096
 _SWEPT_AT_ONCE = 500
-"""As many pages at most, two mebibytes: few enough to be written in a reserve, and for others'
-writes to wait for."""
+"""The maximum number of pages, two mebibytes: few enough to fit into a reserve when written, and
+for other writes to wait for."""
 
 
 def check_key(key: str) -> None:
@@ -32,10 +32,10 @@ def check_key(key: str) -> None:
 
 
 def row_bytes(key_bytes: int, value_bytes: int) -> int:
-    """Return what a row costs on the disk, a little more rather than less.
+    """Return how much disk space a row uses, rather a little more than less.
 
-    The key lies in the table and in its index. Half a page or more takes whole pages, as no two
-    such rows fit into one. The step of `migrations` that numbered the rows reckons the same.
+    The key is in the table and in its index. Half a page or more takes whole pages, because no two
+    such rows fit into one. The migration that numbered the rows calculates the same.
     """
     size = _ROW_BYTES + 2 * key_bytes + value_bytes
     return size if size < _PAGE_BYTES // 2 else -(-size // _PAGE_BYTES) * _PAGE_BYTES
@@ -54,7 +54,7 @@ def get(connection: sqlite3.Connection, name: str, key: str) -> bytes | None:
 def put(
     connection: sqlite3.Connection, name: str, key: str, value: Value, *, limit_bytes: int
 ) -> None:
-    """Set an application's key; raises `NotFound`, `ResourceExhausted` past the limit."""
+    """Set an application's key; raises `NotFound`, and `ResourceExhausted` over the limit."""
     number, used, id_, old_bytes = _find(connection, name, key)
     new_bytes = row_bytes(len(key.encode()), len(value))
     total = used - old_bytes + new_bytes
@@ -74,9 +74,9 @@ def put(
 
 
 def delete(connection: sqlite3.Connection, name: str, key: str) -> int:
-    """Remove an application's key, if it is there; return how many bytes that gives back.
+    """Remove an application's key, if it exists; return how many bytes that frees.
 
-    Raises `NotFound` when there is no such application.
+    Raises `NotFound` if the application does not exist.
     """
     number, used, id_, old_bytes = _find(connection, name, key)
     if id_ is not None:
@@ -86,7 +86,7 @@ def delete(connection: sqlite3.Connection, name: str, key: str) -> int:
 
 
 def sweep(connection: sqlite3.Connection, number: int) -> bool:
-    """Remove some of the keys of an application that is gone; tell whether none is left."""
+    """Remove some keys of a removed application; return whether none is left."""
     removed = connection.execute(
         "DELETE FROM keyvalue WHERE id IN (SELECT id FROM keyvalue WHERE application = ? LIMIT ?)",
         (number, _SWEPT_AT_ONCE),
@@ -95,7 +95,7 @@ def sweep(connection: sqlite3.Connection, number: int) -> bool:
 
 
 def _find(connection: sqlite3.Connection, name: str, key: str) -> tuple[int, int, int | None, int]:
-    """Return the application's number and what it uses, the key's row and what that costs."""
+    """Return the application's number and usage, the key's row and how much that uses."""
     row = connection.execute(
         "SELECT number, keyvalue_bytes, keyvalue.id, LENGTH(value) FROM applications"
         " LEFT JOIN keyvalue ON application = number AND key = ? WHERE name = ?",

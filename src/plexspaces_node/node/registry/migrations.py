@@ -1,7 +1,7 @@
-"""The registry's schema, as the numbered steps that lead to it.
+"""The registry's schema, as the numbered steps that create it.
 
-This file owns the tables. A step that was released is never changed or removed, only followed by
-another one: files in the field were made by it. Only `registry` uses this module.
+This module defines the tables. A released step is never changed or removed, only followed by
+another one, because existing files were made by it. Only `registry` uses this module.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _commands(connection: sqlite3.Connection) -> None:
 
 
 def _states_in_parts(connection: sqlite3.Connection) -> None:
-    # A state that was one value was at most 2 MiB long.
+    # A state that was a single value had at most 2 MiB.
     connection.execute("ALTER TABLE snapshots RENAME TO whole_snapshots")
     connection.execute(
         """
@@ -107,8 +107,8 @@ def _states_in_parts(connection: sqlite3.Connection) -> None:
 
 
 def _rows_by_number(connection: sqlite3.Connection) -> None:
-    # No foreign keys: what an application leaves goes in steps, see `removed`, and not within the
-    # statement that removes its row.
+    # No foreign keys: the data of a removed application is removed in steps, see `removed`, and not
+    # in the statement that removes its row.
     connection.execute(
         """
         CREATE TABLE numbered (
@@ -192,11 +192,11 @@ MIGRATIONS: tuple[Migration, ...] = (
 
 
 def migrate(connection: sqlite3.Connection, steps: Sequence[Migration] = MIGRATIONS) -> int:
-    """Bring the file up to the last of `steps`; return how many were applied now.
+    """Migrate the file to the last of `steps`; return how many were applied now.
 
-    Each step and its number are written in one transaction, so that a crash leaves a file that is
-    wholly at one number. The connection must be in autocommit mode. Raises `WrongState` for a
-    file that a newer version has written, and changes nothing then.
+    Each step and its number are written in one transaction, so that after a crash the file is
+    completely at one number. The connection must be in autocommit mode. Raises `WrongState` for a
+    file that a newer version has written, and then changes nothing.
     """
     connection.execute("CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY) STRICT")
     (applied,) = connection.execute("SELECT COALESCE(MAX(number), 0) FROM migrations").fetchone()

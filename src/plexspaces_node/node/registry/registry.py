@@ -1,10 +1,10 @@
 """The registry: the truth about applications and their state, in one SQLite file.
 
-This file owns every SQL statement about applications; `migrations` makes the tables and
-`database` runs the statements. It knows nothing of machines, links or artifacts on disk, and
-generates neither ids nor times: they are arguments.
+This module has every SQL statement about applications; `migrations` makes the tables and `database`
+runs the statements. It knows nothing of VMs, links or artifacts on disk, and generates neither ids
+nor times: they are arguments.
 
-How much an acknowledged write survives:
+How durable an acknowledged write is:
 
 - What a user asked for (insert, set_deployed, delete, set_desired) survives a power loss: its
   commit is synced.
@@ -52,15 +52,15 @@ from plexspaces_node.node.registry.sqlite_file import DEFAULT_BOUNDS, Bounds, Mo
 _log = logging.getLogger(__name__)
 
 DEFAULT_KEYVALUE_LIMIT_BYTES = 64 * MIB
-"""The most one application's keys and values may take."""
+"""The size limit of one application's keys and values."""
 
 _AGAIN_S = 30.0
 _GIVE_BACK_AFTER_BYTES = 4 * MIB
-"""Of keys that were deleted, before it is looked whether the file may become smaller."""
+"""How much must have been deleted before it is checked whether the file can become smaller."""
 
 
 class Desired(StrEnum):
-    """What the user wants of an application; the supervisor makes it so."""
+    """The user's wish for an application; the supervisor makes it true."""
 
     RUNNING = "running"
     STOPPED = "stopped"
@@ -68,14 +68,14 @@ class Desired(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ApplicationRecord:
-    """What the registry knows of an application.
+    """An application in the registry.
 
     Attributes:
-        env: kept out of the repr, because users put secrets there; so are the arguments.
-        concurrency: 0 for as many messages at the same time as it has vcpus.
+        env: not in the repr, because users put secrets there; nor are the arguments.
+        concurrency: 0 for one message per virtual CPU at the same time.
         generation: 0 until the deploy is done, which raises it, as every change of `desired` does.
-        request_id: of the deploy that made it, "" for none; unique otherwise.
-        timings: of the deploy, None until they are known.
+        request_id: of the deploy that created it, or ""; unique otherwise.
+        timings: of the deploy; None until they are known.
         fault: why the row cannot be read, "" for one that can. What could not be read is then a
             placeholder, and all that can be done with the application is to remove it.
     """
@@ -106,13 +106,13 @@ class ApplicationRecord:
 
 
 class Registry:
-    """The open registry. Made by `open`; used from the event loop that opened it.
+    """The open registry. Created by `open`; used from the event loop that opened it.
 
-    Every method returns when its work is committed, and they take effect in the order they were
-    called. Beyond the errors named, each raises what `Database.call` raises.
+    Every method returns when its work is committed, and they take effect in the order of the calls.
+    Besides the errors named, each raises what `Database.call` raises.
 
     Attributes:
-        is_new: there was no file, or nothing in it, before it was opened.
+        is_new: whether there was no file, or an empty one, before it was opened.
     """
 
     def __init__(self, database: Database, *, keyvalue_limit_bytes: int, is_new: bool) -> None:
@@ -123,7 +123,7 @@ class Registry:
         self._keyvalue_limit = keyvalue_limit_bytes
         self._freed_bytes = 0
         self._untidy = asyncio.Event()
-        # Also what a node left that was killed amid it.
+        # Including what a killed node had not finished removing.
         self._untidy.set()
 
     def __repr__(self) -> str:
@@ -140,10 +140,10 @@ class Registry:
         migrations: Sequence[Migration] = MIGRATIONS,
         on_damage: Callable[[Damaged], None] = lambda _: None,
     ) -> AsyncIterator[Registry]:
-        """Open or make the registry's file; leaving the context writes what is pending.
+        """Open or create the registry's file; leaving the context writes what is pending.
 
-        What an application leaves that was removed goes in the background. Raises what
-        `Database.open` raises.
+        The data of removed applications is deleted in the background. Raises what `Database.open`
+        raises.
         """
         is_new = not path.exists() or not path.stat().st_size
         opening = Database.open(path, migrations, bounds=bounds, on_damage=on_damage)
@@ -157,35 +157,34 @@ class Registry:
                 await asyncio.wait({tidying})
 
     async def insert_application(self, record: ApplicationRecord) -> None:
-        """Add an application; raises `AlreadyExists` when its name or request id is taken.
+        """Add an application; raises `AlreadyExists` if its name or request id is taken.
 
-        One of that name whose deploy was never done makes room: only one deploy of a name may be
-        under way.
+        An application of that name whose deploy was never done is replaced: only one deploy of a
+        name can be in progress.
         """
         await self._call(Mode.DURABLE, lambda connection: _insert(connection, record))
         self._untidy.set()
 
     async def check_request(self, request_id: str, name: str) -> None:
-        """Raise `AlreadyExists` when this request has deployed an application of another name."""
+        """Raise `AlreadyExists` if this request has deployed an application of another name."""
         await self._call(Mode.READ, lambda connection: _check_request(connection, request_id, name))
 
     async def replace_application(self, record: ApplicationRecord) -> None:
-        """Put an application in place of the one of its name, whose state and keys it keeps.
+        """Replace the application of this name, keeping its state and keys.
 
-        Raises `NotFound` without one, and `AlreadyExists` when its request id is another's.
+        Raises `NotFound` if there is none, and `AlreadyExists` if its request id is another's.
         """
         await self._call(Mode.DURABLE, lambda connection: _replace(connection, record))
 
     async def list_applications(self) -> list[ApplicationRecord]:
-        """Return all applications by name, those that cannot be read too: see their `fault`."""
+        """Return all applications by name, also unreadable ones: see their `fault`."""
         return await self._call(Mode.READ, _list)
 
     async def delete_application(self, id_: str) -> None:
-        """Remove an application with its snapshot and key-values; silent when already gone.
+        """Remove an application with its snapshot and keys; does nothing if it is gone.
 
-        By its id, so that it is never another one of the same name. Nobody finds what it had any
-        more; where that is much it goes from the disk in the background. A full disk is no
-        obstacle.
+        By its id, so that it is never another one of the same name. Its data can no longer be
+        found; large data is deleted from the disk in the background. Works on a full disk.
         """
         await self._free(Mode.DURABLE, lambda connection: _delete(connection, id_))
         self._untidy.set()
@@ -193,7 +192,7 @@ class Registry:
     async def set_desired(self, name: str, desired: Desired) -> ApplicationRecord:
         """Record what the user wants and return the application; raises `NotFound`.
 
-        Idempotent: the generation is raised only when something changes.
+        Idempotent: the generation is raised only if something changes.
         """
         return await self._free(
             Mode.DURABLE, lambda connection: _set_desired(connection, name, desired)
@@ -209,7 +208,7 @@ class Registry:
         )
 
     async def add_to_snapshot(self, name: str, taken_ns: int, parts: Parts) -> None:
-        """Write parts of a state that is not the saved one, and is not until `save_snapshot`.
+        """Write parts of a state that is not the saved one until `save_snapshot`.
 
         Raises `NotFound`.
         """
@@ -218,28 +217,28 @@ class Registry:
         )
 
     async def save_snapshot(self, name: str, record: SnapshotRecord, parts: Parts) -> bool:
-        """Write the last parts of an actor's state and keep it in place of the one before.
+        """Write the last parts of an actor's state and make it the saved one.
 
-        What a crash leaves is one of the two. Tells whether nothing is left of any other state,
-        see `prune_snapshots`. Raises `NotFound`.
+        After a crash it is one of the two. Returns whether nothing is left of other states, see
+        `prune_snapshots`. Raises `NotFound`.
         """
         return await self._call(
             Mode.WRITE, lambda connection: snapshots.save(connection, name, record, parts)
         )
 
     async def prune_snapshots(self, name: str) -> bool:
-        """Remove some of what is left of states that are not the saved one; tell whether all.
+        """Delete some of what is left of states that are not the saved one; return whether all.
 
-        In steps, as the writes of everybody wait for each. Not while a state is on its way.
+        In steps, because everybody's writes wait for each. Not while a state is being written.
         """
         return await self._free(Mode.WRITE, lambda connection: snapshots.prune(connection, name))
 
     async def load_snapshot(self, name: str) -> SnapshotRecord | None:
-        """Return what is known of the state saved last, or None."""
+        """Return the description of the saved state, or None."""
         return await self._call(Mode.READ, lambda connection: snapshots.load(connection, name))
 
     async def read_part(self, name: str, taken_ns: int, begin: int) -> bytes:
-        """Return the part of a state that begins at a byte; raises `Damaged` without one."""
+        """Return the part of a state that begins at a byte; raises `Damaged` if it is missing."""
         return await self._call(
             Mode.READ, lambda connection: snapshots.read_part(connection, name, taken_ns, begin)
         )
@@ -253,8 +252,8 @@ class Registry:
         """Set an application's key.
 
         Raises `InvalidArgument` for a key that is empty or over `keyvalue.KEY_LIMIT_BYTES`,
-        `NotFound` when there is no such application, `ResourceExhausted` when its rows would
-        cost more than the limit; nothing is changed then.
+        `NotFound` if the application does not exist, `ResourceExhausted` if its rows would use more
+        than the limit; nothing is changed then.
         """
         keyvalue.check_key(key)
         limit_bytes = self._keyvalue_limit
@@ -264,9 +263,9 @@ class Registry:
         )
 
     async def kv_delete(self, name: str, key: str) -> None:
-        """Remove an application's key, silently when it is not there; raises as `kv_put`.
+        """Remove an application's key, if it exists; raises as `kv_put` does.
 
-        A full disk is no obstacle.
+        Works on a full disk.
         """
         keyvalue.check_key(key)
         self._freed_bytes += await self._free(
@@ -277,7 +276,7 @@ class Registry:
             self._untidy.set()
 
     async def _tidy(self) -> None:
-        """Remove what removed applications left, and make the file smaller, when there is any."""
+        """Delete the data of removed applications and make the file smaller, if there is any."""
         while True:
             await self._untidy.wait()
             self._untidy.clear()
@@ -311,7 +310,7 @@ def _insert(connection: sqlite3.Connection, record: ApplicationRecord) -> None:
 
 def _replace(connection: sqlite3.Connection, record: ApplicationRecord) -> None:
     _check_request(connection, record.request_id, record.name)
-    # Not REPLACE, which would delete the row first, and snapshot and key-values with it.
+    # Not REPLACE, which would delete the row first, and with it snapshot and keys.
     _update_one(
         connection,
         record.name,
@@ -431,19 +430,19 @@ def _delete(connection: sqlite3.Connection, id_: str) -> None:
     if row is None:
         return
     connection.execute("DELETE FROM applications WHERE number = ?", row)
-    # From here on nobody finds what it had. A little goes at once, and much in steps.
+    # From here on nobody finds its data. A little is deleted at once, and much in steps.
     connection.execute("INSERT INTO removed (application) VALUES (?)", row)
     _sweep(connection, *row)
 
 
 def _sweep(connection: sqlite3.Connection, number: int) -> None:
-    """Remove some of what is left of an application."""
+    """Delete some of the data of an application."""
     if keyvalue.sweep(connection, number) and snapshots.sweep(connection, number):
         connection.execute("DELETE FROM removed WHERE application = ?", (number,))
 
 
 def _sweep_next(connection: sqlite3.Connection) -> bool:
-    """Remove some of what is left of any application; tell whether nothing is."""
+    """Delete some of the data of any removed application; return whether none is left."""
     row = connection.execute("SELECT application FROM removed LIMIT 1").fetchone()
     if row is None:
         return True

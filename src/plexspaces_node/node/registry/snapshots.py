@@ -1,7 +1,7 @@
-"""The SQL of actors' saved states, which lie in parts.
+"""The SQL of actors' saved states, which are stored in parts.
 
-Run on the database's thread, for `registry`. Rows belong to an application by its number, as those
-of `keyvalue`.
+Runs on the database's thread, for `registry`. Rows belong to an application's number, as in
+`keyvalue`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class SnapshotRecord:
 def add(connection: sqlite3.Connection, name: str, taken_ns: int, parts: Parts) -> None:
     """Write parts of a state; raises `NotFound`."""
     number = _number(connection, name)
-    # OR REPLACE for a part that is written again, since its first write was not seen to be done.
+    # OR REPLACE for a part that is written again, because its first write was not known to be done.
     connection.executemany(
         "INSERT OR REPLACE INTO snapshot_parts (application, taken_ns, begin_byte, body)"
         " VALUES (?, ?, ?, ?)",
@@ -45,7 +45,7 @@ def add(connection: sqlite3.Connection, name: str, taken_ns: int, parts: Parts) 
 
 
 def save(connection: sqlite3.Connection, name: str, record: SnapshotRecord, parts: Parts) -> bool:
-    """Write the last parts and make it the saved state; tell whether nothing of another is left.
+    """Write the last parts and make it the saved state; return whether nothing of another is left.
 
     Raises `NotFound`.
     """
@@ -58,7 +58,7 @@ def save(connection: sqlite3.Connection, name: str, record: SnapshotRecord, part
 
 
 def prune(connection: sqlite3.Connection, name: str) -> bool:
-    """Remove some of what is left of states that are not the saved one; tell whether all."""
+    """Delete some of what is left of states that are not the saved one; return whether all."""
     removed = connection.execute(
         "DELETE FROM snapshot_parts WHERE rowid IN ("
         " SELECT parts.rowid FROM applications JOIN snapshot_parts AS parts"
@@ -70,7 +70,7 @@ def prune(connection: sqlite3.Connection, name: str) -> bool:
 
 
 def load(connection: sqlite3.Connection, name: str) -> SnapshotRecord | None:
-    """Return what is known of the state saved last, or None."""
+    """Return the description of the saved state, or None."""
     row = connection.execute(
         "SELECT taken_ns, size_bytes FROM snapshots JOIN applications ON number = application"
         " WHERE name = ?",
@@ -80,7 +80,7 @@ def load(connection: sqlite3.Connection, name: str) -> SnapshotRecord | None:
 
 
 def read_part(connection: sqlite3.Connection, name: str, taken_ns: int, begin: int) -> bytes:
-    """Return the part of a state that begins at a byte; raises `Damaged` without one."""
+    """Return the part of a state that begins at a byte; raises `Damaged` if it is missing."""
     row = connection.execute(
         "SELECT body FROM snapshot_parts JOIN applications ON number = application"
         " WHERE name = ? AND taken_ns = ? AND begin_byte = ?",
@@ -96,7 +96,7 @@ def read_part(connection: sqlite3.Connection, name: str, taken_ns: int, begin: i
 
 
 def sweep(connection: sqlite3.Connection, number: int) -> bool:
-    """Remove some of the states of an application that is gone; tell whether nothing is left."""
+    """Delete some of the states of a removed application; return whether none is left."""
     connection.execute("DELETE FROM snapshots WHERE application = ?", (number,))
     removed = connection.execute(
         "DELETE FROM snapshot_parts WHERE rowid IN"

@@ -1,4 +1,4 @@
-"""What SQLite's errors mean to a user, and what to do about a damaged file."""
+"""SQLite's errors in the words of this product, and what to do about a damaged file."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from plexspaces_node.node.disk import DiskFull
 
 
 class Damaged(WrongState):
-    """The file, or what is in it, is not what was written."""
+    """The file's content is not what was written."""
 
 
 def translated(error: sqlite3.Error, path: Path) -> PlexSpacesError:
-    """Return the platform's error for what SQLite says of the file at a path."""
+    """Return the platform's error for an error of SQLite about the file at a path."""
     # The low byte of the code is its class; the rest says where it happened.
     match getattr(error, "sqlite_errorcode", 0) & 0xFF:
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
@@ -49,6 +49,6 @@ def damaged(path: Path, reason: str) -> Damaged:
 
 
 def how_to_restore(data_dir: Path) -> str:
-    """Return the hint for a data directory that is damaged."""
+    """Return the hint for a damaged data directory."""
     away = f"mv {quoted(data_dir)} {quoted(f'{data_dir}.damaged')}"
     return f"stop the node, {away}, then plexspaces restore BACKUP --data-dir {quoted(data_dir)}"

@@ -1,11 +1,10 @@
-"""One SQLite file: transactions of many jobs, durability, and room for what frees room.
+"""One SQLite file: transactions of many jobs, durability, and a reserve for freeing space.
 
-This file owns the connection and its settings. Everything here blocks, and is called on one thread:
-see `database`. It knows no table: `migrations` makes them, and jobs use them.
+This module owns the connection and its settings. Everything here blocks, and is called on one
+thread: see `database`. It knows no table: `migrations` makes them, and jobs use them.
 
-A disk that is full must not keep anybody from making room on it: a reserve of it lies beside the
-file, which only operations that free something may use. As long as it is used up, everything that
-wants more room is refused.
+Freeing space must be possible on a full disk: a reserve beside the file can only be used by
+operations that free something. While it is used up, everything that needs more space is refused.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from plexspaces_node.node.registry.migrations import Migration, migrate
 from plexspaces_node.node.registry.sqlite_errors import Damaged, damaged, translated
 
 RESERVE_BYTES = 8 * 1024 * 1024
-"""Room on the disk for what frees room: the largest step of that writes two or three mebibytes."""
+"""The reserve for freeing space: the largest step of that writes two or three mebibytes."""
 
 _PAGES_AT_ONCE = 256
 _KEPT_PAGES = 1024
@@ -35,14 +34,14 @@ _WAL_KEPT_BYTES = 16 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What a file may take, and how long it is waited for.
+    """The limits of a file, and the timeout for locks.
 
     Attributes:
         file_bytes: for the keys and states of all applications: once so many are used, nothing
             that wants more room is taken.
         waiting_writes: operations of `Mode.WRITE` that may wait; past this the disk is too slow
             for the load.
-        busy_s: for another program that holds the file.
+        busy_s: how long to wait for another program that holds the file.
     """
 
     file_bytes: int = 16 * 1024 * MIB
@@ -54,21 +53,21 @@ DEFAULT_BOUNDS = Bounds()
 
 
 class Mode(IntEnum):
-    """What an operation does, and what its result survives."""
+    """What an operation does, and how durable its result is."""
 
     READ = 0
     WRITE = 1
-    """Survives `kill -9` of the node; the last moments may be lost with the power."""
+    """Survives `kill -9` of the node; the last moments may be lost in a power failure."""
     DURABLE = 2
-    """Survives a power loss: its commit is synced, and with it all that came before."""
+    """Survives a power loss: its commit is synced, and with it everything before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A function to run inside a transaction.
+    """A function to run in a transaction.
 
     Attributes:
-        frees: it frees room or takes next to none, and may use the reserve.
+        frees: it frees space or uses almost none, and may use the reserve.
     """
 
     run: Callable[[sqlite3.Connection], Any]
@@ -83,13 +82,13 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What came of a job that failed."""
+    """The result of a job that failed."""
 
     error: Exception
 
 
 class SqliteFile:
-    """An open file. Made by `open`; every call on the thread that opened it."""
+    """An open file. Created by `open`; every call is on the thread that opened it."""
 
     def __init__(
         self,
@@ -120,9 +119,9 @@ class SqliteFile:
         bounds: Bounds,
         on_damage: Callable[[Damaged], None],
     ) -> SqliteFile:
-        """Open or make a file, and bring its schema up to date; see `Database.open`.
+        """Open or create a file, and migrate its schema; see `Database.open`.
 
-        `on_damage` is called for each damage that a job meets.
+        `on_damage` is called for each damage that a job finds.
         """
         _make(path)
         connection = sqlite3.connect(path, timeout=bounds.busy_s, isolation_level=None)
@@ -143,33 +142,33 @@ class SqliteFile:
         self._connection.close()
 
     def transact(self, jobs: Sequence[Job]) -> list[Any]:
-        """Run jobs in one transaction, or one by one where one keeps the others from it.
+        """Run jobs in one transaction, or one by one if one of them fails the others.
 
-        Returns what each returned, or a `Failure`. A job that raises a `PlexSpacesError` or a
-        `ValueError` is undone alone.
+        Returns the result of each, or a `Failure`. A job that raises a `PlexSpacesError` or a
+        `ValueError` is rolled back alone.
         """
         try:
             return self._commit(jobs)
         except ResourceExhausted as error:
             return [Failure(error) if job.grows else self._commit_at_need(job) for job in jobs]
         except Damaged as error:
-            # What is damaged is one application's, as a rule, and the others' jobs are not.
+            # Usually only one application's data is damaged, and the others' jobs are not affected.
             if len(jobs) == 1:
                 return [self._failure(error)]
             return [self._commit_at_need(job) for job in jobs]
         except PlexSpacesError as error:
-            # Who only reads can do so while another program holds the file for writing.
+            # Readers can continue while another program holds the file for writing.
             return [Failure(error) if job.mode else self._commit_at_need(job) for job in jobs]
 
     def give_back(self) -> bool:
-        """Make the file smaller by a step, if much of it is unused; tell whether it was."""
+        """Make the file smaller by a step, if much of it is unused; return whether it was."""
         connection = self._connection
         try:
             pages, free = self._pages()
-            # What is written next needs some of it again; unless the disk has no more.
+            # Later writes need some of it again, unless the disk is full.
             if not free or (free <= max(_KEPT_PAGES, pages // 4) and self._reserve.fill()):
                 return False
-            # As a script: as a statement without columns it would be left after its first page.
+            # As a script: a statement without columns would stop after its first page.
             connection.executescript(f"PRAGMA incremental_vacuum({_PAGES_AT_ONCE})")
             self._checkpoint()
         except sqlite3.Error as error:
@@ -216,7 +215,7 @@ class SqliteFile:
             self._set_synchronous(connection, "FULL" if mode is Mode.DURABLE else "NORMAL")
             connection.execute("BEGIN" if mode is Mode.READ else "BEGIN IMMEDIATE")
             if any(job.grows for job in jobs):
-                # Inside, where to ask for the file's size takes no lock of its own.
+                # Inside, where reading the file's size takes no lock of its own.
                 self._check_room()
             outcomes = [self._outcome(connection, job) for job in jobs]
             connection.execute("COMMIT")
@@ -232,7 +231,7 @@ class SqliteFile:
         try:
             outcome = job.run(connection)
         except (PlexSpacesError, ValueError, OverflowError) as error:
-            # What the arguments of one job cause is that job's alone.
+            # An error caused by a job's arguments concerns that job alone.
             connection.execute("ROLLBACK TO job")
             outcome = self._failure(error)
         connection.execute("RELEASE job")
@@ -240,7 +239,7 @@ class SqliteFile:
 
     def _checkpoint(self) -> None:
         connection = self._connection
-        # Not waiting for whoever reads the file, a backup for example: the next one does it.
+        # Does not wait for readers of the file, such as a backup: the next one does it.
         connection.execute("PRAGMA busy_timeout = 0")
         connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
         connection.execute(f"PRAGMA busy_timeout = {int(self._bounds.busy_s * 1000)}")
@@ -258,8 +257,8 @@ class SqliteFile:
 
 def _make(path: Path) -> None:
     try:
-        # Made here because SQLite would make it readable by all; the files beside it (WAL,
-        # shared memory) take their mode from it.
+        # Created here because SQLite would make it readable by all. The files beside it (WAL,
+        # shared memory) get the same mode.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
         raise InvalidArgument(
@@ -275,7 +274,7 @@ def _prepare(connection: sqlite3.Connection, migrations: Sequence[Migration]) ->
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT_BYTES}")
-    # As some distributions build SQLite, deleting would else write as much as is deleted.
+    # As some distributions build SQLite, a delete would otherwise write as much as it deletes.
     connection.execute("PRAGMA secure_delete = FAST")
     migrate(connection, migrations)
     if not _number(connection, "auto_vacuum"):
@@ -284,7 +283,7 @@ def _prepare(connection: sqlite3.Connection, migrations: Sequence[Migration]) ->
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:
     # Only the table without which nothing can start: checking every value of every application
-    # would take as long as they are big.
+    # would take long.
     faults = connection.execute("PRAGMA quick_check(applications)").fetchall()
     if faults != [("ok",)]:
         raise damaged(path, str(faults[0][0]))
@@ -292,7 +291,7 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _allow_to_shrink(connection: sqlite3.Connection) -> None:
-    # A file of an older version. It works as it is, too: then it is tried at the next start.
+    # A file of an older version works as it is, so this is tried again at the next start.
     with suppress(sqlite3.OperationalError):
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute("VACUUM")
