@@ -1,6 +1,6 @@
 """Write a PlexSpaces application in Python.
 
-An application is a project with an ``app.py`` that holds one subclass of `Actor`::
+An application is a project with an ``app.py`` that contains one subclass of `Actor`::
 
     from plexspaces_actor import Actor, handler, log
 
@@ -13,7 +13,7 @@ An application is a project with an ``app.py`` that holds one subclass of `Actor
             log.info("count is %d", self.count)
             return self.count
 
-``plexspaces build`` makes a WebAssembly component of it, ``plexspaces deploy`` runs that.
+``plexspaces build`` makes a WebAssembly component from it, ``plexspaces deploy`` runs it.
 
 Payloads follow the annotation of a handler's parameter, replies the value it returns:
 
@@ -24,18 +24,17 @@ Payloads follow the annotation of a handler's parameter, replies the value it re
 anything else       JSON: ``bool int float list dict tuple``, dataclasses, ``X | None``
 ==================  =====================================================================
 
-A handler that raises answers its caller with an error record and lives on: `ActorFailure` with
-the code it gives, anything else with the code ``exception`` and the traceback in the log. A
-payload that does not fit the annotation is answered with ``bad-payload``, a message without a
-handler with ``unknown-message``.
+If a handler raises, the caller gets an error record and the actor continues: `ActorFailure` gives
+the record its own code; any other exception gives the code ``exception``, with the traceback in the
+log. A payload that does not match the annotation is answered with ``bad-payload``, a message
+without a handler with ``unknown-message``.
 
-Two things differ from Python elsewhere. Import at the top of a file: what is first imported while
-a message is handled is not in the component. What runs at the top of a file runs once, when the
-application is built.
+Two things differ from Python elsewhere. Import at the top of a file: modules are loaded while the
+application is built. And the top of a file runs only once, during the build.
 
-Outside a component, in pytest for example, the same names work on in-memory stand-ins: `keyvalue`
-is a dictionary, `tell` is recorded, `ask` reaches what the test put there, `log` is a logger of
-the standard library. See `plexspaces_actor.testing`.
+Outside a component, for example in pytest, the same names use in-memory stand-ins: `keyvalue` is a
+dictionary, `tell` is recorded, `ask` calls what the test provides, `log` is a logger of the
+standard library. See `plexspaces_actor.testing`.
 """
 
 from __future__ import annotations

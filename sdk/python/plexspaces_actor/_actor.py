@@ -1,6 +1,6 @@
 """The actor: handlers by message type, and state that survives.
 
-Knows nothing of WebAssembly; `plexspaces_actor.component` puts an actor behind the contract.
+Knows nothing of WebAssembly; `plexspaces_actor.component` connects an actor to the contract.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CONTRACT = "__plexspaces_contract__"
 def handler(message_type: str) -> Callable[[F], F]:
     """Make a method of an `Actor` answer messages of this type.
 
-    The method takes nothing, or one annotated argument: the payload.
+    The method takes no argument, or one annotated argument: the payload.
     """
     if not isinstance(message_type, str) or not message_type:
         raise DefinitionError('write @handler("message-type"), with the type of the message')
@@ -40,13 +40,13 @@ def handler(message_type: str) -> Callable[[F], F]:
 
 
 class Actor:
-    """One instance of an application; it handles one message at a time.
+    """An instance of an application; it handles one message at a time.
 
-    Public annotated attributes with JSON types are its state: each instance begins with its own
+    Public annotated attributes with JSON types are its state: each instance starts with its own
     copy of the defaults, and after a restart with the last values. Attributes that begin with an
-    underscore, and those without an annotation, are not kept.
+    underscore, and those without an annotation, are not saved.
 
-    Override `snapshot` and `restore` together to keep state in another form.
+    Override `snapshot` and `restore` together to store the state in another form.
     """
 
     _sender: str = ""
@@ -61,17 +61,17 @@ class Actor:
 
     @property
     def sender(self) -> str:
-        """Name of the application whose message is handled now; empty for a client's."""
+        """Name of the application that sent the current message; empty for a client."""
         return self._sender
 
     def start(self) -> None:
         """Override to act once per instance, after its state was restored.
 
-        What it raises makes the deploy fail with that message.
+        If it raises, the deploy fails with that message.
         """
 
     def shutdown(self) -> None:
-        """Override to act when the instance is stopped in good order, as its last call."""
+        """Override to act when the instance is stopped cleanly; this is its last call."""
 
     def snapshot(self) -> bytes:
         """Return the state; empty for an actor without state."""
@@ -79,10 +79,10 @@ class Actor:
         return to_json({n: getattr(self, n) for n in names if hasattr(self, n)}) if names else b""
 
     def restore(self, state: bytes) -> None:
-        """Take over what `snapshot` returned, perhaps by an earlier version of the application.
+        """Restore what `snapshot` returned, perhaps in an earlier version of the application.
 
         Attributes that are no longer declared are dropped, new ones keep their defaults. Raises
-        ValueError when a value does not fit its annotation.
+        ValueError if a value does not match its annotation.
         """
         kinds = contract_of(type(self)).state
         try:
@@ -94,9 +94,9 @@ class Actor:
             setattr(self, name, value)
 
     def receive(self, message_type: str, payload: bytes, *, sender: str = "") -> bytes:
-        """Handle one message as it comes from the node, and return the reply.
+        """Handle one message from the node, and return the reply.
 
-        Raises `ActorFailure` only: whatever else a handler raises is logged with its traceback
+        Raises only `ActorFailure`: any other exception of a handler is logged with its traceback
         and becomes the code ``exception``.
         """
         entry = contract_of(type(self)).handlers.get(message_type)
@@ -108,7 +108,7 @@ class Actor:
         except ActorFailure:
             raise
         except MemoryError:
-            # What is left of the instance cannot be trusted to work: it ends, and is made anew.
+            # The instance may be broken, so it ends, and the node creates a new one.
             raise
         except (Exception, SystemExit) as exc:
             _explain(exc)
@@ -136,7 +136,7 @@ class Entry:
     kind: Any
 
     def arguments(self, payload: bytes) -> tuple[Any, ...]:
-        """Return what the method is called with; raises `ActorFailure`."""
+        """Return the method's arguments; raises `ActorFailure`."""
         if not self.takes_payload:
             return ()
         try:
@@ -147,14 +147,14 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """What an actor class says of itself: handlers by message type, types of the state by name."""
+    """What an actor class declares: handlers by message type, types of the state by name."""
 
     handlers: Mapping[str, Entry]
     state: Mapping[str, Any]
 
 
 def contract_of(cls: type[Actor]) -> Contract:
-    """Read and check a class, once; raises `DefinitionError` that names the place in its source."""
+    """Read and check a class, once; raises `DefinitionError` with the place in its source."""
     known = vars(cls).get(_CONTRACT)
     if isinstance(known, Contract):
         return known
@@ -191,7 +191,7 @@ def find_actor(module: ModuleType) -> type[Actor]:
 
 
 def describe(exc: BaseException) -> str:
-    """Return an exception in one line: its type and what it says."""
+    """Return an exception in one line: its type and its message."""
     said = str(exc)
     return f"{type(exc).__name__}: {said}" if said else type(exc).__name__
 

@@ -1,4 +1,4 @@
-"""What goes wrong in an application, seen from its own code."""
+"""The errors that an application sees."""
 
 from __future__ import annotations
 
@@ -27,4 +27,4 @@ class KeyValueError(Exception):
 
 
 class DefinitionError(TypeError):
-    """An actor is written in a way the SDK cannot serve; raised when the application is built."""
+    """The SDK cannot use the actor as it is written; raised when the application is built."""

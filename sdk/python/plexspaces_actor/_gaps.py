@@ -1,4 +1,4 @@
-"""Functions of the standard library that this interpreter lacks, since it has no OpenSSL."""
+"""Functions of the standard library that this interpreter lacks, because it has no OpenSSL."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def fill() -> None:
-    """Put them where they belong; what is there already is left alone."""
+    """Add them where they are missing."""
     library: Any = hashlib
     if not hasattr(library, "pbkdf2_hmac"):
         library.pbkdf2_hmac = pbkdf2_hmac
@@ -18,7 +18,7 @@ def fill() -> None:
 def pbkdf2_hmac(
     hash_name: str, password: bytes, salt: bytes, iterations: int, dklen: int | None = None
 ) -> bytes:
-    """Derive a key as RFC 8018 says, in the same way as `hashlib.pbkdf2_hmac`."""
+    """Derive a key as defined in RFC 8018, like `hashlib.pbkdf2_hmac`."""
     if iterations < 1:
         raise ValueError("iteration value must be greater than 0.")
     keyed = hmac.new(bytes(password), None, hash_name)

@@ -1,6 +1,6 @@
-"""The seam between an application and what runs it: the node, or a test's memory.
+"""The interface between an application and what runs it: the node, or a test's memory.
 
-One host at a time, replaced by `plexspaces_actor.component` when the application is built and by
+There is one host at a time. `plexspaces_actor.component` replaces it when the application is built,
 `plexspaces_actor.testing` in a test. It is the module's only state.
 """
 
@@ -13,7 +13,7 @@ from ._errors import ActorFailure
 
 
 class Host(Protocol):
-    """What the contract lets an application import, apart from its log."""
+    """What the contract lets an application import, except for its log."""
 
     def get(self, key: str) -> bytes | None:
         """Return the value of `key`, or None; raises `KeyValueError`."""
@@ -22,26 +22,26 @@ class Host(Protocol):
         """Store `value`; raises `KeyValueError`."""
 
     def delete(self, key: str) -> None:
-        """Forget `key`, silently when it is not there; raises `KeyValueError`."""
+        """Delete `key`, if it exists; raises `KeyValueError`."""
 
     def tell(self, to: str, message_type: str, payload: bytes) -> None:
-        """Put a message into the other's mailbox; raises `ActorFailure`."""
+        """Put a message into the other application's mailbox; raises `ActorFailure`."""
 
     def ask(self, to: str, message_type: str, payload: bytes, timeout_ms: int) -> bytes:
         """Send a message and wait for its reply; raises `ActorFailure`."""
 
 
 Answer = Callable[[str, bytes], bytes]
-"""What `MemoryHost.ask` calls: message type and payload in, reply out."""
+"""Called by `MemoryHost.ask`: takes message type and payload, returns the reply."""
 
 
 class MemoryHost:
-    """The stand-in outside a component.
+    """The host outside a component.
 
     Attributes:
-        values: what `keyvalue` holds.
+        values: the content of `keyvalue`.
         told: what `tell` sent, as (application, message type, payload), oldest first.
-        applications: who answers an `ask`: the actor's `receive`, or any function like it.
+        applications: who answers an `ask`: the actor's `receive`, or a function like it.
     """
 
     def __init__(self, applications: Mapping[str, Answer] | None = None) -> None:
@@ -72,11 +72,11 @@ _seat: list[Host] = [MemoryHost()]
 
 
 def current() -> Host:
-    """Return the host in place."""
+    """Return the current host."""
     return _seat[0]
 
 
 def install(host: Host) -> Host:
-    """Put `host` in place and return the one it replaces."""
+    """Use `host` from now on and return the previous one."""
     replaced, _seat[0] = _seat[0], host
     return replaced

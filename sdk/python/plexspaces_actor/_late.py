@@ -1,12 +1,12 @@
-"""What an instance can still import: modules and data files that nothing needed while it was built.
+"""Late imports: modules and data files that nothing needed while an instance was built.
 
-An instance has no files. Beside the modules that were imported while it was built,
-`plexspaces build` keeps all others in the component, compressed: the standard library as byte code,
-the project and its ``vendor`` as source, and the data files of packages. They lie beside the
-instance's memory and take none of it until one of them is imported.
+An instance has no files. Besides the modules that were imported during the build, `plexspaces
+build` stores all others in the component, compressed: the standard library as byte code, the
+project and its ``vendor`` as source, and the data files of packages. They are outside the
+instance's memory and use none of it until one of them is imported.
 
-What is kept begins with eight bytes, which say how long the JSON is that follows, from path to
-`Kept`; behind that lies what the files hold.
+The stored data begins with eight bytes, the length of the JSON that follows, from path to `Kept`.
+The contents of the files come after that.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ OURS = frozenset({"app", "plexspaces_actor", "plexspaces_entry"})
 
 
 ReadPart = Callable[[int, int], bytes]
-"""Returns what is kept, from which byte on and how many of them."""
+"""Returns part of the stored data: from this byte on, and this many bytes."""
 
 
 class Kept(NamedTuple):
-    """One kept file, or a directory that is a package without a file.
+    """One stored file, or a directory that is a package without a file.
 
     Attributes:
-        kind: what it holds.
+        kind: what it contains.
         module: the module's name, empty for data.
-        begin, end: where it lies, compressed.
+        begin, end: where it is, compressed.
     """
 
     kind: str
@@ -48,7 +48,7 @@ class Kept(NamedTuple):
 
 
 class Library:
-    """The kept files, and the finder and loader of modules among them."""
+    """The stored files, and the finder and loader of their modules."""
 
     def __init__(self, read_part: ReadPart) -> None:
         self.read_part = read_part
@@ -58,7 +58,7 @@ class Library:
 
     @property
     def files(self) -> dict[str, Kept]:
-        """The kept files by path; read when first asked for, as most instances never do."""
+        """The stored files by path; read when first needed, which most instances never do."""
         if self._files is None:
             self._begin = HEAD + int.from_bytes(self.read_part(0, HEAD), "big")
             index = json.loads(self.read_part(HEAD, self._begin - HEAD))
@@ -69,18 +69,18 @@ class Library:
         return self._files
 
     def path_of(self, module: str) -> str | None:
-        """Return the path of a kept module."""
+        """Return the path of a stored module."""
         return self._modules.get(module) if self.files else None
 
     def compiled(self, package: str) -> str | None:
-        """Return a file of machine code in a package, or None when it has none."""
+        """Return a file of machine code in a package, or None if it has none."""
         for path, kept in self.files.items():
             if kept.kind == COMPILED and kept.module == package:
                 return path
         return None
 
     def read(self, path: str) -> bytes:
-        """Return what a file holds; raises FileNotFoundError."""
+        """Return the content of a file; raises FileNotFoundError."""
         kept = self.files.get(path)
         if kept is None or kept.kind not in (SOURCE, BYTE_CODE, DATA):
             raise FileNotFoundError(2, "no such file in the component", path)
@@ -91,7 +91,7 @@ class Library:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return where a module comes from, None for one that is not kept."""
+        """Return where a module comes from; None if it is not stored."""
         found = self.path_of(name)
         if found is None:
             return None
@@ -106,7 +106,7 @@ class Library:
         return spec
 
     def create_module(self, spec: ModuleSpec) -> None:
-        """Return nothing: an ordinary module will do."""
+        """Return None: an ordinary module is enough."""
 
     def exec_module(self, module: ModuleType) -> None:
         """Run a module's code in it."""
@@ -121,7 +121,7 @@ class Library:
         return code
 
     def get_source(self, name: str) -> str | None:
-        """Return a module's source, None where only its byte code is kept."""
+        """Return a module's source; None if only its byte code is stored."""
         path = self.path_of(name)
         if path is None or self.files[path].kind != SOURCE:
             return None
@@ -139,7 +139,7 @@ class Library:
         return self.get_filename(name).endswith("/__init__.py")
 
     def get_data(self, path: str) -> bytes:
-        """Return what a file holds, for `pkgutil.get_data`; raises OSError."""
+        """Return the content of a file, for `pkgutil.get_data`; raises OSError."""
         return self.read(path)
 
     def get_resource_reader(self, name: str) -> Resources | None:
@@ -149,8 +149,9 @@ class Library:
         return Resources(self, places[0]) if places else None
 
     def find_distributions(self, context: Any) -> Iterator[Any]:
-        """Yield what pip wrote down of the packages, for `importlib.metadata`."""
-        # Not at the top: what asks has imported it, and every other instance is smaller without.
+        """Yield pip's metadata of the packages, for `importlib.metadata`."""
+        # Not at the top: the caller has imported it, and all other instances are smaller without
+        # it.
         from importlib.metadata import Distribution  # noqa: PLC0415
 
         library = self
@@ -193,7 +194,7 @@ class Resources:
 
 
 class Resource:
-    """A kept file or directory, in the form of `importlib.resources.abc.Traversable`."""
+    """A stored file or directory, in the form of `importlib.resources.abc.Traversable`."""
 
     def __init__(self, library: Library, path: str) -> None:
         self._library = library
@@ -211,7 +212,7 @@ class Resource:
         return self._path.rpartition("/")[2]
 
     def joinpath(self, *parts: str) -> Resource:
-        """Return what lies below it, whether that is there or not."""
+        """Return the path below it, whether that exists or not."""
         return Resource(self._library, "/".join([self._path, *parts]))
 
     __truediv__ = joinpath
@@ -225,18 +226,18 @@ class Resource:
         return any(path.startswith(f"{self._path}/") for path in self._library.files)
 
     def iterdir(self) -> Iterator[Resource]:
-        """Yield what lies directly in it."""
+        """Yield the entries directly in it."""
         below = len(self._path) + 1
         inside = [path[below:] for path in self._library.files if path.startswith(f"{self._path}/")]
         for name in dict.fromkeys(path.partition("/")[0] for path in inside):
             yield self.joinpath(name)
 
     def read_bytes(self) -> bytes:
-        """Return what it holds; raises FileNotFoundError."""
+        """Return its content; raises FileNotFoundError."""
         return self._library.read(self._path)
 
     def read_text(self, encoding: str | None = None, errors: str = "strict") -> str:
-        """Return the text it holds; raises FileNotFoundError."""
+        """Return its text; raises FileNotFoundError."""
         return self.read_bytes().decode(encoding or "utf-8", errors)
 
     def open(self, mode: str = "r", *_args: Any, **options: Any) -> IO[Any]:
@@ -251,7 +252,7 @@ _seat: list[Library] = []
 
 
 def prepare(path: str) -> None:
-    """Know what `plexspaces build` will keep, before the application is imported."""
+    """List what `plexspaces build` will store, before the application is imported."""
 
     def read_part(begin: int, length: int) -> bytes:
         with open(path, "rb") as file:
@@ -262,7 +263,7 @@ def prepare(path: str) -> None:
 
 
 def install(read_part: ReadPart) -> None:
-    """Import from what is kept, once the application has been imported and its files are gone."""
+    """Import from the stored data, after the application was imported and its files are gone."""
     [library] = _seat
     library.read_part = read_part
     sys.meta_path.append(library)
@@ -274,14 +275,14 @@ def install(read_part: ReadPart) -> None:
 
 
 def explain(exc: ImportError) -> None:
-    """Note at an import that failed why it did and what helps, where that is known."""
+    """Add to a failed import the reason and a hint, if they are known."""
     why, hint = advice(exc)
     if why:
         exc.add_note(f"why: {why}\nhint: {hint}")
 
 
 def advice(exc: ImportError) -> tuple[str, str]:
-    """Return why an import failed and what helps, both empty where nothing is known."""
+    """Return why an import failed and a hint, both empty if nothing is known."""
     name = exc.name or ""
     top = name.partition(".")[0]
     for package in (top, *_packages(exc)):
@@ -313,7 +314,7 @@ def advice(exc: ImportError) -> tuple[str, str]:
 
 
 def _packages(exc: BaseException | None) -> Iterator[str]:
-    """Yield the vendored packages in whose code it failed, and in that of its causes."""
+    """Yield the vendored packages whose code failed, including the causes."""
     while exc is not None:
         at = exc.__traceback__
         while at is not None:

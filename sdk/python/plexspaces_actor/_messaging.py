@@ -13,9 +13,9 @@ _LONGEST_MS = 2**32 - 1
 
 
 def tell(to: str, message_type: str, payload: object = None) -> None:
-    """Send `payload` and go on, once the message is in the other's mailbox.
+    """Send `payload` without waiting for a reply; returns when it is in the other's mailbox.
 
-    Raises `ActorFailure`, for example when there is no such application or its mailbox is full.
+    Raises `ActorFailure`, for example if the application does not exist or its mailbox is full.
     """
     _host.current().tell(to, message_type, encode(payload))
 
@@ -36,9 +36,10 @@ def ask(
 ) -> Any:
     """Send `payload`, wait for the answer at most `timeout` seconds and return it as a `reply`.
 
-    Raises `ActorFailure`: the other's error record, the node's (``call-cycle`` when the chain of
-    asks would come back to an actor that waits in it), or ``bad-reply`` when the answer is not of
-    the type asked for. Left uncaught, it becomes the answer of the handler that asked.
+    Raises `ActorFailure`: the other application's error record, the node's (``call-cycle`` if the
+    chain of asks would lead back to an actor that already waits in it), or ``bad-reply`` if the
+    answer is not of the requested type. If it is not caught, it becomes the answer of the handler
+    that asked.
     """
     if timeout <= 0:
         raise ValueError(f"timeout must be more than 0 seconds, not {timeout}")

@@ -1,4 +1,4 @@
-"""Bytes to typed values and back: the table in the package's documentation.
+"""Converts bytes to typed values and back: the table in the package's documentation.
 
 Knows nothing of actors or of the host.
 """
@@ -15,7 +15,7 @@ from itertools import accumulate
 from typing import Any, Literal, Union
 
 MAX_DEPTH = 200
-"""How deep JSON may be nested. WebAssembly has no guard page that Python could catch: from about
+"""How deep JSON can be nested. WebAssembly has no guard page that Python could catch: from about
 1,500 levels on, parsing would end the instance instead of raising an error."""
 
 # Possessive, and matching an unclosed string to the end: linear in the length of any input.
@@ -28,11 +28,11 @@ _ANYTHING = (Any, object, None, type(None), *_SCALARS)
 
 
 class BadValue(ValueError):
-    """A payload does not fit the type; the message says where and why."""
+    """A payload does not match the type; the message says where and why."""
 
 
 def encode(value: object) -> bytes:
-    """Return the bytes of `value`; raises TypeError or ValueError for what JSON cannot say."""
+    """Return the bytes of `value`; raises TypeError or ValueError if JSON cannot represent it."""
     if value is None:
         return b""
     if isinstance(value, str):
@@ -45,7 +45,7 @@ def encode(value: object) -> bytes:
 def decode(payload: bytes, kind: Any) -> Any:
     """Return `payload` as a value of type `kind`; raises `BadValue`.
 
-    Where `kind` takes None, an empty payload is None.
+    If `kind` allows None, an empty payload is None.
     """
     options = _options(kind)
     if not payload and type(None) in options:
@@ -80,7 +80,7 @@ def from_json(payload: bytes) -> Any:
 
 
 def convert(value: Any, kind: Any, where: str = "") -> Any:
-    """Return parsed JSON as a value of type `kind`; raises `BadValue` that names the place."""
+    """Return parsed JSON as a value of type `kind`; raises `BadValue`, which names the place."""
     if kind is Any or kind is object:
         return value
     if kind is None or kind is type(None):
@@ -101,7 +101,7 @@ def convert(value: Any, kind: Any, where: str = "") -> Any:
 def check(kind: Any, *, nested: bool = False) -> None:
     """Raise TypeError unless values of type `kind` can be decoded.
 
-    `nested` says that they are inside JSON, where there are no raw bytes.
+    `nested` means that they are inside JSON, where there are no raw bytes.
     """
     _check(kind, nested, frozenset())
 

@@ -1,8 +1,8 @@
-"""Puts an application's actor behind the contract `plexspaces:application/actor`.
+"""Connects an application's actor to the contract `plexspaces:application/actor`.
 
-Imported only by the module that `plexspaces build` writes, while the component is made: the
-bindings it needs exist nowhere else. Everything that crosses to the host is made fit here,
-because a value the host cannot take, or an exception that leaves an export, ends the instance.
+Imported only by the module that `plexspaces build` writes, while the component is made: its
+bindings exist nowhere else. Everything that goes to the host is made valid here, because a value
+that the host cannot take, or an exception that leaves an export, ends the instance.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def bind(module: ModuleType) -> type:
     _keep_source_lines(os.path.dirname(module.__file__ or ""))
     stage = Stage(definition)
 
-    # The runtime makes a new object of this class for every call: what lives on is in `stage`.
+    # The runtime creates a new object of this class for every call; the lasting state is in
+    # `stage`.
     class Bound(exports.Actor):  # type: ignore[misc]
         def init(self, initial_state: bytes) -> None:
             stage.init(initial_state)
@@ -63,7 +64,7 @@ class Stage:
         self._saved = b""
 
     def init(self, state: bytes) -> None:
-        """Make the actor; every failure becomes the error text of the contract."""
+        """Create the actor; every failure becomes the error text of the contract."""
         try:
             actor = self._definition()
             if state:
@@ -89,8 +90,8 @@ class Stage:
     def snapshot_state(self) -> bytes:
         """Return the state.
 
-        The contract has no error here: when the actor fails, its last good state is returned and
-        the log says so, which costs less than the instance.
+        The contract has no error here: if the actor fails, its last good state is returned and the
+        log says so, which is better than losing the instance.
         """
         try:
             if self._actor is not None:
@@ -100,7 +101,7 @@ class Stage:
         return self._saved
 
     def shutdown(self) -> None:
-        """Let the actor say good-bye; what it raises is logged."""
+        """Call the actor's last method; exceptions are logged."""
         try:
             if self._actor is not None:
                 self._actor.shutdown()
@@ -109,7 +110,7 @@ class Stage:
 
 
 class WitHost:
-    """The host behind the contract's imports."""
+    """The host that uses the contract's imports."""
 
     def get(self, key: str) -> bytes | None:
         try:
@@ -145,16 +146,16 @@ class WitHost:
 
 
 def read_kept(begin: int, length: int) -> bytes:
-    """Return a part of what `plexspaces build` kept in the component; see `plexspaces_actor._late`.
+    """Return a part of the data stored in the component; see `plexspaces_actor._late`.
 
-    The build has `get` answer such keys itself, from the component: nothing is asked of the host.
+    The build makes `get` answer such keys itself, from the component: the host is not asked.
     """
     part: bytes = wit_keyvalue.get(f"\0\1{_five_letters(begin)}{_five_letters(length)}")
     return part
 
 
 def _five_letters(number: int) -> str:
-    # Of which six bits count in each.
+    # Six bits of each count.
     return "".join(chr(64 + (number >> shift & 63)) for shift in (24, 18, 12, 6, 0))
 
 
@@ -201,7 +202,8 @@ def _keep_source_lines(directory: str) -> None:
 
 
 def _value(error: Err) -> object:
-    # The bindings raise what a variable of theirs still names: a ring through the traceback.
+    # The bindings raise an exception that a variable of theirs still refers to: a cycle through the
+    # traceback.
     error.with_traceback(None)
     return error.value
 

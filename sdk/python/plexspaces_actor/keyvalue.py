@@ -1,6 +1,6 @@
-"""A small durable store of the application's own.
+"""A small durable store that belongs to the application.
 
-What `put` returned for survives the actor, its machine and the node. Values are encoded like
+A value that `put` has stored survives the actor, its VM and the node. Values are encoded like
 replies and decoded like payloads (see the package's documentation).
 """
 
@@ -20,9 +20,9 @@ def get(key: str) -> bytes | None: ...
 @overload
 def get(key: str, kind: type[T]) -> T | None: ...
 def get(key: str, kind: Any = bytes) -> Any:
-    """Return the value of `key` as a `kind`, None when there is none.
+    """Return the value of `key` as a `kind`, or None.
 
-    Raises `KeyValueError` when the store fails or the value is not of that kind.
+    Raises `KeyValueError` if the store fails or the value is not of that kind.
     """
     value = _host.current().get(key)
     if value is None:
@@ -34,10 +34,10 @@ def get(key: str, kind: Any = bytes) -> Any:
 
 
 def put(key: str, value: object) -> None:
-    """Store `value`, replacing what was there; raises `KeyValueError`."""
+    """Store `value`, replacing an existing one; raises `KeyValueError`."""
     _host.current().put(key, encode(value))
 
 
 def delete(key: str) -> None:
-    """Forget `key`, silently when it is not there; raises `KeyValueError`."""
+    """Delete `key`, if it exists; raises `KeyValueError`."""
     _host.current().delete(key)

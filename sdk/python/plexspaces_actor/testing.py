@@ -34,7 +34,7 @@ __all__ = ["Answer", "MemoryHost", "memory", "restarted"]
 
 @contextmanager
 def memory(applications: Mapping[str, Answer] | None = None) -> Iterator[MemoryHost]:
-    """Run the block on a host of its own, with no keys and nothing told."""
+    """Run the block with a host of its own, without keys or sent messages."""
     host = MemoryHost(applications)
     replaced = _host.install(host)
     try:
