@@ -1,4 +1,4 @@
-"""The daemon: what turns requests into running applications and keeps the truth about them.
+"""The daemon: runs applications on request, and stores everything that must survive.
 
-Runs the agent by command line only, and asks drivers for machines without knowing their kind.
+It runs the agent only by its command line, and asks drivers for VMs without knowing their kind.
 """

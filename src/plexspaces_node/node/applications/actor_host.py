@@ -1,4 +1,4 @@
-"""The node as one application's actor sees it: its keys, its log, its state, other applications.
+"""What one application's actor can ask of the node: keys, log, state, other applications.
 
 Implements `agent_client.HostCalls`; `Router` is how messages reach other applications.
 """
@@ -21,14 +21,14 @@ class Router(Protocol):
     """Messages between applications."""
 
     async def ask(self, sender: str, request: link.Ask, payload: link.Body) -> link.Body:
-        """Pass a message on and return the reply; raises what the other one answered."""
+        """Pass a message on and return the reply; raises the other application's error."""
 
     def tell(self, sender: str, request: link.Tell, payload: link.Body) -> None:
-        """Queue a message with another application; raises when that cannot be done."""
+        """Queue a message with another application; raises if that is not possible."""
 
 
 class ActorHost:
-    """What the agent of one application calls; used on the event loop alone."""
+    """The calls of one application's agent; used only on the event loop."""
 
     def __init__(  # noqa: PLR0913 - one destination for each kind of call
         self,
@@ -56,15 +56,15 @@ class ActorHost:
             self._journal.append(line)
 
     def snapshot_part(self, part: link.Snapshot, body: link.Body, kept: Kept) -> None:
-        """Take a part of a state; `kept` is called once it is in the node's memory."""
+        """Accept a part of a state; `kept` is called when it is in the node's memory."""
         self._states.take(part, body, kept)
 
     def unclaimed(self, reply: link.Reply | None, total_ns: int) -> None:
-        """Count a reply whose sender has left, or None where none will come."""
+        """Count a reply whose sender has left, or None if no reply will come."""
         self._tally.add_unclaimed(reply, total_ns)
 
     async def answer(self, call: link.HostCall, body: link.Body) -> link.Body | None:
-        """Do what the actor asks of its node; what it raises is the actor's answer."""
+        """Do what the actor asks of its node; an exception becomes the actor's answer."""
         name = self._application
         if isinstance(call, link.Get):
             return await self._registry.kv_get(name, call.key)

@@ -1,7 +1,7 @@
-"""What a node has room for: applications, empty machines, and the memory of all machines together.
+"""How much a node can have: applications, empty VMs, and the memory of all VMs together.
 
-What is being made counts from the moment it is asked for until it is there or has failed, so that
-a bound holds however many ask at once. Knows numbers and names; what they stand for is told to it.
+Whatever is being created counts from the request until it exists or has failed, so that a limit
+holds for any number of concurrent requests. Only knows numbers and names.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from plexspaces_node.errors import ResourceExhausted
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The most that a node takes."""
+    """The limits of a node."""
 
     applications: int
     empty_vms: int
@@ -27,8 +27,8 @@ class Held:
     """What a node has now.
 
     Attributes:
-        applications: the memory in MiB of each one's machine by name, 0 for one without a machine.
-        empty_vms: the memory in MiB of each empty machine by id.
+        applications: the memory in MiB of each one's VM by name; 0 without a VM.
+        empty_vms: the memory in MiB of each empty VM by id.
     """
 
     applications: Mapping[str, int]
@@ -37,7 +37,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Claim:
-    """What is being made: an application, perhaps in an empty machine, or an empty machine."""
+    """What is being created: an application, perhaps in an empty VM, or an empty VM."""
 
     application: str
     vm_id: str
@@ -45,7 +45,7 @@ class _Claim:
 
 
 class Capacity:
-    """Says whether there is room for one more. Used on the event loop alone."""
+    """Checks whether one more fits. Used only on the event loop."""
 
     def __init__(self, bounds: Bounds, held: Callable[[], Held]) -> None:
         self._bounds = bounds
@@ -57,11 +57,10 @@ class Capacity:
 
     @contextmanager
     def for_application(self, name: str, memory_mib: int, *, vm_id: str = "") -> Iterator[None]:
-        """Keep room for an application while it is deployed or started.
+        """Reserve capacity for an application while it is deployed or started.
 
-        `vm_id` is an empty machine that is here and becomes the application's. Raises
-        `ResourceExhausted` when there is no room for one more, or for what it takes more than
-        it has.
+        `vm_id` is an existing empty VM that becomes the application's. Raises `ResourceExhausted`
+        if one more application, or the additional memory, does not fit.
         """
         if vm_id:
             memory_mib = self._held().empty_vms.get(vm_id, memory_mib)
@@ -70,7 +69,7 @@ class Capacity:
 
     @contextmanager
     def for_empty_vm(self, vm_id: str, memory_mib: int) -> Iterator[None]:
-        """Keep room for an empty machine while it is started; raises as `for_application` does."""
+        """Reserve capacity for an empty VM while it is started; see `for_application`."""
         with self._claimed(_Claim("", vm_id, memory_mib)):
             yield
 
@@ -96,7 +95,7 @@ class Capacity:
         return Held(applications, empties)
 
     def _check(self, before: Held, after: Held) -> None:
-        # What takes no more than before passes, also where a bound was lowered meanwhile.
+        # A VM that needs no more than before always fits, even if a limit was lowered meanwhile.
         most = self._bounds
         if len(before.applications) < len(after.applications) > most.applications:
             raise ResourceExhausted(

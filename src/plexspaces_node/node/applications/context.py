@@ -1,4 +1,4 @@
-"""What applications and their machines use of the node that they run on."""
+"""The parts of a node that its applications and VMs use."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class NodeContext:
     """The parts of a node that its applications share.
 
     Attributes:
-        vms: the directory of the machines' bundles.
+        vms: the directory of the VMs' bundles.
         logs: the directory of the applications' logs.
         grace_s: how long running messages have to finish when an application is stopped.
-        host_memory_mib: the memory that this host grants the node.
+        host_memory_mib: the memory that this host allows the node.
     """
 
     driver: Driver

@@ -1,4 +1,4 @@
-"""Deploys: an application that is new, or the next version of one that is there."""
+"""Deploys: a new application, or the next version of an existing one."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ class Deployer:
         return f"<Deployer onto {self._roster!r}>"
 
     async def deploy(self, request: DeployRequest, progress: Progress) -> ApplicationInfo:
-        """Deploy an application and return it once a message can be answered.
+        """Deploy an application and return it when it can answer messages.
 
-        On any failure, cancelling included, everything of it is removed but the artifact, and the
-        version that was to be replaced is put back; so it is, once a node opens the directory
-        again, when this one is killed meanwhile. Raises `AlreadyExists`, `InvalidArgument`,
-        `NotFound` for the artifact or the empty machine, `ResourceExhausted` when the node is full,
-        `VmStartFailed`, `WrongState` for a version that cannot be read, what the registry does, or
-        what the actor's `init` did wrong.
+        On any failure, including cancellation, everything but the artifact is removed, and the
+        version that was to be replaced is restored. If this node is killed meanwhile, the next one
+        to open the directory does it. Raises `AlreadyExists`, `InvalidArgument`, `NotFound` for the
+        artifact or the empty VM, `ResourceExhausted` if the node is full, `VmStartFailed`,
+        `WrongState` for a version that cannot be read, errors of the registry, and errors of the
+        actor's `init`.
         """
         begin = perf_counter_ns()
         spec = request.spec
@@ -137,9 +137,9 @@ class Deployer:
         return await self._empty_vms.take(request.vm_id) if request.vm_id else None
 
     async def _undo(self, supervisor: Supervisor) -> None:
-        """Remove everything of a deploy that failed.
+        """Remove everything of a failed deploy.
 
-        A row that the registry does not remove is no application: the next deploy of that name or
+        A row that the registry cannot remove is not an application: the next deploy of that name or
         the next start of the node removes it.
         """
         self._roster.applications.pop(supervisor.name, None)

@@ -7,7 +7,7 @@ from plexspaces_node.node.applications.supervisor import Supervisor
 
 
 async def describe(supervisor: Supervisor) -> ApplicationInfo:
-    """Describe an application as it is now; measures its machine."""
+    """Describe the current state of an application; measures its VM."""
     record, tally, machine = supervisor.record, supervisor.tally, supervisor.machine
     return ApplicationInfo(
         id=record.id,

@@ -1,4 +1,4 @@
-"""Machines without an application, started ahead of a deploy."""
+"""VMs without an application, started before a deploy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 class EmptyVms:
-    """Starts and stops the empty machines of a node, and hands them to deploys."""
+    """Starts and stops the empty VMs of a node, and passes them to deploys."""
 
     def __init__(
         self, node: NodeContext, roster: Roster, capacity: Capacity, scope: TaskScope
@@ -28,17 +28,17 @@ class EmptyVms:
         self._roster = roster
         self._capacity = capacity
         self._scope = scope
-        # Each waits for the end of its machine.
+        # Each waits for the end of its VM.
         self._watchers: dict[str, asyncio.Task[None]] = {}
 
     def __repr__(self) -> str:
         return f"<EmptyVms {', '.join(self._roster.empty_vms)}>"
 
     async def start(self, vm_id: str, config: VmConfig) -> Machine:
-        """Start an empty machine; "" makes an ID up.
+        """Start an empty VM; "" generates an ID.
 
-        Raises `AlreadyExists` for an ID in use, `InvalidArgument`, `ResourceExhausted` when the
-        node is full, `VmStartFailed`.
+        Raises `AlreadyExists` for an ID in use, `InvalidArgument`, `ResourceExhausted` if the node
+        is full, `VmStartFailed`.
         """
         node = self._node
         node.driver.capabilities.check(config)
@@ -54,9 +54,9 @@ class EmptyVms:
         return machine
 
     async def stop(self, vm_id: str) -> None:
-        """Stop an empty machine and remove it. Idempotent.
+        """Stop an empty VM and remove it. Idempotent.
 
-        Raises `WrongState` for a machine with an application: stop that.
+        Raises `WrongState` if the VM has an application: stop that.
         """
         for supervisor in self._roster.supervisors():
             if supervisor.machine is not None and supervisor.machine.id == vm_id:
@@ -67,14 +67,14 @@ class EmptyVms:
         await self._scope.shielded(self._stop(vm_id))
 
     async def take(self, vm_id: str) -> Machine:
-        """Return an empty machine, which is the caller's from now on; raises `NotFound`."""
+        """Return an empty VM, which then belongs to the caller; raises `NotFound`."""
         self.check(vm_id)
         machine = self._roster.empty_vms.pop(vm_id)
         await cancel(self._watchers.pop(vm_id))
         return machine
 
     def check(self, vm_id: str) -> None:
-        """Raise `NotFound` unless there is an empty machine with this ID."""
+        """Raise `NotFound` unless there is an empty VM with this ID."""
         if vm_id not in self._roster.empty_vms:
             raise NotFound(f"there is no empty VM {vm_id!r}", hint="plexspaces list")
 

@@ -1,4 +1,4 @@
-"""What an application holds of its node from its deploy to its removal: its artifact, its log."""
+"""What an application holds from its deploy to its removal: its artifact and its log."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _log = logging.getLogger(__name__)
 def supervise(record: ApplicationRecord, node: NodeContext, router: Router) -> Supervisor:
     """Return a supervisor for an application, which holds its artifact until `release`."""
     node.artifacts.hold(record.digest)
-    # A name that cannot be read may be anything, but not a way out of the directory.
+    # An unreadable name can be anything, but it must not lead out of the directory.
     file = record.name.replace("/", "_")
     journal = ApplicationLog(node.logs / f"{file}.log", node.limits.log_bytes)
     return Supervisor(record, node, router, journal)
 
 
 async def release(supervisor: Supervisor, node: NodeContext) -> None:
-    """Let go of an application's artifact, remove its log, and drop states not yet saved."""
+    """Release an application's artifact, remove its log, and drop unsaved states."""
     node.artifacts.release(supervisor.record.digest)
     supervisor.saver.forget()
     try:

@@ -1,6 +1,6 @@
-"""The machine in which an application runs: made, loaded with the application, ended.
+"""The VM of an application: started, loaded with the application, ended.
 
-One after the other, never two. A machine that could not be removed is remembered and removed
+There is never more than one at a time. A VM that could not be removed is remembered and removed
 later. Knows nothing of states or restarts; see `supervisor`.
 """
 
@@ -27,13 +27,13 @@ Progress = Callable[[str], None]
 """Called with the name of the phase that begins: stop, compile, vm or load."""
 
 FAULTS = (PlexSpacesError, ActorError, OSError, RuntimeError, MemoryError)
-"""What can go wrong without a defect of the node; a thread that cannot start is a RuntimeError."""
+"""Errors that are not bugs of the node; a thread that cannot start is a RuntimeError."""
 
 GOODBYE_S = 5.0
-"""For each step of an agent's goodbye, its actor's messages and last snapshot being done."""
+"""The time limit of each step after messages and last snapshot until the agent's last frame."""
 
 LOAD_SLACK_S = 1.0
-"""How much longer the node waits for a load than its agent, whose word should come first."""
+"""How much longer the node waits for a load than its agent, whose answer should come first."""
 
 KINDS = {
     ArtifactKind.ACTOR: link.Load.KIND_ACTOR,
@@ -43,24 +43,24 @@ KINDS = {
 
 
 class Instance:
-    """The machine of one application. Its methods are called one at a time.
+    """The VM of one application. Its methods are called one at a time.
 
     Attributes:
-        machine: the running one, None without.
+        machine: the running one, or None.
         reached_load: whether the last start came as far as the application's own code.
     """
 
     def __init__(
         self, node: NodeContext, host: ActorHost, saver: StateSaver, warn: Callable[[str], None]
     ) -> None:
-        """Start nothing yet; `warn` is told of a machine that cannot be removed."""
+        """Set up without starting; `warn` is called if a VM cannot be removed."""
         self.machine: Machine | None = None
         self.reached_load = False
         self._node = node
         self._host = host
         self._saver = saver
         self._warn = warn
-        # Of machines that may not be wholly gone.
+        # VMs that may not be removed completely.
         self._leftovers: set[Bundle] = set()
 
     def __repr__(self) -> str:
@@ -74,11 +74,11 @@ class Instance:
         empty: Machine | None,
         progress: Progress,
     ) -> PhaseTimings:
-        """Load the application into `empty` or a new machine; return the times when it is ready.
+        """Load the application into `empty` or a new VM; return the times when it is ready.
 
         Compiles its artifact unless `compiled` is given, and starts from its newest state. On any
-        failure, cancelling included, the machine is gone; raises what `ArtifactStore.compile`,
-        `start_machine` and `Machine.load` do.
+        failure, including cancellation, the VM is removed; raises what `ArtifactStore.compile`,
+        `start_machine` and `Machine.load` raise.
         """
         begin = perf_counter_ns()
         self.reached_load = False
@@ -101,17 +101,18 @@ class Instance:
             compile_ns=compiled.duration_ns,
             compile_cached=compiled.cached,
             vm_ns=0 if empty else machine.vm_ns,
-            # What is not the actor's init is loading: the artifact and both ways of the link.
+            # Everything but the actor's init is loading: the artifact and both directions of the
+            # link.
             load_ns=end - load_begin - loaded.init_ns,
             init_ns=loaded.init_ns,
             total_ns=end - begin,
         )
 
     async def stop(self, grace_s: float, *, force: bool, save: bool) -> str:
-        """Let messages finish for `grace_s` seconds and end the machine in good order.
+        """Let messages finish for `grace_s` seconds and end the VM cleanly.
 
-        Returns why it had to be ended without a goodbye, else "". Raises `StopRefused` when the
-        actor's state cannot be handed over, unless `force`: the machine runs on.
+        Returns why it did not end cleanly, else "". Raises `StopRefused` if the actor's state
+        cannot be handed over, unless `force`: the VM keeps running.
         """
         machine, why = self.machine, ""
         if machine is not None:
@@ -119,7 +120,7 @@ class Instance:
                 async with asyncio.timeout(grace_s):
                     await machine.agent.idle()
             except TimeoutError:
-                # A goodbye would only wait in the mailbox.
+                # A stop request would only wait in the mailbox.
                 why = f"a message was still running after the grace period of {grace_s:g} s"
                 if not force:
                     raise StopRefused(why, hint="wait until it is done") from None
@@ -130,7 +131,7 @@ class Instance:
         return why
 
     async def destroy(self) -> Exception | None:
-        """End every machine at once, however it came to be; return what keeps one from going."""
+        """End every VM at once; return what prevents one from being removed."""
         resists = None
         if self.machine is not None:
             await self._discard(self.machine)
@@ -145,7 +146,7 @@ class Instance:
         return resists
 
     async def discard(self) -> None:
-        """Remove the machine, which has ended; what resists is left to `destroy`."""
+        """Remove the VM, which has ended; what cannot be removed is left to `destroy`."""
         if self.machine is not None:
             await self._discard(self.machine)
 

@@ -1,7 +1,7 @@
 """Messages to applications: from clients, and from one application to another.
 
-`invoke` looks an application up and goes to its agent: no disk, no lock, no task. Owns the limits
-of a message, what is counted of it, and who waits for whom.
+`invoke` looks an application up and calls its agent: no disk, no lock, no task. This module has the
+limits of a message, its counters, and who waits for whom.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from plexspaces_node.settings import LimitsSection
 
 
 class Outcome(NamedTuple):
-    """What became of a message: the reply's payload or the actor's failure, and its times.
+    """The result of a message: the reply's payload or the application's failure, and its times.
 
-    With a failure the payload is what the program wrote before it failed.
+    With a failure, the payload is what the program wrote before it failed.
     """
 
     payload: link.Body
@@ -31,12 +31,12 @@ class Outcome(NamedTuple):
 
 
 class Messages:
-    """What passes messages on; an `actor_host.Router`. Used on the event loop alone."""
+    """Passes messages on; an `actor_host.Router`. Used only on the event loop."""
 
     def __init__(self, limits: LimitsSection, roster: Roster) -> None:
         self._limits = limits
         self._roster = roster
-        # Which application waits for which: one entry an actor that is inside `ask`.
+        # Which application waits for which: one entry per actor that is in `ask`.
         self._asks: dict[str, link.Ask] = {}
         self._closed = False
 
@@ -45,8 +45,8 @@ class Messages:
     ) -> Outcome:
         """Send a message and wait for the reply.
 
-        Raises `NotFound`, `WrongState`, `Unavailable`, `ResourceExhausted`, `InvalidArgument` for
-        a message over a limit, `DeadlineExceeded`. What the actor did wrong is in the outcome.
+        Raises `NotFound`, `WrongState`, `Unavailable`, `ResourceExhausted`, `InvalidArgument` for a
+        message over a limit, `DeadlineExceeded`. An application's own failure is in the outcome.
         """
         begin = perf_counter_ns()
         supervisor = self._roster.named(name)
@@ -83,7 +83,7 @@ class Messages:
                 request.to, request.type, payload, request.timeout_ns, sender=sender
             )
         finally:
-            # An actor whose ask timed out may have asked again: that entry is not ours to remove.
+            # An actor whose ask timed out may have asked again: that entry must stay.
             if self._asks.get(sender) is request:
                 del self._asks[sender]
         if outcome.failure is not None:
@@ -109,7 +109,7 @@ class Messages:
                 target.tally.add_unclaimed(answer, total_ns)
                 why = answer.failure.message
             if why:
-                # Nobody waits for it: the log is the only place the failure can be seen.
+                # Nobody waits for it, so the failure can only be seen in the log.
                 target.journal.note("warn", f"a message from {sender!r}: {why}")
 
         target.agent.post(
@@ -117,7 +117,7 @@ class Messages:
         ).add_done_callback(settled)
 
     def close(self) -> None:
-        """Wait no more for what was told."""
+        """Stop waiting for the messages of `tell`."""
         self._closed = True
 
     def _check_message(self, msg_type: str, payload: link.Body, timeout_ns: int) -> None:
@@ -134,7 +134,7 @@ class Messages:
 
 
 def _timings(reply: link.Reply, total_ns: int) -> MessageTimings:
-    """Return where the time of a message went."""
+    """Return how long the parts of a message took."""
     return MessageTimings(
         total_ns,
         believed(reply.compute_ns, total_ns),

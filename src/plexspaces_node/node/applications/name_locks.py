@@ -1,4 +1,4 @@
-"""One act at a time on a name."""
+"""One operation at a time for a name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class _NameLock:
 
 
 class NameLocks:
-    """A lock for each name, kept only while somebody uses it, or names would pile up."""
+    """A lock for each name, kept only while it is used, because names would accumulate."""
 
     def __init__(self) -> None:
         self._locks: dict[str, _NameLock] = {}
@@ -25,7 +25,7 @@ class NameLocks:
 
     @asynccontextmanager
     async def held(self, name: str) -> AsyncIterator[None]:
-        """Wait until nobody else acts on the name, and keep others from it while inside."""
+        """Wait until no other operation uses the name, and keep others waiting in the body."""
         lock = self._locks.setdefault(name, _NameLock())
         lock.users += 1
         try:

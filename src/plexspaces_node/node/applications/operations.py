@@ -1,7 +1,7 @@
 """The operations on a node's applications: invoke, list, stop, start, undeploy; its start and end.
 
-What the gRPC service calls. Deploys are `deploy`'s, empty machines `empty_vms`', what becomes of a
-message `messages`'. Operations on one name happen one at a time.
+The gRPC service calls them. Deploys are in `deploy`, empty VMs in `empty_vms`, messages in
+`messages`. Operations on one name run one at a time.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _log = logging.getLogger(__name__)
 
 
 class Applications:
-    """The applications of one node, and everything that acts on them.
+    """The applications of one node, and every operation on them.
 
     Attributes:
-        roster: what is there now.
-        vms: the machines, as users look at them.
-        empty_vms: machines without an application.
-        deployer: makes applications.
+        roster: which applications and empty VMs there are.
+        vms: the VMs, as users see them.
+        empty_vms: VMs without an application.
+        deployer: deploys applications.
     """
 
     def __init__(self, node: NodeContext) -> None:
@@ -78,9 +78,9 @@ class Applications:
         return self._messages.invoke(name, msg_type, payload, timeout_ns)
 
     async def undeploy(self, name: str) -> None:
-        """Remove an application without a trace but its artifact, which nobody may need then.
+        """Remove an application completely, except for its artifact.
 
-        Raises `NotFound`, and what the registry does: it is Stopped then, and this can be repeated.
+        Raises `NotFound`, and errors of the registry: then it is Stopped, and this can be repeated.
         """
 
         async def act() -> None:
@@ -100,9 +100,9 @@ class Applications:
     async def stop(self, name: str, *, force: bool = False) -> ApplicationInfo:
         """Stop an application and keep its last snapshot. Idempotent.
 
-        With `force` also where its state cannot be saved: what it changed since its last snapshot
-        is lost then, and `last_error` says so. Raises `NotFound`, `WrongState` for one that cannot
-        be read, `StopRefused` for one whose state cannot be saved, which runs on.
+        With `force` it stops even if its state cannot be saved: changes since its last snapshot are
+        lost, and `last_error` says so. Raises `NotFound`, `WrongState` for one that cannot be read,
+        `StopRefused` for one whose state cannot be saved, which keeps running.
         """
 
         async def act() -> ApplicationInfo:
@@ -130,8 +130,8 @@ class Applications:
     async def start(self, name: str) -> ApplicationInfo:
         """Start a stopped or failed application from its last snapshot. Idempotent.
 
-        Raises `NotFound`, `ResourceExhausted` when the node is full, and it is as it was; or what
-        keeps it from starting, and it is Failed.
+        Raises `NotFound`; `ResourceExhausted` if the node is full, and it is unchanged; or what
+        prevents it from starting, and it is Failed.
         """
         async with self._scope.cancellable(), self._locks.held(name):
             supervisor = self.roster.readable(name)
@@ -149,10 +149,10 @@ class Applications:
             return await describe(supervisor)
 
     async def list(self) -> Listing:
-        """Describe every application and every empty machine, by name."""
+        """Describe every application and every empty VM, by name."""
         begin = perf_counter_ns()
         supervisors = sorted(self.roster.supervisors(), key=lambda one: one.name)
-        # One after the other: nothing of it waits, and a task for each takes as long as it does.
+        # Sequentially: none of it waits, and a task for each would take just as long.
         applications = [await describe(supervisor) for supervisor in supervisors]
         empties = [await machine.info() for machine in tuple(self.roster.empty_vms.values())]
         return Listing(tuple(applications), tuple(empties), perf_counter_ns() - begin)
@@ -170,9 +170,9 @@ class Applications:
     async def recover(self) -> tuple[str, ...]:
         """Destroy what an earlier node left running, and start what should run.
 
-        Returns the names of those that start, at once: they do so in the background, also where
-        they are more than the node would take now. Of a deploy that was not done when that node
-        ended nothing stays.
+        Returns the names of the applications that start. They start in the background, even if the
+        node would now refuse as many. Nothing is left of deploys that were not done when the
+        earlier node ended.
         """
         await destroy_machines(self._node.driver, self._node.vms)
         starting = []
@@ -189,7 +189,7 @@ class Applications:
                 remove_all_but, self._node.logs, tuple(self.roster.applications)
             )
         elif self._node.artifacts.total_bytes or any(self._node.logs.iterdir()):
-            # Nothing is removed: what belongs to whom may be known again.
+            # Nothing is removed, because it may be known again later what belongs to whom.
             _log.warning(
                 "the registry is new, but %s has artifacts or logs of an earlier one: if it was "
                 "lost, stop the node and restore a backup (plexspaces restore)",
@@ -200,15 +200,15 @@ class Applications:
         return tuple(starting)
 
     async def drain(self, grace_s: float) -> bool:
-        """Take no more work, let messages finish for `grace_s`, stop every machine.
+        """Accept no more work, let messages finish for `grace_s`, stop every VM.
 
-        What should run keeps that wish, and does so when a node opens this directory again.
-        Returns whether all was stopped and saved; what was not is logged.
+        Applications that should run start again when a node opens this directory. Returns whether
+        everything was stopped and saved; the rest is logged.
         """
 
         async def end(supervisor: Supervisor) -> None:
             async with self._locks.held(supervisor.name):
-                # The node ends, and its machines with it: what is lost can only be told.
+                # The node ends, and its VMs with it: a loss can only be reported.
                 if lost := await supervisor.stop(grace_s, force=True):
                     raise WrongState(f"application {supervisor.name!r}: {lost}")
 
@@ -220,13 +220,13 @@ class Applications:
         )
         errors = [error for error in ends if isinstance(error, BaseException)]
         for error in errors:
-            # One machine that cannot be ended must not keep the others running.
+            # One VM that cannot be ended must not keep the others running.
             _log.error("shutting down: %s", error, exc_info=error)
         await self._close_logs()
         return not errors
 
     async def abort(self) -> None:
-        """End every machine at once; what was not snapshotted is lost."""
+        """End every VM at once; what was not saved is lost."""
         await self._scope.close()
         await asyncio.gather(
             *(supervisor.abort() for supervisor in self.roster.supervisors()),

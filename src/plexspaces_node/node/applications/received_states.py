@@ -1,8 +1,8 @@
 """The states that an actor hands over, in memory until the registry has them.
 
-An agent sends a state in parts, and no more than a few before it hears that the first was taken.
-Of several states only the newest whole one is kept. All applications of a node share a
-`StateMemory`, which bounds what they hold. Knows no machine and no SQL.
+An agent sends a state in parts, and only a few before the first one is acknowledged. Of several
+states only the newest complete one is kept. All applications of a node share a `StateMemory`, which
+limits what they hold. Knows no VMs and no SQL.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from plexspaces_node.link.frames import PART_BYTES, Body, LinkBroken, Snapshot
 from plexspaces_node.model import MIB
 
 WAITING_PARTS = 4
-"""The most parts that an agent may send without having heard that they were taken."""
+"""How many parts an agent may send without an acknowledgement."""
 
 HELD_BYTES = 128 * MIB
-"""What a node holds in memory of states that its registry does not have, all together."""
+"""The limit of states in a node's memory that its registry does not have, all together."""
 
 SAVE_S = 1.0
-"""How long saving may make no progress once messages took all of the grace time."""
+"""How long saving may make no progress after messages used up the grace time."""
 
 Taken: TypeAlias = Callable[[int, int], None]
-"""Called on the event loop with a snapshot's ID and how many of its bytes were taken."""
+"""Called on the event loop with a snapshot's ID and how many of its bytes were received."""
 
 
 class StateMemory:
-    """How much of all states together a node may hold in memory.
+    """How much of all states together a node can hold in memory.
 
     Attributes:
         part_bytes: the length of every part of a state but its last.
-        patience_s: how long saving may make no progress once a stop's time is over.
+        patience_s: how long saving may make no progress after a stop's time is over.
         held_bytes: how much is held now.
     """
 
@@ -55,24 +55,24 @@ class StateMemory:
         return f"<StateMemory {self.held_bytes} of {self._limit_bytes} bytes>"
 
     def take(self, size: int) -> bool:
-        """Take so many bytes, if they are free."""
+        """Take this many bytes, if they are free."""
         if self.held_bytes + size > self._limit_bytes:
             return False
         self.held_bytes += size
         return True
 
     def force(self, size: int) -> None:
-        """Take so many bytes, also past the limit."""
+        """Take this many bytes, even over the limit."""
         self.held_bytes += size
 
     def give_back(self, size: int) -> None:
-        """Give so many bytes back; whoever waits is asked again, on the event loop."""
+        """Give this many bytes back; whoever waits is asked again on the event loop."""
         self.held_bytes -= size
         if size and self._waiting:
             asyncio.get_running_loop().call_soon(self._ask_again)
 
     def wait(self, states: ReceivedStates) -> None:
-        """Have these states admit what waits when memory is free."""
+        """Let these states accept what waits when memory is free."""
         self._waiting[states] = None
 
     def leave(self, states: ReceivedStates) -> None:
@@ -86,14 +86,14 @@ class StateMemory:
 
 
 class State:
-    """One snapshot: what of it the node holds, and how much of it has come.
+    """One snapshot: how much of it was received, and what the node holds of it.
 
     Attributes:
-        parts: taken, and not in the registry; by the byte at which each begins, in order.
-        size_bytes: of what was taken.
-        sent_bytes: of what has come; the next part begins here.
-        all_sent: whether the last part has come.
-        is_whole: whether all of it was taken.
+        parts: received and not in the registry, by the byte at which each begins, in order.
+        size_bytes: how much was accepted.
+        sent_bytes: how much was sent; the next part begins here.
+        all_sent: whether the last part was sent.
+        is_whole: whether all of it was accepted.
         is_begun: whether the registry may have parts of it.
     """
 
@@ -115,7 +115,7 @@ class ReceivedStates:
     """The states of one application that its registry does not have.
 
     Attributes:
-        states: oldest first; at most one that is whole, and one that is still coming.
+        states: oldest first; at most one that is complete, and one that is still incomplete.
         is_pruned: whether the registry has no part of a state that was dropped.
     """
 
@@ -136,28 +136,28 @@ class ReceivedStates:
 
     @property
     def whole(self) -> State | None:
-        """The newest whole state, None without."""
+        """The newest complete state, or None."""
         return next((state for state in self.states if state.is_whole), None)
 
     def begin(self, limit_bytes: int) -> None:
-        """Expect the snapshots of a new machine, at most `limit_bytes` long.
+        """Expect the snapshots of a new VM, at most `limit_bytes` long.
 
-        A state whose parts have not all come is dropped: its sender is gone.
+        An incomplete state is dropped, because its sender is gone.
         """
         self.drop_arriving()
         self._last_id = 0
         self._limit_bytes = limit_bytes
 
     def take(self, part: Snapshot, body: Body, taken: Taken) -> None:
-        """Take a part, now or when memory is free; does not block.
+        """Accept a part, now or when memory is free; does not block.
 
-        `taken` is called then. Raises `LinkBroken` for a part that no honest agent sends.
+        `taken` is called then. Raises `LinkBroken` for a part that no correct agent sends.
         """
         state = self._arriving
         if state is None or part.id != state.id:
             if part.offset or part.id <= self._last_id:
                 raise LinkBroken(f"a part of snapshot {part.id} from its middle")
-            # An agent that connects again begins with its newest state.
+            # After a reconnect an agent starts with its newest state.
             self.drop_arriving()
             self._last_id = part.id
             self._last_taken_ns = max(self._last_taken_ns + 1, time_ns())
@@ -170,14 +170,14 @@ class ReceivedStates:
         self.admit()
 
     def admit(self) -> None:
-        """Take the parts that wait, as far as memory is free."""
+        """Accept the waiting parts, as far as memory is free."""
         while self._waiting:
             state, part, body, taken = self._waiting[0]
             if not self._memory.take(len(body)):
                 if any(one.parts for one in self.states):
                     self._memory.wait(self)
                     break
-                # Each may hold one part, or nobody would learn that the registry refuses.
+                # Each can hold one part, or nobody would notice that the registry refuses.
                 self._memory.force(len(body))
             self._waiting.popleft()
             if body:
@@ -189,18 +189,18 @@ class ReceivedStates:
         self._on_change()
 
     def written(self, state: State, begins: list[int]) -> None:
-        """Drop the parts that begin there, which the registry has now."""
+        """Drop the parts that begin there, because the registry has them now."""
         gone = [state.parts.pop(begin) for begin in begins if begin in state.parts]
         self._memory.give_back(sum(map(len, gone)))
 
     def saved(self, state: State) -> None:
-        """Forget a state that the registry has whole."""
-        # A newer one may have come meanwhile.
+        """Forget a state that the registry has completely."""
+        # A newer one may have arrived meanwhile.
         if state in self.states:
             self.states.remove(state)
 
     def drop_arriving(self) -> None:
-        """Drop the state whose parts have not all been taken."""
+        """Drop the state whose parts were not all accepted."""
         state, self._arriving = self._arriving, None
         if state is not None:
             self._waiting.clear()
@@ -222,7 +222,7 @@ class ReceivedStates:
                 f"a part of snapshot {part.id} at byte {part.offset}, not {state.sent_bytes}"
             )
         if size > most or (size < most and not part.last):
-            # Smaller ones would cost the node more than they weigh.
+            # Smaller ones would cost the node more than their size.
             raise LinkBroken(f"a part of a snapshot of {size} bytes")
         if state.sent_bytes + size > self._limit_bytes:
             raise LinkBroken(f"a snapshot of more than the {self._limit_bytes} bytes of its memory")

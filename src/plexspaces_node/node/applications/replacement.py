@@ -1,4 +1,4 @@
-"""One version of an application replaced by the next, or put back where the next one fails."""
+"""Replaces one version of an application by the next, or restores it if the next one fails."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from plexspaces_node.tasks import finished
 class Replacement:
     """Runs the next version of an application on trial, then keeps it or rolls back.
 
-    The next version takes no messages, and is not what a later start of the node finds, until it is
+    The next version gets no messages, and a later start of the node does not use it, until it is
     kept. Used once.
     """
 
@@ -30,7 +30,7 @@ class Replacement:
         node: NodeContext,
         scope: TaskScope,
     ) -> None:
-        """Remember the version that runs; `record` is the next one."""
+        """Remember the running version; `record` is the next one."""
         self._supervisor = supervisor
         self._next = record
         self._node = node
@@ -51,16 +51,16 @@ class Replacement:
     ) -> None:
         """Stop the running version and start the next one from its state, or roll back.
 
-        `take_empty` is awaited for the machine to use, None for a new one. Raises `StopRefused`
-        when the state of the running version cannot be saved, and it runs on; else what
-        `Supervisor.stop` and `Supervisor.start` do.
+        `take_empty` is awaited for the VM to use, None for a new one. Raises `StopRefused` if the
+        state of the running version cannot be saved, and it keeps running; otherwise what
+        `Supervisor.stop` and `Supervisor.start` raise.
         """
         supervisor = self._supervisor
         self._node.artifacts.hold(self._next.digest)
         supervisor.replacing = True
         try:
             progress("stop")
-            # To its end: during its goodbye an actor hands over its last state.
+            # Not cancelled: while it stops, an actor hands over its last state.
             if lost := await finished(supervisor.stop(self._node.grace_s)):
                 raise Unavailable(f"application {supervisor.name!r} was not replaced: {lost}")
             empty = await take_empty()
@@ -72,7 +72,7 @@ class Replacement:
             raise
 
     async def keep(self, record: ApplicationRecord) -> None:
-        """Make what runs the application's version; roll back when the registry refuses."""
+        """Make the running version the application's; roll back if the registry refuses."""
         await finished(self._scope.shielded(self._keep(record)))
 
     async def _keep(self, record: ApplicationRecord) -> None:
@@ -91,12 +91,12 @@ class Replacement:
     async def _roll_back(self) -> None:
         supervisor, artifacts = self._supervisor, self._node.artifacts
         if supervisor.state is ApplicationState.RUNNING and not supervisor.saver.on_trial:
-            # It could not be stopped, and runs on.
+            # It could not be stopped, and keeps running.
             supervisor.replacing = False
             artifacts.release(self._next.digest)
             return
         try:
-            # Without a goodbye: the next version's state is not for the one before.
+            # At once: the next version's state is not meant for the previous one.
             await supervisor.abort()
         finally:
             supervisor.end_trial(keep=False)
@@ -109,7 +109,7 @@ class Replacement:
             supervisor.start_later()
 
     def _add_hint(self, error: BaseException) -> None:
-        """Say what became of the previous version, unless the error has a hint of its own."""
+        """Add the fate of the previous version as a hint, unless the error has its own."""
         if isinstance(error, PlexSpacesError | ActorError) and not error.hint:
             name, state = self._supervisor.name, self._supervisor.state
             became = f"the previous version is {state}"

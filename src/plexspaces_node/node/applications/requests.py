@@ -1,6 +1,6 @@
-"""A deploy as it was asked for: the application it makes, and how long it took.
+"""A deploy request: the record it becomes, and its timings.
 
-Knows rows and times; what is done with them is `applications`' business.
+Only makes records and timings; others use them.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from plexspaces_node.node.registry.registry import ApplicationRecord, Desired
 
 @dataclass(frozen=True, slots=True)
 class DeployRequest:
-    """A deploy as the service understood it.
+    """A deploy request, as the service has decoded it.
 
     Attributes:
         request_id: "" for none; a second deploy with the same one gets the first one's answer.
-        vm_id: of an empty machine to deploy into, "" for a new one.
-        replace: an application of the name is replaced; see `next_record`.
-        owner: who asks, for the turn at compiling.
+        vm_id: an empty VM to deploy into, or "" for a new one.
+        replace: replace an application of this name; see `next_record`.
+        owner: who asks, for fair turns at compiling.
     """
 
     spec: ApplicationSpec
@@ -35,9 +35,9 @@ class DeployRequest:
 
 
 def check_artifact(spec: ApplicationSpec, overhead_mib: int, report: ArtifactReport) -> None:
-    """Raise `InvalidArgument` for an artifact that cannot be deployed as was asked for.
+    """Raise `InvalidArgument` if the artifact does not fit the request.
 
-    `overhead_mib` is what of the machine's memory is not the application's.
+    `overhead_mib` is the part of the VM's memory that is not for the application.
     """
     spec.check_kind(report.kind)
     check_language(report, spec.language)
@@ -46,9 +46,9 @@ def check_artifact(spec: ApplicationSpec, overhead_mib: int, report: ArtifactRep
 
 
 def record_of(request: DeployRequest, compiled: Compiled) -> ApplicationRecord:
-    """Return the row of an application that is to be deployed and is not yet.
+    """Return the record of an application that is not deployed yet.
 
-    Raises `InvalidArgument` for what this artifact cannot be deployed with.
+    Raises `InvalidArgument` if the artifact does not fit the request.
     """
     spec = request.spec
     spec.check_kind(compiled.report.kind)
@@ -73,14 +73,14 @@ def record_of(request: DeployRequest, compiled: Compiled) -> ApplicationRecord:
 def next_record(
     before: ApplicationRecord, request: DeployRequest, compiled: Compiled
 ) -> ApplicationRecord:
-    """Return the row of an application's next version; raises as `record_of` does.
+    """Return the record of an application's next version; raises as `record_of` does.
 
-    It keeps its environment where the request names none, and as a command its arguments and its
+    It keeps its environment unless the request sets one, and as a command its arguments and its
     concurrency.
     """
     asked = request.spec
     is_command = compiled.report.kind is not ArtifactKind.ACTOR
-    # Checked again: what is kept and what is new may together be too long.
+    # Checked again: old and new values may together be too long.
     spec = replace(
         asked,
         env=asked.env or dict(before.env),
@@ -92,7 +92,7 @@ def next_record(
 
 
 def is_answered(record: ApplicationRecord, request: DeployRequest) -> bool:
-    """Tell whether an application is what this very request has deployed before."""
+    """Return whether this very request has deployed the application before."""
     return (
         request.request_id != ""
         and record.request_id == request.request_id

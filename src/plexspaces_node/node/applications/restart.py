@@ -1,8 +1,9 @@
-"""When to start an application again that ended by itself: a policy without a clock of its own.
+"""When to restart an application that ended by itself: a policy without a clock of its own.
 
-Waits double, so that an application that cannot live costs little, and end, so that it does not
-cost for ever. Old failures are forgotten. A host that cannot make a machine at the moment, for
-example because its disk is full, does not count against the application and is retried for ever.
+Waits double, so that an application that cannot run costs little, and the policy gives up, so that
+it does not cost forever. Old failures are forgotten. If the host cannot start a VM at the moment,
+for example because its disk is full, that does not count against the application, and it is retried
+forever.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _MOST_DOUBLINGS = 16
 
 
 class Failures:
-    """The recent failures of one application, and the wait that follows from them."""
+    """The recent failures of one application, and the resulting wait."""
 
     def __init__(self) -> None:
         self._ends_s: list[float] = []
@@ -29,12 +30,12 @@ class Failures:
         return len(self._ends_s)
 
     def clear(self) -> None:
-        """Forget everything, for a start that a user asked for."""
+        """Forget everything, because a user asked for a start."""
         self._ends_s.clear()
         self._refusals = 0
 
     def recovered(self) -> None:
-        """Note that the host could make a machine again."""
+        """Record that the host could start a VM again."""
         self._refusals = 0
 
     def add(self, now_s: float, *, by_host: bool) -> None:
@@ -55,8 +56,8 @@ def wait_before_restart(
 ) -> float | None:
     """Return how many seconds to wait, or None to give up.
 
-    `ends_s` are the times at which the application or its machine ended by itself, on the clock of
-    `now_s`; `refusals` is how often since then the host could not make a machine. The last end or
+    `ends_s` are the times at which the application or its VM ended by itself, on the clock of
+    `now_s`; `refusals` is how often since then the host could not start a VM. The last end or
     refusal is included.
     """
     recent = sum(1 for end in ends_s if now_s - end < WINDOW_S)
@@ -66,6 +67,6 @@ def wait_before_restart(
 
 
 def backoff_s(failures: int, longest_s: float) -> float:
-    """Return how many seconds to wait after so many failures: doubling, up to `longest_s`."""
+    """Return how many seconds to wait after this many failures: doubling, up to `longest_s`."""
     doublings = min(max(0, failures - 1), _MOST_DOUBLINGS)
     return float(min(FIRST_WAIT_S * 2**doublings, longest_s))

@@ -1,4 +1,4 @@
-"""Which applications and which empty machines a node has at the moment, by name and by ID."""
+"""The applications and empty VMs that a node has now, by name and by ID."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _WITHOUT_MACHINE = (ApplicationState.STOPPED, ApplicationState.FAILED)
 
 
 class Roster:
-    """The node's applications and empty machines. Changed on the event loop alone.
+    """The node's applications and empty VMs. Changed only on the event loop.
 
     Attributes:
         applications: the supervisor of each application, by name.
-        empty_vms: the machines that wait for an application, by ID.
+        empty_vms: the VMs that wait for an application, by ID.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Roster:
         return tuple(self.applications.values())
 
     def machines(self) -> tuple[Machine, ...]:
-        """Return every machine that is ready: those of applications, then the empty ones."""
+        """Return every ready VM: those of applications, then the empty ones."""
         used = [one.machine for one in self.supervisors() if one.machine is not None]
         return (*used, *self.empty_vms.values())
 
@@ -54,12 +54,12 @@ class Roster:
         return supervisor
 
     def vm_size(self, name: str, default: VmConfig) -> VmConfig:
-        """Return the size of an application's machine, or `default` without an application."""
+        """Return the size of an application's VM, or `default` if there is no application."""
         known = self.applications.get(name)
         return default if known is None else known.record.vm_config
 
     def held(self) -> Held:
-        """Return the memory in use: of each application, and of each empty machine."""
+        """Return the memory in use: by each application, and by each empty VM."""
         return Held(
             {
                 one.name: 0 if one.state in _WITHOUT_MACHINE else one.record.vm_config.memory_mib

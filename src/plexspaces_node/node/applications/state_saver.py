@@ -1,4 +1,4 @@
-"""Saves the states that an actor hands over in the registry, and retries until they are there."""
+"""Saves an actor's states in the registry, and retries until they are there."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from plexspaces_node.node.registry.snapshots import SnapshotRecord
 from plexspaces_node.tasks import cancel
 
 LONGEST_WAIT_S = 5.0
-"""Between two attempts to save a state that the registry refused."""
+"""The time between two attempts to save a state that the registry refused."""
 
 Parts: TypeAlias = list[tuple[int, Body]]
-"""Each with the byte at which it begins."""
+"""Parts with the byte at which each begins."""
 
 
 class StateStore(Protocol):
-    """What saving needs of the registry; see `registry.Registry`."""
+    """The part of the registry that saving uses; see `registry.Registry`."""
 
     async def add_to_snapshot(self, name: str, taken_ns: int, parts: Parts) -> None: ...
 
@@ -44,8 +44,8 @@ class StateSaver:
 
     Attributes:
         received: what its actor has handed over and the registry does not have.
-        on_trial: what comes is of a version that may be rolled back: it is taken and not saved.
-        error: why the registry does not take what there is to save, None if it does.
+        on_trial: the version may be rolled back, so its states are received and not saved.
+        error: why the registry refuses what there is to save, or None.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class StateSaver:
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Save nothing yet; `warn` is called once when the registry refuses."""
+        """Set up without saving; `warn` is called once when the registry refuses."""
         self.received = ReceivedStates(memory, self.resume)
         self.on_trial = False
         self.error: Exception | None = None
@@ -78,14 +78,14 @@ class StateSaver:
             self._saving = asyncio.create_task(self._until_saved(), name=f"save {self._name}")
 
     async def finish(self, until_s: float) -> None:
-        """Return once the newest state is saved; raises `Unavailable` when it is not by `until_s`.
+        """Return when the newest state is saved; raises `Unavailable` if it is not by `until_s`.
 
-        `until_s` is by the clock of the event loop; saving that makes progress has longer. After an
-        error the state is kept, and nothing runs in the background: this can be called again.
+        `until_s` is on the clock of the event loop; saving that makes progress gets longer. After
+        an error the state is kept, and nothing runs in the background: this can be called again.
         """
         self.received.drop_arriving()
         if self.error is not None:
-            # Begin again: it may be in the middle of a long wait.
+            # Start again: it may be in the middle of a long wait.
             await self.end()
         self.resume()
         loop = asyncio.get_running_loop()
@@ -100,22 +100,22 @@ class StateSaver:
             raise self._not_saved()
 
     async def end(self) -> None:
-        """Save no more; what is not saved is kept. Idempotent."""
+        """Stop saving and keep what is not saved. Idempotent."""
         saving, self._saving = self._saving, None
         if saving is not None:
             await cancel(saving)
 
     def forget(self) -> None:
-        """Save no more, and keep nothing that is not saved."""
+        """Stop saving and drop what is not saved."""
         saving, self._saving = self._saving, None
         if saving is not None:
             saving.cancel()
         self.received.drop_all()
 
     async def latest(self) -> tuple[int, AsyncIterator[Body]]:
-        """Return the length of the newest whole state, 0 for none, and what yields its parts.
+        """Return the length of the newest complete state (0 for none) and an iterator of its parts.
 
-        The parts come from memory and from the registry, wherever each is at that moment.
+        The parts come from memory or from the registry, wherever each is at that moment.
         """
         if (state := self.received.whole) is None:
             saved = await self._store.load_snapshot(self._name)
@@ -147,7 +147,7 @@ class StateSaver:
                 self._progress += 1
 
     def _job(self) -> Callable[[], Awaitable[None]] | None:
-        """Return what is to be done next, None for nothing."""
+        """Return what to do next, or None."""
         received = self.received
         if received.states:
             state = received.states[0]
@@ -160,7 +160,7 @@ class StateSaver:
         return None
 
     async def _add(self, state: State) -> None:
-        # One at a time: the writes of everybody wait for it.
+        # One at a time, because everybody's writes wait for it.
         begin, part = next(iter(state.parts.items()))
         state.is_begun = True
         await self._store.add_to_snapshot(self._name, state.taken_ns, [(begin, part)])

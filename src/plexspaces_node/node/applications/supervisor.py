@@ -1,8 +1,8 @@
-"""One application kept as the user wants it: started, restarted when its machine ends, stopped.
+"""Keeps one application in its desired state: starts it, restarts it when its VM ends, stops it.
 
-The same steps serve the first deploy, a restart after a crash and the recovery of a node: the
-artifact is compiled (or found in the cache), a machine started, the artifact attached, the actor
-initialised from its last snapshot. Messages do not pass here; they go to `agent` directly.
+The first deploy, a restart after a crash and the recovery of a node take the same steps: the
+artifact is compiled (or found in the cache), a VM started, the artifact attached, the actor
+initialised from its last snapshot. Messages do not pass through here; they go directly to `agent`.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ _log = logging.getLogger(__name__)
 
 
 class Supervisor:
-    """One application. Its public methods are called under the caller's lock for the name.
+    """One application. Its public methods are called under the lock of its name.
 
     Attributes:
-        name: the application's.
+        name: the application's name.
         record: what is deployed; another version's during `begin_trial`.
         journal: the application's log.
-        host: what its actor may ask of the node.
-        saver: the states that it hands over.
-        tally: counts of its messages.
+        host: what its actor can ask of the node.
+        saver: saves the states that it hands over.
+        tally: counters of its messages.
         timings: of the last deploy or start.
         state: changed only along `model.APPLICATION_TRANSITIONS`.
         last_error: why it is not running, or what was lost, in one line.
-        restarts: how often it was started again by itself.
-        replacing: it is stopped for its next version only, which takes no messages yet.
+        restarts: how often it was restarted by itself.
+        replacing: it is stopped only for its next version, which takes no messages yet.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Supervisor:
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Start nothing yet. An application whose record cannot be read is Failed."""
+        """Set up without starting. An application whose record cannot be read is Failed."""
         self.name = record.name
         self.record = record
         self.journal = journal
@@ -91,12 +91,12 @@ class Supervisor:
 
     @property
     def machine(self) -> Machine | None:
-        """The machine that it runs in, None without."""
+        """The VM that it runs in, or None."""
         return self._instance.machine
 
     @property
     def agent(self) -> AgentClient:
-        """Where messages go; raises `WrongState` or `Unavailable` while they cannot."""
+        """The agent that takes messages; raises `WrongState` or `Unavailable` if none can."""
         if self.replacing:
             raise Unavailable(f"application {self.name!r} is being replaced", hint="try again")
         if self.state is ApplicationState.RUNNING and self.machine is not None:
@@ -119,10 +119,10 @@ class Supervisor:
         empty: Machine | None = None,
         progress: Progress = lambda _phase: None,
     ) -> None:
-        """Start the application and return when it can answer a message.
+        """Start the application and return when it can answer messages.
 
-        Compiles its artifact unless `compiled` is given, and takes over `empty` when given. Raises
-        what kept it from starting, with its machine gone; the state is then Failed.
+        Compiles its artifact unless `compiled` is given, and uses the VM `empty` if given. On
+        failure the VM is removed, the state is Failed, and the cause is raised.
         """
         self.move(ApplicationState.STARTING)
         self._failures.clear()
@@ -135,18 +135,18 @@ class Supervisor:
         self._keeper.run(self._keep())
 
     def start_later(self) -> None:
-        """Start the application in the background, trying again by the restart policy."""
+        """Start the application in the background, retrying according to the restart policy."""
         self.move(ApplicationState.STARTING)
         self._keeper.run(self._start_and_keep())
 
     async def stop(self, grace_s: float, *, save: bool = True, force: bool = False) -> str:
-        """Let messages in flight finish for `grace_s`, snapshot, leave no machine. Idempotent.
+        """Let messages finish for `grace_s`, take a snapshot, remove the VM. Idempotent.
 
-        Raises `StopRefused` when the actor's state cannot be handed over: it runs on, unless
-        `force` says that it is to end all the same; returns what was lost then, else "". Raises
-        `Unavailable` when the registry did not take the last state within the grace. The
-        application is stopped all the same; its state is kept for the next start, and the next
-        stop tries again to save it. Without `save` nobody wants the state any more.
+        Raises `StopRefused` if the actor's state cannot be handed over: it keeps running, unless
+        `force`; then returns what was lost, else "". Raises `Unavailable` if the registry did not
+        store the last state within the grace time. The application is stopped anyway; its state is
+        kept for the next start, and the next stop tries to save it again. Without `save` the state
+        is not needed any more.
         """
         until_s = asyncio.get_running_loop().time() + grace_s
         runs_on, lost = False, ""
@@ -161,10 +161,10 @@ class Supervisor:
         return lost
 
     async def abort(self) -> None:
-        """End the machine at once, without goodbye, and save no more; it is Stopped then."""
+        """End the VM at once and stop saving; it is Stopped then."""
         await self._keeper.end()
         await self._instance.destroy()
-        # Not before: until its machine is gone an actor may hand over a state.
+        # Not before: until its VM is gone, an actor may hand over a state.
         await self.saver.end()
         if self.state not in (ApplicationState.STOPPED, ApplicationState.STOPPING):
             self.move(ApplicationState.STOPPING)
@@ -172,18 +172,18 @@ class Supervisor:
             self.move(ApplicationState.STOPPED)
 
     def begin_trial(self, record: ApplicationRecord) -> None:
-        """Have the next start be that of another version, whose state is not saved until kept."""
+        """Let the next start use another version, whose state is not saved until it is kept."""
         self.record, self.saver.on_trial = record, True
 
     def end_trial(self, *, keep: bool) -> None:
-        """Go on with what runs as the application itself, or, once it is gone, without it."""
+        """Continue with the running version as the application, or without a VM."""
         if self.saver.on_trial and not keep:
             self.saver.forget()
         self.replacing = self.saver.on_trial = False
         self.saver.resume()
 
     def move(self, state: ApplicationState) -> None:
-        """Change the state; raises `WrongState` for a change that the table does not have."""
+        """Change the state; raises `WrongState` for a transition that the table does not have."""
         if state not in APPLICATION_TRANSITIONS[self.state]:
             raise WrongState(f"application {self.name!r} is {self.state}, it cannot become {state}")
         _log.info("application %s: %s -> %s", self.name, self.state, state)
@@ -206,7 +206,7 @@ class Supervisor:
         while True:
             assert self.machine is not None
             ended = await self.machine.wait()
-            # Of an agent that has left, the start that follows counts for itself.
+            # If the agent has left, the start that follows counts its own failures.
             why = f"machine {self.machine.id} ended: {ended.reason}"
             self._ended(why, by_host=self.machine.agent.left)
             await self._instance.discard()
@@ -231,7 +231,7 @@ class Supervisor:
                 return True
 
     async def _is_up(self) -> bool:
-        """Bring the application up and tell whether it is; a failure counts with whoever failed."""
+        """Start the application and return whether it runs; a failure counts against its cause."""
         try:
             await self._bring_up(None, None, lambda _phase: None)
         except FAULTS as error:
@@ -259,7 +259,7 @@ class Supervisor:
         if self.state is ApplicationState.STOPPED:
             return ""
         if self.state is not ApplicationState.STOPPING:
-            # It is already where an earlier stop failed: this one goes on from there.
+            # After an earlier stop failed, it is already Stopping, and this one continues.
             self.move(ApplicationState.STOPPING)
         await self._keeper.end()
         has_state = self.record.kind is ArtifactKind.ACTOR

@@ -1,4 +1,4 @@
-"""Counts and times of one application's messages."""
+"""Counters and times of one application's messages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from plexspaces_node.node.machines.agent_client import believed
 
 @dataclass(slots=True)
 class Tally:
-    """Counts and times of an application's messages since the node started."""
+    """Counters and times of an application's messages since the node started."""
 
     messages: int = 0
     failures: int = 0
@@ -18,14 +18,14 @@ class Tally:
     coordinate_ns: int = 0
 
     def add(self, *, total_ns: int, compute_ns: int, failed: bool) -> None:
-        """Count a message that was answered."""
+        """Count an answered message."""
         self.messages += 1
         self.failures += failed
         self.compute_ns += compute_ns
         self.coordinate_ns += total_ns - compute_ns
 
     def add_unclaimed(self, reply: link.Reply | None, total_ns: int) -> None:
-        """Count a message whose reply nobody waits for; None where no reply came."""
+        """Count a message whose sender no longer waits; None if no reply came."""
         if reply is None:
             self.failures += 1
         else:

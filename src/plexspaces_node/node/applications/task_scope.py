@@ -1,4 +1,4 @@
-"""What a node does at the moment, and what becomes of it when the node shuts down."""
+"""The requests that a node is handling, and how a shutdown ends them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TaskScope:
         return f"<TaskScope {len(self._cancellable)} cancellable, {len(self._shielded)} shielded>"
 
     def check_open(self) -> None:
-        """Raise `Unavailable` when the node is shutting down."""
+        """Raise `Unavailable` if the node is shutting down."""
         if self.closing:
             raise _shutting_down()
 
@@ -37,7 +37,7 @@ class TaskScope:
     async def cancellable(self) -> AsyncIterator[None]:
         """Track the current task so that a shutdown can cancel it and wait for its rollback.
 
-        Raises `Unavailable` when the node is or begins shutting down.
+        Raises `Unavailable` if the node is shutting down or begins to.
         """
         self.check_open()
         task = asyncio.current_task()
@@ -54,14 +54,14 @@ class TaskScope:
             self._cancellable.discard(task)
 
     async def shielded(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Do `work` to its end, also when the caller is cancelled; a shutdown waits for it."""
+        """Complete `work` even if the caller is cancelled; a shutdown waits for it."""
         task = asyncio.create_task(work)
         self._shielded.add(task)
         task.add_done_callback(self._shielded.discard)
         return await asyncio.shield(task)
 
     async def close(self) -> None:
-        """Take no more work, cancel what can be cancelled, wait for the rest."""
+        """Accept no more work, cancel what can be cancelled, wait for the rest."""
         self.closing = True
         await cancel(*self._cancellable)
         await asyncio.gather(*self._shielded, return_exceptions=True)

@@ -1,7 +1,7 @@
-"""The machines of a node as one looks at them: all of them, one of them, its console.
+"""The VMs of a node for users: all of them, one of them, its console.
 
-Finds a machine by its application's name or its own id, among those that run and among the bundles
-of those that are still starting. Changes nothing; knows nothing of gRPC.
+Finds a VM by its application's name or its own id, among the running ones and among the bundles of
+those that are still starting. Changes nothing.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from plexspaces_node.vm.bundle import Bundle, bundles
 from plexspaces_node.vm.host import procfs
 
 MAX_FOLLOWERS = 32
-"""Consoles followed at a time, over all machines: each holds an open file."""
+"""How many consoles can be followed at a time, over all VMs: each holds an open file."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Starting:
-    """A machine that is known by its bundle only: it is not ready, or about to be gone."""
+    """A VM that is known only by its bundle: it is not ready, or is being removed."""
 
     bundle: Bundle
     info: VmInfo
 
 
 class Vms:
-    """Every machine of a node. Used on the node's event loop."""
+    """Every VM of a node. Used on the node's event loop."""
 
     def __init__(self, roster: Roster, node: NodeContext) -> None:
         self._roster = roster
@@ -46,7 +46,7 @@ class Vms:
         return f"<Vms {len(self._roster.machines())} ready, {self._followers} consoles followed>"
 
     async def list(self) -> tuple[VmInfo, ...]:
-        """Describe every machine: those with an application by its name, then the others by id."""
+        """Describe every VM: those with an application by its name, then the others by id."""
         starting = await self._starting()
         infos = list(await asyncio.gather(*(machine.info() for machine in self._roster.machines())))
         known = {vm.id for vm in infos}
@@ -54,7 +54,7 @@ class Vms:
         return tuple(sorted(infos, key=lambda vm: (not vm.application, vm.application, vm.id)))
 
     async def inspect(self, name: str) -> VmInspection:
-        """Find out all there is of one machine; takes about a second if its agent is silent.
+        """Return everything known about one VM; takes about a second if its agent is silent.
 
         Raises `NotFound`.
         """
@@ -71,9 +71,9 @@ class Vms:
     async def console(
         self, name: str, *, tail: int = 0, follow: bool = False
     ) -> AsyncGenerator[bytes, None]:
-        """Yield a machine's console, see `read_console`; close it with `aclosing`.
+        """Yield a VM's console output, see `read_console`; close it with `aclosing`.
 
-        Raises `NotFound`, and `ResourceExhausted` past `MAX_FOLLOWERS`.
+        Raises `NotFound`, and `ResourceExhausted` if there are `MAX_FOLLOWERS` already.
         """
         bundle = (await self._find(name)).bundle
         if follow and self._followers >= MAX_FOLLOWERS:
@@ -118,7 +118,7 @@ class Vms:
 
 
 def _bundled(root: Path, isolation: str) -> list[_Starting]:
-    """Describe every bundle as a machine that is starting; one that is half-made is passed over."""
+    """Describe every bundle as a VM that is starting; incomplete ones are skipped."""
     found = []
     for bundle in bundles(root):
         with suppress(NotFound):
@@ -135,7 +135,7 @@ def _bundled(root: Path, isolation: str) -> list[_Starting]:
 
 
 def _living_pid(bundle: Bundle) -> int:
-    """Return the process of a bundle's handle, 0 when there is none or it has ended."""
+    """Return the process of a bundle's handle; 0 if there is none or it has ended."""
     handle = bundle.read_handle()
     if handle is None:
         return 0

@@ -1,9 +1,9 @@
-"""Compiles artifacts in turn: short ones apart from long ones, and each artifact once.
+"""Compiles artifacts in turn: small ones apart from large ones, and each artifact once.
 
-A compilation takes as much time and memory as the artifact wants of it, up to the limits. So a
-short artifact, which is compiled in a second as a rule, has a lane of its own with tight limits;
-one that turns out to want more goes on in the lane of the long ones. Whether an artifact is here
-and who holds it is the caller's concern.
+A compilation takes as much time and memory as the artifact needs, up to the limits. Small
+artifacts, which usually compile in a second, have their own lane with tight limits; one that turns
+out to need more continues in the lane of the large ones. The caller knows whether an artifact
+exists and who holds it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from plexspaces_node.tasks import finished
 _log = logging.getLogger(__name__)
 
 SHORT_BYTES = 4 * MIB
-"""An actor in Go or TypeScript is shorter; one in Python is not."""
+"""Actors in Go and TypeScript are smaller; those in Python are not."""
 
 SHORT_TIMEOUT_S = 10.0
 SHORT_MEMORY_MIB = 1024
@@ -35,12 +35,13 @@ SHORT_MEMORY_MIB = 1024
 _MOST = 8
 
 _INSPECTIONS_AT_ONCE = 4
-"""Each takes some milliseconds, and none waits for a compilation."""
+"""How many inspections run at once: each takes some milliseconds, and none waits for a
+compilation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """Some compilers, and what each of them may take."""
+    """A number of compilers, and the limits of each."""
 
     turns: Turns
     limits: CompileLimits
@@ -63,7 +64,7 @@ class Lanes:
         return f"<Lanes short {self._short.turns!r}, long {self._long.turns!r}>"
 
     def of(self, size_bytes: int) -> tuple[Lane, ...]:
-        """Return where an artifact of this size is compiled, in the order in which it is tried."""
+        """Return the lanes in which an artifact of this size is compiled, in order."""
         if size_bytes > SHORT_BYTES:
             return (self._long,)
         if self._short.limits == self._long.limits:
@@ -78,7 +79,7 @@ class _Compilation:
 
 
 class CompileQueue:
-    """The compilations of a node: whoever asks for the same artifact shares one."""
+    """The compilations of a node: requests for the same artifact share one."""
 
     def __init__(
         self,
@@ -88,14 +89,14 @@ class CompileQueue:
         compiler: Sequence[str],
         output_limit_bytes: int,
     ) -> None:
-        """Compile nothing yet; `compiler` is its command line, empty for the program itself."""
+        """Set up without compiling; an empty `compiler` means the program itself."""
         self._files = files
         self._limits = limits
         self._compiler = tuple(compiler)
         self._output_limit_bytes = output_limit_bytes
         self._lanes = Lanes(limits)
         self._inspections = asyncio.Semaphore(_INSPECTIONS_AT_ONCE)
-        # Compilations others may join, by digest; and every task that still runs, joinable or not.
+        # Compilations that others can join, by digest; and every task that still runs.
         self._joinable: dict[str, _Compilation] = {}
         self._tasks: set[asyncio.Task[Entry]] = set()
         self._closed = False
@@ -104,12 +105,12 @@ class CompileQueue:
         return f"<CompileQueue {len(self._tasks)} compiling>"
 
     async def close(self) -> None:
-        """End every compilation and wait until its process is gone; begin no others."""
+        """End every compilation and wait until its process is gone; start no others."""
         self._closed = True
         await _end_tasks(self._tasks)
 
     async def inspect(self, digest: str) -> ArtifactReport:
-        """Return what an artifact is; raises what `compile` raises. Nothing is compiled."""
+        """Inspect an artifact without compiling it; raises what `compile` raises."""
         async with self._inspections:
             await self._files.check_whole(digest)
             program, source = await self._program(), self._files.path(digest)
@@ -117,12 +118,12 @@ class CompileQueue:
             return report_of(await inspect(program, source, scratch, limits=self._limits))
 
     async def compile(self, digest: str, owner: str) -> Entry:
-        """Compile an artifact, or wait for whoever compiles it already; the code is cached then.
+        """Compile an artifact, or wait for a running compilation of it; the code is then cached.
 
-        It is compiled when it is the turn of the first caller's `owner`, and goes on as long as
-        one caller waits. Raises `NotFound` when the artifact is not here or damaged,
-        `InvalidArgument` when it cannot be run here or breaks the compiler, `ResourceExhausted`
-        when it takes too much, and `Unavailable` after `close`; no code is left then.
+        It is compiled at the turn of the first caller's `owner`, and continues as long as one
+        caller waits. Raises `NotFound` if the artifact is missing or damaged, `InvalidArgument` if
+        it cannot run here or crashes the compiler, `ResourceExhausted` if it needs too much, and
+        `Unavailable` after `close`; then no code is left.
         """
         if self._closed:
             raise Unavailable("the artifact store is closed", hint="the node is stopping")
@@ -156,7 +157,7 @@ class CompileQueue:
     async def _compile_in(self, lane: Lane, digest: str, owner: str) -> Entry:
         native = self._files.native
         async with lane.turns.place(owner):
-            # Another compilation of it may have ended while this one waited for its turn.
+            # Another compilation of it may have finished while this one waited for its turn.
             if (entry := await self._files.find_native(digest)) is not None:
                 return entry
             await self._files.check_whole(digest)
@@ -169,7 +170,7 @@ class CompileQueue:
                     limits=lane.limits,
                     output_limit_bytes=self._output_limit_bytes,
                 )
-                # To its end: what it would make after the cleaning up would not be counted.
+                # Not cancelled: its output would not be counted after the clean-up.
                 keeping = asyncio.to_thread(
                     native.keep, output, native.key(digest), report_of(said)
                 )
@@ -182,14 +183,14 @@ class CompileQueue:
 
 
 def _lane(places: int, limits: CompileLimits) -> Lane:
-    # Where there are several places one client does not get them all.
+    # If there are several places, one client does not get all of them.
     return Lane(Turns(places, share=max(1, places - 1)), limits)
 
 
 def compilers(processors: int, host_memory_mib: int, compile_memory_mib: int) -> int:
-    """Return how many compilers a host has room for: three quarters of its memory are theirs.
+    """Return how many compilers a host can run: they get three quarters of its memory.
 
-    One more than processors, as one is for short artifacts; from two to eight.
+    One more than processors, because one is for small artifacts; from two to eight.
     """
     fitting = host_memory_mib * 3 // 4 // compile_memory_mib
     return max(2, min(fitting, processors + 1, _MOST))
@@ -197,7 +198,7 @@ def compilers(processors: int, host_memory_mib: int, compile_memory_mib: int) ->
 
 async def _end_tasks(tasks: set[asyncio.Task[Entry]]) -> None:
     for task in tasks:
-        # Once is enough: a second cancellation would interrupt its cleaning up.
+        # Only once: a second cancellation would interrupt its clean-up.
         if not task.done() and not task.cancelling():
             task.cancel()
     if tasks:

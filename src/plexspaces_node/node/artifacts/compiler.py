@@ -1,9 +1,8 @@
-"""The compiler as a bounded child process: its command line, its limits, its one answer.
+"""The compiler as a limited child process: its command line, its limits, its answer.
 
-Compiling is where a hostile file can cost time and memory, so it never happens in the node's own
-process. This file owns how the child is started and ended, and turns each way it can end into a
-report or an error; what the report means for artifacts is the concern of `report`, what is on the
-child's command line and in its answer that of `artifact_inspection`.
+A hostile file can cost the compiler time and memory, so it never runs in the node's own process.
+This module starts and ends the child and turns each of its ends into a report or an error. `report`
+interprets the report; `artifact_inspection` defines the command line and the answer.
 """
 
 from __future__ import annotations
@@ -47,17 +46,17 @@ _MEMORY_SIGNS = (
     "failed to map segment",
     "resource temporarily unavailable",
 )
-"""What Rust, the loader and a thread that cannot start say when memory is short."""
+"""Messages of Rust, the loader and a thread that cannot start if memory is short."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompileLimits:
-    """Bounds of one compilation.
+    """Limits of one compilation.
 
     Attributes:
-        timeout_s: wall time; the CPU time allowed is this on every CPU.
+        timeout_s: wall time; the CPU time limit is this on every CPU.
         memory_mib: private memory of the compiler's process.
-        at_once: compilations at the same time; others wait, and waiting is not counted.
+        at_once: concurrent compilations; others wait, and waiting does not count.
     """
 
     timeout_s: float = 300.0
@@ -68,9 +67,9 @@ class CompileLimits:
 async def inspect(
     program: Sequence[str], source: Path, scratch: Path, *, limits: CompileLimits
 ) -> Inspection:
-    """Return what a file is, from its own sections, in a child process; nothing is compiled.
+    """Inspect a file's own sections in a child process, without compiling.
 
-    `scratch` is a directory for what the process says. Raises what `compile_to` raises.
+    `scratch` is a directory for the process's output. Raises what `compile_to` raises.
     """
     options = _options(limits, output_limit_bytes=REPORT_LIMIT_BYTES + _COMPLAINT_BYTES)
     command = [*program, *options, "inspect", str(source)]
@@ -85,13 +84,12 @@ async def compile_to(
     limits: CompileLimits,
     output_limit_bytes: int,
 ) -> Inspection:
-    """Compile `source` to `output` in a child process and return what it is.
+    """Compile `source` to `output` in a child process and return the report.
 
-    However this ends, no process is left; `output` may be there in part, the caller removes it.
-    Raises what the compiler refused the file with, `ResourceExhausted` naming the limit and the
-    setting that raises it, `InvalidArgument` when the file broke the compiler, `Unsupported` when
-    the compiler cannot be started and `Internal` when its answer makes no sense. `DiskFull` is
-    the limit that the disk is.
+    No process is left in any case; `output` may exist partially, and the caller removes it. Raises
+    the error with which the compiler refused the file, `ResourceExhausted` with the limit and the
+    setting that raises it, `InvalidArgument` if the file crashed the compiler, `Unsupported` if the
+    compiler cannot be started, `Internal` if its answer cannot be read, and `DiskFull`.
     """
     options = _options(limits, output_limit_bytes=output_limit_bytes)
     command = [*program, *options, "compile", str(source), str(output)]
@@ -99,13 +97,13 @@ async def compile_to(
 
 
 async def _run(command: Sequence[str], scratch: Path, limits: CompileLimits) -> Inspection:
-    # Files and not pipes: nothing can block on them, and what is read of them is bounded.
+    # Files and not pipes: nothing can block on them, and reading them is limited.
     try:
         with (
             tempfile.TemporaryFile(dir=scratch, prefix=TEMPORARY) as answer,
             tempfile.TemporaryFile(dir=scratch, prefix=TEMPORARY) as complaint,
         ):
-            # So that a compiler that fills the disk has room left to say so.
+            # So that a compiler that fills the disk can still report it.
             os.posix_fallocate(complaint.fileno(), 0, _COMPLAINT_BYTES)
             status = await _run_to_end(command, answer, complaint, limits.timeout_s)
             said = _last_written(complaint).decode("utf-8", "replace")
@@ -130,7 +128,7 @@ async def _run(command: Sequence[str], scratch: Path, limits: CompileLimits) -> 
 
 
 def _last_written(file: IO[bytes]) -> bytes:
-    # The child shares the file's position, which is where its words end; the file may be longer.
+    # The child shares the file's position, which is where its output ends; the file may be longer.
     end = os.lseek(file.fileno(), 0, os.SEEK_CUR)
     begin = max(0, end - _COMPLAINT_BYTES)
     return os.pread(file.fileno(), end - begin, begin)
@@ -147,7 +145,7 @@ def _options(limits: CompileLimits, *, output_limit_bytes: int) -> list[str]:
 async def _run_to_end(
     command: Sequence[str], answer: IO[bytes], complaint: IO[bytes], timeout_s: float
 ) -> int | None:
-    """Run a command in a process group of its own; return its status, None when out of time."""
+    """Run a command in its own process group; return its status, None if it timed out."""
     try:
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -168,7 +166,7 @@ async def _run_to_end(
     except TimeoutError:
         return None
     finally:
-        # The whole group and in every case: the compiler may have left children.
+        # Always the whole group: the compiler may have left children.
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()

@@ -1,8 +1,8 @@
-"""What the artifact store holds, in memory: how much it is, who needs it, what goes next.
+"""An index of the artifact store in memory: sizes, who needs what, what is removed next.
 
-An item is an artifact with what was compiled from it; both come and go together. It is *held*
-while somebody needs it and *idle* otherwise; only idle ones count against a limit, and the one
-idle for longest goes first. Knows no disk, no clock and no application.
+An item is an artifact with its native code; both come and go together. It is *held* while somebody
+needs it and *idle* otherwise. Only idle items count against a limit, and the one idle for longest
+is removed first. Knows no disk, no clock and no application.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Item:
-    """An artifact and its compiled form.
+    """An artifact and its native code.
 
     Attributes:
-        digest: of the artifact, "" when only something compiled from it was found.
+        digest: digest of the artifact, or "" if only native code was found.
         holds: how many need it.
-        promised_until_s: somebody was told that it is here, and is given until then to use it.
+        promised_until_s: somebody was told that it exists and has until then to use it.
         refused: it cannot be used and is not worth keeping.
     """
 
@@ -31,21 +31,21 @@ class Item:
 
     @property
     def size_bytes(self) -> int:
-        """The room both take up on the disk."""
+        """The disk space that both use."""
         return self.wasm_bytes + self.native_bytes
 
 
 class Shelf:
     """The items of a store by their key. Used from one thread; nothing here blocks.
 
-    Every act takes the same short time however many items there are.
+    Every operation takes the same short time for any number of items.
     """
 
     def __init__(self, promised_bytes: int) -> None:
-        """Begin empty; `promised_bytes` is what idle items may add up to for a promise's sake."""
+        """Create an empty shelf; `promised_bytes` limits idle items kept by a promise."""
         self._promised_bytes = promised_bytes
         self._items: dict[str, Item] = {}
-        # The one idle for longest first.
+        # The one idle for longest comes first.
         self._idle: OrderedDict[str, Item] = OrderedDict()
         self.idle_bytes = 0
         self.total_bytes = 0
@@ -61,7 +61,7 @@ class Shelf:
         wasm_bytes: int | None = None,
         native_bytes: int | None = None,
     ) -> None:
-        """Say what is known of an item; what is left out stays as it was."""
+        """Update what is known about an item; omitted values stay."""
         item = self._items.get(key)
         if item is None:
             item = self._items[key] = self._idle[key] = Item()
@@ -74,7 +74,7 @@ class Shelf:
         self._grow(key, item.size_bytes - before)
 
     def hold(self, key: str, digest: str) -> None:
-        """Keep an item, known or not, until `release` was called as often."""
+        """Hold an item, known or not, until `release` was called as often."""
         item = self._items.setdefault(key, Item())
         item.digest = digest
         item.holds += 1
@@ -82,7 +82,7 @@ class Shelf:
             self.idle_bytes -= item.size_bytes
 
     def release(self, key: str) -> None:
-        """Need an item no more; once nobody does it is idle, and the one used last."""
+        """Release an item; if nobody holds it any more it is idle, and the one used last."""
         item = self._items[key]
         item.holds -= 1
         if item.holds:
@@ -94,7 +94,7 @@ class Shelf:
             del self._items[key]
 
     def promise(self, key: str, until_s: float) -> None:
-        """Keep an item for whoever was told of it, and take it for the one used last."""
+        """Keep an item for somebody who was told about it, and make it the one used last."""
         item = self._items.get(key)
         if item is not None:
             item.promised_until_s = until_s
@@ -102,23 +102,23 @@ class Shelf:
                 self._idle.move_to_end(key)
 
     def refuse(self, key: str) -> None:
-        """Let an item go as soon as nobody holds it, unless it is put here again."""
+        """Remove an item as soon as nobody holds it, unless it is put here again."""
         if key in self._items:
             self._items[key].refused = True
 
     def is_surplus(self, key: str) -> bool:
-        """Tell whether an item was refused and nobody holds it."""
+        """Return whether an item was refused and nobody holds it."""
         return key in self._idle and self._idle[key].refused
 
     def surplus(self, limit_bytes: int, now_s: float) -> str | None:
-        """Return the item that has to go next for the idle ones to be within the limit, or None.
+        """Return the item to remove next so that idle ones are within the limit, or None.
 
-        Those promised go last, and stay while they are within the limit that is theirs, as the
-        one promised last does in any case.
+        Promised items go last. They stay while they are within their own limit, and the one
+        promised last stays in any case.
         """
         if self.idle_bytes <= limit_bytes:
             return None
-        # The promised ones were used last, so this ends at the first but for a few.
+        # The promised ones were used last, so this usually ends at the first item.
         for key, item in self._idle.items():
             if item.promised_until_s <= now_s:
                 return key

@@ -1,7 +1,7 @@
-"""Places that are too few for all: given in turn, so that whoever asks for many holds up nobody.
+"""Slots that are too few for all, given in turn, so that nobody's many requests delay others.
 
-Those who wait are told apart by who they are, such as a client's connection. Knows nothing of what
-a place is for.
+Waiting requests are distinguished by owner, such as a client's connection. Does not know what a
+slot is for.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from contextlib import asynccontextmanager
 
 
 class Turns:
-    """A number of places. Used on the event loop alone.
+    """A number of slots. Used only on the event loop.
 
-    The next place that is free goes to the one who has waited longest of the owner whose turn it
-    is: each owner that waits gets one, then each another. No owner has more than its share.
+    The next free slot goes to the longest-waiting request of the owner whose turn it is: each
+    waiting owner gets one, then each another. No owner has more than its share.
     """
 
     def __init__(self, places: int, *, share: int | None = None) -> None:
-        """Have so many places, of which one owner gets at most `share`, by default all."""
+        """Create this many slots, of which one owner gets at most `share`, by default all."""
         self._free = places
         self._share = places if share is None else share
         self._taken: Counter[str] = Counter()
@@ -32,16 +32,16 @@ class Turns:
 
     @property
     def waiting(self) -> int:
-        """How many wait for a place."""
+        """How many wait for a slot."""
         return sum(map(len, self._waiting.values()))
 
     def are_for(self, owner: str) -> bool:
-        """Tell whether an owner waits for others alone: no place is free, and one is its due."""
+        """Return whether an owner waits only for others: no slot is free, and it is due one."""
         return not self._free and self._may(owner)
 
     @asynccontextmanager
     async def place(self, owner: str) -> AsyncIterator[None]:
-        """Wait for a place, and have it while inside."""
+        """Wait for a slot, and have it in the body."""
         await self._enter(owner)
         try:
             yield
@@ -89,10 +89,10 @@ class Turns:
                     turn.set_result(None)
 
     def _next(self, owner: str) -> asyncio.Future[None] | None:
-        """Take who has waited longest of an owner from its queue; others' turn is next then."""
+        """Remove an owner's longest-waiting request from its queue; others are next."""
         turns = self._waiting[owner]
         turn = turns.popleft()
-        # Cancelled together with whoever leaves now, and not resumed yet to forget its turn itself.
+        # Cancelled together with the one that leaves now, and not resumed yet to remove itself.
         while turn.done() and turns:
             turn = turns.popleft()
         if turns:

@@ -1,12 +1,12 @@
-"""The files of a store: where they are, and whether they still are what they were.
+"""The files of a store: where they are, and whether they are still intact.
 
     ROOT/artifacts/<sha256>.wasm      what users sent; its time is when it was used last
     ROOT/cache/                       native code made from it, see `native_cache`
 
-Files appear whole, by rename; names that begin with `.tmp-` are leftovers of a crash and are
-removed at start. An artifact's native code is removed before the artifact, so that a crash
-between the two leaves what is compiled anew. What is found on the disk, or found damaged and
-removed, is counted on the shelf.
+Files appear complete, by rename; names that begin with `.tmp-` are leftovers of a crash and are
+removed at start. An artifact's native code is removed before the artifact, so that after a crash
+between the two it is compiled again. What is found on the disk, or found damaged and removed, is
+recorded on the shelf.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class ArtifactFiles:
         self.directory = root / "artifacts"
         self.native = NativeCache(root / "cache", engine)
         self._shelf = shelf
-        # Held while a file is compared with its digest: one thread at most is busy with that.
+        # Held while a file is compared with its digest, so that at most one thread does that.
         self._checking = asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"<ArtifactFiles {self.directory}>"
 
     def path(self, digest: str) -> Path:
-        """Return where an artifact is, or would be; raises `InvalidArgument` for a bad digest."""
+        """Return the path of an artifact; raises `InvalidArgument` for a bad digest."""
         if not _DIGEST.fullmatch(digest):
             raise InvalidArgument(
                 f"digest {digest!r} is not 64 lowercase hexadecimal digits", hint="sha256sum FILE"
@@ -54,7 +54,7 @@ class ArtifactFiles:
         return self.directory / f"{digest}.wasm"
 
     async def open(self) -> None:
-        """Make the directories, remove leftovers, and put on the shelf what there is."""
+        """Create the directories, remove leftovers, and record existing files on the shelf."""
         for found in await asyncio.to_thread(self._scan):
             self._shelf.put(
                 found.key,
@@ -64,17 +64,17 @@ class ArtifactFiles:
             )
 
     async def find_native(self, digest: str) -> Entry | None:
-        """Return what was compiled from an artifact, or None; what is damaged is removed."""
+        """Return an artifact's native code, or None; damaged code is removed."""
         key = self.native.key(digest)
         async with self._checking:
-            # To its end: what is damaged must not be removed after it was compiled anew.
+            # Not cancelled: damaged code must not be removed after it was compiled again.
             entry = await finished(asyncio.to_thread(self.native.find, key))
         if entry is None:
             self._shelf.put(key, native_bytes=0)
         return entry
 
     async def is_whole(self, digest: str) -> bool:
-        """Compare an artifact that is held with its digest; one that differs is removed."""
+        """Compare a held artifact with its digest; remove it if it differs."""
         async with self._checking:
             if await finished(asyncio.to_thread(_keep_whole, self.path(digest), digest)):
                 return True
@@ -82,17 +82,17 @@ class ArtifactFiles:
         return False
 
     async def check_whole(self, digest: str) -> None:
-        """Raise `NotFound` for an artifact that is not here or damaged; see `is_whole`."""
+        """Raise `NotFound` if an artifact is missing or damaged; see `is_whole`."""
         if not await self.is_whole(digest):
             raise missing(digest)
 
     async def size_bytes(self, digest: str) -> int | None:
-        """Return the length of an artifact, None if it is not here."""
+        """Return the length of an artifact; None if it is missing."""
         return await asyncio.to_thread(_size, self.path(digest))
 
     def write_down(self, used: Mapping[str, int]) -> None:
-        """Note on the disk when artifacts were used last, in nanoseconds since 1970. Blocks."""
-        # For the order after the next start; to lose it costs a compilation at most.
+        """Store on disk when artifacts were last used, in nanoseconds since 1970. Blocks."""
+        # For the order after the next start; losing it costs at most a compilation.
         for digest, used_ns in used.items():
             with suppress(OSError):
                 os.utime(self.path(digest), ns=(used_ns, used_ns))
@@ -116,14 +116,14 @@ class ArtifactFiles:
                     status, key = path.stat(), self.native.key(path.stem)
                     found[key] = _Found(key, path.stem, status.st_mtime, room_of(status.st_size))
             for key, entry, used_s in self.native.prune():
-                # Code may be all there is, when somebody tidied up by hand.
+                # There may be only code, if somebody deleted the artifact by hand.
                 known = found.setdefault(key, _Found(key, "", used_s, 0))
                 known.native_bytes = entry.room_bytes
         return sorted(found.values(), key=lambda one: (one.used_s, one.key))
 
 
 def missing(digest: str) -> NotFound:
-    """Return the error for an artifact that is not here, or not any more."""
+    """Return the error for a missing artifact."""
     return NotFound(
         f"artifact {digest} is missing or corrupt", hint="deploy its file again, under any name"
     )
@@ -131,7 +131,7 @@ def missing(digest: str) -> NotFound:
 
 @dataclass(slots=True)
 class _Found:
-    """What a start finds of an artifact."""
+    """What is found of an artifact at start."""
 
     key: str
     digest: str

@@ -1,13 +1,13 @@
-"""The cache of native code: what the compiler made of artifacts, and its report on each.
+"""The cache of native code: the compiler's output for artifacts, and its report on each.
 
     ROOT/<key>.cwasm     native code made by the compiler, never by a user
     ROOT/<key>.json      its report and digest, written last: without it the entry is not valid
 
-A key is made of the artifact's digest and the engine's identity. This file owns that layout; how
-the compiler is run, and how long an entry stays, is decided elsewhere. Everything blocks.
+A key is made from the artifact's digest and the engine's identity. This module defines that layout;
+others run the compiler and decide how long an entry stays. Everything blocks.
 
-The digest is there because damaged code may run, and do anything. It is against damage alone: who
-may write here as the node's user can write a report too.
+The digest is checked because damaged code could run and do anything. It only protects against
+damage: whoever can write here as the node's user can write a report too.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from plexspaces_node.node.disk import clear, is_whole, room_of, sync, using_disk
 _log = logging.getLogger(__name__)
 
 _NOTE_BYTES = 4096
-"""Room of a report: it is a few hundred bytes as a rule."""
+"""The maximum size of a report, which usually has a few hundred bytes."""
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """What lies beside native code."""
+    """The record beside native code."""
 
     engine: str
     size_bytes: int
@@ -43,37 +43,37 @@ class Entry(msgspec.Struct, frozen=True):
 
     @property
     def room_bytes(self) -> int:
-        """What code and report take up on the disk."""
+        """The disk space of code and report."""
         return room_of(self.size_bytes) + _NOTE_BYTES
 
 
 class NativeCache:
-    """The native code of one engine in one directory."""
+    """The native code for one engine in one directory."""
 
     def __init__(self, directory: Path, engine: str) -> None:
         self.directory = directory
         self._engine = engine
         self._numbers = itertools.count()
-        # Which code was found to be whole, by key.
+        # The code that was found intact, by key.
         self._whole: dict[str, tuple[int, int, int]] = {}
 
     def __repr__(self) -> str:
         return f"<NativeCache {self.directory}>"
 
     def key(self, digest: str) -> str:
-        """Return the key of what is compiled from an artifact. Does not block."""
+        """Return the key of an artifact's native code. Does not block."""
         return hashlib.sha256(f"{digest}\n{self._engine}".encode()).hexdigest()
 
     def code(self, key: str) -> Path:
-        """Return where the native code lies, or would. Does not block."""
+        """Return the path of the native code, existing or not. Does not block."""
         return self.directory / f"{key}.cwasm"
 
     def scratch(self) -> Path:
-        """Return a new name for the compiler to write to. Does not block."""
+        """Return a new name for the compiler's output. Does not block."""
         return self.directory / f"{TEMPORARY}{next(self._numbers)}.cwasm"
 
     def prune(self) -> Iterator[tuple[str, Entry, float]]:
-        """Remove what is not valid, as after a crash; yield key, entry and time of the rest."""
+        """Remove invalid entries, as after a crash; yield key, entry and time of the others."""
         for path in list(self.directory.iterdir()):
             code, note = path.with_suffix(".cwasm"), path.with_suffix(".json")
             entry = _read(note)
@@ -84,10 +84,10 @@ class NativeCache:
                 yield code.stem, entry, code.stat().st_mtime
 
     def find(self, key: str) -> Entry | None:
-        """Return a valid entry, or None; one that is not valid is removed.
+        """Return a valid entry, or None; an invalid one is removed.
 
-        The code is read and compared with its digest when this is asked for the first time, and
-        again after the file was changed. One call at a time for a key, and none beside `keep`.
+        The code is read and compared with its digest the first time, and again after the file has
+        changed. Only one call at a time for a key, and none concurrent with `keep`.
         """
         code = self.code(key)
         entry = _read(code.with_suffix(".json"))
@@ -104,7 +104,7 @@ class NativeCache:
     def _is_valid(self, key: str, entry: Entry) -> bool:
         code = self.code(key)
         status = code.stat()
-        # It will be run as native code, so it must be what this user wrote, whole.
+        # It will run as native code, so it must be complete and written by this user.
         trusted = status.st_uid == os.geteuid() and not status.st_mode & (
             stat.S_IWGRP | stat.S_IWOTH
         )
@@ -117,9 +117,9 @@ class NativeCache:
         return True
 
     def keep(self, output: Path, key: str, report: ArtifactReport) -> Entry:
-        """Make what the compiler wrote to `output` an entry; on any failure there is none.
+        """Turn the compiler's output file into an entry; on failure there is none.
 
-        Raises `ResourceExhausted` when the disk is full.
+        Raises `ResourceExhausted` if the disk is full.
         """
         code, draft = self.code(key), output.with_suffix(".json")
         with using_disk(self.directory):
@@ -133,7 +133,7 @@ class NativeCache:
             try:
                 output.chmod(0o600)
                 sync(output)
-                # All that takes room comes before anything appears under its name.
+                # Everything that needs space comes before anything appears under its name.
                 draft.touch(mode=0o600)
                 draft.write_bytes(msgspec.json.encode(entry))
                 sync(draft)
@@ -150,7 +150,7 @@ class NativeCache:
         return entry
 
     def remove(self, key: str) -> None:
-        """Remove an entry; the report first, so that what a crash leaves is not valid."""
+        """Remove an entry; the report first, so that after a crash the rest is not valid."""
         code = self.code(key)
         self._whole.pop(key, None)
         code.with_suffix(".json").unlink(missing_ok=True)

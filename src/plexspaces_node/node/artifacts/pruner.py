@@ -1,7 +1,7 @@
-"""Removes artifacts that nobody needs, in the background, when others are more recent.
+"""Removes unused artifacts in the background when newer ones need the space.
 
-Decides when; which one goes next is the shelf's decision (`eviction`), how it goes the files'.
-Nothing is removed before `Pruner.start` gave a limit, except what was refused.
+Decides when; the shelf (`eviction`) decides which one is next, and the files remove it. Before
+`Pruner.start` sets a limit, only refused artifacts are removed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from plexspaces_node.tasks import finished
 _log = logging.getLogger(__name__)
 
 PROMISE_S = 60.0
-"""How long somebody who was told that an artifact is here has to deploy it."""
+"""How long somebody who was told that an artifact exists has to deploy it."""
 
 
 class Pruner:
-    """The removals of a store, each by the key that an item has on the shelf."""
+    """The removals of a store, each by the item's key on the shelf."""
 
     def __init__(self, files: ArtifactFiles, shelf: Shelf, promise_s: float) -> None:
         self._files = files
@@ -32,7 +32,7 @@ class Pruner:
         self._promise_s = promise_s
         self._removals: dict[str, asyncio.Task[bool]] = {}
         self._task: asyncio.Task[None] | None = None
-        # What the task is to do: look, write down when these were used, spare nothing unused.
+        # What the task has to do: check the limit, store times of use, remove everything unused.
         self._look = asyncio.Event()
         self._used: dict[str, int] = {}
         self._disk_full = False
@@ -41,12 +41,12 @@ class Pruner:
         return f"<Pruner {len(self._removals)} being removed>"
 
     def start(self, limit_bytes: int) -> None:
-        """Keep what nobody holds within a limit from now on, in the background; call once."""
+        """Keep unused items within a limit from now on, in the background; call once."""
         self._task = asyncio.create_task(self._prune(limit_bytes), name="prune artifacts")
         self._task.add_done_callback(_ended)
 
     async def close(self) -> None:
-        """Finish the removals that are under way and begin no others."""
+        """Finish the removals in progress and start no others."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -54,18 +54,18 @@ class Pruner:
         await asyncio.to_thread(self._files.write_down, self._used)
 
     def promise(self, digest: str) -> None:
-        """Keep an artifact for `promise_s`, for somebody who was told that it is here."""
+        """Keep an artifact for `promise_s`, for somebody who was told that it exists."""
         self._shelf.promise(self._files.native.key(digest), time.monotonic() + self._promise_s)
         self.used(digest)
 
     def used(self, digest: str) -> None:
-        """Note that an artifact was used now."""
+        """Record that an artifact was used now."""
         self._used[digest] = time.time_ns()
         self._look.set()
 
     @contextmanager
     def noticing_full_disk(self) -> Iterator[None]:
-        """Remove everything that nobody holds if the disk turns out to be full inside."""
+        """If the disk turns out to be full in the body, remove everything that nobody holds."""
         try:
             yield
         except DiskFull:
@@ -74,17 +74,17 @@ class Pruner:
             raise
 
     def is_removing(self, key: str) -> bool:
-        """Tell whether an item is on its way out, and so not here for anybody."""
+        """Return whether an item is being removed, and so does not exist for anybody."""
         return key in self._removals
 
     async def wait_for_removal(self, key: str) -> None:
-        """Return once no removal of an item is under way."""
+        """Return when no removal of an item is in progress."""
         while (removal := self._removals.get(key)) is not None:
             await asyncio.wait({removal})
 
     def remove(self, key: str) -> asyncio.Task[bool]:
-        """Begin to remove an idle item; the task tells whether it is gone."""
-        # From here on it is not here for anybody; whoever wants it back waits until it is gone.
+        """Start to remove an idle item; the task returns whether it is gone."""
+        # From here on it does not exist for anybody; whoever needs it waits until it is gone.
         removal = asyncio.create_task(self._remove(key, self._shelf.take(key)))
         self._removals[key] = removal
         return removal
@@ -94,14 +94,14 @@ class Pruner:
             self._look.clear()
             used, self._used = self._used, {}
             await finished(asyncio.to_thread(self._files.write_down, used))
-            # What is kept for a later deploy is worth nothing when there is no room for this one.
+            # Artifacts kept for later are worth nothing if there is no space for this one.
             target_bytes = 0 if self._disk_full else limit_bytes
             self._disk_full = False
             while (key := self._shelf.surplus(target_bytes, time.monotonic())) is not None:
                 if not await asyncio.shield(self.remove(key)):
                     break
             with suppress(TimeoutError):
-                # Only promises keep it over the limit then, and they end.
+                # Then only promises keep it over the limit, and they end.
                 over = self._shelf.idle_bytes > limit_bytes
                 async with asyncio.timeout(self._promise_s if over else None):
                     await self._look.wait()
@@ -111,7 +111,7 @@ class Pruner:
             await asyncio.to_thread(self._files.remove, key, item.digest)
         except OSError as error:
             _log.warning("artifact %s cannot be removed: %s", item.digest or key, error)
-            # As the one used last: it must not keep others from being removed.
+            # As the one used last, so that it does not prevent others from being removed.
             self._shelf.put(
                 key, item.digest, wasm_bytes=item.wasm_bytes, native_bytes=item.native_bytes
             )

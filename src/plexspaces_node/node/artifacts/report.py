@@ -1,4 +1,4 @@
-"""What an artifact is, as the compiler found it: its kind, its language, what it needs."""
+"""The compiler's report on an artifact: its kind, its language, its needs."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _PREINITIALISED = frozenset({"component-init-transform", "wizer"})
 
 @dataclass(frozen=True, slots=True)
 class ArtifactReport:
-    """What the compiler found an artifact to be.
+    """The compiler's report on an artifact.
 
     Attributes:
-        language: what it was written in as far as the binary tells, else unknown.
+        language: the language that the binary indicates, else unknown.
         imports: names it imports: interfaces of a component, modules of a core module.
         exports: names it exports.
-        memory_bytes: the linear memory that it has from its start.
+        memory_bytes: the linear memory that it has from the start.
     """
 
     kind: ArtifactKind
@@ -40,7 +40,7 @@ class ArtifactReport:
 
 
 def report_of(inspection: Inspection) -> ArtifactReport:
-    """Return the report that follows from the compiler's answer."""
+    """Return the report for the compiler's answer."""
     return ArtifactReport(
         kind=inspection.kind,
         language=_language(inspection),
@@ -51,10 +51,10 @@ def report_of(inspection: Inspection) -> ArtifactReport:
 
 
 def check_language(report: ArtifactReport, said: Language | None) -> Language:
-    """Return the language of an artifact, given what its binary tells and what the user said.
+    """Return the language of an artifact, from its binary and the user's statement.
 
-    Raises `InvalidArgument` naming both when they contradict each other. A user who said nothing
-    gets what the binary tells, which may be unknown.
+    Raises `InvalidArgument` with both if they contradict each other. Without a statement it is what
+    the binary indicates, which may be unknown.
     """
     if said is None or said is Language.UNKNOWN:
         return report.language

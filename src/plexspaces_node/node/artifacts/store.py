@@ -1,7 +1,7 @@
-"""The artifacts of a node: taken in, compiled, held while somebody needs them.
+"""The artifacts of a node: uploaded, compiled, held while somebody needs them.
 
-Puts together who needs an artifact (`eviction`), its files (`files`), uploads, the compile queue
-and the pruner. Knows nothing of applications: they say what they hold.
+Combines who needs an artifact (`eviction`), its files (`files`), uploads, the compile queue and the
+pruner. Knows nothing of applications: they say what they hold.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from plexspaces_node.node.artifacts.upload import GRACE_S, IncomingFile, Upload
 from plexspaces_node.node.artifacts.upload_slots import Uploads, UploadTimes
 from plexspaces_node.node.disk import room_of
 
-# Native code measured at two to three times its WebAssembly; a small file has pages of overhead.
+# Measured: native code is two to three times its WebAssembly; a small file adds pages.
 _OUTPUT_GROWTH = 16
 _OUTPUT_LEAST_BYTES = 64 * MIB
 
@@ -36,9 +36,9 @@ class Compiled:
     """A compiled artifact.
 
     Attributes:
-        path: of the native code; valid while somebody holds the artifact.
-        cached: it was there before this call.
-        duration_ns: wall time of this call, waiting for others included.
+        path: path of the native code; valid while somebody holds the artifact.
+        cached: whether it existed before this call.
+        duration_ns: wall time of this call, including waiting for others.
         upload_ns: the upload that the same owner made before, which counts once; 0 for none.
     """
 
@@ -50,11 +50,11 @@ class Compiled:
 
 
 class ArtifactStore:
-    """The artifacts of a node and what was compiled from them; use as an async context manager.
+    """The artifacts of a node and their native code; use as an async context manager.
 
-    Entering makes the directories and removes what a crash or an older engine left; leaving ends
-    every compilation and waits until its process is gone. What nobody holds stays until
-    `start_pruning` gave it a limit.
+    Entering creates the directories and removes leftovers of a crash or an older engine; leaving
+    ends every compilation and waits until its process is gone. Unused artifacts stay until
+    `start_pruning` sets a limit.
     """
 
     def __init__(  # noqa: PLR0913 - each bound by its name
@@ -95,11 +95,11 @@ class ArtifactStore:
 
     @property
     def total_bytes(self) -> int:
-        """The room that artifacts and their native code take up on the disk."""
+        """The disk space that artifacts and their native code use."""
         return self._shelf.total_bytes
 
     async def has(self, digest: str) -> bool:
-        """Tell whether the artifact can be deployed; raises `InvalidArgument` for a bad digest.
+        """Return whether the artifact can be deployed; raises `InvalidArgument` for a bad digest.
 
         If so it stays for `promise_s`. One that is damaged and not compiled is removed.
         """
@@ -117,13 +117,13 @@ class ArtifactStore:
     async def receive(
         self, digest: str, size_bytes: int, *, owner: str = ""
     ) -> AsyncIterator[Upload]:
-        """Take an artifact in: write its bytes inside the context, leaving it stores the artifact.
+        """Receive an artifact: write its bytes in the context, leaving it stores the artifact.
 
-        Stored means on disk even after a power loss, and kept for `promise_s` at least. When the
+        Stored means on disk even after a power loss, and kept for at least `promise_s`. If the
         context is left by an error or a cancellation, or the bytes are not what was announced,
         nothing is stored and the error is raised: `InvalidArgument` for a bad digest, size,
-        beginning or content, `ResourceExhausted` for a full disk. Of the same digest several may
-        run at once; of all together a bounded number, the others wait for their `owner`'s turn.
+        beginning or content, `ResourceExhausted` for a full disk. Several uploads of the same
+        digest can run at once; the total is limited, and the others wait for their `owner`'s turn.
         """
         target = self._files.path(digest)
         file = IncomingFile(self._files.directory)
@@ -140,7 +140,7 @@ class ArtifactStore:
                 self._upload_times.add(owner, digest, upload.duration_ns, now_s=now_s)
             finally:
                 # Shielded: a second cancellation must not leave the file behind. On a thread: a
-                # write that was cancelled may still be under way, and is waited for.
+                # cancelled write may still be running, and is awaited.
                 await asyncio.shield(self._settle(file, digest))
 
     async def compile(
@@ -151,16 +151,15 @@ class ArtifactStore:
         check: Callable[[ArtifactReport], None] | None = None,
         on_miss: Callable[[], None] | None = None,
     ) -> Compiled:
-        """Return the artifact compiled for this engine, from the cache or compiled now.
+        """Return the artifact's native code for this engine, from the cache or compiled now.
 
-        `check` raises for an artifact that is not wanted, before anything is compiled in vain.
-        `on_miss` is called when it is not in the cache, before the wait for a compiler. Callers
-        that ask for the same artifact at the same time share one compilation, which goes on as
-        long as one of them waits; it is compiled when it is the turn of the first one's `owner`.
-        Raises `NotFound` when the artifact is not here or damaged,
-        `InvalidArgument` when it cannot be run here or breaks the compiler, and goes then as soon
-        as nobody holds it, `ResourceExhausted` when it takes too much time, memory or disk;
-        nothing of a compilation is left then.
+        `check` raises for an artifact that does not fit, before it is compiled in vain. `on_miss`
+        is called if it is not in the cache, before waiting for a compiler. Concurrent calls for the
+        same artifact share one compilation, which continues as long as one of them waits; it is
+        compiled at the turn of the first one's `owner`. Raises `NotFound` if the artifact is
+        missing or damaged; `InvalidArgument` if it cannot run here or crashes the compiler, and
+        then it is removed as soon as nobody holds it; `ResourceExhausted` if it needs too much
+        time, memory or disk space. Then nothing of a compilation is left.
         """
         began_ns = time.monotonic_ns()
         key = self._files.native.key(digest)
@@ -199,10 +198,10 @@ class ArtifactStore:
 
     @asynccontextmanager
     async def holding(self, digest: str) -> AsyncIterator[None]:
-        """Keep an artifact, here or not yet, from being removed while inside.
+        """Keep an artifact, existing or not, from being removed in the body.
 
-        Waits for a removal that is under way. Leaving it as the last one removes an artifact
-        that was refused meanwhile. Raises `InvalidArgument` for a bad digest.
+        Waits for a removal in progress. The last one to leave removes an artifact that was refused
+        meanwhile. Raises `InvalidArgument` for a bad digest.
         """
         self._files.path(digest)
         key = self._files.native.key(digest)
@@ -216,16 +215,16 @@ class ArtifactStore:
                 await asyncio.shield(self._pruner.remove(key))
 
     def hold(self, digest: str) -> None:
-        """Keep an artifact until `release` was called as often; inside `holding` or at start."""
+        """Hold an artifact until `release` was called as often; in `holding` or at start."""
         self._shelf.hold(self._files.native.key(digest), digest)
 
     def release(self, digest: str) -> None:
-        """Let go of an artifact: the last to do so makes it the one used last of the unused."""
+        """Release an artifact: the last one makes it the most recently used of the unused."""
         self._shelf.release(self._files.native.key(digest))
         self._pruner.used(digest)
 
     def start_pruning(self, limit_bytes: int) -> None:
-        """Keep what nobody holds within a limit from now on, in the background.
+        """Keep unused artifacts within a limit from now on, in the background.
 
         Called once, when everybody holds what they need.
         """

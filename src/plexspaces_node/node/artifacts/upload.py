@@ -1,7 +1,7 @@
-"""An artifact on its way in: checked as it comes, on the disk whole or not at all.
+"""An upload: checked as it arrives, on the disk completely or not at all.
 
-Owns the temporary file, how fast an upload has to be, and what it is refused for. Where artifacts
-are kept is the business of `artifacts`.
+This module has the temporary file, the minimum speed of an upload, and the reasons to refuse it.
+`files` defines where artifacts are stored.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from plexspaces_node.errors import (
 from plexspaces_node.node.disk import sync, using_disk
 
 TEMPORARY = ".tmp-"
-"""How the name of a file begins that is not whole yet; what a crash leaves, a start removes."""
+"""How the name of an incomplete file begins; leftovers of a crash are removed at start."""
 
 LEAST_BYTES_PER_S = 64 * 1024
-"""An upload that is slower for longer than its grace is ended: only so many run at once."""
+"""An upload that is slower for longer than its grace period is ended, because only some run at
+once."""
 
 GRACE_S = 10.0
 
@@ -40,7 +41,7 @@ _Part = TypeVar("_Part")
 
 
 class Upload:
-    """The bytes of an artifact as they come; made by `ArtifactStore.receive`."""
+    """The bytes of an artifact as they arrive; created by `ArtifactStore.receive`."""
 
     def __init__(
         self, file: IncomingFile, size_bytes: int, *, limit_bytes: int, grace_s: float = GRACE_S
@@ -59,7 +60,7 @@ class Upload:
         self._head = b""
         self._loop = asyncio.get_running_loop()
         self._begin_s = self._loop.time()
-        # How much longer it may be waited for; what comes adds to it.
+        # How much longer to wait for it; received bytes add to it.
         self._grace_s = self._patience_s = grace_s
         self._waiting: asyncio.Timeout | None = None
         self._gives_way = False
@@ -69,30 +70,30 @@ class Upload:
 
     @property
     def bytes_per_s(self) -> float:
-        """How fast it has been so far."""
+        """Its average speed so far."""
         return self._received / max(1e-3, self._loop.time() - self._begin_s)
 
     @property
     def duration_ns(self) -> int:
-        """How long ago the first bytes came: once the artifact is stored, what its upload took."""
+        """How long ago the first bytes arrived; at the end, the upload's duration."""
         return time.monotonic_ns() - self._first_ns
 
     def begin(self) -> None:
-        """Have its time begin, which it did not use while it waited for others."""
+        """Start its time, because it did not use any while it waited for others."""
         self._begin_s = self._loop.time()
 
     def give_way(self) -> bool:
-        """End it for others that wait; False when it was ended before."""
+        """End it for others that wait; False if it was ended before."""
         before, self._gives_way = self._gives_way, True
         if self._waiting is not None:
             self._waiting.reschedule(self._loop.time())
         return not before
 
     async def in_time(self, parts: AsyncIterator[_Part]) -> AsyncIterator[_Part]:
-        """Yield the parts of an upload as they come, to be written one by one.
+        """Yield the parts of an upload as they arrive, to be written one by one.
 
-        Raises `DeadlineExceeded` when they come too slowly, and `ResourceExhausted` when it is to
-        give way. Time that is spent otherwise, such as for the disk, does not count.
+        Raises `DeadlineExceeded` if they arrive too slowly, and `ResourceExhausted` if it has to
+        give way. Time spent otherwise, such as on the disk, does not count.
         """
         while True:
             asked_s = self._loop.time()
@@ -127,8 +128,8 @@ class Upload:
     async def write(self, chunk: bytes) -> None:
         """Add the next bytes of the file, in order; one call at a time.
 
-        Raises `InvalidArgument` as soon as the bytes cannot become the artifact announced, and
-        `ResourceExhausted` when the disk is full. The upload is over then.
+        Raises `InvalidArgument` as soon as the bytes cannot become the announced artifact, and
+        `ResourceExhausted` if the disk is full. The upload is then over.
         """
         if not self._received:
             self._first_ns = time.monotonic_ns()
@@ -148,7 +149,7 @@ class Upload:
         await asyncio.to_thread(self._file.write, chunk)
 
     def check_whole(self) -> None:
-        """Raise `InvalidArgument` when bytes are missing."""
+        """Raise `InvalidArgument` if bytes are missing."""
         if len(self._head) < len(_MAGIC) and self._received == self.size_bytes:
             raise _not_wasm(self._head)
         if self._received < self.size_bytes:
@@ -159,12 +160,12 @@ class Upload:
 
 
 class IncomingFile:
-    """A file that becomes an artifact or vanishes. Every method blocks; any thread may call it.
+    """A file that becomes an artifact or is removed. Every method blocks; any thread can call it.
 
-    A cancelled call goes on in its thread, so a lock keeps its file open until it is done.
+    A cancelled call continues in its thread, so a lock keeps its file open until it is done.
 
     Attributes:
-        stored_bytes: size of the artifact that it has become, None before.
+        stored_bytes: size of the artifact that it has become; None before.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -177,7 +178,7 @@ class IncomingFile:
         self.stored_bytes: int | None = None
 
     def write(self, chunk: bytes) -> None:
-        """Add bytes at the end; raises `ResourceExhausted` when the disk is full."""
+        """Append bytes; raises `ResourceExhausted` if the disk is full."""
         with self._lock, using_disk(self._directory):
             if self._over:
                 return
@@ -190,7 +191,7 @@ class IncomingFile:
                 rest = rest[self._file.write(rest) :]
 
     def commit(self, digest: str, target: Path) -> None:
-        """Become `target`, also after a power loss; raises `InvalidArgument` for other bytes."""
+        """Become `target`, safe from a power loss; raises `InvalidArgument` for other bytes."""
         with self._lock, using_disk(self._directory):
             if self._file is None or self._path is None:
                 return
@@ -207,13 +208,13 @@ class IncomingFile:
             sync(self._directory)
 
     def discard(self) -> None:
-        """Vanish, unless it has become an artifact; nothing can be written any more."""
+        """Remove the file, unless it has become an artifact; nothing can be written any more."""
         with self._lock:
             self._over = True
             if self._path is not None:
                 self._path.unlink(missing_ok=True)
             if self._file is not None:
-                # A disk may say only now that it had no room; the error on its way says more.
+                # A disk may report only now that it was full; the current error says more.
                 with suppress(OSError):
                     self._file.close()
                 self._file = None

@@ -1,7 +1,7 @@
-"""Which uploads run: a bounded number, in turn, and slow ones only while nobody waits for them.
+"""Which uploads run: a limited number, in turn, and slow ones only while nobody waits for them.
 
-What is not whole yet takes room on the disk, so not all may come at once. Short artifacts have
-places of their own and never wait for long ones.
+Incomplete uploads take disk space, so not all may run at once. Small artifacts have slots of their
+own and never wait for large ones.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from plexspaces_node.node.artifacts.fair_slots import Turns
 from plexspaces_node.node.artifacts.upload import Upload
 
 PLACES = 16
-"""For long ones: on the disk lies this many times `limits.artifact_bytes` at most."""
+"""For large ones: at most this many times `limits.artifact_bytes` are on the disk."""
 
 SHORT_PLACES = 64
 SHORT_BYTES = 1 * MIB
 
 PATIENCE_S = 5.0
-"""After so long of waiting the slowest of those that run is ended, and again after as long."""
+"""After this long of waiting the slowest running upload is ended, and again after as long."""
 
 SLOW_BYTES_PER_S = 1 * MIB
 """A faster one is done soon, and is not ended for others."""
 
 
 class Uploads:
-    """The uploads of a node. Used on the event loop alone."""
+    """The uploads of a node. Used only on the event loop."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Uploads:
         short_places: int = SHORT_PLACES,
         patience_s: float = PATIENCE_S,
     ) -> None:
-        """Have so many places; one client gets half of each kind."""
+        """Create this many slots; one client gets half of each kind."""
         self._long = _Kind(places, patience_s)
         self._short = _Kind(short_places, patience_s)
 
@@ -46,7 +46,7 @@ class Uploads:
 
     @asynccontextmanager
     async def place(self, upload: Upload, owner: str) -> AsyncIterator[None]:
-        """Wait until an upload may begin, and let it run inside. `owner` is whose turn it takes."""
+        """Wait until an upload may begin, and let it run in the body, on `owner`'s turn."""
         kind = self._short if upload.size_bytes <= SHORT_BYTES else self._long
         impatience = asyncio.create_task(kind.end_slow_ones(owner))
         try:
@@ -63,7 +63,7 @@ class Uploads:
 
 
 class UploadTimes:
-    """How long uploads took: each is told once to whoever made it, or forgotten after a while."""
+    """How long uploads took: each is returned once to its owner, or forgotten after a while."""
 
     def __init__(self, keep_s: float) -> None:
         self._keep_s = keep_s
@@ -74,13 +74,13 @@ class UploadTimes:
         return len(self._times)
 
     def add(self, owner: str, digest: str, duration_ns: int, *, now_s: float) -> None:
-        """Keep a time for the next `take`; of two that are alike the later one counts."""
+        """Store a time for the next `take`; of two for the same upload the later one counts."""
         self._forget_old(now_s)
         self._times.pop((owner, digest), None)
         self._times[owner, digest] = (now_s + self._keep_s, duration_ns)
 
     def take(self, owner: str, digest: str, *, now_s: float) -> int:
-        """Return how long an owner's upload took, and keep it no more; 0 when there was none."""
+        """Return how long an owner's upload took, and forget it; 0 if there was none."""
         self._forget_old(now_s)
         return self._times.pop((owner, digest), (0.0, 0))[1]
 
@@ -100,9 +100,9 @@ class _Kind:
         self._ended = 0
 
     async def end_slow_ones(self, owner: str) -> None:
-        """End one after the other, the slowest first, until this is cancelled.
+        """End uploads one after the other, the slowest first, until this is cancelled.
 
-        While others keep this owner from a place, and one for all who wait, not one for each.
+        Only while others keep this owner from a slot, and one for all who wait, not one for each.
         """
         while True:
             ended = self._ended

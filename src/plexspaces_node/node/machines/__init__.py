@@ -1,1 +1,1 @@
-"""Machines at work: their agent's connection, their consoles, what crashes left of them."""
+"""Running VMs: their agent's connection, their consoles, leftovers of a crash."""

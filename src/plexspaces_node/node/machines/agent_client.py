@@ -1,8 +1,8 @@
-"""The node's end of the links: one `AgentClient` a machine.
+"""The node's end of the links: one `AgentClient` per VM.
 
-Loads and stops an application, keeps many messages in flight, and hands what the actor asks of the
-node to a `HostCalls`. Knows nothing of drivers, applications or SQL. A broken connection fails what
-was in flight at once; an agent that dials again is talked to again: see `agent_link`.
+Loads and stops an application, keeps many messages in flight, and passes the actor's requests to a
+`HostCalls`. Knows nothing of drivers, applications or SQL. A broken connection fails everything in
+flight at once; an agent that connects again is used again: see `agent_link`.
 """
 
 from __future__ import annotations
@@ -32,53 +32,53 @@ from plexspaces_node.node.machines.requests import Requests, late
 from plexspaces_node.node.machines.requests import StopRefused as StopRefused
 
 IN_FLIGHT_BYTES = 64 * MIB
-"""The most payload that may wait for one agent, or one message where that may be longer: the bound
-on what a fast sender costs the node."""
+"""The limit of payloads that wait for one agent, or one message if that can be longer: it limits
+what a fast sender costs the node."""
 
 HEARING_S = 2.0
-"""For an agent that is to say goodbye to show that it hears at all."""
+"""How long an agent that is asked to stop has to show that it is alive."""
 
 SNAPSHOT_S = 30.0
-"""What an agent gives its actor for a snapshot, beside what it is told for its other steps."""
+"""How long an agent gives its actor for a snapshot, besides the timeout of its other steps."""
 
 
 Kept: TypeAlias = Callable[[int, int], None]
-"""Told of which snapshot so many bytes are kept; see `AgentClient.kept`."""
+"""Called with a snapshot and how many of its bytes are saved; see `AgentClient.kept`."""
 
 
 class HostCalls(Protocol):
-    """What an actor may ask of its node, and what its agent tells; one a machine."""
+    """What an actor can ask of its node, and what its agent reports; one per VM."""
 
     def log(self, lines: Sequence[LogLine]) -> None:
-        """Take lines of the log; must not block."""
+        """Accept log lines; must not block."""
 
     def snapshot_part(self, part: link.Snapshot, body: Body, kept: Kept) -> None:
-        """Take a part of a snapshot; must not block.
+        """Accept a part of a snapshot; must not block.
 
         `kept` is called sooner or later, on the event loop. Parts come in order; a new connection
         begins again with the first part of a snapshot.
         """
 
     def unclaimed(self, reply: link.Reply | None, total_ns: int) -> None:
-        """Count a reply whose message's sender has left, or None where none will come."""
+        """Count a reply to a message whose sender has left, or None if none will come."""
 
     async def answer(self, call: link.HostCall, body: Body) -> Body | None:
         """Do what the actor asks; a raised platform or actor error becomes its answer.
 
-        None where there is nothing to answer with, for a `Get` where there is no such key.
+        Returns None if the answer has no content, or for a `Get` of a missing key.
         """
 
 
 def believed(claimed_ns: int, measured_ns: int) -> int:
-    """Return the time an agent claims, held to what the node itself measured around it."""
-    # What the link carries is never below 0.
+    """Return a time that an agent reports, limited to what the node itself measured around it."""
+    # Numbers on the link are never below 0.
     return claimed_ns if claimed_ns < measured_ns else measured_ns
 
 
 class AgentClient:
-    """The agent of one machine, as the node sees it.
+    """The agent of one VM, as the node sees it.
 
-    Everything runs on the event loop that it was made on; nothing here blocks it.
+    Everything runs on the event loop that created it; nothing here blocks it.
     """
 
     def __init__(  # noqa: PLR0913 - whose agent it is, and each bound by its name
@@ -91,10 +91,10 @@ class AgentClient:
         in_flight_limit: int,
         in_flight: InFlight | None = None,
     ) -> None:
-        """Talk to nobody yet.
+        """Set up without a connection.
 
-        `in_flight_limit` is of this agent's messages, in number; `in_flight` counts the payloads
-        of all agents together.
+        `in_flight_limit` is the number of this agent's messages; `in_flight` counts the payloads of
+        all agents together.
         """
         self._vm_id = vm_id
         self._host = host
@@ -125,25 +125,25 @@ class AgentClient:
             in_flight=self._in_flight,
         )
         self.deaf = self.link.deaf
-        """Set when the agent did not answer in time, nor say that it could not."""
+        """Set if the agent did not answer in time, not even with an error."""
         self.left = False
-        """Whether the agent has said that its actor begins anew in another machine."""
+        """Whether the agent has said that its actor starts again in another VM."""
 
     def __repr__(self) -> str:
         return f"<AgentClient {self.link!r} {self.in_flight} in flight>"
 
     @property
     def in_flight(self) -> int:
-        """Requests sent and not yet answered, those included whose senders have left."""
+        """Requests sent and not yet answered, including those whose senders have left."""
         return len(self._messages) + len(self._requests)
 
     async def load(
         self, frame: link.Load, state: AsyncIterator[Body], timeout_s: float
     ) -> link.Loaded:
-        """Have the agent load and start an application, from a state that comes in parts.
+        """Make the agent load and start an application, from a state that comes in parts.
 
-        Raises what the actor's `init` did wrong, what reading the state does, `DeadlineExceeded`
-        or `Unavailable`.
+        Raises errors of the actor's `init` and of reading the state, `DeadlineExceeded` or
+        `Unavailable`.
         """
         loop = asyncio.get_running_loop()
         begin_s = loop.time()
@@ -161,20 +161,21 @@ class AgentClient:
         return await self._requests.send(frame, link.Loaded, left_s, "loading")
 
     async def stop(self, timeout_s: float, *, save: bool = True) -> None:
-        """Have the agent snapshot, shut its actor down and say goodbye.
+        """Make the agent take a snapshot, shut its actor down and exit.
 
-        `timeout_s` is for each of its steps; one that is to `save` has as long for snapshots as it
-        gives its actor: one may be at hand, and one follows. After the last part of these that
-        arrived in time there is time for one more step. Raises `StopRefused` when the agent says
-        that it cannot, `DeadlineExceeded` or `Unavailable`; the machine is then to be stopped
-        without. An agent that does not hear at all gets `HEARING_S`.
+        `timeout_s` is for each of its steps. If it has to `save`, snapshots get as long as it gives
+        its actor: one may be in progress, and one follows. After the last part of these that
+        arrived in time there is time for one more step. Raises `StopRefused` if the agent says that
+        it cannot, `DeadlineExceeded` or `Unavailable`; then the VM has to be stopped without the
+        agent. An agent that does not react at all gets `HEARING_S`.
         """
         send, hearing_s = self._requests.send, min(HEARING_S, timeout_s)
         hearing = asyncio.ensure_future(
             send(link.Measure(), link.Measured, hearing_s, "a sign of life")
         )
         stop = link.Stop(timeout_ns=int(timeout_s * 1e9))
-        # Twice room and a snapshot, then keeping it, and the actor's last call: its word is first.
+        # Twice room and a snapshot, then saving it, and the actor's last call: its answer comes
+        # first.
         within_s = 2 * SNAPSHOT_S + 5 * timeout_s if save else timeout_s
         stopping = asyncio.ensure_future(
             send(stop, link.Stopped, within_s, "stop", step_s=timeout_s if save else 0.0)
@@ -193,15 +194,15 @@ class AgentClient:
     async def measure(self, timeout_s: float) -> link.Measured:
         """Ask how much memory is in use inside.
 
-        An agent that does not answer is not deaf for that. Raises `DeadlineExceeded`,
+        An agent that does not answer this is not considered deaf. Raises `DeadlineExceeded`,
         `Unavailable`.
         """
         return await self._requests.send(link.Measure(), link.Measured, timeout_s, "memory")
 
     def kept(self, snapshot_id: int, size: int) -> None:
-        """Tell the agent how much of a snapshot is kept.
+        """Tell the agent how much of a snapshot is saved.
 
-        Nothing happens when the agent is not connected: it sends its snapshot anew when it is.
+        Does nothing if the agent is not connected: it sends its snapshot again when it is.
         """
         if (connection := self.link.connection) is not None:
             connection.answer(link.Kept(id=snapshot_id, bytes=size))
@@ -209,12 +210,12 @@ class AgentClient:
     async def invoke(
         self, *, sender: str, msg_type: str, payload: Body, timeout_ns: int
     ) -> Answered:
-        """Send a message and wait for its reply, in which an actor's failure lies.
+        """Send a message and wait for its reply, which may contain an application's failure.
 
-        Cancelling takes the message out of the mailbox if it still waits there; an actor that has
-        begun goes on. Either way it is answered, see `HostCalls.unclaimed`. Raises
-        `ResourceExhausted` when too much is in flight, `DeadlineExceeded` when the agent is deaf
-        and `Unavailable` when the link is or goes down.
+        Cancelling removes the message from the mailbox if it still waits there; an actor that has
+        started it continues. It is answered in any case, see `HostCalls.unclaimed`. Raises
+        `ResourceExhausted` if too much is in flight, `DeadlineExceeded` if the agent is deaf and
+        `Unavailable` if the link is or goes down.
         """
         message = self._post(sender, msg_type, payload, timeout_ns)
         try:
@@ -226,7 +227,7 @@ class AgentClient:
     def post(
         self, *, sender: str, msg_type: str, payload: Body, timeout_ns: int
     ) -> asyncio.Future[Answered]:
-        """Send a message now, and return what will have its reply; raises as `invoke` does."""
+        """Send a message now, and return the future of its reply; raises as `invoke` does."""
         return self._post(sender, msg_type, payload, timeout_ns).future
 
     def _post(self, sender: str, msg_type: str, payload: Body, timeout_ns: int) -> Message:
@@ -235,15 +236,15 @@ class AgentClient:
         if in_flight >= self._in_flight_limit:
             raise ResourceExhausted(
                 f"too many messages in flight ({in_flight})",
-                hint="send slower, or raise [limits] mailbox",
+                hint="send more slowly, or raise [limits] mailbox",
             )
-        # What is not taken yet may be of messages that have ended.
+        # What has not been accepted yet may belong to messages that have ended.
         waiting_bytes = max(self._messages.bytes, writing.backlog)
         if waiting_bytes > max(IN_FLIGHT_BYTES, self._message_limit):
             raise ResourceExhausted(
                 f"too many messages in flight ({waiting_bytes} bytes)",
-                hint=f"send slower: one application takes at most {IN_FLIGHT_BYTES // MIB} MiB, or "
-                "one message, at a time",
+                hint="send more slowly: one application can have at most "
+                f"{IN_FLIGHT_BYTES // MIB} MiB, or one message, at a time",
             )
         self._in_flight.check(len(payload))
         message_id = next(self._ids)
@@ -259,7 +260,7 @@ class AgentClient:
             await waiting
 
     async def close(self) -> None:
-        """Close the link and fail what is in flight. Idempotent."""
+        """Close the link and fail everything in flight. Idempotent."""
         self._messages.close()
         await self.link.close()
         await self._calls.close()
@@ -276,7 +277,7 @@ class AgentClient:
                     waiting.set_result(None)
 
     def _turned_out_deaf(self) -> None:
-        """End everything at once: whatever waits would only find out the same."""
+        """End everything at once: all that wait would only notice the same later."""
         self.deaf.set()
         now_s = asyncio.get_running_loop().time()
 
@@ -295,7 +296,7 @@ class AgentClient:
     # ---- what the link calls -------------------------------------------------------------
 
     def _received(self, connection: Connection, frame: AgentFrame, body: Body) -> None:
-        """Take a frame of the agent, which was greeted."""
+        """Handle a frame of the agent, which was greeted."""
         if isinstance(frame, link.Reply):
             if not self._messages.settle(frame, body):
                 connection.reading.unasked(1, frame, body)
@@ -319,7 +320,7 @@ class AgentClient:
             connection.reading.unasked(1, frame, body)
 
     def _lost(self, connection: Connection) -> None:
-        """End what waits for an agent that is not connected any more."""
+        """End what waits for an agent that is no longer connected."""
         self._calls.lost(connection)
         broke = f"the link to {self._vm_id} broke"
         self._messages.fail(lambda message: Unavailable(broke))

@@ -1,7 +1,7 @@
-"""The link to one agent: waits for it or dials it, greets it, and notices when it is lost.
+"""The link to one agent: connects it, greets it, and notices when it is lost.
 
-An agent that dials again is greeted again: it has one connection at a time. What the frames after
-the greeting mean is not known here.
+An agent that connects again is greeted again: it has one connection at a time. Does not know what
+the frames after the greeting mean.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from plexspaces_node.node.machines.connection import Connection, Received
 from plexspaces_node.node.machines.listener import Acceptor
 
 RECONNECT_S = 10.0
-"""How long an agent may be without a connection before its machine is replaced."""
+"""How long an agent may be without a connection before its VM is replaced."""
 
 REDIAL_S = 0.25
-"""Between the loss of a link and the next attempt, where the node is the end that connects."""
+"""Between the loss of a link and the next attempt, if the node is the end that connects."""
 
 GREETING_S = 5.0
-"""For the hello on a connection. Where the agent is told of no event when the host comes, as at a
-virtio port, it may miss one: of 120 boots on a loaded host one was seen to."""
+"""How long a connection may take to the hello. An agent that gets no event when the host connects,
+as at a virtio port, may miss it: one of 120 boots on a loaded host did."""
 
 SEED_BYTES = 32
-"""Of randomness that a guest is given: as much as its kernel needs to begin with."""
+"""How many random bytes a guest is given: as many as its kernel needs to start with."""
 
 _OTHER_VERSION = "the guest image is of another version, rebuild it: plexspaces image build"
 
 
 class AgentLink:
-    """The connection of one agent, kept. Everything runs on one event loop.
+    """Keeps the connection of one agent. Everything runs on one event loop.
 
     Attributes:
-        connection: the present one, whose agent was greeted; None while there is none.
+        connection: the current one, whose agent was greeted; None if there is none.
         deaf: set when the agent is known not to answer, or was lost for `RECONNECT_S`.
     """
 
@@ -55,11 +55,11 @@ class AgentLink:
         lost: Callable[[Connection], None],
         log: Callable[[Sequence[LogLine]], None],
     ) -> None:
-        """Be connected to nobody yet.
+        """Set up without a connection.
 
         `received` gets the frames of an agent that was greeted, `took_answers` is called when it
-        took answers that it had left lying, `lost` when its connection is gone, and `log` gets
-        complaints.
+        has accepted answers that were waiting, `lost` when its connection is gone, and `log` gets
+        errors.
         """
         self.connection: Connection | None = None
         self.deaf = asyncio.Event()
@@ -71,7 +71,7 @@ class AgentLink:
         self._lost = lost
         self._log = log
         self._loop = asyncio.get_running_loop()
-        # Those that have yet to say hello, each with the end of its time for that.
+        # Those that have not sent a hello yet, each with its timeout.
         self._ungreeted: dict[Connection, asyncio.TimerHandle] = {}
         self._lost_timer: asyncio.TimerHandle | None = None
         self._acceptor: Acceptor | None = None
@@ -82,34 +82,34 @@ class AgentLink:
         return f"<AgentLink {self._vm_id} {'connected' if self.connection else 'not connected'}>"
 
     def listen(self, path: Path) -> None:
-        """Wait for the agent to dial; call before the machine starts. Replaces a stale socket."""
+        """Listen for the agent; call before the VM starts. Replaces a stale socket."""
         self._acceptor = Acceptor(path, self._new_connection)
 
     def dial(self, path: Path) -> None:
-        """Connect to an agent that is reached at a socket, and again whenever the link breaks."""
+        """Connect to an agent at a socket, and again whenever the link breaks."""
         self._dialling = self._loop.create_task(self._keep_dialled(str(path)))
 
     async def hello(self) -> link.Hello:
-        """Wait for the agent's first word. Has no bound of its own: race it with the machine.
+        """Wait for the agent's first frame, without a time limit: race it with the VM's end.
 
-        Raises `WrongState` for an agent of another generation or of another machine.
+        Raises `WrongState` for an agent of another generation or of another VM.
         """
         return await asyncio.shield(self._hello)
 
     def connected(self) -> Connection:
-        """Return the present connection; raises `Unavailable` when there is none."""
+        """Return the current connection; raises `Unavailable` if there is none."""
         if self.connection is None:
             raise Unavailable(f"the agent of {self._vm_id} is not connected")
         return self.connection
 
     def drop(self) -> None:
-        """Close the present connection at once, as if it were lost."""
+        """Close the current connection at once, as if it were lost."""
         if self.connection is not None:
             self.connection.close()
             self.lost(self.connection)
 
     async def close(self) -> None:
-        """Drop the connection, stop listening and dialling. Idempotent."""
+        """Drop the connection, stop listening and connecting. Idempotent."""
         if self._acceptor is not None:
             self._acceptor.close()
         self.drop()
@@ -134,13 +134,13 @@ class AgentLink:
                     await connection.gone.wait()
                 finally:
                     connection.close()
-            # Long enough for the agent to see that nobody is there, and so to say hello anew.
+            # Long enough for the agent to see that nobody is there, and to say hello again.
             await asyncio.sleep(REDIAL_S)
 
     # ---- what connections call: see connection.Receiver --------------------------------
 
     def opened(self, connection: Connection) -> None:
-        """Take note of a connection; it is closed when it says no hello."""
+        """Record a connection; it is closed if it sends no hello."""
         if self.deaf.is_set():
             connection.close()
             return
@@ -148,7 +148,7 @@ class AgentLink:
         self._ungreeted[connection] = timer
 
     def greet(self, connection: Connection, frame: AgentFrame, body: Body) -> None:
-        """Answer the first frame of a connection; raises `LinkBroken` if it is no hello."""
+        """Answer the first frame of a connection; raises `LinkBroken` if it is not a hello."""
         if not isinstance(frame, link.Hello):
             raise link.LinkBroken("the first frame of a connection is a hello")
         refused, hint = self._refusal(frame)
@@ -167,7 +167,7 @@ class AgentLink:
             return
         self._ungreeted.pop(connection).cancel()
         connection.greeted(self._received, self._took_answers)
-        # An agent dials again only after it gave up the connection before.
+        # An agent connects again only after it gave up the previous connection.
         self.drop()
         self.connection = connection
         if self._lost_timer is not None:
@@ -176,14 +176,14 @@ class AgentLink:
             self._hello.set_result(frame)
 
     def broken(self, connection: Connection, error: link.LinkBroken) -> None:
-        """Say why a connection ends."""
+        """Log why a connection ends."""
         if isinstance(error, link.OtherGeneration) and connection in self._ungreeted:
             self._refuse(f"{error}, this node speaks {link.GENERATION}", _OTHER_VERSION)
         else:
             self._complain(f"the link is broken: {error}")
 
     def lost(self, connection: Connection) -> None:
-        """Take note that a connection is gone."""
+        """Record that a connection is gone."""
         if timer := self._ungreeted.pop(connection, None):
             timer.cancel()
         if connection is self.connection:
@@ -192,7 +192,7 @@ class AgentLink:
             self._lost(connection)
 
     def _refusal(self, hello: link.Hello) -> tuple[str, str | None]:
-        """Return why an agent is refused, "" when it is not, and a hint."""
+        """Return why an agent is refused, or "", and a hint."""
         if hello.generation != link.GENERATION:
             said = f"generation {hello.generation}, this node speaks {link.GENERATION}"
             return said, _OTHER_VERSION

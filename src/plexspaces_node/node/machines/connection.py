@@ -1,7 +1,7 @@
-"""One connection of an agent: frames in both directions, and how much of them.
+"""One connection of an agent: frames in both directions, with flow control.
 
-Puts together what is read (`reading`) and what is sent (`writing`): while answers lie here that
-the agent does not take, it is not read from.
+Combines reading (`reading`) and sending (`writing`): while the agent does not accept waiting
+answers, nothing is read from it.
 """
 
 from __future__ import annotations
@@ -16,39 +16,39 @@ from plexspaces_node.node.machines.reading import Hold, Reading
 from plexspaces_node.node.machines.writing import Answers, Writing
 
 ANSWER_BYTES = 256
-"""For so much more than its head and body an answer counts: what this process holds for it."""
+"""How much an answer counts besides its head and body: what this process holds for it."""
 
 AGENT_HEAD_BYTES = 128 * 1024
-"""The longest head of an agent's frame: the node's alone may carry an environment."""
+"""The longest head of an agent's frame: only the node's can contain an environment."""
 
 GREETING_BYTES = 4096
 """The longest head of the first frame."""
 
 
 Received: TypeAlias = "Callable[[Connection, AgentFrame, Body], None]"
-"""Takes a frame of a connection."""
+"""Handles a frame of a connection."""
 
 
 class Receiver(Protocol):
-    """Whose connections they are."""
+    """The owner of connections."""
 
     def opened(self, connection: Connection) -> None:
-        """Take note of a connection, which has said nothing yet."""
+        """Record a connection that has not sent anything yet."""
 
     def greet(self, connection: Connection, frame: AgentFrame, body: Body) -> None:
-        """Take its first frame; see `Connection.greeted`. May raise `LinkBroken`."""
+        """Handle its first frame; see `Connection.greeted`. May raise `LinkBroken`."""
 
     def broken(self, connection: Connection, error: link.LinkBroken) -> None:
-        """Hear why the connection is about to be closed."""
+        """Called with the reason before the connection is closed."""
 
     def lost(self, connection: Connection) -> None:
-        """Hear that it is gone."""
+        """Called when it is gone."""
 
 
 class Connection(asyncio.BufferedProtocol):
     """One connection of an agent, from its first byte to its end."""
 
-    # Made with the transport, before anybody but the event loop knows the connection.
+    # Created with the transport, before anybody but the event loop knows the connection.
     reading: Reading
     writing: Writing
     _transport: asyncio.Transport
@@ -68,28 +68,27 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def unfinished(self) -> int:
-        """Bytes that came of a frame that is not yet whole."""
+        """The number of bytes held of an incomplete frame."""
         return self._reader.unfinished
 
     def greeted(self, received: Received, took_answers: Callable[[], None]) -> None:
-        """From now on hand frames that are no hello to `received`, which may raise `LinkBroken`.
+        """From now on pass frames other than a hello to `received`, which may raise `LinkBroken`.
 
-        It must not block. `took_answers` is called when the agent took answers that it had left
-        lying.
+        It must not block. `took_answers` is called when the agent has accepted waiting answers.
         """
         self._received, self._took_answers = received, took_answers
         self._reader.head_limit = AGENT_HEAD_BYTES
         self._reader.message_limit = self._message_limit
 
     def answer(self, frame: link.Answer | link.Kept, body: Body = b"") -> None:
-        """Send an answer; while too much of answers is not taken nothing is read."""
+        """Send an answer; while too many answers wait, nothing is read."""
         if end := self.writing.send(frame, body):
             self.answers.add(end, frame.ByteSize() + len(body) + ANSWER_BYTES)
             if self.answers.is_full:
                 self.reading.hold(Hold.ANSWERS)
 
     def end(self) -> None:
-        """Close once what was sent has arrived."""
+        """Close after everything sent has arrived."""
         self._transport.close()
 
     def close(self) -> None:

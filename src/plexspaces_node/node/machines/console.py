@@ -1,8 +1,8 @@
-"""What a machine wrote to its console, read from its bundle within bounds.
+"""Reads a VM's console output from its bundle, with limits.
 
-At every level it is what the process that is the machine wrote: a VMM its guest's serial port, an
-agent without a guest its own stdout and stderr. The file is not trusted: whoever broke out of a
-guest may own things around it, so it is opened without following links and must be a plain file.
+At every level it is the output of the VM's process: a VMM's is its guest's serial port, an agent's
+without a guest its own stdout and stderr. The file is not trusted: whoever broke out of a guest may
+own files around it, so it is opened without following links and must be a plain file.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from plexspaces_node.errors import NotFound, Unavailable, WrongState, quoted
 from plexspaces_node.vm.bundle import Bundle
 
 CHUNK_BYTES = 32 * 1024
-"""The most that is read, held and yielded at once."""
+"""How much is read, held and yielded at once."""
 
 POLL_S = 0.2
-"""Between two looks at a console that is followed."""
+"""The interval between checks of a console that is followed."""
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# O_NONBLOCK: opening a pipe somebody put there must not wait for its other end.
+# O_NONBLOCK: opening a pipe that somebody put there must not wait for its other end.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 async def read_console(
     bundle: Bundle, *, tail: int = 0, follow: bool = False, chunk_bytes: int = CHUNK_BYTES
 ) -> AsyncGenerator[bytes, None]:
-    """Yield what is there, or its last `tail` lines, in chunks; with `follow` what comes too.
+    """Yield the output, or its last `tail` lines, in chunks; with `follow` also new output.
 
-    Follows until the bundle is removed. Close it with `aclosing`. Raises `NotFound` for a machine
-    that has no console, `WrongState` for one that is no plain file, `Unavailable`.
+    Follows until the bundle is removed. Close it with `aclosing`. Raises `NotFound` for a VM
+    without a console, `WrongState` if it is not a plain file, `Unavailable`.
     """
     file = _open(bundle)
     try:
@@ -89,11 +89,11 @@ def _not_plain(bundle: Bundle) -> WrongState:
 
 
 async def _tail_start(file: int, size: int, lines: int, chunk_bytes: int) -> int:
-    """Return where the last so many lines begin; the line that is not ended yet is one of them."""
+    """Return where the last lines begin; an unfinished line is one of them."""
     end, wanted = size, lines
     if size and os.pread(file, 1, size - 1) != b"\n":
         wanted -= 1
-    # The newline before the first line that is wanted is the last but `wanted` of all.
+    # The newline before the first wanted line is the last but `wanted` of all.
     while end:
         start = max(0, end - chunk_bytes)
         block = os.pread(file, end - start, start)

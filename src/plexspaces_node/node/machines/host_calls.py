@@ -1,7 +1,7 @@
-"""What actors ask of their node, on its way: a bounded number at once, in order where it matters.
+"""The actors' requests to their node: a limited number at once, in order where it matters.
 
-An actor waits for each answer, so an honest agent asks one thing for each message that is being
-handled. Whoever asks more than is done waits, and is not read from meanwhile.
+An actor waits for each answer, so a correct agent has one request for each message being handled.
+An agent with too many requests waits, and is not read from meanwhile.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from plexspaces_node.node.machines.reading import Hold
 _log = logging.getLogger(__name__)
 
 HOST_CALLS = 64
-"""The most that may be on their way at once."""
+"""The maximum number of requests being handled at once."""
 
 HOST_CALLS_BYTES = 64 * MIB
-"""The most that those on their way may carry, and one more."""
+"""The maximum size of their payloads, and one more."""
 
 
 class Calls:
@@ -36,8 +36,8 @@ class Calls:
         self._waiting: deque[tuple[Connection, HostCall, Body]] = deque()
         self._tasks: dict[asyncio.Task[None], tuple[Connection, HostCall, int]] = {}
         self._bytes = 0
-        # Of the store's calls one is done at a time: its values are large, and an actor's
-        # own order.
+        # The store handles one call at a time: its values are large, and an actor's calls are
+        # ordered.
         self._storing = False
         self._held: set[Connection] = set()
 
@@ -45,7 +45,7 @@ class Calls:
         return len(self._tasks) + len(self._waiting)
 
     def take(self, connection: Connection, call: HostCall, body: Body) -> None:
-        """Do what is asked as soon as it is its turn."""
+        """Do what is asked when it is its turn."""
         self._waiting.append((connection, call, body))
         self._bytes += len(body)
         self.go_on()
@@ -58,7 +58,7 @@ class Calls:
         return len(self) >= HOST_CALLS or self._bytes > HOST_CALLS_BYTES
 
     def go_on(self) -> None:
-        """Begin what may begin."""
+        """Start what may start."""
         while self._waiting and len(self._tasks) < HOST_CALLS:
             connection, call, body = self._waiting[0]
             stores = isinstance(call, link.Get | link.Put | link.Delete)
@@ -71,7 +71,7 @@ class Calls:
             task.add_done_callback(self._done)
 
     def lost(self, connection: Connection) -> None:
-        """Forget what came by this connection; what the store does is done all the same."""
+        """Forget requests of this connection; the store still does what it was asked."""
         self._held.discard(connection)
         gone = [entry for entry in self._waiting if entry[0] is connection]
         self._bytes -= sum(len(body) for _, _, body in gone)
@@ -81,7 +81,7 @@ class Calls:
                 task.cancel()
 
     async def close(self) -> None:
-        """Do no more. Idempotent."""
+        """Start no more. Idempotent."""
         self._waiting.clear()
         for task in self._tasks:
             task.cancel()
@@ -94,7 +94,7 @@ class Calls:
             self._storing = False
         self.go_on()
         if not self._is_full:
-            # Also one that came after the calls of the one before it.
+            # Also one that came after the calls of the previous one.
             for held in self._held:
                 held.reading.release(Hold.CALLS)
             self._held.clear()

@@ -1,7 +1,7 @@
-"""The payloads that a node holds: messages on their way and replies not yet taken, of all together.
+"""The payloads that a node holds: messages in flight and unread replies, of all applications.
 
-Each application has bounds of its own; this is the one that keeps many of them from taking the
-host's memory. After a burst the memory is given back, which the C library does not do by itself.
+Each application has limits of its own; this one prevents many of them from using up the host's
+memory. After a burst the memory is returned, which the C library does not do by itself.
 """
 
 from __future__ import annotations
@@ -17,24 +17,26 @@ from plexspaces_node.model import MIB
 LEAST_MIB = 64
 
 PART_OF_HOST = 64
-"""Of the host's memory the default is one part; a payload costs up to three times its length."""
+"""The default is this fraction of the host's memory; a payload costs up to three times its
+length."""
 
 BURST_BYTES = 16 * MIB
-"""After less than this there is little to give back."""
+"""After less than this there is little to return."""
 
 CALM_S = (1.0, 5.0)
-"""From the end of a burst to giving back, and from there to doing so again: some is freed late."""
+"""From the end of a burst to returning memory, and from there to doing so again: some is freed
+late."""
 
 _CALM_PART = 8
 
 
 def default_bytes(host_memory_mib: int) -> int:
-    """Return the bound for a host with so much memory."""
+    """Return the default limit for a host with this much memory."""
     return max(LEAST_MIB, host_memory_mib // PART_OF_HOST) * MIB
 
 
 class InFlight:
-    """Counts payloads. Used on the event loop alone; nothing here blocks it."""
+    """Counts payloads. Used only on the event loop; nothing here blocks it."""
 
     def __init__(
         self,
@@ -43,7 +45,7 @@ class InFlight:
         give_back: Callable[[], object] | None = None,
         calm_s: tuple[float, ...] = CALM_S,
     ) -> None:
-        """Allow so much; `give_back` is called on a thread when a burst is over.
+        """Allow this much; `give_back` is called on a thread when a burst is over.
 
         It is called `calm_s` after that, and once more for each further number.
         """
@@ -58,12 +60,12 @@ class InFlight:
         return f"<InFlight {self.bytes} of {self.limit_bytes} bytes>"
 
     def check(self, size: int) -> None:
-        """Raise `ResourceExhausted` when there is no room for a payload; one alone has it."""
+        """Raise `ResourceExhausted` if a payload does not fit; a single one always does."""
         if self.bytes and self.bytes + size > self.limit_bytes:
             raise ResourceExhausted(
                 f"messages and replies of {self.bytes} bytes are in flight on this node, and "
                 f"this one would exceed its limit of {self.limit_bytes}",
-                hint="send slower, or raise [limits] in_flight_bytes",
+                hint="send more slowly, or raise [limits] in_flight_bytes",
             )
 
     def add(self, size: int) -> None:
@@ -73,7 +75,7 @@ class InFlight:
             self._peak_bytes = self.bytes
 
     def remove(self, size: int) -> None:
-        """Count a payload no more."""
+        """Stop counting a payload."""
         self.bytes -= size
         if self._peak_bytes >= BURST_BYTES and self.bytes * _CALM_PART <= self._peak_bytes:
             self._peak_bytes = self.bytes
@@ -82,7 +84,7 @@ class InFlight:
             self._after(*self._calm_s)
 
     def close(self) -> None:
-        """Give nothing back any more. Idempotent."""
+        """Return no more memory. Idempotent."""
         if self._timer is not None:
             self._timer.cancel()
 
@@ -97,7 +99,7 @@ class InFlight:
 
 
 def give_back_memory() -> None:
-    """Return what was freed to the system. Blocks for up to 0.2 s; does nothing without glibc."""
+    """Return freed memory to the system. Blocks for up to 0.2 s; does nothing without glibc."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -1,7 +1,7 @@
-"""What an earlier run of a node left behind: its machines, and deploys that were not done.
+"""What an earlier run of a node left behind: its VMs, and unfinished deploys.
 
-This file owns what becomes of them when a node starts. None of it may keep the node from starting
-but a process that does not end. It knows nothing of applications that run.
+This module cleans them up when a node starts. Only a process that does not end can prevent the node
+from starting. It knows nothing of running applications.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 async def end_machines(root: Path) -> None:
     """End what runs from the bundles below `root`, whichever driver started it; they stay.
 
-    Needs no driver that works here. Raises `Unavailable` for a process that cannot be ended.
+    Needs no working driver. Raises `Unavailable` for a process that cannot be ended.
     """
     look = partial(running_from_any, tuple(bundles(root)))
     while found := await asyncio.to_thread(look):
@@ -34,13 +34,12 @@ async def end_machines(root: Path) -> None:
 
 
 async def destroy_machines(driver: Driver, root: Path) -> None:
-    """Destroy the machine of every bundle below `root`.
+    """Destroy the VM of every bundle below `root`.
 
-    A directory that cannot be removed stays, with a warning.
-    Raises what the driver does for a process that cannot be ended.
+    Raises the driver's errors for a process that cannot be ended.
     """
     left = tuple(bundles(root))
-    # One look for all: a machine each would be a look at all processes for each.
+    # One scan for all: one per VM would scan all processes each time.
     ended = not await asyncio.to_thread(running_from_any, left)
     for bundle in left:
         _log.info("destroying %s, left by an earlier run", bundle.vm_id)
@@ -49,14 +48,14 @@ async def destroy_machines(driver: Driver, root: Path) -> None:
         except PlexSpacesError as error:
             if await asyncio.to_thread(procfs.with_arguments, *marks_of(bundle)):
                 raise
-            # The next machine has a directory of its own: this one is in nobody's way.
+            # The next VM has its own directory, so this one does no harm.
             _log.warning("%s, left by an earlier run, cannot be removed: %s", bundle.path, error)
 
 
 async def deployed_applications(registry: Registry) -> list[ApplicationRecord]:
     """Return the applications whose deploy was done, by name, and remove the others.
 
-    Nobody was told of those: their client got an error, or the node ended before it answered.
+    Their clients got an error, or the node ended before it answered.
     """
     deployed = []
     for record in await registry.list_applications():
@@ -67,6 +66,6 @@ async def deployed_applications(registry: Registry) -> list[ApplicationRecord]:
         try:
             await registry.delete_application(record.id)
         except PlexSpacesError as error:
-            # Nobody sees it, and the next deploy of that name takes its place.
+            # Nobody sees it, and the next deploy of that name replaces it.
             _log.warning("its row stays until the next start: %s", error)
     return deployed

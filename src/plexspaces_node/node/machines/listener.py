@@ -1,7 +1,7 @@
-"""Where an agent dials: a unix socket at which few connections are taken.
+"""Where an agent connects: a unix socket that accepts connections slowly.
 
-Whoever is in a machine can connect as often as it likes. One connection is taken at a time, then
-for a while none: the others wait in the kernel, or are refused by it.
+Code in a VM can connect as often as it likes. One connection is accepted at a time, then none for a
+while: the others wait in the kernel, or are refused by it.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from pathlib import Path
 _log = logging.getLogger(__name__)
 
 PAUSE_S = 0.25
-"""Between one connection and the next."""
+"""The time between one connection and the next."""
 
 _BACKLOG = 4
 
 
 class Acceptor:
-    """Takes connections at a path, which must be free or a stale socket's."""
+    """Accepts connections at a path, which must be free or a stale socket's."""
 
     def __init__(self, path: Path, protocol: Callable[[], asyncio.BaseProtocol]) -> None:
-        """Take connections from now on; raises `OSError` when the socket cannot be made."""
+        """Accept connections from now on; raises `OSError` if the socket cannot be created."""
         self._loop = asyncio.get_running_loop()
         self._protocol = protocol
         self._path = path
@@ -51,7 +51,7 @@ class Acceptor:
         return f"<Acceptor {self._path}>"
 
     def close(self) -> None:
-        """Take no more connections and remove the socket; those that are taken stay. Idempotent."""
+        """Accept no more connections and remove the socket; accepted ones stay. Idempotent."""
         if self._timer is not None:
             self._timer.cancel()
         if self._socket.fileno() >= 0:

@@ -1,4 +1,4 @@
-"""The lines of the log that an agent sends."""
+"""The log lines that an agent sends."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from plexspaces_node.info import LogLine
 from plexspaces_node.link import frames as link
 
 LOG_LINES = 2048
-"""The most lines in a frame: an agent sends half of that."""
+"""The maximum number of lines in a frame: an agent sends half of that."""
 
 STREAMS = {
     link.Log.STREAM_LOG: "log",
@@ -16,7 +16,7 @@ STREAMS = {
     link.Log.STREAM_STDERR: "stderr",
     link.Log.STREAM_AGENT: "agent",
 }
-"""What an agent may say a line of the log comes from; the node's own stream is not its to use."""
+"""The streams that an agent may use for a log line; the node's own is not among them."""
 
 LEVELS = {
     link.Log.LEVEL_TRACE: "trace",

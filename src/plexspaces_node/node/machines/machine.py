@@ -1,7 +1,7 @@
-"""A machine with its agent: from nothing to a hello, and from there to no trace.
+"""A VM with its agent: from its start to a hello, and from there to its removal.
 
-Puts together what a driver makes and what an agent says, so that the rest of the node has one
-thing to start, load and destroy. Knows nothing of applications beyond the frame that loads one.
+Combines a driver's VM and its agent, so that the rest of the node has one thing to start, load and
+destroy. Knows nothing of applications except the frame that loads one.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from plexspaces_node.vm.driver import Driver, LinkEnd, Vm, VmExit, VmHandle
 from plexspaces_node.vm.host.vmm import step
 
 STOP_GRACE_S = 2.0
-"""Between asking a machine to end and insisting."""
+"""Between asking a VM to end and killing it."""
 MEASURE_TIMEOUT_S = 1.0
-"""For an agent to say how much memory is in use."""
+"""How long an agent may take to report its memory."""
 
 _MOST_WALLS = 8
 _WALL = re.compile(r"[A-Za-z ]{1,40}")
@@ -51,7 +51,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class AgentLimits:
-    """What every agent of this node is given."""
+    """The settings of every agent of this node."""
 
     node_id: str
     message_limit: int
@@ -61,7 +61,7 @@ class AgentLimits:
 
 
 class SwitchedHostCalls:
-    """The `HostCalls` of a machine that may still be empty: those of the application it loads."""
+    """The `HostCalls` of a VM that may still be empty: those of the application it loads."""
 
     def __init__(self) -> None:
         self.target: HostCalls | None = None
@@ -85,7 +85,7 @@ class SwitchedHostCalls:
 
 
 class Machine:
-    """A running machine whose agent has said hello. Made by `start_machine` only."""
+    """A running VM whose agent has connected. Created only by `start_machine`."""
 
     def __init__(  # noqa: PLR0913 - what a start leaves, each by its name
         self,
@@ -124,11 +124,11 @@ class Machine:
         state: AsyncIterator[link.Body],
         timeout_s: float,
     ) -> link.Loaded:
-        """Attach a compiled artifact and have the agent start it; returns when it can answer.
+        """Attach native code and make the agent start it; returns when it can answer.
 
-        From now on `host` gets what the agent says and asks. `frame` makes the request from the
-        path at which the agent finds the artifact; it starts from the state of which `state` yields
-        the parts. Raises what `init` did wrong, or a platform error that names what failed.
+        From now on `host` gets the agent's reports and requests. `frame` makes the request from the
+        path at which the agent finds the artifact; it starts from the state whose parts `state`
+        yields. Raises errors of `init`, or a platform error that names what failed.
         """
         self._host.target = host
         begin = perf_counter_ns()
@@ -162,7 +162,7 @@ class Machine:
         return loaded
 
     async def wait(self) -> VmExit:
-        """Wait until the machine has ended, or its agent turned out to be deaf."""
+        """Wait until the VM has ended, or its agent turned out to be deaf."""
         ended = asyncio.ensure_future(self._vm.wait())
         deaf = asyncio.ensure_future(self.agent.deaf.wait())
         try:
@@ -172,11 +172,11 @@ class Machine:
             await _cancel(ended, deaf)
 
     async def stop(self, timeout_s: float, *, force: bool = False, save: bool = True) -> str:
-        """Say goodbye: the actor snapshots and shuts down; then leave no trace of the machine.
+        """Let the actor take a snapshot and shut down; then remove the VM completely.
 
-        Raises `StopRefused` when its state cannot be saved, and the machine is as it was. With
-        `force` it is destroyed all the same, as is one that does not answer; returns why there was
-        no goodbye then, else "". Nobody waits for a long snapshot that is not to be saved.
+        Raises `StopRefused` if its state cannot be saved, and the VM is unchanged. With `force` it
+        is destroyed anyway, as is one that does not answer; returns why it did not end cleanly
+        then, else "". Nobody waits for a long snapshot that is not to be saved.
         """
         before, self.state = self.state, VmState.STOPPING
         refused, why = False, ""
@@ -195,9 +195,9 @@ class Machine:
         return why
 
     async def destroy(self) -> None:
-        """Leave no process, socket or directory of the machine. Idempotent.
+        """Remove every process, socket and directory of the VM. Idempotent.
 
-        One whose agent is deaf is not asked to end: it would not hear that either.
+        A VM whose agent is deaf is not asked to end, because it would not react to that either.
         """
         self.state = VmState.STOPPING
         try:
@@ -208,7 +208,7 @@ class Machine:
         self.state = VmState.GONE
 
     async def info(self) -> VmInfo:
-        """Describe the machine as it is now."""
+        """Describe the current state of the VM."""
         rss_bytes = cpu_ns = 0
         with contextlib.suppress(PlexSpacesError):
             stats = await self._vm.stats()
@@ -228,7 +228,7 @@ class Machine:
         )
 
     async def inspect(self) -> VmInspection:
-        """Find out all there is of the machine as it is now; its agent gets a second to answer."""
+        """Return everything known about the VM now; its agent gets a second to answer."""
         memory, unknown = None, ""
         try:
             told = await self.agent.measure(MEASURE_TIMEOUT_S)
@@ -246,22 +246,22 @@ class Machine:
 
 
 def _names(walls: Sequence[str]) -> tuple[str, ...]:
-    # An agent says them, which may not be what it should be: they go into every listing.
+    # An agent reports them, perhaps wrongly, and they appear in every listing.
     return tuple(wall for wall in walls[:_MOST_WALLS] if _WALL.fullmatch(wall))
 
 
 def pid_in(handle: VmHandle) -> int:
-    """Return the process that is a machine, 0 when its driver has none or did not say."""
+    """Return the process of a VM; 0 if its driver has none or did not say."""
     pid = handle.state.get("pid")
     return pid if isinstance(pid, int) and pid > 0 else 0
 
 
 async def start_machine(driver: Driver, bundle: Bundle, limits: AgentLimits) -> Machine:
-    """Start a machine and wait for its agent's hello; `vm_ns` of the result says how long it took.
+    """Start a VM and wait for its agent's hello; `vm_ns` of the result is how long it took.
 
-    One whose agent stays silent is given up and made once more under the same id. On any failure,
-    cancelling included, everything of the attempt is gone, the bundle too. Raises `VmStartFailed`
-    naming the step.
+    If its agent stays silent, the VM is started once more under the same id. On any failure,
+    including cancellation, everything of the attempt is removed, including the bundle. Raises
+    `VmStartFailed` with the step.
     """
     begin_ns = perf_counter_ns()
     config, application = bundle.config, bundle.application

@@ -1,8 +1,8 @@
-"""Messages on their way to one agent, and when it counts as deaf.
+"""Messages in flight to one agent, and when it counts as deaf.
 
-An agent ends a message at its deadline by itself, whatever its application does. One that does not
-answer the oldest message a while after that, nor shows another sign of life, is deaf: found out
-once, for all of its messages. Knows no frames but the reply.
+An agent ends a message at its deadline by itself, whatever its application does. An agent that does
+not answer the oldest message for a while after that, nor shows another sign of life, is deaf: this
+is found out once, for all of its messages. Knows no frames but the reply.
 """
 
 from __future__ import annotations
@@ -22,32 +22,33 @@ SILENCE_NS = 1_000_000_000
 before it counts as deaf."""
 
 TICKS = 4
-"""In so many parts a silence is heard out, each timed from the end of the one before: a node that
-was itself stopped misses one of them, and in the others hears what was said meanwhile."""
+"""The number of parts of a silence, each timed from the end of the previous one: a node that was
+itself stopped misses one of them, and in the others receives what was sent meanwhile."""
 
 HELD = 10
-"""So many times a silence is heard out while the node does not read, by its own choice, all that
-the agent says: the reply may lie behind."""
+"""How many silences are allowed while the node chooses not to read everything that the agent sends:
+the reply may be behind that."""
 
 TICK_S = SILENCE_NS / TICKS / 1e9
 
 _LEAST_S = 0.01
-"""Between two looks, however many messages end one after the other."""
+"""The time between two checks, however many messages end one after the other."""
 
 Answered: TypeAlias = tuple[link.Reply, link.Body]
-"""A reply, in which an actor's failure lies, and its payload."""
+"""A reply, which may contain an application's failure, and its payload."""
 
 _Signs: TypeAlias = tuple[int, int, int]
-"""Of life: which message is the oldest, what the agent has yet to take, what came of a frame."""
+"""Signs of life: the oldest message, what the agent has yet to accept, the bytes received of a
+frame."""
 
 
 class Message:
     """A message that was sent and not yet answered.
 
     Attributes:
-        future: gets the reply or an error; done before that when the sender has left.
-        end: where it ends in the stream, until the agent's side has taken all of it; then 0.
-        due_s: when its agent is first looked at, by the clock of the event loop.
+        future: gets the reply or an error; it is done earlier if the sender has left.
+        end: where it ends in the stream, until the agent's side has accepted all of it; then 0.
+        due_s: when its agent is first checked, by the clock of the event loop.
     """
 
     __slots__ = ("begin_s", "due_s", "end", "future", "id", "quiet", "signs", "size", "timeout_ns")
@@ -73,7 +74,7 @@ class Message:
 
 
 class Pending:
-    """The messages on their way to one agent, in the order sent."""
+    """The messages in flight to one agent, in the order sent."""
 
     def __init__(  # noqa: PLR0913 - each of those that are told, by its name
         self,
@@ -85,11 +86,11 @@ class Pending:
         emptied: Callable[[], None],
         in_flight: InFlight,
     ) -> None:
-        """Watch over nothing yet.
+        """Set up without messages.
 
-        `connection` is the present one, if any. `give_up` is told of a message that nobody waits
-        for any more, `deaf` that the agent is, `unclaimed` of a reply whose sender has left, and
-        `emptied` that no message is on its way any more. All are counted in `in_flight`.
+        `connection` is the current one, if any. `give_up` is called for a message that nobody waits
+        for any more, `deaf` if the agent is, `unclaimed` for a reply whose sender has left, and
+        `emptied` when no message is in flight any more. All are counted in `in_flight`.
         """
         self._loop = asyncio.get_running_loop()
         self._connection = connection
@@ -99,7 +100,7 @@ class Pending:
         self._emptied = emptied
         self._in_flight = in_flight
         self._messages: dict[int, Message] = {}
-        # One timer for all of them, set for the earliest; those answered meanwhile are passed over.
+        # One timer for all of them, set for the earliest; those answered meanwhile are skipped.
         self._timer: asyncio.TimerHandle | None = None
         self.bytes = 0
 
@@ -110,7 +111,7 @@ class Pending:
         return message_id in self._messages
 
     def add(self, message_id: int, *, size: int, timeout_ns: int, end: int) -> Message:
-        """Watch over a message that was just sent and ends there in the stream."""
+        """Watch a message that was just sent and ends there in the stream."""
         message = Message(message_id, self._loop, size=size, timeout_ns=timeout_ns, end=end)
         self._messages[message_id] = message
         self.bytes += size
@@ -121,7 +122,7 @@ class Pending:
         return message
 
     def settle(self, reply: link.Reply, body: link.Body) -> bool:
-        """Hand a reply to whoever waits for it; False when no such message is on its way."""
+        """Pass a reply to whoever waits for it; False if no such message is in flight."""
         message = self._remove(reply.id)
         if message is None:
             return False
@@ -132,11 +133,11 @@ class Pending:
         return True
 
     def left(self, message: Message) -> None:
-        """Take note that whoever sent a message does not wait for it any more."""
+        """Record that the sender of a message no longer waits for it."""
         if message.id in self._messages:
             self._give_up(message.id)
         elif not message.future.cancelled():
-            # Answered in the moment between.
+            # Answered at the same moment.
             failed = message.future.exception() is not None
             self._nobody_took(message, None if failed else message.future.result()[0])
 
@@ -146,7 +147,7 @@ class Pending:
             self._fail(message, error(message))
 
     def close(self) -> None:
-        """Watch no more. A timer of a long message would keep all of this until then."""
+        """Stop watching. A timer of a long message would keep all of this until then."""
         if self._timer is not None:
             self._timer.cancel()
 
@@ -177,7 +178,7 @@ class Pending:
         self._timer = self._loop.call_at(due_s, self._look)
 
     def _look(self) -> None:
-        """See to the messages whose time is over, and to those that are still being taken."""
+        """Check messages whose time is over, and those that are still being accepted."""
         self._timer = None
         connection = self._connection()
         if connection is None or not self._messages:
@@ -192,7 +193,7 @@ class Pending:
                 taken = connection.writing.taken() if taken is None else taken
                 rest = max(0, message.end - taken)
                 if not rest:
-                    # It was just taken: its time begins.
+                    # It was just accepted: its time begins.
                     message.end, message.signs = 0, None
                     message.due_s = now_s + message.timeout_ns / 1e9 + TICK_S
                 elif self._never_begun(message, rest, now_s, oldest):
@@ -210,13 +211,13 @@ class Pending:
             self._set_timer(max(due_s, now_s + _LEAST_S))
 
     def _never_begun(self, message: Message, rest: int, now_s: float, oldest: int) -> bool:
-        """End a message of which nothing was taken in its time: the agent is busy taking others."""
+        """End a message that was not accepted in its time: the agent is busy accepting others."""
         patience_s = (message.timeout_ns + SILENCE_NS) / 1e9
         late = now_s >= message.begin_s + patience_s and rest >= message.size
         return late and self._ended_alone(message, oldest)
 
     def _ended_alone(self, message: Message, oldest: int) -> bool:
-        """End a message that waits behind one with more time: nothing is wrong with the machine."""
+        """End a message that waits behind one with more time: the VM is healthy."""
         if message.id == oldest:
             return False
         self._give_up(message.id)
@@ -225,7 +226,7 @@ class Pending:
             DeadlineExceeded(
                 f"the message timed out after {message.timeout_ns / 1e9:g} s while others were "
                 "handled",
-                hint="give it more time, or send slower",
+                hint="set a longer timeout, or send more slowly",
             ),
         )
         return True

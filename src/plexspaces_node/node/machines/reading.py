@@ -1,7 +1,6 @@
-"""How fast an agent is read from: what it says unasked is paced, and others can hold it.
+"""How fast an agent is read from: unrequested frames are paced, and others can pause reading.
 
-Past an allowance a second, or while somebody holds, the node stops reading: the agent is the one
-who waits.
+Over a rate limit, or while somebody pauses it, the node stops reading: then the agent waits.
 """
 
 from __future__ import annotations
@@ -13,32 +12,32 @@ from plexspaces_node.link.frames import AgentFrame, Body
 from plexspaces_node.model import MIB
 
 UNASKED_PER_S = 5_000
-"""Log lines, host calls, parts of snapshots and answers to nothing that an agent may send. One
-with a long head counts for several: it is parsed, and perhaps kept."""
+"""The rate limit of log lines, host calls, parts of snapshots and unrequested answers. A frame with
+a long head counts for several: it is parsed, and perhaps kept."""
 
 HEAD_BYTES = 256
-"""For so many more bytes of its head a frame counts for one more."""
+"""A frame counts for one more for each of these bytes in its head."""
 
 UNASKED_BYTES_PER_S = 128 * MIB
-"""Of their bodies, which are passed on as they are."""
+"""The rate limit of their bodies, which are passed on as they are."""
 
 BURST_S = 0.25
-"""The allowance of so much time may be used at once."""
+"""How much of the limit can be used at once, in time."""
 
 
 class Hold(Flag):
     """Why nothing is read from an agent for the moment."""
 
     PACE = auto()
-    """It has said more than it may a second."""
+    """It has sent more than its rate limit."""
     ANSWERS = auto()
-    """It does not take the answers to its host calls."""
+    """It does not accept the answers to its host calls."""
     CALLS = auto()
-    """It has asked so much that some of it waits here."""
+    """It has so many requests that some of them wait here."""
 
 
 class Allowance:
-    """So much a second, of which what was not used is kept for `BURST_S`."""
+    """An amount per second; what was not used is kept for `BURST_S`."""
 
     def __init__(self, per_s: float, now_s: float) -> None:
         self._per_s = per_s
@@ -46,7 +45,7 @@ class Allowance:
         self._since_s = now_s
 
     def spend(self, amount: float, now_s: float) -> float:
-        """Take an amount, be it there or not; return how many seconds on there is some again."""
+        """Take an amount, available or not; return in how many seconds some is available again."""
         gained = (now_s - self._since_s) * self._per_s
         self._left = min(self._left + gained, self._per_s * BURST_S) - amount
         self._since_s = now_s
@@ -65,21 +64,21 @@ class Reading:
         self._unasked = Allowance(UNASKED_PER_S, now_s)
         self._unasked_bytes = Allowance(UNASKED_BYTES_PER_S, now_s)
         self.ahead_s = 0.0
-        """For so long nothing more should be read; see `keep_pace`."""
+        """How long nothing more should be read; see `keep_pace`."""
         self._pacing: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         return f"<Reading {self._hold}>"
 
     def unasked(self, count: int, frame: AgentFrame, body: Body) -> None:
-        """Count what an agent said unasked; past its allowance it is ahead of its time."""
+        """Count an unrequested frame; over its limit the agent is ahead."""
         now_s = self._loop.time()
         count += frame.ByteSize() // HEAD_BYTES
         wait_s = max(self._unasked.spend(count, now_s), self._unasked_bytes.spend(len(body), now_s))
         self.ahead_s = max(self.ahead_s, wait_s)
 
     def keep_pace(self) -> None:
-        """Hold an agent that is ahead of its time until it is not."""
+        """Pause an agent that is ahead until it is not."""
         wait_s, self.ahead_s = self.ahead_s, 0.0
         if self._pacing is not None:
             self._pacing.cancel()
@@ -93,17 +92,17 @@ class Reading:
         self._transport.pause_reading()
 
     def release(self, why: Hold) -> None:
-        """Read on, unless something else holds too."""
+        """Resume reading, unless something else pauses it too."""
         held, self._hold = self._hold, self._hold & ~why
         if held and not self._hold and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def was_held(self) -> bool:
-        """Tell whether something was left unread for a while since this was last asked."""
+        """Return whether something was left unread for a while since the last call."""
         held, self._was_held = self._was_held or bool(self._hold), False
         return held
 
     def close(self) -> None:
-        """Release nothing any more."""
+        """Resume nothing any more."""
         if self._pacing is not None:
             self._pacing.cancel()

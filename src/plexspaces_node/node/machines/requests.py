@@ -1,4 +1,4 @@
-"""Requests to an agent that are no messages: each gets one answer, in time or not at all."""
+"""Requests to an agent other than messages: each gets one answer, in time or not at all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from plexspaces_node.node.machines.connection import Connection
 from plexspaces_node.node.machines.pending import TICK_S
 
 _SNAPSHOTS_AT_STOP = 2
-"""That may still come: one that is at hand, and the last."""
+"""How many snapshots may still come: one that is in progress, and the last one."""
 
 Request: TypeAlias = link.Load | link.Stop | link.Measure
 Answer: TypeAlias = link.Loaded | link.Stopped | link.Measured | link.Failed
@@ -22,11 +22,11 @@ _Answer = TypeVar("_Answer", link.Loaded, link.Stopped, link.Measured)
 
 
 class StopRefused(WrongState):
-    """The agent does not end, as its actor's state is not saved; the machine lives on."""
+    """The agent does not stop, because its actor's state is not saved; the VM keeps running."""
 
 
 class Requests:
-    """The requests to one agent that are on their way."""
+    """The requests to one agent that are in progress."""
 
     def __init__(
         self,
@@ -36,9 +36,9 @@ class Requests:
         connected: Callable[[], Connection],
         emptied: Callable[[], None],
     ) -> None:
-        """Number requests from `ids` and send them by what `connected` returns or raises.
+        """Number requests from `ids` and send them on the connection that `connected` returns.
 
-        `emptied` is called when one is no longer on its way.
+        `emptied` is called when a request is no longer in progress.
         """
         self._vm_id = vm_id
         self._ids = ids
@@ -46,7 +46,7 @@ class Requests:
         self._emptied = emptied
         # Each with the kind of frame that answers it.
         self._requests: dict[int, tuple[asyncio.Future[Any], type[AgentFrame]]] = {}
-        # As many parts of snapshots as have come, and snapshots that have begun.
+        # How many parts of snapshots have arrived, and snapshots that have begun.
         self._parts = self._snapshots = 0
 
     def __len__(self) -> int:
@@ -61,10 +61,10 @@ class Requests:
         *,
         step_s: float = 0.0,
     ) -> _Answer:
-        """Send a request and wait for its answer, for `step_s` more after parts of snapshots.
+        """Send a request and wait for its answer; parts of snapshots extend the wait by `step_s`.
 
-        Raises what the agent says went wrong, `StopRefused` where it was to stop,
-        `DeadlineExceeded` and, when the connection is lost, `Unavailable`.
+        Raises the agent's error, `StopRefused` if it was a stop, `DeadlineExceeded` and, if the
+        connection is lost, `Unavailable`.
         """
         connection = self._connected()
         request_id = frame.id = next(self._ids)
@@ -72,7 +72,8 @@ class Requests:
         self._requests[request_id] = (future, answer)
         connection.writing.send(frame)
         try:
-            # The last tick is for what came while the node was stopped, and is yet to be read.
+            # The last tick is for what arrived while the node was stopped, and still has to be
+            # read.
             left_s, most = timeout_s, self._snapshots + _SNAPSHOTS_AT_STOP
             while not future.done():
                 parts = self._parts
@@ -91,7 +92,7 @@ class Requests:
             self._emptied()
 
     def part_came(self, *, first: bool) -> None:
-        """Note that a part of a snapshot came: whoever stops the agent waits for the rest."""
+        """Record that a part of a snapshot arrived: whoever stops the agent waits for the rest."""
         self._parts += 1
         self._snapshots += first
 
@@ -102,7 +103,7 @@ class Requests:
                 future.set_exception(Unavailable(message))
 
     def settle(self, frame: Answer) -> bool:
-        """Hand an answer to whoever waits for it; False when it was not asked for."""
+        """Pass an answer to whoever waits for it; False if there is no such request."""
         future, answer = self._requests.get(frame.id, (None, None))
         if future is None or answer is None or future.done():
             return False
@@ -111,7 +112,8 @@ class Requests:
             if answer is link.Stopped:
                 error = StopRefused(error.message, hint=error.hint)
             elif isinstance(error, ActorError) and answer is not link.Loaded:
-                # An actor fails while it starts, and in replies. Only a lying agent says so here.
+                # An actor fails while it starts, and in replies. Only an incorrect agent says so
+                # here.
                 error = Unavailable(f"the agent of {self._vm_id} failed: {error.message}")
             future.set_exception(error)
         elif isinstance(frame, answer):

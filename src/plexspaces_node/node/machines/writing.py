@@ -1,4 +1,4 @@
-"""What is sent to an agent: it waits here, in the order sent, until the agent takes it."""
+"""Frames to an agent: they wait here, in the order sent, until the agent accepts them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from plexspaces_node.link.frames import Body, NodeFrame
 from plexspaces_node.model import MIB
 
 ANSWERS_BYTES = 1 * MIB
-"""With more than this of answers that the agent has not taken it is not read from."""
+"""If more than this of answers waits for the agent, nothing is read from it."""
 
 SEND_BUFFER_BYTES = 512 * 1024
-"""Of the kernel, for what an agent has yet to take."""
+"""The kernel's buffer for bytes that an agent has not read yet."""
 
 _JOINED_BYTES = 16 * 1024
-"""A shorter body is copied behind its head: one call of the kernel costs more."""
+"""A shorter body is copied behind its head, because another system call costs more."""
 
 _PIECE_BYTES = 256 * 1024
-"""What is handed to the transport at a time, which copies what the kernel does not take."""
+"""How much is passed to the transport at a time, which copies what the kernel does not accept."""
 
 
 class Writing:
@@ -34,7 +34,7 @@ class Writing:
         transport.set_write_buffer_limits(high=0)
         self._transport = transport
         self._socket = transport.get_extra_info("socket")
-        # Fewer turns for a long message, each of which costs two switches of the CPU.
+        # Fewer turns for a long message, each of which costs two context switches.
         self._socket.setsockopt(SOL_SOCKET, SO_SNDBUF, SEND_BUFFER_BYTES)
         self._outgoing: deque[memoryview] = deque()
         self._outgoing_bytes = 0
@@ -49,9 +49,9 @@ class Writing:
         return len(self._outgoing)
 
     def send(self, frame: NodeFrame, body: Body = b"") -> int:
-        """Send a frame; return where it ends in the stream, or 0 if it was taken at once.
+        """Send a frame; return where it ends in the stream, or 0 if it was accepted at once.
 
-        What is sent on a connection that is gone is lost.
+        Frames sent on a lost connection are lost.
         """
         transport = self._transport
         if transport.is_closing():
@@ -73,22 +73,22 @@ class Writing:
 
     @property
     def backlog(self) -> int:
-        """Bytes that the kernel has not taken yet."""
+        """The number of bytes that the kernel has not accepted yet."""
         return self._outgoing_bytes + self._transport.get_write_buffer_size()
 
     @property
     def written(self) -> int:
-        """How much of the stream the kernel has taken."""
+        """How much of the stream the kernel has accepted."""
         return self._sent - self.backlog
 
     def taken(self) -> int:
-        """Return how much of the stream the agent's side has taken, roughly unless it is all."""
-        # The socket is written again only when most of it was read: what is read of it counts too.
+        """Return how much of the stream the agent's side has accepted, roughly unless it is all."""
+        # The socket becomes writable only when most of it was read: that part counts too.
         unread = fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4))
         return self.written - int.from_bytes(unread, sys.byteorder)
 
     async def drain(self) -> None:
-        """Wait until the kernel has taken everything, or the connection is gone."""
+        """Wait until the kernel has accepted everything, or the connection is gone."""
         if self.backlog:
             drained = asyncio.get_running_loop().create_future()
             self._drained.append(drained)
@@ -99,14 +99,14 @@ class Writing:
         self._writable = False
 
     def resume(self) -> None:
-        """Hand on what waits: the transport holds nothing any more."""
+        """Pass on what waits: the transport holds nothing any more."""
         self._writable = True
         self._write()
         if not self.backlog:
             self._wake_drained()
 
     def close(self) -> None:
-        """Forget what waits: the connection is gone."""
+        """Drop what waits: the connection is gone."""
         self._outgoing.clear()
         self._outgoing_bytes = 0
         self._wake_drained()
@@ -129,7 +129,7 @@ class Writing:
 
 
 class Answers:
-    """The answers in a stream that are not taken yet; too many and no more should be made."""
+    """The answers in a stream that are not accepted yet, and whether they are too many."""
 
     def __init__(self) -> None:
         # Their ends in the stream, and their sizes.
@@ -142,12 +142,12 @@ class Answers:
         return self._bytes > ANSWERS_BYTES
 
     def add(self, end: int, size: int) -> None:
-        """Count an answer until the stream is taken up to there."""
+        """Count an answer until the stream is accepted up to there."""
         self._answers.append((end, size))
         self._bytes += size
 
     def taken(self, written: int) -> bool:
-        """Count those no more that end before; tell whether they were full and are not now."""
+        """Remove those that end before; return whether the limit is no longer reached."""
         was_full = self.is_full
         while self._answers and self._answers[0][0] <= written:
             self._bytes -= self._answers.popleft()[1]
