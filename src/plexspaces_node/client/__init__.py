@@ -1,6 +1,6 @@
 """The public async client of a node: what a program needs to deploy, invoke, list and stop.
 
-It knows the gRPC contract and nothing of what is behind it. Errors are those of `errors`.
+It knows only the gRPC contract. Its errors are those of `errors`.
 """
 
 from __future__ import annotations

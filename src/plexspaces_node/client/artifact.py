@@ -1,7 +1,7 @@
-"""A WebAssembly file on the client's side: is it one at all, and what is its digest.
+"""A WebAssembly file in the client: whether it looks like one, and its digest.
 
-This file owns the checks that save a useless upload. Whether the artifact can run is the node's
-to decide: nothing here reads past the first bytes.
+These checks save a useless upload. The node decides whether the artifact can run: only the first
+bytes are read here.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ class Artifact:
 
     @property
     def size_bytes(self) -> int:
-        """How many bytes it has."""
+        """The number of bytes."""
         return len(self.data)
 
 
 def check_wasm(wasm: Path | bytes) -> int:
     """Return the size in bytes of what looks like WebAssembly.
 
-    Raises `InvalidArgument` for a path that cannot be read and for bytes that are something else,
-    and says what they are. Reads at most a few bytes.
+    Raises `InvalidArgument` for a path that cannot be read, and for other content, with a
+    description of it. Reads at most a few bytes.
     """
     if isinstance(wasm, bytes):
         _check_header("the artifact", "", wasm[: _HEADER_BYTES * 2])
@@ -84,7 +84,7 @@ def check_wasm(wasm: Path | bytes) -> int:
 def read_artifact(wasm: Path | bytes) -> Artifact:
     """Read and hash a file that `check_wasm` accepted; blocks for as long as that takes.
 
-    Raises `InvalidArgument` when it has become unreadable since.
+    Raises `InvalidArgument` if it has become unreadable meanwhile.
     """
     try:
         data = wasm if isinstance(wasm, bytes) else wasm.read_bytes()

@@ -1,4 +1,4 @@
-"""The connection to a node: where it is, when it is open, and gRPC's failures as our errors."""
+"""The connection to a node: its address, whether it is open, and gRPC's failures as our errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from plexspaces_node.api.status import from_grpc
 from plexspaces_node.errors import InvalidArgument, WrongState
 
 if TYPE_CHECKING:
-    # The stubs' type files know this class, the generated code does not.
+    # The stubs' type files have this class, but not the generated code.
     from plexspaces_node.api.generated.application_pb2_grpc import ApplicationServiceAsyncStub
 
 _Q = TypeVar("_Q")
@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 
 
 class _Open(NamedTuple):
-    """What there is while a connection is open."""
+    """The parts of an open connection."""
 
     channel: grpc.aio.Channel
     stub: ApplicationServiceAsyncStub
@@ -33,10 +33,10 @@ class _Open(NamedTuple):
 
 
 class NodeConnection:
-    """A connection to one node; an async context manager, opened on entry."""
+    """A connection to one node; an async context manager that opens it."""
 
     def __init__(self, address: str = DEFAULT_ADDRESS) -> None:
-        """Connect to nothing yet; raises `InvalidArgument` for a bad address."""
+        """Set the address without connecting; raises `InvalidArgument` if it is invalid."""
         self.address = check_address(address)
         self._opened: _Open | None = None
 
@@ -61,7 +61,7 @@ class NodeConnection:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection and end the calls in flight; idempotent."""
+        """Close the connection and end the calls in progress; idempotent."""
         opened, self._opened = self._opened, None
         if opened is not None:
             await opened.channel.close()
@@ -86,7 +86,7 @@ class NodeConnection:
             raise from_grpc(error, address=self.address) from error
 
     async def _stream(self, call: grpc.aio.UnaryStreamCall[_Q, _T]) -> AsyncGenerator[_T, None]:
-        """Yield what a node sends; closing the generator ends the call."""
+        """Yield a node's messages; closing the generator ends the call."""
         try:
             async for message in call:
                 yield message
@@ -97,7 +97,7 @@ class NodeConnection:
 
 
 def check_address(address: str) -> str:
-    """Return the address when it is HOST:PORT or unix:PATH, else raise `InvalidArgument`."""
+    """Return the address if it is HOST:PORT or unix:PATH, else raise `InvalidArgument`."""
     if address.startswith("unix:") and len(address) > len("unix:"):
         return address
     host, colon, port = address.rpartition(":")

@@ -1,4 +1,4 @@
-"""`ApplicationDeployment`: say step by step what to deploy, then deploy it and hold on to it."""
+"""`ApplicationDeployment`: describe a deploy step by step, run it, and keep a handle."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ from plexspaces_node.model import Language, VmConfig, check_name
 
 
 class ApplicationDeployment:
-    """What to deploy, said step by step; every step returns the same object.
+    """A deploy, described step by step; every step returns the same object.
 
-    What is wrong raises `InvalidArgument` at the step that said it where that can be known, else
-    in `deploy`.
+    Errors raise `InvalidArgument` in the step where they can be detected, otherwise in `deploy`.
     """
 
     def __init__(self, name: str) -> None:
@@ -40,16 +39,16 @@ class ApplicationDeployment:
         return self
 
     def with_language(self, language: Language | str) -> Self:
-        """Say what it was written in; without this the node reads it from the file."""
+        """Set the language; without this the node detects it from the file."""
         return self._with(replace(self._options, language=language_named(language)))
 
     def with_vm_config(self, config: VmConfig) -> Self:
-        """Ask for a machine of this size instead of the node's default."""
+        """Request a VM of this size instead of the node's default."""
         size = replace(self._options, vcpus=config.vcpus, memory_mib=config.memory_mib)
         return self._with(size)
 
     def with_env(self, env: Mapping[str, str]) -> Self:
-        """Add environment variables that the actor sees."""
+        """Add environment variables for the application."""
         return self._with(replace(self._options, env={**self._options.env, **env}))
 
     def with_args(self, *args: str) -> Self:
@@ -57,15 +56,15 @@ class ApplicationDeployment:
         return self._with(replace(self._options, args=args))
 
     def with_concurrency(self, messages: int) -> Self:
-        """Have a command handle so many messages at the same time."""
+        """Let a command handle this many messages at the same time."""
         return self._with(replace(self._options, concurrency=messages))
 
     def with_version(self, version: str) -> Self:
-        """Name the version of the application."""
+        """Set the version of the application."""
         return self._with(replace(self._options, version=version))
 
     def with_vm(self, vm_id: str) -> Self:
-        """Deploy into this empty machine instead of a new one."""
+        """Deploy into this empty VM instead of a new one."""
         check_name(vm_id, what="VM id")
         return self._with(replace(self._options, vm_id=vm_id))
 
@@ -79,10 +78,10 @@ class ApplicationDeployment:
         return self
 
     async def deploy(self, *, on_progress: OnProgress | None = None) -> DeployedApplication:
-        """Deploy and return a handle; a message can be answered from then on.
+        """Deploy and return a handle; the application can then answer messages.
 
         Raises what `NodeClient.deploy` raises, and `InvalidArgument` without `with_wasm`. A
-        connection that was opened for this is closed again on a failure.
+        connection that was opened for this is closed again on failure.
         """
         if self._wasm is None:
             raise InvalidArgument(
@@ -111,8 +110,8 @@ class ApplicationDeployment:
 class DeployedApplication:
     """A running application.
 
-    As an async context manager it lives as long as the block: leaving it undeploys. Outside a
-    block the application lives on when the handle is gone; `close` only ends the connection.
+    As an async context manager it undeploys the application at the end of the block. Otherwise the
+    application keeps running without the handle; `close` only ends the connection.
 
     Attributes:
         info: the application as it was when it was deployed.
@@ -138,7 +137,7 @@ class DeployedApplication:
         try:
             await self._client.undeploy(self.name)
         except NotFound:
-            # Undeployed inside the block, by whomever: that is what leaving it is for.
+            # Somebody else has undeployed it inside the block, which is what leaving it is for.
             pass
         finally:
             await self.close()
@@ -155,7 +154,7 @@ class DeployedApplication:
         return await self._client.invoke(self.name, payload, type=type, timeout_s=timeout_s)
 
     async def inspect(self) -> ApplicationInfo:
-        """Return the application as it is now."""
+        """Return the current description of the application."""
         return await self._client.inspect(self.name)
 
     def logs(self, *, follow: bool = False, tail: int = 0) -> AsyncGenerator[LogLine, None]:
@@ -163,7 +162,7 @@ class DeployedApplication:
         return self._client.logs(self.name, follow=follow, tail=tail)
 
     async def stop(self, *, force: bool = False) -> ApplicationInfo:
-        """Stop it, keeping its last snapshot; idempotent. See `NodeClient.stop`."""
+        """Stop it and keep its last snapshot; idempotent. See `NodeClient.stop`."""
         return await self._client.stop(self.name, force=force)
 
     async def start(self) -> ApplicationInfo:
@@ -175,6 +174,6 @@ class DeployedApplication:
         await self._client.undeploy(self.name)
 
     async def close(self) -> None:
-        """End the connection when it was opened for this handle; idempotent."""
+        """End the connection if it was opened for this handle; idempotent."""
         if self._owns_client:
             await self._client.close()

@@ -1,8 +1,7 @@
-"""`NodeClient`: one typed method a call of the node's gRPC service.
+"""`NodeClient`: one typed method for each call of the node's gRPC service.
 
-This file owns deadlines and the upload stream; the connection and the mapping of failures to
-errors are `connection`'s. It retries nothing: only the caller knows whether a message may be sent
-twice.
+This module has deadlines and the upload stream; `connection` has the connection and converts
+failures to errors. It retries nothing: only the caller knows whether a message may be sent twice.
 """
 
 from __future__ import annotations
@@ -45,38 +44,38 @@ from plexspaces_node.info import (
 from plexspaces_node.model import MAX_MESSAGE_LIMIT_BYTES, ApplicationSpec, VmConfig, check_name
 
 READ_TIMEOUT_S = 15.0
-"""For calls that only look."""
+"""For calls that only read."""
 CHANGE_TIMEOUT_S = 120.0
-"""For calls that stop something or start a machine."""
+"""For calls that stop something or start a VM."""
 DEPLOY_TIMEOUT_S = 600.0
-"""For an upload and for a deploy: compiling a large artifact alone can take a minute."""
+"""For an upload and for a deploy: compiling a large artifact can take a minute."""
 MAX_INVOKE_TIMEOUT_S = 86_400.0
 
-# The node's own answer says which part took too long; gRPC's says only that time is up.
+# The node's own answer says which part took too long; gRPC only says that the time is over.
 _DEADLINE_SLACK_S = 2.0
 
 
 class NodeClient(NodeConnection):
-    """The calls of one node; an async context manager, connected on entry.
+    """The calls of one node; an async context manager that connects.
 
-    Every method raises `WrongState` outside the context, `Unavailable` when no node answers and
-    `DeadlineExceeded` when it does not in time. May be used by many tasks of one event loop.
+    Every method raises `WrongState` outside the context, `Unavailable` if no node answers and
+    `DeadlineExceeded` if it does not answer in time. Many tasks of one event loop can use it.
     """
 
     async def inspect_node(self, *, timeout_s: float = READ_TIMEOUT_S) -> NodeInfo:
-        """Return what the node is and what it allows."""
+        """Return the node's properties and limits."""
         request = pb.InspectNodeRequest()
         reply = await self._answer(self._stub.InspectNode(request, timeout=timeout_s))
         return convert.node_from_proto(reply)
 
     async def find_artifact(self, digest: str) -> bool:
-        """Whether the node has the artifact with this SHA-256 already."""
+        """Return whether the node already has the artifact with this SHA-256."""
         request = pb.FindArtifactRequest(digest=digest)
         reply = await self._answer(self._stub.FindArtifact(request, timeout=READ_TIMEOUT_S))
         return reply.found
 
     async def upload(self, artifact: Artifact, *, on_progress: OnProgress | None = None) -> None:
-        """Send an artifact to the node, which checks its digest; nothing is kept on a failure."""
+        """Send an artifact to the node, which checks its digest; on failure nothing is stored."""
         stream = _upload_stream(artifact, on_progress)
         call = self._stub.UploadArtifact(stream, timeout=DEPLOY_TIMEOUT_S)
         await self._answer(call)
@@ -90,14 +89,14 @@ class NodeClient(NodeConnection):
         on_progress: OnProgress | None = None,
         timeout_s: float = DEPLOY_TIMEOUT_S,
     ) -> ApplicationInfo:
-        """Deploy a WebAssembly file under a name; returns once a message can be answered.
+        """Deploy a WebAssembly file under a name; returns when it can answer messages.
 
-        An artifact the node has already is not sent again. Raises `InvalidArgument` before
-        anything is sent when name, file or options cannot be right, also for such a file, or it
-        cannot be run; `AlreadyExists` when the name is taken and not to be replaced, `ActorFailed`
-        or `ActorTrapped` when the actor does not start; then nothing of it is left on the node but
-        the cached artifact, and what was to be replaced runs again from where it was, with the keys
-        and values that its `init` put.
+        An artifact that the node has is not sent again. Raises `InvalidArgument` before anything is
+        sent if the name, the file or the options are invalid, or if the file cannot run;
+        `AlreadyExists` if the name is taken and not to be replaced, `ActorFailed` or `ActorTrapped`
+        if the actor does not start. Then only the cached artifact is left on the node, and the
+        version that was to be replaced runs again from where it was, with the keys and values that
+        the new `init` put.
         """
         wish = options or DeployOptions()
         size_bytes = await asyncio.to_thread(check_wasm, wasm)
@@ -129,22 +128,22 @@ class NodeClient(NodeConnection):
     ) -> None:
         """Raise what `deploy` would raise before it sends an artifact of this size.
 
-        `InvalidArgument` for a name or options that cannot be right, here or on this node, and
+        `InvalidArgument` for a name or options that are invalid, here or on this node, and
         `AlreadyExists` for a name that is taken, unless the options repeat a request or replace.
         """
         await self._check_deploy(name, options or DeployOptions(), size_bytes)
 
     async def undeploy(self, name: str) -> None:
-        """Remove an application with its machine, state and log; raises `NotFound`."""
+        """Remove an application with its VM, state and log; raises `NotFound`."""
         check_name(name)
         request = pb.UndeployRequest(name=name)
         await self._answer(self._stub.Undeploy(request, timeout=CHANGE_TIMEOUT_S))
 
     async def stop(self, name: str, *, force: bool = False) -> ApplicationInfo:
-        """Stop an application, keeping its last snapshot; idempotent. Raises `NotFound`.
+        """Stop an application and keep its last snapshot; idempotent. Raises `NotFound`.
 
-        One whose state cannot be saved runs on, and `WrongState` says why. With `force` it is
-        stopped all the same; what it lost of its state is in `last_error` then.
+        If its state cannot be saved it keeps running, and `WrongState` says why. With `force` it is
+        stopped anyway; `last_error` then says what was lost.
         """
         check_name(name)
         request = pb.StopRequest(name=name, force=force)
@@ -168,12 +167,12 @@ class NodeClient(NodeConnection):
     ) -> InvokeResult:
         """Send a message to an application and return its reply.
 
-        Raises `ActorFailed` for the actor's own error, `ActorTrapped` when its code broke,
-        `ResourceExhausted` when its mailbox is full, `DeadlineExceeded` when it took longer than
-        `timeout_s`, or without one than the node's `limits.message_timeout_s`, `InvalidArgument`
-        for a message no node accepts. That a node's machine went without a word is noticed by the
-        connection's pings, in about two minutes, and is `Unavailable`. Where the caller cancels,
-        an actor that has begun the message goes on with it until it is done or its time is up.
+        Raises `ActorFailed` for the application's own error, `ActorTrapped` if its code trapped,
+        `ResourceExhausted` if its mailbox is full, `DeadlineExceeded` if it took longer than
+        `timeout_s`, or without that longer than the node's `limits.message_timeout_s`,
+        `InvalidArgument` for a message that no node accepts. If the node's host disappears, the
+        connection's pings notice it in about two minutes, and it is `Unavailable`. If the caller
+        cancels, an actor that has started the message continues until it is done or times out.
         """
         check_name(name)
         if timeout_s is not None and not 0 < timeout_s <= MAX_INVOKE_TIMEOUT_S:
@@ -193,7 +192,7 @@ class NodeClient(NodeConnection):
         return decode_reply(reply, round_trip_ns=round_trip_ns)
 
     async def list(self) -> Listing:
-        """Return every application and every empty machine."""
+        """Return every application and every empty VM."""
         reply = await self._answer(self._stub.List(pb.ListRequest(), timeout=READ_TIMEOUT_S))
         return convert.listing_from_proto(reply)
 
@@ -209,7 +208,7 @@ class NodeClient(NodeConnection):
     ) -> AsyncGenerator[LogLine, None]:
         """Yield the application's log, oldest line first, at most `tail` lines of the past.
 
-        With `follow` it goes on until the application is undeployed or the caller stops; close
+        With `follow` it continues until the application is undeployed or the caller stops; close
         the iterator (`contextlib.aclosing`) to end the call at once. `tail` 0 means all.
         """
         check_name(name)
@@ -222,7 +221,7 @@ class NodeClient(NodeConnection):
                 yield convert.log_line_from_proto(message)
 
     async def start_vm(self, vm_id: str = "", *, vm_config: VmConfig | None = None) -> StartedVm:
-        """Start an empty machine for a later deploy; "" lets the node choose its id."""
+        """Start an empty VM for a later deploy; "" lets the node choose its id."""
         if vm_id:
             check_name(vm_id, what="VM id")
         config = None if vm_config is None else convert.vm_config_to_proto(vm_config)
@@ -231,20 +230,20 @@ class NodeClient(NodeConnection):
         return StartedVm(convert.vm_from_proto(reply.vm), reply.vm_ns)
 
     async def stop_vm(self, vm_id: str) -> None:
-        """Stop an empty machine and remove it; idempotent."""
+        """Stop an empty VM and remove it; idempotent."""
         check_name(vm_id, what="VM id")
         request = pb.StopVmRequest(vm_id=vm_id)
         await self._answer(self._stub.StopVm(request, timeout=CHANGE_TIMEOUT_S))
 
     async def list_vms(self) -> tuple[VmInfo, ...]:
-        """Return every machine, those that are still starting too."""
+        """Return every VM, including those that are still starting."""
         reply = await self._answer(self._stub.ListVms(pb.ListVmsRequest(), timeout=READ_TIMEOUT_S))
         return tuple(convert.vm_from_proto(vm) for vm in reply.vms)
 
     async def inspect_vm(self, name: str) -> VmInspection:
-        """Return all there is of a machine, named by its application or its id.
+        """Return everything known about a VM, named by its application or its id.
 
-        Raises `NotFound`; an agent that does not answer is no error, see `VmInspection`.
+        Raises `NotFound`. A silent agent is not an error, see `VmInspection`.
         """
         check_name(name, what="application or VM")
         request = pb.InspectVmRequest(name=name)
@@ -254,11 +253,11 @@ class NodeClient(NodeConnection):
     async def vm_console(
         self, name: str, *, follow: bool = False, tail: int = 0
     ) -> AsyncGenerator[bytes, None]:
-        """Yield what a machine wrote to its console, named by its application or its id.
+        """Yield a VM's console output, named by its application or its id.
 
-        The last `tail` lines of the past, 0 for all that is kept; with `follow` it goes on until
-        the machine is gone or the caller stops. Close the iterator (`contextlib.aclosing`) to end
-        the call at once. The bytes are the guest's: not for a terminal as they are. Raises
+        The last `tail` lines of the past, 0 for all that are kept; with `follow` it continues until
+        the VM is gone or the caller stops. Close the iterator (`contextlib.aclosing`) to end the
+        call at once. The bytes are the guest's: do not send them to a terminal unescaped. Raises
         `NotFound`.
         """
         check_name(name, what="application or VM")
@@ -279,7 +278,7 @@ class NodeClient(NodeConnection):
     async def _check_deploy(
         self, name: str, wish: DeployOptions, size_bytes: int
     ) -> tuple[NodeInfo, VmConfig]:
-        """Check a deploy; return the node, and the size of the machine that there would be."""
+        """Check a deploy; return the node, and the size that the VM would have."""
         spec_of(name, wish)
         node = await self.inspect_node()
         replaced = await self._find(name) if wish.replace else None
@@ -301,7 +300,7 @@ class NodeClient(NodeConnection):
             if on_progress is not None:
                 on_progress(Progress("cached"))
             return
-        # What the node has was inspected when it came.
+        # What the node has was inspected when it was uploaded.
         if (found := await inspect(artifact.data)) is not None:
             spec.check_kind(found.kind)
             memory_mib = spec.vm_config.memory_mib
@@ -310,7 +309,7 @@ class NodeClient(NodeConnection):
 
 
 def check_message(size_bytes: int) -> None:
-    """Raise `InvalidArgument` for a message that no node accepts; a node's own cap may be lower."""
+    """Raise `InvalidArgument` for a message that no node accepts."""
     if size_bytes > MAX_MESSAGE_LIMIT_BYTES:
         raise InvalidArgument(
             f"a message of {size_bytes} bytes exceeds the limit of {MAX_MESSAGE_LIMIT_BYTES}",

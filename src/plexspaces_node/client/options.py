@@ -1,4 +1,4 @@
-"""What a deploy is told, what it tells, and what can be checked of it before anything is sent."""
+"""The options and the progress of a deploy, and what can be checked before anything is sent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NO_DIGEST_YET = "0" * 64
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a deploy is.
+    """The progress of a deploy.
 
     Attributes:
         phase: `upload`, `cached` (the node has the artifact), `compile`, `stop` (of the version
@@ -42,13 +42,13 @@ OnProgress: TypeAlias = Callable[[Progress], None]
 
 @dataclass(frozen=True, slots=True)
 class DeployOptions:
-    """What a deploy may be told beyond a name and an artifact.
+    """The options of a deploy besides a name and an artifact.
 
     Attributes:
-        language: what the artifact was written in, or None to have it read from the artifact.
-        vcpus: of the machine, or None for the node's default.
-        memory_mib: of the machine, or None for the node's default.
-        vm_id: an empty machine to deploy into, or "" for a new one.
+        language: the artifact's language, or None to detect it from the artifact.
+        vcpus: virtual CPUs of the VM, or None for the node's default.
+        memory_mib: memory of the VM, or None for the node's default.
+        vm_id: an empty VM to deploy into, or "" for a new one.
         request_id: of an earlier deploy whose end was not seen, to be given its answer if it was
             done; "" for a deploy of its own.
         replace: an application of the name is replaced and keeps its state, its keys and values
@@ -72,7 +72,7 @@ class DeployOptions:
 
 
 def spec_of(name: str, wish: DeployOptions) -> ApplicationSpec:
-    """Return what is to be deployed, without its digest; raises `InvalidArgument`."""
+    """Return the spec of a deploy, without its digest; raises `InvalidArgument`."""
     if wish.vm_id:
         check_name(wish.vm_id, what="VM id")
     if wish.concurrency == 0:
@@ -90,7 +90,7 @@ def spec_of(name: str, wish: DeployOptions) -> ApplicationSpec:
 
 
 def size_of(wish: DeployOptions, default: VmConfig) -> VmConfig:
-    """Return the size of the machine, from a default where the options name none."""
+    """Return the size of the VM; `default` fills in what the options do not set."""
     return VmConfig(
         vcpus=default.vcpus if wish.vcpus is None else wish.vcpus,
         memory_mib=default.memory_mib if wish.memory_mib is None else wish.memory_mib,
@@ -98,7 +98,7 @@ def size_of(wish: DeployOptions, default: VmConfig) -> VmConfig:
 
 
 def check_fits(size_bytes: int, config: VmConfig, node: NodeInfo) -> None:
-    """Raise `InvalidArgument` for an artifact or a machine that is too large for a node."""
+    """Raise `InvalidArgument` for an artifact or a VM that is too large for a node."""
     if size_bytes > node.artifact_limit_bytes:
         raise InvalidArgument(
             f"the artifact has {size_bytes / MIB:.1f} MiB, "

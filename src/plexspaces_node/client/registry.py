@@ -1,4 +1,4 @@
-"""`VmRegistry`: which machines a node runs, and which application runs in which."""
+"""`VmRegistry`: the VMs of a node, and which application runs in which."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from plexspaces_node.info import Listing, VmInfo
 
 
 class VmRegistry:
-    """Discovers machines over the node's API; nothing is cached.
+    """Finds VMs over the node's API; nothing is cached.
 
-    Given an address it connects for each question; given an open client it uses that.
+    Given an address, it connects for each call; given an open client, it uses that.
     """
 
     def __init__(self, node: NodeClient | str = DEFAULT_ADDRESS) -> None:
@@ -21,14 +21,14 @@ class VmRegistry:
         return f"<VmRegistry {getattr(self._node, 'address', self._node)}>"
 
     async def discover(self) -> list[VmInfo]:
-        """Return every machine of the node, empty ones last."""
+        """Return every VM of the node, empty ones last."""
         listing = await self._listing()
         return list(listing.vms)
 
     async def find(self, application: str) -> VmInfo:
-        """Return the machine an application runs in.
+        """Return the VM that an application runs in.
 
-        Raises `NotFound` when there is no such application, or while it has no machine.
+        Raises `NotFound` if the application does not exist or has no VM at the moment.
         """
         listing = await self._listing()
         for each in listing.applications:
