@@ -1,6 +1,6 @@
-"""What scripts/agent runs: builds the native programs of a checkout, tests and checks them.
+"""The program of scripts/agent: builds, tests and checks the native programs of a checkout.
 
-Works with nothing but the standard library, before anything is installed.
+Needs only the standard library, before anything is installed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WORKSPACES = ("Cargo.toml", "init/Cargo.toml")
 
 
 def main() -> int:
-    """Do what the command line says; return the status of the process."""
+    """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(prog="scripts/agent", description=SUMMARY)
     acts = parser.add_subparsers(dest="act", metavar="ACT")
     acts.add_parser("build", help="build them, unless they are kept (the default)")
@@ -59,7 +59,8 @@ def _cargo() -> rust.Cargo:
 def _test() -> int:
     cargo = _cargo()
     for name in PROGRAMS:
-        # Apart, as they are built: the tests run what is shipped, and nothing is compiled twice.
+        # Separately, as they are built: the tests run what is shipped, and nothing is compiled
+        # twice.
         if status := _run(cargo.command("test", "--quiet", *package(name)), cargo):
             return status
     return 0
@@ -67,7 +68,8 @@ def _test() -> int:
 
 def _check(*, strict: bool) -> int:
     cargo = _cargo()
-    # A newer clippy has lints that the sources were not written for: told, and no fault of theirs.
+    # A newer clippy has lints that the sources were not written for: they are reported, but do not
+    # fail.
     fatal = strict or cargo.is_oldest(ROOT / "agent")
     deny = ("--", "-D", "warnings") if fatal else ()
     lints = cargo.command("clippy", "--quiet", "--workspace", "--all-targets")[1:]
@@ -87,14 +89,14 @@ def _check(*, strict: bool) -> int:
 
 def _schema(descriptors: Path, directory: Path) -> int:
     cargo = _cargo()
-    # Not optimised: it runs for a moment, and is built in less time.
+    # Not optimised: it runs for a moment, and is built faster.
     run = [str(cargo.directory / "cargo"), "run", "--quiet", "--locked", "--target", rust.TARGET]
     generator = ["--package", "plexspaces-schema", "--", str(descriptors), str(directory)]
     return _run([*run, *generator], cargo)
 
 
 def _all(name: str, *arguments: str) -> int:
-    """Run a command of cargo's in every workspace."""
+    """Run a cargo command in every workspace."""
     cargo = _cargo()
     for manifest in WORKSPACES:
         command = [str(cargo.directory / "cargo"), name, "--manifest-path", manifest, *arguments]
@@ -106,7 +108,7 @@ def _all(name: str, *arguments: str) -> int:
 def _run(command: list[str], cargo: rust.Cargo | None = None) -> int:
     cargo = cargo or _cargo()
     cache = Cache(programs_cache())
-    # To its end: what a test of one checkout builds must not be kept as another's program.
+    # Not interrupted: what a test of one checkout builds must not be cached as another's program.
     with cache.alone(say):
         target = cache.target(toolchain_digest(cargo.identity))
         return subprocess.run(

@@ -1,7 +1,7 @@
-"""The user's cache of built programs: what was built once is not built again on this machine.
+"""The user's cache of built programs: nothing is built twice on one host.
 
-One directory for each digest of sources and toolchain, which appears whole or not at all. Builds
-wait for one another; the layout is that of `plexspaces_node.programs`, which finds what is here.
+One directory for each digest of sources and toolchain, which appears complete or not at all. Builds
+wait for one another; the layout is that of `plexspaces_node.programs`, which finds the programs.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from plexspaces_node.programs import PROGRAMS
 
 RECORD = "build.json"
 KEPT_BUILDS = 10
-"""The builds used last, which stay whatever their age; one has about 35 MB."""
+"""How many builds always stay, those used last; one has about 35 MB."""
 UNUSED_S = 24 * 3600.0
-"""How long one of the others stays: a node may run from it."""
+"""How long the others stay: a node may run from one."""
 TARGET_LIMIT_BYTES = 4 * 1024**3
-"""Of what cargo keeps between builds; it grows with every version of what is used."""
+"""The size limit of cargo's directory; it grows with every version of what is used."""
 
 _NEW = "new-"
 _DIGEST_LENGTH = 16
 
 
 class Cache:
-    """The programs kept in one directory, which is made when it is first written to."""
+    """The cached programs in one directory, which is created at the first write."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -48,9 +48,9 @@ class Cache:
 
     @contextmanager
     def alone(self, told: Callable[[str], None]) -> Iterator[None]:
-        """Keep every other build of this user waiting, however long this one takes.
+        """Keep all other builds of this user waiting, however long this one takes.
 
-        Raises `Fault` when the cache cannot be written.
+        Raises `Fault` if the cache cannot be written.
         """
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -69,14 +69,14 @@ class Cache:
             yield
 
     def store(self, sources: str, toolchain: str, built: Path, about: dict[str, str]) -> Path:
-        """Take the programs out of a directory of cargo's; return where they are kept. Blocks."""
+        """Move the programs from cargo's directory to the cache; return their directory. Blocks."""
         path = self._path(sources, toolchain)
         new = Path(tempfile.mkdtemp(prefix=_NEW, dir=self.directory))
         try:
             programs = {name: _copied(built / name, new / name) for name in PROGRAMS}
             record = {**about, "sources": sources, "programs": programs}
             (new / RECORD).write_text(json.dumps(record, indent=2) + "\n")
-            # Of a build that was not whole, or whose programs somebody removed.
+            # Left by an incomplete build, or somebody removed its programs.
             shutil.rmtree(path, ignore_errors=True)
             new.rename(path)
         except OSError as error:
@@ -87,9 +87,9 @@ class Cache:
         return path
 
     def target(self, toolchain: str) -> Path:
-        """Return cargo's directory, empty after a change of toolchain or when it grew too large.
+        """Return cargo's directory, emptied for another toolchain or if it grew too large.
 
-        ``CARGO_TARGET_DIR`` names another, which is the user's and only added to.
+        ``CARGO_TARGET_DIR`` names another, which belongs to the user and is only added to.
         """
         if named := os.environ.get("CARGO_TARGET_DIR"):
             return Path(named).absolute()
@@ -118,7 +118,7 @@ class Cache:
 
 
 def toolchain_digest(identity: str) -> str:
-    """Return the part of a build's name that stands for all that is not its sources."""
+    """Return the part of a build's name that stands for everything but its sources."""
     return hashlib.sha256(identity.encode()).hexdigest()[:_DIGEST_LENGTH]
 
 
@@ -126,7 +126,7 @@ def _copied(program: Path, place: Path) -> str:
     shutil.copyfile(program, place)
     place.chmod(0o755)
     with place.open("rb") as file:
-        # Before the name is there: after a power cut a program without content would stay.
+        # Before the name exists: after a power loss a program without content would stay.
         os.fsync(file.fileno())
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,7 +1,7 @@
-"""The cargo of this machine: found if it is new enough, or installed from the distribution.
+"""The host's cargo: found if it is new enough, or installed from the distribution.
 
 The programs are linked statically against glibc, so a C compiler and glibc's static library are
-looked for too. Only root on a machine with apt-get has anything installed; others are told how.
+needed too. Only root on a host with apt-get gets anything installed; others are told how.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from native_build.faults import Fault
 
 RUSTFLAGS = "-C target-feature=+crt-static"
 TARGET = f"{platform.machine()}-unknown-linux-gnu"
-"""Named also where it is the machine's own: build scripts and macros must not be static."""
+"""Named even if it is the host's own: build scripts and macros must not be static."""
 
 _RELEASE = re.compile(r"^release: (\d+)\.(\d+)", re.M)
 _ANSWER_S = 60.0
@@ -32,10 +32,10 @@ _Version = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Cargo:
-    """A cargo and its compiler, in one directory, both at work.
+    """A cargo and its compiler, in one directory, both working.
 
     Attributes:
-        about: what the compiler tells of itself, all of which decides what it makes.
+        about: the compiler's description of itself, all of which affects its output.
         libc: glibc's static library, a part of the programs.
     """
 
@@ -46,29 +46,29 @@ class Cargo:
 
     @property
     def identity(self) -> str:
-        """All of the toolchain that decides what the programs become."""
+        """Everything in the toolchain that affects the programs."""
         library = self.libc.stat()
         linked = f"{self.libc} {library.st_size} {library.st_mtime_ns}"
         return "\n".join((self.about, TARGET, RUSTFLAGS, linked))
 
     def is_oldest(self, sources: Path) -> bool:
-        """Whether it is the very version that the sources ask for, and not a newer one."""
+        """Whether it is exactly the version that the sources ask for, and not a newer one."""
         match = _RELEASE.search(self.about)
         return match is not None and (int(match[1]), int(match[2])) == _oldest(sources)
 
     def has(self, command: str) -> bool:
-        """Whether cargo has a command that is a program of its own, as ``fmt`` and ``clippy``."""
+        """Whether cargo has a command that is a separate program, like ``fmt`` and ``clippy``."""
         done = _ask([str(self.directory / "cargo"), command, "--version"])
         return done is not None and done.returncode == 0
 
     def variables(self, target_directory: Path) -> dict[str, str]:
         """Return the environment of a build."""
-        # Without what would make another program of the same sources.
+        # Without variables that would change the programs.
         changing = ("CARGO_ENCODED_RUSTFLAGS", "CARGO_PROFILE_")
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(changing)}
         return {
             **inherited,
-            # The compiler beside this cargo, whatever comes first for others.
+            # The compiler beside this cargo, whatever is first on the path.
             "PATH": f"{self.directory}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
             "RUSTFLAGS": RUSTFLAGS,
             "CARGO_TARGET_DIR": str(target_directory),
@@ -82,14 +82,14 @@ class Cargo:
 
 
 def find(sources: Path) -> Cargo:
-    """Return the first cargo that is new enough; raises `Fault` with what installs one. Blocks."""
+    """Return the first cargo that is new enough; raises `Fault` with how to install one. Blocks."""
     oldest = _oldest(sources)
     reasons = []
     for directory in dict.fromkeys(_places()):
         cargo, rustc = directory / "cargo", directory / "rustc"
         if not (os.access(cargo, os.X_OK) and os.access(rustc, os.X_OK)):
             continue
-        # In the sources: a file rust-toolchain.toml there decides for rustup.
+        # In the sources, where rust-toolchain.toml decides for rustup.
         done = _ask([str(rustc), "-vV"], cwd=sources)
         match = _RELEASE.search(done.stdout) if done and not done.returncode else None
         if done is None or match is None:
@@ -108,7 +108,7 @@ def find(sources: Path) -> Cargo:
 
 
 def find_or_install(sources: Path, told: Callable[[str], None]) -> Cargo:
-    """Return what `find` returns; as root on Debian or Ubuntu install what is missing first."""
+    """Return the result of `find`; as root on Debian or Ubuntu install what is missing first."""
     try:
         return find(sources)
     except Fault:
@@ -178,9 +178,9 @@ def _install(oldest: _Version, told: Callable[[str], None]) -> None:
 
 
 def _packages(oldest: _Version) -> list[str]:
-    """Return the distribution's packages that bring a new enough compiler, or none."""
+    """Return the distribution's packages that contain a new enough compiler, or none."""
     linking = ["gcc", "libc6-dev"]
-    # Debian keeps rustc-web new for the browsers, and Ubuntu one package a version.
+    # Debian keeps rustc-web new for the browsers; Ubuntu has one package per version.
     listed = _ask(["apt-cache", "search", "--names-only", r"^rustc-1\.[0-9]+$"])
     names = [
         line.split()[0] for line in (listed.stdout.splitlines() if listed else []) if line.strip()
@@ -226,7 +226,7 @@ def _ask(
     timeout_s: float = _ANSWER_S,
     variables: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str] | None:
-    """Return what a program answered, None when there is none or it does not end."""
+    """Return a program's output; None if there is none or it does not end."""
     try:
         return subprocess.run(
             command, cwd=cwd, env=variables, timeout=timeout_s, check=False,

@@ -1,10 +1,10 @@
-"""What ends a build, in the words that a person gets."""
+"""Errors that end a build, in words for people."""
 
 from __future__ import annotations
 
 
 class Fault(Exception):
-    """A build that cannot go on: the fact, and the command or act that helps."""
+    """A build that cannot continue: the fact, and the command or action that helps."""
 
     def __init__(self, fact: str, hint: str | None = None) -> None:
         super().__init__(fact)

@@ -1,4 +1,4 @@
-"""The programs of a checkout: from the user's cache, or by cargo and then from there."""
+"""The programs of a checkout: from the user's cache, or built by cargo into it."""
 
 from __future__ import annotations
 
@@ -15,28 +15,29 @@ from plexspaces_node.errors import PlexSpacesError
 from plexspaces_node.programs import INIT, PROGRAMS, programs_cache, source_digest
 
 FROM_NOTHING_CPU_S = 580.0
-"""What a first build takes of one core, measured; with it a person is told how long to wait."""
+"""How long a first build takes on one core, measured; it is used to tell people how long to
+wait."""
 _USEFUL_CORES = 6
 
 
 def say(what: str) -> None:
-    """Tell a person on standard error."""
+    """Tell the user on standard error."""
     sys.stderr.write(f"{what}\n")
     sys.stderr.flush()
 
 
 def package(name: str) -> tuple[str, ...]:
-    """Return the arguments by which cargo knows a program.
+    """Return cargo's arguments for a program.
 
-    The first one of a guest is a workspace of its own: its Cargo.toml says why.
+    The first program of a guest is a workspace of its own: its Cargo.toml says why.
     """
     return (*(("--manifest-path", "init/Cargo.toml") if name == INIT else ()), "-p", name)
 
 
 def programs(root: Path, *, may_install: bool, told: Callable[[str], None] = say) -> Path:
-    """Return the directory that holds the programs of the sources as they are. Blocks.
+    """Return the directory of the programs built from the current sources. Blocks.
 
-    With `may_install` a missing compiler is installed where that can be done. Raises `Fault`.
+    With `may_install` a missing compiler is installed if possible. Raises `Fault`.
     """
     try:
         cache = Cache(programs_cache())
@@ -55,7 +56,7 @@ def programs(root: Path, *, may_install: bool, told: Callable[[str], None] = say
     if kept := cache.find(sources, digest):
         return kept
     with cache.alone(told):
-        # Built meanwhile by whom we waited for?
+        # Another build may have finished it while this one waited.
         return cache.find(sources, digest) or _build(root, toolchain, cache, sources, told)
 
 
@@ -75,7 +76,7 @@ def _build(
     told(f"building {', '.join(PROGRAMS)} with {toolchain.version.partition(' (')[0]}")
     teller = Teller(estimate_s)
     try:
-        # One after the other: built at once, what several use would get the features of all.
+        # One after the other: built together, what several use would get the features of all.
         for number, name in enumerate(PROGRAMS, 1):
             follow(
                 toolchain.command("build", *package(name)),

@@ -1,4 +1,4 @@
-"""Cargo, followed by a person: one line that moves on a terminal, else one every few seconds."""
+"""Cargo's progress for people: one changing line on a terminal, else one every few seconds."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from native_build.faults import Fault
 _PAUSE_TERMINAL_S = 0.2
 _PAUSE_LOG_S = 15.0
 _SILENCE_S = 1.0
-"""After which the time is told again: one crate can take a minute."""
+"""After this long the time is shown again: one crate can take a minute."""
 _KEPT_LINES = 200
 _READ_BYTES = 64 * 1024
 _STEP = re.compile(r"Building \[.*?\] (\d+)/(\d+)")
-# What cargo says while all is well.
+# Cargo's normal output.
 _CHATTER = re.compile(
     r"\s*(Building|Compiling|Checking|Dirty|Downloaded|Downloading|Finished|Fresh|Locking|"
     r"Updating|Waiting)\b|\s*$|\s*\d+ (files|crates)\b"
@@ -29,38 +29,38 @@ _CHATTER = re.compile(
 
 
 class Teller:
-    """Says on standard error how far something is, without filling a log."""
+    """Reports progress on standard error without filling a log."""
 
     def __init__(self, estimate_s: float | None) -> None:
         self._terminal = sys.stderr.isatty()
         self._begun = time.monotonic()
         self._estimate_s = estimate_s or 0.0
-        # A log hears nothing of what is done in a moment.
+        # Nothing is written to a log for what takes only a moment.
         self._next = self._begun + (0 if self._terminal else _PAUSE_LOG_S)
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds since it was made."""
+        """Seconds since it was created."""
         return time.monotonic() - self._begun
 
     def of(self, what: str) -> Callable[[str], None]:
-        """Return what tells the steps of one part of the whole."""
+        """Return the name of one part's steps."""
         return lambda step: self.step(f"{what}: {step}")
 
     def step(self, what: str) -> None:
-        """Say where it is, unless it was said a moment ago."""
+        """Report the position, unless that was done a moment ago."""
         now = time.monotonic()
         if now < self._next:
             return
         self._next = now + (_PAUSE_TERMINAL_S if self._terminal else _PAUSE_LOG_S)
-        # Once it is past, the guess was wrong: a machine that is busy, or slow.
+        # Once it is past, the estimate was wrong: the host is busy, or slow.
         whole = f" of about {_words(self._estimate_s)}" if self.elapsed_s < self._estimate_s else ""
         line = f"  {what}, {_words(self.elapsed_s)}{whole}"
         sys.stderr.write(f"\r{line}\x1b[K" if self._terminal else f"{line}\n")
         sys.stderr.flush()
 
     def end(self) -> None:
-        """Take the moving line away."""
+        """Remove the changing line."""
         if self._terminal:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
@@ -69,8 +69,8 @@ class Teller:
 def follow(
     command: Sequence[str], *, cwd: Path, variables: Mapping[str, str], told: Callable[[str], None]
 ) -> None:
-    """Run cargo to its end and tell its steps; raises `Fault` with its words when it fails."""
-    # Its bar has the only count of all there is to do, and is off where nobody looks.
+    """Run cargo to its end and report its steps; raises `Fault` with its output if it fails."""
+    # Only its bar counts everything there is to do, and it is off if nobody looks.
     shown = {**variables, "CARGO_TERM_PROGRESS_WHEN": "always", "CARGO_TERM_PROGRESS_WIDTH": "100"}
     said: deque[str] = deque(maxlen=_KEPT_LINES)
     rest = b""
@@ -96,7 +96,7 @@ def follow(
 
 
 def _piece(descriptor: int) -> bytes:
-    """Return what came, nothing at the end, and an empty line after a while without anything."""
+    """Return what was read, nothing at the end, and an empty line after a while without output."""
     if select.select([descriptor], [], [], _SILENCE_S)[0]:
         return os.read(descriptor, _READ_BYTES)
     return b"\n"

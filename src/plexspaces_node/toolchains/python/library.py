@@ -1,7 +1,8 @@
-"""What a Python component keeps for late imports: the file that `plexspaces_actor._late` reads.
+"""The file with a Python component's late imports, which `plexspaces_actor._late` reads.
 
-Holds the standard library, which is compiled once for each version of the compiler and kept in the
-build cache; the project's modules and those in its ``vendor``; and the time zones of `tzdata`.
+It contains the standard library, which is compiled once for each version of the compiler and kept
+in the build cache; the project's modules and those in its ``vendor``; and the time zones of
+`tzdata`.
 """
 
 from __future__ import annotations
@@ -48,14 +49,14 @@ _LEVEL = 9
 
 @dataclass(slots=True)
 class Library:
-    """What is kept so far: see `plexspaces_actor._late.Kept` for the index."""
+    """The files stored so far: see `plexspaces_actor._late.Kept` for the index."""
 
     index: dict[str, tuple[str, str, int, int]] = field(default_factory=dict)
     content: list[bytes] = field(default_factory=list)
     length: int = 0
 
     def add(self, path: str, kind: str, module: str, data: bytes = b"") -> None:
-        """Keep one file, unless there is one of that path."""
+        """Store one file, unless there is one with that path."""
         if path not in self.index:
             packed = zlib.compress(data, _LEVEL) if data else b""
             self.index[path] = (kind, module, self.length, self.length + len(packed))
@@ -63,20 +64,20 @@ class Library:
             self.length += len(packed)
 
     def file(self) -> bytes:
-        """Return it as it is written."""
+        """Return the finished file's bytes."""
         head = json.dumps(self.index).encode()
         return b"".join([len(head).to_bytes(_HEAD, "big"), head, *self.content])
 
 
 def opened(file: bytes) -> Library:
-    """Return the library that a file holds."""
+    """Return the library in a file."""
     end = _HEAD + int.from_bytes(file[:_HEAD], "big")
     index = {path: tuple(kept) for path, kept in json.loads(file[_HEAD:end]).items()}
     return Library(index, [file[end:]], len(file) - end)
 
 
 def keep(library: Library, sources: Iterable[Source], mount: str) -> None:
-    """Keep the modules of one directory, and the data of its packages, under the path `mount`."""
+    """Store the modules of one directory, and the data of its packages, under the path `mount`."""
     found = [(PurePosixPath(source.relative), source.path) for source in sources]
     packages = {relative.parent for relative, _ in found if relative.suffix == ".py"}
     for relative, path in found:
@@ -112,7 +113,7 @@ def _directories(packages: set[PurePosixPath]) -> set[PurePosixPath]:
 
 
 def zones() -> Path:
-    """Return the directory of the package `tzdata`; raises `Unsupported` without it."""
+    """Return the directory of the package `tzdata`; raises `Unsupported` if it is missing."""
     found = importlib.util.find_spec(ZONES)
     if found is None or found.origin is None:
         raise Unsupported("building python needs tzdata, which is not installed", hint=INSTALL)
@@ -132,7 +133,7 @@ def zone_sources(directory: Path) -> Iterator[Source]:
 
 
 def standard_library(environment: BuildEnvironment) -> Path:
-    """Return where the standard library is kept, or will be: one file for each compiler. Blocks."""
+    """Return the path of the compiled standard library: one file for each compiler. Blocks."""
     made_by = (_maker() / f"{_MAKER}.py").read_bytes() + TESTED_VERSION.encode()
     digest = hashlib.sha256(made_by).hexdigest()
     return environment.cache.with_name("python") / f"{digest[:16]}.library"
@@ -141,10 +142,10 @@ def standard_library(environment: BuildEnvironment) -> Path:
 async def make_standard_library(
     compiler: Compiler, environment: BuildEnvironment, *, progress: Callable[[str], None]
 ) -> None:
-    """Compile the standard library with the interpreter of applications, unless it is kept.
+    """Compile the standard library with the interpreter of applications, unless it is cached.
 
-    Safe at the same time in two processes; a failure leaves nothing. Raises `Internal` when the
-    compiler fails, `InvalidArgument` for a cache that cannot be written and what `run` raises.
+    Two processes can run it at the same time; a failure leaves nothing. Raises `Internal` if the
+    compiler fails, `InvalidArgument` for a cache that cannot be written, and what `run` raises.
     """
     kept = await in_thread(standard_library, environment)
     if kept.is_file():
