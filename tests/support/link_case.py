@@ -87,7 +87,7 @@ class Host(SwitchedHostCalls):
         if self.keeps:
             kept(part.id, len(body))
 
-    def unclaimed(self, reply: link.Reply | None, total_ns: int) -> None:
+    def late_reply(self, reply: link.Reply | None, total_ns: int) -> None:
         self.unclaimed_replies.append((reply, total_ns))
 
     async def answer(self, call: link.HostCall, body: link.Body) -> bytes | None:

@@ -71,7 +71,7 @@ def names_in(root: Path) -> set[str]:
 async def settled(store: ArtifactStore) -> None:
     """Wait until the pruner has seen everything and waits itself."""
     async with asyncio.timeout(patient(10)):
-        while (look := store._pruner._look).is_set() or all(
+        while (look := store._pruner._due).is_set() or all(
             one.done() for one in vars(look)["_waiters"]
         ):
             await asyncio.sleep(0.002)

@@ -108,10 +108,10 @@ def _candidates(config: str | None) -> list[_Found]:
     default = _default()
     used = find_directory(paths.kernel_path, paths.rootfs_path, default)
     places = dict.fromkeys((used, default, paths.kernel_path.parent))
-    return [_look(place, in_use=place == used) for place in places]
+    return [_read_image(place, in_use=place == used) for place in places]
 
 
-def _look(directory: Path, *, in_use: bool) -> _Found:
+def _read_image(directory: Path, *, in_use: bool) -> _Found:
     image: GuestImage | None = None
     try:
         image = GuestImage.read(directory)

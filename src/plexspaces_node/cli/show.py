@@ -37,11 +37,11 @@ app = typer.Typer()
 def list_(node_address: NodeAddress = None, as_json: Json = False) -> None:
     """List a node's applications and their VMs."""
 
-    async def look() -> Listing:
+    async def fetch() -> Listing:
         async with NodeClient(address_of(node_address)) as client:
             return await client.list()
 
-    listing = asyncio.run(look())
+    listing = asyncio.run(fetch())
     if as_json:
         print_json(listing)
         return
@@ -98,11 +98,11 @@ def _place(vm: VmInfo) -> tuple[str, str, str, str]:
 def inspect(name: Name, node_address: NodeAddress = None, as_json: Json = False) -> None:
     """Show an application's VM, deploy timings and counters."""
 
-    async def look() -> ApplicationInfo:
+    async def fetch() -> ApplicationInfo:
         async with NodeClient(address_of(node_address)) as client:
             return await client.inspect(name)
 
-    application = asyncio.run(look())
+    application = asyncio.run(fetch())
     if as_json:
         print_json(application)
     else:

@@ -48,11 +48,11 @@ def list_vms(node_address: NodeAddress = None, as_json: Json = False) -> None:
     RSS is the host memory that the VM's process uses; – means unknown.
     """
 
-    async def look() -> tuple[VmInfo, ...]:
+    async def fetch() -> tuple[VmInfo, ...]:
         async with NodeClient(address_of(node_address)) as client:
             return await client.list_vms()
 
-    vms = asyncio.run(look())
+    vms = asyncio.run(fetch())
     if as_json:
         print_json(vms)
         return
@@ -92,11 +92,11 @@ def inspect_vm(name: VmName, node_address: NodeAddress = None, as_json: Json = F
     isolation, where there is no guest, that of the agent's process.
     """
 
-    async def look() -> VmInspection:
+    async def fetch() -> VmInspection:
         async with NodeClient(address_of(node_address)) as client:
             return await client.inspect_vm(name)
 
-    inspection = asyncio.run(look())
+    inspection = asyncio.run(fetch())
     if as_json:
         print_json(inspection)
         return

@@ -71,8 +71,8 @@ async def build_image(
     """
     if platform.machine() != ARCH:
         raise Unsupported(f"guest images are built on {ARCH} only, this is {platform.machine()}")
-    around = environment or BuildEnvironment.here()
-    tools = Tools(around.search, timeout_s=STEP_TIMEOUT_S)
+    environment = environment or BuildEnvironment.here()
+    tools = Tools(environment.search, timeout_s=STEP_TIMEOUT_S)
     for name in _TOOLS:
         tools.find(name)
     programs = programs or GuestPrograms.built()
@@ -81,7 +81,7 @@ async def build_image(
         for directory in (made, unpacked):
             directory.mkdir(mode=0o755)
         progress("fetching the kernel")
-        packages = await fetch(tools, around.cache.with_name("image-packages"))
+        packages = await fetch(tools, environment.cache.with_name("image-packages"))
         progress("unpacking it")
         for package in packages:
             await unpack(tools, package, unpacked)

@@ -59,7 +59,7 @@ class ActorHost:
         """Accept a part of a state; `kept` is called when it is in the node's memory."""
         self._states.take(part, body, kept)
 
-    def unclaimed(self, reply: link.Reply | None, total_ns: int) -> None:
+    def late_reply(self, reply: link.Reply | None, total_ns: int) -> None:
         """Count a reply whose sender has left, or None if no reply will come."""
         self._tally.add_unclaimed(reply, total_ns)
 

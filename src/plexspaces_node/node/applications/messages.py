@@ -14,7 +14,7 @@ from plexspaces_node.errors import ActorError, ActorFailed, InvalidArgument, Ple
 from plexspaces_node.info import MessageTimings
 from plexspaces_node.link import frames as link
 from plexspaces_node.node.applications.roster import Roster
-from plexspaces_node.node.machines.agent_client import believed
+from plexspaces_node.node.machines.agent_client import plausible_ns
 from plexspaces_node.node.machines.pending import Answered
 from plexspaces_node.settings import LimitsSection
 
@@ -137,7 +137,7 @@ def _timings(reply: link.Reply, total_ns: int) -> MessageTimings:
     """Return how long the parts of a message took."""
     return MessageTimings(
         total_ns,
-        believed(reply.compute_ns, total_ns),
-        believed(reply.wait_ns, total_ns),
-        believed(reply.queue_ns, total_ns),
+        plausible_ns(reply.compute_ns, total_ns),
+        plausible_ns(reply.wait_ns, total_ns),
+        plausible_ns(reply.queue_ns, total_ns),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from plexspaces_node.link import frames as link
-from plexspaces_node.node.machines.agent_client import believed
+from plexspaces_node.node.machines.agent_client import plausible_ns
 
 
 @dataclass(slots=True)
@@ -29,6 +29,6 @@ class Tally:
         if reply is None:
             self.failures += 1
         else:
-            compute_ns = believed(reply.compute_ns, total_ns)
+            compute_ns = plausible_ns(reply.compute_ns, total_ns)
             failed = reply.HasField("failure")
             self.add(total_ns=total_ns, compute_ns=compute_ns, failed=failed)

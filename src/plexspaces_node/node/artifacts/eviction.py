@@ -35,14 +35,14 @@ class Item:
         return self.wasm_bytes + self.native_bytes
 
 
-class Shelf:
+class Inventory:
     """The items of a store by their key. Used from one thread; nothing here blocks.
 
     Every operation takes the same short time for any number of items.
     """
 
     def __init__(self, promised_bytes: int) -> None:
-        """Create an empty shelf; `promised_bytes` limits idle items kept by a promise."""
+        """Create an empty inventory; `promised_bytes` limits idle items kept by a promise."""
         self._promised_bytes = promised_bytes
         self._items: dict[str, Item] = {}
         # The one idle for longest comes first.
@@ -51,7 +51,9 @@ class Shelf:
         self.total_bytes = 0
 
     def __repr__(self) -> str:
-        return f"<Shelf {len(self._items)} items, {len(self._idle)} idle: {self.idle_bytes} bytes>"
+        return (
+            f"<Inventory {len(self._items)} items, {len(self._idle)} idle: {self.idle_bytes} bytes>"
+        )
 
     def put(
         self,
@@ -127,7 +129,7 @@ class Shelf:
         return None
 
     def take(self, key: str) -> Item:
-        """Remove an idle item from the shelf and return it."""
+        """Remove an idle item from the inventory and return it."""
         item = self._idle.pop(key)
         del self._items[key]
         self.idle_bytes -= item.size_bytes

@@ -6,7 +6,7 @@
 Files appear complete, by rename; names that begin with `.tmp-` are leftovers of a crash and are
 removed at start. An artifact's native code is removed before the artifact, so that after a crash
 between the two it is compiled again. What is found on the disk, or found damaged and removed, is
-recorded on the shelf.
+recorded in the inventory.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plexspaces_node.errors import InvalidArgument, NotFound
-from plexspaces_node.node.artifacts.eviction import Shelf
+from plexspaces_node.node.artifacts.eviction import Inventory
 from plexspaces_node.node.artifacts.native_cache import Entry, NativeCache
 from plexspaces_node.node.artifacts.upload import TEMPORARY
 from plexspaces_node.node.disk import clear, is_whole, room_of, sync, using_disk
@@ -35,10 +35,10 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 class ArtifactFiles:
     """Artifacts and their native code on the disk, compared with their digests before use."""
 
-    def __init__(self, root: Path, engine: str, shelf: Shelf) -> None:
+    def __init__(self, root: Path, engine: str, inventory: Inventory) -> None:
         self.directory = root / "artifacts"
         self.native = NativeCache(root / "cache", engine)
-        self._shelf = shelf
+        self._inventory = inventory
         # Held while a file is compared with its digest, so that at most one thread does that.
         self._checking = asyncio.Lock()
 
@@ -54,9 +54,9 @@ class ArtifactFiles:
         return self.directory / f"{digest}.wasm"
 
     async def open(self) -> None:
-        """Create the directories, remove leftovers, and record existing files on the shelf."""
+        """Create the directories, remove leftovers, and record existing files in the inventory."""
         for found in await asyncio.to_thread(self._scan):
-            self._shelf.put(
+            self._inventory.put(
                 found.key,
                 found.digest,
                 wasm_bytes=found.wasm_bytes,
@@ -70,7 +70,7 @@ class ArtifactFiles:
             # Not cancelled: damaged code must not be removed after it was compiled again.
             entry = await finished(asyncio.to_thread(self.native.find, key))
         if entry is None:
-            self._shelf.put(key, native_bytes=0)
+            self._inventory.put(key, native_bytes=0)
         return entry
 
     async def is_whole(self, digest: str) -> bool:
@@ -78,7 +78,7 @@ class ArtifactFiles:
         async with self._checking:
             if await finished(asyncio.to_thread(_keep_whole, self.path(digest), digest)):
                 return True
-        self._shelf.put(self.native.key(digest), wasm_bytes=0)
+        self._inventory.put(self.native.key(digest), wasm_bytes=0)
         return False
 
     async def check_whole(self, digest: str) -> None:

@@ -1,6 +1,6 @@
 """Removes unused artifacts in the background when newer ones need the space.
 
-Decides when; the shelf (`eviction`) decides which one is next, and the files remove it. Before
+Decides when; the inventory (`eviction`) decides which one is next, and the files remove it. Before
 `Pruner.start` sets a limit, only refused artifacts are removed.
 """
 
@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from plexspaces_node.node.artifacts.eviction import Item, Shelf
+from plexspaces_node.node.artifacts.eviction import Inventory, Item
 from plexspaces_node.node.artifacts.files import ArtifactFiles
 from plexspaces_node.node.disk import DiskFull
 from plexspaces_node.tasks import finished
@@ -24,16 +24,16 @@ PROMISE_S = 60.0
 
 
 class Pruner:
-    """The removals of a store, each by the item's key on the shelf."""
+    """The removals of a store, each by the item's key in the inventory."""
 
-    def __init__(self, files: ArtifactFiles, shelf: Shelf, promise_s: float) -> None:
+    def __init__(self, files: ArtifactFiles, inventory: Inventory, promise_s: float) -> None:
         self._files = files
-        self._shelf = shelf
+        self._inventory = inventory
         self._promise_s = promise_s
         self._removals: dict[str, asyncio.Task[bool]] = {}
         self._task: asyncio.Task[None] | None = None
         # What the task has to do: check the limit, store times of use, remove everything unused.
-        self._look = asyncio.Event()
+        self._due = asyncio.Event()
         self._used: dict[str, int] = {}
         self._disk_full = False
 
@@ -55,13 +55,13 @@ class Pruner:
 
     def promise(self, digest: str) -> None:
         """Keep an artifact for `promise_s`, for somebody who was told that it exists."""
-        self._shelf.promise(self._files.native.key(digest), time.monotonic() + self._promise_s)
+        self._inventory.promise(self._files.native.key(digest), time.monotonic() + self._promise_s)
         self.used(digest)
 
     def used(self, digest: str) -> None:
         """Record that an artifact was used now."""
         self._used[digest] = time.time_ns()
-        self._look.set()
+        self._due.set()
 
     @contextmanager
     def noticing_full_disk(self) -> Iterator[None]:
@@ -70,7 +70,7 @@ class Pruner:
             yield
         except DiskFull:
             self._disk_full = True
-            self._look.set()
+            self._due.set()
             raise
 
     def is_removing(self, key: str) -> bool:
@@ -85,26 +85,26 @@ class Pruner:
     def remove(self, key: str) -> asyncio.Task[bool]:
         """Start to remove an idle item; the task returns whether it is gone."""
         # From here on it does not exist for anybody; whoever needs it waits until it is gone.
-        removal = asyncio.create_task(self._remove(key, self._shelf.take(key)))
+        removal = asyncio.create_task(self._remove(key, self._inventory.take(key)))
         self._removals[key] = removal
         return removal
 
     async def _prune(self, limit_bytes: int) -> None:
         while True:
-            self._look.clear()
+            self._due.clear()
             used, self._used = self._used, {}
             await finished(asyncio.to_thread(self._files.write_down, used))
             # Artifacts kept for later are worth nothing if there is no space for this one.
             target_bytes = 0 if self._disk_full else limit_bytes
             self._disk_full = False
-            while (key := self._shelf.surplus(target_bytes, time.monotonic())) is not None:
+            while (key := self._inventory.surplus(target_bytes, time.monotonic())) is not None:
                 if not await asyncio.shield(self.remove(key)):
                     break
             with suppress(TimeoutError):
                 # Then only promises keep it over the limit, and they end.
-                over = self._shelf.idle_bytes > limit_bytes
+                over = self._inventory.idle_bytes > limit_bytes
                 async with asyncio.timeout(self._promise_s if over else None):
-                    await self._look.wait()
+                    await self._due.wait()
 
     async def _remove(self, key: str, item: Item) -> bool:
         try:
@@ -112,7 +112,7 @@ class Pruner:
         except OSError as error:
             _log.warning("artifact %s cannot be removed: %s", item.digest or key, error)
             # As the one used last, so that it does not prevent others from being removed.
-            self._shelf.put(
+            self._inventory.put(
                 key, item.digest, wasm_bytes=item.wasm_bytes, native_bytes=item.native_bytes
             )
             return False

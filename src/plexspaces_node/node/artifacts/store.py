@@ -18,7 +18,7 @@ from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.model import MIB
 from plexspaces_node.node.artifacts.compile_queue import CompileQueue
 from plexspaces_node.node.artifacts.compiler import CompileLimits
-from plexspaces_node.node.artifacts.eviction import Shelf
+from plexspaces_node.node.artifacts.eviction import Inventory
 from plexspaces_node.node.artifacts.files import ArtifactFiles, missing
 from plexspaces_node.node.artifacts.pruner import PROMISE_S, Pruner
 from plexspaces_node.node.artifacts.report import ArtifactReport
@@ -69,8 +69,8 @@ class ArtifactStore:
         upload_grace_s: float = GRACE_S,
     ) -> None:
         self._limit_bytes = limit_bytes
-        self._shelf = Shelf(limit_bytes)
-        self._files = ArtifactFiles(root, engine, self._shelf)
+        self._inventory = Inventory(limit_bytes)
+        self._files = ArtifactFiles(root, engine, self._inventory)
         self._uploads = Uploads()
         self._upload_grace_s = upload_grace_s
         self._upload_times = UploadTimes(promise_s)
@@ -80,7 +80,7 @@ class ArtifactStore:
             compiler=compiler,
             output_limit_bytes=max(_OUTPUT_LEAST_BYTES, _OUTPUT_GROWTH * limit_bytes),
         )
-        self._pruner = Pruner(self._files, self._shelf, promise_s)
+        self._pruner = Pruner(self._files, self._inventory, promise_s)
 
     def __repr__(self) -> str:
         return f"<ArtifactStore {self._files!r} {self._compilations!r}>"
@@ -96,7 +96,7 @@ class ArtifactStore:
     @property
     def total_bytes(self) -> int:
         """The disk space that artifacts and their native code use."""
-        return self._shelf.total_bytes
+        return self._inventory.total_bytes
 
     async def has(self, digest: str) -> bool:
         """Return whether the artifact can be deployed; raises `InvalidArgument` for a bad digest.
@@ -181,7 +181,7 @@ class ArtifactStore:
                         entry = await self._compilations.compile(digest, owner)
             elif check is not None:
                 check(entry.report)
-            self._shelf.put(
+            self._inventory.put(
                 key,
                 digest,
                 wasm_bytes=None if wasm_bytes is None else room_of(wasm_bytes),
@@ -211,16 +211,16 @@ class ArtifactStore:
             yield
         finally:
             self.release(digest)
-            if self._shelf.is_surplus(key):
+            if self._inventory.is_surplus(key):
                 await asyncio.shield(self._pruner.remove(key))
 
     def hold(self, digest: str) -> None:
         """Hold an artifact until `release` was called as often; in `holding` or at start."""
-        self._shelf.hold(self._files.native.key(digest), digest)
+        self._inventory.hold(self._files.native.key(digest), digest)
 
     def release(self, digest: str) -> None:
         """Release an artifact: the last one makes it the most recently used of the unused."""
-        self._shelf.release(self._files.native.key(digest))
+        self._inventory.release(self._files.native.key(digest))
         self._pruner.used(digest)
 
     def start_pruning(self, limit_bytes: int) -> None:
@@ -234,7 +234,7 @@ class ArtifactStore:
         await asyncio.to_thread(file.discard)
         if file.stored_bytes is not None:
             key = self._files.native.key(digest)
-            self._shelf.put(key, digest, wasm_bytes=room_of(file.stored_bytes))
+            self._inventory.put(key, digest, wasm_bytes=room_of(file.stored_bytes))
             self._pruner.promise(digest)
 
     @contextmanager
@@ -243,5 +243,5 @@ class ArtifactStore:
             yield
         except InvalidArgument:
             # It can never run here, and bad input changes nothing.
-            self._shelf.refuse(key)
+            self._inventory.refuse(key)
             raise

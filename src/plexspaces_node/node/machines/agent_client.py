@@ -59,7 +59,7 @@ class HostCalls(Protocol):
         begins again with the first part of a snapshot.
         """
 
-    def unclaimed(self, reply: link.Reply | None, total_ns: int) -> None:
+    def late_reply(self, reply: link.Reply | None, total_ns: int) -> None:
         """Count a reply to a message whose sender has left, or None if none will come."""
 
     async def answer(self, call: link.HostCall, body: Body) -> Body | None:
@@ -69,10 +69,10 @@ class HostCalls(Protocol):
         """
 
 
-def believed(claimed_ns: int, measured_ns: int) -> int:
+def plausible_ns(reported_ns: int, measured_ns: int) -> int:
     """Return a time that an agent reports, limited to what the node itself measured around it."""
     # Numbers on the link are never below 0.
-    return claimed_ns if claimed_ns < measured_ns else measured_ns
+    return reported_ns if reported_ns < measured_ns else measured_ns
 
 
 class AgentClient:
@@ -120,7 +120,7 @@ class AgentClient:
             lambda: self.link.connection,
             give_up=self._cancel,
             deaf=self._turned_out_deaf,
-            unclaimed=host.unclaimed,
+            late_reply=host.late_reply,
             emptied=self._wake_idle,
             in_flight=self._in_flight,
         )
@@ -213,7 +213,7 @@ class AgentClient:
         """Send a message and wait for its reply, which may contain an application's failure.
 
         Cancelling removes the message from the mailbox if it still waits there; an actor that has
-        started it continues. It is answered in any case, see `HostCalls.unclaimed`. Raises
+        started it continues. It is answered in any case, see `HostCalls.late_reply`. Raises
         `ResourceExhausted` if too much is in flight, `DeadlineExceeded` if the agent is deaf and
         `Unavailable` if the link is or goes down.
         """

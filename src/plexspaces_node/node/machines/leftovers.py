@@ -27,8 +27,8 @@ async def end_machines(root: Path) -> None:
 
     Needs no working driver. Raises `Unavailable` for a process that cannot be ended.
     """
-    look = partial(running_from_any, tuple(bundles(root)))
-    while found := await asyncio.to_thread(look):
+    find = partial(running_from_any, tuple(bundles(root)))
+    while found := await asyncio.to_thread(find):
         _log.info("ending %d processes of machines left by an earlier run", len(found))
         await kill_all(found)
 

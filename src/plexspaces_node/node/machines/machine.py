@@ -31,7 +31,7 @@ from plexspaces_node.node.machines.agent_client import (
     HostCalls,
     Kept,
     StopRefused,
-    believed,
+    plausible_ns,
 )
 from plexspaces_node.node.machines.in_flight import InFlight
 from plexspaces_node.node.timeouts import Timeouts
@@ -74,9 +74,9 @@ class SwitchedHostCalls:
         if self.target is not None:
             self.target.snapshot_part(part, body, kept)
 
-    def unclaimed(self, reply: link.Reply | None, total_ns: int) -> None:
+    def late_reply(self, reply: link.Reply | None, total_ns: int) -> None:
         if self.target is not None:
-            self.target.unclaimed(reply, total_ns)
+            self.target.late_reply(reply, total_ns)
 
     async def answer(self, call: link.HostCall, body: link.Body) -> link.Body | None:
         if self.target is None:
@@ -151,8 +151,8 @@ class Machine:
         measured_ns = perf_counter_ns() - attached
         known = self.missing_walls
         self.missing_walls += tuple(w for w in _names(loaded.missing_walls) if w not in known)
-        loaded.load_ns = believed(loaded.load_ns, measured_ns)
-        loaded.init_ns = believed(loaded.init_ns, measured_ns)
+        loaded.load_ns = plausible_ns(loaded.load_ns, measured_ns)
+        loaded.init_ns = plausible_ns(loaded.init_ns, measured_ns)
         self.steps += [
             VmStep("attach", attached - begin),
             VmStep("load", loaded.load_ns),

@@ -82,21 +82,21 @@ class Pending:
         *,
         give_up: Callable[[int], None],
         deaf: Callable[[], None],
-        unclaimed: Callable[[link.Reply | None, int], None],
+        late_reply: Callable[[link.Reply | None, int], None],
         emptied: Callable[[], None],
         in_flight: InFlight,
     ) -> None:
         """Set up without messages.
 
         `connection` is the current one, if any. `give_up` is called for a message that nobody waits
-        for any more, `deaf` if the agent is, `unclaimed` for a reply whose sender has left, and
+        for any more, `deaf` if the agent is, `late_reply` for a reply whose sender has left, and
         `emptied` when no message is in flight any more. All are counted in `in_flight`.
         """
         self._loop = asyncio.get_running_loop()
         self._connection = connection
         self._give_up = give_up
         self._deaf = deaf
-        self._unclaimed = unclaimed
+        self._late_reply = late_reply
         self._emptied = emptied
         self._in_flight = in_flight
         self._messages: dict[int, Message] = {}
@@ -168,16 +168,16 @@ class Pending:
         return message
 
     def _nobody_took(self, message: Message, reply: link.Reply | None) -> None:
-        self._unclaimed(reply, int((self._loop.time() - message.begin_s) * 1e9))
+        self._late_reply(reply, int((self._loop.time() - message.begin_s) * 1e9))
 
     # ---- silence -----------------------------------------------------------------------
 
     def _set_timer(self, due_s: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(due_s, self._look)
+        self._timer = self._loop.call_at(due_s, self._check_silence)
 
-    def _look(self) -> None:
+    def _check_silence(self) -> None:
         """Check messages whose time is over, and those that are still being accepted."""
         self._timer = None
         connection = self._connection()

@@ -70,9 +70,9 @@ def outside(project: Path) -> list[Path]:
     """
     top = project.resolve()
     found = {directory for directory in _dependencies(top, set()) if not _within(directory, top)}
-    around = workspace(top)
+    root = workspace(top)
     return sorted(
-        {around, *(directory for directory in found if not _within(directory, around))} - {top}
+        {root, *(directory for directory in found if not _within(directory, root))} - {top}
     )
 
 

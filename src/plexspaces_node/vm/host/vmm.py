@@ -155,8 +155,8 @@ class HostDriver(ABC, Generic[_V]):
             await known.stop(0)
             ended = known.process.alone
         if not ended and bundle not in self._gone:
-            look = partial(running_from, bundle, driver=self.name, version=self.handle_version)
-            while found := await asyncio.to_thread(look):
+            find = partial(running_from, bundle, driver=self.name, version=self.handle_version)
+            while found := await asyncio.to_thread(find):
                 await kill_all(found)
         await asyncio.to_thread(self._remove, bundle)
         self._gone.discard(bundle)

@@ -52,7 +52,7 @@ from plexspaces_node.vm.qemu.machine import (
     start_copy,
 )
 from plexspaces_node.vm.qemu.sandbox import check_kvm, find_qemu, find_walls
-from plexspaces_node.vm.qemu.template import Likeness, Templates
+from plexspaces_node.vm.qemu.template import TemplateKind, Templates
 from plexspaces_node.vm.qemu.timeouts import Timeouts
 
 COLD_BOOTS = 2
@@ -168,10 +168,10 @@ class QemuDriver(HostDriver[QemuVm]):
         """Start a VM as a copy; None if it has to boot."""
         if self._templates is None:
             return None
-        likeness = _likeness(host, config, bundle)
+        kind = _kind_of(host, config, bundle)
         make = partial(self._twice, partial(make_template, host, config, bundle))
         try:
-            template = await self._templates.get(likeness, make)
+            template = await self._templates.get(kind, make)
             if template is None:
                 return None
             async with self._copies:
@@ -285,9 +285,9 @@ class QemuDriver(HostDriver[QemuVm]):
     ) -> None:
         if self._templates is not None:
             make = partial(make_template, host, config, bundle, timeout_s)
-            likeness = _likeness(host, config, bundle)
+            kind = _kind_of(host, config, bundle)
             try:
-                if await self._templates.get(likeness, make):
+                if await self._templates.get(kind, make):
                     return
             except VmStartFailed as error:
                 self._copy_failed(error, enough=1)
@@ -306,12 +306,12 @@ class QemuDriver(HostDriver[QemuVm]):
         return usual
 
 
-def _likeness(host: QemuHost, config: VmConfig, bundle: Bundle) -> Likeness:
+def _kind_of(host: QemuHost, config: VmConfig, bundle: Bundle) -> TemplateKind:
     emulator = host.emulator
     with step("validate", bundle):
         found = os.stat(emulator.program)
     program = (emulator.program, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
-    return Likeness(host.image.digest, program, emulator.accelerator, config)
+    return TemplateKind(host.image.digest, program, emulator.accelerator, config)
 
 
 def _holds(host: QemuHost | None) -> str:

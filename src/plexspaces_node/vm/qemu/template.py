@@ -42,7 +42,7 @@ _HANDED = "state"
 """Name by which QEMU knows its end of the socket that carries the state."""
 
 
-class Likeness(NamedTuple):
+class TemplateKind(NamedTuple):
     """What a VM and its template have in common."""
 
     image: str
@@ -144,12 +144,14 @@ class Templates:
     """The templates of one driver, at most `KEPT`: those used last."""
 
     def __init__(self) -> None:
-        self._kept: dict[Likeness, Template] = {}
-        self._making: dict[Likeness, asyncio.Lock] = {}
+        self._kept: dict[TemplateKind, Template] = {}
+        self._making: dict[TemplateKind, asyncio.Lock] = {}
         self.given_up = False
         """No template is returned or made any more."""
 
-    async def get(self, of: Likeness, make: Callable[[], Awaitable[Template]]) -> Template | None:
+    async def get(
+        self, of: TemplateKind, make: Callable[[], Awaitable[Template]]
+    ) -> Template | None:
         """Return the template; it is made if there is none.
 
         Raises what `make` raises. Concurrent callers wait; they get None if it failed, and all

@@ -1,21 +1,21 @@
-"""The shelf: what counts, what is spared, and what goes next."""
+"""The inventory: what counts, what is spared, and what goes next."""
 
 from __future__ import annotations
 
 import random
 
-from plexspaces_node.node.artifacts.eviction import Shelf
+from plexspaces_node.node.artifacts.eviction import Inventory
 
 
-def shelf(*keys: str, promised_bytes: int = 0) -> Shelf:
-    """Return a shelf with idle items of 10 bytes, the one put first idle for longest."""
-    made = Shelf(promised_bytes)
+def inventory(*keys: str, promised_bytes: int = 0) -> Inventory:
+    """Return a inventory with idle items of 10 bytes, the one put first idle for longest."""
+    made = Inventory(promised_bytes)
     for key in keys:
         made.put(key, wasm_bytes=4, native_bytes=6)
     return made
 
 
-def pruned(made: Shelf, limit_bytes: int, now_s: float = 0) -> list[str]:
+def pruned(made: Inventory, limit_bytes: int, now_s: float = 0) -> list[str]:
     """Take what is too much, and return it in that order."""
     taken = []
     while (key := made.surplus(limit_bytes, now_s)) is not None:
@@ -26,7 +26,7 @@ def pruned(made: Shelf, limit_bytes: int, now_s: float = 0) -> list[str]:
 
 def test_surplus_when_within_the_limit_then_nothing_goes() -> None:
     """The limit itself is allowed, and one byte more is not."""
-    made = shelf("a", "b", "c")
+    made = inventory("a", "b", "c")
     assert pruned(made, 30) == []
     assert pruned(made, 29) == ["a"]
     assert (made.idle_bytes, made.total_bytes) == (20, 20)
@@ -34,7 +34,7 @@ def test_surplus_when_within_the_limit_then_nothing_goes() -> None:
 
 def test_surplus_when_used_since_then_the_longest_idle_goes_first() -> None:
     """What was released or promised last goes last."""
-    made = shelf("a", "b", "c")
+    made = inventory("a", "b", "c")
     made.hold("a", "")
     made.release("a")
     made.promise("b", 0)
@@ -43,7 +43,7 @@ def test_surplus_when_used_since_then_the_longest_idle_goes_first() -> None:
 
 def test_surplus_when_held_then_it_neither_counts_nor_goes() -> None:
     """Every holder has to let go before an item may go."""
-    made = shelf("a", "b")
+    made = inventory("a", "b")
     made.hold("a", "")
     made.hold("a", "")
     made.release("a")
@@ -56,7 +56,7 @@ def test_surplus_when_held_then_it_neither_counts_nor_goes() -> None:
 
 def test_surplus_when_promised_then_it_goes_when_the_promise_has_ended() -> None:
     """Whoever was told that it is here can rely on it for a time, but not for ever."""
-    made = shelf("a", "b", promised_bytes=100)
+    made = inventory("a", "b", promised_bytes=100)
     made.promise("a", 60)
     assert pruned(made, 0, 59) == ["b"]
     assert pruned(made, 0, 60) == ["a"]
@@ -64,7 +64,7 @@ def test_surplus_when_promised_then_it_goes_when_the_promise_has_ended() -> None
 
 def test_surplus_when_too_much_is_promised_then_the_last_promise_holds() -> None:
     """Promises are no way around every limit, yet one can always be kept."""
-    made = shelf("a", "b", "c", promised_bytes=20)
+    made = inventory("a", "b", "c", promised_bytes=20)
     for key in "abc":
         made.promise(key, 60)
     assert pruned(made, 0) == ["a"]
@@ -74,7 +74,7 @@ def test_surplus_when_too_much_is_promised_then_the_last_promise_holds() -> None
 
 def test_refuse_when_held_then_it_is_surplus_with_the_last_release() -> None:
     """What cannot be used goes at once, but not from under somebody's hands."""
-    made = shelf("a")
+    made = inventory("a")
     made.hold("a", "")
     made.refuse("a")
     assert not made.is_surplus("a")
@@ -86,16 +86,16 @@ def test_refuse_when_held_then_it_is_surplus_with_the_last_release() -> None:
 
 def test_hold_when_it_was_never_here_then_nothing_stays() -> None:
     """Somebody who holds what does not come leaves no trace."""
-    made = shelf()
+    made = inventory()
     made.hold("a", "")
     made.release("a")
-    assert repr(made) == repr(shelf())
+    assert repr(made) == repr(inventory())
 
 
 def test_bytes_when_anything_happens_then_they_are_those_of_the_items() -> None:
     """The sums that are kept are the sums that counting would give."""
     choose = random.Random(7)
-    made, held = shelf(), dict.fromkeys("abcdef", 0)
+    made, held = inventory(), dict.fromkeys("abcdef", 0)
     sizes: dict[str, int] = {}
     for _ in range(3000):
         key = choose.choice("abcdef")
