@@ -136,7 +136,7 @@ def check_memory(inspected_bytes: int, *, memory_mib: int, overhead_mib: int) ->
         return
     wanted_mib = -(-inspected_bytes // MIB)
     raise InvalidArgument(
-        f"it has {wanted_mib} MiB of memory from its start, and of a machine's {memory_mib} MiB an "
+        f"it has {wanted_mib} MiB of memory from its start, but of its VM's {memory_mib} MiB an "
         f"application gets {memory_mib - overhead_mib}",
         hint=f"deploy it with --memory {wanted_mib + overhead_mib}, or make it declare less",
     )

@@ -81,7 +81,7 @@ class Config(Settings, BaseSettings):
             if not self.node.allow_remote and not is_loopback(split_address(address)[0]):
                 raise InvalidArgument(
                     f"{key} {address!r}, from {self.origin(key)}, can be reached from other "
-                    "machines, and the API has no authentication yet",
+                    "hosts, and the API has no authentication yet",
                     hint="use 127.0.0.1, or set node.allow_remote = true if the network is yours",
                 )
 

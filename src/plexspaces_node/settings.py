@@ -130,7 +130,7 @@ class NodeSection(Section):
         "127.0.0.1:9000", "Address the node listens on and the other commands connect to."
     )
     isolation: Isolation = _setting(
-        "auto", "Isolation level; `auto` selects the strongest that works on this machine."
+        "auto", "Isolation level; `auto` selects the strongest that works on this host."
     )
     data_dir: Path = Field(description="Data directory.")
     allow_remote: bool = _setting(

@@ -362,7 +362,7 @@ async def test_probe_finds_out_that_copying_does_not_work(
     driver = hurried.of_program(*fault.split())
     health = await driver.probe()
     assert health.ok
-    assert "machines are booted, not copied, from now on" in caplog.text
+    assert "VMs boot instead of being copied from now on" in caplog.text
     assert list(hurried.root.iterdir()) == []
 
 

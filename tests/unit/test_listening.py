@@ -29,7 +29,7 @@ async def test_check_when_the_port_is_taken_then_the_error_says_so(taken: str) -
 @pytest.mark.parametrize(
     ("address", "reason"),
     [
-        ("192.0.2.1:9000", "the address does not belong to this machine"),
+        ("192.0.2.1:9000", "the address does not belong to this host"),
         ("a..b:9000", "unknown host a..b"),
     ],
 )

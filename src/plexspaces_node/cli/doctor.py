@@ -24,12 +24,12 @@ app.add_typer(config_app, name="config")
 
 @app.command(epilog="Example:  plexspaces doctor")
 def doctor(config: ConfigFile = None, as_json: Json = False) -> None:
-    """Check this machine and show how to fix what does not work.
+    """Check this host and show how to fix what does not work.
 
     Exits with status 1 if a required check fails.
     """
     loaded = ConfigBootstrap.load(config)
-    with working("checking this machine"):
+    with working("checking this host"):
         findings = asyncio.run(examine(loaded, make_drivers(loaded)))
     if as_json:
         say(to_json(findings))

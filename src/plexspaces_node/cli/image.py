@@ -50,7 +50,7 @@ def _image() -> None:
 def build(directory: Directory = None, as_json: Json = False) -> None:
     """Build the image from the distribution's packages, without Docker or root.
 
-    Replaces an existing image; running machines are not affected.
+    Replaces an existing image; running VMs are not affected.
     """
     begin = perf_counter_ns()
     with if_interrupted("the build is incomplete"), working("building the image") as step:
@@ -67,7 +67,7 @@ def build(directory: Directory = None, as_json: Json = False) -> None:
 
 @image_app.command("list", epilog="Example:  plexspaces image list --json")
 def list_images(config: ConfigFile = None, as_json: Json = False) -> None:
-    """List the images on this machine and show which one a node would boot."""
+    """List the images on this host and show which one a node would boot."""
     found = [one for one in _candidates(config) if one.image or one.in_use]
     if as_json:
         print_json([_row(one) for one in found])

@@ -3,7 +3,7 @@
     status  meaning
     0       done
     1       what was asked could not be done: nothing of that name, a name that is taken, no node,
-            an actor's own error, a machine that lacks something
+            an actor's own error, a host that lacks something
     2       what was given is wrong: a command, an option, a value, a file, the configuration; the
             same again ends the same
     128+N   ended by signal N: 130 by Ctrl-C, 143 by SIGTERM; 141, as if by SIGPIPE, when whoever

@@ -116,7 +116,7 @@ async def _fetch(tools: Tools, cache: Path, packages: list[Package]) -> None:
             raise Unavailable(
                 f"the packages {' '.join(package.name for package in packages)} cannot be "
                 f"fetched: {_end_of(fetched)}",
-                hint="apt-get update, and check that this machine reaches its mirror",
+                hint="apt-get update, and check that this host can reach its mirror",
             )
         for file, package in zip(files, packages, strict=True):
             file.replace(package.file)

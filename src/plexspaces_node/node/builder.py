@@ -127,9 +127,9 @@ class NodeBuilder:
                 )
             # After it, so that the error names a node that already runs, and not only its port.
             await check_can_listen(config.node.address)
-            # Before a level is tried: they may hold the memory that a trial wants, and have to end
-            # even if no level works. Their directories go when there is a driver. Trial machines
-            # are made among them, where the next start finds what a killed one left.
+            # Before a level is tried: they may use the memory that a trial needs, and have to end
+            # even if no level works. Their directories are removed when there is a driver. Trial
+            # VMs are created beside them, where the next start finds leftovers of a killed node.
             await end_machines(data.vms)
             driver, note = await choose_driver(config, self._driver)
             stack.callback(driver.close)

@@ -6,14 +6,14 @@ the content of the files.
     DATA-DIR/
       node.lock     held by the running node: its id and pid
       node-id       the node this directory belongs to
-      isolation     the level that its machines had last
+      isolation     the isolation level of the last start
       restoring     there as long as a backup is being restored: what is here is not whole
       registry.db   the truth about applications
       registry.reserve  room on the disk for what makes room on it
       artifacts/    WebAssembly files by digest
       cache/        compiled artifacts: native code, never from a user
-      vms/          one bundle a machine
-      logs/         one log an application
+      vms/          one bundle per VM
+      logs/         one log per application
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ drivers).
     DIRECTORY/
       vmlinux       the kernel, an uncompressed ELF file
       initrd        loads the kernel's modules and mounts the root
-      rootfs.erofs  the root, read-only, shared by all machines
+      rootfs.erofs  the root, read-only, shared by all VMs
       image.json    this file's record; written last, so that without it there is no image
 """
 

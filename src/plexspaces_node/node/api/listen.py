@@ -21,8 +21,8 @@ _IN_USE = (
 _REASONS = {
     errno.EADDRINUSE: _IN_USE,
     errno.EADDRNOTAVAIL: (
-        "the address does not belong to this machine",
-        "listen on --address 127.0.0.1:9000, or list this machine's addresses: ip -brief address",
+        "the address does not belong to this host",
+        "listen on --address 127.0.0.1:9000, or list this host's addresses: ip -brief address",
     ),
     errno.EACCES: (
         "the port requires privileges",

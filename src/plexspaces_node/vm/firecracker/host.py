@@ -77,7 +77,7 @@ def find_host(installation: Installation) -> FirecrackerHost:
     """
     if platform.machine() != "x86_64":
         raise Unsupported(
-            f"Firecracker machines are not supported on {platform.machine()} yet, only on x86_64",
+            f"Firecracker VMs are not supported on {platform.machine()} yet, only on x86_64",
             hint="plexspaces start-node --node-id my-node --isolation process",
         )
     supported = f"supported are {_text(OLDEST_RELEASE)} to {_text(NEWEST_RELEASE)}"
@@ -151,7 +151,7 @@ def _jailer(firecracker: Path, name: str, version: str) -> Path:
         )
     if not users_exist():
         raise Unsupported(
-            f"this container has no users {FIRST_UID} to {LAST_UID}, which machines run as",
+            f"this container has no users {FIRST_UID} to {LAST_UID}, which VMs run as",
             hint="run the node outside a user namespace, or not as root",
         )
     return found

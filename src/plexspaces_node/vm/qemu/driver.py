@@ -97,13 +97,11 @@ class QemuDriver(HostDriver[QemuVm]):
 
         Args:
             image: finds the guest image; may block, and raises a platform error without one.
-            emulation: machines may be emulated where KVM does not work; otherwise `probe` says
-                that they cannot be made.
-            usual: machines are copies of templates, and `probe` makes that of this size; None to
-                boot each machine.
-            scratch: directory for the trial machine of `probe`, if it is there; best the bundles'
-                own, so that no trial outlives a node that was killed for longer than until its
-                next start.
+            emulation: whether VMs may be emulated if KVM does not work; otherwise `probe` fails.
+            usual: VMs are copies of templates, and `probe` makes the template of this size; None
+                to boot each VM.
+            scratch: directory for the trial VM of `probe`, if it exists; best that of the bundles,
+                so that the node's next start cleans up a trial that a crash cut short.
             timeouts: how long to wait for QEMU and its guests.
         """
         super().__init__()
@@ -206,7 +204,7 @@ class QemuDriver(HostDriver[QemuVm]):
         _log.warning("the machine is booted because it could not be copied: %s", error)
         templates = self._templates
         if templates is not None and self._failed_copies >= enough and not templates.given_up:
-            _log.warning("machines are booted, not copied, from now on")
+            _log.warning("VMs boot instead of being copied from now on")
             templates.given_up = True
             templates.close()
 

@@ -26,7 +26,7 @@ def find_qemu() -> str:
     """Return the path of QEMU for this architecture; raises `Unsupported` with what to install."""
     if platform.machine() != "x86_64":
         raise Unsupported(
-            f"QEMU machines are not supported on {platform.machine()} yet, only on x86_64",
+            f"QEMU VMs are not supported on {platform.machine()} yet, only on x86_64",
             hint="plexspaces start-node --node-id my-node --isolation process",
         )
     found = shutil.which("qemu-system-x86_64")
