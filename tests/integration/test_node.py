@@ -533,7 +533,7 @@ async def test_drain_lets_a_running_message_finish_and_leaves_nothing(
 ) -> None:
     """On shutdown what runs is answered within the grace time, and every machine is gone."""
     await client.deploy("one", probe_wasm)
-    running = asyncio.create_task(_loop(client, 0.5))
+    running = asyncio.create_task(_loop(client, 1.5))
     async with asyncio.timeout(patient(20)):
         await _at_work(client)
     await node.drain()
@@ -604,7 +604,7 @@ async def test_short_message_behind_a_long_one_ends_alone(
     """A message whose time runs out in the queue costs neither the machine nor the one at work."""
     await client.deploy("one", probe_wasm)
     agents = agents_of(data_dir)
-    long = asyncio.create_task(_loop(client, 2.5))
+    long = asyncio.create_task(_loop(client, 5.0))
     async with asyncio.timeout(patient(20)):
         await _at_work(client)
     with pytest.raises(DeadlineExceeded, match="timed out in the mailbox"):
@@ -643,11 +643,11 @@ async def test_stop_whose_caller_goes_away_is_finished(
 ) -> None:
     """A stop is done whole: the application ends Stopped, and the node can shut down."""
     await client.deploy("one", probe_wasm)
-    running = asyncio.create_task(_loop(client, 1.0))
+    running = asyncio.create_task(_loop(client, 1.5))
     async with asyncio.timeout(patient(20)):
         await _at_work(client)
         stopping = asyncio.create_task(client.stop("one"))
-        while (await client.inspect("one")).state is not ApplicationState.STOPPING:
+        while (await client.inspect("one")).state is ApplicationState.RUNNING:
             await asyncio.sleep(0)
         stopping.cancel()
         await asyncio.gather(stopping, running, return_exceptions=True)
@@ -696,11 +696,11 @@ async def test_shutdown_while_a_stop_is_under_way_waits_for_it(
 ) -> None:
     """Two ends at once are one end."""
     await client.deploy("one", probe_wasm)
-    running = asyncio.create_task(_loop(client, 0.5))
+    running = asyncio.create_task(_loop(client, 1.5))
     async with asyncio.timeout(patient(20)):
         await _at_work(client)
         stopping = asyncio.create_task(client.stop("one"))
-        while (await client.inspect("one")).state is not ApplicationState.STOPPING:
+        while (await client.inspect("one")).state is ApplicationState.RUNNING:
             await asyncio.sleep(0)
         await node.drain()
         assert (await stopping).state is ApplicationState.STOPPED
