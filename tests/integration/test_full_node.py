@@ -105,7 +105,7 @@ async def test_messages_of_all_applications_share_one_bound(
     async with build as node, NodeClient(node.address) as client:
         for name in ("busy", "other"):
             await client.deploy(name, probe_wasm)
-        busy = asyncio.create_task(client.invoke("busy", type="l", timeout_s=patient(2.0)))
+        busy = asyncio.create_task(client.invoke("busy", type="l", timeout_s=patient(4.0)))
         waits = asyncio.create_task(client.invoke("busy", long, type="e", timeout_s=patient(30.0)))
         async with asyncio.timeout(patient(20)):
             while (await client.inspect("busy")).counters.in_flight < 2:

@@ -620,7 +620,7 @@ async def test_message_whose_sender_left_is_in_flight_until_it_ends_and_counts(
 ) -> None:
     """What an actor computes for nobody is computed all the same, and shown; what waited is not."""
     await client.deploy("one", probe_wasm)
-    long = asyncio.create_task(_loop(client, 2.0))
+    long = asyncio.create_task(_loop(client, 4.0))
     async with asyncio.timeout(patient(20)):
         await _at_work(client)
         waiting = asyncio.create_task(client.invoke("one", type="c", timeout_s=20.0))
