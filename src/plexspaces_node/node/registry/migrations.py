@@ -71,7 +71,7 @@ def _commands(connection: sqlite3.Connection) -> None:
 
 
 def _states_in_parts(connection: sqlite3.Connection) -> None:
-    # A state that was a single value had at most 2 MiB.
+    # A state that was one value was at most 2 MiB long.
     connection.execute("ALTER TABLE snapshots RENAME TO whole_snapshots")
     connection.execute(
         """
@@ -107,8 +107,8 @@ def _states_in_parts(connection: sqlite3.Connection) -> None:
 
 
 def _rows_by_number(connection: sqlite3.Connection) -> None:
-    # No foreign keys: the data of a removed application is removed in steps, see `removed`, and not
-    # in the statement that removes its row.
+    # No foreign keys: what an application leaves goes in steps, see `removed`, and not within the
+    # statement that removes its row.
     connection.execute(
         """
         CREATE TABLE numbered (
