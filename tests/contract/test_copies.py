@@ -326,7 +326,7 @@ async def test_copying_that_failed_three_times_in_a_row_is_tried_no_more(
         assert not await start(stand_in, driver)
         failed = min(starts, FAILED_COPIES)
         assert caplog.text.count("because it could not be copied") == failed
-        assert ("not copied, from now on" in caplog.text) is (failed == FAILED_COPIES)
+        assert ("instead of being copied from now on" in caplog.text) is (failed == FAILED_COPIES)
 
 
 async def test_machine_is_copied_again_after_one_that_could_not_be(
