@@ -71,7 +71,7 @@ export interface Definition<S extends object, R extends object> {
   readonly handlers: { readonly [Type in keyof R]: Handler<S, R[Type]> };
   /** Act once per instance, after its state was restored; what it throws makes a deploy fail. */
   readonly start?: (state: S) => void;
-  /** Act when the instance is stopped in good order, as its last call. */
+  /** Act when the instance is stopped cleanly; this is its last call. */
   readonly shutdown?: (state: S) => void;
   /** Return the state in another form than JSON. Goes with `restore`. */
   readonly snapshot?: (state: S) => Uint8Array | string;
@@ -183,7 +183,7 @@ export function actor<
 /** The message at hand; in a test one may be handled within another. */
 const current = { sender: "" };
 
-/** Return the name of the application whose message is handled now; empty for a client's. */
+/** Return the name of the application that sent the current message; empty for a client. */
 export function sender(): string {
   return current.sender;
 }

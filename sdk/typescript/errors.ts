@@ -1,4 +1,4 @@
-/** What goes wrong in an application, seen from its own code. */
+/** The errors that an application sees. */
 
 import elsewhere from "./elsewhere.json" with { type: "json" };
 
@@ -8,7 +8,7 @@ export interface FailureOptions {
 }
 
 /**
- * An error record: throw it to answer with it; `ask` and `tell` throw the other's.
+ * An error record: throw it to answer with it; `ask` and `tell` throw that of the other application.
  *
  * `code` is short and stable, for programs: `not-found`, `out-of-range`; `message` is for people.
  */
@@ -29,7 +29,7 @@ export class KeyValueError extends Error {
   override readonly name: string = "KeyValueError";
 }
 
-/** An actor is written in a way the SDK cannot serve; thrown while the application is built. */
+/** The SDK cannot use the actor as it is written; thrown while the application is built. */
 export class DefinitionError extends TypeError {
   override readonly name: string = "DefinitionError";
 }

@@ -20,10 +20,10 @@
  * });
  * ```
  *
- * `plexspaces build` makes a WebAssembly component of it, `plexspaces deploy` runs that.
+ * `plexspaces build` makes a WebAssembly component from it, `plexspaces deploy` runs it.
  *
- * A handler that throws answers its caller with an error record and lives on: `Failure` with the
- * code it gives, anything else with the code `exception` and the stack in the log. A payload that
+ * If a handler throws, the caller gets an error record and the actor continues: `Failure` has its own
+ * code, anything else gets the code `exception`, with the stack in the log. A payload that
  * is not JSON is answered with `bad-payload`, a message without a handler with `unknown-message`.
  *
  * Two things differ from JavaScript elsewhere. What runs at the top of a file runs once, when the

@@ -1,7 +1,7 @@
 /**
- * A small durable store of the application's own: what `put` returned for survives the actor, its
- * machine and the node. Values are encoded as replies are. Everything here throws `KeyValueError`
- * when the store refuses.
+ * A small durable store that belongs to the application: a value that `put` has stored survives the
+ * actor, its VM and the node. Values are encoded like replies. Everything here throws
+ * `KeyValueError` if the store refuses.
  */
 
 import { BadValue, KeyValueError } from "./errors.js";
@@ -10,15 +10,15 @@ import { encode, fromJson } from "./payload.js";
 import { decodeUtf8 } from "./utf8.js";
 
 export interface KeyValue {
-  /** Store `value`, replacing what was there: bytes and text as they are, the rest as JSON. */
+  /** Store `value`, replacing an existing one: bytes and text as they are, the rest as JSON. */
   put(key: string, value: unknown): void;
-  /** The value of `key`, undefined when there is none. */
+  /** The value of `key`, or undefined. */
   getBytes(key: string): Uint8Array | undefined;
-  /** The value of `key` as text; throws when it is none. */
+  /** The value of `key` as text; throws if it is not text. */
   getText(key: string): string | undefined;
-  /** The value of `key` from JSON; throws when it is none. That it is a `T` is not checked. */
+  /** The value of `key` from JSON; throws if it is not JSON. That it is a `T` is not checked. */
   getJson<T = unknown>(key: string): T | undefined;
-  /** Forget `key`, silently when it is not there. */
+  /** Delete `key`, if it exists. */
   delete(key: string): void;
 }
 

@@ -15,9 +15,9 @@ const USUAL_TIMEOUT_MS = 5000;
 const LONGEST_TIMEOUT_MS = 2 ** 31 - 1;
 
 /**
- * Send `payload` and go on, once the message is in the other's mailbox.
+ * Send `payload` without waiting for a reply; returns when it is in the other's mailbox.
  *
- * Throws `Failure`, for example when there is no such application or its mailbox is full.
+ * Throws `Failure`, for example if the application does not exist or its mailbox is full.
  */
 export function tell(to: string, type: string, payload?: unknown): void {
   currentHost().tell(to, type, encode(payload));
@@ -27,9 +27,9 @@ export function tell(to: string, type: string, payload?: unknown): void {
  * Send `payload`, wait for the reply and return what its JSON says, undefined for an empty one.
  * That it is a `T` is not checked.
  *
- * Throws `Failure`: the other's error record, the node's (`call-cycle` when the chain of asks
- * would come back to an actor that waits in it), or `bad-reply` when the reply is not JSON. Left
- * uncaught, it becomes the answer of the handler that asked.
+ * Throws `Failure`: the other application's error record, the node's (`call-cycle` if the chain of
+ * asks would lead back to an actor that already waits in it), or `bad-reply` if the reply is not
+ * JSON. If it is not caught, it becomes the answer of the handler that asked.
  */
 export function ask<T = unknown>(
   to: string,

@@ -139,7 +139,7 @@ export class Launched<S extends object> {
     return new Launched(this.#definition, { host: this.host, saved: this.snapshot() });
   }
 
-  /** End the instance in good order. */
+  /** Stop the instance cleanly. */
   stop(): void {
     this.#hosted(() => this.#actor.shutdown());
   }

@@ -9,10 +9,10 @@ import (
 	"plexspaces/internal/payload"
 )
 
-// None is the payload of a message, or the reply, that holds nothing.
+// None is an empty payload or reply.
 type None = struct{}
 
-// A Definition says what an actor with the state S does. It is made by [Define].
+// A Definition describes an actor with the state S. It is created by [Define].
 type Definition[S any] struct {
 	fresh    func() *S
 	handlers map[string]handler[S]
@@ -27,9 +27,9 @@ type Option[S any] func(*Definition[S])
 
 type handler[S any] func(state *S, payload []byte) ([]byte, error)
 
-// Define describes an actor: fresh makes its state, the options say what it does.
+// Define describes an actor: fresh creates its state, the options add its behaviour.
 //
-// The state is kept as JSON through encoding/json, unless [Keep] says otherwise. It panics where
+// The state is saved as JSON through encoding/json, unless [Keep] says otherwise. It panics if
 // the definition contradicts itself.
 func Define[S any](fresh func() *S, options ...Option[S]) *Definition[S] {
 	definition := &Definition[S]{
@@ -46,7 +46,7 @@ func Define[S any](fresh func() *S, options ...Option[S]) *Definition[S] {
 	return definition
 }
 
-// Handle has messages of a type answered by a function, often a method of the state:
+// Handle sets the function that answers messages of a type, often a method of the state:
 //
 //	actor.Handle("add", (*Counter).Add)
 //
@@ -77,18 +77,18 @@ func Handle[S, In, Out any](messageType string, handle func(*S, In) (Out, error)
 	}
 }
 
-// OnStart has a function called once per instance, when its state is restored and before its
-// first message. Its error makes the deploy fail with that message.
+// OnStart sets a function that is called once per instance, after its state is restored and before
+// its first message. If it returns an error, the deploy fails with that message.
 func OnStart[S any](start func(*S) error) Option[S] {
 	return func(definition *Definition[S]) { definition.start = start }
 }
 
-// OnShutdown has a function called when the instance is stopped in good order, as its last call.
+// OnShutdown sets a function that is called last, when the instance is stopped cleanly.
 func OnShutdown[S any](shutdown func(*S)) Option[S] {
 	return func(definition *Definition[S]) { definition.shutdown = shutdown }
 }
 
-// Keep has the state saved and restored in a form of its own. What restore gets may be of an earlier version of the application; it is not called for the very first instance.
+// Keep sets how the state is saved and restored. What restore gets may be of an earlier version of the application; it is not called for the very first instance.
 func Keep[S any](save func(*S) ([]byte, error), restore func(*S, []byte) error) Option[S] {
 	return func(definition *Definition[S]) {
 		definition.save, definition.restore = save, restore

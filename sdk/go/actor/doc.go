@@ -27,7 +27,7 @@
 //
 //	func main() { actor.Serve(counter) }
 //
-// "plexspaces build" makes a WebAssembly component of it, "plexspaces deploy" runs that.
+// "plexspaces build" makes a WebAssembly component from it, "plexspaces deploy" runs it.
 //
 // The types of a handler say how its payload is read and its reply is written:
 //
@@ -38,18 +38,18 @@
 //
 // A type with a method Validate() error has it called on what was read.
 //
-// A handler that returns an error answers its caller with an error record and lives on: with a
-// [Failure], the code it gives; with any other error, the code "failed". A handler that panics
-// answers with the code "exception", its stack goes to the log, and it lives on too. A payload
-// that does not fit is answered with "bad-payload", a message without a handler with
+// If a handler returns an error, the caller gets an error record and the actor continues: a
+// [Failure] has its own code; any other error gets the code "failed". If a handler panics, the code
+// is "exception", its stack goes to the log, and the actor continues too. A payload
+// that does not match is answered with "bad-payload", a message without a handler with
 // "unknown-message".
 //
 // What Go cannot recover from ends the instance: memory or stack exhausted, a deadlock, a panic in
-// a goroutine, [os.Exit]. The next message finds a new instance with the state last saved.
+// a goroutine, [os.Exit]. The next message gets a new instance with the last saved state.
 //
-// Time, randomness, environment variables, the log ([log/slog] and [log]) and what is printed to
-// the standard streams are the standard library's. There are no files and no network. Goroutines
-// run while a message is handled; what still runs afterwards goes on with the next message.
+// Use the standard library for time, randomness, environment variables, the log ([log/slog] and
+// [log]) and the standard streams. There are no files and no network. Goroutines run while a message
+// is handled; those still running afterwards continue with the next message.
 //
-// On the developer's machine, in go test, everything works on stand-ins: see plexspaces/actortest.
+// In go test everything uses stand-ins: see plexspaces/actortest.
 package actor

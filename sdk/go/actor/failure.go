@@ -2,7 +2,7 @@ package actor
 
 import "fmt"
 
-// A Failure is an error record: return it to answer with it; [Ask] and [Tell] return the other's.
+// A Failure is an error record: return it to answer with it; [Ask] and [Tell] return the other application's.
 type Failure struct {
 	// Code is short and stable, for programs: "not-found", "overdrawn".
 	Code string
@@ -12,7 +12,7 @@ type Failure struct {
 	Retryable bool
 }
 
-// Failf returns a failure with a formatted message that the same message would meet again.
+// Failf returns a failure with a formatted message, for which a retry would not help.
 func Failf(code, format string, arguments ...any) *Failure {
 	return &Failure{Code: code, Message: fmt.Sprintf(format, arguments...)}
 }

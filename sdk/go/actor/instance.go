@@ -11,8 +11,8 @@ import (
 	"strings"
 )
 
-// An Instance is one life of an actor. The node makes one, and another after a restart or a trap;
-// plexspaces/actortest makes them in tests.
+// An Instance is one life of an actor. The node creates one, and another after a restart or a trap;
+// plexspaces/actortest creates them in tests.
 type Instance[S any] struct {
 	// State is the actor's state; it is handled by one message at a time.
 	State      *S
@@ -21,7 +21,7 @@ type Instance[S any] struct {
 
 var sender string
 
-// Sender returns the name of the application whose message is handled now, empty for a client's.
+// Sender returns the name of the application that sent the current message, empty for a client.
 func Sender() string { return sender }
 
 // Start makes an instance from what Snapshot returned, nil for the first one.
@@ -58,7 +58,7 @@ func (i *Instance[S]) Receive(from, messageType string, payload []byte) (reply [
 // Snapshot returns the state; empty for a state that has nothing to keep.
 func (i *Instance[S]) Snapshot() ([]byte, error) { return i.definition.save(i.State) }
 
-// Shutdown lets the instance say good-bye.
+// Shutdown runs the instance's last call.
 func (i *Instance[S]) Shutdown() { i.definition.shutdown(i.State) }
 
 // unwritable is the error of a reply that cannot be written: a mistake in the application, which

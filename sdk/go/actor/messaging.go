@@ -10,10 +10,10 @@ import (
 	"plexspaces/internal/payload"
 )
 
-// Tell sends a message to another application and goes on, once it is in the other's mailbox. The
-// payload is written like a reply; nil is empty.
+// Tell sends a message to another application without waiting for a reply; it returns when the
+// message is in the other's mailbox. The payload is written like a reply; nil is empty.
 //
-// The error is a [*Failure], for example when there is no such application or its mailbox is full.
+// The error is a [*Failure], for example if the application does not exist or its mailbox is full.
 func Tell(to, messageType string, message any) error {
 	data, err := payload.Encode(message)
 	if err != nil {
@@ -22,13 +22,13 @@ func Tell(to, messageType string, message any) error {
 	return received(host.Current.Tell(to, messageType, data))
 }
 
-// Ask sends a message to another application, waits for the answer at most so long and returns it,
-// read like a payload; fields that Reply does not have are passed over.
+// Ask sends a message to another application, waits at most this long for the answer and returns it,
+// read like a payload; fields that Reply does not have are ignored.
 //
 //	total, err := actor.Ask[int64]("counter", "add", 2, 5*time.Second)
 //
-// The error is a [*Failure]: the other's error record, the node's ("call-cycle" when the chain of
-// asks would come back to an actor that waits in it), or "bad-reply" when the answer is no Reply.
+// The error is a [*Failure]: the other's error record, the node's ("call-cycle" if the chain of asks
+// would lead back to an actor that already waits in it), or "bad-reply" if it is not a Reply.
 // A handler may return it as its own.
 func Ask[Reply any](to, messageType string, message any, timeout time.Duration) (Reply, error) {
 	var reply Reply

@@ -1,6 +1,6 @@
-// Package keyvalue is a small durable store of the application's own.
+// Package keyvalue is a small durable store that belongs to the application.
 //
-// What [Put] returned without error for survives the actor, its machine and the node. Values are
+// A value that [Put] has stored without an error survives the actor, its VM and the node. Values are
 // written like replies and read like payloads: see plexspaces/actor.
 package keyvalue
 
@@ -15,8 +15,8 @@ import (
 //
 //	price, found, err := keyvalue.Get[float64]("price/apple")
 //
-// The error is the store's, or says that the value is no T; fields that T does not have are passed
-// over.
+// The error is the store's, or says that the value is not a T; fields that T does not have are
+// ignored.
 func Get[T any](key string) (value T, found bool, err error) {
 	data, found, err := host.Current.Get(key)
 	if err != nil {
@@ -31,7 +31,7 @@ func Get[T any](key string) (value T, found bool, err error) {
 	return value, true, nil
 }
 
-// Put stores a value, replacing what was there.
+// Put stores a value, replacing an existing one.
 func Put(key string, value any) error {
 	data, err := payload.Encode(value)
 	if err == nil {
@@ -43,7 +43,7 @@ func Put(key string, value any) error {
 	return nil
 }
 
-// Delete forgets a key, silently when it is not there.
+// Delete deletes a key, if it exists.
 func Delete(key string) error {
 	if err := host.Current.Delete(key); err != nil {
 		return fmt.Errorf("keyvalue: %q: %w", key, err)

@@ -7,9 +7,9 @@ use serde::de::DeserializeOwned;
 
 use crate::{Failure, Handlers, Result};
 
-/// One instance of an application; it handles one message at a time.
+/// An instance of an application; it handles one message at a time.
 pub trait Actor: State {
-    /// Which message is answered by what; called once per instance.
+    /// The handlers of the messages; called once per instance.
     fn handlers() -> Handlers<Self>;
 
     /// Act once per instance, after its state was restored.
@@ -19,24 +19,24 @@ pub trait Actor: State {
         Ok(())
     }
 
-    /// Act when the instance is stopped in good order, as its last call.
+    /// Act when the instance is stopped cleanly; this is its last call.
     fn shutdown(&mut self) {}
 }
 
-/// How an actor is made, saved and made again.
+/// How an actor is created, saved and restored.
 ///
-/// Everything that is `Default`, `Serialize` and `DeserializeOwned` has it: the state is then its
-/// JSON. Write `#[serde(default)]` on the struct, so that a later version of the application,
-/// with more fields, takes over what an earlier one saved; `#[serde(skip)]` on a field that is not
-/// to be kept. To save in another form, do not derive `Serialize` and implement this trait.
+/// Every type with `Default`, `Serialize` and `DeserializeOwned` implements it: the state is then
+/// its JSON. Write `#[serde(default)]` on the struct, so that a later version of the application,
+/// with more fields, can restore what an earlier one saved; `#[serde(skip)]` on a field that is not
+/// saved. To save in another form, do not derive `Serialize` and implement this trait.
 pub trait State: Sized + 'static {
     /// The state of the first instance.
     fn initial() -> Self;
 
-    /// Take over what `snapshot` returned, perhaps from an earlier version of the application.
+    /// Restore what `snapshot` returned, perhaps in an earlier version of the application.
     fn restore(state: &[u8]) -> Result<Self>;
 
-    /// The state, as it is to be saved.
+    /// The state in the form in which it is saved.
     fn snapshot(&self) -> Result<Vec<u8>>;
 }
 
@@ -63,7 +63,7 @@ thread_local! {
     static SENDER: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Name of the application whose message is handled now; empty for a client's.
+/// Name of the application that sent the current message; empty for a client.
 pub fn sender() -> String {
     SENDER.with_borrow(String::clone)
 }
@@ -75,7 +75,7 @@ pub(crate) fn with_sender<R>(sender: String, handle: impl FnOnce() -> R) -> R {
     reply
 }
 
-/// Make an instance: with an empty state the first time, else from a snapshot.
+/// Create an instance: with an empty state the first time, else from a snapshot.
 pub(crate) fn begin<A: Actor>(state: &[u8]) -> Result<A> {
     let mut actor = if state.is_empty() {
         A::initial()

@@ -1,14 +1,14 @@
-//! What goes wrong in an application, seen from its own code.
+//! The errors that an application sees.
 
 use std::error::Error;
 use std::fmt::{self, Display, Formatter};
 use std::panic::Location;
 
-/// What a handler that may fail returns.
+/// The result of a handler that can fail.
 pub type Result<T, E = Failure> = std::result::Result<T, E>;
 
 /// An error record: return it to answer with it; [`ask`](crate::ask) and [`tell`](crate::tell)
-/// return the other's.
+/// return that of the other application.
 ///
 /// Any error of the standard library or a crate becomes one through `?`, with the code
 /// `exception`.
@@ -24,7 +24,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure that the same message would meet again.
+    /// A failure for which a retry would not help.
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             code: code.into(),
@@ -34,7 +34,7 @@ impl Failure {
         }
     }
 
-    /// The same failure, saying that the message may succeed later.
+    /// The same failure, for a message that may succeed later.
     pub fn retryable(self) -> Self {
         Self {
             retryable: true,

@@ -1,7 +1,7 @@
-//! A small durable store of the application's own.
+//! A small durable store that belongs to the application.
 //!
-//! What [`put`] returned for survives the actor, its machine and the node. Values are written as
-//! replies are, and read as payloads are.
+//! A value that [`put`] has stored survives the actor, its VM and the node. Values are written like
+//! replies and read like payloads.
 
 use std::error::Error;
 use std::fmt::{self, Display, Formatter};
@@ -24,7 +24,7 @@ impl Display for KeyValueError {
 
 impl Error for KeyValueError {}
 
-/// Return the value of `key`, None when there is none.
+/// Return the value of `key`, or None.
 pub fn get<T: DeserializeOwned + 'static>(key: &str) -> Result<Option<T>, KeyValueError> {
     let Some(value) = host::get(key).map_err(KeyValueError)? else {
         return Ok(None);
@@ -35,14 +35,14 @@ pub fn get<T: DeserializeOwned + 'static>(key: &str) -> Result<Option<T>, KeyVal
         .map_err(|why| KeyValueError(format!("the value of {key:?}: {why}")))
 }
 
-/// Store `value`, replacing what was there.
+/// Store `value`, replacing an existing one.
 pub fn put<T: Serialize + ?Sized + 'static>(key: &str, value: &T) -> Result<(), KeyValueError> {
     let value =
         encode(value).map_err(|error| KeyValueError(format!("the value for {key:?}: {error}")))?;
     host::put(key, &value).map_err(KeyValueError)
 }
 
-/// Forget `key`, silently when it is not there.
+/// Delete `key`, if it exists.
 pub fn delete(key: &str) -> Result<(), KeyValueError> {
     host::delete(key).map_err(KeyValueError)
 }

@@ -34,7 +34,7 @@
 //! plexspaces::export!(Counter);
 //! ```
 //!
-//! `plexspaces build` makes a WebAssembly component of it, `plexspaces deploy` runs that.
+//! `plexspaces build` makes a WebAssembly component from it, `plexspaces deploy` runs it.
 //!
 //! A handler is a method, function or closure that takes the actor and perhaps the payload, and
 //! returns the reply or a [`Result`] of it. The types say how both are written:
@@ -46,17 +46,16 @@
 //! | `()` | empty |
 //! | all else | JSON, through serde |
 //!
-//! A handler that returns an error answers its caller with an error record and lives on: a
-//! [`Failure`] with the code it gives; any other error, through `?`, with the code `exception`,
-//! and the place of the `?` in the log. A payload of another form is answered with `bad-payload`,
-//! a message without a handler with `unknown-message`.
+//! If a handler returns an error, the caller gets an error record and the actor continues: a
+//! [`Failure`] has its own code; any other error, through `?`, gets the code `exception`, and the
+//! place of the `?` is in the log. A payload of another form is answered with `bad-payload`, a
+//! message without a handler with `unknown-message`.
 //!
 //! A *panic* ends the instance: Rust cannot unwind in WebAssembly. Its message goes to the log and
-//! to the caller, and the next message finds a new instance with the state last saved.
+//! to the caller, and the next message gets a new instance with the last saved state.
 //!
-//! Time, randomness and environment variables are the standard library's; there are no files,
-//! sockets or threads. On the developer's machine, in `cargo test`, everything works on stand-ins:
-//! see [`testing`].
+//! Use the standard library for time, randomness and environment variables; there are no files,
+//! sockets or threads. In `cargo test` everything uses stand-ins: see [`testing`].
 
 #![warn(missing_docs)]
 

@@ -8,9 +8,9 @@ use serde::de::DeserializeOwned;
 use crate::payload::{decode, encode};
 use crate::{Failure, Result, host};
 
-/// Send `payload` and go on, once the message is in the other's mailbox.
+/// Send `payload` without waiting for a reply; returns when it is in the other's mailbox.
 ///
-/// Fails, for example, when there is no such application or its mailbox is full.
+/// Fails, for example, if the application does not exist or its mailbox is full.
 pub fn tell<P>(to: &str, message_type: &str, payload: &P) -> Result<()>
 where
     P: Serialize + ?Sized + 'static,
@@ -20,8 +20,9 @@ where
 
 /// Send `payload`, wait for the answer at most `timeout` and return it as an `R`.
 ///
-/// Fails with the other's error record, the node's (`call-cycle` when the chain of asks would come
-/// back to an actor that waits in it), or `bad-reply` when the answer is no `R`.
+/// Fails with the other application's error record, the node's (`call-cycle` if the chain of asks
+/// would lead back to an actor that already waits in it), or `bad-reply` if the answer is not an
+/// `R`.
 pub fn ask<R, P>(to: &str, message_type: &str, payload: &P, timeout: Duration) -> Result<R>
 where
     R: DeserializeOwned + 'static,
