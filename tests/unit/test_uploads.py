@@ -10,8 +10,10 @@ import pytest
 from support.patience import patient
 
 from plexspaces_node.errors import DeadlineExceeded, ResourceExhausted
-from plexspaces_node.node.artifacts.upload import GRACE_S, LEAST_BYTES_PER_S, IncomingFile, Upload
+from plexspaces_node.node.artifacts.upload import LEAST_BYTES_PER_S, IncomingFile, Upload
 from plexspaces_node.node.artifacts.upload_slots import SHORT_BYTES, Uploads, UploadTimes
+
+GRACE_S = 10.0
 
 LONG_BYTES = 10 * SHORT_BYTES
 
@@ -36,7 +38,7 @@ def make(tmp_path: Path) -> Iterator[Callable[[int], Upload]]:
 
     def make_one(size: int) -> Upload:
         files.append(IncomingFile(tmp_path))
-        return Upload(files[-1], size, limit_bytes=LONG_BYTES)
+        return Upload(files[-1], size, limit_bytes=LONG_BYTES, grace_s=GRACE_S)
 
     yield make_one
     for file in files:

@@ -22,13 +22,16 @@ from plexspaces_node.node.artifacts.eviction import Inventory
 from plexspaces_node.node.artifacts.files import ArtifactFiles, missing
 from plexspaces_node.node.artifacts.pruner import PROMISE_S, Pruner
 from plexspaces_node.node.artifacts.report import ArtifactReport
-from plexspaces_node.node.artifacts.upload import GRACE_S, IncomingFile, Upload
+from plexspaces_node.node.artifacts.upload import IncomingFile, Upload
 from plexspaces_node.node.artifacts.upload_slots import Uploads, UploadTimes
 from plexspaces_node.node.disk import room_of
+from plexspaces_node.node.timeouts import Timeouts
 
 # Measured: native code is two to three times its WebAssembly; a small file adds pages.
 _OUTPUT_GROWTH = 16
 _OUTPUT_LEAST_BYTES = 64 * MIB
+
+_TIMEOUTS = Timeouts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ class ArtifactStore:
         limits: CompileLimits | None = None,
         compiler: Sequence[str] = (),
         promise_s: float = PROMISE_S,
-        upload_grace_s: float = GRACE_S,
+        upload_grace_s: float = _TIMEOUTS.upload_grace_s,
     ) -> None:
         self._limit_bytes = limit_bytes
         self._inventory = Inventory(limit_bytes)

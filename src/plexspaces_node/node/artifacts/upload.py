@@ -33,8 +33,6 @@ LEAST_BYTES_PER_S = 64 * 1024
 """An upload that is slower for longer than its grace period is ended, because only some run at
 once."""
 
-GRACE_S = 10.0
-
 _MAGIC = b"\0asm"
 
 _Part = TypeVar("_Part")
@@ -44,7 +42,7 @@ class Upload:
     """The bytes of an artifact as they arrive; created by `ArtifactStore.receive`."""
 
     def __init__(
-        self, file: IncomingFile, size_bytes: int, *, limit_bytes: int, grace_s: float = GRACE_S
+        self, file: IncomingFile, size_bytes: int, *, limit_bytes: int, grace_s: float
     ) -> None:
         if size_bytes < 1:
             raise InvalidArgument(
