@@ -61,8 +61,10 @@ def test_which_file_to_change_when_read_then_each_file_is_there() -> None:
     table = text[text.index("|---") :].partition("\n\n")[0]
     for row in table.splitlines()[1:]:
         folder = PACKAGE
-        for path in re.findall(r"`([^`]+)`", row.split("|")[2]):
-            path = path.replace("LANGUAGE", "go")
+        # In parentheses is what to look for in a file.
+        files = re.sub(r"\(.*?\)", "", row.split("|")[2])
+        for path in re.findall(r"`([^`]+)`", files):
+            path = path.replace("LANGUAGE", "go").replace("LEVEL", "qemu")
             found = [base / path for base in (PACKAGE, ROOT, folder) if (base / path).exists()]
             assert found, f"{path} is not there"
             folder = found[0].parent
