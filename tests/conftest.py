@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from plexspaces_node.model import Language
@@ -53,3 +58,14 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError(
                 f"{option}: unknown {', '.join(sorted(unknown))}; there are {', '.join(known)}"
             )
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A directory whose path is short enough for a socket's, whoever runs the tests how often.
+
+    Pytest's own has the user's name in it, the number of the run and that of the process.
+    """
+    path = Path(tempfile.mkdtemp(prefix="px-")).resolve()
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
