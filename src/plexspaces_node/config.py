@@ -77,6 +77,8 @@ class Config(Settings, BaseSettings):
         addresses = {"node.address": self.node.address}
         if self.node.metrics_address:
             addresses["node.metrics_address"] = self.node.metrics_address
+        if self.http.address:
+            addresses["http.address"] = self.http.address
         for key, address in addresses.items():
             if not self.node.allow_remote and not is_loopback(split_address(address)[0]):
                 raise InvalidArgument(

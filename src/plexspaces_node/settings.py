@@ -85,6 +85,18 @@ def _matching(pattern: re.Pattern[str]) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _each_matching(pattern: re.Pattern[str]) -> AfterValidator:
+    def check(value: str) -> str:
+        for each in filter(None, map(str.strip, value.split(","))):
+            if not pattern.fullmatch(each):
+                raise ValueError(f"{each!r} does not match {pattern.pattern}")
+        return value
+
+    return AfterValidator(check)
+
+
+_HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
+_ORIGIN = re.compile(r"\*|https?://[^/\s,]+")
 _ADDRESS_WORDS = "HOST:PORT or [IPV6]:PORT, port 0 to 65535 (0 takes a free one)"
 Name = Annotated[
     str, _matching(NAME_PATTERN), _Allowed("1 to 63 of a-z, 0-9 and -, no - at either end")
@@ -95,6 +107,14 @@ Version = Annotated[
 Address = Annotated[str, AfterValidator(_valid_address), _Allowed(_ADDRESS_WORDS)]
 AddressOrOff = Annotated[
     str, AfterValidator(_valid_address_or_off), _Allowed(f'"" for off, or {_ADDRESS_WORDS}')
+]
+HostNames = Annotated[
+    str, _each_matching(_HOST_NAME), _Allowed('host names, separated by commas, or ""')
+]
+OriginsOrAny = Annotated[
+    str,
+    _each_matching(_ORIGIN),
+    _Allowed('origins such as https://example.com, separated by commas, or *, or ""'),
 ]
 Isolation = Literal["auto", "firecracker", "qemu", "process"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -146,6 +166,25 @@ class NodeSection(Section):
     metrics_address: AddressOrOff = _setting(
         "", "Address that serves Prometheus metrics over HTTP."
     )
+
+
+class HttpSection(Section):
+    """``[http]``: the port for messages with curl, browsers and webhooks."""
+
+    address: AddressOrOff = _setting(
+        "127.0.0.1:8080", "Address that serves applications and the control API over HTTP."
+    )
+    hosts: HostNames = _setting(
+        "",
+        "Further host names that the node goes by, separated by commas; localhost, *.localhost "
+        "and loopback addresses always work.",
+    )
+    cors_origins: OriginsOrAny = _setting(
+        "",
+        "Origins whose web pages may send requests and read replies, separated by commas; `*` is "
+        "any.",
+    )
+    access_log: bool = _setting(False, "Log every HTTP request.")
 
 
 class LimitsSection(Section):
@@ -253,6 +292,7 @@ class Settings(Section):
 
     installation: InstallationSection = InstallationSection()
     node: NodeSection
+    http: HttpSection = HttpSection()
     limits: LimitsSection = LimitsSection()
     default_vm: DefaultVmSection = DefaultVmSection()
     guest: GuestSection = GuestSection()

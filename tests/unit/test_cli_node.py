@@ -26,6 +26,7 @@ Starting empty PlexSpaces node: n-1
   Node is ready to accept deployments via ApplicationService
   Address:   127.0.0.1:9000
   Isolation: process: a sandbox
+  HTTP:      http://127.0.0.1:8080
 """
 
 
@@ -77,6 +78,7 @@ class ScriptedNode:
 
     isolation = "process"
     isolation_note = "a sandbox"
+    http_address = "127.0.0.1:8080"
 
     def __init__(self, script: Script) -> None:
         self._script = script

@@ -163,6 +163,10 @@ class TestEnvironment:
         ("node.log_level", "debug"),
         ("node.log_format", "json"),
         ("node.metrics_address", "localhost:9100"),
+        ("http.address", "localhost:8081"),
+        ("http.hosts", "node.example, other"),
+        ("http.cors_origins", "https://shop.example,*"),
+        ("http.access_log", "yes"),
         ("limits.artifact_bytes", "10"),
         ("limits.unused_artifact_bytes", "11"),
         ("limits.message_bytes", "11"),
@@ -586,7 +590,7 @@ class TestListen:
     @pytest.mark.parametrize(
         "address", ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "example.org:1", "localhost.evil.org:1"]
     )
-    @pytest.mark.parametrize("key", ["node.address", "node.metrics_address"])
+    @pytest.mark.parametrize("key", ["node.address", "node.metrics_address", "http.address"])
     def test_check_listen_when_others_could_reach_it_then_permission_is_needed(
         self, key: str, address: str
     ) -> None:

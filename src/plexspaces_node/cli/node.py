@@ -126,6 +126,8 @@ def _announce(node: Node) -> None:
     say(f"  Node ID: {node.id}")
     say("  Node is ready to accept deployments via ApplicationService")
     fields = [("Address", node.address), ("Isolation", f"{node.isolation}: {node.isolation_note}")]
+    if node.http_address:
+        fields.append(("HTTP", f"http://{node.http_address}"))
     if node.recovered:
         fields.append(("Restarting", ", ".join(node.recovered)))
     print_fields(fields)

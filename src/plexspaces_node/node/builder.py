@@ -21,7 +21,7 @@ from plexspaces_node import __version__
 from plexspaces_node.api.invoke import SERVICE
 from plexspaces_node.api.options import ChannelOptions, server_options
 from plexspaces_node.config import Config, ConfigBootstrap
-from plexspaces_node.errors import WrongState, quoted
+from plexspaces_node.errors import Unavailable, WrongState, quoted
 from plexspaces_node.info import NodeInfo
 from plexspaces_node.isolation import choose_driver, make_drivers
 from plexspaces_node.model import ENGINE, ENGINE_REVISION, VmConfig
@@ -36,6 +36,10 @@ from plexspaces_node.node.artifacts.compile_queue import compilers
 from plexspaces_node.node.artifacts.compiler import CompileLimits
 from plexspaces_node.node.artifacts.store import ArtifactStore
 from plexspaces_node.node.datadir import DataDirectory
+from plexspaces_node.node.http.control import Control
+from plexspaces_node.node.http.door import Door
+from plexspaces_node.node.http.origin import Origins
+from plexspaces_node.node.http.server import HttpServer
 from plexspaces_node.node.machines.in_flight import InFlight, default_bytes, give_back_memory
 from plexspaces_node.node.machines.leftovers import end_machines
 from plexspaces_node.node.machines.machine import AgentLimits
@@ -149,9 +153,12 @@ class NodeBuilder:
                     lambda: node_health.damages,
                 )
             )
+            door = _door(config, applications, service, context.agent_limits.in_flight)
+            stack.callback(door.close)
             node = Node(
                 info,
                 address=bind(server, config.node.address),
+                http_address=await _listen(door, config),
                 metrics_port=metrics_port,
                 recovered=await applications.recover(),
                 applications=applications,
@@ -202,6 +209,47 @@ async def _open(  # noqa: PLR0913 - each by its name
         agent_limits=agent_limits,
         grace_s=config.node.grace_s,
     )
+
+
+def _door(
+    config: Config, applications: Applications, service: ApplicationService, in_flight: InFlight
+) -> HttpServer:
+    http, limits = config.http, config.limits
+    control = Control(service, message_bytes=limits.message_bytes)
+    origins = Origins(
+        hosts=http.hosts, origins=http.cors_origins, any_address=config.node.allow_remote
+    )
+    door = Door(
+        applications,
+        control,
+        origins,
+        message_bytes=limits.message_bytes,
+        message_timeout_s=limits.message_timeout_s,
+    )
+    return HttpServer(
+        door,
+        in_flight=in_flight,
+        most_connections=_connections(config),
+        access_log=http.access_log,
+    )
+
+
+async def _listen(door: HttpServer, config: Config) -> str:
+    """Open the HTTP port and return its address; raises `Unavailable` unless it is the default.
+
+    A second node on a host has a default that is taken, and is as useful without.
+    """
+    address = config.http.address
+    if not address:
+        return ""
+    try:
+        await check_can_listen(address, hint='choose another [http] address, or "" for none')
+        return await door.listen(address)
+    except (Unavailable, OSError) as error:
+        if config.origin("http.address") != "default":
+            raise
+        _log.warning("HTTP is off: %s", error)
+        return ""
 
 
 def _describe(config: Config, driver: Driver, note: str) -> NodeInfo:
@@ -256,8 +304,14 @@ def _agent_limits(config: Config, timeouts: Timeouts) -> AgentLimits:
 
 def _server_options(config: Config) -> ChannelOptions:
     limits = config.limits
-    connections = descriptors.for_connections(descriptors.in_force(), limits.applications)
+    connections = _connections(config)
     return server_options(limits.message_bytes, calls=limits.calls, connections=connections)
+
+
+def _connections(config: Config) -> int:
+    """Return how many connections each of the two ports may have."""
+    both = descriptors.for_connections(descriptors.in_force(), config.limits.applications)
+    return both if both == descriptors.MOST_CONNECTIONS or not config.http.address else both // 2
 
 
 def _register(

@@ -18,6 +18,7 @@ class Node:
     Attributes:
         info: what the node is and what it allows.
         address: HOST:PORT that it listens on.
+        http_address: HOST:PORT that it serves HTTP on, "" for nowhere.
         metrics_port: where it serves metrics, None for nowhere.
         recovered: the names of the applications that it started by itself.
         applications: what it runs.
@@ -28,6 +29,7 @@ class Node:
         info: NodeInfo,
         *,
         address: str,
+        http_address: str,
         metrics_port: int | None,
         recovered: tuple[str, ...],
         applications: Applications,
@@ -37,6 +39,7 @@ class Node:
     ) -> None:
         self.info = info
         self.address = address
+        self.http_address = http_address
         self.metrics_port = metrics_port
         self.recovered = recovered
         self.applications = applications

@@ -31,11 +31,12 @@ _REASONS = {
 }
 
 
-async def check_can_listen(address: str) -> None:
+async def check_can_listen(address: str, *, hint: str | None = None) -> None:
     """Raise `Unavailable`, with the reason, if the node cannot listen on HOST:PORT now.
 
     Called before `bind`, because the gRPC library only writes to stderr that it did not get a port,
-    and not why. A port that is free now can be taken a moment later; then `bind` fails.
+    and not why. A port that is free now can be taken a moment later; then `bind` fails. `hint`
+    replaces the hint about the node's own address.
     """
     host, port = split_address(address)
     try:
@@ -45,7 +46,7 @@ async def check_can_listen(address: str) -> None:
     except (socket.gaierror, UnicodeError) as error:
         raise Unavailable(
             f"cannot listen on {address}: unknown host {host}",
-            hint="listen on --address 127.0.0.1:9000",
+            hint=hint or "listen on --address 127.0.0.1:9000",
         ) from error
     found = [bind_fault(family, place) for family, *_, place in places]
     faults = [error for error in found if error is not None]
@@ -53,8 +54,8 @@ async def check_can_listen(address: str) -> None:
     # One address of several is enough, as for the library, but never one half of a taken port.
     if taken or len(faults) == len(found):
         fault = (taken or faults)[0]
-        reason, hint = _REASONS.get(fault.errno or 0, (str(fault.strerror), "plexspaces doctor"))
-        raise Unavailable(f"cannot listen on {address}: {reason}", hint=hint) from fault
+        reason, cure = _REASONS.get(fault.errno or 0, (str(fault.strerror), "plexspaces doctor"))
+        raise Unavailable(f"cannot listen on {address}: {reason}", hint=hint or cure) from fault
 
 
 def bind(server: grpc.aio.Server, address: str) -> str:

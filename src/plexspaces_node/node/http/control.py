@@ -1,0 +1,253 @@
+"""The control API as JSON below `/v1/`: the methods of the gRPC service, by its own names."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any, cast
+from urllib.parse import parse_qs, unquote
+
+import msgspec
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from plexspaces_node.api.generated import application_pb2 as pb
+from plexspaces_node.api.invoke import Request as Invocation
+from plexspaces_node.api.invoke import encode_request
+from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.model import MIB
+from plexspaces_node.node.api.service import ApplicationService
+from plexspaces_node.node.http.message import Headers, Request, Response
+from plexspaces_node.node.http.openapi import document, page
+from plexspaces_node.node.http.problem import HttpFault
+from plexspaces_node.node.http.routes import ROUTES, Route
+from plexspaces_node.node.http.transcode import from_json, to_json
+
+BODY_BYTES = 1 * MIB
+"""The longest JSON of a request; an environment has 128 KiB."""
+
+SPOOLED_UPLOADS = 4
+"""Uploads without a digest at a time: each is written down before its digest is known."""
+
+_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
+_JSON: Headers = [(b"content-type", b"application/json")]
+_LINES: Headers = [(b"content-type", b"application/x-ndjson")]
+_BYTES: Headers = [(b"content-type", b"application/octet-stream")]
+_HTML: Headers = [
+    (b"content-type", b"text/html; charset=utf-8"),
+    (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'"),
+    (b"x-frame-options", b"DENY"),
+]
+_CHUNK_BYTES = 1 * MIB
+_UPLOADS = "/v1/artifacts/"
+
+
+class Caller:
+    """Stands in for the context of a gRPC call."""
+
+    def __init__(self, peer: str) -> None:
+        self._peer = peer
+        self._callbacks: list[Callable[[Any], None]] = []
+
+    def peer(self) -> str:
+        return self._peer
+
+    def time_remaining(self) -> None:
+        return None
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        self._callbacks.append(callback)
+
+    def done(self) -> None:
+        """Call what waits for the end of the call."""
+        for callback in self._callbacks:
+            callback(self)
+
+
+class Control:
+    """Answers requests below `/v1/` and those for the API's description."""
+
+    def __init__(self, service: ApplicationService, *, message_bytes: int) -> None:
+        self._service: Any = service
+        # In base64, and with what is around it.
+        self._invoke_bytes = message_bytes * 4 // 3 + BODY_BYTES
+        self._spooling = asyncio.Semaphore(SPOOLED_UPLOADS)
+
+    def __repr__(self) -> str:
+        return f"<Control {len(ROUTES)} routes>"
+
+    def body_limit(self, request: Request) -> int:
+        """Return how long a body may be, -1 for an upload."""
+        if request.method == b"PUT" and request.path.startswith(_UPLOADS.encode()):
+            return -1
+        return self._invoke_bytes if request.path.endswith(b"/invoke") else BODY_BYTES
+
+    async def answer(self, request: Request) -> Response:
+        """Answer a request; raises `HttpFault`, and what the service does."""
+        method = "GET" if request.method == b"HEAD" else request.method.decode("latin-1")
+        path = request.path.decode("latin-1")
+        if method == "GET" and path == "/openapi.json":
+            return Response(200, list(_JSON), msgspec.json.encode(document()))
+        if method == "GET" and path == "/":
+            return Response(200, list(_HTML), page().encode())
+        route, parameters = _find(method, path)
+        if route.rpc == "UploadArtifact":
+            return await self._upload(request, parameters["digest"])
+        members: dict[str, Any] = {**_queried(route, request), **parameters}
+        if route.has_body:
+            members = {**_members(request), **members}
+        kind = GetMessageClass(route.descriptor.input_type)
+        message = from_json(kind, members)
+        return await self._call(route, message, request)
+
+    async def _call(self, route: Route, message: Message, request: Request) -> Response:
+        caller = Caller(request.peer)
+        if route.rpc == "Invoke":
+            return await self._invoke(cast(pb.InvokeRequest, message), caller)
+        if route.rpc == "Deploy":
+            return await self._deploy(route, message, request, caller)
+        if route.rpc in ("Logs", "VmConsole"):
+            return await self._stream(route, message, caller)
+        result = await getattr(self._service, route.rpc)(message, caller)
+        if route.status == 204:
+            return Response(204, [])
+        return _told(route, result)
+
+    async def _deploy(
+        self, route: Route, message: Message, request: Request, caller: Caller
+    ) -> Response:
+        events = self._service.Deploy(message, caller)
+        if b"application/x-ndjson" in (request.header(b"accept") or b""):
+            return Response(200, list(_LINES), _json_lines(events))
+        last = None
+        async for event in events:
+            last = event
+        return _told(route, last)
+
+    async def _stream(self, route: Route, message: Message, caller: Caller) -> Response:
+        # Nobody of that name is told before the stream begins, which may have nothing yet.
+        name = cast(Any, message).name
+        if route.rpc == "Logs":
+            await self._service.Inspect(pb.InspectRequest(name=name), caller)
+            return Response(200, list(_LINES), _json_lines(self._service.Logs(message, caller)))
+        await self._service.InspectVm(pb.InspectVmRequest(name=name), caller)
+        return Response(200, list(_BYTES), _chunks(self._service.VmConsole(message, caller)))
+
+    async def _invoke(self, message: pb.InvokeRequest, caller: Caller) -> Response:
+        asked = Invocation(message.name, message.type, message.payload, message.timeout_ms)
+        try:
+            raw = await self._service.Invoke(encode_request(asked), caller)
+            result = to_json(pb.InvokeResponse.FromString(raw))
+        finally:
+            caller.done()
+        return Response(200, list(_JSON), msgspec.json.encode(result))
+
+    async def _upload(self, request: Request, digest: str) -> Response:
+        length = request.header(b"content-length")
+        if request.stream is None or length is None:
+            raise HttpFault(411, "An upload must say its length", hint="curl -T app.wasm URL")
+        caller, size = Caller(request.peer), int(length)
+        if _DIGEST.match(digest):
+            result = await self._receive(digest, size, request.stream.__aiter__(), caller)
+        else:
+            limit = await self._service.InspectNode(pb.InspectNodeRequest(), caller)
+            if size > limit.artifact_limit_bytes:
+                raise HttpFault(413, f"The artifact has {size} bytes, more than the node accepts")
+            result = await self._receive_unnamed(size, request.stream.__aiter__(), caller)
+        return Response(201, list(_JSON), msgspec.json.encode(to_json(result)))
+
+    async def _receive_unnamed(
+        self, size: int, pieces: AsyncIterator[bytes], caller: Caller
+    ) -> Message:
+        """Take an upload in whose digest nobody said."""
+        async with self._spooling:
+            with tempfile.TemporaryFile() as file:
+                sha256 = hashlib.sha256()
+                async for piece in pieces:
+                    sha256.update(piece)
+                    await asyncio.to_thread(file.write, piece)
+                file.seek(0)
+
+                async def again() -> AsyncGenerator[bytes, None]:
+                    while piece := await asyncio.to_thread(file.read, _CHUNK_BYTES):
+                        yield piece
+
+                return await self._receive(sha256.hexdigest(), size, again(), caller)
+
+    async def _receive(
+        self, digest: str, size: int, pieces: AsyncIterator[bytes], caller: Caller
+    ) -> Message:
+        async def parts() -> AsyncGenerator[pb.UploadArtifactRequest, None]:
+            header = pb.UploadArtifactRequest.Header(digest=digest, size_bytes=size)
+            yield pb.UploadArtifactRequest(header=header)
+            async for piece in pieces:
+                yield pb.UploadArtifactRequest(chunk=piece)
+
+        return cast(Message, await self._service.UploadArtifact(parts(), caller))
+
+
+def _find(method: str, path: str) -> tuple[Route, dict[str, str]]:
+    allowed = []
+    for route in ROUTES:
+        if match := route.pattern.match(path):
+            if route.method == method:
+                return route, {key: unquote(text) for key, text in match.groupdict().items()}
+            allowed.append(route.method)
+    if allowed:
+        raise HttpFault(
+            405,
+            f"{method} is not possible at {path}",
+            headers=[(b"allow", ", ".join(allowed).encode())],
+        )
+    raise HttpFault(404, f"There is nothing at {path}", hint="GET /openapi.json lists all paths")
+
+
+def _members(request: Request) -> dict[str, Any]:
+    if not request.body:
+        return {}
+    try:
+        members = msgspec.json.decode(request.body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidArgument(f"the body is not JSON: {error}") from error
+    if not isinstance(members, dict):
+        raise InvalidArgument("the body must be a JSON object")
+    return members
+
+
+def _queried(route: Route, request: Request) -> dict[str, Any]:
+    members: dict[str, Any] = {}
+    for key, values in parse_qs(request.query.decode("latin-1"), keep_blank_values=True).items():
+        if key not in route.query:
+            raise InvalidArgument(
+                f"unknown parameter {key!r}",
+                hint=f"choose from {', '.join(route.query)}" if route.query else None,
+            )
+        # As curl is used: `?force` is `?force=true`.
+        members[key] = {"true": True, "false": False, "": True}.get(values[-1], values[-1])
+    return members
+
+
+def _told(route: Route, result: Any) -> Response:
+    message = getattr(result, route.answer) if route.answer else result
+    return Response(route.status, list(_JSON), msgspec.json.encode(to_json(message)))
+
+
+async def _json_lines(messages: AsyncGenerator[Message, None]) -> AsyncGenerator[bytes, None]:
+    try:
+        async for message in messages:
+            yield msgspec.json.encode(to_json(message)) + b"\n"
+    finally:
+        await messages.aclose()
+
+
+async def _chunks(
+    messages: AsyncGenerator[pb.VmConsoleResponse, None],
+) -> AsyncGenerator[bytes, None]:
+    try:
+        async for message in messages:
+            yield message.chunk
+    finally:
+        await messages.aclose()

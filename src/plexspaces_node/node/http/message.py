@@ -1,0 +1,129 @@
+"""A request and a response of HTTP, as the door sees them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import TypeAlias
+
+from plexspaces_node.link.frames import Body
+
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+
+BUFFER_BYTES = 256 * 1024
+"""Of a streamed body that nobody has taken yet; past it nothing more is read."""
+
+
+class BodyStream:
+    """The body of a request, as it comes. One consumer iterates over it."""
+
+    def __init__(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
+        """`pause` and `resume` stop and continue reading from the client."""
+        self._pause = pause
+        self._resume = resume
+        self._pieces: deque[bytes] = deque()
+        self._buffered = 0
+        self._ended = self._is_broken = False
+        self._waiting: asyncio.Future[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<BodyStream {self._buffered} bytes buffered>"
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of the body has come."""
+        return self._ended
+
+    def feed(self, piece: bytes) -> None:
+        """Take a piece from the client."""
+        self._pieces.append(piece)
+        self._buffered += len(piece)
+        if self._buffered > BUFFER_BYTES:
+            self._pause()
+        self._wake()
+
+    def end(self) -> None:
+        """Say that all of it has come."""
+        self._ended = True
+        self._wake()
+
+    def break_off(self) -> None:
+        """Say that the rest will not come; the consumer gets a `ConnectionError`."""
+        self._is_broken = not self._ended
+        self.end()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            while self._pieces:
+                piece = self._pieces.popleft()
+                self._buffered -= len(piece)
+                if self._buffered <= BUFFER_BYTES:
+                    self._resume()
+                yield piece
+            if self._is_broken:
+                raise ConnectionError("the client left in the middle of the body")
+            if self._ended:
+                return
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+
+class Request:
+    """A request of which the head has come.
+
+    Attributes:
+        path: as it was sent, still percent-encoded, without the query.
+        headers: names in lower case, in the order sent.
+        body: all of it, b"" until it has come or when it is streamed.
+        stream: the body as it comes, None for one that is collected first.
+        peer: the client's address, for turns and logs.
+    """
+
+    __slots__ = ("body", "headers", "keep_alive", "method", "path", "peer", "query", "stream")
+
+    def __init__(self, method: bytes, target: bytes, headers: Headers) -> None:
+        self.method = method
+        self.path, _, self.query = target.partition(b"?")
+        self.headers = headers
+        self.body: Body = b""
+        self.stream: BodyStream | None = None
+        self.keep_alive = True
+        self.peer = ""
+
+    def __repr__(self) -> str:
+        return f"<Request {self.method!r} {self.path!r}>"
+
+    def header(self, name: bytes) -> bytes | None:
+        """Return the first value of a header, None without; `name` is in lower case."""
+        for each, value in self.headers:
+            if each == name:
+                return value
+        return None
+
+
+class Response:
+    """A response; its body is complete, or comes in pieces as they are made."""
+
+    __slots__ = ("body", "close", "headers", "status")
+
+    def __init__(
+        self,
+        status: int,
+        headers: Headers,
+        body: Body | AsyncIterator[bytes] = b"",
+        *,
+        close: bool = False,
+    ) -> None:
+        """With `close` the connection is closed after it."""
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.close = close
+
+    def __repr__(self) -> str:
+        return f"<Response {self.status}>"

@@ -1,0 +1,119 @@
+"""Whose requests are taken: by the name they call the node, and by the page that sends them.
+
+A browser lets every page on the internet send requests to 127.0.0.1. So a request must call the
+node by a name that is its own, or a page could reach it by a name it made point here (DNS
+rebinding), and one sent by a page of another origin is refused unless a setting allows it.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address
+
+from plexspaces_node.node.http.message import Headers, Request, Response
+from plexspaces_node.node.http.problem import HttpFault
+
+_LABEL = rb"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_HOST = re.compile(rb"(?:(" + _LABEL + rb")\.)?localhost\.?(?::\d+)?\Z", re.IGNORECASE)
+_PORT = re.compile(r":\d+\Z")
+_REMEMBERED = 1024
+"""Hosts of which the answer is kept; an attacker may send any number."""
+
+_ALLOWED_METHODS = b"GET, HEAD, POST, PUT, DELETE, OPTIONS"
+
+
+class Origins:
+    """Which hosts and which origins of pages a node accepts."""
+
+    def __init__(self, *, hosts: str = "", origins: str = "", any_address: bool = False) -> None:
+        """`hosts` and `origins` are separated by commas; an origin of ``*`` is any.
+
+        Accepts `localhost`, NAME.localhost, loopback addresses, and any address if `any_address`.
+        """
+        self._hosts = {each.strip().lower() for each in hosts.split(",") if each.strip()}
+        self._origins = {each.strip().encode() for each in origins.split(",") if each.strip()}
+        self._any_address = any_address
+        self._known: dict[bytes, str | None] = {}
+
+    def __repr__(self) -> str:
+        return f"<Origins {sorted(self._hosts)} {sorted(self._origins)}>"
+
+    def application_of(self, request: Request) -> str:
+        """Return the application that the host names, "" for the node itself.
+
+        Raises `HttpFault` for a host that is not this node's, and for a page of another origin.
+        """
+        host = request.header(b"host") or b""
+        application = self._known.get(host)
+        if application is None:
+            application = self._application_of(host)
+            if len(self._known) < _REMEMBERED:
+                self._known[host] = application
+        origin = request.header(b"origin")
+        if origin is not None:
+            self._check_origin(origin, host)
+        elif request.header(b"sec-fetch-site") == b"cross-site" and request.method != b"GET":
+            raise _other_origin(b"another site")
+        return application
+
+    def allow(self, request: Request, headers: Headers) -> None:
+        """Add what lets a page of an accepted origin read the response."""
+        origin = request.header(b"origin")
+        if origin is not None and self._is_accepted(origin):
+            headers += [
+                (b"access-control-allow-origin", origin),
+                (b"access-control-expose-headers", b"server-timing, retry-after"),
+                (b"vary", b"Origin"),
+            ]
+
+    def preflight(self, request: Request) -> Response:
+        """Answer a browser that asks whether a page may send a request."""
+        headers: Headers = [
+            (b"access-control-allow-methods", _ALLOWED_METHODS),
+            (b"access-control-max-age", b"600"),
+        ]
+        asked = request.header(b"access-control-request-headers")
+        if asked is not None:
+            headers.append((b"access-control-allow-headers", asked))
+        self.allow(request, headers)
+        return Response(204, headers)
+
+    def _application_of(self, host: bytes) -> str:
+        if match := _HOST.match(host):
+            return (match[1] or b"").decode().lower()
+        text = host.decode("latin-1").lower()
+        name = _PORT.sub("", text)
+        if name in self._hosts:
+            return ""
+        for each in self._hosts:
+            label, _, rest = name.partition(".")
+            if rest == each:
+                return label
+        try:
+            address = ip_address(name.strip("[]"))
+        except ValueError:
+            pass
+        else:
+            if address.is_loopback or self._any_address:
+                return ""
+        raise HttpFault(
+            421,
+            f"This node does not go by the name {text!r}",
+            hint="call it 127.0.0.1, localhost or NAME.localhost, or add the name to [http] hosts",
+        )
+
+    def _check_origin(self, origin: bytes, host: bytes) -> None:
+        own = (b"http://" + host, b"https://" + host)
+        if origin not in own and not self._is_accepted(origin):
+            raise _other_origin(origin)
+
+    def _is_accepted(self, origin: bytes) -> bool:
+        return origin in self._origins or b"*" in self._origins
+
+
+def _other_origin(origin: bytes) -> HttpFault:
+    return HttpFault(
+        403,
+        f"A page of {origin.decode('latin-1')} may not send requests to this node",
+        hint="allow its origin with [http] cors_origins",
+    )

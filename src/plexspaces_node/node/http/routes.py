@@ -1,0 +1,115 @@
+"""The routes of the control API: each is a method of the gRPC service under a path."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from google.protobuf.descriptor import MethodDescriptor
+
+from plexspaces_node.api.generated import application_pb2 as pb
+
+SERVICE = pb.DESCRIPTOR.services_by_name["ApplicationService"]
+
+_PARAMETER = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One method of HTTP at one path.
+
+    Attributes:
+        path: with the request's fields in braces.
+        rpc: the method of the service.
+        summary: one line for the documentation.
+        query: fields of the request that come in the query.
+        has_body: whether the other fields come as a JSON object.
+        answer: the field of the response that is the answer, "" for all of it.
+        status: of success.
+    """
+
+    method: str
+    path: str
+    rpc: str
+    summary: str
+    query: tuple[str, ...] = ()
+    has_body: bool = False
+    answer: str = ""
+    status: int = 200
+    pattern: re.Pattern[str] = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        pattern = _PARAMETER.sub(r"(?P<\1>[^/]+)", self.path)
+        object.__setattr__(self, "pattern", re.compile(pattern + r"\Z"))
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The fields of the request that are in the path."""
+        return tuple(_PARAMETER.findall(self.path))
+
+    @property
+    def descriptor(self) -> MethodDescriptor:
+        """The method of the service."""
+        return SERVICE.methods_by_name[self.rpc]
+
+
+_APPLICATION = "/v1/applications/{name}"
+
+ROUTES = (
+    Route("GET", "/v1/node", "InspectNode", "Describe the node."),
+    Route("GET", "/v1/artifacts/{digest}", "FindArtifact", "Tell whether an artifact is there."),
+    Route("PUT", "/v1/artifacts/{digest}", "UploadArtifact", "Upload an artifact.", status=201),
+    Route("GET", "/v1/applications", "List", "List applications and empty VMs."),
+    Route(
+        "POST",
+        "/v1/applications",
+        "Deploy",
+        "Deploy an uploaded artifact; returns when it can answer messages.",
+        has_body=True,
+        answer="application",
+        status=201,
+    ),
+    Route("GET", _APPLICATION, "Inspect", "Describe an application.", answer="application"),
+    Route("DELETE", _APPLICATION, "Undeploy", "Remove an application.", status=204),
+    Route(
+        "POST",
+        _APPLICATION + "/stop",
+        "Stop",
+        "Stop an application and save its state.",
+        query=("force",),
+        answer="application",
+    ),
+    Route(
+        "POST",
+        _APPLICATION + "/start",
+        "Start",
+        "Start a stopped or failed application.",
+        answer="application",
+    ),
+    Route(
+        "POST",
+        _APPLICATION + "/invoke",
+        "Invoke",
+        "Send a message; its payload and the reply's are base64.",
+        has_body=True,
+    ),
+    Route(
+        "GET",
+        _APPLICATION + "/logs",
+        "Logs",
+        "Return an application's log, one JSON object a line.",
+        query=("follow", "tail"),
+    ),
+    Route("GET", "/v1/vms", "ListVms", "List every VM."),
+    Route("POST", "/v1/vms", "StartVm", "Start an empty VM.", has_body=True, status=201),
+    Route("GET", "/v1/vms/{name}", "InspectVm", "Describe a VM."),
+    Route("DELETE", "/v1/vms/{vm_id}", "StopVm", "Stop an empty VM and remove it.", status=204),
+    Route(
+        "GET",
+        "/v1/vms/{name}/console",
+        "VmConsole",
+        "Return what a VM wrote to its console.",
+        query=("follow", "tail"),
+    ),
+)
+"""Every method of the service; a test holds that none is missing."""

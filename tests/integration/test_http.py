@@ -1,0 +1,443 @@
+"""The HTTP door of a real node: what curl and browsers get, and what clients that abuse it do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.nodes import builder, reached
+from support.traces import assert_nothing_left
+
+from plexspaces_node import NodeClient
+from plexspaces_node.model import MIB, ApplicationState
+from plexspaces_node.node.http.reader import HEAD_BYTES
+from plexspaces_node.node.node import Node
+
+_POST = b"POST /apps/echo/e HTTP/1.1\r\nhost: localhost\r\n"
+
+
+@dataclass
+class Answer:
+    """A response as it came."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    trailing: bytes = b""
+    all_headers: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Caller:
+    """A client that sends what it is told, byte for byte."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def answer(self, *, method: str = "POST") -> Answer:
+        """Read one response; an interim one is passed over."""
+        async with asyncio.timeout(30):
+            while True:
+                head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
+                first, *lines = head.strip().split("\r\n")
+                status = int(first.split()[1])
+                if status != 100:
+                    break
+            pairs = [(k.lower(), v) for k, v in (line.split(": ", 1) for line in lines)]
+            headers = dict(pairs)
+            body = b""
+            if method != "HEAD" and status != 204:
+                if "content-length" in headers:
+                    body = await self.reader.readexactly(int(headers["content-length"]))
+                else:
+                    while size := int(await self.reader.readline(), 16):
+                        body += await self.reader.readexactly(size)
+                        await self.reader.readline()
+                    await self.reader.readline()
+        return Answer(status, headers, body, all_headers=pairs)
+
+    async def send(self, method: str, path: str, body: bytes = b"", **headers: str) -> Answer:
+        """Send a request and read its response; a header is written with _ for -."""
+        named = {"host": "localhost", "content-length": str(len(body)), **headers}
+        lines = [f"{key.replace('_', '-')}: {value}" for key, value in named.items()]
+        self.writer.write(
+            "\r\n".join([f"{method} {path} HTTP/1.1", *lines, "", ""]).encode() + body
+        )
+        return await self.answer(method=method)
+
+    async def is_closed(self) -> bool:
+        """Wait for the end of the connection; whether nothing more came before it."""
+        async with asyncio.timeout(30):
+            return await self.reader.read() == b""
+
+
+@pytest.fixture
+async def node(data_dir: Path) -> AsyncIterator[Node]:
+    build = builder(data_dir).with_setting("http.address", "127.0.0.1:0")
+    async with build.with_setting("limits.message_bytes", 4 * MIB).build() as node:
+        yield node
+    assert_nothing_left(data_dir)
+
+
+@pytest.fixture
+async def open_(node: Node) -> AsyncIterator[Any]:
+    """Opens connections to the door."""
+    opened: list[Caller] = []
+
+    async def connect() -> Caller:
+        host, _, port = node.http_address.rpartition(":")
+        opened.append(Caller(*await asyncio.open_connection(host, int(port))))
+        return opened[-1]
+
+    yield connect
+    for caller in opened:
+        caller.writer.close()
+
+
+@pytest.fixture
+async def http(open_: Any) -> Caller:
+    """One connection to the door."""
+    return await open_()  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+async def echo(client: NodeClient, probe_wasm: Path) -> None:
+    """The probe, deployed as `echo`."""
+    await client.deploy("echo", probe_wasm)
+
+
+async def in_flight(client: NodeClient, count: int) -> None:
+    """Wait until so many messages are in flight."""
+    async with asyncio.timeout(30):
+        while (await client.inspect("echo")).counters.in_flight != count:
+            await asyncio.sleep(0)
+
+
+@pytest.mark.usefixtures("echo")
+class TestMessages:
+    @pytest.mark.parametrize(
+        ("payload", "kind"),
+        [
+            (b'{"a": 1}', "application/json"),
+            (b"[1, 2]", "application/json"),
+            (b"42.0", "application/json"),
+            (b"{not json", "text/plain; charset=utf-8"),
+            ("grüße".encode(), "text/plain; charset=utf-8"),
+            (b"<b>page</b>", "text/plain; charset=utf-8"),
+            (b"\xff\xfe", "application/octet-stream"),
+            (b"", "application/octet-stream"),
+        ],
+    )
+    async def test_reply_has_a_fitting_content_type(
+        self, http: Caller, payload: bytes, kind: str
+    ) -> None:
+        """The reply's bytes are the answer; their kind is said, and a browser guesses nothing."""
+        answer = await http.send("POST", "/apps/echo/e", payload)
+        assert (answer.status, answer.body) == (200, payload)
+        assert answer.headers["content-type"] == kind
+        assert answer.headers["x-content-type-options"] == "nosniff"
+
+    async def test_server_timing_tells_where_the_time_went(self, http: Caller) -> None:
+        """Compute, waits, queue and coordination, in milliseconds, as browsers show them."""
+        answer = await http.send("POST", "/apps/echo/e", b"x")
+        said = re.findall(r"(\w+);dur=([\d.]+)", answer.headers["server-timing"])
+        assert [name for name, _ in said] == ["compute", "wait", "queue", "coordination"]
+        assert all(float(duration) >= 0 for _, duration in said)
+
+    async def test_host_names_an_application(self, http: Caller) -> None:
+        """NAME.localhost is the application, whatever the case and the port."""
+        for host in ("echo.localhost", "ECHO.localhost:8080"):
+            answer = await http.send("POST", "/e", b"x", host=host)
+            assert (answer.status, answer.body) == (200, b"x")
+
+    async def test_long_payload_goes_in_and_out(self, http: Caller) -> None:
+        """Up to the limit a message is passed on whole."""
+        payload = bytes(range(256)) * (3 * MIB // 256)
+        answer = await http.send("POST", "/apps/echo/e", payload)
+        assert answer.body == payload
+
+    async def test_message_over_the_limit_is_refused_before_it_is_read(self, http: Caller) -> None:
+        """The status says so, with the limit, and the connection ends."""
+        http.writer.write(
+            b"POST /apps/echo/e HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9999999\r\n"
+            b"expect: 100-continue\r\n\r\n"
+        )
+        answer = await http.answer()
+        assert (answer.status, answer.headers["connection"]) == (413, "close")
+        assert "4194304" in answer.json["title"]
+        assert await http.is_closed()
+
+    async def test_chunked_message_is_joined(self, http: Caller) -> None:
+        """A body whose length nobody said is a message as any other, within the limit."""
+        head = (
+            b"POST /apps/echo/e HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
+        http.writer.write(head + b"3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n")
+        assert (await http.answer()).body == b"abcdefg"
+        too_long = b"100000\r\n" + b"x" * MIB + b"\r\n"
+        http.writer.write(head + too_long * 5)
+        assert (await http.answer()).status == 413
+
+    async def test_pipelined_requests_are_answered_in_order(self, http: Caller) -> None:
+        """All at once, more than may wait, and each gets its own reply."""
+        requests = [
+            b"POST /apps/echo/e HTTP/1.1\r\nhost: localhost\r\ncontent-length: 3\r\n\r\n%03d"
+            % number
+            for number in range(200)
+        ]
+        http.writer.write(b"".join(requests))
+        answers = [(await http.answer()).body for _ in requests]
+        assert answers == [b"%03d" % number for number in range(200)]
+
+    @pytest.mark.parametrize(
+        ("path", "status", "code"),
+        [
+            ("/apps/nobody/e", 404, "not_found"),
+            ("/apps/echo/x", 422, None),
+            ("/apps/%2e%2e/e", 404, "not_found"),
+            ("/apps//e", 404, "not_found"),
+            ("/apps/ech%6f/e", 404, "not_found"),
+        ],
+    )
+    async def test_errors_are_problems(
+        self, http: Caller, path: str, status: int, code: str | None
+    ) -> None:
+        """RFC 9457, with the platform's code and a hint, and the connection goes on."""
+        answer = await http.send("POST", path, b"x")
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert (answer.status, answer.json["status"]) == (status, status)
+        assert code is None or answer.json["code"] == code
+        assert (await http.send("POST", "/apps/echo/e", b"y")).body == b"y"
+
+    async def test_other_methods_are_refused(self, http: Caller) -> None:
+        """A link on a page, or a browser that fetches ahead, changes nothing."""
+        for method in ("GET", "HEAD", "PUT", "DELETE"):
+            answer = await http.send(method, "/apps/echo/e")
+            assert (answer.status, answer.headers["allow"]) == (405, "POST")
+
+    async def test_stopped_application_is_a_conflict(
+        self, http: Caller, client: NodeClient
+    ) -> None:
+        """With the command that helps."""
+        await client.stop("echo")
+        answer = await http.send("POST", "/apps/echo/e", b"x")
+        assert (answer.status, answer.json["hint"]) == (409, "plexspaces start --name echo")
+
+    async def test_client_that_leaves_takes_its_message_with_it(
+        self, http: Caller, open_: Any, client: NodeClient
+    ) -> None:
+        """Nothing of it stays in the node: the next message is answered, nothing is in flight."""
+        other = await open_()
+        other.writer.write(
+            b"POST /apps/echo/l HTTP/1.1\r\nhost: localhost\r\nprefer: wait=2\r\n"
+            b"content-length: 0\r\n\r\n"
+        )
+        await in_flight(client, 1)
+        other.writer.transport.abort()
+        # The actor has begun it, and ends it at its deadline.
+        await in_flight(client, 0)
+        assert (await http.send("POST", "/apps/echo/e", b"x")).body == b"x"
+
+
+@pytest.mark.usefixtures("echo")
+class TestAbuse:
+    @pytest.mark.parametrize(
+        "request_",
+        [
+            b"POST /apps/echo/e HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\n"
+            b"content-length: 2\r\n\r\nxx",
+            b"POST /apps/echo/e HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\n"
+            b"transfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+            b"POST /apps/echo/e HTTP/1.1\r\nhost: localhost\r\ncontent-length: -1\r\n\r\n",
+            b"POST /apps/echo/e HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1e3\r\n\r\n",
+            b"POST /apps/echo/e HTTP/1.1\r\nhost: localhost\r\n folded: x\r\n\r\n",
+            b"POST /apps/echo/e HTTP/1.1\r\nhost : localhost\r\n\r\n",
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc",
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        ],
+        ids=["lengths", "smuggle", "negative", "exponent", "fold", "space", "tls", "http2"],
+    )
+    async def test_malformed_request_is_refused_and_the_connection_ends(
+        self, http: Caller, request_: bytes
+    ) -> None:
+        """Nothing after it is read as a request of somebody else."""
+        after = b"POST /apps/echo/e HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\n\r\nx"
+        http.writer.write(request_ + after)
+        answer = await http.answer()
+        assert (answer.status, answer.headers["connection"]) == (400, "close")
+        assert await http.is_closed()
+
+    @pytest.mark.parametrize("piece", [b"a: b\r\n", b"x" * 1000])
+    async def test_head_without_an_end_is_refused(self, http: Caller, piece: bytes) -> None:
+        """Many headers or one long one: what the node holds of a head is bounded."""
+        http.writer.write(b"POST /apps/echo/e HTTP/1.1\r\n")
+        http.writer.write(piece * (2 * HEAD_BYTES // len(piece)))
+        assert (await http.answer()).status == 431
+        assert await http.is_closed()
+
+    @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "", "10.0.0.1"])
+    async def test_host_that_is_nobodys_is_refused(self, open_: Any, host: str) -> None:
+        """A page cannot reach the node by a name that it made point here."""
+        for path in ("/apps/echo/e", "/v1/node", "/"):
+            answer = await (await open_()).send("POST", path, host=host)
+            assert answer.status == 421
+
+    async def test_page_of_another_origin_is_refused(self, http: Caller) -> None:
+        """Its request does not reach the application, and neither does it by a form."""
+        crossing: list[dict[str, str]] = [
+            {"origin": "http://evil.example"},
+            {"origin": "null"},
+            {"sec_fetch_site": "cross-site"},
+        ]
+        for headers in crossing:
+            answer = await http.send("POST", "/apps/echo/e", b"x", **headers)
+            assert answer.status == 403
+        same = {"origin": "http://localhost", "sec_fetch_site": "same-origin"}
+        assert (await http.send("POST", "/apps/echo/e", b"x", **same)).status == 200
+
+
+class TestControl:
+    async def test_application_lives_by_curl_alone(self, http: Caller, probe_wasm: Path) -> None:
+        """Upload, deploy, list, inspect, message, stop, start, log, remove."""
+        wasm = probe_wasm.read_bytes()
+        uploaded = await http.send("PUT", "/v1/artifacts/app.wasm", wasm)
+        digest = hashlib.sha256(wasm).hexdigest()
+        assert (uploaded.status, uploaded.json["digest"]) == (201, digest)
+        assert (await http.send("GET", f"/v1/artifacts/{digest}")).json == {"found": True}
+        request = json.dumps({"name": "one", "digest": digest}).encode()
+        deployed = await http.send("POST", "/v1/applications", request)
+        assert (deployed.status, deployed.json["state"]) == (201, "Running")
+        assert isinstance(deployed.json["created_unix_ns"], int)
+        listed = (await http.send("GET", "/v1/applications")).json
+        assert [one["name"] for one in listed["applications"]] == ["one"]
+        call = json.dumps({"type": "e", "payload": "eHl6"}).encode()
+        called = await http.send("POST", "/v1/applications/one/invoke", call)
+        assert (called.json["payload"], called.json["timings"]["wait_ns"] >= 0) == ("eHl6", True)
+        stopped = await http.send("POST", "/v1/applications/one/stop?force")
+        assert stopped.json["state"] == "Stopped"
+        assert (await http.send("POST", "/v1/applications/one/start")).json["state"] == "Running"
+        assert (await http.send("GET", "/v1/applications/one/logs?tail=1")).status == 200
+        assert len((await http.send("GET", "/v1/vms")).json["vms"]) == 1
+        assert (await http.send("GET", "/v1/vms/one")).json["vm"]["application"] == "one"
+        assert (await http.send("GET", "/v1/vms/one/console")).status == 200
+        assert (await http.send("DELETE", "/v1/applications/one")).status == 204
+        assert (await http.send("GET", "/v1/applications/one")).status == 404
+
+    async def test_upload_by_digest_that_is_another_is_refused(
+        self, http: Caller, probe_wasm: Path
+    ) -> None:
+        """The node checks what it stores."""
+        answer = await http.send("PUT", f"/v1/artifacts/{'0' * 64}", probe_wasm.read_bytes())
+        assert answer.status == 400
+        assert (await http.send("GET", f"/v1/artifacts/{'0' * 64}")).json == {"found": False}
+
+    async def test_upload_that_is_refused_at_once_hears_why(self, http: Caller) -> None:
+        """Though it sends on: the rest is dropped, and the answer is not lost by a reset."""
+        http.writer.write(
+            b"PUT /v1/artifacts/x HTTP/1.1\r\nhost: localhost\r\ncontent-length: 999999999\r\n\r\n"
+        )
+        with contextlib.suppress(ConnectionError):
+            for _ in range(20):
+                http.writer.write(bytes(MIB))
+                await http.writer.drain()
+        answer = await http.answer()
+        assert (answer.status, answer.headers["connection"]) == (413, "close")
+
+    async def test_deploy_streams_its_phases_when_asked(
+        self, http: Caller, probe_wasm: Path
+    ) -> None:
+        """One JSON object a line, the application last."""
+        uploaded = await http.send("PUT", "/v1/artifacts/app.wasm", probe_wasm.read_bytes())
+        request = json.dumps({"name": "one", "digest": uploaded.json["digest"]}).encode()
+        answer = await http.send("POST", "/v1/applications", request, accept="application/x-ndjson")
+        events = [json.loads(line) for line in answer.body.splitlines()]
+        assert [event.get("phase") for event in events] == ["compile", "vm", "load", None]
+        assert events[-1]["application"]["name"] == "one"
+
+    async def test_log_is_followed_until_the_client_leaves(
+        self, http: Caller, open_: Any, client: NodeClient, probe_wasm: Path
+    ) -> None:
+        """Lines come as they are written, and nobody follows after the client is gone."""
+        await client.deploy("one", probe_wasm)
+        http.writer.write(
+            b"GET /v1/applications/one/logs?follow=true HTTP/1.1\r\nhost: localhost\r\n\r\n"
+        )
+        async with asyncio.timeout(30):
+            await http.reader.readuntil(b"\r\n\r\n")
+            other = await open_()
+            assert (await other.send("POST", "/apps/one/o", b"a line")).status == 200
+            assert b"a line" in await http.reader.readuntil(b"}\n")
+        http.writer.close()
+        await client.undeploy("one")
+
+    @pytest.mark.parametrize(
+        ("method", "path", "body", "status", "said"),
+        [
+            ("POST", "/v1/applications", b"{", 400, "not JSON"),
+            ("POST", "/v1/applications", b"[]", 400, "JSON object"),
+            ("POST", "/v1/applications", b'{"nme": 1}', 400, "nme"),
+            ("GET", "/v1/applications?all=1", b"", 400, "unknown parameter 'all'"),
+            ("PATCH", "/v1/applications", b"", 405, "PATCH"),
+            ("GET", "/v1/nothing", b"", 404, "nothing"),
+            ("GET", "/v1/applications/nobody/logs", b"", 404, "nobody"),
+            ("GET", "/v1/applications/nobody/logs?follow", b"", 404, "nobody"),
+            ("PUT", "/v1/artifacts/x", b"no wasm", 400, "WebAssembly"),
+        ],
+    )
+    async def test_bad_requests_are_problems(
+        self, http: Caller, method: str, path: str, body: bytes, status: int, said: str
+    ) -> None:
+        """The value that was wrong is named."""
+        answer = await http.send(method, path, body)
+        assert answer.status == status
+        assert said in answer.body.decode()
+
+    async def test_node_and_document_are_there(self, http: Caller, node: Node) -> None:
+        """What the node is, the OpenAPI document, and a page of it that cannot be framed."""
+        assert (await http.send("GET", "/v1/node")).json["node_id"] == node.id
+        document = (await http.send("GET", "/openapi.json")).json
+        assert document["openapi"] == "3.1.0"
+        page = await http.send("GET", "/")
+        assert page.headers["x-frame-options"] == "DENY"
+        assert b"/v1/applications/{name}" in page.body
+
+
+async def test_shutdown_answers_what_runs_and_closes_the_rest(
+    data_dir: Path, probe_wasm: Path
+) -> None:
+    """A message in flight is answered, an idle connection is closed, nothing is left."""
+    build = builder(data_dir).with_setting("http.address", "127.0.0.1:0")
+    async with build.build() as node, NodeClient(node.address) as client:
+        await client.deploy("one", probe_wasm)
+        await reached(client, "one", ApplicationState.RUNNING)
+        host, _, port = node.http_address.rpartition(":")
+        idle = Caller(*await asyncio.open_connection(host, int(port)))
+        assert (await idle.send("POST", "/apps/one/e", b"x")).body == b"x"
+    assert await idle.is_closed()
+    idle.writer.close()
+    assert_nothing_left(data_dir)
+
+
+async def test_second_node_goes_without_when_the_default_port_is_taken(
+    data_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The port of the first is in use: the second says so, and runs."""
+    async with builder(data_dir).with_setting("http.address", "127.0.0.1:0").build() as first:
+        taken = first.http_address
+        second = builder(data_dir.with_name("other")).with_setting("http.address", taken)
+        with pytest.raises(Exception, match="port is in use") as caught:
+            async with second.build():
+                pass
+        assert "[http] address" in str(getattr(caught.value, "hint", ""))

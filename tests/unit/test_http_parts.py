@@ -1,0 +1,223 @@
+"""The parts of the HTTP door: what is read, whose requests are taken, which routes there are."""
+
+from __future__ import annotations
+
+from math import inf
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from plexspaces_node.api.generated import application_pb2 as pb
+from plexspaces_node.errors import PLATFORM_ERRORS, ActorTrapped, InvalidArgument
+from plexspaces_node.node.http import problem
+from plexspaces_node.node.http.message import Request, Response
+from plexspaces_node.node.http.openapi import document
+from plexspaces_node.node.http.origin import Origins
+from plexspaces_node.node.http.problem import HttpFault
+from plexspaces_node.node.http.reader import BODY_S, COUNTED_BYTES, HEAD_S, RequestReader
+from plexspaces_node.node.http.routes import ROUTES, SERVICE
+from plexspaces_node.node.http.transcode import from_json, to_json
+from plexspaces_node.node.machines.in_flight import InFlight
+
+HEAD = b"POST /x HTTP/1.1\r\nhost: localhost\r\n"
+
+
+class Reading:
+    """A reader with a clock that moves when told, and what it has read."""
+
+    def __init__(self, *, limit: int = 1 << 20, in_flight_bytes: int = 1 << 20) -> None:
+        self.now_s = 100.0
+        self.requests: list[Request] = []
+        self.told: list[str] = []
+        self.in_flight = InFlight(in_flight_bytes)
+        transport: Any = SimpleNamespace(
+            pause_reading=lambda: self.told.append("pause"),
+            resume_reading=lambda: self.told.append("resume"),
+        )
+        self.reader = RequestReader(
+            transport,
+            body_limit=lambda _request: limit,
+            on_request=self.requests.append,
+            proceed=lambda: self.told.append("continue"),
+            in_flight=self.in_flight,
+            clock=lambda: self.now_s,
+        )
+
+
+class TestReader:
+    def test_head_has_its_time_from_its_first_byte_on(self) -> None:
+        """One that comes byte by byte gets no more time for it."""
+        reading = Reading()
+        assert reading.reader.due_s == inf
+        reading.reader.feed(HEAD[:1])
+        reading.now_s += 5
+        reading.reader.feed(HEAD[1:9])
+        assert reading.reader.due_s == 100 + HEAD_S
+        reading.reader.expire()
+        fault = reading.reader.fault
+        assert fault is not None
+        assert (fault.status, "head" in fault.title) == (408, True)
+
+    def test_body_has_its_time_anew_with_each_part(self) -> None:
+        """A long body on a slow line is taken; one that stops is not waited for."""
+        reading = Reading()
+        reading.reader.feed(HEAD + b"content-length: 4\r\n\r\n")
+        assert reading.reader.due_s == 100 + BODY_S
+        reading.now_s += 20
+        reading.reader.feed(b"ab")
+        assert reading.reader.due_s == 120 + BODY_S
+        reading.reader.feed(b"cd")
+        assert (reading.reader.due_s, reading.requests[0].body) == (inf, b"abcd")
+
+    def test_long_body_counts_while_it_comes(self) -> None:
+        """Many slow senders of long bodies do not take the node's memory: the next is refused."""
+        reading = Reading(in_flight_bytes=4 * COUNTED_BYTES)
+        reading.in_flight.add(1)
+        reading.reader.feed(HEAD + b"content-length: 1000000\r\n\r\n")
+        for _ in range(5):
+            reading.reader.feed(b"x" * COUNTED_BYTES)
+        fault = reading.reader.fault
+        assert fault is not None
+        assert (fault.status, "in flight on this node" in fault.title) == (429, True)
+        assert reading.in_flight.bytes == 1
+
+    @pytest.mark.parametrize("size", [3, 2 * COUNTED_BYTES])
+    def test_body_that_has_come_counts_no_more(self, size: int) -> None:
+        """What becomes of it is counted by whoever takes it."""
+        reading = Reading()
+        reading.reader.feed(HEAD + b"content-length: %d\r\n\r\n" % size + b"x" * size)
+        assert (len(reading.requests[0].body), reading.in_flight.bytes) == (size, 0)
+
+    def test_half_a_request_is_forgotten_when_its_client_leaves(self) -> None:
+        """And its bytes with it."""
+        reading = Reading()
+        size = 2 * COUNTED_BYTES
+        reading.reader.feed(HEAD + b"content-length: 999999\r\n\r\n" + b"x" * size)
+        assert reading.in_flight.bytes == size
+        reading.reader.close()
+        assert (reading.in_flight.bytes, reading.requests) == (0, [])
+
+    @pytest.mark.parametrize(("limit", "told"), [(10, []), (100, ["continue"])])
+    def test_client_that_waits_is_told_to_go_on(self, limit: int, told: list[str]) -> None:
+        """Unless what it would send is refused by its length."""
+        reading = Reading(limit=limit)
+        reading.reader.feed(HEAD + b"content-length: 50\r\nexpect: 100-Continue\r\n\r\n")
+        assert reading.told == told
+        assert (reading.reader.fault is None) == bool(told)
+
+    async def test_streamed_body_is_read_no_faster_than_it_is_taken(self) -> None:
+        """Past its buffer reading stops, and the client's time too; what is taken resumes both."""
+        reading = Reading(limit=-1)
+        reading.reader.feed(HEAD + b"content-length: 1000000\r\n\r\n")
+        for _ in range(5):
+            reading.reader.feed(b"x" * COUNTED_BYTES)
+        assert (reading.told, reading.reader.due_s) == (["pause"], inf)
+        stream = reading.requests[0].stream
+        assert stream is not None
+        assert len(await anext(stream.__aiter__())) == COUNTED_BYTES
+        assert (reading.told, reading.reader.due_s) == (["pause", "resume"], 100 + BODY_S)
+
+
+def asking(host: str, **headers: str) -> Request:
+    pairs = [(b"host", host.encode())]
+    pairs += [(key.replace("_", "-").encode(), value.encode()) for key, value in headers.items()]
+    return Request(b"POST", b"/x", pairs)
+
+
+class TestOrigins:
+    @pytest.mark.parametrize(
+        ("host", "application"),
+        [
+            ("localhost", ""),
+            ("localhost:8080", ""),
+            ("127.0.0.1:8080", ""),
+            ("127.1.2.3", ""),
+            ("[::1]:8080", ""),
+            ("shop.localhost:8080", "shop"),
+            ("SHOP.LOCALHOST", "shop"),
+            ("node.example", ""),
+            ("shop.node.example:80", "shop"),
+        ],
+    )
+    def test_host_of_the_node(self, host: str, application: str) -> None:
+        """Its own names, those of settings, and an application's below them."""
+        origins = Origins(hosts="node.example")
+        assert origins.application_of(asking(host)) == application
+
+    @pytest.mark.parametrize(
+        "host",
+        ["", "example.com", "localhost.example.com", "xlocalhost", "8.8.8.8", "a.b.localhost"],
+    )
+    def test_host_of_somebody_else(self, host: str) -> None:
+        """Misdirected, with what helps."""
+        with pytest.raises(HttpFault, match="does not go by") as caught:
+            Origins(hosts="node.example").application_of(asking(host))
+        assert (caught.value.status, "[http] hosts" in caught.value.hint) == (421, True)
+
+    def test_address_of_a_node_that_may_be_reached(self) -> None:
+        """Whoever let it be reached calls it by its address."""
+        assert Origins(any_address=True).application_of(asking("10.0.0.7:8080")) == ""
+
+    def test_page_that_is_allowed_may_read(self) -> None:
+        """The answer says so, for its origin alone; another one's page may not even ask."""
+        origins = Origins(origins="https://shop.example")
+        request = asking("localhost", origin="https://shop.example")
+        origins.application_of(request)
+        headers: list[tuple[bytes, bytes]] = []
+        origins.allow(request, headers)
+        assert (b"access-control-allow-origin", b"https://shop.example") in headers
+        with pytest.raises(HttpFault):
+            origins.application_of(asking("localhost", origin="https://other.example"))
+        assert origins.preflight(request).status == 204
+
+
+class TestContract:
+    def test_every_method_has_a_route(self) -> None:
+        """Nothing of the gRPC API is missing, and nothing is there twice."""
+        rpcs = [route.rpc for route in ROUTES]
+        assert sorted(rpcs) == sorted(method.name for method in SERVICE.methods)
+
+    def test_every_field_of_a_route_is_the_requests(self) -> None:
+        """What is in the path and the query goes into a field of the contract."""
+        for route in ROUTES:
+            if route.rpc != "UploadArtifact":
+                fields = route.descriptor.input_type.fields_by_name
+                assert {*route.parameters, *route.query} <= set(fields)
+
+    def test_document_names_every_route_and_resolves(self) -> None:
+        """Each reference in the OpenAPI document leads to a schema in it."""
+        text = repr(document())
+        for route in ROUTES:
+            assert route.path in document()["paths"]
+        schemas = document()["components"]["schemas"]
+        for part in text.split("#/components/schemas/")[1:]:
+            assert part.partition("'")[0] in schemas
+
+    def test_message_goes_to_json_and_back(self) -> None:
+        """Numbers of 64 bits, bytes, maps, lists and messages."""
+        message = pb.DeployRequest(
+            name="one",
+            env={"A": "b"},
+            args=["x", "y"],
+            config=pb.VmConfig(vcpus=2),
+            concurrency=3,
+        )
+        assert from_json(pb.DeployRequest, to_json(message)) == message
+        invoke = pb.InvokeRequest(name="one", payload=b"\xff\x00")
+        assert to_json(invoke)["payload"] == "/wA="
+        assert from_json(pb.InvokeRequest, to_json(invoke)) == invoke
+        vm = pb.Vm(started_unix_ns=2**62)
+        assert to_json(vm)["started_unix_ns"] == 2**62
+
+    @pytest.mark.parametrize("members", [[], "x", {"nme": 1}, {"concurrency": "many"}])
+    def test_json_that_is_no_message_is_refused(self, members: object) -> None:
+        """With what was wrong in it."""
+        with pytest.raises(InvalidArgument):
+            from_json(pb.DeployRequest, members)
+
+    def test_every_error_has_a_status(self) -> None:
+        """Platform errors, and an actor's text that is no Unicode."""
+        assert set(problem.STATUSES) == set(PLATFORM_ERRORS)
+        trapped: Response = problem.of_error(ActorTrapped("\ud800", code="unreachable"))
+        assert (trapped.status, b'"code":"unreachable"' in trapped.body) == (500, True)  # type: ignore[operator]
