@@ -85,7 +85,7 @@ class Replacement:
             raise
         supervisor.record = record
         supervisor.timings = record.timings or supervisor.timings
-        supervisor.end_trial(keep=True)
+        supervisor.end_trial()
         self._node.artifacts.release(self._record.digest)
 
     async def _roll_back(self) -> None:
@@ -99,7 +99,9 @@ class Replacement:
             # At once: the next version's state is not meant for the previous one.
             await supervisor.abort()
         finally:
-            supervisor.end_trial(keep=False)
+            if supervisor.saver.on_trial:
+                supervisor.saver.forget()
+            supervisor.end_trial()
             supervisor.record, supervisor.timings = self._record, self._timings
             artifacts.release(self._next.digest)
         if self._state is ApplicationState.FAILED:

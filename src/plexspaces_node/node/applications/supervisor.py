@@ -175,10 +175,8 @@ class Supervisor:
         """Let the next start use another version, whose state is not saved until it is kept."""
         self.record, self.saver.on_trial = record, True
 
-    def end_trial(self, *, keep: bool) -> None:
-        """Continue with the running version as the application, or without a VM."""
-        if self.saver.on_trial and not keep:
-            self.saver.forget()
+    def end_trial(self) -> None:
+        """Save the state of the running version from now on, and let messages reach it."""
         self.replacing = self.saver.on_trial = False
         self.saver.resume()
 
