@@ -14,7 +14,7 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks import applications, languages, machines, node
+from benchmarks import applications, http, languages, machines, node
 from benchmarks.applications import ApplicationsReport
 from benchmarks.languages import LanguageRow
 from benchmarks.machines import MachineReport
@@ -22,12 +22,14 @@ from benchmarks.node import Row
 from benchmarks.serving import serving
 from plexspaces_node import NodeClient
 
+_PARTS = ("node", "http", "languages", "applications", "machines")
+
 
 async def main() -> None:
     """Run everything and print a table, or JSON with --json."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--only", choices=("node", "languages", "applications", "machines"))
+    parser.add_argument("--only", choices=_PARTS)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="px-") as scratch:
         report = await _measure(Path(scratch), arguments.only)
@@ -73,14 +75,19 @@ async def _measure(scratch: Path, only: str | None) -> Report:
     of_many = by_machine = None
     if only in (None, "node", "languages"):
         host = [sys.executable, "-m", "benchmarks.host", str(scratch / "data")]
-        with serving(host) as address:
-            async with NodeClient(address) as client:
+        with serving(host) as addresses:
+            async with NodeClient(addresses.split()[0]) as client:
                 if only != "languages":
                     rows = await node.measure(client, scratch / "data", wasm)
                 if only != "node":
                     by_language = await languages.measure(
                         client, scratch / "data", scratch, note=_note
                     )
+    if only in (None, "http"):
+        if why := http.missing():
+            _note(f"HTTP is not measured: {why}")
+        else:
+            rows += await http.measure(wasm, scratch)
     if only in (None, "applications"):
         of_many = await applications.measure(wasm, scratch / "many", note=_note)
     if only in (None, "machines"):

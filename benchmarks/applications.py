@@ -55,8 +55,8 @@ async def measure(wasm: Path, data: Path, *, note: Callable[[str], None]) -> App
     """Deploy `COUNT` applications, list them, kill the node and start it again."""
     argv = [sys.executable, "-m", "benchmarks.host", str(data), str(COUNT)]
     before_mib = available_memory_mib()
-    with serving_process(argv) as (process, address):
-        async with NodeClient(address) as client:
+    with serving_process(argv) as (process, addresses):
+        async with NodeClient(addresses.split()[0]) as client:
             note(f"applications: {COUNT} deploys")
             deploys_ms = [await _deployed_ms(client, f"app-{n}", wasm) for n in range(COUNT)]
             answered = [await _answers(client, f"app-{n}") for n in range(COUNT)]
@@ -66,8 +66,8 @@ async def measure(wasm: Path, data: Path, *, note: Callable[[str], None]) -> App
         process.wait()
     note("applications: the node was killed, and starts again")
     begin = perf_counter()
-    with serving_process(argv) as (_, address):
-        async with NodeClient(address) as client:
+    with serving_process(argv) as (_, addresses):
+        async with NodeClient(addresses.split()[0]) as client:
             await client.list()
             serving_s = perf_counter() - begin
             async with asyncio.timeout(_TIMEOUT_S):

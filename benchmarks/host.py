@@ -1,4 +1,4 @@
-"""The node to be measured, in a process of its own; the first line on stdout is its address."""
+"""The node to be measured, in a process of its own; its first line on stdout is its addresses."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from plexspaces_node import NodeBuilder
 
 
 async def main(data_dir: str, applications: str = "100") -> None:
-    """Serve at most so many applications until stdin ends."""
+    """Serve at most so many applications until stdin ends; tells the addresses of gRPC and HTTP."""
     builder = NodeBuilder("bench").with_address("127.0.0.1:0").with_isolation("process")
     builder = builder.with_setting("limits.applications", int(applications))
+    builder = builder.with_setting("http.address", "127.0.0.1:0")
     async with builder.with_data_dir(data_dir).build() as node:
-        print(node.address, flush=True)
+        print(node.address, node.http_address, flush=True)
         await asyncio.to_thread(sys.stdin.read)
 
 
