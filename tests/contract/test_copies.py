@@ -9,7 +9,7 @@ import asyncio
 import errno
 import os
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -37,15 +37,30 @@ async def stand_in(root: Path, tmp_path: Path) -> AsyncIterator[FakeQemuHarness]
     assert files_of_templates() == []
 
 
+_OTHERS: set[tuple[int, int]] = set()
+"""Files that were open before the test: templates of drivers that other tests keep."""
+
+
+@pytest.fixture(autouse=True)
+def _others() -> None:
+    _OTHERS.clear()
+    _OTHERS.update(identity for identity, _ in _files_of_templates())
+
+
 def files_of_templates() -> list[str]:
-    """Name the templates' files that this process has open."""
+    """Name the templates' files that this process has opened since the test began."""
+    return [name for identity, name in _files_of_templates() if identity not in _OTHERS]
+
+
+def _files_of_templates() -> list[tuple[tuple[int, int], str]]:
     found = []
     for entry in Path("/proc/self/fd").iterdir():
-        try:
-            found.append(os.readlink(entry))
-        except FileNotFoundError:  # the one by which the directory is read
-            continue
-    return [name for name in found if "plexspaces-" in name]
+        # But for the one by which the directory is read.
+        with suppress(FileNotFoundError):
+            name, status = os.readlink(entry), entry.stat()
+            if "plexspaces-" in name:
+                found.append(((status.st_dev, status.st_ino), name))
+    return found
 
 
 @pytest.fixture

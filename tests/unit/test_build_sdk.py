@@ -229,7 +229,7 @@ _json = st.recursive(
 
 
 # How fast a busy machine draws examples says nothing about the SDK.
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(_json))
 def test_encode_then_decode_gives_the_value_back(value: list[Any]) -> None:
     """Whatever JSON can say survives the way there and back."""

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -28,7 +27,6 @@ from plexspaces_node.settings import (
 
 ROOT = Path(__file__).parents[2]
 HOME = {"HOME": "/home/u"}
-UNHURRIED = hypothesis_settings(deadline=None)
 VARIABLES = [
     *(setting.variable for setting in settings().values()),
     *map(variable_of, FORMER_KEYS),
@@ -70,7 +68,6 @@ def refused(
 
 
 class TestPrecedence:
-    @UNHURRIED
     @given(
         file=st.none() | st.integers(1, 1000),
         environment=st.none() | st.integers(1, 1000),
@@ -532,7 +529,6 @@ class TestValues:
 
         assert load(flags={"node.isolation": Level.PROCESS}).node.isolation == "process"
 
-    @UNHURRIED
     @given(st.dictionaries(st.sampled_from(VARIABLES), st.text(max_size=8), max_size=4))
     def test_load_when_values_are_arbitrary_then_only_invalid_argument_is_raised(
         self, environ: dict[str, str]
@@ -608,7 +604,6 @@ class TestListen:
         assert split_address("node.example:1") == ("node.example", 1)
         assert is_loopback("::1")
 
-    @UNHURRIED
     @given(st.text(max_size=20))
     def test_split_address_when_arbitrary_then_it_splits_or_raises_value_error(
         self, text: str

@@ -52,6 +52,7 @@ DEPENDENCIES: Mapping[str, str] = {
     "grpcio": "grpc.aio",
     "grpcio-health-checking": "grpc_health.v1.health",
     "grpcio-reflection": "grpc_reflection.v1alpha.reflection",
+    "httptools": "httptools",
     "msgspec": "msgspec",
     "prometheus-client": "prometheus_client",
     "protobuf": "google.protobuf",
