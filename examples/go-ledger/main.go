@@ -12,7 +12,7 @@ import (
 	"plexspaces/keyvalue"
 )
 
-// Ledger is the actor's state: its exported fields are there again after a restart.
+// Ledger is the actor's state: its exported fields are kept across restarts.
 type Ledger struct {
 	Balances map[string]int64 `json:"balances"` // cents by account
 	Bookings int64            `json:"bookings"` // how many there were

@@ -36,7 +36,7 @@ class Step:
 
 
 class Calculator(Actor):
-    # Annotated, public attributes are the actor's state: they are there again after a restart.
+    # Annotated, public attributes are the actor's state: they survive a restart.
     last: float = 0.0
     history: tuple[Step, ...] = ()
 

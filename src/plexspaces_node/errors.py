@@ -175,6 +175,6 @@ def no_application(name: str) -> NotFound:
 def name_taken(name: str, state: str = "") -> AlreadyExists:
     """Return the error for a deploy under the name of an application in this state."""
     return AlreadyExists(
-        f"application {name!r} is already deployed" + (f", and {state}" if state else ""),
+        f"application {name!r} is already deployed" + (f" and {state}" if state else ""),
         hint="deploy with --replace, which keeps its state, or under another --name",
     )

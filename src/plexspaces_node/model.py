@@ -191,7 +191,9 @@ class ApplicationSpec:
                 hint="use letters, digits and . _ + - only, at most 64 characters",
             )
         if not re.fullmatch(r"[0-9a-f]{64}", self.digest):
-            raise InvalidArgument(f"digest {self.digest!r} is not 64 hexadecimal digits of SHA-256")
+            raise InvalidArgument(
+                f"{self.digest!r} is not a SHA-256 digest (64 hexadecimal digits)"
+            )
         _check_environment(self.env, self.args)
         if not 0 <= self.concurrency <= MAX_CONCURRENCY:
             raise InvalidArgument(

@@ -211,14 +211,14 @@ class LimitsSection(Section):
     deploy_timeout_s: float = _number(120.0, 0.1, DAY_S, "Timeout of a deploy, without its upload.")
     compile_timeout_s: float = _number(300.0, 0.1, DAY_S, "Timeout of a compilation.")
     compile_memory_mib: int = _number(4096, 256, MIB, "Memory limit of the compiler, in MiB.")
-    mailbox: int = _number(1024, 1, 1_000_000, "Messages that can wait for one actor.")
+    mailbox: int = _number(1024, 1, 1_000_000, "Messages in flight for one application.")
     log_bytes: int = _number(2 * MIB, 4096, 1024 * MIB, "Log kept on disk for each application.")
     keyvalue_bytes: int = _number(
         64 * MIB,
         0,
         16 * 1024 * MIB,
-        "Size limit of an application's keys and values; a row counts as its value, twice its key "
-        "and 32 bytes, rounded up to pages of 4096 bytes from half a page on.",
+        "Size limit of an application's keys and values; each row counts as its value, twice its "
+        "key and 32 bytes; above 2048 bytes that is rounded up to pages of 4096.",
     )
     registry_bytes: int = _number(
         16 * 1024 * MIB,

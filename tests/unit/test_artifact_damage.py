@@ -205,7 +205,7 @@ class TestArtifact:
             for _ in range(2):
                 with pytest.raises(NotFound, match=f"artifact {DIGEST}") as caught:
                     await store.compile(DIGEST)
-                assert "deploy its file again" in (caught.value.hint or "")
+                assert "deploy the file again" in (caught.value.hint or "")
             assert not file.exists()
             assert not (root / "compiled").exists()
             assert store.total_bytes == 0

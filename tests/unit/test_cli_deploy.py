@@ -129,7 +129,7 @@ class TestFile:
         ran = deployed("deploy", "--name", "calc", "--wasm", wasm)
         assert (ran.status, ran.stdout) == (1, b"")
         assert ran.stderr == (
-            "error: application 'calc' is already deployed, and Running\n"
+            "error: application 'calc' is already deployed and Running\n"
             "hint: deploy with --replace, which keeps its state, or under another --name\n"
         )
         assert fake_node.applications == before

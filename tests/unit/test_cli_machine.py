@@ -28,13 +28,14 @@ def test_config_show_when_asked_then_every_setting_its_value_and_origin(
     (tmp_path / "release.toml").write_text("[limits]\nmailbox = 7\n")
     monkeypatch.setenv("PLEXSPACES_NODE_ID", "n-7")
     lines = command("config", "show").text.splitlines()
-    assert [line.partition(" = ")[0] for line in lines] == list(settings())
-    shown = {line.partition(" = ")[0]: " ".join(line.split()) for line in lines}
+    keys = [line.lstrip("#").partition(" =")[0] for line in lines]
+    assert keys == list(settings())
+    shown = {key: " ".join(line.split()) for key, line in zip(keys, lines, strict=True)}
     assert shown["limits.mailbox"].startswith("limits.mailbox = 7 # release.toml (")
     assert shown["node.id"] == 'node.id = "n-7" # environment PLEXSPACES_NODE_ID'
     assert shown["node.address"] == 'node.address = "127.0.0.1:9000" # default'
     assert shown["node.allow_remote"] == "node.allow_remote = false # default"
-    assert shown["firecracker.binary_path"] == 'firecracker.binary_path = "" # default'
+    assert shown["firecracker.binary_path"] == "#firecracker.binary_path = # default"
 
 
 def test_config_show_when_for_programs_then_values_keep_their_types(command: Command) -> None:

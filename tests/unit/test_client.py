@@ -230,7 +230,7 @@ class TestDeploy:
     ) -> None:
         """A name is asked for before the artifact is sent, and the hint tells the way."""
         await client.deploy("calc", WASM)
-        with pytest.raises(AlreadyExists, match="'calc' is already deployed, and Run") as caught:
+        with pytest.raises(AlreadyExists, match="'calc' is already deployed and Run") as caught:
             await client.deploy("calc", wasm)
         assert (caught.value.hint or "").startswith("deploy with --replace")
         assert len(node.uploads) == 1

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use plexspaces::{Actor, Failure, Handlers, Result, keyvalue, log, tell};
 use serde::{Deserialize, Serialize};
 
-/// The actor. Its fields are its state: they are there again after a restart, and `default` lets a
+/// The actor. Its fields are its state: they survive a restart, and `default` lets a
 /// later version of this struct, with more fields, take over what this one saved.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default)]

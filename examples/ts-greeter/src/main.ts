@@ -28,7 +28,7 @@ const BORN_WITH = new Map([
 ]);
 
 export default actor({
-  // The state is there again after a restart; everything in it is plain JSON.
+  // The state is kept across restarts; everything in it is plain JSON.
   state: { visitors: [] as Visitor[] },
 
   handlers: {

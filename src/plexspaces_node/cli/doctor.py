@@ -48,7 +48,7 @@ def config_show(config: ConfigFile = None, as_json: Json = False) -> None:
             {key: {"value": _jsonable(value), "origin": origin} for key, value, origin in settings}
         )
         return
-    texts = [(f"{key} = {_as_toml(value)}", origin) for key, value, origin in settings]
+    texts = [(_as_line(key, value), origin) for key, value, origin in settings]
     width = min(max(len(text) for text, _ in texts), 60)
     for text, origin in texts:
         say(f"{text:<{width}}  # {origin}")
@@ -63,6 +63,8 @@ def _jsonable(value: object) -> object:
     return str(value) if isinstance(value, Path) else value
 
 
-def _as_toml(value: object) -> str:
-    # A basic string of TOML is escaped like one of JSON; None does not exist in TOML.
-    return '""' if value is None else json.dumps(_jsonable(value), ensure_ascii=False)
+def _as_line(key: str, value: object) -> str:
+    # None does not exist in TOML, whose basic strings are escaped like those of JSON.
+    if value is None:
+        return f"#{key} ="
+    return f"{key} = {json.dumps(_jsonable(value), ensure_ascii=False)}"

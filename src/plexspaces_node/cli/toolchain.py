@@ -33,7 +33,7 @@ def install(
     if installer is None:
         other = next((one.install for one in TOOLCHAINS if one.language == language), None)
         raise InvalidArgument(
-            f"this command installs no toolchain for {language!r}",
+            f"there is no toolchain to install for {language!r}",
             hint=other or f"choose one of {', '.join(_INSTALLERS)}",
         )
     place = asyncio.run(installer(BuildEnvironment.here(), progress=note))

@@ -446,7 +446,7 @@ def _path_finding(directory: Path, real: Path) -> Finding:
                 return Finding("Node", "path", False, detail, f"chmod o-w {quoted(parent)}")
     link = next((one for one in (directory, *directory.parents) if os.path.islink(one)), None)
     if link is None:
-        return Finding("Node", "path", True, "no symbolic link in the path")
+        return Finding("Node", "path", True, "the data directory's path contains no symbolic link")
     detail = f"{link} is a symbolic link; the data lies in {real}"
     return Finding("Node", "path", None, detail, f"use the real path: --data-dir {real}")
 

@@ -125,7 +125,8 @@ class ArtifactFiles:
 def missing(digest: str) -> NotFound:
     """Return the error for a missing artifact."""
     return NotFound(
-        f"artifact {digest} is missing or corrupt", hint="deploy its file again, under any name"
+        f"artifact {digest} is missing or corrupt",
+        hint="deploy the file again, under any name",
     )
 
 

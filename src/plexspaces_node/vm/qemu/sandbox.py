@@ -81,7 +81,7 @@ def check_group_may_open(device: Path) -> None:
     """Raise `Unavailable` with what helps unless members of a device's group may use it."""
     if device.stat().st_mode & 0o060 != 0o060:
         raise Unavailable(
-            f"{device} has no group that may open it",
+            f"no group has access to {device}",
             hint=f"chgrp kvm {device} && chmod 660 {device}",
         )
 

@@ -7,7 +7,7 @@ import (
 	"plexspaces/actor"
 )
 
-// Greeter is the state: its exported fields are there again after a restart.
+// Greeter is the state: its exported fields are kept across restarts.
 type Greeter struct {
 	Count int
 }
@@ -35,7 +35,7 @@ func main() { actor.Serve(greeter) }
 func (g *Greeter) Greet(person Person) (Greeting, error) {
 	if person.Name == "" {
 		// The caller gets this as an error record; the actor and its state live on.
-		return Greeting{}, actor.Failf("no-name", "whom shall I greet?")
+		return Greeting{}, actor.Failf("no-name", "the name is empty")
 	}
 	g.Count++
 	slog.Info("greeting", "name", person.Name, "number", g.Count)

@@ -23,14 +23,14 @@ class Greeting:
 
 
 class Greeter(Actor):
-    # Public attributes with a type are the state: they are there again after a restart.
+    # Public attributes with a type are the state: they survive a restart.
     count: int = 0
 
     @handler("greet")
     def greet(self, person: Person) -> Greeting:
         if not person.name:
             # The caller gets this as an error record; the actor and its state live on.
-            raise ActorFailure("no-name", "whom shall I greet?")
+            raise ActorFailure("no-name", "the name is empty")
         self.count += 1
         log.info("greeting %s, number %d", person.name, self.count)
         return Greeting(f"Hello, {person.name}!", self.count)

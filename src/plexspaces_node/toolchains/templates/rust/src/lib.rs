@@ -3,7 +3,7 @@
 use plexspaces::{Actor, Failure, Handlers, Result, log};
 use serde::{Deserialize, Serialize};
 
-/// The fields are the state: they are there again after a restart.
+/// The fields are the state: they survive a restart.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Greeter {
@@ -36,7 +36,7 @@ impl Greeter {
     pub fn greet(&mut self, person: Person) -> Result<Greeting> {
         if person.name.is_empty() {
             // The caller gets this as an error record; the actor and its state live on.
-            return Err(Failure::new("no-name", "whom shall I greet?"));
+            return Err(Failure::new("no-name", "the name is empty"));
         }
         self.count += 1;
         log::info!("greeting {}, number {}", person.name, self.count);

@@ -14,7 +14,7 @@ export interface Greeting {
 }
 
 export default actor({
-  // The state is there again after a restart; everything in it is plain JSON.
+  // The state is kept across restarts; everything in it is plain JSON.
   state: { count: 0 },
 
   handlers: {
@@ -23,7 +23,7 @@ export default actor({
       handle(state, person): Greeting {
         if (!person.name) {
           // The caller gets this as an error record; the actor and its state live on.
-          throw new Failure("no-name", "whom shall I greet?");
+          throw new Failure("no-name", "the name is empty");
         }
         state.count += 1;
         log.info("greeting", person.name, "number", state.count);
