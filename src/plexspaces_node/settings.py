@@ -73,7 +73,8 @@ def _valid_address(value: str) -> str:
 
 
 def _valid_address_or_off(value: str) -> str:
-    return value and _valid_address(value)
+    # The word for a variable, of which an empty one counts as not set.
+    return "" if value in ("", "off") else _valid_address(value)
 
 
 def _matching(pattern: re.Pattern[str]) -> AfterValidator:
@@ -106,7 +107,7 @@ Version = Annotated[
 ]
 Address = Annotated[str, AfterValidator(_valid_address), _Allowed(_ADDRESS_WORDS)]
 AddressOrOff = Annotated[
-    str, AfterValidator(_valid_address_or_off), _Allowed(f'"" for off, or {_ADDRESS_WORDS}')
+    str, AfterValidator(_valid_address_or_off), _Allowed(f'off or "", or {_ADDRESS_WORDS}')
 ]
 HostNames = Annotated[
     str, _each_matching(_HOST_NAME), _Allowed('host names, separated by commas, or ""')

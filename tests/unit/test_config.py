@@ -206,6 +206,13 @@ class TestEnvironment:
         assert value == type(value)(text) if isinstance(value, float) else str(value) == written
         assert config.origin(key) == f"environment {variable}"
 
+    @pytest.mark.parametrize("key", ["http.address", "node.metrics_address"])
+    def test_load_when_an_address_is_off_then_nothing_listens(self, key: str) -> None:
+        """By a variable too, of which an empty one counts as not set."""
+        variable = "PLEXSPACES_" + key.upper().replace(".", "_")
+        config = load(environ={**HOME, variable: "off"})
+        assert {one: value for one, value, _ in config.items()}[key] == ""
+
     @pytest.mark.parametrize(
         ("variable", "key", "text", "value"),
         [
