@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -128,23 +128,24 @@ class ArtifactStore:
         beginning or content, `ResourceExhausted` for a full disk. Several uploads of the same
         digest can run at once; the total is limited, and the others wait for their `owner`'s turn.
         """
-        target = self._files.path(digest)
-        file = IncomingFile(self._files.directory)
-        upload = Upload(
-            file, size_bytes, limit_bytes=self._limit_bytes, grace_s=self._upload_grace_s
-        )
-        async with self._uploads.place(upload, owner), self.holding(digest):
-            try:
-                with self._pruner.noticing_full_disk():
-                    yield upload
-                    upload.check_whole()
-                    await asyncio.to_thread(file.commit, digest, target)
-                now_s = time.monotonic()
-                self._upload_times.add(owner, digest, upload.duration_ns, now_s=now_s)
-            finally:
-                # Shielded: a second cancellation must not leave the file behind. On a thread: a
-                # cancelled write may still be running, and is awaited.
-                await asyncio.shield(self._settle(file, digest))
+        self._files.path(digest)
+        upload = self._upload(size_bytes)
+        async with self._uploads.place(upload, owner), self.holding(digest), self._storing(upload):
+            yield upload
+            await self._store(upload, digest, owner)
+
+    @asynccontextmanager
+    async def receive_unnamed(self, size_bytes: int, *, owner: str = "") -> AsyncIterator[Upload]:
+        """Do the same for an artifact of an unknown digest; `Upload.digest` has it in the end."""
+        upload = self._upload(size_bytes)
+        async with (
+            self._uploads.place(upload, owner),
+            AsyncExitStack() as holds,
+            self._storing(upload),
+        ):
+            yield upload
+            await holds.enter_async_context(self.holding(upload.digest))
+            await self._store(upload, upload.digest, owner)
 
     async def compile(
         self,
@@ -233,12 +234,33 @@ class ArtifactStore:
         """
         self._pruner.start(limit_bytes)
 
-    async def _settle(self, file: IncomingFile, digest: str) -> None:
+    def _upload(self, size_bytes: int) -> Upload:
+        file, limit_bytes = IncomingFile(self._files.directory), self._limit_bytes
+        return Upload(file, size_bytes, limit_bytes=limit_bytes, grace_s=self._upload_grace_s)
+
+    @asynccontextmanager
+    async def _storing(self, upload: Upload) -> AsyncIterator[None]:
+        """Let an upload be written in the body; its file is an artifact in the end, or removed."""
+        try:
+            with self._pruner.noticing_full_disk():
+                yield
+        finally:
+            # Shielded: a second cancellation must not leave the file behind. On a thread: a
+            # cancelled write may still be running, and is awaited.
+            await asyncio.shield(self._settle(upload.file))
+
+    async def _store(self, upload: Upload, digest: str, owner: str) -> None:
+        upload.check_whole()
+        await asyncio.to_thread(upload.file.commit, digest, self._files.path(digest))
+        now_s = time.monotonic()
+        self._upload_times.add(owner, digest, upload.duration_ns, now_s=now_s)
+
+    async def _settle(self, file: IncomingFile) -> None:
         await asyncio.to_thread(file.discard)
         if file.stored_bytes is not None:
-            key = self._files.native.key(digest)
-            self._inventory.put(key, digest, wasm_bytes=room_of(file.stored_bytes))
-            self._pruner.promise(digest)
+            key = self._files.native.key(file.digest)
+            self._inventory.put(key, file.digest, wasm_bytes=room_of(file.stored_bytes))
+            self._pruner.promise(file.digest)
 
     @contextmanager
     def _refusing(self, key: str) -> Iterator[None]:

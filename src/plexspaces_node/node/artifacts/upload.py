@@ -39,7 +39,11 @@ _Part = TypeVar("_Part")
 
 
 class Upload:
-    """The bytes of an artifact as they arrive; created by `ArtifactStore.receive`."""
+    """The bytes of an artifact as they arrive; created by `ArtifactStore.receive`.
+
+    Attributes:
+        file: where they are written.
+    """
 
     def __init__(
         self, file: IncomingFile, size_bytes: int, *, limit_bytes: int, grace_s: float
@@ -51,7 +55,7 @@ class Upload:
         if size_bytes > limit_bytes:
             raise _too_big(size_bytes, limit_bytes)
         self.size_bytes = size_bytes
-        self._file = file
+        self.file = file
         self._limit_bytes = limit_bytes
         self._received = 0
         self._first_ns = 0
@@ -75,6 +79,11 @@ class Upload:
     def duration_ns(self) -> int:
         """How long ago the first bytes arrived; at the end, the upload's duration."""
         return time.monotonic_ns() - self._first_ns
+
+    @property
+    def digest(self) -> str:
+        """The digest of what was written so far; no write may be running."""
+        return self.file.digest
 
     def begin(self) -> None:
         """Start its time, because it did not use any while it waited for others."""
@@ -144,7 +153,7 @@ class Upload:
             self._head += chunk[: len(_MAGIC) - len(self._head)]
             if not _MAGIC.startswith(self._head):
                 raise _not_wasm(self._head)
-        await asyncio.to_thread(self._file.write, chunk)
+        await asyncio.to_thread(self.file.write, chunk)
 
     def check_whole(self) -> None:
         """Raise `InvalidArgument` if bytes are missing."""
@@ -174,6 +183,11 @@ class IncomingFile:
         self._path: Path | None = None
         self._over = False
         self.stored_bytes: int | None = None
+
+    @property
+    def digest(self) -> str:
+        """The digest of what was written so far."""
+        return self._hash.hexdigest()
 
     def write(self, chunk: bytes) -> None:
         """Append bytes; raises `ResourceExhausted` if the disk is full."""
