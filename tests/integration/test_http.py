@@ -19,7 +19,9 @@ from support.traces import assert_nothing_left
 from plexspaces_node import NodeClient
 from plexspaces_node.model import MIB, ApplicationState
 from plexspaces_node.node.http.reader import HEAD_BYTES
+from plexspaces_node.node.logs import MAX_FOLLOWERS
 from plexspaces_node.node.node import Node
+from plexspaces_node.vm.process.driver import ProcessDriver
 
 _POST = b"POST /apps/echo/e HTTP/1.1\r\nhost: localhost\r\n"
 
@@ -76,6 +78,12 @@ class Caller:
             "\r\n".join([f"{method} {path} HTTP/1.1", *lines, "", ""]).encode() + body
         )
         return await self.answer(method=method)
+
+    async def leave(self) -> None:
+        """Close as clients do, and wait until the node has closed its side."""
+        self.writer.write_eof()
+        async with asyncio.timeout(30):
+            await self.reader.read()
 
     async def is_closed(self) -> bool:
         """Wait for the end of the connection; whether nothing more came before it."""
@@ -138,6 +146,7 @@ class TestMessages:
             (b"<b>page</b>", "text/plain; charset=utf-8"),
             (b"\xff\xfe", "application/octet-stream"),
             (b"", "application/octet-stream"),
+            (b"[" * 60_000, "text/plain; charset=utf-8"),
         ],
     )
     async def test_reply_has_a_fitting_content_type(
@@ -382,11 +391,79 @@ class TestControl:
         http.writer.close()
         await client.undeploy("one")
 
+    async def test_follower_that_leaves_makes_room(
+        self, open_: Any, client: NodeClient, probe_wasm: Path
+    ) -> None:
+        """A client that only closes its side has left too; one too many is told before the head."""
+        await client.deploy("one", probe_wasm)
+        request = b"GET /v1/applications/one/logs?follow HTTP/1.1\r\nhost: localhost\r\n\r\n"
+        followers = [await open_() for _ in range(MAX_FOLLOWERS + 1)]
+        for caller in followers[:-1]:
+            caller.writer.write(request)
+            assert b" 200 " in await caller.reader.readuntil(b"\r\n\r\n")
+        followers[-1].writer.write(request)
+        answer = await followers[-1].answer()
+        assert (answer.status, answer.json["code"]) == (429, "resource_exhausted")
+        await followers[0].leave()
+        async with asyncio.timeout(30):
+            while b" 200 " not in await self._head(followers[-1], request):
+                pass
+        for caller in followers:
+            caller.writer.transport.abort()
+        await client.undeploy("one")
+
+    async def _head(self, caller: Caller, request: bytes) -> bytes:
+        caller.writer.write(request)
+        head = await caller.reader.readuntil(b"\r\n\r\n")
+        if length := re.search(rb"content-length: (\d+)", head):
+            await caller.reader.readexactly(int(length[1]))
+        return head
+
+    async def test_deploy_that_fails_streams_its_error(
+        self, http: Caller, client: NodeClient, probe_wasm: Path
+    ) -> None:
+        """At once it is a problem; after the first phase the last line has it."""
+        wanted = {"accept": "application/x-ndjson"}
+        missing = json.dumps({"name": "one", "digest": "0" * 64}).encode()
+        answer = await http.send("POST", "/v1/applications", missing, **wanted)
+        assert (answer.status, answer.json["code"]) == (404, "not_found")
+        uploaded = await http.send("PUT", "/v1/artifacts/app.wasm", probe_wasm.read_bytes())
+        digest = uploaded.json["digest"]
+        request = {"name": "one", "digest": digest, "config": {"memory_mib": 1}}
+        answer = await http.send("POST", "/v1/applications", json.dumps(request).encode(), **wanted)
+        last = json.loads(answer.body.splitlines()[-1])
+        assert last.get("error", last)["code"]
+        assert (await http.send("GET", "/v1/node")).status == 200
+
+    async def test_deploy_is_undone_when_its_client_leaves(
+        self, http: Caller, open_: Any, probe_wasm: Path
+    ) -> None:
+        """It closes its side in the middle; the name is free again."""
+        uploaded = await http.send("PUT", "/v1/artifacts/app.wasm", probe_wasm.read_bytes())
+        request = json.dumps({"name": "one", "digest": uploaded.json["digest"]}).encode()
+        other = await open_()
+        other.writer.write(
+            b"POST /v1/applications HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n"
+            b"accept: application/x-ndjson\r\n\r\n%b" % (len(request), request)
+        )
+        await other.reader.readuntil(b"\r\n\r\n")
+        await other.leave()
+        async with asyncio.timeout(30):
+            while (await http.send("GET", "/v1/applications/one")).status != 404:
+                pass
+
+    @pytest.mark.parametrize("name", ["0" * 63, "A" * 64])
+    async def test_mistyped_digest_is_refused(self, http: Caller, name: str) -> None:
+        """And not taken for a file's name, for then nothing would be checked."""
+        answer = await http.send("PUT", f"/v1/artifacts/{name}", b"\0asm")
+        assert (answer.status, "digest" in answer.json["detail"]) == (400, True)
+
     @pytest.mark.parametrize(
         ("method", "path", "body", "status", "said"),
         [
             ("POST", "/v1/applications", b"{", 400, "not JSON"),
             ("POST", "/v1/applications", b"[]", 400, "JSON object"),
+            ("POST", "/v1/applications", b"[" * 100_000, 400, "not JSON"),
             ("POST", "/v1/applications", b'{"nme": 1}', 400, "nme"),
             ("GET", "/v1/applications?all=1", b"", 400, "unknown parameter 'all'"),
             ("PATCH", "/v1/applications", b"", 405, "PATCH"),
@@ -428,6 +505,43 @@ async def test_shutdown_answers_what_runs_and_closes_the_rest(
     assert await idle.is_closed()
     idle.writer.close()
     assert_nothing_left(data_dir)
+
+
+class Starting(ProcessDriver):
+    """Starts machines as usual, and asks the node over HTTP while it starts one."""
+
+    address = ""
+    asking: asyncio.Task[Answer] | None = None
+    was_answered: bool | None = None
+
+    async def start(self, *args: Any, **named: Any) -> Any:
+        if not self.address:
+            return await super().start(*args, **named)
+        host, _, port = self.address.rpartition(":")
+        self.caller = Caller(*await asyncio.open_connection(host, int(port)))
+        self.asking = asyncio.create_task(self.caller.send("GET", "/v1/applications"))
+        machine = await super().start(*args, **named)
+        self.was_answered = self.asking.done()
+        return machine
+
+
+async def test_http_waits_until_applications_are_recovered(
+    data_dir: Path, probe_wasm: Path
+) -> None:
+    """What would be deployed before that could be taken for a leftover, and started twice."""
+    driver = Starting()
+    build = builder(data_dir).with_driver(driver).with_setting("http.address", "127.0.0.1:0")
+    async with build.build() as node, NodeClient(node.address) as client:
+        await client.deploy("one", probe_wasm)
+        driver.address = node.http_address
+    build = build.with_setting("http.address", driver.address)
+    async with build.build() as node:
+        async with asyncio.timeout(30):
+            while driver.asking is None:
+                await asyncio.sleep(0)
+            answer = await driver.asking
+        assert (driver.was_answered, answer.status) == (False, 200)
+    driver.caller.writer.close()
 
 
 async def test_second_node_goes_without_when_the_default_port_is_taken(

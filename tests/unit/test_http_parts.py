@@ -15,8 +15,18 @@ from plexspaces_node.node.http.message import Request, Response
 from plexspaces_node.node.http.openapi import document
 from plexspaces_node.node.http.origin import Origins
 from plexspaces_node.node.http.problem import HttpFault
-from plexspaces_node.node.http.reader import BODY_S, COUNTED_BYTES, HEAD_S, RequestReader
+from plexspaces_node.node.http.reader import (
+    BODY_S,
+    COUNTED_BYTES,
+    HEAD_BYTES,
+    HEAD_S,
+    HEADERS,
+    LEAST_BYTES_PER_S,
+    SLICE_BYTES,
+    RequestReader,
+)
 from plexspaces_node.node.http.routes import ROUTES, SERVICE
+from plexspaces_node.node.http.share import Share
 from plexspaces_node.node.http.transcode import from_json, to_json
 from plexspaces_node.node.machines.in_flight import InFlight
 
@@ -40,7 +50,7 @@ class Reading:
             body_limit=lambda _request: limit,
             on_request=self.requests.append,
             proceed=lambda: self.told.append("continue"),
-            in_flight=self.in_flight,
+            share=Share(self.in_flight),
             clock=lambda: self.now_s,
         )
 
@@ -59,14 +69,14 @@ class TestReader:
         assert fault is not None
         assert (fault.status, "head" in fault.title) == (408, True)
 
-    def test_body_has_its_time_anew_with_each_part(self) -> None:
-        """A long body on a slow line is taken; one that stops is not waited for."""
+    def test_body_gets_time_with_what_comes(self) -> None:
+        """A long body on a slow line is taken; one that stops, or trickles, is not waited for."""
         reading = Reading()
         reading.reader.feed(HEAD + b"content-length: 4\r\n\r\n")
         assert reading.reader.due_s == 100 + BODY_S
         reading.now_s += 20
         reading.reader.feed(b"ab")
-        assert reading.reader.due_s == 120 + BODY_S
+        assert reading.reader.due_s == 100 + BODY_S + 2 / LEAST_BYTES_PER_S
         reading.reader.feed(b"cd")
         assert (reading.reader.due_s, reading.requests[0].body) == (inf, b"abcd")
 
@@ -82,12 +92,93 @@ class TestReader:
         assert (fault.status, "in flight on this node" in fault.title) == (429, True)
         assert reading.in_flight.bytes == 1
 
-    @pytest.mark.parametrize("size", [3, 2 * COUNTED_BYTES])
-    def test_body_that_has_come_counts_no_more(self, size: int) -> None:
-        """What becomes of it is counted by whoever takes it."""
+    @pytest.mark.parametrize(("size", "counted"), [(3, 0), (2 * COUNTED_BYTES, 2 * COUNTED_BYTES)])
+    def test_long_body_counts_until_it_is_released(self, size: int, counted: int) -> None:
+        """Also while it waits for its turn; then whoever takes it counts it."""
         reading = Reading()
         reading.reader.feed(HEAD + b"content-length: %d\r\n\r\n" % size + b"x" * size)
-        assert (len(reading.requests[0].body), reading.in_flight.bytes) == (size, 0)
+        assert (len(reading.requests[0].body), reading.in_flight.bytes) == (size, counted)
+        reading.requests[0].release()
+        reading.requests[0].release()
+        assert reading.in_flight.bytes == 0
+
+    def test_bodies_that_wait_take_half_of_the_nodes_limit(self) -> None:
+        """One connection does not keep the others from sending."""
+        reading = Reading(in_flight_bytes=8 * COUNTED_BYTES)
+        size = 3 * COUNTED_BYTES
+        for _ in range(2):
+            reading.reader.feed(HEAD + b"content-length: %d\r\n\r\n" % size + b"x" * size)
+        fault = reading.reader.fault
+        assert fault is not None
+        assert (fault.status, "this connection" in fault.title) == (429, True)
+        assert reading.in_flight.bytes == size
+
+    def test_bytes_behind_a_pause_are_not_parsed(self) -> None:
+        """One read may hold thousands of requests: few more than may wait are made of it."""
+        reading = Reading()
+        request = HEAD + b"content-length: 0\r\n\r\n"
+        asked = 4 * SLICE_BYTES // len(request)
+        reading.reader.feed(request)
+        reading.reader.pause()
+        reading.reader.feed(request * (asked - 1))
+        assert len(reading.requests) == 1
+        reading.reader.resume()
+        assert len(reading.requests) == asked
+        assert reading.told == ["pause", "resume"]
+
+    def test_headers_cost_more_than_their_text(self) -> None:
+        """Empty ones by the thousand are refused, and so are many of any kind."""
+        reading = Reading()
+        reading.reader.feed(HEAD + b"a:\r\n" * (HEADERS + 1) + b"\r\n")
+        fault = reading.reader.fault
+        assert fault is not None
+        assert (fault.status, reading.requests) == (431, [])
+
+    def test_trailers_are_dropped_and_bounded(self) -> None:
+        """They are no headers of the request, which has begun; without an end they end it."""
+        chunked = HEAD + b"transfer-encoding: chunked\r\n\r\n0\r\n"
+        reading = Reading()
+        reading.reader.feed(chunked + b"host: other\r\n\r\n")
+        assert reading.requests[0].header(b"host") == b"localhost"
+        assert len(reading.requests[0].headers) == 2
+        reading.reader.feed(chunked + b"a: ")
+        reading.reader.feed(b"x" * 2 * HEAD_BYTES)
+        assert reading.reader.fault is not None
+        assert len(reading.requests) == 1
+
+    def test_what_follows_the_last_request_is_dropped(self) -> None:
+        """A client that says close and sends on gets its reply, and no complaint behind it."""
+        reading = Reading()
+        reading.reader.feed(HEAD + b"connection: close\r\ncontent-length: 0\r\n\r\nmore")
+        assert (len(reading.requests), reading.reader.fault) == (1, None)
+
+    def test_empty_lines_begin_no_request(self) -> None:
+        """Whoever sends them is still between requests."""
+        reading = Reading()
+        reading.reader.feed(b"\r\n")
+        assert (reading.reader.is_between, reading.reader.due_s) == (True, inf)
+
+    @pytest.mark.parametrize("hosts", [b"", b"host: a\r\nhost: b\r\n"])
+    def test_request_has_one_host(self, hosts: bytes) -> None:
+        """None, or two, could be taken for another by whoever is in between."""
+        reading = Reading()
+        reading.reader.feed(b"GET /x HTTP/1.1\r\n" + hosts + b"\r\n")
+        assert reading.reader.fault is not None
+        assert reading.reader.fault.status == 400
+
+    def test_absolute_target_names_the_host(self) -> None:
+        """As it is sent to proxies; the header counts no more."""
+        reading = Reading()
+        reading.reader.feed(b"GET http://b:80/x?y HTTP/1.1\r\nhost: a\r\n\r\n")
+        (request,) = reading.requests
+        assert (request.path, request.query, request.header(b"host")) == (b"/x", b"y", b"b:80")
+
+    def test_refused_request_is_known(self) -> None:
+        """So that its method and its origin decide how it is told."""
+        reading = Reading()
+        reading.reader.feed(b"HEAD /x HTTP/1.1\r\norigin: o\r\nhost: a\r\nhost: b\r\n\r\n")
+        refused = reading.reader.refused
+        assert (refused.method, refused.header(b"origin")) == (b"HEAD", b"o")
 
     def test_half_a_request_is_forgotten_when_its_client_leaves(self) -> None:
         """And its bytes with it."""
@@ -115,8 +206,11 @@ class TestReader:
         assert (reading.told, reading.reader.due_s) == (["pause"], inf)
         stream = reading.requests[0].stream
         assert stream is not None
-        assert len(await anext(stream.__aiter__())) == COUNTED_BYTES
-        assert (reading.told, reading.reader.due_s) == (["pause", "resume"], 100 + BODY_S)
+        pieces = stream.__aiter__()
+        taken = 0
+        while taken < 5 * COUNTED_BYTES:
+            taken += len(await anext(pieces))
+        assert (reading.told[-1], reading.reader.due_s) == ("resume", 100 + BODY_S)
 
 
 def asking(host: str, **headers: str) -> Request:
@@ -158,6 +252,14 @@ class TestOrigins:
     def test_address_of_a_node_that_may_be_reached(self) -> None:
         """Whoever let it be reached calls it by its address."""
         assert Origins(any_address=True).application_of(asking("10.0.0.7:8080")) == ""
+
+    @pytest.mark.parametrize("method", [b"GET", b"POST"])
+    def test_other_site_is_refused_whatever_it_asks(self, method: bytes) -> None:
+        """A picture that follows a log would take one of its few places."""
+        request = asking("localhost", sec_fetch_site="cross-site")
+        request.method = method
+        with pytest.raises(HttpFault, match="another site"):
+            Origins().application_of(request)
 
     def test_page_that_is_allowed_may_read(self) -> None:
         """The answer says so, for its origin alone; another one's page may not even ask."""

@@ -153,16 +153,17 @@ class NodeBuilder:
                     lambda: node_health.damages,
                 )
             )
-            door = _door(config, applications, service, context.agent_limits.in_flight)
-            stack.callback(door.close)
+            http = _http_server(config, context, applications, service)
+            stack.callback(http.close)
             node = Node(
                 info,
                 address=bind(server, config.node.address),
-                http_address=await _listen(door, config),
+                http_address=await _bind(http, config),
                 metrics_port=metrics_port,
                 recovered=await applications.recover(),
                 applications=applications,
                 server=server,
+                http=http,
                 health=node_health,
                 grace_s=config.node.grace_s,
             )
@@ -170,6 +171,7 @@ class NodeBuilder:
             # From now on a client may have been told about something in it.
             data.keep()
             await server.start()
+            await http.serve()
             await node_health.serve()
             stack.push_async_callback(node.drain)
             yield node
@@ -211,11 +213,14 @@ async def _open(  # noqa: PLR0913 - each by its name
     )
 
 
-def _door(
-    config: Config, applications: Applications, service: ApplicationService, in_flight: InFlight
+def _http_server(
+    config: Config,
+    context: NodeContext,
+    applications: Applications,
+    service: ApplicationService,
 ) -> HttpServer:
     http, limits = config.http, config.limits
-    control = Control(service, message_bytes=limits.message_bytes)
+    control = Control(service, context.artifacts, message_bytes=limits.message_bytes)
     origins = Origins(
         hosts=http.hosts, origins=http.cors_origins, any_address=config.node.allow_remote
     )
@@ -225,27 +230,33 @@ def _door(
         origins,
         message_bytes=limits.message_bytes,
         message_timeout_s=limits.message_timeout_s,
+        most_calls=limits.calls,
     )
     return HttpServer(
         door,
-        in_flight=in_flight,
+        in_flight=context.agent_limits.in_flight,
         most_connections=_connections(config),
         access_log=http.access_log,
     )
 
 
-async def _listen(door: HttpServer, config: Config) -> str:
-    """Open the HTTP port and return its address; raises `Unavailable` unless it is the default.
+async def _bind(server: HttpServer, config: Config) -> str:
+    """Reserve the HTTP port and return its address; raises `Unavailable` unless it is the default.
 
     A second node on a host has a default that is taken, and is as useful without.
     """
     address = config.http.address
     if not address:
         return ""
+    hint = 'choose another [http] address, or "" for none'
     try:
-        await check_can_listen(address, hint='choose another [http] address, or "" for none')
-        return await door.listen(address)
-    except (Unavailable, OSError) as error:
+        await check_can_listen(address, hint=hint)
+        try:
+            return await server.bind(address)
+        except OSError as error:
+            # Somebody took it since.
+            raise Unavailable(f"cannot listen on {address}: {error}", hint=hint) from error
+    except Unavailable as error:
         if config.origin("http.address") != "default":
             raise
         _log.warning("HTTP is off: %s", error)
@@ -309,9 +320,10 @@ def _server_options(config: Config) -> ChannelOptions:
 
 
 def _connections(config: Config) -> int:
-    """Return how many connections each of the two ports may have."""
-    both = descriptors.for_connections(descriptors.in_force(), config.limits.applications)
-    return both if both == descriptors.MOST_CONNECTIONS or not config.http.address else both // 2
+    """Return how many connections each port may have."""
+    ports = 2 if config.http.address else 1
+    limit = descriptors.in_force()
+    return descriptors.for_connections(limit, config.limits.applications, ports=ports)
 
 
 def _register(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import grpc
 
 from plexspaces_node.info import NodeInfo
 from plexspaces_node.node.api.health import NodeHealth
 from plexspaces_node.node.applications.operations import Applications
+from plexspaces_node.node.http.server import HttpServer
 
 END_RPC_GRACE_S = 1.0
-"""For calls other than messages (a listing, a deploy being undone) to end on shutdown."""
+"""For what is still being answered on shutdown, over gRPC and over HTTP."""
 
 
 class Node:
@@ -34,6 +37,7 @@ class Node:
         recovered: tuple[str, ...],
         applications: Applications,
         server: grpc.aio.Server,
+        http: HttpServer,
         health: NodeHealth,
         grace_s: float,
     ) -> None:
@@ -44,6 +48,7 @@ class Node:
         self.recovered = recovered
         self.applications = applications
         self._server = server
+        self._http = http
         self._health = health
         self._grace_s = grace_s
         self._ended = False
@@ -81,13 +86,13 @@ class Node:
             return True
         self._ended = True
         await self._health.shut_down()
-        # The server goes last: until then whoever calls is told that the node is shutting down.
+        # The servers go last: until then whoever calls is told that the node is shutting down.
         drained = await self.applications.drain(self._grace_s)
-        await self._server.stop(END_RPC_GRACE_S)
+        await asyncio.gather(self._http.drain(END_RPC_GRACE_S), self._server.stop(END_RPC_GRACE_S))
         return drained
 
     async def abort(self) -> None:
         """End every machine at once, without letting anything finish."""
         self._ended = True
         await self.applications.abort()
-        await self._server.stop(0)
+        await asyncio.gather(self._http.drain(0), self._server.stop(0))

@@ -54,13 +54,13 @@ def reserve(machines: int) -> int:
     return OWN + PER_MACHINE * machines
 
 
-def for_connections(descriptors: int, machines: int) -> int:
-    """Return how many of a process's descriptors client connections can use together.
+def for_connections(descriptors: int, machines: int, *, ports: int = 1) -> int:
+    """Return how many of a process's descriptors the client connections of each port can use.
 
     What is left when every VM has its own, but at least a quarter.
     """
     left = max(descriptors - reserve(machines), descriptors // 4, _LEAST_CONNECTIONS)
-    return min(left, MOST_CONNECTIONS)
+    return min(left // ports, MOST_CONNECTIONS)
 
 
 def are_what_lacked(error: BaseException) -> bool:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import Coroutine
 from math import inf
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from plexspaces_node.errors import ActorError, PlexSpacesError
 from plexspaces_node.node.http.message import Request, Response
 from plexspaces_node.node.http.problem import HttpFault
 from plexspaces_node.node.http.reader import RequestReader
-from plexspaces_node.node.http.writer import CONTINUE, ResponseWriter
+from plexspaces_node.node.http.share import Share
+from plexspaces_node.node.http.writer import CONTINUE, SHORT_BYTES, STALL_S, ResponseWriter
 
 if TYPE_CHECKING:
     from plexspaces_node.node.http.server import HttpServer
@@ -32,14 +34,20 @@ PIPELINED = 16
 
 
 class Connection(asyncio.Protocol):
-    """A connection from its first byte to its end."""
+    """A connection from its first byte to its end.
+
+    A client that closes its side has left: what it asked for is cancelled.
+    """
 
     def __init__(self, server: HttpServer) -> None:
         self._server = server
         self._peer = ""
         self._idle_until_s = inf
         self._queue: deque[Request] = deque()
+        # Of one request, or of a long reply.
         self._task: asyncio.Task[None] | None = None
+        self._request: Request | None = None
+        self._ends = self._is_lost = False
         # All is said: what still comes is dropped, so that the client reads the answer.
         self._lingers = False
 
@@ -49,13 +57,15 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         server = self._server
+        self._share = Share(server.in_flight)
         self._writer = ResponseWriter(self._transport, server.loop)
         self._reader = RequestReader(
             self._transport,
             body_limit=server.handler.body_limit,
             on_request=self._received,
-            proceed=self._proceed,
-            in_flight=server.in_flight,
+            # Not within a response, which says enough.
+            proceed=lambda: None if self._task else self._writer.write(CONTINUE),
+            share=self._share,
             clock=server.loop.time,
         )
         peer = self._transport.get_extra_info("peername")
@@ -65,26 +75,32 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
+        self._is_lost = True
         self._reader.close()
-        if self._task is not None:
-            self._task.cancel()
+        for request in self._queue:
+            request.release()
+        self._queue.clear()
         self._writer.resume()
-        self._server.disconnected(self)
+        if self._task is None:
+            self._server.disconnected(self)
+        else:
+            # Once only: a second one would interrupt what is being undone.
+            self._task.cancel()
 
     def data_received(self, data: bytes) -> None:
-        if self._lingers:
+        if self._lingers or self._ends:
             return
-        self._idle_until_s = inf
-        self._server.busy(self)
         reader = self._reader
         reader.feed(data)
+        if self._task is not None or not reader.is_between:
+            self._idle_until_s = inf
+            self._server.busy(self)
         if reader.fault is not None and self._task is None:
             self._refuse(reader.fault)
 
-    def eof_received(self) -> bool:
-        # A client may close its half, and read on.
-        self._reader.is_last = True
-        return self._task is not None and not self._lingers
+    def eof_received(self) -> None:
+        if self._task is not None and not self._lingers:
+            self.abort()
 
     def pause_writing(self) -> None:
         self._writer.pause()
@@ -102,9 +118,10 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def end(self) -> None:
-        """Close once what is being answered is."""
+        """Close once the client has read what was written, or had its time for it."""
         if self._task is None:
             self._transport.close()
+            self._idle_until_s = self._server.loop.time() + STALL_S
 
     def abort(self) -> None:
         """Close at once."""
@@ -113,85 +130,109 @@ class Connection(asyncio.Protocol):
     def _received(self, request: Request) -> None:
         request.peer = self._peer
         if self._task is None:
-            self._task = self._server.loop.create_task(self._answer(request))
+            self._run(self._handle(request))
             return
         self._queue.append(request)
         if len(self._queue) >= PIPELINED:
             self._reader.pause()
 
-    async def _answer(self, request: Request) -> None:
-        handler, queue = self._server.handler, self._queue
-        try:
-            while True:
-                begin = perf_counter_ns()
-                try:
-                    response = await handler.answer(request)
-                except HttpFault as fault:
-                    response = fault.response
-                await self._send(request, response)
-                if self._server.access_log:
-                    _log_access(request, response, perf_counter_ns() - begin)
-                if not queue:
-                    break
-                request = queue.popleft()
-                if len(queue) == PIPELINED - 1:
-                    self._reader.resume()
-        except asyncio.CancelledError:
-            # The client has left.
-            self.abort()
-            raise
-        except Exception as error:  # noqa: BLE001 - the boundary: the connection ends, not the node
-            _log.error("internal error in an HTTP connection", exc_info=error)
-            self.abort()
-        self._task = None
-        if self._reader.fault is not None:
-            self._refuse(self._reader.fault)
-        elif request.stream is not None and not request.stream.is_complete:
-            self._linger()
-        elif self._reader.is_last or self._server.closing:
-            self._transport.close()
-        elif self._reader.is_between:
-            self._idle()
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        self._task = self._server.loop.create_task(work)
+        self._task.add_done_callback(self._ended)
 
-    async def _send(self, request: Request, response: Response) -> None:
-        writer, date = self._writer, self._server.date
-        is_stream = isinstance(response.body, AsyncIterator)
-        is_chunked = is_stream and not self._reader.is_http_1_0
-        is_unread = request.stream is not None and not request.stream.is_complete
-        if response.close or self._server.closing or is_unread or (is_stream and not is_chunked):
-            self._reader.is_last = True
-        if self._reader.is_last and not self._queue:
+    async def _handle(self, request: Request) -> None:
+        begin_ns = perf_counter_ns()
+        self._request = request
+        response = await self._server.handler.answer(request)
+        request.release()
+        in_line = self._queue or not self._reader.is_last
+        self._ends = self._server.closing or not in_line or _is_final(request, response)
+        if self._ends:
             response.headers.append((b"connection", b"close"))
-        if is_stream:
-            await writer.send_stream(request, response, date=date, is_chunked=is_chunked)
+        elif request.is_http_1_0:
+            response.headers.append((b"connection", b"keep-alive"))
+        writer, date = self._writer, self._server.date
+        if response.is_stream:
+            await writer.send_stream(request, response, date=date)
+        elif len(response.body) > SHORT_BYTES or writer.is_paused:  # type: ignore[arg-type]
+            # In a task of its own: a shutdown waits for handlers, and not for slow clients.
+            self._run(self._send(request, response, begin_ns))
+            return
         else:
-            await writer.send(request, response, date=date)
+            writer.send(request, response, date=date)
+        if self._server.access_log:
+            _log_access(request, response, perf_counter_ns() - begin_ns)
+
+    async def _send(self, request: Request, response: Response, begin_ns: int) -> None:
+        size = len(response.body)  # type: ignore[arg-type]
+        self._share.add(size)
+        try:
+            await self._writer.send_long(request, response, date=self._server.date)
+        finally:
+            self._share.remove(size)
+        if self._server.access_log:
+            _log_access(request, response, perf_counter_ns() - begin_ns)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if task is not self._task:
+            return
+        self._task = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._ends = True
+            if not isinstance(error, PlexSpacesError | ActorError):
+                _log.error("internal error in an HTTP connection", exc_info=error)
+            self.abort()
+        if self._is_lost:
+            self._server.disconnected(self)
+        elif task.cancelled():
+            self.abort()
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        reader, stream = self._reader, self._request.stream if self._request else None
+        if stream is not None and not stream.is_complete:
+            self._linger()
+        elif self._ends or self._server.closing:
+            self.end()
+        elif self._queue:
+            self._run(self._handle(self._queue.popleft()))
+            if len(self._queue) == PIPELINED - 1:
+                reader.resume()
+        elif reader.fault is not None:
+            self._refuse(reader.fault)
+        elif reader.is_between:
+            self._idle()
 
     def _refuse(self, fault: HttpFault) -> None:
         """Tell why nothing more is read, and close."""
-        response = fault.response
+        request = self._reader.refused
+        response = self._server.handler.refusal(request, fault)
         response.headers.append((b"connection", b"close"))
-        self._task = self._server.loop.create_task(self._tell(response))
-
-    async def _tell(self, response: Response) -> None:
-        await self._writer.send(Request(b"", b"", []), response, date=self._server.date)
+        self._writer.send(request, response, date=self._server.date)
         self._linger()
 
     def _linger(self) -> None:
         """Close once the client has read what was said, which a reset would take from it."""
         self._lingers = True
         self._idle_until_s = self._server.loop.time() + LINGER_S
+        self._reader.close()
         self._reader.resume()
         if not self._transport.is_closing():
             self._transport.write_eof()
 
-    def _proceed(self) -> None:
-        if self._task is None:
-            self._writer.write(CONTINUE)
-
     def _idle(self) -> None:
         self._idle_until_s = self._server.loop.time() + IDLE_S
         self._server.idle(self)
+
+
+def _is_final(request: Request, response: Response) -> bool:
+    """Return whether nothing can follow a response on its connection."""
+    return (
+        response.close
+        or (response.is_stream and request.is_http_1_0)
+        or (request.stream is not None and not request.stream.is_complete)
+    )
 
 
 def _log_access(request: Request, response: Response, duration_ns: int) -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import re
-import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from urllib.parse import parse_qs, unquote
 
 import msgspec
@@ -20,19 +17,19 @@ from plexspaces_node.api.invoke import encode_request
 from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.model import MIB
 from plexspaces_node.node.api.service import ApplicationService
+from plexspaces_node.node.artifacts.store import ArtifactStore
 from plexspaces_node.node.http.message import Headers, Request, Response
 from plexspaces_node.node.http.openapi import document, page
 from plexspaces_node.node.http.problem import HttpFault
 from plexspaces_node.node.http.routes import ROUTES, Route
+from plexspaces_node.node.http.streams import Chunks, Lines
 from plexspaces_node.node.http.transcode import from_json, to_json
 
 BODY_BYTES = 1 * MIB
 """The longest JSON of a request; an environment has 128 KiB."""
 
-SPOOLED_UPLOADS = 4
-"""Uploads without a digest at a time: each is written down before its digest is known."""
-
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
+_HEX = re.compile(r"[0-9a-fA-F]+\Z")
 _JSON: Headers = [(b"content-type", b"application/json")]
 _LINES: Headers = [(b"content-type", b"application/x-ndjson")]
 _BYTES: Headers = [(b"content-type", b"application/octet-stream")]
@@ -41,7 +38,7 @@ _HTML: Headers = [
     (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'"),
     (b"x-frame-options", b"DENY"),
 ]
-_CHUNK_BYTES = 1 * MIB
+_P = TypeVar("_P", bound=Chunks)
 _UPLOADS = "/v1/artifacts/"
 
 
@@ -70,11 +67,13 @@ class Caller:
 class Control:
     """Answers requests below `/v1/` and those for the API's description."""
 
-    def __init__(self, service: ApplicationService, *, message_bytes: int) -> None:
+    def __init__(
+        self, service: ApplicationService, artifacts: ArtifactStore, *, message_bytes: int
+    ) -> None:
         self._service: Any = service
+        self._artifacts = artifacts
         # In base64, and with what is around it.
         self._invoke_bytes = message_bytes * 4 // 3 + BODY_BYTES
-        self._spooling = asyncio.Semaphore(SPOOLED_UPLOADS)
 
     def __repr__(self) -> str:
         return f"<Control {len(ROUTES)} routes>"
@@ -99,6 +98,7 @@ class Control:
         members: dict[str, Any] = {**_queried(route, request), **parameters}
         if route.has_body:
             members = {**_members(request), **members}
+            request.body = b""
         kind = GetMessageClass(route.descriptor.input_type)
         message = from_json(kind, members)
         return await self._call(route, message, request)
@@ -106,6 +106,8 @@ class Control:
     async def _call(self, route: Route, message: Message, request: Request) -> Response:
         caller = Caller(request.peer)
         if route.rpc == "Invoke":
+            # The application counts it from here on.
+            request.release()
             return await self._invoke(cast(pb.InvokeRequest, message), caller)
         if route.rpc == "Deploy":
             return await self._deploy(route, message, request, caller)
@@ -121,20 +123,21 @@ class Control:
     ) -> Response:
         events = self._service.Deploy(message, caller)
         if b"application/x-ndjson" in (request.header(b"accept") or b""):
-            return Response(200, list(_LINES), _json_lines(events))
+            return Response(200, list(_LINES), await _begun(Lines(events), is_followed=False))
         last = None
         async for event in events:
             last = event
         return _told(route, last)
 
-    async def _stream(self, route: Route, message: Message, caller: Caller) -> Response:
-        # Nobody of that name is told before the stream begins, which may have nothing yet.
-        name = cast(Any, message).name
+    async def _stream(self, route: Route, message: Any, caller: Caller) -> Response:
         if route.rpc == "Logs":
-            await self._service.Inspect(pb.InspectRequest(name=name), caller)
-            return Response(200, list(_LINES), _json_lines(self._service.Logs(message, caller)))
-        await self._service.InspectVm(pb.InspectVmRequest(name=name), caller)
-        return Response(200, list(_BYTES), _chunks(self._service.VmConsole(message, caller)))
+            # Nobody of that name is told before the stream begins, which may have nothing yet.
+            await self._service.Inspect(pb.InspectRequest(name=message.name), caller)
+            lines = Lines(self._service.Logs(message, caller))
+            return Response(200, list(_LINES), await _begun(lines, is_followed=message.follow))
+        await self._service.InspectVm(pb.InspectVmRequest(name=message.name), caller)
+        chunks = Chunks(self._service.VmConsole(message, caller))
+        return Response(200, list(_BYTES), await _begun(chunks, is_followed=message.follow))
 
     async def _invoke(self, message: pb.InvokeRequest, caller: Caller) -> Response:
         asked = Invocation(message.name, message.type, message.payload, message.timeout_ms)
@@ -149,33 +152,25 @@ class Control:
         length = request.header(b"content-length")
         if request.stream is None or length is None:
             raise HttpFault(411, "An upload must say its length", hint="curl -T app.wasm URL")
-        caller, size = Caller(request.peer), int(length)
+        pieces, size = request.stream.__aiter__(), int(length)
         if _DIGEST.match(digest):
-            result = await self._receive(digest, size, request.stream.__aiter__(), caller)
-        else:
-            limit = await self._service.InspectNode(pb.InspectNodeRequest(), caller)
-            if size > limit.artifact_limit_bytes:
-                raise HttpFault(413, f"The artifact has {size} bytes, more than the node accepts")
-            result = await self._receive_unnamed(size, request.stream.__aiter__(), caller)
-        return Response(201, list(_JSON), msgspec.json.encode(to_json(result)))
-
-    async def _receive_unnamed(
-        self, size: int, pieces: AsyncIterator[bytes], caller: Caller
-    ) -> Message:
-        """Take an upload in whose digest nobody said."""
-        async with self._spooling:
-            with tempfile.TemporaryFile() as file:
-                sha256 = hashlib.sha256()
-                async for piece in pieces:
-                    sha256.update(piece)
-                    await asyncio.to_thread(file.write, piece)
-                file.seek(0)
-
-                async def again() -> AsyncGenerator[bytes, None]:
-                    while piece := await asyncio.to_thread(file.read, _CHUNK_BYTES):
-                        yield piece
-
-                return await self._receive(sha256.hexdigest(), size, again(), caller)
+            result = await self._receive(digest, size, pieces, Caller(request.peer))
+            return Response(201, list(_JSON), msgspec.json.encode(to_json(result)))
+        if _HEX.match(digest):
+            raise InvalidArgument(
+                f"{digest!r} is no digest, which has 64 of the digits 0-9 and a-f",
+                hint="sha256sum app.wasm; or upload it as /v1/artifacts/app.wasm",
+            )
+        limit = (
+            await self._service.InspectNode(pb.InspectNodeRequest(), None)
+        ).artifact_limit_bytes
+        if size > limit:
+            raise HttpFault(413, f"The artifact has {size} bytes, and the limit is {limit}")
+        async with self._artifacts.receive_unnamed(size, owner=request.peer) as upload:
+            async for piece in upload.in_time(pieces):
+                await upload.write(piece)
+        received = pb.UploadArtifactResponse(digest=upload.digest, size_bytes=size)
+        return Response(201, list(_JSON), msgspec.json.encode(to_json(received)))
 
     async def _receive(
         self, digest: str, size: int, pieces: AsyncIterator[bytes], caller: Caller
@@ -210,7 +205,7 @@ def _members(request: Request) -> dict[str, Any]:
         return {}
     try:
         members = msgspec.json.decode(request.body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidArgument(f"the body is not JSON: {error}") from error
     if not isinstance(members, dict):
         raise InvalidArgument("the body must be a JSON object")
@@ -235,19 +230,11 @@ def _told(route: Route, result: Any) -> Response:
     return Response(route.status, list(_JSON), msgspec.json.encode(to_json(message)))
 
 
-async def _json_lines(messages: AsyncGenerator[Message, None]) -> AsyncGenerator[bytes, None]:
+async def _begun(pieces: _P, *, is_followed: bool) -> _P:
+    """Return a stream whose beginning did not fail; one that is followed may have none yet."""
     try:
-        async for message in messages:
-            yield msgspec.json.encode(to_json(message)) + b"\n"
-    finally:
-        await messages.aclose()
-
-
-async def _chunks(
-    messages: AsyncGenerator[pb.VmConsoleResponse, None],
-) -> AsyncGenerator[bytes, None]:
-    try:
-        async for message in messages:
-            yield message.chunk
-    finally:
-        await messages.aclose()
+        await (pieces.begin_soon() if is_followed else pieces.begin())
+    except BaseException:
+        await pieces.aclose()
+        raise
+    return pieces

@@ -11,15 +11,15 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from plexspaces_node.errors import ActorError, PlexSpacesError
+from plexspaces_node.errors import ResourceExhausted
 from plexspaces_node.info import MessageTimings
 from plexspaces_node.link.frames import Body
 from plexspaces_node.node.applications.messages import Outcome
 from plexspaces_node.node.applications.operations import Applications
+from plexspaces_node.node.http.control import Control
 from plexspaces_node.node.http.message import Request, Response
 from plexspaces_node.node.http.origin import Origins
-from plexspaces_node.node.http.problem import HttpFault, of_error
-from plexspaces_node.node.http.server import Handler
+from plexspaces_node.node.http.problem import HttpFault, of_error, of_exception
 
 APPS = b"/apps/"
 
@@ -41,16 +41,19 @@ NOSNIFF = (b"x-content-type-options", b"nosniff")
 class Door:
     """Answers every request of the HTTP port."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each by its name
         self,
         applications: Applications,
-        control: Handler,
+        control: Control,
         origins: Origins,
         *,
         message_bytes: int,
         message_timeout_s: float,
+        most_calls: int,
     ) -> None:
-        """`control` answers what is no message."""
+        """`control` answers what is no message; at most `most_calls` requests at once."""
+        self._most_calls = most_calls
+        self._calls = 0
         self._applications = applications
         self._control = control
         self._origins = origins
@@ -68,7 +71,10 @@ class Door:
 
     async def answer(self, request: Request) -> Response:
         """Answer a request; never raises but for a defect."""
+        self._calls += 1
         try:
+            if self._calls > self._most_calls:
+                raise self._too_many()
             application = self._origins.application_of(request)
             if request.method == b"OPTIONS" and request.header(b"access-control-request-method"):
                 return self._origins.preflight(request)
@@ -79,12 +85,24 @@ class Door:
                 response = await self._message(name.decode("latin-1"), msg_type, request)
             else:
                 response = await self._control.answer(request)
-        except HttpFault as fault:
-            response = fault.response
-        except (PlexSpacesError, ActorError) as error:
-            response = of_error(error)
+        except Exception as error:  # noqa: BLE001 - the boundary
+            response = of_exception(error)
+        finally:
+            self._calls -= 1
         self._origins.allow(request, response.headers)
         return response
+
+    def refusal(self, request: Request, fault: HttpFault) -> Response:
+        """Return the response for a request of which no more is read."""
+        response = fault.response
+        self._origins.allow(request, response.headers)
+        return response
+
+    def _too_many(self) -> ResourceExhausted:
+        return ResourceExhausted(
+            f"too many requests at once ({self._most_calls})",
+            hint="send fewer at a time, or raise [limits] calls",
+        )
 
     async def _message(self, name: str, raw_type: bytes, request: Request) -> Response:
         if request.method != b"POST":
@@ -96,6 +114,8 @@ class Door:
             )
         msg_type = _type_of(raw_type)
         timeout_ns = self._timeout_ns(request)
+        # The application counts it from here on.
+        request.release()
         outcome = await self._applications.invoke(name, msg_type, request.body, timeout_ns)
         return _reply(outcome)
 
@@ -138,7 +158,7 @@ def content_type(payload: Body) -> tuple[bytes, bytes]:
             return JSON if payload[0] in b"{[" else BYTES
         try:
             _RAW.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass
         else:
             return JSON

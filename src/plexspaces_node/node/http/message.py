@@ -24,7 +24,8 @@ class BodyStream:
         self._resume = resume
         self._pieces: deque[bytes] = deque()
         self._buffered = 0
-        self._ended = self._is_broken = False
+        self._ended = False
+        self._fault: Exception | None = None
         self._waiting: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
@@ -33,7 +34,7 @@ class BodyStream:
     @property
     def is_complete(self) -> bool:
         """Whether all of the body has come."""
-        return self._ended
+        return self._ended and self._fault is None
 
     def feed(self, piece: bytes) -> None:
         """Take a piece from the client."""
@@ -48,10 +49,11 @@ class BodyStream:
         self._ended = True
         self._wake()
 
-    def break_off(self) -> None:
-        """Say that the rest will not come; the consumer gets a `ConnectionError`."""
-        self._is_broken = not self._ended
-        self.end()
+    def break_off(self, fault: Exception) -> None:
+        """Say that the rest will not come; the consumer gets `fault`."""
+        if not self._ended:
+            self._fault = fault
+            self.end()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while True:
@@ -61,8 +63,8 @@ class BodyStream:
                 if self._buffered <= BUFFER_BYTES:
                     self._resume()
                 yield piece
-            if self._is_broken:
-                raise ConnectionError("the client left in the middle of the body")
+            if self._fault is not None:
+                raise self._fault
             if self._ended:
                 return
             self._waiting = asyncio.get_running_loop().create_future()
@@ -81,10 +83,23 @@ class Request:
         headers: names in lower case, in the order sent.
         body: all of it, b"" until it has come or when it is streamed.
         stream: the body as it comes, None for one that is collected first.
+        is_http_1_0: whether the client knows no chunks.
+        released: called by the first `release`.
         peer: the client's address, for turns and logs.
     """
 
-    __slots__ = ("body", "headers", "keep_alive", "method", "path", "peer", "query", "stream")
+    __slots__ = (
+        "body",
+        "headers",
+        "is_http_1_0",
+        "keep_alive",
+        "method",
+        "path",
+        "peer",
+        "query",
+        "released",
+        "stream",
+    )
 
     def __init__(self, method: bytes, target: bytes, headers: Headers) -> None:
         self.method = method
@@ -93,6 +108,8 @@ class Request:
         self.body: Body = b""
         self.stream: BodyStream | None = None
         self.keep_alive = True
+        self.is_http_1_0 = False
+        self.released: Callable[[], None] | None = None
         self.peer = ""
 
     def __repr__(self) -> str:
@@ -104,6 +121,12 @@ class Request:
             if each == name:
                 return value
         return None
+
+    def release(self) -> None:
+        """Say that somebody else counts the body now, or that it is done with. Idempotent."""
+        released, self.released = self.released, None
+        if released is not None:
+            released()
 
 
 class Response:
@@ -127,3 +150,8 @@ class Response:
 
     def __repr__(self) -> str:
         return f"<Response {self.status}>"
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the body comes in pieces."""
+        return not isinstance(self.body, bytes | bytearray | memoryview)

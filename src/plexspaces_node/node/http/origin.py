@@ -19,6 +19,9 @@ _PORT = re.compile(r":\d+\Z")
 _REMEMBERED = 1024
 """Hosts of which the answer is kept; an attacker may send any number."""
 
+_HOST_BYTES = 300
+"""A longer host is not kept; a name has at most 253 characters."""
+
 _ALLOWED_METHODS = b"GET, HEAD, POST, PUT, DELETE, OPTIONS"
 
 
@@ -47,12 +50,12 @@ class Origins:
         application = self._known.get(host)
         if application is None:
             application = self._application_of(host)
-            if len(self._known) < _REMEMBERED:
+            if len(self._known) < _REMEMBERED and len(host) <= _HOST_BYTES:
                 self._known[host] = application
         origin = request.header(b"origin")
         if origin is not None:
             self._check_origin(origin, host)
-        elif request.header(b"sec-fetch-site") == b"cross-site" and request.method != b"GET":
+        elif request.header(b"sec-fetch-site") == b"cross-site":
             raise _other_origin(b"another site")
         return application
 

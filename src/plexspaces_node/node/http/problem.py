@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import msgspec
@@ -21,7 +22,10 @@ from plexspaces_node.errors import (
     VmStartFailed,
     WrongState,
 )
+from plexspaces_node.node.api import descriptors
 from plexspaces_node.node.http.message import Headers, Response
+
+_log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 1
 """After this a client that was told to come back is likely to be served."""
@@ -60,11 +64,36 @@ class HttpFault(Exception):
         members: dict[str, Any] = {"title": self.title, "status": self.status}
         if self.hint:
             members["hint"] = self.hint
-        return _problem(self.status, members, self.headers)
+        return _problem(self.status, _readable(members), self.headers)
+
+
+def of_exception(error: Exception) -> Response:
+    """Return the response for any error; what nobody expected is logged."""
+    if isinstance(error, HttpFault):
+        return error.response
+    return of_error(as_platform_error(error))
+
+
+def as_platform_error(error: Exception) -> PlexSpacesError | ActorError:
+    """Return an error as one that clients know; what nobody expected is logged."""
+    if isinstance(error, PlexSpacesError | ActorError):
+        return error
+    if descriptors.are_what_lacked(error):
+        return descriptors.none_left()
+    _log.error("internal error in an HTTP request", exc_info=error)
+    return Internal(f"internal error: {error!r}", hint="see the node's log, and report it")
 
 
 def of_error(error: PlexSpacesError | ActorError, *, output: bytes = b"") -> Response:
     """Return the response for an error; `output` is what a command wrote before it failed."""
+    members = members_of(error)
+    if output:
+        members["output"] = output.decode("utf-8", "replace")
+    return _problem(members["status"], members)
+
+
+def members_of(error: PlexSpacesError | ActorError) -> dict[str, Any]:
+    """Return the members of an error's problem details."""
     if isinstance(error, ActorError):
         kind = "trapped" if isinstance(error, ActorTrapped) else "failed"
         status, title = TRAPPED if isinstance(error, ActorTrapped) else FAILED
@@ -85,18 +114,15 @@ def of_error(error: PlexSpacesError | ActorError, *, output: bytes = b"") -> Res
         members["hint"] = error.hint
     if isinstance(error, VmStartFailed):
         members["step"] = error.step
-    if output:
-        members["output"] = output.decode("utf-8", "replace")
-    headers: Headers = []
-    if status in (429, 503):
-        headers.append((b"retry-after", b"%d" % RETRY_AFTER_S))
-    return _problem(status, members, headers)
-
-
-def _problem(status: int, members: dict[str, Any], headers: Headers) -> Response:
     # An actor may put anything into its texts.
-    body = msgspec.json.encode(_readable(members))
-    return Response(status, [(b"content-type", b"application/problem+json"), *headers], body)
+    return _readable(members)
+
+
+def _problem(status: int, members: dict[str, Any], headers: Headers = ()) -> Response:  # type: ignore[assignment]
+    told: Headers = [(b"content-type", b"application/problem+json"), *headers]
+    if status in (429, 503):
+        told.append((b"retry-after", b"%d" % RETRY_AFTER_S))
+    return Response(status, told, msgspec.json.encode(members))
 
 
 def _readable(members: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -15,7 +16,7 @@ import httptools
 from plexspaces_node.errors import ResourceExhausted
 from plexspaces_node.node.http.message import BodyStream, Headers, Request
 from plexspaces_node.node.http.problem import HttpFault
-from plexspaces_node.node.machines.in_flight import InFlight
+from plexspaces_node.node.http.share import Share
 
 HEAD_BYTES = 32 * 1024
 """The longest head of a request."""
@@ -24,7 +25,18 @@ HEAD_S = 10.0
 """In which the head of a request must have come."""
 
 BODY_S = 30.0
-"""The longest pause in a body that comes."""
+"""How long a body may come more slowly than `LEAST_BYTES_PER_S`."""
+
+LEAST_BYTES_PER_S = 64 * 1024
+
+SLICE_BYTES = 16 * 1024
+"""Parsed at a time: so many more requests than may wait are held at most."""
+
+HEADERS = 100
+"""The most headers of a request."""
+
+HEADER_BYTES = 64
+"""What a header costs besides its text."""
 
 COUNTED_BYTES = 64 * 1024
 """A body from this length on counts among what the node holds, also before it is complete."""
@@ -37,6 +49,7 @@ class RequestReader:
         due_s: when the client is too slow, by the clock of the event loop; infinite between
             requests, and while nothing is read by the node's own choice.
         fault: why nothing more is read, None while all is well.
+        refused: as much as has come of the request that `fault` is about.
         is_last: whether the client wants the connection closed after what it has sent.
     """
 
@@ -47,21 +60,22 @@ class RequestReader:
         body_limit: Callable[[Request], int],
         on_request: Callable[[Request], None],
         proceed: Callable[[], None],
-        in_flight: InFlight,
+        share: Share,
         clock: Callable[[], float],
     ) -> None:
         """Call `on_request` for each request: once it is complete, or has begun to stream.
 
         `body_limit` returns how long the body of a request may be, -1 for one that streams.
-        `proceed` is called for a client that waits to be told to send its body. `clock` returns
-        seconds.
+        `proceed` is called for a client that waits to be told to send its body. Long bodies are
+        counted in `share` until their requests are released. `clock` returns seconds.
         """
         self.due_s = inf
         self.fault: HttpFault | None = None
+        self.refused = Request(b"", b"", [])
         self.is_last = False
         self._body_limit = body_limit
         self._on_request = on_request
-        self._in_flight = in_flight
+        self._share = share
         self._proceed = proceed
         self._clock = clock
         self._transport = transport
@@ -71,8 +85,13 @@ class RequestReader:
         self._headers: Headers = []
         self._in_head = False
         self._head_bytes = 0
-        self._body: list[bytes] = []
-        self._body_bytes = 0
+        # Of a head, or behind a body, that the parser has and has not reported.
+        self._silent_bytes = 0
+        self._is_paused = False
+        # Came in one read with what made it pause.
+        self._rest = b""
+        self._body: bytes | bytearray = b""
+        self._since_s = self._patience_s = 0.0
         self._limit = 0
         self._counted = 0
 
@@ -84,17 +103,22 @@ class RequestReader:
         """Whether no part of a further request has come."""
         return self._request is None and not self._in_head
 
-    @property
-    def is_http_1_0(self) -> bool:
-        """Whether the newest request is of HTTP 1.0, which has no chunks."""
-        return bool(self._parser.get_http_version() == "1.0")
-
     def feed(self, data: bytes) -> None:
         """Take bytes; what is wrong with them is in `fault` then."""
-        if self.fault is not None or self.is_last:
+        if self._is_paused:
+            self._rest += data
             return
+        for at in range(0, len(data), SLICE_BYTES):
+            if self._is_paused:
+                self._rest = data[at:]
+                return
+            if self.fault is not None or self.is_last:
+                return
+            self._parse(data[at : at + SLICE_BYTES] if len(data) > SLICE_BYTES else data)
+
+    def _parse(self, part: bytes) -> None:
         try:
-            self._parser.feed_data(data)
+            self._parser.feed_data(part)
         except httptools.HttpParserUpgrade:
             self.is_last = True
         except httptools.HttpParserCallbackError as error:
@@ -102,23 +126,34 @@ class RequestReader:
                 raise
             self.fail(error.__context__)
         except httptools.HttpParserError as error:
-            self.fail(HttpFault(400, f"Malformed request: {error}"))
+            # What comes after the last request is nobody's.
+            if not self.is_last:
+                self.fail(HttpFault(400, f"Malformed request: {error}"))
         else:
-            if self._in_head:
-                self._head_bytes += len(data)
-                if self._head_bytes > HEAD_BYTES:
+            if not self.is_between:
+                self._silent_bytes += len(part)
+                if self._silent_bytes > HEAD_BYTES + SLICE_BYTES:
                     self.fail(_long_head())
 
     def pause(self) -> None:
         """Read nothing for a while; the client is not the one who is slow."""
-        self._transport.pause_reading()
+        if not self._is_paused:
+            self._is_paused = True
+            self._transport.pause_reading()
+            self._patience_s -= self._clock() - self._since_s
         self.due_s = inf
 
     def resume(self) -> None:
         """Read on. Idempotent."""
-        self._transport.resume_reading()
+        if not self._is_paused:
+            return
+        self._is_paused = False
         if not self.is_between:
-            self.due_s = self._clock() + BODY_S
+            self._wait(HEAD_S if self._in_head else self._patience_s)
+        rest, self._rest = self._rest, b""
+        self.feed(rest)
+        if not self._is_paused:
+            self._transport.resume_reading()
 
     def expire(self) -> None:
         """Refuse a client that is too slow."""
@@ -128,42 +163,52 @@ class RequestReader:
     def fail(self, fault: HttpFault) -> None:
         """Read no more."""
         self.fault = fault
+        method = self._parser.get_method() if self._target else b""
+        self.refused = self._request or Request(method, b"", self._headers)
         self.close()
 
     def close(self) -> None:
         """Forget a request of which only a part has come. Idempotent."""
         self.due_s = inf
         self._in_head = False
-        self._body.clear()
-        self._uncount()
+        self._body = self._rest = b""
+        if self._counted:
+            self._share.remove(self._counted)
+            self._counted = 0
         request, self._request = self._request, None
         if request is not None and request.stream is not None:
-            request.stream.break_off()
+            left = ConnectionError("the client left in the middle of the body")
+            request.stream.break_off(self.fault or left)
 
     # ---- called by the parser ----------------------------------------------------------
 
     def on_message_begin(self) -> None:
         self._in_head = True
-        self._head_bytes = 0
+        self._head_bytes = self._silent_bytes = 0
         self._target = b""
         self._headers = []
-        self.due_s = self._clock() + HEAD_S
+        self._wait(HEAD_S)
 
     def on_url(self, url: bytes) -> None:
         self._target += url
+        self._count_head(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
-        self._head_bytes += len(name) + len(value)
-        if self._head_bytes > HEAD_BYTES:
-            raise _long_head()
+        self._count_head(HEADER_BYTES + len(name) + len(value))
+        # Behind a body, in trailers, nobody reads them.
+        if self._in_head:
+            self._headers.append((name.lower(), value))
+            if len(self._headers) > HEADERS:
+                raise HttpFault(431, f"The request has more than {HEADERS} headers")
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        self.due_s = self._clock() + BODY_S
+        self._wait(BODY_S)
         request = Request(self._parser.get_method(), self._target, self._headers)
         request.keep_alive = self._parser.should_keep_alive()
+        request.is_http_1_0 = self._parser.get_http_version() == "1.0"
         self._request = request
+        _settle_host(request)
         self._limit = self._body_limit(request)
         length = request.header(b"content-length")
         if length is not None and int(length) > self._limit >= 0:
@@ -175,16 +220,22 @@ class RequestReader:
             self._on_request(request)
 
     def on_body(self, body: bytes) -> None:
-        self.due_s = self._clock() + BODY_S
+        patience_s = self._patience_s - (self._clock() - self._since_s)
+        self._wait(min(BODY_S, patience_s + len(body) / LEAST_BYTES_PER_S))
+        self._silent_bytes = 0
         request = self._request
         if request is not None and request.stream is not None:
             request.stream.feed(body)
             return
-        self._body.append(body)
-        self._body_bytes += len(body)
-        if self._body_bytes > self._limit:
-            raise _long_body(self._body_bytes, self._limit)
-        if self._body_bytes > COUNTED_BYTES:
+        if not self._body:
+            self._body = body
+        else:
+            if isinstance(self._body, bytes):
+                self._body = bytearray(self._body)
+            self._body += body
+        if len(self._body) > self._limit:
+            raise _long_body(len(self._body), self._limit)
+        if len(self._body) > COUNTED_BYTES:
             self._count()
 
     def on_message_complete(self) -> None:
@@ -196,28 +247,43 @@ class RequestReader:
         if request.stream is not None:
             request.stream.end()
             return
-        if self._body:
-            request.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-            self._body.clear()
-            self._body_bytes = 0
-        self._uncount()
+        request.body, self._body = self._body, b""
+        if self._counted:
+            request.released = partial(self._share.remove, self._counted)
+            self._counted = 0
         self._on_request(request)
 
-    # ---- memory ------------------------------------------------------------------------
+    # ---- bounds ------------------------------------------------------------------------
+
+    def _wait(self, patience_s: float) -> None:
+        self._since_s = self._clock()
+        self._patience_s = patience_s
+        self.due_s = inf if self._is_paused else self._since_s + patience_s
+
+    def _count_head(self, more: int) -> None:
+        self._head_bytes += more
+        if self._head_bytes > HEAD_BYTES:
+            raise _long_head()
 
     def _count(self) -> None:
-        more = self._body_bytes - self._counted
+        more = len(self._body) - self._counted
         try:
-            self._in_flight.check(more)
+            self._share.grow(self._counted, more)
         except ResourceExhausted as error:
             raise HttpFault(429, error.message, hint=error.hint or "") from error
-        self._in_flight.add(more)
         self._counted += more
 
-    def _uncount(self) -> None:
-        if self._counted:
-            self._in_flight.remove(self._counted)
-            self._counted = 0
+
+def _settle_host(request: Request) -> None:
+    """Take the host of an absolute target for the header's; raises `HttpFault` for not one host."""
+    if request.method != b"CONNECT" and request.path[:7].lower() == b"http://":
+        host, slash, path = request.path[7:].partition(b"/")
+        request.path = slash + path or b"/"
+        request.headers = [each for each in request.headers if each[0] != b"host"]
+        request.headers.append((b"host", host))
+    hosts = sum(name == b"host" for name, _ in request.headers)
+    if hosts > 1 or (hosts == 0 and not request.is_http_1_0):
+        raise HttpFault(400, f"The request has {hosts} Host headers, and must have one")
 
 
 def _long_head() -> HttpFault:

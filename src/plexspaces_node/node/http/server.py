@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import suppress
 from email.utils import formatdate
 from typing import Protocol
 
 from plexspaces_node.address import split_address
 from plexspaces_node.node.http.connection import Connection
 from plexspaces_node.node.http.message import Request, Response
+from plexspaces_node.node.http.problem import HttpFault
 from plexspaces_node.node.machines.in_flight import InFlight
 
 SWEEP_S = 1.0
@@ -28,7 +30,10 @@ class Handler(Protocol):
         """
 
     async def answer(self, request: Request) -> Response:
-        """Answer a request; raises `HttpFault`. Cancelled when the client leaves."""
+        """Answer a request; raises nothing but for a defect. Cancelled when the client leaves."""
+
+    def refusal(self, request: Request, fault: HttpFault) -> Response:
+        """Return the response for a request of which no more is read."""
 
 
 class HttpServer:
@@ -47,7 +52,7 @@ class HttpServer:
         most_connections: int,
         access_log: bool = False,
     ) -> None:
-        """Listen nowhere yet; `in_flight` counts long bodies while they come.
+        """Listen nowhere yet; `in_flight` counts long bodies, and replies until they are written.
 
         With `access_log` each request is logged once it is answered.
         """
@@ -57,6 +62,8 @@ class HttpServer:
         self.loop = asyncio.get_running_loop()
         self.date = _date()
         self.closing = False
+        # Whether it is closing and no connection is left.
+        self._gone = asyncio.Event()
         self._most_connections = most_connections
         self._connections: set[Connection] = set()
         # Without a request, the one that has been so for longest first.
@@ -67,16 +74,43 @@ class HttpServer:
     def __repr__(self) -> str:
         return f"<HttpServer {len(self._connections)} connections>"
 
-    async def listen(self, address: str) -> str:
-        """Listen at HOST:PORT and return that with the port it has got; raises `OSError`."""
+    async def bind(self, address: str) -> str:
+        """Reserve HOST:PORT and return that with the port it has got; raises `OSError`.
+
+        Clients can connect, and wait for `serve`.
+        """
         host, port = split_address(address)
         self._server = await self.loop.create_server(
-            lambda: Connection(self), host, port, backlog=BACKLOG
+            lambda: Connection(self), host, port, backlog=BACKLOG, start_serving=False
         )
-        self._sweep()
+        try:
+            for each in self._server.sockets:
+                with each.dup() as listening:
+                    listening.listen(BACKLOG)
+        except OSError:
+            self._server.close()
+            raise
         name = self._server.sockets[0].getsockname()
         shown = f"[{name[0]}]" if self._server.sockets[0].family == socket.AF_INET6 else name[0]
         return f"{shown}:{name[1]}"
+
+    async def serve(self) -> None:
+        """Accept connections from now on; does nothing if no port is bound."""
+        if self._server is not None:
+            await self._server.start_serving()
+            self._sweep()
+
+    async def drain(self, grace_s: float) -> None:
+        """Accept no more, let answers finish within the grace time, and end every connection.
+
+        Returns once the tasks of all requests have ended. Idempotent.
+        """
+        self.stop_listening()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await self._gone.wait()
+        self.close()
+        await self._gone.wait()
 
     def stop_listening(self) -> None:
         """Take no more connections, and close those that have no request. Idempotent."""
@@ -85,9 +119,10 @@ class HttpServer:
             self._server.close()
         for connection in tuple(self._idle):
             connection.end()
+        self._note_end()
 
     def close(self) -> None:
-        """Close every connection at once. Idempotent."""
+        """Close every connection at once; the tasks of requests are cancelled. Idempotent."""
         self.stop_listening()
         if self._timer is not None:
             self._timer.cancel()
@@ -99,15 +134,18 @@ class HttpServer:
     def connected(self, connection: Connection) -> None:
         """Take note of a connection; when there are too many the one idle for longest goes."""
         self._connections.add(connection)
+        if self.closing:
+            connection.abort()
         if len(self._connections) > self._most_connections:
             oldest = next(iter(self._idle), connection)
             oldest.abort()
             self._idle.pop(oldest, None)
 
     def disconnected(self, connection: Connection) -> None:
-        """Forget a connection."""
+        """Forget a connection that is closed and has no request any more."""
         self._connections.discard(connection)
         self._idle.pop(connection, None)
+        self._note_end()
 
     def idle(self, connection: Connection) -> None:
         """Take note of a connection that has no request."""
@@ -116,6 +154,10 @@ class HttpServer:
     def busy(self, connection: Connection) -> None:
         """Take note of a connection that has one."""
         self._idle.pop(connection, None)
+
+    def _note_end(self) -> None:
+        if self.closing and not self._connections:
+            self._gone.set()
 
     def _sweep(self) -> None:
         self.date = _date()

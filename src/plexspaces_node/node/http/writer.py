@@ -19,7 +19,7 @@ PIECE_BYTES = 256 * 1024
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-_JOINED_BYTES = 64 * 1024
+SHORT_BYTES = 64 * 1024
 """A body up to this is copied behind its head: a call of the kernel costs more."""
 
 _LINES = {
@@ -61,38 +61,43 @@ class ResponseWriter:
         if not self._transport.is_closing():
             self._transport.write(data)
 
-    async def send(self, request: Request, response: Response, *, date: bytes) -> None:
+    @property
+    def is_paused(self) -> bool:
+        """Whether the client has to read before more is written."""
+        return self._drained is not None
+
+    def send(self, request: Request, response: Response, *, date: bytes) -> None:
+        """Write a response with a short body."""
+        head, body = _head_of(response, date), cast(bytes, response.body)
+        self.write(head if request.method == b"HEAD" else head + body)
+
+    async def send_long(self, request: Request, response: Response, *, date: bytes) -> None:
         """Write a response that has its length, and return when most of it is on its way."""
-        body = cast(bytes, response.body)
-        if response.status not in _WITHOUT_BODY:
-            response.headers.append((b"content-length", b"%d" % len(body)))
-        head = _head_of(response, date)
-        if request.method == b"HEAD" or not body:
-            self.write(head)
-        elif len(body) <= _JOINED_BYTES:
-            self.write(head + body)
-        else:
-            self.write(head)
-            view = memoryview(body)
+        await self._drain()
+        self.write(_head_of(response, date))
+        if request.method != b"HEAD":
+            view = memoryview(cast(bytes, response.body))
             for at in range(0, len(view), PIECE_BYTES):
                 await self._drain()
                 self.write(view[at : at + PIECE_BYTES])
         await self._drain()
 
-    async def send_stream(
-        self, request: Request, response: Response, *, date: bytes, is_chunked: bool
-    ) -> None:
-        """Write a response whose body comes in pieces; without chunks its end is the connection's.
+    async def send_stream(self, request: Request, response: Response, *, date: bytes) -> None:
+        """Write a response whose body comes in pieces; in HTTP 1.0 its end is the connection's.
 
         Closes the iterator.
         """
-        if is_chunked:
-            response.headers.append((b"transfer-encoding", b"chunked"))
-        self.write(_head_of(response, date))
         async with aclosing(cast(Any, response.body)) as pieces:
+            await self._drain()
+            is_chunked = not request.is_http_1_0
+            if is_chunked:
+                response.headers.append((b"transfer-encoding", b"chunked"))
+            self.write(_head_of(response, date))
             if request.method == b"HEAD":
                 return
             async for piece in cast(AsyncIterator[bytes], pieces):
+                if self._transport.is_closing():
+                    return
                 if piece:
                     self.write(b"%x\r\n%b\r\n" % (len(piece), piece) if is_chunked else piece)
                     await self._drain()
@@ -107,6 +112,8 @@ class ResponseWriter:
 
 def _head_of(response: Response, date: bytes) -> bytes:
     lines = [_LINES[response.status], date]
+    if not response.is_stream and response.status not in _WITHOUT_BODY:
+        lines.append(b"content-length: %d\r\n" % len(cast(bytes, response.body)))
     for name, value in response.headers:
         lines += (name, b": ", value, b"\r\n")
     lines.append(b"\r\n")

@@ -1,0 +1,226 @@
+"""A connection of an HTTP client over a transport that is none, with a handler that waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from plexspaces_node.errors import Unavailable
+from plexspaces_node.node.applications.task_scope import TaskScope
+from plexspaces_node.node.http.connection import IDLE_S, PIPELINED, Connection
+from plexspaces_node.node.http.message import Request, Response
+from plexspaces_node.node.http.problem import HttpFault, of_error
+from plexspaces_node.node.http.reader import SLICE_BYTES
+from plexspaces_node.node.http.server import HttpServer
+from plexspaces_node.node.machines.in_flight import InFlight
+
+GET = b"GET /x HTTP/1.1\r\nhost: a\r\n\r\n"
+
+
+class Transport:
+    """Keeps what is written; its client reads when told."""
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.is_closed = self.is_paused = False
+        self.connection: Connection
+
+    def get_extra_info(self, name: str) -> None:
+        del name
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def write_eof(self) -> None:
+        self.written += b"<eof>"
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def pause_reading(self) -> None:
+        self.is_paused = True
+
+    def resume_reading(self) -> None:
+        self.is_paused = False
+
+    def close(self) -> None:
+        if not self.is_closed:
+            self.is_closed = True
+            asyncio.get_running_loop().call_soon(self.connection.connection_lost, None)
+
+    abort = close
+
+
+class Waiting:
+    """A handler whose requests wait until they are let go, in a scope if there is one."""
+
+    def __init__(self, reply: bytes = b"reply") -> None:
+        self.scope: TaskScope | None = None
+        self.reply = reply
+        self.asked: list[Request] = []
+        self.cancelled = 0
+        self.begun = asyncio.Event()
+        self.gate = asyncio.Event()
+
+    def body_limit(self, request: Request) -> int:
+        del request
+        return 1 << 20
+
+    async def answer(self, request: Request) -> Response:
+        self.asked.append(request)
+        self.begun.set()
+        try:
+            if self.scope is not None and len(self.asked) == 1:
+                async with self.scope.cancellable():
+                    await self.gate.wait()
+            else:
+                await self.gate.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        except Unavailable as error:
+            return of_error(error)
+        return Response(200, [], self.reply)
+
+    def refusal(self, request: Request, fault: HttpFault) -> Response:
+        del request
+        return fault.response
+
+
+class Held:
+    """A server with one connection."""
+
+    def __init__(self, reply: bytes = b"reply") -> None:
+        self.handler = Waiting(reply)
+        self.in_flight = InFlight(1 << 20)
+        self.server = HttpServer(self.handler, in_flight=self.in_flight, most_connections=8)
+        self.transport = Transport()
+        self.connection = self.transport.connection = Connection(self.server)
+        transport: Any = self.transport
+        self.connection.connection_made(transport)
+
+    async def asked(self, count: int) -> None:
+        """Wait until the handler has so many requests."""
+        async with asyncio.timeout(30):
+            while len(self.handler.asked) < count:
+                self.handler.begun.clear()
+                await self.handler.begun.wait()
+
+
+@pytest.fixture
+async def held() -> AsyncIterator[Held]:
+    held = Held()
+    yield held
+    await held.server.drain(0)
+
+
+async def test_client_that_closes_its_side_has_left(held: Held) -> None:
+    """What it asked for is cancelled, once, and what was in line is not begun."""
+    held.connection.data_received(GET * 3)
+    await held.asked(1)
+    held.connection.eof_received()
+    await held.server.drain(60)
+    assert (held.handler.cancelled, len(held.handler.asked)) == (1, 1)
+    assert (held.transport.written, held.transport.is_closed) == (b"", True)
+
+
+async def test_shutdown_waits_for_one_request_and_not_for_its_connection(held: Held) -> None:
+    """The one behind it would otherwise hold up the node for as long as it lasts."""
+    held.handler.scope = scope = TaskScope()
+    held.connection.data_received(GET * 2)
+    await held.asked(1)
+    await asyncio.wait_for(scope.close(), 30)
+    await held.asked(2)
+    assert held.transport.written.startswith(b"HTTP/1.1 503 ")
+    assert held.handler.cancelled == 0
+
+
+async def test_shutdown_does_not_wait_for_a_client_that_reads_nothing(held: Held) -> None:
+    """The reply is written by a task of its own."""
+    held.handler.scope = scope = TaskScope()
+    held.connection.pause_writing()
+    held.connection.data_received(GET)
+    await held.asked(1)
+    await asyncio.wait_for(scope.close(), 30)
+    held.connection.resume_writing()
+    await held.server.drain(60)
+    assert held.transport.written.startswith(b"HTTP/1.1 503 ")
+
+
+async def test_drain_lets_a_reply_finish_and_leaves_the_rest(held: Held) -> None:
+    """It says that it is the last one."""
+    held.connection.data_received(GET * 3)
+    await held.asked(1)
+    draining = asyncio.create_task(held.server.drain(60))
+    await asyncio.sleep(0)
+    held.handler.gate.set()
+    await draining
+    assert len(held.handler.asked) == 1
+    assert held.transport.written.count(b"HTTP/1.1 200 ") == 1
+    assert b"connection: close" in held.transport.written
+
+
+async def test_drain_ends_what_does_not_finish(held: Held) -> None:
+    """And returns when its task has ended."""
+    held.connection.data_received(GET)
+    await held.asked(1)
+    await held.server.drain(0)
+    assert (held.handler.cancelled, held.transport.is_closed) == (1, True)
+
+
+async def test_reply_counts_until_it_is_written() -> None:
+    """A client that does not read holds memory of the node; when it leaves it does not."""
+    held = Held(reply=b"x" * (1 << 19))
+    held.connection.pause_writing()
+    held.handler.gate.set()
+    held.connection.data_received(GET)
+    async with asyncio.timeout(30):
+        while not held.in_flight.bytes:
+            await asyncio.sleep(0)
+    assert held.in_flight.bytes == 1 << 19
+    held.transport.close()
+    await held.server.drain(60)
+    assert held.in_flight.bytes == 0
+
+
+async def test_bytes_that_begin_no_request_keep_no_connection(held: Held) -> None:
+    """It is as idle as before, and ended at the same time."""
+    idle_until_s = held.server.loop.time() + IDLE_S
+    held.connection.data_received(b"\r\n")
+    held.connection.expire(idle_until_s + 1)
+    assert held.transport.is_closed
+
+
+async def test_few_more_requests_than_may_wait_are_made_of_a_read(held: Held) -> None:
+    """The rest stays bytes until there is room, and all are answered."""
+    held.connection.data_received(GET * 5000)
+    assert held.transport.is_paused
+    waiting = int(repr(held.connection).split()[-3])
+    assert PIPELINED <= waiting <= PIPELINED + SLICE_BYTES // len(GET)
+    held.handler.gate.set()
+    await held.asked(5000)
+    assert not held.transport.is_paused
+
+
+async def test_client_of_http_1_0_that_keeps_its_connection_is_told(held: Held) -> None:
+    """Without the header it would wait for the end of the connection."""
+    held.handler.gate.set()
+    held.connection.data_received(b"GET /x HTTP/1.0\r\nhost: a\r\nconnection: keep-alive\r\n\r\n")
+    async with asyncio.timeout(30):
+        while not held.transport.written:
+            await asyncio.sleep(0)
+    assert b"connection: keep-alive" in held.transport.written
+
+
+async def test_refused_head_request_gets_no_body(held: Held) -> None:
+    """As any HEAD."""
+    held.connection.data_received(b"HEAD /x HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n")
+    assert held.transport.written.startswith(b"HTTP/1.1 400 ")
+    assert held.transport.written.endswith(b"\r\n\r\n<eof>")
+    held.connection.abort()
