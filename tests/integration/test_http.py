@@ -419,20 +419,16 @@ class TestControl:
             await caller.reader.readexactly(int(length[1]))
         return head
 
-    async def test_deploy_that_fails_streams_its_error(
-        self, http: Caller, client: NodeClient, probe_wasm: Path
-    ) -> None:
-        """At once it is a problem; after the first phase the last line has it."""
+    async def test_deploy_that_fails_at_once_is_a_problem(self, http: Caller) -> None:
+        """Its status says so, though a stream was asked for."""
         wanted = {"accept": "application/x-ndjson"}
         missing = json.dumps({"name": "one", "digest": "0" * 64}).encode()
         answer = await http.send("POST", "/v1/applications", missing, **wanted)
         assert (answer.status, answer.json["code"]) == (404, "not_found")
-        uploaded = await http.send("PUT", "/v1/artifacts/app.wasm", probe_wasm.read_bytes())
-        digest = uploaded.json["digest"]
-        request = {"name": "one", "digest": digest, "config": {"memory_mib": 1}}
-        answer = await http.send("POST", "/v1/applications", json.dumps(request).encode(), **wanted)
-        last = json.loads(answer.body.splitlines()[-1])
-        assert last.get("error", last)["code"]
+        uploaded = await http.send("PUT", "/v1/artifacts/app.wasm", b"\0asm no code")
+        broken = json.dumps({"name": "one", "digest": uploaded.json["digest"]}).encode()
+        answer = await http.send("POST", "/v1/applications", broken, **wanted)
+        assert (answer.status, answer.json["code"]) == (400, "invalid_argument")
         assert (await http.send("GET", "/v1/node")).status == 200
 
     async def test_deploy_is_undone_when_its_client_leaves(
@@ -505,6 +501,21 @@ async def test_shutdown_answers_what_runs_and_closes_the_rest(
     assert await idle.is_closed()
     idle.writer.close()
     assert_nothing_left(data_dir)
+
+
+@pytest.mark.parametrize("end", [Node.drain, Node.abort])
+async def test_node_that_has_ended_answers_nobody(data_dir: Path, end: Any) -> None:
+    """Its port is closed, and so are its connections, however it ends."""
+    build = builder(data_dir).with_setting("http.address", "127.0.0.1:0")
+    async with build.build() as node:
+        host, _, port = node.http_address.rpartition(":")
+        caller = Caller(*await asyncio.open_connection(host, int(port)))
+        assert (await caller.send("GET", "/v1/node")).status == 200
+        await end(node)
+        assert await caller.is_closed()
+        caller.writer.close()
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(host, int(port))
 
 
 class Starting(ProcessDriver):

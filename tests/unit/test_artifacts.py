@@ -134,6 +134,28 @@ class TestReceive:
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert [file.name for file in (root / "artifacts").iterdir()] == [f"{digest}.wasm"]
 
+    async def test_receive_when_nobody_said_the_digest_then_it_is_known_in_the_end(
+        self, store: ArtifactStore, root: Path
+    ) -> None:
+        """It is stored as any other, and can be deployed for a while."""
+        async with store.receive_unnamed(len(WASM)) as incoming:
+            await incoming.write(WASM[:100])
+            assert [file.name[:5] for file in (root / "artifacts").iterdir()] == [".tmp-"]
+            await incoming.write(WASM[100:])
+        assert incoming.digest == DIGEST
+        assert await store.has(DIGEST)
+        assert store.total_bytes > 0
+
+    async def test_receive_when_nobody_said_the_digest_and_it_ends_early_then_nothing_is_stored(
+        self, store: ArtifactStore, root: Path
+    ) -> None:
+        """Neither the file nor a record of it."""
+        with pytest.raises(InvalidArgument, match="ended after 100"):
+            async with store.receive_unnamed(len(WASM)) as incoming:
+                await incoming.write(WASM[:100])
+        assert list((root / "artifacts").iterdir()) == []
+        assert store.total_bytes == 0
+
     async def test_receive_when_two_send_the_same_then_both_succeed(
         self, store: ArtifactStore, root: Path
     ) -> None:

@@ -26,6 +26,12 @@ def test_connections_when_counted_then_the_machines_have_theirs(
     assert descriptors.for_connections(limit, machines) == connections
 
 
+@pytest.mark.parametrize(("limit", "connections"), [(20_000, 9_636), (100_000, 10_000)])
+def test_connections_when_there_are_two_ports_then_both_fit(limit: int, connections: int) -> None:
+    """What is left is divided, and each part is bounded."""
+    assert descriptors.for_connections(limit, 100, ports=2) == connections
+
+
 def test_limit_when_raised_then_it_is_the_hard_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """The usual soft limit of 1,024 is not a node's."""
     limits = [(1024, 20_000)]

@@ -212,6 +212,18 @@ class TestReader:
             taken += len(await anext(pieces))
         assert (reading.told[-1], reading.reader.due_s) == ("resume", 100 + BODY_S)
 
+    async def test_consumer_of_a_slow_body_hears_that_it_is_slow(self) -> None:
+        """It is the client's fault, and has a status."""
+        reading = Reading(limit=-1)
+        reading.reader.feed(HEAD + b"content-length: 100\r\n\r\nabc")
+        reading.reader.expire()
+        stream = reading.requests[0].stream
+        assert stream is not None
+        assert not stream.is_complete
+        with pytest.raises(HttpFault) as caught:
+            _ = [piece async for piece in stream]
+        assert caught.value.status == 408
+
 
 def asking(host: str, **headers: str) -> Request:
     pairs = [(b"host", host.encode())]

@@ -39,7 +39,8 @@ class Origins:
         self._known: dict[bytes, str | None] = {}
 
     def __repr__(self) -> str:
-        return f"<Origins {sorted(self._hosts)} {sorted(self._origins)}>"
+        known = len(self._known)
+        return f"<Origins {sorted(self._hosts)} {sorted(self._origins)}, {known} hosts remembered>"
 
     def application_of(self, request: Request) -> str:
         """Return the application that the host names, "" for the node itself.

@@ -1,0 +1,155 @@
+"""The door without applications: what it refuses, what it makes of errors, and of streams."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from plexspaces_node.api.generated import application_pb2 as pb
+from plexspaces_node.errors import NotFound, ResourceExhausted
+from plexspaces_node.node.http.door import Door
+from plexspaces_node.node.http.message import Request, Response
+from plexspaces_node.node.http.origin import Origins
+from plexspaces_node.node.http.problem import HttpFault
+from plexspaces_node.node.http.streams import Lines
+
+PAGE = "https://shop.example"
+
+
+def door(answer: Callable[[Request], Awaitable[Response]], *, most_calls: int = 8) -> Door:
+    """A door with this in place of the control API."""
+    control: Any = SimpleNamespace(answer=answer)
+    none: Any = None
+    origins = Origins(origins=PAGE)
+    return Door(none, control, origins, message_bytes=1, message_timeout_s=1, most_calls=most_calls)
+
+
+def request(*headers: tuple[bytes, bytes]) -> Request:
+    return Request(b"GET", b"/v1/node", [(b"host", b"localhost"), *headers])
+
+
+def told(response: Response) -> dict[str, Any]:
+    assert isinstance(response.body, bytes)
+    members: dict[str, Any] = json.loads(response.body)
+    return members
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "logged"),
+    [
+        (RecursionError("deep"), 500, 1),
+        (OSError(errno.EMFILE, "too many"), 429, 0),
+        (NotFound("nobody"), 404, 0),
+        (HttpFault(408, "slow"), 408, 0),
+    ],
+)
+async def test_error_becomes_a_problem(
+    error: Exception, status: int, logged: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also one that nobody expected; only that one is in the log."""
+
+    async def fail(_: Request) -> Response:
+        raise error
+
+    with caplog.at_level(logging.ERROR):
+        response = await door(fail).answer(request())
+    assert (response.status, told(response)["status"]) == (status, status)
+    assert len(caplog.records) == logged
+
+
+async def test_requests_beyond_the_limit_are_refused() -> None:
+    """With 429 and when to come again; once one is answered there is room."""
+    gate = asyncio.Event()
+    asked = asyncio.Event()
+
+    async def wait(_: Request) -> Response:
+        asked.set()
+        await gate.wait()
+        return Response(200, [])
+
+    busy = door(wait, most_calls=1)
+    first = asyncio.create_task(busy.answer(request()))
+    await asked.wait()
+    refused = await busy.answer(request())
+    assert (refused.status, "limits" in told(refused)["hint"]) == (429, True)
+    assert any(name == b"retry-after" for name, _ in refused.headers)
+    gate.set()
+    assert (await first).status == 200
+    assert (await busy.answer(request())).status == 200
+
+
+async def test_page_may_read_why_its_request_is_read_no_further() -> None:
+    """The reader's refusals have the headers that any answer has."""
+
+    async def never(_: Request) -> Response:
+        raise AssertionError
+
+    response = door(never).refusal(request((b"origin", PAGE.encode())), HttpFault(429, "much"))
+    assert (b"access-control-allow-origin", PAGE.encode()) in response.headers
+    assert any(name == b"retry-after" for name, _ in response.headers)
+
+
+async def events(*failing: Exception, count: int = 1) -> AsyncGenerator[pb.DeployResponse, None]:
+    for _ in range(count):
+        yield pb.DeployResponse(phase="compile")
+    for error in failing:
+        raise error
+
+
+class TestLines:
+    async def test_error_at_once_is_raised_before_the_head(self) -> None:
+        """Whether or not its beginning is waited for."""
+        for begin in (Lines.begin, Lines.begin_soon):
+            with pytest.raises(ResourceExhausted):
+                await begin(Lines(events(ResourceExhausted("full"), count=0)))
+
+    @pytest.mark.parametrize(
+        ("error", "code", "logged"),
+        [(NotFound("gone"), "not_found", 0), (ValueError("x"), "internal", 1)],
+    )
+    async def test_later_error_is_the_last_line(
+        self, error: Exception, code: str, logged: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """And the stream ends as any other."""
+        lines = Lines(events(error))
+        await lines.begin()
+        first, last = [json.loads(line) async for line in lines]
+        assert (first["phase"], last["error"]["code"]) == ("compile", code)
+        assert len(caplog.records) == logged
+
+    async def test_stream_without_a_message_is_empty(self) -> None:
+        """A log may be."""
+        lines = Lines(events(count=0))
+        await lines.begin()
+        assert [line async for line in lines] == []
+
+    async def test_stream_that_has_nothing_yet_begins_and_can_be_closed(self) -> None:
+        """Its head goes out at once; what it waits with is ended when the client leaves."""
+        ended = asyncio.Event()
+
+        async def silent() -> AsyncGenerator[pb.DeployResponse, None]:
+            try:
+                await asyncio.Event().wait()
+                yield pb.DeployResponse()
+            finally:
+                ended.set()
+
+        lines = Lines(silent())
+        await lines.begin_soon()
+        await lines.aclose()
+        assert ended.is_set()
+
+
+def test_only_short_hosts_are_remembered() -> None:
+    """A port of thousands of digits is a host of its own each time."""
+    origins = Origins()
+    for digits in (4, 1000):
+        origins.application_of(Request(b"GET", b"/", [(b"host", b"localhost:" + b"1" * digits)]))
+    assert "1 hosts remembered" in repr(origins)
