@@ -130,6 +130,18 @@ async def test_client_that_closes_its_side_has_left(held: Held) -> None:
     assert (held.transport.written, held.transport.is_closed) == (b"", True)
 
 
+async def test_body_is_held_no_longer_than_it_is_answered(held: Held) -> None:
+    """A connection that stays, or waits to be collected, holds none."""
+    held.connection.data_received(b"POST /x HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc")
+    await held.asked(1)
+    assert held.handler.asked[0].body == b"abc"
+    held.handler.gate.set()
+    async with asyncio.timeout(30):
+        while not held.transport.written:
+            await asyncio.sleep(0)
+    assert held.handler.asked[0].body == b""
+
+
 async def test_shutdown_waits_for_one_request_and_not_for_its_connection(held: Held) -> None:
     """The one behind it would otherwise hold up the node for as long as it lasts."""
     held.handler.scope = scope = TaskScope()

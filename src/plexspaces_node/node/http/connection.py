@@ -145,6 +145,9 @@ class Connection(asyncio.Protocol):
         self._request = request
         response = await self._server.handler.answer(request)
         request.release()
+        # A connection and its parser know each other: what they hold goes only with the next
+        # collection.
+        request.body = b""
         in_line = self._queue or not self._reader.is_last
         self._ends = self._server.closing or not in_line or _is_final(request, response)
         if self._ends:
