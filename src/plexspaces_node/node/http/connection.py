@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Coroutine
 from math import inf
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from plexspaces_node.errors import ActorError, PlexSpacesError
 from plexspaces_node.node.http.message import Request, Response
@@ -86,6 +85,7 @@ class Connection(asyncio.Protocol):
         else:
             # Once only: a second one would interrupt what is being undone.
             self._task.cancel()
+            self._task.add_done_callback(lambda _: self._server.disconnected(self))
 
     def data_received(self, data: bytes) -> None:
         if self._lingers or self._ends:
@@ -130,24 +130,38 @@ class Connection(asyncio.Protocol):
     def _received(self, request: Request) -> None:
         request.peer = self._peer
         if self._task is None:
-            self._run(self._handle(request))
+            self._task = self._server.loop.create_task(self._handle(request))
             return
         self._queue.append(request)
         if len(self._queue) >= PIPELINED:
             self._reader.pause()
 
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        self._task = self._server.loop.create_task(work)
-        self._task.add_done_callback(self._ended)
-
     async def _handle(self, request: Request) -> None:
         begin_ns = perf_counter_ns()
         self._request = request
-        response = await self._server.handler.answer(request)
-        request.release()
-        # A connection and its parser know each other: what they hold goes only with the next
-        # collection.
-        request.body = b""
+        try:
+            response = await self._server.handler.answer(request)
+            request.release()
+            # A connection and its parser know each other: what they hold goes only with the next
+            # collection.
+            request.body = b""
+            is_long = await self._reply(request, response)
+        except Exception as error:  # noqa: BLE001 - the boundary: the connection ends, not the node
+            if not isinstance(error, PlexSpacesError | ActorError):
+                _log.error("internal error in an HTTP connection", exc_info=error)
+            self.abort()
+        except asyncio.CancelledError:
+            self.abort()
+            raise
+        else:
+            if is_long:
+                # In a task of its own: a shutdown waits for handlers, and not for slow clients.
+                self._task = self._server.loop.create_task(self._send(request, response, begin_ns))
+            else:
+                self._answered(request, response, begin_ns)
+
+    async def _reply(self, request: Request, response: Response) -> bool:
+        """Write a response; return whether it is one that a client has to read meanwhile."""
         in_line = self._queue or not self._reader.is_last
         self._ends = self._server.closing or not in_line or _is_final(request, response)
         if self._ends:
@@ -158,13 +172,10 @@ class Connection(asyncio.Protocol):
         if response.is_stream:
             await writer.send_stream(request, response, date=date)
         elif len(response.body) > SHORT_BYTES or writer.is_paused:  # type: ignore[arg-type]
-            # In a task of its own: a shutdown waits for handlers, and not for slow clients.
-            self._run(self._send(request, response, begin_ns))
-            return
+            return not self._is_lost
         else:
             writer.send(request, response, date=date)
-        if self._server.access_log:
-            _log_access(request, response, perf_counter_ns() - begin_ns)
+        return False
 
     async def _send(self, request: Request, response: Response, begin_ns: int) -> None:
         size = len(response.body)  # type: ignore[arg-type]
@@ -173,23 +184,13 @@ class Connection(asyncio.Protocol):
             await self._writer.send_long(request, response, date=self._server.date)
         finally:
             self._share.remove(size)
+        self._answered(request, response, begin_ns)
+
+    def _answered(self, request: Request, response: Response, begin_ns: int) -> None:
         if self._server.access_log:
             _log_access(request, response, perf_counter_ns() - begin_ns)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        if task is not self._task:
-            return
-        self._task = None
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._ends = True
-            if not isinstance(error, PlexSpacesError | ActorError):
-                _log.error("internal error in an HTTP connection", exc_info=error)
-            self.abort()
-        if self._is_lost:
-            self._server.disconnected(self)
-        elif task.cancelled():
-            self.abort()
-        else:
+        if not self._is_lost:
+            self._task = None
             self._go_on()
 
     def _go_on(self) -> None:
@@ -199,7 +200,7 @@ class Connection(asyncio.Protocol):
         elif self._ends or self._server.closing:
             self.end()
         elif self._queue:
-            self._run(self._handle(self._queue.popleft()))
+            self._task = self._server.loop.create_task(self._handle(self._queue.popleft()))
             if len(self._queue) == PIPELINED - 1:
                 reader.resume()
         elif reader.fault is not None:

@@ -132,7 +132,7 @@ class Request:
 class Response:
     """A response; its body is complete, or comes in pieces as they are made."""
 
-    __slots__ = ("body", "close", "headers", "status")
+    __slots__ = ("body", "close", "headers", "is_stream", "status")
 
     def __init__(
         self,
@@ -142,16 +142,12 @@ class Response:
         *,
         close: bool = False,
     ) -> None:
-        """With `close` the connection is closed after it."""
+        """With `close` the connection is closed after it; `is_stream` is a body in pieces."""
         self.status = status
         self.headers = headers
         self.body = body
         self.close = close
+        self.is_stream = not isinstance(body, bytes | bytearray | memoryview)
 
     def __repr__(self) -> str:
         return f"<Response {self.status}>"
-
-    @property
-    def is_stream(self) -> bool:
-        """Whether the body comes in pieces."""
-        return not isinstance(self.body, bytes | bytearray | memoryview)

@@ -108,13 +108,13 @@ class RequestReader:
         if self._is_paused:
             self._rest += data
             return
-        for at in range(0, len(data), SLICE_BYTES):
+        at = 0
+        while at < len(data) and self.fault is None and not self.is_last:
             if self._is_paused:
                 self._rest = data[at:]
                 return
-            if self.fault is not None or self.is_last:
-                return
-            self._parse(data[at : at + SLICE_BYTES] if len(data) > SLICE_BYTES else data)
+            self._parse(data[at : at + SLICE_BYTES])
+            at += SLICE_BYTES
 
     def _parse(self, part: bytes) -> None:
         try:
@@ -191,10 +191,14 @@ class RequestReader:
 
     def on_url(self, url: bytes) -> None:
         self._target += url
-        self._count_head(len(url))
+        self._head_bytes += len(url)
+        if self._head_bytes > HEAD_BYTES:
+            raise _long_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._count_head(HEADER_BYTES + len(name) + len(value))
+        self._head_bytes += HEADER_BYTES + len(name) + len(value)
+        if self._head_bytes > HEAD_BYTES:
+            raise _long_head()
         # Behind a body, in trailers, nobody reads them.
         if self._in_head:
             self._headers.append((name.lower(), value))
@@ -260,11 +264,6 @@ class RequestReader:
         self._patience_s = patience_s
         self.due_s = inf if self._is_paused else self._since_s + patience_s
 
-    def _count_head(self, more: int) -> None:
-        self._head_bytes += more
-        if self._head_bytes > HEAD_BYTES:
-            raise _long_head()
-
     def _count(self) -> None:
         more = len(self._body) - self._counted
         try:
@@ -276,12 +275,12 @@ class RequestReader:
 
 def _settle_host(request: Request) -> None:
     """Take the host of an absolute target for the header's; raises `HttpFault` for not one host."""
-    if request.method != b"CONNECT" and request.path[:7].lower() == b"http://":
+    if request.path[:1] != b"/" and request.path[:7].lower() == b"http://":
         host, slash, path = request.path[7:].partition(b"/")
         request.path = slash + path or b"/"
         request.headers = [each for each in request.headers if each[0] != b"host"]
         request.headers.append((b"host", host))
-    hosts = sum(name == b"host" for name, _ in request.headers)
+    hosts = [name for name, _ in request.headers].count(b"host")
     if hosts > 1 or (hosts == 0 and not request.is_http_1_0):
         raise HttpFault(400, f"The request has {hosts} Host headers, and must have one")
 
