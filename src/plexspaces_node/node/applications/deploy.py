@@ -103,7 +103,7 @@ class Deployer:
             await registry.insert_application(supervisor.record)
             await supervisor.journal.clear()
             self._roster.applications[name] = supervisor
-            empty = await self._take_empty(request)
+            empty = self._take_empty(request)
             await supervisor.start(compiled=compiled, empty=empty, progress=progress)
             duration_ns = perf_counter_ns() - begin
             supervisor.timings = completed(supervisor.timings, compiled, duration_ns)
@@ -133,8 +133,8 @@ class Deployer:
             on_miss=lambda: progress("compile"),
         )
 
-    async def _take_empty(self, request: DeployRequest) -> Machine | None:
-        return await self._empty_vms.take(request.vm_id) if request.vm_id else None
+    def _take_empty(self, request: DeployRequest) -> Machine | None:
+        return self._empty_vms.take(request.vm_id) if request.vm_id else None
 
     async def _undo(self, supervisor: Supervisor) -> None:
         """Remove everything of a failed deploy.

@@ -12,7 +12,6 @@ from plexspaces_node.node.applications.context import NodeContext
 from plexspaces_node.node.applications.roster import Roster
 from plexspaces_node.node.applications.task_scope import TaskScope
 from plexspaces_node.node.machines.machine import Machine, start_machine
-from plexspaces_node.tasks import cancel
 from plexspaces_node.vm.bundle import Bundle, new_vm_id
 
 _log = logging.getLogger(__name__)
@@ -66,11 +65,15 @@ class EmptyVms:
                 )
         await self._scope.shielded(self._stop(vm_id))
 
-    async def take(self, vm_id: str) -> Machine:
-        """Return an empty VM, which then belongs to the caller; raises `NotFound`."""
+    def take(self, vm_id: str) -> Machine:
+        """Return an empty VM, which then belongs to the caller; raises `NotFound`.
+
+        It does not wait: a caller that was cancelled meanwhile would lose the VM.
+        """
         self.check(vm_id)
         machine = self._roster.empty_vms.pop(vm_id)
-        await cancel(self._watchers.pop(vm_id))
+        # One that has seen the end of the VM has removed it from the roster already.
+        self._watchers.pop(vm_id).cancel()
         return machine
 
     def check(self, vm_id: str) -> None:
@@ -80,7 +83,7 @@ class EmptyVms:
 
     async def _stop(self, vm_id: str) -> None:
         if vm_id in self._roster.empty_vms:
-            machine = await self.take(vm_id)
+            machine = self.take(vm_id)
             await machine.stop(1.0, force=True)
 
     async def _watch(self, machine: Machine) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from plexspaces_node.errors import ActorError, PlexSpacesError, Unavailable
 from plexspaces_node.model import ApplicationState
@@ -46,12 +46,12 @@ class Replacement:
     async def start(
         self,
         compiled: Compiled,
-        take_empty: Callable[[], Awaitable[Machine | None]],
+        take_empty: Callable[[], Machine | None],
         progress: Progress,
     ) -> None:
         """Stop the running version and start the next one from its state, or roll back.
 
-        `take_empty` is awaited for the VM to use, None for a new one. Raises `StopRefused` if the
+        `take_empty` returns the VM to use, None for a new one. Raises `StopRefused` if the
         state of the running version cannot be saved, and it keeps running; otherwise what
         `Supervisor.stop` and `Supervisor.start` raise.
         """
@@ -63,7 +63,7 @@ class Replacement:
             # Not cancelled: while it stops, an actor hands over its last state.
             if lost := await finished(supervisor.stop(self._node.grace_s)):
                 raise Unavailable(f"application {supervisor.name!r} was not replaced: {lost}")
-            empty = await take_empty()
+            empty = take_empty()
             supervisor.begin_trial(self._next)
             await supervisor.start(compiled=compiled, empty=empty, progress=progress)
         except BaseException as error:
