@@ -177,7 +177,7 @@ class HttpSection(Section):
     )
     hosts: HostNames = _setting(
         "",
-        "Further host names that the node goes by, separated by commas; localhost, *.localhost "
+        "Additional host names of the node, separated by commas; localhost, *.localhost "
         "and loopback addresses always work.",
     )
     cors_origins: OriginsOrAny = _setting(

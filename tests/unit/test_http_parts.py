@@ -257,7 +257,7 @@ class TestOrigins:
     )
     def test_host_of_somebody_else(self, host: str) -> None:
         """Misdirected, with what helps."""
-        with pytest.raises(HttpFault, match="does not go by") as caught:
+        with pytest.raises(HttpFault, match="is not a host name") as caught:
             Origins(hosts="node.example").application_of(asking(host))
         assert (caught.value.status, "[http] hosts" in caught.value.hint) == (421, True)
 
@@ -265,12 +265,18 @@ class TestOrigins:
         """Whoever let it be reached calls it by its address."""
         assert Origins(any_address=True).application_of(asking("10.0.0.7:8080")) == ""
 
+    def test_link_to_the_first_page_may_be_followed(self) -> None:
+        """From any site: it changes nothing, and the site does not see it."""
+        request = asking("localhost", sec_fetch_site="cross-site", sec_fetch_mode="navigate")
+        request.method, request.path = b"GET", b"/"
+        assert Origins().application_of(request) == ""
+
     @pytest.mark.parametrize("method", [b"GET", b"POST"])
     def test_other_site_is_refused_whatever_it_asks(self, method: bytes) -> None:
         """A picture that follows a log would take one of its few places."""
         request = asking("localhost", sec_fetch_site="cross-site")
         request.method = method
-        with pytest.raises(HttpFault, match="another site"):
+        with pytest.raises(HttpFault, match="other web sites"):
             Origins().application_of(request)
 
     def test_page_that_is_allowed_may_read(self) -> None:

@@ -151,7 +151,9 @@ class Control:
     async def _upload(self, request: Request, digest: str) -> Response:
         length = request.header(b"content-length")
         if request.stream is None or length is None:
-            raise HttpFault(411, "An upload must say its length", hint="curl -T app.wasm URL")
+            raise HttpFault(
+                411, "An upload needs a Content-Length header", hint="curl -T app.wasm URL"
+            )
         pieces, size = request.stream.__aiter__(), int(length)
         if _DIGEST.match(digest):
             result = await self._receive(digest, size, pieces, Caller(request.peer))
@@ -194,7 +196,7 @@ def _find(method: str, path: str) -> tuple[Route, dict[str, str]]:
     if allowed:
         raise HttpFault(
             405,
-            f"{method} is not possible at {path}",
+            f"{method} is not allowed at {path}",
             headers=[(b"allow", ", ".join(allowed).encode())],
         )
     raise HttpFault(404, f"There is nothing at {path}", hint="GET /openapi.json lists all paths")

@@ -13,7 +13,7 @@ from plexspaces_node.node.http.routes import ROUTES, Route
 from plexspaces_node.node.http.transcode import is_map
 
 _PROBLEM = {
-    "description": "An error, as RFC 9457 has it.",
+    "description": "An error (RFC 9457).",
     "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
 }
 _PROBLEM_SCHEMA = {
@@ -76,7 +76,7 @@ def _operation(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
         ]
         + [_parameter(fields[name], "query") for name in route.query],
         "responses": {
-            str(route.status): {"description": "Done."},
+            str(route.status): {"description": "Success."},
             "4XX": _PROBLEM,
             "5XX": _PROBLEM,
         },
@@ -159,7 +159,7 @@ def _scalar(field: FieldDescriptor) -> dict[str, Any]:
 _ANY_BYTES = {"schema": {"type": "string", "format": "binary"}}
 _MESSAGE = {
     "operationId": "SendMessage",
-    "summary": "Send a message: the body is its payload, the answer's body the reply.",
+    "summary": "Send a message: the body is its payload, the response body is the reply.",
     "parameters": [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in ("name", "type")
@@ -167,7 +167,7 @@ _MESSAGE = {
     "requestBody": {"content": {"application/octet-stream": _ANY_BYTES}},
     "responses": {
         "200": {
-            "description": "The reply; Server-Timing tells where its time went.",
+            "description": "The reply; Server-Timing shows where its time went.",
             "content": {
                 "application/json": {"schema": {}},
                 "text/plain": {"schema": {"type": "string"}},
@@ -188,7 +188,7 @@ body {{ max-width: 60rem; margin: 2rem auto; padding: 0 1rem }}
 td {{ padding: .3rem .8rem .3rem 0; vertical-align: top }}
 </style></head><body>
 <h1>PlexSpaces node {version}</h1>
-<p>The document for programs: <a href="/openapi.json">/openapi.json</a></p>
+<p>OpenAPI description: <a href="/openapi.json">/openapi.json</a></p>
 <table>{rows}</table>
 </body></html>
 """

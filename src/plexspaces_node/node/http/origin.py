@@ -56,8 +56,8 @@ class Origins:
         origin = request.header(b"origin")
         if origin is not None:
             self._check_origin(origin, host)
-        elif request.header(b"sec-fetch-site") == b"cross-site":
-            raise _other_origin(b"another site")
+        elif request.header(b"sec-fetch-site") == b"cross-site" and not _is_link(request):
+            raise _other_origin(b"other web sites")
         return application
 
     def allow(self, request: Request, headers: Headers) -> None:
@@ -102,8 +102,8 @@ class Origins:
                 return ""
         raise HttpFault(
             421,
-            f"This node does not go by the name {text!r}",
-            hint="call it 127.0.0.1, localhost or NAME.localhost, or add the name to [http] hosts",
+            f"{text!r} is not a host name of this node",
+            hint="use 127.0.0.1, localhost or NAME.localhost, or add the name to [http] hosts",
         )
 
     def _check_origin(self, origin: bytes, host: bytes) -> None:
@@ -118,6 +118,12 @@ class Origins:
 def _other_origin(origin: bytes) -> HttpFault:
     return HttpFault(
         403,
-        f"A page of {origin.decode('latin-1')} may not send requests to this node",
+        f"Requests from {origin.decode('latin-1')} are not allowed",
         hint="allow its origin with [http] cors_origins",
     )
+
+
+def _is_link(request: Request) -> bool:
+    """Return whether a user followed a link to the first page, which changes nothing."""
+    mode = request.header(b"sec-fetch-mode")
+    return request.method == b"GET" and request.path == b"/" and mode == b"navigate"

@@ -286,12 +286,12 @@ def _settle_host(request: Request) -> None:
 
 
 def _long_head() -> HttpFault:
-    return HttpFault(431, f"The head of the request has more than {HEAD_BYTES} bytes")
+    return HttpFault(431, f"The request headers exceed {HEAD_BYTES} bytes")
 
 
 def _long_body(size: int, limit: int) -> HttpFault:
     return HttpFault(
         413,
-        f"The body has {size} bytes or more, and the limit is {limit}",
+        f"The body has at least {size} bytes; the limit is {limit}",
         hint="send it in parts, or raise [limits] message_bytes",
     )

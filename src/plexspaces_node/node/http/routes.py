@@ -57,14 +57,16 @@ _APPLICATION = "/v1/applications/{name}"
 
 ROUTES = (
     Route("GET", "/v1/node", "InspectNode", "Describe the node."),
-    Route("GET", "/v1/artifacts/{digest}", "FindArtifact", "Tell whether an artifact is there."),
+    Route(
+        "GET", "/v1/artifacts/{digest}", "FindArtifact", "Check whether the node has an artifact."
+    ),
     Route("PUT", "/v1/artifacts/{digest}", "UploadArtifact", "Upload an artifact.", status=201),
     Route("GET", "/v1/applications", "List", "List applications and empty VMs."),
     Route(
         "POST",
         "/v1/applications",
         "Deploy",
-        "Deploy an uploaded artifact; returns when it can answer messages.",
+        "Deploy an uploaded artifact; returns once it can answer messages.",
         has_body=True,
         answer="application",
         status=201,
