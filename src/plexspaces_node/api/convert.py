@@ -82,7 +82,7 @@ def size_to_proto(vcpus: int | None, memory_mib: int | None) -> pb.VmConfig:
     """
     for what, value in (("vcpus", vcpus), ("memory", memory_mib)):
         if value is not None and value > _UINT32_MAX:
-            raise InvalidArgument(f"{what} {value} is more than any machine has")
+            raise InvalidArgument(f"{what} {value} is more than any VM has")
     return pb.VmConfig(vcpus=vcpus or 0, memory_mib=memory_mib or 0)
 
 

@@ -50,7 +50,7 @@ async def run(
     except TimeoutError as exc:
         raise DeadlineExceeded(
             f"{Path(argv[0]).name} did not finish within {timeout_s:g} s",
-            hint="is the machine busy? In Python, code at the top of a file runs while it is built",
+            hint="is the host busy? In Python, code at the top of a file runs while it is built",
         ) from exc
     finally:
         if not over:

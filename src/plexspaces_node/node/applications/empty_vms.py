@@ -88,7 +88,7 @@ class EmptyVms:
 
     async def _watch(self, machine: Machine) -> None:
         ended = await machine.wait()
-        _log.warning("empty machine %s ended: %s", machine.id, ended.reason)
+        _log.warning("empty VM %s ended: %s", machine.id, ended.reason)
         self._roster.empty_vms.pop(machine.id, None)
         self._watchers.pop(machine.id, None)
         await machine.destroy()

@@ -139,7 +139,7 @@ class Instance:
             try:
                 await self._node.driver.destroy(bundle)
             except FAULTS as error:
-                self._warn(f"machine {bundle.vm_id} could not be removed: {error!r}")
+                self._warn(f"VM {bundle.vm_id} could not be removed: {error!r}")
                 resists = error
             else:
                 self._leftovers.discard(bundle)
@@ -196,6 +196,6 @@ class Instance:
         try:
             await machine.destroy()
         except FAULTS as error:
-            self._warn(f"machine {machine.id} could not be removed: {error!r}")
+            self._warn(f"VM {machine.id} could not be removed: {error!r}")
         else:
             self._leftovers.discard(machine.bundle)

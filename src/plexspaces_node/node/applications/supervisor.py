@@ -205,7 +205,7 @@ class Supervisor:
             assert self.machine is not None
             ended = await self.machine.wait()
             # If the agent has left, the start that follows counts its own failures.
-            why = f"machine {self.machine.id} ended: {ended.reason}"
+            why = f"VM {self.machine.id} ended: {ended.reason}"
             self._ended(why, by_host=self.machine.agent.left)
             await self._instance.discard()
             if not await self._try_again():

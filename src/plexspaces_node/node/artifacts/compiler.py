@@ -182,8 +182,8 @@ def _broken(status: int | None, said: str, limits: CompileLimits) -> PlexSpacesE
         return _out_of_memory(limits)
     if status == -signal.SIGKILL:
         return ResourceExhausted(
-            "the compiler was killed: the machine ran out of memory",
-            hint="free memory on the machine, or deploy a smaller artifact",
+            "the compiler was killed: the host ran out of memory",
+            hint="free memory on the host, or deploy a smaller artifact",
         )
     end = f"exit status {status}" if status > 0 else signal_name(-status)
     return InvalidArgument(

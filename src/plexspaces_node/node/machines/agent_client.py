@@ -286,7 +286,7 @@ class AgentClient:
                 return Unavailable(f"the agent of {self._vm_id} does not answer", hint="try again")
             return DeadlineExceeded(
                 f"no answer within {message.timeout_ns / 1e9:g} s and no sign of life: "
-                "the machine is being replaced",
+                "the VM is being replaced",
                 hint="send it again when the application runs again",
             )
 

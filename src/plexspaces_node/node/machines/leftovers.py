@@ -29,7 +29,7 @@ async def end_machines(root: Path) -> None:
     """
     find = partial(running_from_any, tuple(bundles(root)))
     while found := await asyncio.to_thread(find):
-        _log.info("ending %d processes of machines left by an earlier run", len(found))
+        _log.info("ending %d processes of VMs left by an earlier run", len(found))
         await kill_all(found)
 
 

@@ -80,7 +80,7 @@ class SwitchedHostCalls:
 
     async def answer(self, call: link.HostCall, body: link.Body) -> link.Body | None:
         if self.target is None:
-            raise Unavailable("the machine has no application")
+            raise Unavailable("the VM has no application")
         return await self.target.answer(call, body)
 
 
@@ -142,7 +142,7 @@ class Machine:
             await asyncio.wait({loading, ended}, return_when=asyncio.FIRST_COMPLETED)
             if not loading.done():
                 raise VmStartFailed(
-                    f"machine {self.id} ended while loading: {ended.result().reason}",
+                    f"VM {self.id} ended while loading: {ended.result().reason}",
                     step="load",
                 )
             loaded = loading.result()
@@ -188,7 +188,7 @@ class Machine:
                 self.state = before
                 raise
             why = error.message
-            _log.warning("machine %s did not shut down cleanly: %s", self.id, error)
+            _log.warning("VM %s did not shut down cleanly: %s", self.id, error)
         finally:
             if not refused:
                 await self.destroy()

@@ -273,7 +273,7 @@ class FirecrackerDriver(HostDriver[FirecrackerVm]):
                 undo.push_async_callback(vm.stop, 0)
                 await _first(dialled, vm, bundle, self._timeouts.trial_s)
         except OSError as error:
-            raise Unavailable(f"a trial machine could not be created: {error}") from error
+            raise Unavailable(f"a trial VM could not be created: {error}") from error
 
     def _holds(self) -> str:
         ready = self._ready

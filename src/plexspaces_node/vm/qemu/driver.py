@@ -201,7 +201,7 @@ class QemuDriver(HostDriver[QemuVm]):
         if error.step not in _COPYING:
             raise error
         self._failed_copies += 1
-        _log.warning("the machine is booted because it could not be copied: %s", error)
+        _log.warning("the VM is booted because it could not be copied: %s", error)
         templates = self._templates
         if templates is not None and self._failed_copies >= enough and not templates.given_up:
             _log.warning("VMs boot instead of being copied from now on")

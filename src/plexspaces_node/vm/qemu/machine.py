@@ -256,7 +256,7 @@ async def _speaks(vm: QemuVm, timeouts: Timeouts) -> None:
                 finally:
                     writer.close()
         except (TimeoutError, asyncio.IncompleteReadError) as error:
-            raise Unavailable("the agent of a copied machine does not answer") from error
+            raise Unavailable("the agent of a copied VM does not answer") from error
 
 
 def _control_socket(bundle: Bundle) -> Path:

@@ -203,7 +203,7 @@ async def _completed(qmp: QmpClient, what: str) -> None:
         if name == "MIGRATION" and data.get("status") == "completed":
             return
         if name == "MIGRATION" and data.get("status") in ("failed", "cancelled"):
-            raise Unavailable(f"QEMU could not {what} the machine's state")
+            raise Unavailable(f"QEMU could not {what} the VM's state")
 
 
 def _close(files: list[int]) -> None:
@@ -218,5 +218,5 @@ async def _in_time(what: str, timeouts: Timeouts) -> AsyncIterator[None]:
             yield
     except TimeoutError as error:
         raise DeadlineExceeded(
-            f"QEMU did not {what} the machine's state within {timeouts.copy_s:g} s"
+            f"QEMU did not {what} the VM's state within {timeouts.copy_s:g} s"
         ) from error
