@@ -22,6 +22,7 @@ from plexspaces_node.node.applications.operations import Applications
 from plexspaces_node.node.applications.requests import DeployRequest
 from plexspaces_node.node.artifacts.store import ArtifactStore
 from plexspaces_node.node.machines.in_flight import InFlight
+from plexspaces_node.tasks import cancel
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +100,7 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
             yield pb.DeployResponse(application=convert.application_to_proto(await task))
         finally:
             # The client disconnected: the deploy is rolled back, and that is awaited.
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await cancel(task)
 
     async def Undeploy(self, request: pb.UndeployRequest, context: Context) -> pb.UndeployResponse:
         await self._applications.undeploy(request.name)

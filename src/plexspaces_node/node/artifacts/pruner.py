@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from plexspaces_node.node.artifacts.eviction import Inventory, Item
 from plexspaces_node.node.artifacts.files import ArtifactFiles
 from plexspaces_node.node.disk import DiskFull
-from plexspaces_node.tasks import finished
+from plexspaces_node.tasks import cancel, finished
 
 _log = logging.getLogger(__name__)
 
@@ -48,8 +48,7 @@ class Pruner:
     async def close(self) -> None:
         """Finish the removals in progress and start no others."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await cancel(self._task)
         await asyncio.gather(*self._removals.values())
         await asyncio.to_thread(self._files.write_down, self._used)
 

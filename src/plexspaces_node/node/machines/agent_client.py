@@ -30,6 +30,7 @@ from plexspaces_node.node.machines.log_lines import lines_of
 from plexspaces_node.node.machines.pending import Answered, Message, Pending
 from plexspaces_node.node.machines.requests import Requests, late
 from plexspaces_node.node.machines.requests import StopRefused as StopRefused
+from plexspaces_node.tasks import cancel
 
 IN_FLIGHT_BYTES = 64 * MIB
 """The limit of payloads that wait for one agent, or one message if that can be longer: it limits
@@ -187,9 +188,7 @@ class AgentClient:
                 raise error
             await stopping
         finally:
-            hearing.cancel()
-            stopping.cancel()
-            await asyncio.gather(hearing, stopping, return_exceptions=True)
+            await cancel(hearing, stopping)
 
     async def measure(self, timeout_s: float) -> link.Measured:
         """Ask how much memory is in use inside.

@@ -19,6 +19,7 @@ from plexspaces_node.link import frames as link
 from plexspaces_node.link.frames import AgentFrame, Body
 from plexspaces_node.node.machines.connection import Connection, Received
 from plexspaces_node.node.machines.listener import Acceptor
+from plexspaces_node.tasks import cancel
 
 RECONNECT_S = 10.0
 """How long an agent may be without a connection before its VM is replaced."""
@@ -120,8 +121,7 @@ class AgentLink:
         for connection in list(self._ungreeted):
             connection.close()
         if self._dialling is not None:
-            self._dialling.cancel()
-            await asyncio.gather(self._dialling, return_exceptions=True)
+            await cancel(self._dialling)
 
     def _new_connection(self) -> Connection:
         return Connection(self, message_limit=self._message_limit)

@@ -17,6 +17,7 @@ from plexspaces_node.link.frames import Body, HostCall
 from plexspaces_node.model import MIB
 from plexspaces_node.node.machines.connection import Connection
 from plexspaces_node.node.machines.reading import Hold
+from plexspaces_node.tasks import cancel
 
 _log = logging.getLogger(__name__)
 
@@ -83,9 +84,7 @@ class Calls:
     async def close(self) -> None:
         """Start no more. Idempotent."""
         self._waiting.clear()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel(*self._tasks)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         _, call, size = self._tasks.pop(task)

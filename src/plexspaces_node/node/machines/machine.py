@@ -15,7 +15,6 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter_ns, time_ns
-from typing import Any
 
 from plexspaces_node.errors import (
     DeadlineExceeded,
@@ -35,6 +34,7 @@ from plexspaces_node.node.machines.agent_client import (
 )
 from plexspaces_node.node.machines.in_flight import InFlight
 from plexspaces_node.node.timeouts import Timeouts
+from plexspaces_node.tasks import cancel
 from plexspaces_node.vm.bundle import Bundle
 from plexspaces_node.vm.driver import Driver, LinkEnd, Vm, VmExit, VmHandle
 from plexspaces_node.vm.host.vmm import step
@@ -147,7 +147,7 @@ class Machine:
                 )
             loaded = loading.result()
         finally:
-            await _cancel(loading, ended)
+            await cancel(loading, ended)
         measured_ns = perf_counter_ns() - attached
         known = self.missing_walls
         self.missing_walls += tuple(w for w in _names(loaded.missing_walls) if w not in known)
@@ -169,7 +169,7 @@ class Machine:
             await asyncio.wait({ended, deaf}, return_when=asyncio.FIRST_COMPLETED)
             return ended.result() if ended.done() else VmExit(None, "the agent did not answer")
         finally:
-            await _cancel(ended, deaf)
+            await cancel(ended, deaf)
 
     async def stop(self, timeout_s: float, *, force: bool = False, save: bool = True) -> str:
         """Let the actor take a snapshot and shut down; then remove the VM completely.
@@ -326,10 +326,4 @@ async def _hello(agent: AgentClient, vm: Vm, timeout_s: float) -> None:
         else:
             raise DeadlineExceeded(f"the agent did not connect within {timeout_s:g} s")
     finally:
-        await _cancel(hello, ended)
-
-
-async def _cancel(*futures: asyncio.Future[Any]) -> None:
-    for future in futures:
-        future.cancel()
-    await asyncio.gather(*futures, return_exceptions=True)
+        await cancel(hello, ended)
