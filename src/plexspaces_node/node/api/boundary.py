@@ -186,10 +186,15 @@ def _reading(read: Callable[[bytes], Any], behavior: Any, *, each: bool) -> Any:
 async def _abort(error: Exception, context: Context) -> None:
     if isinstance(error, grpc.aio.AbortError):
         raise error
-    if descriptors.are_what_lacked(error):
-        error = descriptors.none_left()
-    elif not isinstance(error, PlexSpacesError | ActorError):
-        _log.error("internal error in a call", exc_info=error)
-        error = Internal(f"internal error: {error!r}", hint="see the node's log, and report it")
-    code, text, metadata = to_grpc(error)
+    code, text, metadata = to_grpc(known_error(error))
     await context.abort(code, text, metadata)
+
+
+def known_error(error: Exception) -> PlexSpacesError | ActorError:
+    """Return an error as one that clients know; a defect is logged, and becomes `Internal`."""
+    if descriptors.are_what_lacked(error):
+        return descriptors.none_left()
+    if isinstance(error, PlexSpacesError | ActorError):
+        return error
+    _log.error("internal error in a call", exc_info=error)
+    return Internal(f"internal error: {error!r}", hint="see the node's log, and report it")

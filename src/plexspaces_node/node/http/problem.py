@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -22,10 +22,8 @@ from plexspaces_node.errors import (
     VmStartFailed,
     WrongState,
 )
-from plexspaces_node.node.api import descriptors
+from plexspaces_node.node.api.boundary import known_error
 from plexspaces_node.node.http.message import Headers, Response
-
-_log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 1
 """After this a client that was told to come back is likely to be served."""
@@ -51,12 +49,19 @@ TRAPPED = (500, "The application crashed")
 class HttpFault(Exception):
     """A request that HTTP itself has a status for."""
 
-    def __init__(self, status: int, title: str, *, hint: str = "", headers: Headers = ()) -> None:  # type: ignore[assignment]
+    def __init__(
+        self,
+        status: int,
+        title: str,
+        *,
+        hint: str = "",
+        headers: Sequence[tuple[bytes, bytes]] = (),
+    ) -> None:
         super().__init__(title)
         self.status = status
         self.title = title
         self.hint = hint
-        self.headers = list(headers)
+        self.headers = headers
 
     @property
     def response(self) -> Response:
@@ -71,17 +76,7 @@ def of_exception(error: Exception) -> Response:
     """Return the response for any error; what nobody expected is logged."""
     if isinstance(error, HttpFault):
         return error.response
-    return of_error(as_platform_error(error))
-
-
-def as_platform_error(error: Exception) -> PlexSpacesError | ActorError:
-    """Return an error as one that clients know; what nobody expected is logged."""
-    if isinstance(error, PlexSpacesError | ActorError):
-        return error
-    if descriptors.are_what_lacked(error):
-        return descriptors.none_left()
-    _log.error("internal error in an HTTP request", exc_info=error)
-    return Internal(f"internal error: {error!r}", hint="see the node's log, and report it")
+    return of_error(known_error(error))
 
 
 def of_error(error: PlexSpacesError | ActorError, *, output: bytes = b"") -> Response:
@@ -118,7 +113,9 @@ def members_of(error: PlexSpacesError | ActorError) -> dict[str, Any]:
     return _readable(members)
 
 
-def _problem(status: int, members: dict[str, Any], headers: Headers = ()) -> Response:  # type: ignore[assignment]
+def _problem(
+    status: int, members: dict[str, Any], headers: Sequence[tuple[bytes, bytes]] = ()
+) -> Response:
     told: Headers = [(b"content-type", b"application/problem+json"), *headers]
     if status in (429, 503):
         told.append((b"retry-after", b"%d" % RETRY_AFTER_S))

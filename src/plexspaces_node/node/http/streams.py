@@ -8,7 +8,8 @@ from typing import Any, Self
 
 import msgspec
 
-from plexspaces_node.node.http.problem import as_platform_error, members_of
+from plexspaces_node.node.api.boundary import known_error
+from plexspaces_node.node.http.problem import members_of
 from plexspaces_node.node.http.transcode import to_json
 from plexspaces_node.tasks import cancel
 
@@ -76,5 +77,5 @@ class Lines(Chunks):
         except StopAsyncIteration:
             raise
         except Exception as error:  # noqa: BLE001 - the boundary
-            members = {"error": members_of(as_platform_error(error))}
+            members = {"error": members_of(known_error(error))}
         return msgspec.json.encode(members) + b"\n"
