@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
-import statistics
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from benchmarks.node import PAYLOAD, Row
+from benchmarks.node import PAYLOAD, Row, row
 from benchmarks.serving import serving
 from plexspaces_node import NodeClient
 
@@ -47,15 +46,15 @@ async def measure(wasm: Path, scratch: Path) -> list[Row]:
                 return await _grpc_per_second(client)
 
             return [
-                await _row("HTTP, 32 connections", "/s", http_address, bare, per_second),
-                await _row("HTTP, one connection, p50", "µs", http_address, bare, median_us),
-                await _row(
+                await _rounds("HTTP, 32 connections", "/s", http_address, bare, per_second),
+                await _rounds("HTTP, one connection, p50", "µs", http_address, bare, median_us),
+                await _rounds(
                     "HTTP against gRPC, 32 callers", "/s", http_address, "", per_second, over_grpc
                 ),
             ]
 
 
-async def _row(  # noqa: PLR0913 - each by its name
+async def _rounds(  # noqa: PLR0913 - each by its name
     name: str,
     unit: str,
     product: str,
@@ -66,13 +65,7 @@ async def _row(  # noqa: PLR0913 - each by its name
     pairs = []
     for _ in range(ROUNDS):
         pairs.append((await measured(product), await (of_floor or measured)(floor)))
-    return Row(
-        name,
-        unit,
-        statistics.median(ours for ours, _ in pairs),
-        statistics.median(theirs for _, theirs in pairs),
-        statistics.median(ours / theirs for ours, theirs in pairs),
-    )
+    return row(name, unit, pairs)
 
 
 async def _wrk(address: str, script: Path, *, connections: int) -> str:

@@ -149,7 +149,7 @@ async def _compare(
     await measure(product)
     await measure(floor)
     pairs = [(await measure(product), await measure(floor)) for _ in range(ROUNDS)]
-    return _row(name, unit, pairs)
+    return row(name, unit, pairs)
 
 
 async def _latency_ms(call: Call) -> float:
@@ -182,7 +182,7 @@ def _boundary(code: Path) -> list[Row]:
             payload = bytes(size)
             peer.invoke("e", payload)
             pairs = [(_computed_us(peer, payload), _copied_us(payload)) for _ in range(ROUNDS)]
-            rows.append(_row(f"into an actor and back, {shown}", "µs", pairs))
+            rows.append(row(f"into an actor and back, {shown}", "µs", pairs))
     return rows
 
 
@@ -211,7 +211,7 @@ async def _deploys(client: NodeClient, wasm: Path, code: Path) -> Row:
         deployed = perf_counter() - begin
         await client.undeploy(f"fresh-{round_}")
         pairs.append((deployed * 1e3, await asyncio.to_thread(_without_a_node_ms, code)))
-    return _row("deploy to first reply, artifact cached", "ms", pairs)
+    return row("deploy to first reply, artifact cached", "ms", pairs)
 
 
 def _without_a_node_ms(code: Path) -> float:
@@ -222,7 +222,8 @@ def _without_a_node_ms(code: Path) -> float:
         return (perf_counter() - begin) * 1e3
 
 
-def _row(name: str, unit: str, pairs: list[tuple[float, float]]) -> Row:
+def row(name: str, unit: str, pairs: list[tuple[float, float]]) -> Row:
+    """Return the medians of rounds, each a pair of product and floor."""
     return Row(
         name,
         unit,

@@ -10,6 +10,7 @@ import pytest
 
 from plexspaces_node.api.generated import application_pb2 as pb
 from plexspaces_node.errors import PLATFORM_ERRORS, ActorTrapped, InvalidArgument
+from plexspaces_node.node.artifacts.upload import LEAST_BYTES_PER_S
 from plexspaces_node.node.http import problem
 from plexspaces_node.node.http.message import Request, Response
 from plexspaces_node.node.http.openapi import document
@@ -21,7 +22,6 @@ from plexspaces_node.node.http.reader import (
     HEAD_BYTES,
     HEAD_S,
     HEADERS,
-    LEAST_BYTES_PER_S,
     SLICE_BYTES,
     RequestReader,
 )

@@ -153,7 +153,8 @@ class NodeBuilder:
                     lambda: node_health.damages,
                 )
             )
-            http = _http_server(config, context, applications, service)
+            control = Control(service, artifacts, info)
+            http = _http_server(config, context, applications, control)
             stack.callback(http.close)
             node = Node(
                 info,
@@ -217,10 +218,9 @@ def _http_server(
     config: Config,
     context: NodeContext,
     applications: Applications,
-    service: ApplicationService,
+    control: Control,
 ) -> HttpServer:
     http, limits = config.http, config.limits
-    control = Control(service, context.artifacts, message_bytes=limits.message_bytes)
     origins = Origins(
         hosts=http.hosts, origins=http.cors_origins, any_address=config.node.allow_remote
     )
@@ -248,7 +248,7 @@ async def _bind(server: HttpServer, config: Config) -> str:
     address = config.http.address
     if not address:
         return ""
-    hint = 'choose another [http] address, or "" for none'
+    hint = 'choose another [http] address, or "off"'
     try:
         await check_can_listen(address, hint=hint)
         try:

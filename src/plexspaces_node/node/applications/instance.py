@@ -133,8 +133,7 @@ class Instance:
     async def destroy(self) -> Exception | None:
         """End every VM at once; return what prevents one from being removed."""
         resists = None
-        if self.machine is not None:
-            await self._discard(self.machine)
+        await self.discard()
         for bundle in tuple(self._leftovers):
             try:
                 await self._node.driver.destroy(bundle)

@@ -232,11 +232,9 @@ class Connection(asyncio.Protocol):
 
 def _is_final(request: Request, response: Response) -> bool:
     """Return whether nothing can follow a response on its connection."""
-    return (
-        response.close
-        or (response.is_stream and request.is_http_1_0)
-        or (request.stream is not None and not request.stream.is_complete)
-    )
+    if response.is_stream and request.is_http_1_0:
+        return True
+    return request.stream is not None and not request.stream.is_complete
 
 
 def _log_access(request: Request, response: Response, duration_ns: int) -> None:

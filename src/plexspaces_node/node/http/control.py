@@ -15,6 +15,7 @@ from plexspaces_node.api.generated import application_pb2 as pb
 from plexspaces_node.api.invoke import Request as Invocation
 from plexspaces_node.api.invoke import encode_request
 from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.info import NodeInfo
 from plexspaces_node.model import MIB
 from plexspaces_node.node.api.service import ApplicationService
 from plexspaces_node.node.artifacts.store import ArtifactStore
@@ -68,12 +69,13 @@ class Control:
     """Answers requests below `/v1/` and those for the API's description."""
 
     def __init__(
-        self, service: ApplicationService, artifacts: ArtifactStore, *, message_bytes: int
+        self, service: ApplicationService, artifacts: ArtifactStore, info: NodeInfo
     ) -> None:
         self._service: Any = service
         self._artifacts = artifacts
+        self._artifact_bytes = info.artifact_limit_bytes
         # In base64, and with what is around it.
-        self._invoke_bytes = message_bytes * 4 // 3 + BODY_BYTES
+        self._invoke_bytes = info.message_limit_bytes * 4 // 3 + BODY_BYTES
 
     def __repr__(self) -> str:
         return f"<Control {len(ROUTES)} routes>"
@@ -163,10 +165,8 @@ class Control:
                 f"{digest!r} is no digest, which has 64 of the digits 0-9 and a-f",
                 hint="sha256sum app.wasm; or upload it as /v1/artifacts/app.wasm",
             )
-        limit = (
-            await self._service.InspectNode(pb.InspectNodeRequest(), None)
-        ).artifact_limit_bytes
-        if size > limit:
+        if size > self._artifact_bytes:
+            limit = self._artifact_bytes
             raise HttpFault(413, f"The artifact has {size} bytes, and the limit is {limit}")
         async with self._artifacts.receive_unnamed(size, owner=request.peer) as upload:
             async for piece in upload.in_time(pieces):

@@ -132,21 +132,15 @@ class Request:
 class Response:
     """A response; its body is complete, or comes in pieces as they are made."""
 
-    __slots__ = ("body", "close", "headers", "is_stream", "status")
+    __slots__ = ("body", "headers", "is_stream", "status")
 
     def __init__(
-        self,
-        status: int,
-        headers: Headers,
-        body: Body | AsyncIterator[bytes] = b"",
-        *,
-        close: bool = False,
+        self, status: int, headers: Headers, body: Body | AsyncIterator[bytes] = b""
     ) -> None:
-        """With `close` the connection is closed after it; `is_stream` is a body in pieces."""
+        """`is_stream` is whether the body comes in pieces."""
         self.status = status
         self.headers = headers
         self.body = body
-        self.close = close
         self.is_stream = not isinstance(body, bytes | bytearray | memoryview)
 
     def __repr__(self) -> str:

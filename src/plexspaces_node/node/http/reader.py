@@ -14,6 +14,7 @@ from typing import Any
 import httptools
 
 from plexspaces_node.errors import ResourceExhausted
+from plexspaces_node.node.artifacts.upload import LEAST_BYTES_PER_S
 from plexspaces_node.node.http.message import BodyStream, Headers, Request
 from plexspaces_node.node.http.problem import HttpFault
 from plexspaces_node.node.http.share import Share
@@ -26,8 +27,6 @@ HEAD_S = 10.0
 
 BODY_S = 30.0
 """How long a body may come more slowly than `LEAST_BYTES_PER_S`."""
-
-LEAST_BYTES_PER_S = 64 * 1024
 
 SLICE_BYTES = 16 * 1024
 """Parsed at a time: so many more requests than may wait are held at most."""
