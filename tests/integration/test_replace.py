@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.actors import Init, probe
@@ -30,6 +31,7 @@ from plexspaces_node.errors import (
 from plexspaces_node.info import ApplicationInfo
 from plexspaces_node.model import ApplicationSpec, ApplicationState
 from plexspaces_node.node.applications.requests import DeployRequest
+from plexspaces_node.node.artifacts.store import ArtifactStore, Compiled
 from plexspaces_node.node.machines.machine import Machine
 from plexspaces_node.node.registry.registry import ApplicationRecord, Registry
 from plexspaces_node.node.timeouts import Timeouts
@@ -361,3 +363,22 @@ async def test_node_started_again_has_the_version_that_was_acknowledged(
     async with builder(data_dir).build() as node, NodeClient(node.address) as client:
         assert (await reached(client, "one")).digest == after.digest
         assert await counted(client) == TWO
+
+
+async def test_artifact_is_compiled_once_for_a_deploy_and_for_a_replacing(
+    client: NodeClient, probe_wasm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The start takes what the deploy has compiled, and the times are those of that."""
+    compiled: list[Compiled] = []
+    compile_ = ArtifactStore.compile
+
+    async def counted_compile(self: ArtifactStore, *args: Any, **options: Any) -> Compiled:
+        compiled.append(await compile_(self, *args, **options))
+        return compiled[-1]
+
+    monkeypatch.setattr(ArtifactStore, "compile", counted_compile)
+    for wasm in (probe_wasm, next_version()):
+        info = await client.deploy("one", wasm, options=REPLACE)
+        [once] = compiled
+        assert (info.timings.compile_ns, info.timings.compile_cached) == (once.duration_ns, False)
+        compiled.clear()

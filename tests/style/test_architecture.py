@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 from collections.abc import Iterator
@@ -68,3 +69,19 @@ def test_which_file_to_change_when_read_then_each_file_is_there() -> None:
             found = [base / path for base in (PACKAGE, ROOT, folder) if (base / path).exists()]
             assert found, f"{path} is not there"
             folder = found[0].parent
+
+
+def test_state_of_an_application_when_changed_then_by_the_table_alone() -> None:
+    """It is assigned where it begins, and in `move`, which looks into the table."""
+    places = []
+    for path in sorted((PACKAGE / "node" / "applications").glob("*.py")):
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                places += [
+                    (path.name, function.name)
+                    for node in ast.walk(function)
+                    if isinstance(node, ast.Attribute)
+                    and node.attr == "state"
+                    and isinstance(node.ctx, ast.Store)
+                ]
+    assert places == [("supervisor.py", "__init__"), ("supervisor.py", "move")]
