@@ -404,6 +404,7 @@ pub(crate) fn reply(
         compute_ns: spent.compute.as_nanos() as u64,
         wait_ns: spent.wait.as_nanos() as u64,
         queue_ns: queue.as_nanos() as u64,
+        response: None,
     };
     connection.send(Frame::Reply(reply), body);
 }

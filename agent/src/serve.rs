@@ -186,6 +186,10 @@ impl Agent {
                     refuse(&self.connection, message.id, failure, queue);
                 }
             }
+            // No request of HTTP is in progress.
+            from_node::Frame::Response(_)
+            | from_node::Frame::Part(_)
+            | from_node::Frame::Window(_) => {}
             from_node::Frame::State(_) => self.state.add(&body, refused.is_some()),
             from_node::Frame::Load(load) => {
                 let id = load.id;

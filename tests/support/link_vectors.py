@@ -33,6 +33,19 @@ _LINES = (
     ),
     link.Log.Line(stream=link.Log.STREAM_LOG, level=link.Log.LEVEL_INFO, message=""),
 )
+_HEADERS = (
+    link.Header(name="content-type", value=b"text/plain"),
+    link.Header(name="x-bytes", value=b"\xff\x00 "),
+)
+_REQUEST = link.RequestHead(
+    method="POST",
+    scheme="http",
+    authority="hello.localhost:8080",
+    path="/a?b=c",
+    headers=_HEADERS,
+    more=True,
+)
+_RESPONSE = link.ResponseHead(status=200, headers=_HEADERS)
 
 _Frame = link.AgentFrame | link.NodeFrame
 
@@ -72,10 +85,12 @@ def _whole() -> Iterator[tuple[str, str, list[tuple[_Frame, int]]]]:
     for frame, size in _of_agent():
         yield "agent", type(frame).__name__.lower(), [(frame, size)]
     yield "agent", "reply-failed", [(link.Reply(id=9, failure=_FAILURE), 20_000)]
+    yield "agent", "reply-response", [(link.Reply(id=9, response=_RESPONSE), 1000)]
     yield "agent", "several", [*_of_agent()]
     for frame, size in _of_node():
         yield "node", type(frame).__name__.lower(), [(frame, size)]
     yield "node", "answer-failed", [(link.Answer(id=9, failure=_FAILURE), 0)]
+    yield "node", "invoke-request", [(link.Invoke(id=1, timeout_ns=1, request=_REQUEST), 252)]
     yield "node", "invoke-empty", [(link.Invoke(id=1, type="e", timeout_ns=1), 0)]
     yield "node", "several", [*_of_node()]
 
@@ -95,6 +110,11 @@ def _of_agent() -> Iterable[tuple[_Frame, int]]:
         (link.Get(id=8, key="key"), 0),
         (link.Put(id=9, key="key"), 251),
         (link.Delete(id=10, key="ключ"), 0),
+        (link.Response(id=2, head=_RESPONSE, last=True, compute_ns=1, wait_ns=2, queue_ns=3), 100),
+        (link.Part(id=2, last=True), 300),
+        (link.Window(id=2, bytes=1 << 17), 0),
+        (link.Fetch(id=11, head=_REQUEST, timeout_ns=10**9), 100),
+        (link.Abandon(id=11), 0),
     ]
 
 
@@ -136,6 +156,9 @@ def _of_node() -> Iterable[tuple[_Frame, int]]:
         (link.Kept(id=1, bytes=1 << 20), 0),
         (link.Stop(id=4, timeout_ns=10**9), 0),
         (link.Measure(id=5), 0),
+        (link.Response(id=11, head=_RESPONSE), 0),
+        (link.Part(id=11, of_fetch=True, aborted=True), 0),
+        (link.Window(id=11, of_fetch=True, bytes=1), 0),
     ]
 
 

@@ -21,15 +21,18 @@ from plexspaces_node.errors import (
     VmStartFailed,
     platform_error,
 )
+from plexspaces_node.link.generated.link_pb2 import Abandon as Abandon
 from plexspaces_node.link.generated.link_pb2 import Answer as Answer
 from plexspaces_node.link.generated.link_pb2 import Ask as Ask
 from plexspaces_node.link.generated.link_pb2 import Cancel as Cancel
 from plexspaces_node.link.generated.link_pb2 import Delete as Delete
 from plexspaces_node.link.generated.link_pb2 import Failed as Failed
 from plexspaces_node.link.generated.link_pb2 import Failure as Failure
+from plexspaces_node.link.generated.link_pb2 import Fetch as Fetch
 from plexspaces_node.link.generated.link_pb2 import FromAgent as FromAgent
 from plexspaces_node.link.generated.link_pb2 import FromNode as FromNode
 from plexspaces_node.link.generated.link_pb2 import Get as Get
+from plexspaces_node.link.generated.link_pb2 import Header as Header
 from plexspaces_node.link.generated.link_pb2 import Hello as Hello
 from plexspaces_node.link.generated.link_pb2 import Invoke as Invoke
 from plexspaces_node.link.generated.link_pb2 import Kept as Kept
@@ -38,14 +41,19 @@ from plexspaces_node.link.generated.link_pb2 import Loaded as Loaded
 from plexspaces_node.link.generated.link_pb2 import Log as Log
 from plexspaces_node.link.generated.link_pb2 import Measure as Measure
 from plexspaces_node.link.generated.link_pb2 import Measured as Measured
+from plexspaces_node.link.generated.link_pb2 import Part as Part
 from plexspaces_node.link.generated.link_pb2 import Put as Put
 from plexspaces_node.link.generated.link_pb2 import Reply as Reply
+from plexspaces_node.link.generated.link_pb2 import RequestHead as RequestHead
+from plexspaces_node.link.generated.link_pb2 import Response as Response
+from plexspaces_node.link.generated.link_pb2 import ResponseHead as ResponseHead
 from plexspaces_node.link.generated.link_pb2 import Snapshot as Snapshot
 from plexspaces_node.link.generated.link_pb2 import State as State
 from plexspaces_node.link.generated.link_pb2 import Stop as Stop
 from plexspaces_node.link.generated.link_pb2 import Stopped as Stopped
 from plexspaces_node.link.generated.link_pb2 import Tell as Tell
 from plexspaces_node.link.generated.link_pb2 import Welcome as Welcome
+from plexspaces_node.link.generated.link_pb2 import Window as Window
 
 GENERATION = 3
 """Raised when the two ends could no longer understand each other; another one is refused at the
@@ -62,6 +70,9 @@ TEXT_BYTES = 16 * 1024
 
 CODE_BYTES = 256
 """The longest code of an actor's error, and the longest type of a message."""
+
+WINDOW_BYTES = 256 * 1024
+"""How much of an HTTP body may be sent before its receiver allows more; the longest part of one."""
 
 PREFIX_BYTES = 8
 """The two lengths."""
@@ -83,8 +94,29 @@ AgentFrame: TypeAlias = (
     | Get
     | Put
     | Delete
+    | Response
+    | Part
+    | Window
+    | Fetch
+    | Abandon
 )
-NodeFrame: TypeAlias = Welcome | State | Load | Invoke | Cancel | Answer | Kept | Stop | Measure
+NodeFrame: TypeAlias = (
+    Welcome
+    | State
+    | Load
+    | Invoke
+    | Cancel
+    | Answer
+    | Kept
+    | Stop
+    | Measure
+    | Response
+    | Part
+    | Window
+)
+HttpFrame: TypeAlias = Response | Part | Window | Fetch | Abandon
+"""What an agent sends of HTTP requests and their responses."""
+
 HostCall: TypeAlias = Ask | Tell | Get | Put | Delete
 """An agent's request to its node; answered by `Answer`."""
 
@@ -94,11 +126,25 @@ _LENGTHS = struct.Struct("<II")
 _SCRATCH_BYTES = 16 * 1024
 _MARK = " …"
 _MESSAGES = frozenset({"reply", "ask", "tell", "put", "invoke", "answer"})
-_PARTS = frozenset({"snapshot", "state"})
+_PARTS = {
+    "snapshot": PART_BYTES,
+    "state": PART_BYTES,
+    "response": WINDOW_BYTES,
+    "part": WINDOW_BYTES,
+    "fetch": WINDOW_BYTES,
+}
 _LENGTH_DELIMITED = 2
-# The first byte of an envelope: the field number of this kind of frame. All are below 16.
-_TAGS: dict[type[AgentFrame | NodeFrame], int] = {
-    kind: envelope.DESCRIPTOR.fields_by_name[kind.__name__.lower()].number << 3 | _LENGTH_DELIMITED
+
+
+def _tag_of(number: int) -> bytes:
+    """Return how an envelope begins: the field number of this kind of frame, as a varint."""
+    tag = number << 3 | _LENGTH_DELIMITED
+    return bytes((tag,)) if tag <= 0x7F else bytes((tag & 0x7F | 0x80, tag >> 7))
+
+
+# Frames that go both ways have one number.
+_TAGS: dict[type[AgentFrame | NodeFrame], bytes] = {
+    kind: _tag_of(envelope.DESCRIPTOR.fields_by_name[kind.__name__.lower()].number)
     for envelope, kinds in ((FromAgent, AgentFrame.__args__), (FromNode, NodeFrame.__args__))
     for kind in kinds
 }
@@ -117,7 +163,7 @@ def head_of(frame: AgentFrame | NodeFrame, body_bytes: int = 0) -> bytes:
     # This is what an envelope around the frame would be; making one takes longer than all the rest.
     inner = frame.SerializeToString()
     size = len(inner)
-    outer = bytearray((_TAGS[type(frame)],))
+    outer = bytearray(_TAGS[type(frame)])
     while size > 0x7F:
         outer.append(size & 0x7F | 0x80)
         size >>= 7
@@ -253,7 +299,7 @@ class FrameReader(Generic[_F]):
         if kind is None:
             raise LinkBroken("not a frame that this version knows")
         if body_bytes:
-            limit = self.message_limit if kind in _MESSAGES else PART_BYTES * (kind in _PARTS)
+            limit = self.message_limit if kind in _MESSAGES else _PARTS.get(kind, 0)
             if body_bytes > limit:
                 raise LinkBroken(f"a {kind} with a body of {body_bytes} bytes, at most {limit}")
         frame: _F = getattr(envelope, kind)

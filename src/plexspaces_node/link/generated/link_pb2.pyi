@@ -49,6 +49,11 @@ class FromAgent(_message.Message):
     GET_FIELD_NUMBER: _builtins.int
     PUT_FIELD_NUMBER: _builtins.int
     DELETE_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    FETCH_FIELD_NUMBER: _builtins.int
+    ABANDON_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -75,6 +80,16 @@ class FromAgent(_message.Message):
     def put(self) -> Global___Put: ...
     @_builtins.property
     def delete(self) -> Global___Delete: ...
+    @_builtins.property
+    def response(self) -> Global___Response: ...
+    @_builtins.property
+    def part(self) -> Global___Part: ...
+    @_builtins.property
+    def window(self) -> Global___Window: ...
+    @_builtins.property
+    def fetch(self) -> Global___Fetch: ...
+    @_builtins.property
+    def abandon(self) -> Global___Abandon: ...
     def __init__(
         self,
         *,
@@ -91,12 +106,17 @@ class FromAgent(_message.Message):
         get: Global___Get | None = ...,
         put: Global___Put | None = ...,
         delete: Global___Delete | None = ...,
+        response: Global___Response | None = ...,
+        part: Global___Part | None = ...,
+        window: Global___Window | None = ...,
+        fetch: Global___Fetch | None = ...,
+        abandon: Global___Abandon | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ask", b"ask", "delete", b"delete", "failed", b"failed", "frame", b"frame", "get", b"get", "hello", b"hello", "loaded", b"loaded", "log", b"log", "measured", b"measured", "put", b"put", "reply", b"reply", "snapshot", b"snapshot", "stopped", b"stopped", "tell", b"tell"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["abandon", b"abandon", "ask", b"ask", "delete", b"delete", "failed", b"failed", "fetch", b"fetch", "frame", b"frame", "get", b"get", "hello", b"hello", "loaded", b"loaded", "log", b"log", "measured", b"measured", "part", b"part", "put", b"put", "reply", b"reply", "response", b"response", "snapshot", b"snapshot", "stopped", b"stopped", "tell", b"tell", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ask", b"ask", "delete", b"delete", "failed", b"failed", "frame", b"frame", "get", b"get", "hello", b"hello", "loaded", b"loaded", "log", b"log", "measured", b"measured", "put", b"put", "reply", b"reply", "snapshot", b"snapshot", "stopped", b"stopped", "tell", b"tell"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abandon", b"abandon", "ask", b"ask", "delete", b"delete", "failed", b"failed", "fetch", b"fetch", "frame", b"frame", "get", b"get", "hello", b"hello", "loaded", b"loaded", "log", b"log", "measured", b"measured", "part", b"part", "put", b"put", "reply", b"reply", "response", b"response", "snapshot", b"snapshot", "stopped", b"stopped", "tell", b"tell", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["hello", "loaded", "reply", "failed", "snapshot", "stopped", "measured", "log", "ask", "tell", "get", "put", "delete"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["hello", "loaded", "reply", "failed", "snapshot", "stopped", "measured", "log", "ask", "tell", "get", "put", "delete", "response", "part", "window", "fetch", "abandon"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 
@@ -186,6 +206,7 @@ class Reply(_message.Message):
     COMPUTE_NS_FIELD_NUMBER: _builtins.int
     WAIT_NS_FIELD_NUMBER: _builtins.int
     QUEUE_NS_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     compute_ns: _builtins.int
     """In the application's own code, without waiting."""
@@ -195,6 +216,10 @@ class Reply(_message.Message):
     """Waiting in the mailbox."""
     @_builtins.property
     def failure(self) -> Global___Failure: ...
+    @_builtins.property
+    def response(self) -> Global___ResponseHead:
+        """The head of an HTTP response whose whole body is this frame's. Absent if a Response came before."""
+
     def __init__(
         self,
         *,
@@ -203,10 +228,11 @@ class Reply(_message.Message):
         compute_ns: _builtins.int = ...,
         wait_ns: _builtins.int = ...,
         queue_ns: _builtins.int = ...,
+        response: Global___ResponseHead | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "response", b"response"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_ns", b"compute_ns", "failure", b"failure", "id", b"id", "queue_ns", b"queue_ns", "wait_ns", b"wait_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_ns", b"compute_ns", "failure", b"failure", "id", b"id", "queue_ns", b"queue_ns", "response", b"response", "wait_ns", b"wait_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -555,6 +581,58 @@ class Delete(_message.Message):
 Global___Delete: _TypeAlias = Delete  # noqa: Y015
 
 @_typing.final
+class Fetch(_message.Message):
+    """An application sends an HTTP request. Answered by a Response, or by an Answer with a failure.
+    Body: the first part of the request's body, or all of it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    HEAD_FIELD_NUMBER: _builtins.int
+    TIMEOUT_NS_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    timeout_ns: _builtins.int
+    """Until the head of the response has arrived."""
+    @_builtins.property
+    def head(self) -> Global___RequestHead: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        head: Global___RequestHead | None = ...,
+        timeout_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "id", b"id", "timeout_ns", b"timeout_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Fetch: _TypeAlias = Fetch  # noqa: Y015
+
+@_typing.final
+class Abandon(_message.Message):
+    """The application no longer wants the response to this Fetch. Not answered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Abandon: _TypeAlias = Abandon  # noqa: Y015
+
+@_typing.final
 class FromNode(_message.Message):
     """---- node to agent ---------------------------------------------------------------------------"""
 
@@ -569,6 +647,9 @@ class FromNode(_message.Message):
     KEPT_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     MEASURE_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -587,6 +668,14 @@ class FromNode(_message.Message):
     def stop(self) -> Global___Stop: ...
     @_builtins.property
     def measure(self) -> Global___Measure: ...
+    @_builtins.property
+    def response(self) -> Global___Response:
+        """Numbered as in FromAgent."""
+
+    @_builtins.property
+    def part(self) -> Global___Part: ...
+    @_builtins.property
+    def window(self) -> Global___Window: ...
     def __init__(
         self,
         *,
@@ -599,12 +688,15 @@ class FromNode(_message.Message):
         kept: Global___Kept | None = ...,
         stop: Global___Stop | None = ...,
         measure: Global___Measure | None = ...,
+        response: Global___Response | None = ...,
+        part: Global___Part | None = ...,
+        window: Global___Window | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "cancel", b"cancel", "frame", b"frame", "invoke", b"invoke", "kept", b"kept", "load", b"load", "measure", b"measure", "state", b"state", "stop", b"stop", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "cancel", b"cancel", "frame", b"frame", "invoke", b"invoke", "kept", b"kept", "load", b"load", "measure", b"measure", "part", b"part", "response", b"response", "state", b"state", "stop", b"stop", "welcome", b"welcome", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "cancel", b"cancel", "frame", b"frame", "invoke", b"invoke", "kept", b"kept", "load", b"load", "measure", b"measure", "state", b"state", "stop", b"stop", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "cancel", b"cancel", "frame", b"frame", "invoke", b"invoke", "kept", b"kept", "load", b"load", "measure", b"measure", "part", b"part", "response", b"response", "state", b"state", "stop", b"stop", "welcome", b"welcome", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["welcome", "state", "load", "invoke", "cancel", "answer", "kept", "stop", "measure"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["welcome", "state", "load", "invoke", "cancel", "answer", "kept", "stop", "measure", "response", "part", "window"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 
@@ -791,11 +883,19 @@ class Invoke(_message.Message):
     SENDER_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int
     TIMEOUT_NS_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     sender: _builtins.str
     """The application that sent it with ask or tell; empty for a client's message."""
     type: _builtins.str
     timeout_ns: _builtins.int
+    """For an HTTP request: until the head of the response is there; begins again with each part of the
+    request's body that arrives.
+    """
+    @_builtins.property
+    def request(self) -> Global___RequestHead:
+        """An HTTP request instead of a message. Body: the first part of its body, or all of it."""
+
     def __init__(
         self,
         *,
@@ -803,10 +903,11 @@ class Invoke(_message.Message):
         sender: _builtins.str = ...,
         type: _builtins.str = ...,
         timeout_ns: _builtins.int = ...,
+        request: Global___RequestHead | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "sender", b"sender", "timeout_ns", b"timeout_ns", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "request", b"request", "sender", b"sender", "timeout_ns", b"timeout_ns", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -815,7 +916,7 @@ Global___Invoke: _TypeAlias = Invoke  # noqa: Y015
 @_typing.final
 class Cancel(_message.Message):
     """The sender no longer waits for this Invoke: it is not handled if it is still in the mailbox. A
-    Reply answers it in any case.
+    Reply answers it in any case. An HTTP request is ended.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -837,7 +938,9 @@ Global___Cancel: _TypeAlias = Cancel  # noqa: Y015
 
 @_typing.final
 class Answer(_message.Message):
-    """The answer to Ask, Tell, Get, Put or Delete. Body: the reply's payload, or the value."""
+    """The answer to Ask, Tell, Get, Put or Delete; for a Fetch its failure, also in the middle of a
+    response. Body: the reply's payload, or the value.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -947,9 +1050,203 @@ class Measure(_message.Message):
 Global___Measure: _TypeAlias = Measure  # noqa: Y015
 
 @_typing.final
-class Failure(_message.Message):
-    """---- both ------------------------------------------------------------------------------------"""
+class Response(_message.Message):
+    """---- both ------------------------------------------------------------------------------------
 
+    HTTP. A request goes one way, in an Invoke or a Fetch, and its response the other. Bodies longer
+    than the first part follow in Parts. A sender may have sent 256 KiB of a body, and as much again as
+    the Windows of the receiver allow. Parts and Windows for a request that is over are ignored.
+
+    The beginning of a response; Parts follow unless it is `last`. To an Invoke a Reply comes at the end
+    in any case. Body: the first part of the response's body.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    HEAD_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    COMPUTE_NS_FIELD_NUMBER: _builtins.int
+    WAIT_NS_FIELD_NUMBER: _builtins.int
+    QUEUE_NS_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    last: _builtins.bool
+    compute_ns: _builtins.int
+    """For an Invoke, so far; as in Reply."""
+    wait_ns: _builtins.int
+    queue_ns: _builtins.int
+    @_builtins.property
+    def head(self) -> Global___ResponseHead: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        head: Global___ResponseHead | None = ...,
+        last: _builtins.bool = ...,
+        compute_ns: _builtins.int = ...,
+        wait_ns: _builtins.int = ...,
+        queue_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_ns", b"compute_ns", "head", b"head", "id", b"id", "last", b"last", "queue_ns", b"queue_ns", "wait_ns", b"wait_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Response: _TypeAlias = Response  # noqa: Y015
+
+@_typing.final
+class Part(_message.Message):
+    """A part of a body. Body: the part, at most 256 KiB."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    OF_FETCH_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    ABORTED_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    of_fetch: _builtins.bool
+    """Whether it belongs to a Fetch. The ids of Invokes and Fetches are independent."""
+    last: _builtins.bool
+    aborted: _builtins.bool
+    """The rest of the body will not come."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        of_fetch: _builtins.bool = ...,
+        last: _builtins.bool = ...,
+        aborted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aborted", b"aborted", "id", b"id", "last", b"last", "of_fetch", b"of_fetch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Part: _TypeAlias = Part  # noqa: Y015
+
+@_typing.final
+class Window(_message.Message):
+    """The receiver of a body can take more of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    OF_FETCH_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    of_fetch: _builtins.bool
+    """As in Part."""
+    bytes: _builtins.int
+    """How many bytes more."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        of_fetch: _builtins.bool = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "id", b"id", "of_fetch", b"of_fetch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Window: _TypeAlias = Window  # noqa: Y015
+
+@_typing.final
+class RequestHead(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METHOD_FIELD_NUMBER: _builtins.int
+    SCHEME_FIELD_NUMBER: _builtins.int
+    AUTHORITY_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    HEADERS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    method: _builtins.str
+    scheme: _builtins.str
+    """http or https."""
+    authority: _builtins.str
+    """Host and port."""
+    path: _builtins.str
+    """With the query."""
+    more: _builtins.bool
+    """Whether Parts of the body follow."""
+    @_builtins.property
+    def headers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Header]:
+        """Without those of the connection, such as Transfer-Encoding."""
+
+    def __init__(
+        self,
+        *,
+        method: _builtins.str = ...,
+        scheme: _builtins.str = ...,
+        authority: _builtins.str = ...,
+        path: _builtins.str = ...,
+        headers: _abc.Iterable[Global___Header] | None = ...,
+        more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority", b"authority", "headers", b"headers", "method", b"method", "more", b"more", "path", b"path", "scheme", b"scheme"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestHead: _TypeAlias = RequestHead  # noqa: Y015
+
+@_typing.final
+class ResponseHead(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    HEADERS_FIELD_NUMBER: _builtins.int
+    status: _builtins.int
+    @_builtins.property
+    def headers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Header]:
+        """As in RequestHead."""
+
+    def __init__(
+        self,
+        *,
+        status: _builtins.int = ...,
+        headers: _abc.Iterable[Global___Header] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["headers", b"headers", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResponseHead: _TypeAlias = ResponseHead  # noqa: Y015
+
+@_typing.final
+class Header(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """In lower case."""
+    value: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        value: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Header: _TypeAlias = Header  # noqa: Y015
+
+@_typing.final
+class Failure(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     class _Origin:

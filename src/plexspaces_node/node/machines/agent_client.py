@@ -313,6 +313,8 @@ class AgentClient:
             raise link.LinkBroken("a second hello")
         elif isinstance(frame, link.Stopped) and not frame.id:
             self.left = True
+        elif isinstance(frame, link.HttpFrame):
+            raise link.LinkBroken(f"a {type(frame).__name__}, and no request was sent")
         elif frame.id in self._messages:
             raise link.LinkBroken(f"a {type(frame).__name__} where a Reply was due")
         elif not self._requests.settle(frame):
