@@ -352,10 +352,12 @@ class TestControl:
         assert answer.status == 400
         assert (await http.send("GET", f"/v1/artifacts/{'0' * 64}")).json == {"found": False}
 
-    async def test_upload_that_is_refused_at_once_hears_why(self, http: Caller) -> None:
+    @pytest.mark.parametrize("name", ["app.wasm", "0" * 64])
+    async def test_upload_that_is_refused_at_once_hears_why(self, http: Caller, name: str) -> None:
         """Though it sends on: the rest is dropped, and the answer is not lost by a reset."""
         http.writer.write(
-            b"PUT /v1/artifacts/x HTTP/1.1\r\nhost: localhost\r\ncontent-length: 999999999\r\n\r\n"
+            f"PUT /v1/artifacts/{name} HTTP/1.1\r\nhost: localhost\r\n"
+            "content-length: 999999999\r\n\r\n".encode()
         )
         with contextlib.suppress(ConnectionError):
             for _ in range(20):
@@ -458,8 +460,14 @@ class TestControl:
         ("method", "path", "body", "status", "said"),
         [
             ("POST", "/v1/applications", b"{", 400, "not JSON"),
-            ("POST", "/v1/applications", b"[]", 400, "JSON object"),
-            ("POST", "/v1/applications", b"[" * 100_000, 400, "not JSON"),
+            ("POST", "/v1/applications", b"[]", 400, "`object`"),
+            ("POST", "/v1/applications", b'{"name": ' + b"[" * 100_000, 400, "`array`"),
+            ("POST", "/v1/applications/nobody/start", b'{"nme": 1}', 400, "nme"),
+            ("POST", "/v1/applications/nobody/stop", b'{"force": 1}', 400, "force"),
+            ("POST", "/v1/applications/nobody/stop", b'{"force": true}', 404, "nobody"),
+            ("POST", "/v1/applications/nobody/invoke", b'{"payload": "eHl"}', 400, "base64"),
+            ("DELETE", "/v1/applications/nobody", b'{"force": true}', 400, "no body"),
+            ("GET", "/v1/applications/nobody/logs?tail=-1", b"", 400, "tail"),
             ("POST", "/v1/applications", b'{"nme": 1}', 400, "nme"),
             ("GET", "/v1/applications?all=1", b"", 400, "unknown parameter 'all'"),
             ("PATCH", "/v1/applications", b"", 405, "PATCH"),
@@ -475,7 +483,9 @@ class TestControl:
         """The value that was wrong is named."""
         answer = await http.send(method, path, body)
         assert answer.status == status
-        assert said in answer.body.decode()
+        assert said in answer.json["detail" if "detail" in answer.json else "title"]
+        # So that the prompt of a shell begins a line.
+        assert answer.body.endswith(b"}\n")
 
     async def test_node_and_document_are_there(self, http: Caller, node: Node) -> None:
         """What the node is, the OpenAPI document, and a page of it that cannot be framed."""

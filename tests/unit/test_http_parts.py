@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from google.protobuf.message import Message
 
 from plexspaces_node.api.generated import application_pb2 as pb
 from plexspaces_node.errors import PLATFORM_ERRORS, ActorTrapped, InvalidArgument
@@ -27,7 +28,7 @@ from plexspaces_node.node.http.reader import (
 )
 from plexspaces_node.node.http.routes import ROUTES, SERVICE
 from plexspaces_node.node.http.share import Share
-from plexspaces_node.node.http.transcode import from_json, to_json
+from plexspaces_node.node.http.transcode import from_json, line, to_json
 from plexspaces_node.node.machines.in_flight import InFlight
 
 HEAD = b"POST /x HTTP/1.1\r\nhost: localhost\r\n"
@@ -323,18 +324,55 @@ class TestContract:
             config=pb.VmConfig(vcpus=2),
             concurrency=3,
         )
-        assert from_json(pb.DeployRequest, to_json(message)) == message
+        assert from_json(pb.DeployRequest, line(to_json(message))) == message
         invoke = pb.InvokeRequest(name="one", payload=b"\xff\x00")
         assert to_json(invoke)["payload"] == "/wA="
-        assert from_json(pb.InvokeRequest, to_json(invoke)) == invoke
+        assert from_json(pb.InvokeRequest, line(to_json(invoke))) == invoke
         vm = pb.Vm(started_unix_ns=2**62)
         assert to_json(vm)["started_unix_ns"] == 2**62
 
-    @pytest.mark.parametrize("members", [[], "x", {"nme": 1}, {"concurrency": "many"}])
-    def test_json_that_is_no_message_is_refused(self, members: object) -> None:
-        """With what was wrong in it."""
-        with pytest.raises(InvalidArgument):
-            from_json(pb.DeployRequest, members)
+    @pytest.mark.parametrize(
+        ("kind", "body", "said"),
+        [
+            (pb.DeployRequest, b"[]", "Expected `object`, got `array`"),
+            (pb.DeployRequest, b"{", "not JSON"),
+            (pb.DeployRequest, b"\xff", "not JSON"),
+            (pb.DeployRequest, b'{"name": "\\ud800"}', "not JSON"),
+            (pb.DeployRequest, b'{"nme": 1}', "unknown field `nme`"),
+            (pb.DeployRequest, b'{"config": {"vcpu": 1}}', "unknown field `vcpu` - at `$.config`"),
+            (pb.DeployRequest, b'{"concurrency": "many"}', "at `$.concurrency`"),
+            (pb.DeployRequest, b'{"concurrency": -1}', ">= 0"),
+            (pb.DeployRequest, b'{"concurrency": 4294967296}', "<= 4294967295"),
+            (pb.DeployRequest, b'{"upload_ns": 18446744073709551616}', "18446744073709551616"),
+            (pb.DeployRequest, b'{"env": {"A": 1}}', "at `$.env"),
+            (pb.InvokeRequest, b'{"payload": "eHl"}', "base64"),
+            (pb.InvokeRequest, b'{"payload": "eH l6"}', "base64"),
+            (pb.InvokeRequest, b'{"payload": "eHl6!"}', "base64"),
+            (pb.StopRequest, b'{"name": "b"}', "'name' is in the body, and in the path"),
+        ],
+    )
+    def test_json_that_is_no_message_is_refused(
+        self, kind: type[Message], body: bytes, said: str
+    ) -> None:
+        """With what was wrong in it, where, and no word of a library's types."""
+        with pytest.raises(InvalidArgument) as caught:
+            from_json(kind, body, {"name": "a"} if kind is pb.StopRequest else {})
+        assert said in caught.value.message
+        assert "Request" not in caught.value.message
+
+    def test_parameters_are_text(self) -> None:
+        """Numbers are made of them where the contract has numbers."""
+        parameters = {"name": "1", "tail": "5", "follow": True}
+        expected = pb.LogsRequest(name="1", tail=5, follow=True)
+        assert from_json(pb.LogsRequest, parameters=parameters) == expected
+        with pytest.raises(InvalidArgument, match="tail"):
+            from_json(pb.LogsRequest, parameters={"name": "1", "tail": "all"})
+
+    def test_body_is_read_no_further_than_it_can_be_a_message(self) -> None:
+        """Millions of members, or of elements, would keep the node from everything else."""
+        for begin in (b'{"nme": 1, ', b'{"payload": [', b'{"timeout_ms": {'):
+            with pytest.raises(InvalidArgument, match="not valid"):
+                from_json(pb.InvokeRequest, begin)
 
     def test_every_error_has_a_status(self) -> None:
         """Platform errors, and an actor's text that is no Unicode."""

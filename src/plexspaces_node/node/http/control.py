@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, TypeVar, cast
 from urllib.parse import parse_qs, unquote
 
-import msgspec
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
@@ -24,7 +23,7 @@ from plexspaces_node.node.http.openapi import document, page
 from plexspaces_node.node.http.problem import HttpFault
 from plexspaces_node.node.http.routes import ROUTES, Route
 from plexspaces_node.node.http.streams import Chunks, Lines
-from plexspaces_node.node.http.transcode import from_json, to_json
+from plexspaces_node.node.http.transcode import from_json, line, to_json
 
 BODY_BYTES = 1 * MIB
 """The longest JSON of a request; an environment has 128 KiB."""
@@ -91,18 +90,17 @@ class Control:
         method = "GET" if request.method == b"HEAD" else request.method.decode("latin-1")
         path = request.path.decode("latin-1")
         if method == "GET" and path == "/openapi.json":
-            return Response(200, list(_JSON), msgspec.json.encode(document()))
+            return Response(200, list(_JSON), line(document()))
         if method == "GET" and path == "/":
             return Response(200, list(_HTML), page().encode())
         route, parameters = _find(method, path)
         if route.rpc == "UploadArtifact":
             return await self._upload(request, parameters["digest"])
-        members: dict[str, Any] = {**_queried(route, request), **parameters}
-        if route.has_body:
-            members = {**_members(request), **members}
-            request.body = b""
+        if request.body and route.method != "POST":
+            raise InvalidArgument(f"{route.method} {path} takes no body")
         kind = GetMessageClass(route.descriptor.input_type)
-        message = from_json(kind, members)
+        message = from_json(kind, request.body, {**_queried(route, request), **parameters})
+        request.body = b""
         return await self._call(route, message, request)
 
     async def _call(self, route: Route, message: Message, request: Request) -> Response:
@@ -148,7 +146,7 @@ class Control:
             result = to_json(pb.InvokeResponse.FromString(raw))
         finally:
             caller.done()
-        return Response(200, list(_JSON), msgspec.json.encode(result))
+        return Response(200, list(_JSON), line(result))
 
     async def _upload(self, request: Request, digest: str) -> Response:
         length = request.header(b"content-length")
@@ -156,23 +154,22 @@ class Control:
             raise HttpFault(
                 411, "An upload needs a Content-Length header", hint="curl -T app.wasm URL"
             )
-        pieces, size = request.stream.__aiter__(), int(length)
+        pieces, size, limit = request.stream.__aiter__(), int(length), self._artifact_bytes
+        if size > limit:
+            raise HttpFault(413, f"The artifact has {size} bytes, and the limit is {limit}")
         if _DIGEST.match(digest):
             result = await self._receive(digest, size, pieces, Caller(request.peer))
-            return Response(201, list(_JSON), msgspec.json.encode(to_json(result)))
+            return Response(201, list(_JSON), line(to_json(result)))
         if _HEX.match(digest):
             raise InvalidArgument(
                 f"{digest!r} is no digest, which has 64 of the digits 0-9 and a-f",
                 hint="sha256sum app.wasm; or upload it as /v1/artifacts/app.wasm",
             )
-        if size > self._artifact_bytes:
-            limit = self._artifact_bytes
-            raise HttpFault(413, f"The artifact has {size} bytes, and the limit is {limit}")
         async with self._artifacts.receive_unnamed(size, owner=request.peer) as upload:
             async for piece in upload.in_time(pieces):
                 await upload.write(piece)
         received = pb.UploadArtifactResponse(digest=upload.digest, size_bytes=size)
-        return Response(201, list(_JSON), msgspec.json.encode(to_json(received)))
+        return Response(201, list(_JSON), line(to_json(received)))
 
     async def _receive(
         self, digest: str, size: int, pieces: AsyncIterator[bytes], caller: Caller
@@ -202,18 +199,6 @@ def _find(method: str, path: str) -> tuple[Route, dict[str, str]]:
     raise HttpFault(404, f"There is nothing at {path}", hint="GET /openapi.json lists all paths")
 
 
-def _members(request: Request) -> dict[str, Any]:
-    if not request.body:
-        return {}
-    try:
-        members = msgspec.json.decode(request.body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidArgument(f"the body is not JSON: {error}") from error
-    if not isinstance(members, dict):
-        raise InvalidArgument("the body must be a JSON object")
-    return members
-
-
 def _queried(route: Route, request: Request) -> dict[str, Any]:
     members: dict[str, Any] = {}
     for key, values in parse_qs(request.query.decode("latin-1"), keep_blank_values=True).items():
@@ -229,7 +214,7 @@ def _queried(route: Route, request: Request) -> dict[str, Any]:
 
 def _told(route: Route, result: Any) -> Response:
     message = getattr(result, route.answer) if route.answer else result
-    return Response(route.status, list(_JSON), msgspec.json.encode(to_json(message)))
+    return Response(route.status, list(_JSON), line(to_json(message)))
 
 
 async def _begun(pieces: _P, *, is_followed: bool) -> _P:

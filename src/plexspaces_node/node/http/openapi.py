@@ -89,11 +89,10 @@ def _operation(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
             "required": True,
             "content": {"application/wasm": {"schema": {"type": "string", "format": "binary"}}},
         }
-    if route.has_body:
-        left_out = {*route.parameters, *route.query}
-        schema = _schema(request, schemas, left_out=left_out)
+    if route.method == "POST":
+        schema = _schema(request, schemas, left_out=set(route.parameters))
         operation["requestBody"] = {
-            "required": True,
+            "required": route.has_body,
             "content": {"application/json": {"schema": schema}},
         }
     if route.status != 204:

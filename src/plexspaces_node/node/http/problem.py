@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
 from plexspaces_node.errors import (
     ActorError,
     ActorTrapped,
@@ -24,6 +22,7 @@ from plexspaces_node.errors import (
 )
 from plexspaces_node.node.api.boundary import known_error
 from plexspaces_node.node.http.message import Headers, Response
+from plexspaces_node.node.http.transcode import line
 
 RETRY_AFTER_S = 1
 """After this a client that was told to come back is likely to be served."""
@@ -119,7 +118,7 @@ def _problem(
     told: Headers = [(b"content-type", b"application/problem+json"), *headers]
     if status in (429, 503):
         told.append((b"retry-after", b"%d" % RETRY_AFTER_S))
-    return Response(status, told, msgspec.json.encode(members))
+    return Response(status, told, line(members))
 
 
 def _readable(members: dict[str, Any]) -> dict[str, Any]:

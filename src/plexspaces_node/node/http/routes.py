@@ -23,7 +23,7 @@ class Route:
         rpc: the method of the service.
         summary: one line for the documentation.
         query: fields of the request that come in the query.
-        has_body: whether the other fields come as a JSON object.
+        has_body: whether a JSON object with the other fields must come; with any POST it may.
         answer: the field of the response that is the answer, "" for all of it.
         status: of success.
     """

@@ -6,11 +6,9 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any, Self
 
-import msgspec
-
 from plexspaces_node.node.api.boundary import known_error
 from plexspaces_node.node.http.problem import members_of
-from plexspaces_node.node.http.transcode import to_json
+from plexspaces_node.node.http.transcode import line, to_json
 from plexspaces_node.tasks import cancel
 
 
@@ -78,4 +76,4 @@ class Lines(Chunks):
             raise
         except Exception as error:  # noqa: BLE001 - the boundary
             members = {"error": members_of(known_error(error))}
-        return msgspec.json.encode(members) + b"\n"
+        return line(members)
