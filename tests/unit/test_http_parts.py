@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import json
+import re
+from collections.abc import Iterator
 from math import inf
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,9 +15,10 @@ import pytest
 from google.protobuf.message import Message
 
 from plexspaces_node.api.generated import application_pb2 as pb
-from plexspaces_node.errors import PLATFORM_ERRORS, ActorTrapped, InvalidArgument
+from plexspaces_node.errors import PLATFORM_ERRORS, ActorFailed, ActorTrapped, InvalidArgument
 from plexspaces_node.node.artifacts.upload import LEAST_BYTES_PER_S
 from plexspaces_node.node.http import problem
+from plexspaces_node.node.http.hints import for_http
 from plexspaces_node.node.http.message import Request, Response
 from plexspaces_node.node.http.openapi import document
 from plexspaces_node.node.http.origin import Origins
@@ -68,7 +74,7 @@ class TestReader:
         reading.reader.expire()
         fault = reading.reader.fault
         assert fault is not None
-        assert (fault.status, "head" in fault.title) == (408, True)
+        assert (fault.status, "head" in fault.detail) == (408, True)
 
     def test_body_gets_time_with_what_comes(self) -> None:
         """A long body on a slow line is taken; one that stops, or trickles, is not waited for."""
@@ -90,7 +96,7 @@ class TestReader:
             reading.reader.feed(b"x" * COUNTED_BYTES)
         fault = reading.reader.fault
         assert fault is not None
-        assert (fault.status, "in flight on this node" in fault.title) == (429, True)
+        assert (fault.status, "in flight on this node" in fault.detail) == (429, True)
         assert reading.in_flight.bytes == 1
 
     @pytest.mark.parametrize(("size", "counted"), [(3, 0), (2 * COUNTED_BYTES, 2 * COUNTED_BYTES)])
@@ -111,7 +117,7 @@ class TestReader:
             reading.reader.feed(HEAD + b"content-length: %d\r\n\r\n" % size + b"x" * size)
         fault = reading.reader.fault
         assert fault is not None
-        assert (fault.status, "this connection" in fault.title) == (429, True)
+        assert (fault.status, "this connection" in fault.detail) == (429, True)
         assert reading.in_flight.bytes == size
 
     def test_bytes_behind_a_pause_are_not_parsed(self) -> None:
@@ -379,3 +385,73 @@ class TestContract:
         assert set(problem.STATUSES) == set(PLATFORM_ERRORS)
         trapped: Response = problem.of_error(ActorTrapped("\ud800", code="unreachable"))
         assert (trapped.status, b'"code":"unreachable"' in trapped.body) == (500, True)  # type: ignore[operator]
+
+    def test_http_and_the_platform_tell_the_same_alike(self) -> None:
+        """A code has one title, whoever found the fault; every code of HTTP has its type."""
+        told: dict[str, str] = {}
+        for cls, (_, title) in problem.STATUSES.items():
+            told[cls.code] = title
+        for status, (code, title, _) in problem.FAULTS.items():
+            assert told.setdefault(code, title) == title
+            members = json.loads(bytes(HttpFault(status, "why").response.body))  # type: ignore[arg-type]
+            assert (members["code"], members["detail"]) == (code, "why")
+            assert members["type"] == f"urn:plexspaces:problem:{code}"
+
+
+class TestHints:
+    @pytest.mark.parametrize(
+        ("hint", "said"),
+        [
+            ("plexspaces list", "GET /v1/applications"),
+            ("plexspaces start --name a-1", "POST /v1/applications/a-1/start"),
+            ("x; plexspaces stop a --force", "x; POST /v1/applications/a/stop?force"),
+            (
+                "stop another `plexspaces logs -f`",
+                "stop another GET /v1/applications/NAME/logs?follow",
+            ),
+            ("--timeout 30", "Prefer: wait=30"),
+            (
+                "deploy with --replace, which keeps its state, or under another --name",
+                'deploy with "replace": true, which keeps its state, or under another "name"',
+            ),
+            ("deploy with --memory 256", 'deploy with "config": {"memory_mib": 256}'),
+            ("raise [limits] calls", "raise [limits] calls"),
+        ],
+    )
+    def test_command_becomes_a_request(self, hint: str, said: str) -> None:
+        """A client of HTTP has no command line, and what it cannot do stays as it is."""
+        assert for_http(hint) == said
+
+    def test_no_hint_for_clients_names_a_command_or_flag(self) -> None:
+        """Of all hints in the sources of what serves requests, but for those to who runs a node."""
+        rooms = ("node/applications", "node/artifacts", "node/machines", "node/registry", "vm/host")
+        files = [ROOT / "model.py", ROOT / "errors.py", ROOT / "artifact_inspection.py"]
+        files += [file for room in rooms for file in (ROOT / room).rglob("*.py")]
+        found = [hint for file in files for hint in hints_of(ast.parse(file.read_text()))]
+        assert len(found) > 40
+        assert [hint for hint in found if COMMAND_LINE.search(for_http(hint))] == []
+
+    def test_words_of_an_actor_stay(self) -> None:
+        """It may speak of a program of its own."""
+        error = ActorFailed("no", code="c", hint="use --replace")
+        assert problem.members_of(error)["hint"] == "use --replace"
+
+
+ROOT = Path(problem.__file__).parents[2]
+COMMAND_LINE = re.compile(
+    r"plexspaces (?!doctor|restore|start-node)[a-z]"
+    r"|(?<!\w)--(?!data-dir|node-id|upgrade|device)[a-z]"
+)
+
+
+def hints_of(tree: ast.AST) -> Iterator[str]:
+    """The texts that are given as hints; what is filled in is NAME."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.keyword) and node.arg == "hint":
+            if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+                yield node.value.value
+            elif isinstance(node.value, ast.JoinedStr):
+                yield "".join(
+                    str(part.value) if isinstance(part, ast.Constant) else "NAME"
+                    for part in node.value.values
+                )

@@ -27,7 +27,7 @@ _PROBLEM_SCHEMA = {
         "hint": {"type": "string"},
         "retryable": {"type": "boolean"},
     },
-    "required": ["title", "status"],
+    "required": ["type", "title", "status", "detail", "code", "retryable"],
 }
 _SIGNED = (FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_INT64)
 _UNSIGNED = (FieldDescriptor.CPPTYPE_UINT32, FieldDescriptor.CPPTYPE_UINT64)

@@ -21,6 +21,7 @@ from plexspaces_node.errors import (
     WrongState,
 )
 from plexspaces_node.node.api.boundary import known_error
+from plexspaces_node.node.http.hints import for_http
 from plexspaces_node.node.http.message import Headers, Response
 from plexspaces_node.node.http.transcode import line
 
@@ -45,30 +46,52 @@ FAILED = (422, "The application returned an error")
 TRAPPED = (500, "The application crashed")
 
 
+FAULTS: dict[int, tuple[str, str, bool]] = {
+    400: ("invalid_argument", "The request is not valid", False),
+    403: ("origin_not_allowed", "Not allowed from this web page", False),
+    404: ("not_found", "Not found", False),
+    405: ("method_not_allowed", "The path does not support this method", False),
+    408: ("request_too_slow", "The request did not come in time", True),
+    411: ("length_required", "An upload needs its length", False),
+    413: ("content_too_large", "The body is too long", False),
+    421: ("misdirected_request", "Not a host name of this node", False),
+    429: ("resource_exhausted", "A limit is reached", True),
+    431: ("headers_too_large", "The request headers are too long", False),
+}
+"""Each status that HTTP itself gives: its code, its title, and whether a retry can help."""
+
+
 class HttpFault(Exception):
-    """A request that HTTP itself has a status for."""
+    """A request that HTTP itself has a status for, one of `FAULTS`."""
 
     def __init__(
         self,
         status: int,
-        title: str,
+        detail: str,
         *,
         hint: str = "",
         headers: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
-        super().__init__(title)
+        super().__init__(detail)
         self.status = status
-        self.title = title
+        self.detail = detail
         self.hint = hint
         self.headers = headers
 
     @property
     def response(self) -> Response:
         """The response that tells it; nothing more is read from the connection."""
-        members: dict[str, Any] = {"title": self.title, "status": self.status}
-        if self.hint:
-            members["hint"] = self.hint
-        return _problem(self.status, _readable(members), self.headers)
+        code, title, retryable = FAULTS[self.status]
+        members = _members(
+            self.status,
+            title,
+            kind=code,
+            code=code,
+            detail=self.detail,
+            retryable=retryable,
+            hint=self.hint,
+        )
+        return _problem(self.status, members, self.headers)
 
 
 def of_exception(error: Exception) -> Response:
@@ -96,18 +119,35 @@ def members_of(error: PlexSpacesError | ActorError) -> dict[str, Any]:
         status, title = next(
             (row for cls, row in STATUSES.items() if isinstance(error, cls)), STATUSES[Internal]
         )
-    members: dict[str, Any] = {
+    hint = error.hint or ""
+    members = _members(
+        status,
+        title,
+        kind=kind,
+        code=error.code,
+        detail=error.message,
+        retryable=error.retryable,
+        # What an actor says stays as it is.
+        hint=hint if kind == "failed" else for_http(hint),
+    )
+    if isinstance(error, VmStartFailed):
+        members["step"] = error.step
+    return members
+
+
+def _members(  # noqa: PLR0913 - each by its name
+    status: int, title: str, *, kind: str, code: str, detail: str, retryable: bool, hint: str
+) -> dict[str, Any]:
+    members = {
         "type": f"urn:plexspaces:problem:{kind}",
         "title": title,
         "status": status,
-        "detail": error.message,
-        "code": error.code,
-        "retryable": error.retryable,
+        "detail": detail,
+        "code": code,
+        "retryable": retryable,
     }
-    if error.hint:
-        members["hint"] = error.hint
-    if isinstance(error, VmStartFailed):
-        members["step"] = error.step
+    if hint:
+        members["hint"] = hint
     # An actor may put anything into its texts.
     return _readable(members)
 

@@ -1,0 +1,46 @@
+"""Hints as a client of HTTP can follow them.
+
+A hint of the node names a command or a flag. Here each that HTTP has too becomes a request, a
+header or a member of a body. What only whoever runs the node can do stays as it is.
+"""
+
+from __future__ import annotations
+
+import re
+
+_NAME = r"([\w.-]+)"
+_ONE = "/v1/applications"
+
+_RULES = tuple(
+    (re.compile(pattern), said)
+    for pattern, said in (
+        (r"`(plexspaces [^`]+)`", r"\1"),
+        (rf"plexspaces stop (?:--name )?{_NAME} --force", rf"POST {_ONE}/\1/stop?force"),
+        (rf"plexspaces (stop|start) --name {_NAME}", rf"POST {_ONE}/\2/\1"),
+        (rf"plexspaces undeploy --name {_NAME}", rf"DELETE {_ONE}/\1"),
+        (rf"plexspaces inspect {_NAME}", rf"GET {_ONE}/\1"),
+        (r"plexspaces logs -f", rf"GET {_ONE}/NAME/logs?follow"),
+        (rf"plexspaces logs {_NAME}", rf"GET {_ONE}/\1/logs"),
+        (r"plexspaces vms console --follow", "GET /v1/vms/NAME/console?follow"),
+        (rf"plexspaces vms console {_NAME}", r"GET /v1/vms/\1/console"),
+        (rf"plexspaces vms inspect {_NAME}", r"GET /v1/vms/\1"),
+        (r"plexspaces vms list", "GET /v1/vms"),
+        (r"plexspaces list", f"GET {_ONE}"),
+        (r"plexspaces deploy …", f"POST {_ONE} with"),
+        (r"--env NAME=VALUE", '"env": {"NAME": "VALUE"}'),
+        (r"--timeout (\d+|SECONDS)", r"Prefer: wait=\1"),
+        (r"--replace\b", '"replace": true'),
+        (r"--vcpus (\w+)", r'"config": {"vcpus": \1}'),
+        (r"--memory (\w+)", r'"config": {"memory_mib": \1}'),
+        (r"--language (\w+)", r'"language": "\1"'),
+        (r"--(memory|language|concurrency|name)\b", r'"\1"'),
+        (r" with --wasm", ""),
+    )
+)
+
+
+def for_http(hint: str) -> str:
+    """Return a hint in the words of HTTP."""
+    for pattern, said in _RULES:
+        hint = pattern.sub(said, hint)
+    return hint
