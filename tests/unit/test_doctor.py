@@ -9,27 +9,20 @@ import json
 import os
 import re
 import select
-import socket
 import stat
 import tomllib
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-import grpc
 import pytest
 from rich.console import Console
 
-from plexspaces_node.api.generated.application_pb2 import InspectNodeRequest, InspectNodeResponse
 from plexspaces_node.config import Config, ConfigBootstrap
 from plexspaces_node.doctor.checks import (
     DEPENDENCIES,
-    Finding,
-    check_address,
     check_compilers,
     check_data_directory,
-    check_descriptors,
     check_isolation,
     check_memory,
     check_programs,
@@ -39,6 +32,7 @@ from plexspaces_node.doctor.checks import (
     required_ok,
     to_json,
 )
+from plexspaces_node.doctor.finding import Finding
 from plexspaces_node.errors import DeadlineExceeded, NotFound, Unavailable, Unsupported
 from plexspaces_node.model import ENGINE, Language
 from plexspaces_node.programs import PROGRAMS
@@ -107,14 +101,6 @@ def machine(tmp_path: Path) -> Machine:
         )
 
     return make
-
-
-@pytest.fixture
-def held_port() -> Iterator[int]:
-    """Hold a port that is bound and never answered."""
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        yield int(holder.getsockname()[1])
 
 
 def configured(**flags: object) -> Config:
@@ -491,99 +477,6 @@ class TestLanguages:
         assert "XDG_CACHE_HOME" in str(finding.hint)
 
 
-@asynccontextmanager
-async def fake_node() -> AsyncIterator[int]:
-    """Serve the one call by which a node says who it is."""
-
-    async def inspect(request: InspectNodeRequest, context: object) -> InspectNodeResponse:
-        return InspectNodeResponse(node_id="n1", version="0.1.0")
-
-    handler = grpc.unary_unary_rpc_method_handler(
-        inspect,
-        request_deserializer=InspectNodeRequest.FromString,
-        response_serializer=InspectNodeResponse.SerializeToString,
-    )
-    service = "plexspaces.node.v1.ApplicationService"
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(service, {"InspectNode": handler}),)
-    )
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        yield port
-    finally:
-        await server.stop(0)
-
-
-@asynccontextmanager
-async def other_program() -> AsyncIterator[int]:
-    """Serve a protocol that is not gRPC: every connection is answered with a line and closed."""
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"220 mail ready\r\n")
-        writer.close()
-
-    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-        yield int(server.sockets[0].getsockname()[1])
-
-
-class TestAddress:
-    async def test_check_address_when_the_port_is_free_then_it_is_ok_and_stays_free(self) -> None:
-        """The port can be bound, also right after the check."""
-        with socket.socket() as finder:
-            finder.bind(("127.0.0.1", 0))
-            port = finder.getsockname()[1]
-        config = configured(address=f"127.0.0.1:{port}")
-        for _ in range(2):
-            (finding,) = await check_address(config)
-            assert (finding.ok, finding.detail) == (True, f"127.0.0.1:{port} is free")
-
-    @pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:0", "localhost:0"])
-    async def test_check_address_when_any_port_will_do_then_it_is_ok(self, address: str) -> None:
-        """Port 0 asks for a free one, on every kind of loopback."""
-        (finding,) = await check_address(configured(address=address))
-        assert finding.ok is True
-
-    async def test_check_address_when_a_node_runs_there_then_it_is_ok_and_named(self) -> None:
-        """A node that already runs is what the user wants, not a fault."""
-        async with fake_node() as port:
-            (finding,) = await check_address(configured(address=f"127.0.0.1:{port}"))
-        assert finding.ok is True
-        assert finding.detail == (f"127.0.0.1:{port}: PlexSpaces node n1 (0.1.0) is running here")
-
-    async def test_check_address_when_another_program_answers_then_it_is_a_fault(self) -> None:
-        """Something that is no node in the way of the node is found by talking to it."""
-        async with other_program() as port:
-            (finding,) = await check_address(configured(address=f"127.0.0.1:{port}"))
-        assert finding.ok is False
-        assert "another program" in finding.detail
-        assert f"sport = :{port}" in str(finding.hint)
-
-    async def test_check_address_when_the_port_is_bound_and_silent_then_it_is_a_fault(
-        self, held_port: int
-    ) -> None:
-        """A port can be taken without anybody answering."""
-        (finding,) = await check_address(configured(address=f"127.0.0.1:{held_port}"))
-        assert finding.ok is False
-        assert "in use" in finding.detail
-
-    async def test_check_address_when_others_could_reach_it_then_the_refusal_is_shown(
-        self,
-    ) -> None:
-        """What `start-node` would refuse, the doctor says first, and does not bind."""
-        (finding,) = await check_address(configured(address="0.0.0.0:1"))
-        assert finding.ok is False
-        assert "no authentication" in finding.detail
-        assert "allow_remote" in str(finding.hint)
-
-    async def test_check_address_when_it_is_not_of_this_machine_then_it_is_a_fault(self) -> None:
-        """An address that no interface has cannot be bound (TEST-NET-1 is nobody's)."""
-        config = configured(address="192.0.2.1:9000", allow_remote=True)
-        (finding,) = await check_address(config)
-        assert finding.ok is False
-
-
 class TestDataDirectory:
     def test_check_data_directory_when_it_is_sound_then_all_is_ok_and_nothing_is_made(
         self, place: Path
@@ -693,23 +586,6 @@ class TestMemory:
         (finding,) = check_memory(config)
         assert finding.ok is None
         assert "--memory" in str(finding.hint)
-
-
-class TestDescriptors:
-    def test_check_descriptors_when_there_are_enough_then_it_says_for_what(self) -> None:
-        """The limit is shown with what becomes of it."""
-        (finding,) = check_descriptors(configured(), most=20_000)
-        assert finding.ok is True
-        assert finding.detail == "20000: 10000 for connections, the rest for 100 applications"
-
-    def test_check_descriptors_when_there_are_few_then_the_hint_says_how_many_are_wanted(
-        self,
-    ) -> None:
-        """A node runs with few, so it is a remark."""
-        (finding,) = check_descriptors(configured(), most=512)
-        assert finding.ok is None
-        assert "may need 728" in finding.detail
-        assert "LimitNOFILE=1456" in str(finding.hint)
 
 
 class TestReport:

@@ -16,7 +16,6 @@ import platform
 import re
 import shutil
 import signal
-import socket
 import stat
 import sys
 import tempfile
@@ -27,19 +26,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import grpc
 from rich.console import Console
 from rich.text import Text
 
-from plexspaces_node.address import is_loopback, split_address
-from plexspaces_node.api.generated.application_pb2 import InspectNodeRequest
-from plexspaces_node.api.generated.application_pb2_grpc import ApplicationServiceStub
-from plexspaces_node.api.options import client_options
 from plexspaces_node.config import Config
-from plexspaces_node.errors import DeadlineExceeded, InvalidArgument, PlexSpacesError, quoted
+from plexspaces_node.doctor.finding import Finding, clean, one_line
+from plexspaces_node.doctor.ports import check_address, check_descriptors, check_http_address
+from plexspaces_node.errors import DeadlineExceeded, PlexSpacesError, quoted
 from plexspaces_node.model import ENGINE, LEVELS, MIB
-from plexspaces_node.node.api import descriptors
-from plexspaces_node.node.api.listen import bind_fault
 from plexspaces_node.programs import INIT, PROGRAMS, checkout_of, find_program
 from plexspaces_node.toolchains import BuildEnvironment
 from plexspaces_node.toolchains.build import TOOLCHAINS
@@ -66,9 +60,7 @@ pyproject.toml."""
 
 MIN_FREE_DISK_BYTES = 512 * MIB
 CHECK_TIMEOUT_S = 60.0
-_CONNECT_TIMEOUT_S = 3.0
 _OUTPUT_LIMIT_BYTES = 64 * 1024
-_DETAIL_LIMIT = 500
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _REINSTALL = f"{sys.executable} -m pip install --force-reinstall plexspaces-node"
 
@@ -85,24 +77,6 @@ for argument in sys.argv[1:]:
         answer = [distribution, False, f"{type(error).__name__}: {error}"]
     print("\\n" + json.dumps(answer), flush=True)
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The result of one check.
-
-    Attributes:
-        area: heading under which it is shown; findings of an area follow one another.
-        ok: True if it works, False if it fails and the node needs it, None if it is optional.
-        detail: one line: the version, the place, or the reason.
-        hint: the command that fixes it, or None.
-    """
-
-    area: str
-    name: str
-    ok: bool | None
-    detail: str
-    hint: str | None = None
 
 
 async def examine(
@@ -123,6 +97,7 @@ async def examine(
         check_isolation(config, drivers, timeout_s=timeout_s),
         check_compilers(environment, timeout_s=timeout_s),
         check_address(config),
+        check_http_address(config),
         asyncio.to_thread(check_data_directory, config),
         asyncio.to_thread(check_memory, config),
         asyncio.to_thread(check_descriptors, config),
@@ -197,7 +172,7 @@ async def _dependencies(timeout_s: float) -> list[Finding]:
     for name in DEPENDENCIES:
         ok, detail = answers.get(name, lost)
         hint = None if ok else _REINSTALL
-        findings.append(Finding("Python", name, ok, _one_line(detail), hint))
+        findings.append(Finding("Python", name, ok, one_line(detail), hint))
     return findings
 
 
@@ -225,11 +200,11 @@ async def _program(name: str, find: Callable[[str], Path], timeout_s: float) -> 
     except PlexSpacesError as error:
         return Finding("Programs", name, False, error.message, error.hint)
     except OSError as error:
-        return Finding("Programs", name, False, _clean(str(error)), _REINSTALL)
+        return Finding("Programs", name, False, clean(str(error)), _REINSTALL)
     hint = _REINSTALL if checkout_of() is None else "scripts/agent"
     if ran.status != 0:
         return Finding("Programs", name, False, f"{path} does not work: {ran.fault}", hint)
-    said = _one_line(ran.text).removeprefix(name).strip()
+    said = one_line(ran.text).removeprefix(name).strip()
     if ENGINE not in said:
         detail = f"{path} is {said or 'nothing'}, but this node needs {ENGINE}"
         return Finding("Programs", name, False, detail, hint)
@@ -320,67 +295,14 @@ async def _language(
         detail = "its compiler did not report its version in time"
         return Finding("Languages", name, None, detail, toolchain.install)
     except PlexSpacesError as error:
-        detail = _clean(error.message)
+        detail = clean(error.message)
         return Finding("Languages", name, None, detail, error.hint or toolchain.install)
     except OSError as error:
-        return Finding("Languages", name, None, _clean(str(error)), toolchain.install)
-    return Finding("Languages", name, True, _clean(detail))
+        return Finding("Languages", name, None, clean(str(error)), toolchain.install)
+    return Finding("Languages", name, True, clean(detail))
 
 
 # ---- where the node will be ----------------------------------------------------------------
-
-
-async def check_address(config: Config) -> list[Finding]:
-    """Check that the node can listen at its address, or that it already does.
-
-    Connects only to loopback addresses.
-    """
-    address = config.node.address
-    try:
-        config.check_listen()
-    except InvalidArgument as error:
-        return [Finding("Node", "address", False, error.message, error.hint)]
-    host, port = split_address(address)
-    if is_loopback(host) and port and await _accepts(host, port):
-        node = await _ask_node(address)
-        if node:
-            return [Finding("Node", "address", True, f"{address}: {node} is running here")]
-        fault: str | None = "another program is using it"
-    else:
-        fault = await asyncio.to_thread(_bind_fault, host, port)
-    if fault is None:
-        return [Finding("Node", "address", True, f"{address} is free")]
-    hint = f"see what uses it: ss -ltnp 'sport = :{port}'; or choose another: --address HOST:PORT"
-    return [Finding("Node", "address", False, f"{address}: {fault}", hint)]
-
-
-async def _accepts(host: str, port: int) -> bool:
-    try:
-        async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-            _, writer = await asyncio.open_connection(host, port)
-    except (OSError, TimeoutError):
-        return False
-    writer.close()
-    with suppress(OSError):
-        await writer.wait_closed()
-    return True
-
-
-async def _ask_node(address: str) -> str | None:
-    async with grpc.aio.insecure_channel(address, options=client_options()) as channel:
-        try:
-            node = await ApplicationServiceStub(channel).InspectNode(
-                InspectNodeRequest(), timeout=_CONNECT_TIMEOUT_S
-            )
-        except grpc.RpcError:
-            return None
-    return f"PlexSpaces node {_one_line(node.node_id)} ({_one_line(node.version)})"
-
-
-def _bind_fault(host: str, port: int) -> str | None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    error = bind_fault(family, (host, port))
-    return None if error is None else error.strerror or str(error)
 
 
 def check_data_directory(config: Config) -> list[Finding]:
@@ -489,20 +411,6 @@ def check_memory(config: Config) -> list[Finding]:
     return [Finding("Node", "memory", True if enough else None, detail, hint)]
 
 
-def check_descriptors(config: Config, *, most: int | None = None) -> list[Finding]:
-    """Check how many file descriptors a node can have; `most` replaces the process limit."""
-    most = descriptors.most_allowed() if most is None else most
-    applications = config.limits.applications
-    needed = descriptors.reserve(applications)
-    connections = descriptors.for_connections(most, applications)
-    detail = f"{most}: {connections} for connections, the rest for {applications} applications"
-    hint = None
-    if most - connections < needed:
-        detail += f", which may need {needed}"
-        hint = f"ulimit -Hn {2 * needed}, or LimitNOFILE={2 * needed} in the node's systemd unit"
-    return [Finding("Node", "descriptors", True if hint is None else None, detail, hint)]
-
-
 # ---- child processes -----------------------------------------------------------------------
 
 
@@ -519,7 +427,7 @@ class _Ran:
             return "it timed out"
         if self.status < 0:
             return f"it was ended by signal {-self.status} ({signal.strsignal(-self.status)})"
-        last = _one_line(self.text, last=True)
+        last = one_line(self.text, last=True)
         return f"it exited with status {self.status}: {last or 'no output'}"
 
 
@@ -557,16 +465,3 @@ async def _all(*checks: Coroutine[Any, Any, Any]) -> list[Any]:
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(check) for check in checks]
     return [task.result() for task in tasks]
-
-
-def _one_line(text: str, *, last: bool = False) -> str:
-    lines = [line for line in text.splitlines() if line.strip()] or [""]
-    return _printable(lines[-1 if last else 0])[:160]
-
-
-def _clean(text: str) -> str:
-    return _printable(" ".join(text.split()))[:_DETAIL_LIMIT]
-
-
-def _printable(text: str) -> str:
-    return "".join(char for char in text if char.isprintable()).strip()
