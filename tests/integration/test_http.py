@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import re
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,8 @@ import pytest
 from support.nodes import builder, reached
 from support.traces import assert_nothing_left
 
-from plexspaces_node import NodeClient
+from plexspaces_node import NodeBuilder, NodeClient
+from plexspaces_node.errors import Unavailable
 from plexspaces_node.model import MIB, ApplicationState
 from plexspaces_node.node.http.reader import HEAD_BYTES
 from plexspaces_node.node.logs import MAX_FOLLOWERS
@@ -565,14 +567,24 @@ async def test_http_waits_until_applications_are_recovered(
     driver.caller.writer.close()
 
 
-async def test_second_node_goes_without_when_the_default_port_is_taken(
-    data_dir: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The port of the first is in use: the second says so, and runs."""
+async def test_address_of_a_setting_must_be_free(data_dir: Path) -> None:
+    """Whoever named it wants it: the node does not start, and says how to choose another."""
     async with builder(data_dir).with_setting("http.address", "127.0.0.1:0").build() as first:
         taken = first.http_address
         second = builder(data_dir.with_name("other")).with_setting("http.address", taken)
-        with pytest.raises(Exception, match="port is in use") as caught:
+        with pytest.raises(Unavailable, match="port is in use") as caught:
             async with second.build():
                 pass
-        assert "[http] address" in str(getattr(caught.value, "hint", ""))
+        assert "[http] address" in str(caught.value.hint)
+
+
+async def test_second_node_goes_without_when_the_default_port_is_taken(data_dir: Path) -> None:
+    """It runs, and knows why it has no HTTP."""
+    build = NodeBuilder("second").with_address("127.0.0.1:0").with_isolation("process")
+    with socket.socket() as holder:
+        # Else somebody has it already, which is as good.
+        with contextlib.suppress(OSError):
+            holder.bind(("127.0.0.1", 8080))
+        async with build.with_data_dir(data_dir).build() as node:
+            why = "cannot listen on 127.0.0.1:8080: the port is in use"
+            assert (node.http_address, node.http_fault) == ("", why)

@@ -40,6 +40,7 @@ class Script:
     signal_when_up: int = signal.SIGTERM
     signal_while_draining: int | None = None
     drains: bool = True
+    http_fault: str = ""
     done: list[str] = field(default_factory=list)
     configs: list[Config] = field(default_factory=list)
 
@@ -78,10 +79,11 @@ class ScriptedNode:
 
     isolation = "process"
     isolation_note = "a sandbox"
-    http_address = "127.0.0.1:8080"
 
     def __init__(self, script: Script) -> None:
         self._script = script
+        self.http_fault = script.http_fault
+        self.http_address = "" if script.http_fault else "127.0.0.1:8080"
         self.id = script.configs[0].node.id
         self.address = script.configs[0].node.address
         self.recovered = script.recovered
@@ -120,6 +122,14 @@ def test_node_when_signalled_once_then_it_drains_and_ends_with_0(
     ran = command("start-node", "--node-id", "n-1")
     assert (ran.status, ran.text) == (0, READY)
     assert script.done == ["drain", "closed"]
+
+
+def test_node_when_it_has_no_http_port_then_it_says_why(command: Command, script: Script) -> None:
+    """Whoever looks for the address finds the reason there."""
+    script.http_fault = "cannot listen on 127.0.0.1:8080: the port is in use"
+    ran = command("start-node", "--node-id", "n-1")
+    said = "  HTTP:      off (cannot listen on 127.0.0.1:8080: the port is in use)\n"
+    assert ran.text == READY.replace("  HTTP:      http://127.0.0.1:8080\n", said)
 
 
 def test_node_when_no_id_is_given_then_it_is_the_configurations(

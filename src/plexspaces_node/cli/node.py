@@ -128,6 +128,8 @@ def _announce(node: Node) -> None:
     fields = [("Address", node.address), ("Isolation", f"{node.isolation}: {node.isolation_note}")]
     if node.http_address:
         fields.append(("HTTP", f"http://{node.http_address}"))
+    elif node.http_fault:
+        fields.append(("HTTP", f"off ({node.http_fault})"))
     if node.recovered:
         fields.append(("Restarting", ", ".join(node.recovered)))
     print_fields(fields)

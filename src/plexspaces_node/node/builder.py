@@ -156,10 +156,13 @@ class NodeBuilder:
             control = Control(service, artifacts, info)
             http = _http_server(config, context, applications, control)
             stack.callback(http.close)
+            address = bind(server, config.node.address)
+            http_address, http_fault = await _bind(http, config)
             node = Node(
                 info,
-                address=bind(server, config.node.address),
-                http_address=await _bind(http, config),
+                address=address,
+                http_address=http_address,
+                http_fault=http_fault,
                 metrics_port=metrics_port,
                 recovered=await applications.recover(),
                 applications=applications,
@@ -240,19 +243,20 @@ def _http_server(
     )
 
 
-async def _bind(server: HttpServer, config: Config) -> str:
-    """Reserve the HTTP port and return its address; raises `Unavailable` unless it is the default.
+async def _bind(server: HttpServer, config: Config) -> tuple[str, str]:
+    """Reserve the HTTP port; return its address, or "" and why there is none.
 
-    A second node on a host has a default that is taken, and is as useful without.
+    Raises `Unavailable` unless the address is the default, for a second node on a host has a
+    default that is taken, and is as useful without.
     """
     address = config.http.address
     if not address:
-        return ""
+        return "", ""
     hint = 'choose another [http] address, or "off"'
     try:
         await check_can_listen(address, hint=hint)
         try:
-            return await server.bind(address)
+            return await server.bind(address), ""
         except OSError as error:
             # Somebody took it since.
             raise Unavailable(f"cannot listen on {address}: {error}", hint=hint) from error
@@ -260,7 +264,7 @@ async def _bind(server: HttpServer, config: Config) -> str:
         if config.origin("http.address") != "default":
             raise
         _log.warning("HTTP is off: %s", error)
-        return ""
+        return "", error.message
 
 
 def _describe(config: Config, driver: Driver, note: str) -> NodeInfo:

@@ -22,6 +22,7 @@ class Node:
         info: what the node is and what it allows.
         address: HOST:PORT that it listens on.
         http_address: HOST:PORT that it serves HTTP on, "" for nowhere.
+        http_fault: why it does not though it was to, "" otherwise.
         metrics_port: where it serves metrics, None for nowhere.
         recovered: the names of the applications that it started by itself.
         applications: what it runs.
@@ -33,6 +34,7 @@ class Node:
         *,
         address: str,
         http_address: str,
+        http_fault: str,
         metrics_port: int | None,
         recovered: tuple[str, ...],
         applications: Applications,
@@ -44,6 +46,7 @@ class Node:
         self.info = info
         self.address = address
         self.http_address = http_address
+        self.http_fault = http_fault
         self.metrics_port = metrics_port
         self.recovered = recovered
         self.applications = applications
