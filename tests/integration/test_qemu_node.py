@@ -180,7 +180,8 @@ async def test_link_that_breaks_is_mended_and_the_application_lives_on(
     await client.deploy("one", probe_wasm, options=DeployOptions(memory_mib=128))
     await client.invoke("one", type="c")
     before = bundles_of(data_dir)
-    agent = node.applications.roster.named("one").agent
+    agent = node.applications.roster.named("one").intake.agent
+    assert agent is not None
     connection = agent.link.connection
     assert connection is not None
     connection.close()

@@ -44,6 +44,7 @@ async def dialler() -> AsyncIterator[AgentLink]:
         received=lambda connection, frame, body: None,
         took_answers=lambda: None,
         lost=lambda connection: None,
+        back=lambda: None,
         log=lambda lines: None,
     )
     yield dialler

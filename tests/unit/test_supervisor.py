@@ -28,11 +28,12 @@ from plexspaces_node.link import frames as link
 from plexspaces_node.model import ApplicationState
 from plexspaces_node.node.applications import state_saver as saving
 from plexspaces_node.node.applications.context import NodeContext
+from plexspaces_node.node.applications.intake import HOLD_S
 from plexspaces_node.node.applications.received_states import StateMemory
 from plexspaces_node.node.applications.restart import LONGEST_WAIT_S, MOST_IN_WINDOW
 from plexspaces_node.node.applications.supervisor import Supervisor
 from plexspaces_node.node.logs import ApplicationLog
-from plexspaces_node.node.machines.agent_client import StopRefused
+from plexspaces_node.node.machines.agent_client import AgentClient, StopRefused
 from plexspaces_node.node.machines.machine import STOP_GRACE_S, AgentLimits
 from plexspaces_node.node.registry.snapshots import SnapshotRecord
 from plexspaces_node.settings import LimitsSection
@@ -178,6 +179,11 @@ class World:
             while self.supervisor.state is not state or self.supervisor.restarts < restarts:
                 await asyncio.sleep(0.001)
 
+    def taking(self) -> AgentClient:
+        """Return the agent that takes messages now."""
+        assert self.supervisor.intake.agent is not None
+        return self.supervisor.intake.agent
+
     def bundles(self) -> list[str]:
         return [path.name for path in self.vms.iterdir()]
 
@@ -275,7 +281,7 @@ async def test_stop_when_the_agent_cannot_hand_the_state_over_then_the_applicati
         assert "--memory 512" in (caught.value.hint or "")
         assert "plexspaces stop app --force" in (caught.value.hint or "")
         assert (world.supervisor.state, world.driver.live) == (RUNNING, [machine])
-        assert world.supervisor.agent is not None
+        assert world.supervisor.intake.agent is not None
     # It is looked after as before.
     world.driver.crash(machine)
     await world.reach(RUNNING, restarts=1)
@@ -324,9 +330,7 @@ async def test_stop_when_a_message_runs_on_beyond_the_grace_then_the_application
     """What it changed before that message is not lost unless somebody says so; then it is told."""
     await world.supervisor.start()
     busy = asyncio.ensure_future(
-        world.supervisor.agent.invoke(
-            sender="", msg_type="", payload=b"", timeout_ns=60_000_000_000
-        )
+        world.taking().invoke(sender="", msg_type="", payload=b"", timeout_ns=60_000_000_000)
     )
     await asyncio.sleep(0)
     with pytest.raises(
@@ -472,7 +476,7 @@ async def test_machine_that_ends_because_a_long_state_is_the_nodes_counts_for_no
     """A trap costs such an actor its machine; it is not given up for that, however often."""
     await world.supervisor.start()
     for number in range(1, 30):
-        agent = world.supervisor.agent
+        agent = world.taking()
         message = agent.post(sender="", msg_type="", payload=LEAVE, timeout_ns=60_000_000_000)
         while not agent.left:
             await asyncio.sleep(0)
@@ -497,9 +501,68 @@ async def test_machine_whose_agent_is_deaf_is_ended_at_once(
     monkeypatch.setattr(FakeVm, "stop", stopped)
     await world.supervisor.start()
     with pytest.raises(DeadlineExceeded, match="no sign of life"):
-        await world.supervisor.agent.invoke(sender="", msg_type="m", payload=b"", timeout_ns=1000)
+        await world.taking().invoke(sender="", msg_type="m", payload=b"", timeout_ns=1000)
     await world.reach(RUNNING, restarts=1)
     assert graces[0] == 0
     graces.clear()
     await world.supervisor.stop(1.0)
     assert graces[0] == STOP_GRACE_S
+
+
+async def test_message_that_comes_while_the_vm_is_restarted_is_for_the_next_one(
+    world: World,
+) -> None:
+    """From the moment the link is lost, which is before it is known why."""
+    supervisor = world.supervisor
+    await supervisor.start()
+    first = supervisor.intake.agent
+    assert first is not None
+    first.link.drop()
+    assert supervisor.intake.agent is None
+    place = supervisor.intake.join(1, 60_000_000_000)
+    world.driver.crash(world.driver.live[0])
+    async with asyncio.timeout(patient(20)):
+        second = await place.turn
+    supervisor.intake.leave(place)
+    assert second is supervisor.intake.agent
+    assert second is not first
+    assert supervisor.state is RUNNING
+
+
+async def test_message_does_not_wait_for_an_application_that_will_not_come_soon(
+    world: World,
+) -> None:
+    """One that waits gets its error when the next attempt is known to be too late for it."""
+    supervisor = world.supervisor
+    await supervisor.start()
+    world.driver.fail_at("spawn", times=12)
+    world.driver.crash(world.driver.live[0])
+    await world.reach(RESTARTING)
+    place = supervisor.intake.join(1, 60_000_000_000)
+    with pytest.raises(Unavailable, match=r"Restarting: VM .* did not start"):
+        await place.turn
+    supervisor.intake.leave(place)
+    assert max(world.waits) > HOLD_S
+    await world.reach(RUNNING, restarts=1)
+    assert supervisor.intake.agent is not None
+
+
+async def test_message_that_waits_ends_when_the_application_is_stopped_or_fails(
+    world: World,
+) -> None:
+    """Only while it is being replaced, what comes next is another version."""
+    supervisor = world.supervisor
+    supervisor.replacing = True
+    supervisor.direct()
+    await supervisor.start()
+    place = supervisor.intake.join(1, 60_000_000_000)
+    await supervisor.stop(0)
+    world.init_fails = True
+    with pytest.raises(ActorFailed):
+        await supervisor.start()
+    assert not place.turn.done()
+    supervisor.replacing = False
+    supervisor.direct()
+    with pytest.raises(WrongState, match="'app' is Failed"):
+        await place.turn
+    supervisor.intake.leave(place)

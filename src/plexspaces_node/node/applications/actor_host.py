@@ -5,7 +5,7 @@ Implements `agent_client.HostCalls`; `Router` is how messages reach other applic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from plexspaces_node.info import LogLine
@@ -39,6 +39,7 @@ class ActorHost:
         journal: ApplicationLog,
         states: ReceivedStates,
         tally: Tally,
+        link_changed: Callable[[], None],
     ) -> None:
         self._application = application
         self._registry = registry
@@ -46,6 +47,7 @@ class ActorHost:
         self._journal = journal
         self._states = states
         self._tally = tally
+        self._link_changed = link_changed
 
     def __repr__(self) -> str:
         return f"<ActorHost {self._application}>"
@@ -62,6 +64,10 @@ class ActorHost:
     def late_reply(self, reply: link.Reply | None, total_ns: int) -> None:
         """Count a reply whose sender has left, or None if no reply will come."""
         self._tally.add_unclaimed(reply, total_ns)
+
+    def link_changed(self) -> None:
+        """Have messages wait while the agent takes none."""
+        self._link_changed()
 
     async def answer(self, call: link.HostCall, body: link.Body) -> link.Body | None:
         """Do what the actor asks of its node; an exception becomes the actor's answer."""

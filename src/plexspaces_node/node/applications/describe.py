@@ -28,7 +28,7 @@ async def describe(supervisor: Supervisor) -> ApplicationInfo:
             failures=tally.failures,
             compute_ns=tally.compute_ns,
             coordinate_ns=tally.coordinate_ns,
-            in_flight=machine.agent.in_flight if machine else 0,
+            in_flight=supervisor.intake.waiting + (machine.agent.in_flight if machine else 0),
         ),
         args=record.args,
         concurrency=record.at_once,

@@ -1,7 +1,8 @@
 """Messages to applications: from clients, and from one application to another.
 
-`invoke` looks an application up and calls its agent: no disk, no lock, no task. This module has the
-limits of a message, its counters, and who waits for whom.
+`invoke` looks an application up and calls its agent: no disk, no lock, no task. If it has no agent
+that takes messages, the message waits: see `intake`. This module has the limits of a message, its
+counters, and who waits for whom.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import NamedTuple
 from plexspaces_node.errors import ActorError, ActorFailed, InvalidArgument, PlexSpacesError
 from plexspaces_node.info import MessageTimings
 from plexspaces_node.link import frames as link
+from plexspaces_node.node.applications.intake import Turn
 from plexspaces_node.node.applications.roster import Roster
-from plexspaces_node.node.machines.agent_client import plausible_ns
+from plexspaces_node.node.machines.agent_client import AgentClient, plausible_ns
 from plexspaces_node.node.machines.pending import Answered
 from plexspaces_node.settings import LimitsSection
 
@@ -45,20 +47,27 @@ class Messages:
     ) -> Outcome:
         """Send a message and wait for the reply.
 
+        The time that it waits for its application is part of its timeout, and counted as queue.
         Raises `NotFound`, `WrongState`, `Unavailable`, `ResourceExhausted`, `InvalidArgument` for a
         message over a limit, `DeadlineExceeded`. An application's own failure is in the outcome.
         """
         begin = perf_counter_ns()
         supervisor = self._roster.named(name)
         self._check_message(msg_type, payload, timeout_ns)
+        waited_ns = 0
         try:
-            reply, body = await supervisor.agent.invoke(
+            agent = supervisor.intake.agent
+            if agent is None:
+                agent = await supervisor.intake.turn(len(payload), timeout_ns)
+                waited_ns = perf_counter_ns() - begin
+                timeout_ns = max(1, timeout_ns - waited_ns)
+            reply, body = await agent.invoke(
                 sender=sender, msg_type=msg_type, payload=payload, timeout_ns=timeout_ns
             )
         except PlexSpacesError:
             supervisor.tally.failures += 1
             raise
-        timings = _timings(reply, perf_counter_ns() - begin)
+        timings = _timings(reply, perf_counter_ns() - begin, waited_ns)
         failure = link.error_of(reply.failure) if reply.HasField("failure") else None
         supervisor.tally.add(
             total_ns=timings.total_ns, compute_ns=timings.compute_ns, failed=failure is not None
@@ -95,26 +104,43 @@ class Messages:
         target = self._roster.named(request.to)
         timeout_ns = int(self._limits.message_timeout_s * 1e9)
         self._check_message(request.type, payload, timeout_ns)
-        begin = perf_counter_ns()
+        begin, intake = perf_counter_ns(), target.intake
+
+        def post(agent: AgentClient) -> None:
+            left_ns = max(1, timeout_ns - (perf_counter_ns() - begin))
+            agent.post(
+                sender=sender, msg_type=request.type, payload=payload, timeout_ns=left_ns
+            ).add_done_callback(settled)
 
         def settled(reply: asyncio.Future[Answered]) -> None:
-            total_ns = perf_counter_ns() - begin
             if reply.cancelled() or self._closed:
                 return
             if error := reply.exception():
-                target.tally.add_unclaimed(None, total_ns)
-                why = str(error)
+                ended(None, str(error))
             else:
                 answer, _ = reply.result()
-                target.tally.add_unclaimed(answer, total_ns)
-                why = answer.failure.message
+                ended(answer, answer.failure.message)
+
+        def ended(answer: link.Reply | None, why: str) -> None:
+            target.tally.add_unclaimed(answer, perf_counter_ns() - begin)
             if why:
                 # Nobody waits for it, so the failure can only be seen in the log.
                 target.journal.note("warn", f"a message from {sender!r}: {why}")
 
-        target.agent.post(
-            sender=sender, msg_type=request.type, payload=payload, timeout_ns=timeout_ns
-        ).add_done_callback(settled)
+        if (agent := intake.agent) is not None:
+            post(agent)
+            return
+        place = intake.join(len(payload), timeout_ns)
+
+        def its_turn(turn: Turn) -> None:
+            intake.leave(place)
+            try:
+                post(turn.result())
+            except PlexSpacesError as error:
+                if not self._closed:
+                    ended(None, str(error))
+
+        place.turn.add_done_callback(its_turn)
 
     def close(self) -> None:
         """Stop waiting for the messages of `tell`."""
@@ -133,11 +159,11 @@ class Messages:
             raise InvalidArgument("the timeout must be more than 0", hint="--timeout 30")
 
 
-def _timings(reply: link.Reply, total_ns: int) -> MessageTimings:
-    """Return how long the parts of a message took."""
+def _timings(reply: link.Reply, total_ns: int, waited_ns: int) -> MessageTimings:
+    """Return how long the parts of a message took, which waited for its application before."""
     return MessageTimings(
         total_ns,
         plausible_ns(reply.compute_ns, total_ns),
         plausible_ns(reply.wait_ns, total_ns),
-        plausible_ns(reply.queue_ns, total_ns),
+        plausible_ns(reply.queue_ns + waited_ns, total_ns),
     )

@@ -212,7 +212,7 @@ class Applications:
                 if lost := await supervisor.stop(grace_s, force=True):
                     raise WrongState(f"application {supervisor.name!r}: {lost}")
 
-        await self._scope.close()
+        await self._close_scope()
         ends = await asyncio.gather(
             *(end(supervisor) for supervisor in self.roster.supervisors()),
             *(self.empty_vms.stop(vm_id) for vm_id in tuple(self.roster.empty_vms)),
@@ -227,13 +227,18 @@ class Applications:
 
     async def abort(self) -> None:
         """End every VM at once; what was not saved is lost."""
-        await self._scope.close()
+        await self._close_scope()
         await asyncio.gather(
             *(supervisor.abort() for supervisor in self.roster.supervisors()),
             *(machine.destroy() for machine in tuple(self.roster.empty_vms.values())),
             return_exceptions=True,
         )
         await self._close_logs()
+
+    async def _close_scope(self) -> None:
+        for supervisor in self.roster.supervisors():
+            supervisor.intake.close()
+        await self._scope.close()
 
     async def _close_logs(self) -> None:
         self._messages.close()

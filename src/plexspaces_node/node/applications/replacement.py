@@ -19,8 +19,8 @@ from plexspaces_node.tasks import finished
 class Replacement:
     """Runs the next version of an application on trial, then keeps it or rolls back.
 
-    The next version gets no messages, and a later start of the node does not use it, until it is
-    kept. Used once.
+    Until it is kept, messages wait, and a later start of the node does not use the next version.
+    Used once.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Replacement:
         """
         supervisor = self._supervisor
         self._node.artifacts.hold(self._next.digest)
-        supervisor.replacing = True
+        self._hold_messages(True)
         try:
             progress("stop")
             # Not cancelled: while it stops, an actor hands over its last state.
@@ -86,13 +86,19 @@ class Replacement:
         supervisor.record = record
         supervisor.timings = record.timings or supervisor.timings
         supervisor.end_trial()
+        self._hold_messages(False)
         self._node.artifacts.release(self._record.digest)
 
     async def _roll_back(self) -> None:
+        try:
+            await self._restore()
+        finally:
+            self._hold_messages(False)
+
+    async def _restore(self) -> None:
         supervisor, artifacts = self._supervisor, self._node.artifacts
         if supervisor.state is ApplicationState.RUNNING and not supervisor.saver.on_trial:
             # It could not be stopped, and keeps running.
-            supervisor.replacing = False
             artifacts.release(self._next.digest)
             return
         try:
@@ -109,6 +115,11 @@ class Replacement:
             supervisor.last_error = self._last_error
         elif self._state is not ApplicationState.STOPPED and not self._scope.closing:
             supervisor.start_later()
+
+    def _hold_messages(self, held: bool) -> None:
+        """Let messages wait until one of the versions takes them, or no longer."""
+        self._supervisor.replacing = held
+        self._supervisor.direct()
 
     def _add_hint(self, error: BaseException) -> None:
         """Add the fate of the previous version as a hint, unless the error has its own."""

@@ -2,7 +2,7 @@
 
 The first deploy, a restart after a crash and the recovery of a node take the same steps: the
 artifact is compiled (or found in the cache), a VM started, the artifact attached, the actor
-initialised from its last snapshot. Messages do not pass through here; they go directly to `agent`.
+initialised from its last snapshot. Messages do not pass through here; they go to `intake`.
 """
 
 from __future__ import annotations
@@ -22,16 +22,18 @@ from plexspaces_node.model import (
 from plexspaces_node.node.applications.actor_host import ActorHost, Router
 from plexspaces_node.node.applications.context import NodeContext
 from plexspaces_node.node.applications.instance import FAULTS, Instance, Progress
+from plexspaces_node.node.applications.intake import HOLD_S, Intake
 from plexspaces_node.node.applications.restart import Failures
 from plexspaces_node.node.applications.state_saver import StateSaver
 from plexspaces_node.node.applications.tally import Tally
 from plexspaces_node.node.artifacts.store import Compiled
 from plexspaces_node.node.logs import ApplicationLog
-from plexspaces_node.node.machines.agent_client import AgentClient, StopRefused
+from plexspaces_node.node.machines.agent_client import StopRefused
 from plexspaces_node.node.machines.machine import Machine
 from plexspaces_node.node.registry.registry import ApplicationRecord
 from plexspaces_node.tasks import Background
 
+_ON_THE_WAY = (ApplicationState.STARTING, ApplicationState.RESTARTING)
 _log = logging.getLogger(__name__)
 
 
@@ -43,13 +45,15 @@ class Supervisor:
         record: what is deployed; another version's during `begin_trial`.
         journal: the application's log.
         host: what its actor can ask of the node.
+        intake: where its messages come in; kept open, held or closed as the application is.
         saver: saves the states that it hands over.
         tally: counters of its messages.
         timings: of the last deploy or start.
         state: changed only along `model.APPLICATION_TRANSITIONS`.
         last_error: why it is not running, or what was lost, in one line.
         restarts: how often it was restarted by itself.
-        replacing: it is stopped only for its next version, which takes no messages yet.
+        replacing: it is stopped only for its next version; messages wait. Call `direct` after a
+            change.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Supervisor:
         self.last_error = record.fault
         self.restarts = 0
         self.replacing = False
+        self.intake = Intake(partial(_refusal, self), node.agent_limits)
         warn = partial(_warn, record.name, journal)
         self.saver = StateSaver(record.name, node.registry, node.states, warn, sleep=sleep)
         self.host = ActorHost(
@@ -80,6 +85,7 @@ class Supervisor:
             journal=journal,
             states=self.saver.received,
             tally=self.tally,
+            link_changed=self.direct,
         )
         self._instance = Instance(node, self.host, self.saver, warn)
         self._failures = Failures()
@@ -93,24 +99,6 @@ class Supervisor:
     def machine(self) -> Machine | None:
         """The VM that it runs in, or None."""
         return self._instance.machine
-
-    @property
-    def agent(self) -> AgentClient:
-        """The agent that takes messages; raises `WrongState` or `Unavailable` if none can."""
-        if self.replacing:
-            raise Unavailable(f"application {self.name!r} is being replaced", hint="try again")
-        if self.state is ApplicationState.RUNNING and self.machine is not None:
-            return self.machine.agent
-        if self.state in (ApplicationState.STARTING, ApplicationState.RESTARTING):
-            raise Unavailable(
-                f"application {self.name!r} is {self.state}"
-                + (f": {self.last_error}" if self.last_error else ""),
-                hint=f"try again, or see: plexspaces inspect {self.name}",
-            )
-        raise WrongState(
-            f"application {self.name!r} is {self.state}",
-            hint=f"plexspaces start --name {self.name}",
-        )
 
     async def start(
         self,
@@ -176,8 +164,8 @@ class Supervisor:
         self.record, self.saver.on_trial = record, True
 
     def end_trial(self) -> None:
-        """Save the state of the running version from now on, and let messages reach it."""
-        self.replacing = self.saver.on_trial = False
+        """Save the state of the running version from now on."""
+        self.saver.on_trial = False
         self.saver.resume()
 
     def move(self, state: ApplicationState) -> None:
@@ -186,6 +174,20 @@ class Supervisor:
             raise WrongState(f"application {self.name!r} is {self.state}, it cannot become {state}")
         _log.info("application %s: %s -> %s", self.name, self.state, state)
         self.state = state
+        self.direct()
+
+    def direct(self) -> None:
+        """Pass messages on, let them wait or refuse them, as the application is now."""
+        machine, state = self.machine, self.state
+        if self.replacing or state in _ON_THE_WAY:
+            self.intake.hold()
+        elif state is ApplicationState.RUNNING and machine is not None:
+            if machine.agent.takes_messages:
+                self.intake.open(machine.agent)
+            else:
+                self.intake.hold()
+        else:
+            self.intake.refuse()
 
     # ---- starting and keeping ----------------------------------------------------------
 
@@ -222,6 +224,9 @@ class Supervisor:
                 self.last_error = f"gave up after {len(self._failures)} failures: {self.last_error}"
                 self.move(ApplicationState.FAILED)
                 return False
+            if wait_s > HOLD_S:
+                # No message can wait for that long.
+                self.intake.refuse()
             await self._sleep(wait_s)
             self.move(ApplicationState.STARTING)
             self.restarts += 1
@@ -288,6 +293,21 @@ class Supervisor:
             f"application {self.name!r} keeps running because its state cannot be saved: {why}",
             hint=f"{cure}; or {force}" if cure else force,
         )
+
+
+def _refusal(supervisor: Supervisor) -> PlexSpacesError:
+    """Return the error for a message that an application cannot take now."""
+    name, state, why = supervisor.name, supervisor.state, supervisor.last_error
+    if supervisor.replacing:
+        return Unavailable(f"application {name!r} is being replaced", hint="try again")
+    if state in _ON_THE_WAY:
+        return Unavailable(
+            f"application {name!r} is {state}" + (f": {why}" if why else ""),
+            hint=f"try again, or see: plexspaces inspect {name}",
+        )
+    if state is ApplicationState.RUNNING:
+        return Unavailable(f"application {name!r} has no link to its agent", hint="try again")
+    return WrongState(f"application {name!r} is {state}", hint=f"plexspaces start --name {name}")
 
 
 def _warn(name: str, journal: ApplicationLog, message: str) -> None:

@@ -31,7 +31,7 @@ class TaskScope:
     def check_open(self) -> None:
         """Raise `Unavailable` if the node is shutting down."""
         if self.closing:
-            raise _shutting_down()
+            raise shutting_down()
 
     @asynccontextmanager
     async def cancellable(self) -> AsyncIterator[None]:
@@ -49,7 +49,7 @@ class TaskScope:
             if not self.closing:
                 raise
             task.uncancel()
-            raise _shutting_down() from None
+            raise shutting_down() from None
         finally:
             self._cancellable.discard(task)
 
@@ -67,5 +67,6 @@ class TaskScope:
         await asyncio.gather(*self._shielded, return_exceptions=True)
 
 
-def _shutting_down() -> Unavailable:
+def shutting_down() -> Unavailable:
+    """Return the error for whatever a node that is shutting down does not do any more."""
     return Unavailable("the node is shutting down", hint="plexspaces start-node --node-id ID")

@@ -63,6 +63,9 @@ class HostCalls(Protocol):
     def late_reply(self, reply: link.Reply | None, total_ns: int) -> None:
         """Count a reply to a message whose sender has left, or None if none will come."""
 
+    def link_changed(self) -> None:
+        """React to that the agent `takes_messages` now, or does not any more; must not block."""
+
     async def answer(self, call: link.HostCall, body: Body) -> Body | None:
         """Do what the actor asks; a raised platform or actor error becomes its answer.
 
@@ -112,6 +115,7 @@ class AgentClient:
             received=self._received,
             took_answers=self._calls.go_on,
             lost=self._lost,
+            back=host.link_changed,
             log=host.log,
         )
         self._requests = Requests(
@@ -137,6 +141,11 @@ class AgentClient:
     def in_flight(self) -> int:
         """Requests sent and not yet answered, including those whose senders have left."""
         return len(self._messages) + len(self._requests)
+
+    @property
+    def takes_messages(self) -> bool:
+        """Whether it is connected, and its actor does not leave for another VM."""
+        return self.link.connection is not None and not self.left
 
     async def load(
         self, frame: link.Load, state: AsyncIterator[Body], timeout_s: float
@@ -313,6 +322,7 @@ class AgentClient:
             raise link.LinkBroken("a second hello")
         elif isinstance(frame, link.Stopped) and not frame.id:
             self.left = True
+            self._host.link_changed()
         elif isinstance(frame, link.HttpFrame):
             raise link.LinkBroken(f"a {type(frame).__name__}, and no request was sent")
         elif frame.id in self._messages:
@@ -326,3 +336,4 @@ class AgentClient:
         broke = f"the link to {self._vm_id} broke"
         self._messages.fail(lambda message: Unavailable(broke))
         self._requests.fail(broke)
+        self._host.link_changed()

@@ -54,13 +54,14 @@ class AgentLink:
         received: Received,
         took_answers: Callable[[], None],
         lost: Callable[[Connection], None],
+        back: Callable[[], None],
         log: Callable[[Sequence[LogLine]], None],
     ) -> None:
         """Set up without a connection.
 
         `received` gets the frames of an agent that was greeted, `took_answers` is called when it
-        has accepted answers that were waiting, `lost` when its connection is gone, and `log` gets
-        errors.
+        has accepted answers that were waiting, `lost` when its connection is gone, `back` when it
+        has one, and `log` gets errors.
         """
         self.connection: Connection | None = None
         self.deaf = asyncio.Event()
@@ -70,6 +71,7 @@ class AgentLink:
         self._received = received
         self._took_answers = took_answers
         self._lost = lost
+        self._back = back
         self._log = log
         self._loop = asyncio.get_running_loop()
         # Those that have not sent a hello yet, each with its timeout.
@@ -174,6 +176,7 @@ class AgentLink:
             self._lost_timer.cancel()
         if not self._hello.done():
             self._hello.set_result(frame)
+        self._back()
 
     def broken(self, connection: Connection, error: link.LinkBroken) -> None:
         """Log why a connection ends."""

@@ -78,6 +78,10 @@ class SwitchedHostCalls:
         if self.target is not None:
             self.target.late_reply(reply, total_ns)
 
+    def link_changed(self) -> None:
+        if self.target is not None:
+            self.target.link_changed()
+
     async def answer(self, call: link.HostCall, body: link.Body) -> link.Body | None:
         if self.target is None:
             raise Unavailable("the VM has no application")

@@ -1,0 +1,207 @@
+"""Messages that come while an application has no agent: they wait in order, and within limits."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from plexspaces_node.errors import PlexSpacesError, ResourceExhausted, Unavailable, WrongState
+from plexspaces_node.link import frames as link
+from plexspaces_node.node.applications.intake import HOLD_S, Intake
+from plexspaces_node.node.applications.messages import Messages
+from plexspaces_node.node.applications.tally import Tally
+from plexspaces_node.node.machines.agent_client import IN_FLIGHT_BYTES
+from plexspaces_node.node.machines.in_flight import InFlight
+from plexspaces_node.node.machines.machine import AgentLimits
+from plexspaces_node.settings import LimitsSection
+
+SECOND_NS = 1_000_000_000
+MINUTE_NS = 60 * SECOND_NS
+
+pytestmark = pytest.mark.virtual_time
+
+
+class Agent:
+    """Takes messages, and answers what a test does not tell it to keep."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[str, int]] = []
+        self.error: PlexSpacesError | None = None
+
+    async def invoke(
+        self, *, sender: str, msg_type: str, payload: bytes, timeout_ns: int
+    ) -> tuple[link.Reply, bytes]:
+        future = self.post(sender=sender, msg_type=msg_type, payload=payload, timeout_ns=timeout_ns)
+        return await future
+
+    def post(
+        self, *, sender: str, msg_type: str, payload: bytes, timeout_ns: int
+    ) -> asyncio.Future[tuple[link.Reply, bytes]]:
+        if self.error is not None:
+            raise self.error
+        self.got.append((msg_type, timeout_ns))
+        future = asyncio.get_running_loop().create_future()
+        future.set_result((link.Reply(compute_ns=1), payload))
+        return future
+
+
+class World:
+    """One application, whose intake a test opens and closes."""
+
+    def __init__(self) -> None:
+        self.agent: Any = Agent()
+        self.in_flight = InFlight()
+        self.notes: list[str] = []
+        self.refused: PlexSpacesError = WrongState("stopped")
+        limits = AgentLimits("n", 1024, in_flight_limit=4, in_flight=self.in_flight)
+        self.intake = Intake(lambda: self.refused, limits)
+        self.tally = Tally()
+        supervisor = SimpleNamespace(
+            intake=self.intake,
+            tally=self.tally,
+            journal=SimpleNamespace(note=lambda level, text: self.notes.append(text)),
+        )
+        roster: Any = SimpleNamespace(named=lambda name: supervisor)
+        self.messages = Messages(LimitsSection(), roster)
+
+    def send(self, msg_type: str, *, timeout_ns: int = MINUTE_NS) -> asyncio.Task[Any]:
+        return asyncio.ensure_future(self.messages.invoke("app", msg_type, b"12", timeout_ns))
+
+    async def waiting(self, *types: str) -> list[asyncio.Task[Any]]:
+        """Send messages that wait."""
+        sent = [self.send(each) for each in types]
+        await asyncio.sleep(0)
+        return sent
+
+    def order(self) -> list[str]:
+        return [msg_type for msg_type, _ in self.agent.got]
+
+
+@pytest.fixture
+async def world() -> World:
+    """An application that is about to run."""
+    world = World()
+    world.intake.hold()
+    return world
+
+
+async def test_messages_that_waited_are_sent_in_the_order_in_which_they_came(world: World) -> None:
+    """Those that come just then do not overtake them, and nothing is counted afterwards."""
+    sent = await world.waiting("1")
+    world.messages.tell("other", link.Tell(to="app", type="2"), b"12")
+    sent += await world.waiting("3")
+    assert world.in_flight.bytes == 6
+    assert world.intake.agent is None
+    late = world.send("4")
+    world.intake.open(world.agent)
+    await asyncio.gather(*sent, late)
+    assert world.order() == ["1", "2", "3", "4"]
+    assert world.intake.agent is world.agent
+    assert world.in_flight.bytes == 0
+    assert (world.tally.messages, world.tally.failures, world.notes) == (4, 0, [])
+
+
+async def test_message_that_waited_has_the_rest_of_its_time_and_tells_the_wait_as_queue(
+    world: World,
+) -> None:
+    """The wait is not compute, and takes from the timeout."""
+    [sent] = await world.waiting("1")
+    world.intake.open(world.agent)
+    timings = (await sent).timings
+    [(_, left_ns)] = world.agent.got
+    assert left_ns < MINUTE_NS
+    assert timings.queue_ns >= MINUTE_NS - left_ns
+    assert timings.compute_ns == 1
+    assert sum((timings.compute_ns, timings.wait_ns, timings.queue_ns)) <= timings.total_ns
+
+
+@pytest.mark.parametrize(("timeout_ns", "wait_s"), [(2 * SECOND_NS, 2.0), (MINUTE_NS, HOLD_S)])
+async def test_wait_ends_with_the_messages_timeout_or_the_limit(
+    world: World, timeout_ns: int, wait_s: float
+) -> None:
+    """It was not handled, so the sender may try again."""
+    loop, begin_s = asyncio.get_running_loop(), asyncio.get_running_loop().time()
+    world.refused = Unavailable("still starting")
+    with pytest.raises(Unavailable, match="still starting"):
+        await world.send("1", timeout_ns=timeout_ns)
+    assert loop.time() - begin_s == pytest.approx(wait_s, abs=0.01)
+    assert (world.in_flight.bytes, world.tally.failures) == (0, 1)
+    world.intake.open(world.agent)
+    await world.send("2")
+    assert world.order() == ["2"]
+
+
+async def test_more_than_the_mailbox_does_not_wait(world: World) -> None:
+    """In number as in bytes, and together with what all applications have in flight."""
+    sent = await world.waiting("1", "2", "3", "4")
+    with pytest.raises(ResourceExhausted, match=r"too many messages wait.*\(4\)"):
+        await world.send("5")
+    for each in sent:
+        each.cancel()
+    await asyncio.gather(*sent, return_exceptions=True)
+    place = world.intake.join(IN_FLIGHT_BYTES + 1, MINUTE_NS)
+    with pytest.raises(ResourceExhausted, match="bytes"):
+        await world.send("5")
+    world.in_flight.limit_bytes = IN_FLIGHT_BYTES
+    world.intake.leave(place)
+    place = world.intake.join(IN_FLIGHT_BYTES, MINUTE_NS)
+    with pytest.raises(ResourceExhausted, match="on this node"):
+        await world.send("6")
+    world.intake.leave(place)
+    assert world.in_flight.bytes == 0
+
+
+async def test_sender_that_leaves_ends_the_wait(world: World) -> None:
+    """The message is not sent; those behind it are."""
+    first, second, third = await world.waiting("1", "2", "3")
+    first.cancel()
+    world.intake.open(world.agent)
+    # Its turn has come, and it leaves all the same.
+    second.cancel()
+    await third
+    assert world.order() == ["3"]
+    assert (first.cancelled(), second.cancelled()) == (True, True)
+    assert (world.in_flight.bytes, world.intake.agent) == (0, world.agent)
+
+
+async def test_application_that_stops_ends_the_wait_at_once(world: World) -> None:
+    """With the error that one gets who comes then."""
+    begin_s = asyncio.get_running_loop().time()
+    [sent] = await world.waiting("1")
+    world.messages.tell("other", link.Tell(to="app", type="2"), b"")
+    world.intake.refuse()
+    with pytest.raises(WrongState, match="stopped"):
+        await sent
+    with pytest.raises(WrongState, match="stopped"):
+        await world.send("3")
+    with pytest.raises(WrongState, match="stopped"):
+        world.messages.tell("other", link.Tell(to="app", type="4"), b"")
+    assert asyncio.get_running_loop().time() == begin_s
+    assert world.notes == ["a message from 'other': stopped"]
+    assert world.in_flight.bytes == 0
+
+
+async def test_node_that_shuts_down_ends_the_wait_but_not_what_runs(world: World) -> None:
+    """An application that is still there finishes, and may ask others."""
+    [sent] = await world.waiting("1")
+    world.intake.close()
+    for each in (sent, world.send("2")):
+        with pytest.raises(Unavailable, match="shutting down"):
+            await each
+    world.intake.open(world.agent)
+    await world.send("3")
+    assert world.order() == ["3"]
+
+
+async def test_told_message_whose_turn_comes_as_the_agent_goes_is_in_the_log(world: World) -> None:
+    """Nobody waits for it, so the log is where its loss can be seen."""
+    world.messages.tell("other", link.Tell(to="app", type="1"), b"")
+    world.agent.error = Unavailable("gone")
+    world.intake.open(world.agent)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert world.notes == ["a message from 'other': gone"]
+    assert (world.tally.failures, world.in_flight.bytes) == (1, 0)
