@@ -54,6 +54,10 @@ impl Artifact {
         let opened = match kind {
             Kind::Actor => component(engine, path).map(Self::Actor),
             Kind::CommandComponent => component(engine, path).map(Self::Command),
+            Kind::HttpComponent => {
+                let message = "this agent does not support HTTP components";
+                return Err(Failure::platform("internal", message));
+            }
             Kind::Command => module(engine, path).map(Self::Module),
             Kind::Unspecified => {
                 return Err(Failure::platform("internal", "unknown kind of artifact"));

@@ -128,7 +128,7 @@ class ApplicationInfo:
         restarts: VMs started since the deploy to replace one that had ended by itself.
         last_error: why it is Restarting or Failed, or still exists after an `undeploy`; else "".
         args: a command's arguments after its name.
-        concurrency: how many messages it handles at the same time.
+        concurrency: how many messages or requests it handles at the same time.
     """
 
     id: str

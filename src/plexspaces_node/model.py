@@ -35,6 +35,8 @@ ENVIRONMENT_LIMIT_BYTES = 128 * 1024
 """The maximum length of an application's variables and arguments together, in bytes of UTF-8."""
 MAX_CONCURRENCY = 1024
 """The maximum number of messages that one command can handle at the same time."""
+HTTP_CONCURRENCY = 100
+"""How many requests an HTTP component handles at the same time, by default."""
 
 PLATFORM_VARIABLES = (
     *("PLEXSPACES_MESSAGE_TYPE", "PLEXSPACES_SENDER"),
@@ -70,6 +72,8 @@ class ArtifactKind(StrEnum):
     """A core module with `_start`: WASI preview 1."""
     COMMAND_COMPONENT = "command-component"
     """A component that exports `wasi:cli/run`: WASI 0.2 or 0.3."""
+    HTTP_COMPONENT = "http-component"
+    """A component that exports `wasi:http/incoming-handler` 0.2 or `wasi:http/handler` 0.3."""
 
 
 class ApplicationState(StrEnum):
@@ -169,9 +173,9 @@ class ApplicationSpec:
         language: what the user says, or None to read it from the artifact.
         env: environment variables of the application; never shown in listings.
         args: a command's arguments after its name.
-        concurrency: how many messages a command handles at the same time; 0 means one per virtual
-            CPU. Whether an artifact can have arguments or a concurrency over one is only known once
-            it has been inspected: see `check_kind`.
+        concurrency: how many messages a command, or requests an HTTP component, handles at the same
+            time; 0 means the default of its kind. Whether an artifact can have arguments or a
+            concurrency over one is only known once it has been inspected: see `check_kind`.
     """
 
     name: str
@@ -198,7 +202,7 @@ class ApplicationSpec:
         if not 0 <= self.concurrency <= MAX_CONCURRENCY:
             raise InvalidArgument(
                 f"concurrency must be from 1 to {MAX_CONCURRENCY}, not {self.concurrency}",
-                hint="omit it for as many as the VM has vCPUs",
+                hint="omit it for the default",
             )
 
     def check_kind(self, kind: ArtifactKind) -> None:

@@ -43,6 +43,16 @@ def command_async() -> bytes:
     return assemble((ACTORS / "command-async.wat").read_text())
 
 
+def http_component() -> bytes:
+    """Return the WASI 0.2 HTTP component: see the comment of http.wat."""
+    return assemble((ACTORS / "http.wat").read_text())
+
+
+def http_async() -> bytes:
+    """Return the WASI 0.3 HTTP component: see the comment of http-async.wat."""
+    return assemble((ACTORS / "http-async.wat").read_text())
+
+
 def talker() -> bytes:
     """Return the WASI command whose input says what it does: see talker.wat."""
     return assemble((ACTORS / "talker.wat").read_text())

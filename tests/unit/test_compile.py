@@ -13,7 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.actors import command, command_async, command_component, probe
+from support.actors import (
+    command,
+    command_async,
+    command_component,
+    http_async,
+    http_component,
+    probe,
+)
 
 from plexspaces_node import artifact_inspection as inspection
 from plexspaces_node.artifact_inspection import check_memory, inspect, read_answer
@@ -43,6 +50,8 @@ async def compiled(wasm: bytes, tmp_path: Path) -> inspection.Inspection:
         (command, ArtifactKind.COMMAND, 40 * 65536),
         (command_component, ArtifactKind.COMMAND_COMPONENT, 2 * 65536),
         (command_async, ArtifactKind.COMMAND_COMPONENT, 65536),
+        (http_component, ArtifactKind.HTTP_COMPONENT, 65536),
+        (http_async, ArtifactKind.HTTP_COMPONENT, 65536),
     ],
 )
 async def test_compile_of_what_runs_here_writes_native_code(

@@ -9,10 +9,16 @@ import pytest
 from support.records import record_of as row_of
 
 from plexspaces_node.errors import InvalidArgument
-from plexspaces_node.model import ApplicationSpec, ArtifactKind, Language, VmConfig
+from plexspaces_node.model import (
+    HTTP_CONCURRENCY,
+    ApplicationSpec,
+    ArtifactKind,
+    Language,
+    VmConfig,
+)
 from plexspaces_node.node.applications.requests import DeployRequest, next_record, record_of
 
-ACTOR, COMMAND, COMPONENT = ArtifactKind
+ACTOR, COMMAND, COMPONENT, HTTP = ArtifactKind
 BEFORE = row_of("app", kind=COMMAND, env={"A": "1"}, args=("-l",), concurrency=3)
 
 
@@ -70,11 +76,14 @@ def test_deploy_when_an_actor_is_given_what_only_a_command_takes_then_invalid_ar
 
 @pytest.mark.parametrize(
     ("kind", "said", "at_once"),
-    [(COMMAND, 0, 2), (COMPONENT, 0, 2), (COMMAND, 5, 5), (ACTOR, 0, 1), (ACTOR, 1, 1)],
+    [
+        *((COMMAND, 0, 2), (COMPONENT, 0, 2), (COMMAND, 5, 5)),
+        *((HTTP, 0, HTTP_CONCURRENCY), (HTTP, 3, 3), (ACTOR, 0, 1), (ACTOR, 1, 1)),
+    ],
 )
-def test_concurrency_when_it_is_not_said_then_a_command_has_that_of_its_machine(
+def test_concurrency_when_it_is_not_said_then_it_is_the_default_of_the_kind(
     kind: ArtifactKind, said: int, at_once: int
 ) -> None:
-    """As many messages as virtual CPUs, unless another number was given; an actor one."""
+    """A command as many as virtual CPUs, unless another number was given; an actor one."""
     record = record_of(request(concurrency=said, vm_config=VmConfig(2, 64)), compiled(kind))
     assert record.at_once == at_once

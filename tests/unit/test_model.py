@@ -99,6 +99,7 @@ def test_spec_of_a_command_is_refused_for_an_actor(spoken: dict[str, object]) ->
     spec = ApplicationSpec("a", DIGEST, **spoken)  # type: ignore[arg-type]
     spec.check_kind(ArtifactKind.COMMAND)
     spec.check_kind(ArtifactKind.COMMAND_COMPONENT)
+    spec.check_kind(ArtifactKind.HTTP_COMPONENT)
     with pytest.raises(InvalidArgument, match="'a' is an actor") as caught:
         spec.check_kind(ArtifactKind.ACTOR)
     assert caught.value.hint

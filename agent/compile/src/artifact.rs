@@ -13,6 +13,8 @@ pub(crate) enum Kind {
     Command,
     /// A component that exports `wasi:cli/run`.
     CommandComponent,
+    /// A component that exports `wasi:http/incoming-handler` or `wasi:http/handler`.
+    HttpComponent,
 }
 
 impl Kind {
@@ -22,6 +24,7 @@ impl Kind {
             Self::Actor => "actor",
             Self::Command => "command",
             Self::CommandComponent => "command-component",
+            Self::HttpComponent => "http-component",
         }
     }
 }

@@ -17,8 +17,8 @@ const START_HINT: &str = "build it as a program with a main function: the compil
 const MEMORY_HINT: &str = "export the module's memory as memory, as linkers for WASI do by default";
 const LIBRARY_HINT: &str = "it is a library (a WASI reactor): build a program with a main \
                             function, or an actor of wit/application.wit";
-const PART_HINT: &str = "it is the core module of an actor, not yet a component: plexspaces build \
-                         makes one, and so does wasm-tools component new";
+const PART_HINT: &str = "it is the core module of a component, not yet a component: plexspaces \
+                         build makes one, and so does wasm-tools component new";
 const FUNCTION_HINT: &str = "build it for plain WASI preview 1, without the extensions of another \
                              host; an application has no network";
 const TYPE_HINT: &str = "build it for wasm32 and WASI preview 1 (wasm32-wasip1, GOOS=wasip1)";
@@ -60,7 +60,7 @@ fn check_start(outline: &Outline<'_>, types: TypesRef<'_>) -> Result<(), Refusal
             let mut refusal = no_entry("a function _start (a WASI command)", exports.clone());
             if exports
                 .clone()
-                .any(|name| name.starts_with(crate::contract::ACTOR))
+                .any(|name| name.starts_with(crate::contract::ACTOR) || name.starts_with("wasi:"))
             {
                 PART_HINT.clone_into(&mut refusal.hint);
             } else if exports.clone().any(|name| name == "_initialize") {

@@ -1,4 +1,4 @@
-//! A component: an actor of the contract, or a command of WASI 0.2 or 0.3.
+//! A component: an actor of the contract, or an HTTP component or a command of WASI 0.2 or 0.3.
 
 use wasmparser::component_types::{
     ComponentAnyTypeId, ComponentEntityType, ComponentFuncTypeId, ComponentInstanceType,
@@ -14,11 +14,66 @@ use crate::refusal::{Refusal, plain};
 use crate::signature::spelled;
 use crate::wasi::{self, Version};
 
-const RUN: &str = "wasi:cli/run@";
-const RUN_2_TYPE: &str = "func() -> result";
-const RUN_3_TYPE: &str = "async func() -> result";
+/// An export of WASI that is called for every message or request: an interface with one function.
+struct Entry {
+    /// Its name up to its version.
+    interface: &'static str,
+    version: Version,
+    function: &'static str,
+    /// The function's type, or how it begins if it is long: the agent's linker compares all of it.
+    begin: &'static str,
+    /// The function's type in words for the user.
+    wanted: &'static str,
+    hint: &'static str,
+    kind: Kind,
+}
+
 const RUN_HINT: &str = "build it with a main function for WASI 0.2 or 0.3.0, for example for the \
                         target wasm32-wasip2";
+const HTTP_HINT: &str = "build it for the world proxy of wasi:http 0.2 or the world service of \
+                         wasi:http 0.3.0";
+
+/// If a component exports several, the first of these counts.
+const ENTRIES: [Entry; 4] = [
+    Entry {
+        interface: "wasi:http/handler@",
+        version: Version::Final3,
+        function: "handle",
+        begin: "async func(own<resource>) -> result<own<resource>, variant { DNS-timeout, \
+                DNS-error(record { rcode: option<string>, info-code: option<u16> }), \
+                destination-not-found, destination-unavailable, ",
+        wanted: "async func(own<resource>) -> result<own<resource>, error-code>",
+        hint: HTTP_HINT,
+        kind: Kind::HttpComponent,
+    },
+    Entry {
+        interface: "wasi:http/incoming-handler@",
+        version: Version::Final2,
+        function: "handle",
+        begin: "func(own<resource>, own<resource>)",
+        wanted: "func(own<resource>, own<resource>)",
+        hint: HTTP_HINT,
+        kind: Kind::HttpComponent,
+    },
+    Entry {
+        interface: "wasi:cli/run@",
+        version: Version::Final3,
+        function: "run",
+        begin: "async func() -> result",
+        wanted: "async func() -> result",
+        hint: RUN_HINT,
+        kind: Kind::CommandComponent,
+    },
+    Entry {
+        interface: "wasi:cli/run@",
+        version: Version::Final2,
+        function: "run",
+        begin: "func() -> result",
+        wanted: "func() -> result",
+        hint: RUN_HINT,
+        kind: Kind::CommandComponent,
+    },
+];
 
 /// Determine what a component is, or why it cannot run here.
 pub(crate) fn judge(outline: &Outline<'_>) -> Result<Kind, Refusal> {
@@ -28,9 +83,9 @@ pub(crate) fn judge(outline: &Outline<'_>) -> Result<Kind, Refusal> {
     let kind = if exports().any(|name| name == ACTOR) {
         check_actor(types)?;
         Kind::Actor
-    } else if let Some(name) = exports().find(|name| is_run(name)) {
-        check_run(types, name)?;
-        Kind::CommandComponent
+    } else if let Some((entry, name)) = entry(exports()) {
+        check_entry(types, entry, name)?;
+        entry.kind
     } else {
         return Err(no_known_entry(outline));
     };
@@ -61,15 +116,23 @@ fn check_versions<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), Refusa
     Ok(())
 }
 
-fn is_run(name: &str) -> bool {
-    let version = name.starts_with(RUN).then(|| wasi::version_of(name));
-    matches!(version, Some(Some(Version::Final2 | Version::Final3)))
+/// The entry of WASI that counts, with the name under which it is exported.
+fn entry<'a>(exports: impl Iterator<Item = &'a str> + Clone) -> Option<(&'static Entry, &'a str)> {
+    ENTRIES.iter().find_map(|entry| {
+        let is_it = |name: &&str| {
+            name.starts_with(entry.interface) && wasi::version_of(name) == Some(entry.version)
+        };
+        exports.clone().find(is_it).map(|name| (entry, name))
+    })
 }
 
 fn no_known_entry(outline: &Outline<'_>) -> Refusal {
     let exports = outline.exports.iter().map(String::as_str);
     let mut refusal = no_entry(
-        &format!("{ACTOR} or {RUN}0.2.x or {RUN}0.3.x"),
+        &format!(
+            "{ACTOR} or wasi:http/incoming-handler@0.2.x or wasi:http/handler@0.3.x or \
+             wasi:cli/run@0.2.x or wasi:cli/run@0.3.x"
+        ),
         exports.clone(),
     );
     // Its exports say more; its imports are the next best.
@@ -117,28 +180,27 @@ fn check_actor(types: TypesRef<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn check_run(types: TypesRef<'_>, name: &str) -> Result<(), Refusal> {
-    let wanted = match wasi::version_of(name) {
-        Some(Version::Final3) => RUN_3_TYPE,
-        _ => RUN_2_TYPE,
-    };
+fn check_entry(types: TypesRef<'_>, entry: &Entry, name: &str) -> Result<(), Refusal> {
     let exports = instance(types, types.component_item_for_export(name));
-    let Some(function) = exports.and_then(|exports| function_of(exports, "run")) else {
+    let Some(function) = exports.and_then(|exports| function_of(exports, entry.function)) else {
         return Err(Refusal::new(
-            format!("the component's {} lacks run", plain(name)),
-            RUN_HINT,
+            format!("the component's {} lacks {}", plain(name), entry.function),
+            entry.hint,
         ));
     };
     let found = spelled(types, function);
-    if found == wanted {
+    // A short type is told apart from a longer one that begins with it.
+    if found == entry.begin || (entry.begin != entry.wanted && found.starts_with(entry.begin)) {
         return Ok(());
     }
     Err(Refusal::new(
         format!(
-            "the component's run of {} has the wrong type: it is {found} and must be {wanted}",
-            plain(name)
+            "the component's {} of {} has the wrong type: it is {found} and must be {}",
+            entry.function,
+            plain(name),
+            entry.wanted
         ),
-        RUN_HINT,
+        entry.hint,
     ))
 }
 

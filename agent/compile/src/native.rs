@@ -13,7 +13,9 @@ pub(crate) fn compile(binary: &[u8], kind: Kind) -> Result<Vec<u8>, Refusal> {
         let engine = Engine::new(&settings)?;
         match kind {
             Kind::Command => engine.precompile_module(binary),
-            Kind::Actor | Kind::CommandComponent => engine.precompile_component(binary),
+            Kind::Actor | Kind::CommandComponent | Kind::HttpComponent => {
+                engine.precompile_component(binary)
+            }
         }
     });
     compiled.map_err(|error| refused(binary, &error))

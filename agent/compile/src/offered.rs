@@ -4,15 +4,12 @@ use crate::refusal::{Refusal, listed, plain, quoted};
 use crate::wasi::{self, Version};
 
 /// The hint for an artifact without an entry point.
-pub(crate) const BUILD_HINT: &str = "export the world in wit/application.wit, or build a WASI \
-                                     command with a main function";
-
-const HTTP_HINT: &str = "components that serve or send HTTP (wasi:http) are not supported yet: \
-                         export the world in wit/application.wit, or read the message on stdin";
+pub(crate) const BUILD_HINT: &str = "export the world in wit/application.wit or wasi:http/proxy, or \
+                                     build a WASI command with a main function";
 
 const OFFERED_HINT: &str = "this node provides plexspaces:application@0.1.0, WASI preview 1, and of WASI \
-                            0.2 and 0.3.0 the interfaces cli, clocks, filesystem, io, random and \
-                            sockets";
+                            0.2 and 0.3.0 the interfaces cli, clocks, filesystem, http, io, random \
+                            and sockets";
 
 /// Other hosts, by the names imported from them, each with a hint.
 const HOSTS: [(&str, &str); 9] = [
@@ -99,35 +96,19 @@ pub(crate) fn mismatched(name: &str, need: &str, found: &str, wanted: &str, hint
 }
 
 /// Refuse a file that exports nothing that can be called here.
-pub(crate) fn no_entry<'a>(
-    wanted: &str,
-    exports: impl Iterator<Item = &'a str> + Clone,
-) -> Refusal {
-    let serves = exports.clone().find(|name| name.starts_with("wasi:http/"));
+pub(crate) fn no_entry<'a>(wanted: &str, exports: impl Iterator<Item = &'a str>) -> Refusal {
     let said = match listed(exports) {
         said if said.is_empty() => "nothing".to_owned(),
         said => said,
     };
-    match serves {
-        Some(_) => Refusal::new(
-            format!(
-                "it is an HTTP component, which is not supported yet: expected {wanted}; it \
-                 exports {said}"
-            ),
-            HTTP_HINT,
-        ),
-        None => Refusal::new(
-            format!("no known entry point: expected {wanted}; it exports {said}"),
-            BUILD_HINT,
-        ),
-    }
+    Refusal::new(
+        format!("no known entry point: expected {wanted}; it exports {said}"),
+        BUILD_HINT,
+    )
 }
 
 /// The hint for an artifact that imports this.
 pub(crate) fn hint(name: &str) -> String {
-    if name.starts_with("wasi:http/") {
-        return HTTP_HINT.to_owned();
-    }
     match wasi::version_of(name) {
         Some(Version::Older) => {
             return "it was built for a WASI older than 0.2: build it with current tools, for \

@@ -1,13 +1,15 @@
 //! The interfaces of WASI 0.2 and 0.3 that a component can import, with the functions of each.
 //!
-//! They are from the WIT of the agent's release of wasmtime-wasi, without those marked as unstable.
+//! They are from the WIT of the agent's release of wasmtime-wasi and wasmtime-wasi-http, without
+//! those marked as unstable.
 //! The agent's linker compares the functions' types when it loads a component.
 
 /// The name of an interface without its version, and its functions.
 type Interface = (&'static str, &'static str);
 
-/// The interfaces that `wasmtime_wasi::p2::add_to_linker_async` defines.
-const WASI_0_2: [Interface; 27] = [
+/// The interfaces that `add_to_linker_async` of `wasmtime_wasi::p2` and of `wasmtime_wasi_http::p2`
+/// define.
+const WASI_0_2: [Interface; 29] = [
     (
         "wasi:cli/environment",
         "get-environment get-arguments initial-cwd",
@@ -42,6 +44,35 @@ const WASI_0_2: [Interface; 27] = [
          [method]descriptor.is-same-object [method]descriptor.metadata-hash \
          [method]descriptor.metadata-hash-at \
          [method]directory-entry-stream.read-directory-entry filesystem-error-code",
+    ),
+    ("wasi:http/outgoing-handler", "handle"),
+    (
+        "wasi:http/types",
+        "[constructor]fields [static]fields.from-list [method]fields.get [method]fields.has \
+         [method]fields.set [method]fields.delete [method]fields.append [method]fields.entries \
+         [method]fields.clone [method]incoming-request.method \
+         [method]incoming-request.path-with-query [method]incoming-request.scheme \
+         [method]incoming-request.authority [method]incoming-request.headers \
+         [method]incoming-request.consume [constructor]outgoing-request \
+         [method]outgoing-request.body [method]outgoing-request.method \
+         [method]outgoing-request.set-method [method]outgoing-request.path-with-query \
+         [method]outgoing-request.set-path-with-query [method]outgoing-request.scheme \
+         [method]outgoing-request.set-scheme [method]outgoing-request.authority \
+         [method]outgoing-request.set-authority [method]outgoing-request.headers \
+         [constructor]request-options [method]request-options.connect-timeout \
+         [method]request-options.set-connect-timeout [method]request-options.first-byte-timeout \
+         [method]request-options.set-first-byte-timeout \
+         [method]request-options.between-bytes-timeout \
+         [method]request-options.set-between-bytes-timeout [static]response-outparam.set \
+         [method]incoming-response.status [method]incoming-response.headers \
+         [method]incoming-response.consume [method]incoming-body.stream \
+         [static]incoming-body.finish [method]future-trailers.subscribe \
+         [method]future-trailers.get [constructor]outgoing-response \
+         [method]outgoing-response.status-code [method]outgoing-response.set-status-code \
+         [method]outgoing-response.headers [method]outgoing-response.body \
+         [method]outgoing-body.write [static]outgoing-body.finish \
+         [method]future-incoming-response.subscribe [method]future-incoming-response.get \
+         http-error-code",
     ),
     ("wasi:io/error", "error [method]error.to-debug-string"),
     (
@@ -106,8 +137,8 @@ const WASI_0_2: [Interface; 27] = [
     ("wasi:sockets/udp-create-socket", "create-udp-socket"),
 ];
 
-/// The interfaces that `wasmtime_wasi::p3::add_to_linker` defines.
-const WASI_0_3: [Interface; 21] = [
+/// The interfaces that `add_to_linker` of `wasmtime_wasi::p3` and of `wasmtime_wasi_http::p3` define.
+const WASI_0_3: [Interface; 23] = [
     (
         "wasi:cli/environment",
         "get-environment get-arguments get-initial-cwd",
@@ -144,6 +175,25 @@ const WASI_0_3: [Interface; 21] = [
          [method]descriptor.is-same-object [method]descriptor.metadata-hash \
          [method]descriptor.metadata-hash-at",
     ),
+    ("wasi:http/client", "send"),
+    (
+        "wasi:http/types",
+        "[constructor]fields [static]fields.from-list [method]fields.get [method]fields.has \
+         [method]fields.set [method]fields.delete [method]fields.get-and-delete \
+         [method]fields.append [method]fields.copy-all [method]fields.clone [static]request.new \
+         [method]request.get-method [method]request.set-method \
+         [method]request.get-path-with-query [method]request.set-path-with-query \
+         [method]request.get-scheme [method]request.set-scheme [method]request.get-authority \
+         [method]request.set-authority [method]request.get-options [method]request.get-headers \
+         [static]request.consume-body [constructor]request-options \
+         [method]request-options.get-connect-timeout [method]request-options.set-connect-timeout \
+         [method]request-options.get-first-byte-timeout \
+         [method]request-options.set-first-byte-timeout \
+         [method]request-options.get-between-bytes-timeout \
+         [method]request-options.set-between-bytes-timeout [method]request-options.clone \
+         [static]response.new [method]response.get-status-code [method]response.set-status-code \
+         [method]response.get-headers [static]response.consume-body",
+    ),
     (
         "wasi:random/insecure",
         "get-insecure-random-bytes get-insecure-random-u64",
@@ -178,7 +228,7 @@ const WASI_0_3: [Interface; 21] = [
 ];
 
 /// A name of WASI, by its version.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Version {
     /// Supported.
     Final2,
@@ -252,6 +302,10 @@ mod tests {
         assert!(offered("wasi:io/poll@0.2.3").is_some_and(|all| all.contains("poll")));
         assert!(offered("wasi:io/poll@0.3.0").is_none());
         assert!(offered("wasi:clocks/system-clock@0.3.0").is_some());
-        assert!(offered("wasi:http/types@0.2.0").is_none());
+        assert!(offered("wasi:http/outgoing-handler@0.2.0").is_some());
+        assert!(offered("wasi:http/outgoing-handler@0.3.0").is_none());
+        assert!(offered("wasi:http/client@0.3.0").is_some());
+        assert!(offered("wasi:http/handler@0.3.0").is_none());
+        assert!(offered("wasi:nn/tensor@0.2.0").is_none());
     }
 }

@@ -177,19 +177,29 @@ fn a_component_of_another_world_says_what_it_is() {
     check(&[
         (
             "(component)",
-            "no known entry point: expected plexspaces:application/actor@0.1.0 or wasi:cli/run@0.2.x",
+            "no known entry point: expected plexspaces:application/actor@0.1.0 or wasi:http/incoming-handler@0.2.x",
             "main function",
         ),
         ("(component)", "it exports nothing", ""),
         (
-            &export("wasi:http/incoming-handler@0.2.0"),
-            "it is an HTTP component, which is not supported yet",
-            "wasi:http",
+            &export("wasi:http/incoming-handler@0.2.0-rc-2023-12-05"),
+            "no known entry",
+            "older than 0.2",
         ),
         (
-            &export("wasi:http/handler@0.3.0"),
-            "it exports wasi:http/handler@0.3.0",
-            "stdin",
+            &export("wasi:http/handler@0.3.0-rc-2026-03-15"),
+            "it exports wasi:http/handler@0.3.0-rc-2026-03-15",
+            "draft of WASI 0.3",
+        ),
+        (
+            &export("wasi:http/handler@0.2.0"),
+            "or wasi:http/incoming-handler@0.2.x or wasi:http/handler@0.3.x or",
+            "wasi:http/proxy",
+        ),
+        (
+            &export("wasi:http/incoming-handler@0.2.0"),
+            "the component's wasi:http/incoming-handler@0.2.0 lacks handle",
+            "world proxy",
         ),
         (
             &export("wasi:cli/run@0.2.0-rc-2023-12-05"),
@@ -262,6 +272,65 @@ fn commands_of_wasi_0_2_and_0_3_are_accepted() {
     }
 }
 
+const SERVER_2: &str = include_str!("../../../tests/actors/http.wat");
+const SERVER_3: &str = include_str!("../../../tests/actors/http-async.wat");
+
+#[test]
+fn http_components_of_wasi_0_2_and_0_3_are_accepted() {
+    let later = SERVER_2.replace("@0.2.0", "@0.2.12");
+    for text in [SERVER_2, SERVER_3, &later] {
+        let said = inspected(&wat::parse_str(text).unwrap());
+        assert_eq!(said["kind"], "http-component", "{said}");
+    }
+}
+
+#[test]
+fn an_http_component_that_is_also_a_command_is_an_http_component() {
+    let ends_in = |text: &'static str| text.trim_end().strip_suffix(')').unwrap();
+    let run = r#"
+      (core module $r (func (export "run") (result i32) (i32.const 0)))
+      (core instance $ri (instantiate $r))
+      (func $run (result (result)) (canon lift (core func $ri "run")))
+      (instance $re (export "run" (func $run)))
+      (export "wasi:cli/run@0.2.0" (instance $re)))"#;
+    let text = format!("{}{run}", ends_in(SERVER_2));
+    let said = inspected(&wat::parse_str(&text).unwrap());
+    assert_eq!(said["kind"], "http-component", "{said}");
+}
+
+#[test]
+fn a_handle_of_another_type_is_told_with_both() {
+    for (name, kind, found, wanted, hint) in [
+        (
+            "wasi:http/incoming-handler@0.2.0",
+            NUMBER,
+            "func() -> u32",
+            "func(own<resource>, own<resource>)",
+            "world proxy of wasi:http 0.2",
+        ),
+        (
+            "wasi:http/handler@0.3.0",
+            ASYNC,
+            "async func() -> result",
+            "async func(own<resource>) -> result<own<resource>, error-code>",
+            "world service of wasi:http 0.3.0",
+        ),
+    ] {
+        let text = command("0.2.0", kind, CODE, "")
+            .replace(
+                "(export \"run\" (func $run))",
+                "(export \"handle\" (func $run))",
+            )
+            .replace("wasi:cli/run@0.2.0", name);
+        let said = refused(&text);
+        let words = format!(
+            "the component's handle of {name} has the wrong type: it is {found} and must be {wanted}"
+        );
+        assert_eq!(said.0, words, "{text}");
+        assert!(said.1.contains(hint), "{said:?}");
+    }
+}
+
 #[test]
 fn imports_of_components_are_looked_at_function_by_function() {
     let import = |name: &str, inside: &str| {
@@ -281,13 +350,18 @@ fn imports_of_components_are_looked_at_function_by_function() {
         ),
         (
             &import("wasi:http/types@0.2.0", function),
-            "it imports 'wasi:http/types@0.2.0'",
-            "HTTP",
+            "it imports the function f of 'wasi:http/types@0.2.0', which this node does not offer",
+            "this node provides",
         ),
         (
-            &import("wasi:http/client@0.3.0", function),
-            "it imports 'wasi:http/client@0.3.0'",
-            "not supported yet",
+            &import("wasi:http/handler@0.3.0", function),
+            "it imports 'wasi:http/handler@0.3.0', which this node does not offer: function f",
+            "http, io, random and sockets",
+        ),
+        (
+            &import("wasi:http/client@0.3.0-rc-2026-03-15", function),
+            "it imports 'wasi:http/client@0.3.0-rc-2026-03-15'",
+            "draft of WASI 0.3",
         ),
         (
             &import("wasi:cli/stdout@0.2.0", function),

@@ -357,6 +357,7 @@ pub mod load {
         Actor = 1,
         Command = 2,
         CommandComponent = 3,
+        HttpComponent = 4,
     }
     impl Kind {
         /// String value of the enum field names used in the ProtoBuf definition.
@@ -369,6 +370,7 @@ pub mod load {
                 Self::Actor => "KIND_ACTOR",
                 Self::Command => "KIND_COMMAND",
                 Self::CommandComponent => "KIND_COMMAND_COMPONENT",
+                Self::HttpComponent => "KIND_HTTP_COMPONENT",
             }
         }
         /// Creates an enum from field names used in the ProtoBuf definition.
@@ -378,6 +380,7 @@ pub mod load {
                 "KIND_ACTOR" => Some(Self::Actor),
                 "KIND_COMMAND" => Some(Self::Command),
                 "KIND_COMMAND_COMPONENT" => Some(Self::CommandComponent),
+                "KIND_HTTP_COMPONENT" => Some(Self::HttpComponent),
                 _ => None,
             }
         }

@@ -31,6 +31,7 @@ from plexspaces_node.cli.progress import DeployDisplay, if_interrupted, working
 from plexspaces_node.client import DeployOptions, NodeClient
 from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.info import ApplicationInfo
+from plexspaces_node.model import HTTP_CONCURRENCY
 from plexspaces_node.toolchains import application_name, build, detect, project_name
 
 app = typer.Typer()
@@ -46,8 +47,9 @@ Concurrency = Annotated[
     typer.Option(
         "--concurrency",
         metavar="N",
-        help="Messages that a command handles at once; an actor handles one.",
-        show_default="its number of vCPUs",
+        help="Messages that a command, or requests that an HTTP component, handles at once; an "
+        "actor handles one.",
+        show_default=f"its number of vCPUs; {HTTP_CONCURRENCY} for an HTTP component",
     ),
 ]
 

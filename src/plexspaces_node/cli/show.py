@@ -123,9 +123,10 @@ def _print_application(application: ApplicationInfo) -> None:
         ("Size", f"{config.vcpus} vCPU, {config.memory_mib} MiB"),
     ]
     if application.kind is not ArtifactKind.ACTOR:
+        unit = "request" if application.kind is ArtifactKind.HTTP_COMPONENT else "message"
         fields += [
             ("Arguments", shlex.join(application.args) or "none"),
-            ("Concurrency", f"{counted(application.concurrency, 'message')} at the same time"),
+            ("Concurrency", f"{counted(application.concurrency, unit)} at the same time"),
         ]
     if vm is not None:
         fields += [

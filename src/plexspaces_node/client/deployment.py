@@ -56,7 +56,7 @@ class ApplicationDeployment:
         return self._with(replace(self._options, args=args))
 
     def with_concurrency(self, messages: int) -> Self:
-        """Let a command handle this many messages at the same time."""
+        """Let a command, or an HTTP component, handle this many messages at the same time."""
         return self._with(replace(self._options, concurrency=messages))
 
     def with_version(self, version: str) -> Self:

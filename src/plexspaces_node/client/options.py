@@ -55,8 +55,8 @@ class DeployOptions:
             and its log; also its size, its environment, its arguments and its concurrency where
             this names none.
         args: a command's arguments after its name, the same for every message.
-        concurrency: how many messages a command handles at the same time, or None for as many as
-            its machine has vcpus.
+        concurrency: how many messages a command, or requests an HTTP component, handles at the same
+            time. None means as many as its VM has vCPUs, for an HTTP component 100.
     """
 
     language: Language | None = None

@@ -184,7 +184,9 @@ class Application(_message.Message):
     language: _builtins.str
     """rust, typescript, go, python or unknown."""
     kind: _builtins.str
-    """actor, command (WASI preview 1) or command-component (WASI 0.2 or 0.3)."""
+    """actor, command (WASI preview 1), command-component (WASI 0.2 or 0.3) or http-component (wasi:http
+    0.2 or 0.3).
+    """
     digest: _builtins.str
     """SHA-256 of the artifact, in hex."""
     created_unix_ns: _builtins.int
@@ -193,7 +195,7 @@ class Application(_message.Message):
     last_error: _builtins.str
     """Why it is Restarting or Failed, else empty."""
     concurrency: _builtins.int
-    """How many messages it handles at the same time."""
+    """How many messages or requests it handles at the same time."""
     @_builtins.property
     def config(self) -> Global___VmConfig: ...
     @_builtins.property
@@ -508,8 +510,9 @@ class DeployRequest(_message.Message):
     of this name, this has no effect.
     """
     concurrency: _builtins.int
-    """How many messages a command handles at the same time, each in its own instance; 0 means one per
-    virtual CPU. An actor handles one; more is refused.
+    """How many messages a command, or requests an HTTP component, handles at the same time, each in its
+    own instance; 0 means one per virtual CPU for a command, 100 for an HTTP component. An actor
+    handles one; more is refused.
     """
     @_builtins.property
     def config(self) -> Global___VmConfig: ...

@@ -778,6 +778,8 @@ class Load(_message.Message):
         """A core module with _start: WASI preview 1."""
         KIND_COMMAND_COMPONENT: Load._Kind.ValueType  # 3
         """A component that exports wasi:cli/run, 0.2 or 0.3."""
+        KIND_HTTP_COMPONENT: Load._Kind.ValueType  # 4
+        """A component that exports wasi:http/incoming-handler 0.2 or wasi:http/handler 0.3."""
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
     KIND_UNSPECIFIED: Load.Kind.ValueType  # 0
@@ -787,6 +789,8 @@ class Load(_message.Message):
     """A core module with _start: WASI preview 1."""
     KIND_COMMAND_COMPONENT: Load.Kind.ValueType  # 3
     """A component that exports wasi:cli/run, 0.2 or 0.3."""
+    KIND_HTTP_COMPONENT: Load.Kind.ValueType  # 4
+    """A component that exports wasi:http/incoming-handler 0.2 or wasi:http/handler 0.3."""
 
     @_typing.final
     class EnvEntry(_message.Message):
@@ -837,8 +841,8 @@ class Load(_message.Message):
     snapshot_interval_ns: _builtins.int
     """The longest time that a changed state stays unsaved while messages arrive."""
     concurrency: _builtins.int
-    """How many messages a command handles at the same time, each in its own instance. An actor
-    handles one.
+    """How many messages a command, or requests an HTTP component, handles at the same time, each in
+    its own instance. An actor handles one.
     """
     vcpus: _builtins.int
     """How many CPUs the VM has."""

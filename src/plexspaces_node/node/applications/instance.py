@@ -39,6 +39,7 @@ KINDS = {
     ArtifactKind.ACTOR: link.Load.KIND_ACTOR,
     ArtifactKind.COMMAND: link.Load.KIND_COMMAND,
     ArtifactKind.COMMAND_COMPONENT: link.Load.KIND_COMMAND_COMPONENT,
+    ArtifactKind.HTTP_COMPONENT: link.Load.KIND_HTTP_COMPONENT,
 }
 
 

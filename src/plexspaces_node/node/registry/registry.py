@@ -35,6 +35,7 @@ from plexspaces_node.errors import (
     no_application,
 )
 from plexspaces_node.model import (
+    HTTP_CONCURRENCY,
     MIB,
     ArtifactKind,
     Language,
@@ -72,7 +73,7 @@ class ApplicationRecord:
 
     Attributes:
         env: not in the repr, because users put secrets there; nor are the arguments.
-        concurrency: 0 for one message per virtual CPU at the same time.
+        concurrency: 0 for the default of its kind, see `at_once`.
         generation: 0 until the deploy is done, which raises it, as every change of `desired` does.
         request_id: of the deploy that created it, or ""; unique otherwise.
         timings: of the deploy; None until they are known.
@@ -99,9 +100,15 @@ class ApplicationRecord:
 
     @property
     def at_once(self) -> int:
-        """How many messages it handles at the same time."""
+        """How many messages or requests it handles at the same time.
+
+        By default a command handles one per virtual CPU, because a program computes. A request
+        also waits for its client and for other servers.
+        """
         if self.kind is ArtifactKind.ACTOR:
             return 1
+        if self.kind is ArtifactKind.HTTP_COMPONENT:
+            return self.concurrency or HTTP_CONCURRENCY
         return self.concurrency or self.vm_config.vcpus
 
 
