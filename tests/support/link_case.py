@@ -9,7 +9,8 @@ import asyncio
 import contextlib
 import selectors
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,6 +23,7 @@ from plexspaces_node.link import frames as link
 from plexspaces_node.node.machines.agent_client import AgentClient, Kept
 from plexspaces_node.node.machines.machine import SwitchedHostCalls
 from plexspaces_node.node.machines.pending import Answered
+from plexspaces_node.node.outgoing.call import Call, Piece, Request, Response
 
 SECOND_NS = 1_000_000_000
 MESSAGE_LIMIT = 1 << 20
@@ -68,6 +70,7 @@ class Host(SwitchedHostCalls):
     Attributes:
         answers: what is done for a host call.
         keeps: whether each part of a snapshot is acknowledged.
+        fetches: makes the HTTP requests.
     """
 
     def __init__(self) -> None:
@@ -78,6 +81,7 @@ class Host(SwitchedHostCalls):
         self.calls: list[link.HostCall] = []
         self.answers: Callable[[link.HostCall], Awaitable[bytes | None]] = nothing
         self.keeps = False
+        self.fetches: Call = super().fetch
 
     def log(self, lines: Sequence[LogLine]) -> None:
         self.lines += lines
@@ -93,6 +97,11 @@ class Host(SwitchedHostCalls):
     async def answer(self, call: link.HostCall, body: link.Body) -> bytes | None:
         self.calls.append(call)
         return await self.answers(call)
+
+    def fetch(
+        self, request: Request, body: AsyncIterator[Piece]
+    ) -> AbstractAsyncContextManager[Response]:
+        return self.fetches(request, body)
 
 
 async def nothing(call: link.HostCall) -> bytes | None:

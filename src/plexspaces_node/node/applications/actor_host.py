@@ -5,7 +5,8 @@ Implements `agent_client.HostCalls`; `Router` is how messages reach other applic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from plexspaces_node.info import LogLine
@@ -14,6 +15,7 @@ from plexspaces_node.node.applications.received_states import ReceivedStates
 from plexspaces_node.node.applications.tally import Tally
 from plexspaces_node.node.logs import ApplicationLog
 from plexspaces_node.node.machines.agent_client import Kept
+from plexspaces_node.node.outgoing.call import CallFailed, Code, Piece, Request, Response
 from plexspaces_node.node.registry.registry import Registry
 
 
@@ -83,3 +85,9 @@ class ActorHost:
         else:
             self._router.tell(name, call, body)
         return None
+
+    def fetch(
+        self, request: Request, body: AsyncIterator[Piece]
+    ) -> AbstractAsyncContextManager[Response]:
+        """Refuse a request: no application is allowed any host yet."""
+        raise CallFailed(Code.REQUEST_DENIED, "this node makes no HTTP requests for applications")

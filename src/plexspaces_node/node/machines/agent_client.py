@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeAlias
 
 from plexspaces_node.errors import (
@@ -24,12 +25,14 @@ from plexspaces_node.link.frames import AgentFrame, Body
 from plexspaces_node.model import MIB
 from plexspaces_node.node.machines.agent_link import AgentLink
 from plexspaces_node.node.machines.connection import Connection
+from plexspaces_node.node.machines.fetches import Fetches
 from plexspaces_node.node.machines.host_calls import Calls
 from plexspaces_node.node.machines.in_flight import InFlight
 from plexspaces_node.node.machines.log_lines import lines_of
 from plexspaces_node.node.machines.pending import Answered, Message, Pending
 from plexspaces_node.node.machines.requests import Requests, late
 from plexspaces_node.node.machines.requests import StopRefused as StopRefused
+from plexspaces_node.node.outgoing.call import Piece, Request, Response
 from plexspaces_node.tasks import cancel
 
 IN_FLIGHT_BYTES = 64 * MIB
@@ -72,6 +75,11 @@ class HostCalls(Protocol):
         Returns None if the answer has no content, or for a `Get` of a missing key.
         """
 
+    def fetch(
+        self, request: Request, body: AsyncIterator[Piece]
+    ) -> AbstractAsyncContextManager[Response]:
+        """Make the application's HTTP request; see `outgoing.call.Call`."""
+
 
 def plausible_ns(reported_ns: int, measured_ns: int) -> int:
     """Return a time that an agent reports, limited to what the node itself measured around it."""
@@ -107,6 +115,7 @@ class AgentClient:
         self._in_flight = in_flight or InFlight()
         self._ids = itertools.count(1)
         self._calls = Calls(host.answer)
+        self._fetches = Fetches(host.fetch)
         self._idle: list[asyncio.Future[None]] = []
         self.link = AgentLink(
             vm_id,
@@ -272,6 +281,7 @@ class AgentClient:
         self._messages.close()
         await self.link.close()
         await self._calls.close()
+        await self._fetches.close()
 
     def _cancel(self, message_id: int) -> None:
         if (connection := self.link.connection) is not None:
@@ -323,6 +333,10 @@ class AgentClient:
         elif isinstance(frame, link.Stopped) and not frame.id:
             self.left = True
             self._host.link_changed()
+        elif isinstance(frame, link.Fetch | link.Abandon) or (
+            isinstance(frame, link.Part | link.Window) and frame.of_fetch
+        ):
+            self._fetches.take(connection, frame, body)
         elif isinstance(frame, link.HttpFrame):
             raise link.LinkBroken(f"a {type(frame).__name__}, and no request was sent")
         elif frame.id in self._messages:
@@ -333,6 +347,7 @@ class AgentClient:
     def _lost(self, connection: Connection) -> None:
         """End what waits for an agent that is no longer connected."""
         self._calls.lost(connection)
+        self._fetches.lost(connection)
         broke = f"the link to {self._vm_id} broke"
         self._messages.fail(lambda message: Unavailable(broke))
         self._requests.fail(broke)

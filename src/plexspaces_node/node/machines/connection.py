@@ -80,7 +80,7 @@ class Connection(asyncio.BufferedProtocol):
         self._reader.head_limit = AGENT_HEAD_BYTES
         self._reader.message_limit = self._message_limit
 
-    def answer(self, frame: link.Answer | link.Kept, body: Body = b"") -> None:
+    def answer(self, frame: link.Answer | link.Kept | link.Window, body: Body = b"") -> None:
         """Send an answer; while too many answers wait, nothing is read."""
         if end := self.writing.send(frame, body):
             self.answers.add(end, frame.ByteSize() + len(body) + ANSWER_BYTES)

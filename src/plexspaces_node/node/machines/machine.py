@@ -11,7 +11,7 @@ import contextlib
 import logging
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter_ns, time_ns
@@ -33,6 +33,7 @@ from plexspaces_node.node.machines.agent_client import (
     plausible_ns,
 )
 from plexspaces_node.node.machines.in_flight import InFlight
+from plexspaces_node.node.outgoing.call import CallFailed, Code, Piece, Request, Response
 from plexspaces_node.node.timeouts import Timeouts
 from plexspaces_node.tasks import cancel
 from plexspaces_node.vm.bundle import Bundle
@@ -86,6 +87,13 @@ class SwitchedHostCalls:
         if self.target is None:
             raise Unavailable("the VM has no application")
         return await self.target.answer(call, body)
+
+    def fetch(
+        self, request: Request, body: AsyncIterator[Piece]
+    ) -> AbstractAsyncContextManager[Response]:
+        if self.target is None:
+            raise CallFailed(Code.REQUEST_DENIED, "the VM has no application")
+        return self.target.fetch(request, body)
 
 
 class Machine:

@@ -1,0 +1,1 @@
+"""HTTP requests of applications, made by the node."""
