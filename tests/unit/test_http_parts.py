@@ -310,7 +310,7 @@ class TestContract:
         for route in ROUTES:
             if route.rpc != "UploadArtifact":
                 fields = route.descriptor.input_type.fields_by_name
-                assert {*route.parameters, *route.query} <= set(fields)
+                assert {*route.parameters.values(), *route.query} <= set(fields)
 
     def test_document_names_every_route_and_resolves(self) -> None:
         """Each reference in the OpenAPI document leads to a schema in it."""
@@ -320,6 +320,11 @@ class TestContract:
         schemas = document()["components"]["schemas"]
         for part in text.split("#/components/schemas/")[1:]:
             assert part.partition("'")[0] in schemas
+
+    def test_no_two_paths_differ_in_a_name_alone(self) -> None:
+        """They would be the same path, with two descriptions of it."""
+        paths = [re.sub(r"\{\w+\}", "{}", path) for path in document()["paths"]]
+        assert len(set(paths)) == len(paths)
 
     def test_message_goes_to_json_and_back(self) -> None:
         """Numbers of 64 bits, bytes, maps, lists and messages."""

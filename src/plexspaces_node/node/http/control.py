@@ -188,7 +188,8 @@ def _find(method: str, path: str) -> tuple[Route, dict[str, str]]:
     for route in ROUTES:
         if match := route.pattern.match(path):
             if route.method == method:
-                return route, {key: unquote(text) for key, text in match.groupdict().items()}
+                found = match.groupdict()
+                return route, {route.parameters[key]: unquote(found[key]) for key in found}
             allowed.append(route.method)
     if allowed:
         raise HttpFault(

@@ -72,9 +72,11 @@ def _operation(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
         "operationId": route.rpc,
         "summary": route.summary,
         "parameters": [
-            _parameter(fields[name], "path") for name in route.parameters if name in fields
+            _parameter(name, fields[field], "path")
+            for name, field in route.parameters.items()
+            if field in fields
         ]
-        + [_parameter(fields[name], "query") for name in route.query],
+        + [_parameter(name, fields[name], "query") for name in route.query],
         "responses": {
             str(route.status): {"description": "Success."},
             "4XX": _PROBLEM,
@@ -87,10 +89,10 @@ def _operation(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
         ]
         operation["requestBody"] = {
             "required": True,
-            "content": {"application/wasm": {"schema": {"type": "string", "format": "binary"}}},
+            "content": {"application/wasm": _ANY_BYTES, "application/octet-stream": _ANY_BYTES},
         }
     if route.method == "POST":
-        schema = _schema(request, schemas, left_out=set(route.parameters))
+        schema = _schema(request, schemas, left_out=set(route.parameters.values()))
         operation["requestBody"] = {
             "required": route.has_body,
             "content": {"application/json": {"schema": schema}},
@@ -103,9 +105,9 @@ def _operation(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
     return operation
 
 
-def _parameter(field: FieldDescriptor, place: str) -> dict[str, Any]:
+def _parameter(name: str, field: FieldDescriptor, place: str) -> dict[str, Any]:
     return {
-        "name": field.name,
+        "name": name,
         "in": place,
         "required": place == "path",
         "schema": _scalar(field),

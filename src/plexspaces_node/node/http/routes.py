@@ -19,13 +19,14 @@ class Route:
     """One method of HTTP at one path.
 
     Attributes:
-        path: with the request's fields in braces.
+        path: with its parameters in braces: fields of the request, under their names.
         rpc: the method of the service.
         summary: one line for the documentation.
         query: fields of the request that come in the query.
         has_body: whether a JSON object with the other fields must come; with any POST it may.
         answer: the field of the response that is the answer, "" for all of it.
         status: of success.
+        named: the field that `{name}` in the path is.
     """
 
     method: str
@@ -36,6 +37,7 @@ class Route:
     has_body: bool = False
     answer: str = ""
     status: int = 200
+    named: str = "name"
     pattern: re.Pattern[str] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -43,9 +45,10 @@ class Route:
         object.__setattr__(self, "pattern", re.compile(pattern + r"\Z"))
 
     @property
-    def parameters(self) -> tuple[str, ...]:
-        """The fields of the request that are in the path."""
-        return tuple(_PARAMETER.findall(self.path))
+    def parameters(self) -> dict[str, str]:
+        """The fields of the request that are in the path, by the names that they have there."""
+        names = _PARAMETER.findall(self.path)
+        return {name: self.named if name == "name" else name for name in names}
 
     @property
     def descriptor(self) -> MethodDescriptor:
@@ -103,9 +106,16 @@ ROUTES = (
         query=("follow", "tail"),
     ),
     Route("GET", "/v1/vms", "ListVms", "List every VM."),
-    Route("POST", "/v1/vms", "StartVm", "Start an empty VM.", has_body=True, status=201),
+    Route("POST", "/v1/vms", "StartVm", "Start an empty VM.", status=201),
     Route("GET", "/v1/vms/{name}", "InspectVm", "Describe a VM."),
-    Route("DELETE", "/v1/vms/{vm_id}", "StopVm", "Stop an empty VM and remove it.", status=204),
+    Route(
+        "DELETE",
+        "/v1/vms/{name}",
+        "StopVm",
+        "Stop an empty VM and remove it.",
+        status=204,
+        named="vm_id",
+    ),
     Route(
         "GET",
         "/v1/vms/{name}/console",
