@@ -8,11 +8,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.actors import command, compiled, probe, talker
 from support.nodes import builder
 from support.peer import Peer
+from support.raw_http import Caller, callers
 
 from plexspaces_node import NodeClient
 from plexspaces_node.node.node import Node
@@ -35,6 +37,25 @@ async def node(data_dir: Path) -> AsyncIterator[Node]:
 async def client(node: Node) -> AsyncIterator[NodeClient]:
     async with NodeClient(node.address) as client:
         yield client
+
+
+@pytest.fixture
+async def open_(node: Node) -> AsyncIterator[Any]:
+    """Opens connections to the HTTP port, which a node has if its module says so."""
+    async with callers(node.http_address) as connect:
+        yield connect
+
+
+@pytest.fixture
+async def http(open_: Any) -> Caller:
+    """One connection to the HTTP port."""
+    return await open_()  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+async def echo(client: NodeClient, probe_wasm: Path) -> None:
+    """The probe, deployed as `echo`."""
+    await client.deploy("echo", probe_wasm)
 
 
 @pytest.fixture(scope="session")

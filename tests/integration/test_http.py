@@ -9,88 +9,22 @@ import json
 import re
 import socket
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.nodes import builder, reached
+from support.raw_http import Answer, Caller
 from support.traces import assert_nothing_left
 
 from plexspaces_node import NodeBuilder, NodeClient
 from plexspaces_node.errors import Unavailable
 from plexspaces_node.model import MIB, ApplicationState
-from plexspaces_node.node.http.reader import HEAD_BYTES
 from plexspaces_node.node.logs import MAX_FOLLOWERS
 from plexspaces_node.node.node import Node
 from plexspaces_node.vm.process.driver import ProcessDriver
 
 _POST = b"POST /apps/echo/e HTTP/1.1\r\nhost: localhost\r\n"
-
-
-@dataclass
-class Answer:
-    """A response as it came."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-    trailing: bytes = b""
-    all_headers: list[tuple[str, str]] = field(default_factory=list)
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-class Caller:
-    """A client that sends what it is told, byte for byte."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-
-    async def answer(self, *, method: str = "POST") -> Answer:
-        """Read one response; an interim one is passed over."""
-        async with asyncio.timeout(30):
-            while True:
-                head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
-                first, *lines = head.strip().split("\r\n")
-                status = int(first.split()[1])
-                if status != 100:
-                    break
-            pairs = [(k.lower(), v) for k, v in (line.split(": ", 1) for line in lines)]
-            headers = dict(pairs)
-            body = b""
-            if method != "HEAD" and status != 204:
-                if "content-length" in headers:
-                    body = await self.reader.readexactly(int(headers["content-length"]))
-                else:
-                    while size := int(await self.reader.readline(), 16):
-                        body += await self.reader.readexactly(size)
-                        await self.reader.readline()
-                    await self.reader.readline()
-        return Answer(status, headers, body, all_headers=pairs)
-
-    async def send(self, method: str, path: str, body: bytes = b"", **headers: str) -> Answer:
-        """Send a request and read its response; a header is written with _ for -."""
-        named = {"host": "localhost", "content-length": str(len(body)), **headers}
-        lines = [f"{key.replace('_', '-')}: {value}" for key, value in named.items()]
-        self.writer.write(
-            "\r\n".join([f"{method} {path} HTTP/1.1", *lines, "", ""]).encode() + body
-        )
-        return await self.answer(method=method)
-
-    async def leave(self) -> None:
-        """Close as clients do, and wait until the node has closed its side."""
-        self.writer.write_eof()
-        async with asyncio.timeout(30):
-            await self.reader.read()
-
-    async def is_closed(self) -> bool:
-        """Wait for the end of the connection; whether nothing more came before it."""
-        async with asyncio.timeout(30):
-            return await self.reader.read() == b""
 
 
 @pytest.fixture
@@ -99,33 +33,6 @@ async def node(data_dir: Path) -> AsyncIterator[Node]:
     async with build.with_setting("limits.message_bytes", 4 * MIB).build() as node:
         yield node
     assert_nothing_left(data_dir)
-
-
-@pytest.fixture
-async def open_(node: Node) -> AsyncIterator[Any]:
-    """Opens connections to the door."""
-    opened: list[Caller] = []
-
-    async def connect() -> Caller:
-        host, _, port = node.http_address.rpartition(":")
-        opened.append(Caller(*await asyncio.open_connection(host, int(port))))
-        return opened[-1]
-
-    yield connect
-    for caller in opened:
-        caller.writer.close()
-
-
-@pytest.fixture
-async def http(open_: Any) -> Caller:
-    """One connection to the door."""
-    return await open_()  # type: ignore[no-any-return]
-
-
-@pytest.fixture
-async def echo(client: NodeClient, probe_wasm: Path) -> None:
-    """The probe, deployed as `echo`."""
-    await client.deploy("echo", probe_wasm)
 
 
 async def in_flight(client: NodeClient, count: int) -> None:
@@ -260,63 +167,6 @@ class TestMessages:
         # The actor has begun it, and ends it at its deadline.
         await in_flight(client, 0)
         assert (await http.send("POST", "/apps/echo/e", b"x")).body == b"x"
-
-
-@pytest.mark.usefixtures("echo")
-class TestAbuse:
-    @pytest.mark.parametrize(
-        "request_",
-        [
-            b"POST /apps/echo/e HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\n"
-            b"content-length: 2\r\n\r\nxx",
-            b"POST /apps/echo/e HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\n"
-            b"transfer-encoding: chunked\r\n\r\n0\r\n\r\n",
-            b"POST /apps/echo/e HTTP/1.1\r\nhost: localhost\r\ncontent-length: -1\r\n\r\n",
-            b"POST /apps/echo/e HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1e3\r\n\r\n",
-            b"POST /apps/echo/e HTTP/1.1\r\nhost: localhost\r\n folded: x\r\n\r\n",
-            b"POST /apps/echo/e HTTP/1.1\r\nhost : localhost\r\n\r\n",
-            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc",
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        ],
-        ids=["lengths", "smuggle", "negative", "exponent", "fold", "space", "tls", "http2"],
-    )
-    async def test_malformed_request_is_refused_and_the_connection_ends(
-        self, http: Caller, request_: bytes
-    ) -> None:
-        """Nothing after it is read as a request of somebody else."""
-        after = b"POST /apps/echo/e HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\n\r\nx"
-        http.writer.write(request_ + after)
-        answer = await http.answer()
-        assert (answer.status, answer.headers["connection"]) == (400, "close")
-        assert await http.is_closed()
-
-    @pytest.mark.parametrize("piece", [b"a: b\r\n", b"x" * 1000])
-    async def test_head_without_an_end_is_refused(self, http: Caller, piece: bytes) -> None:
-        """Many headers or one long one: what the node holds of a head is bounded."""
-        http.writer.write(b"POST /apps/echo/e HTTP/1.1\r\n")
-        http.writer.write(piece * (2 * HEAD_BYTES // len(piece)))
-        assert (await http.answer()).status == 431
-        assert await http.is_closed()
-
-    @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "", "10.0.0.1"])
-    async def test_host_that_is_nobodys_is_refused(self, open_: Any, host: str) -> None:
-        """A page cannot reach the node by a name that it made point here."""
-        for path in ("/apps/echo/e", "/v1/node", "/"):
-            answer = await (await open_()).send("POST", path, host=host)
-            assert answer.status == 421
-
-    async def test_page_of_another_origin_is_refused(self, http: Caller) -> None:
-        """Its request does not reach the application, and neither does it by a form."""
-        crossing: list[dict[str, str]] = [
-            {"origin": "http://evil.example"},
-            {"origin": "null"},
-            {"sec_fetch_site": "cross-site"},
-        ]
-        for headers in crossing:
-            answer = await http.send("POST", "/apps/echo/e", b"x", **headers)
-            assert answer.status == 403
-        same = {"origin": "http://localhost", "sec_fetch_site": "same-origin"}
-        assert (await http.send("POST", "/apps/echo/e", b"x", **same)).status == 200
 
 
 class TestControl:
@@ -507,8 +357,7 @@ async def test_shutdown_answers_what_runs_and_closes_the_rest(
     async with build.build() as node, NodeClient(node.address) as client:
         await client.deploy("one", probe_wasm)
         await reached(client, "one", ApplicationState.RUNNING)
-        host, _, port = node.http_address.rpartition(":")
-        idle = Caller(*await asyncio.open_connection(host, int(port)))
+        idle = await Caller.connect(node.http_address)
         assert (await idle.send("POST", "/apps/one/e", b"x")).body == b"x"
     assert await idle.is_closed()
     idle.writer.close()
@@ -520,14 +369,13 @@ async def test_node_that_has_ended_answers_nobody(data_dir: Path, end: Any) -> N
     """Its port is closed, and so are its connections, however it ends."""
     build = builder(data_dir).with_setting("http.address", "127.0.0.1:0")
     async with build.build() as node:
-        host, _, port = node.http_address.rpartition(":")
-        caller = Caller(*await asyncio.open_connection(host, int(port)))
+        caller = await Caller.connect(node.http_address)
         assert (await caller.send("GET", "/v1/node")).status == 200
         await end(node)
         assert await caller.is_closed()
         caller.writer.close()
         with pytest.raises(ConnectionRefusedError):
-            await asyncio.open_connection(host, int(port))
+            await Caller.connect(node.http_address)
 
 
 class Starting(ProcessDriver):
@@ -540,8 +388,7 @@ class Starting(ProcessDriver):
     async def start(self, *args: Any, **named: Any) -> Any:
         if not self.address:
             return await super().start(*args, **named)
-        host, _, port = self.address.rpartition(":")
-        self.caller = Caller(*await asyncio.open_connection(host, int(port)))
+        self.caller = await Caller.connect(self.address)
         self.asking = asyncio.create_task(self.caller.send("GET", "/v1/applications"))
         machine = await super().start(*args, **named)
         self.was_answered = self.asking.done()

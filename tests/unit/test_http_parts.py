@@ -180,6 +180,28 @@ class TestReader:
         (request,) = reading.requests
         assert (request.path, request.query, request.header(b"host")) == (b"/x", b"y", b"b:80")
 
+    @pytest.mark.parametrize("limit", [1 << 20, -1])
+    @pytest.mark.parametrize("size", [1, 1000])
+    async def test_body_of_a_request_for_another_protocol_is_read(
+        self, limit: int, size: int
+    ) -> None:
+        """As Java's client sends it; it gets no other protocol, and is the last one."""
+        upgrade = HEAD + b"connection: upgrade\r\nupgrade: h2c\r\n"
+        framings = (
+            b"content-length: 3\r\n\r\nabc",
+            b"transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        )
+        for framing in framings:
+            reading = Reading(limit=limit)
+            sent = upgrade + framing + HEAD + b"\r\n"
+            for at in range(0, len(sent), size):
+                reading.reader.feed(sent[at : at + size])
+            (request,) = reading.requests
+            body = request.body
+            if request.stream is not None:
+                body = b"".join([piece async for piece in request.stream])
+            assert (body, reading.reader.is_last, reading.reader.fault) == (b"abc", True, None)
+
     def test_refused_request_is_known(self) -> None:
         """So that its method and its origin decide how it is told."""
         reading = Reading()

@@ -57,6 +57,8 @@ FAULTS: dict[int, tuple[str, str, bool]] = {
     421: ("misdirected_request", "Not a host name of this node", False),
     429: ("resource_exhausted", "A limit is reached", True),
     431: ("headers_too_large", "The request headers are too long", False),
+    501: ("unsupported", "Not supported", False),
+    505: ("version_not_supported", "This version of HTTP is not supported", False),
 }
 """Each status that HTTP itself gives: its code, its title, and whether a retry can help."""
 

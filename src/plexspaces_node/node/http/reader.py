@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 from math import inf
+from types import SimpleNamespace
 from typing import Any
 
 import httptools
@@ -93,6 +94,8 @@ class RequestReader:
         self._since_s = self._patience_s = 0.0
         self._limit = 0
         self._counted = 0
+        # The parser says that a request is complete of which the body is still to come.
+        self._is_upgrade = False
 
     def __repr__(self) -> str:
         return f"<RequestReader {self._request!r}, fault {self.fault}>"
@@ -118,8 +121,12 @@ class RequestReader:
     def _parse(self, part: bytes) -> None:
         try:
             self._parser.feed_data(part)
-        except httptools.HttpParserUpgrade:
-            self.is_last = True
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._request is None:
+                self.is_last = True
+            else:
+                self._read_body_of(self._request)
+                self._parse(part[upgrade.args[0] :])
         except httptools.HttpParserCallbackError as error:
             if not isinstance(error.__context__, HttpFault):
                 raise
@@ -133,6 +140,22 @@ class RequestReader:
                 self._silent_bytes += len(part)
                 if self._silent_bytes > HEAD_BYTES + SLICE_BYTES:
                     self.fail(_long_head())
+
+    def _read_body_of(self, request: Request) -> None:
+        """Begin anew with the body of a request that asked for another protocol, and gets none.
+
+        The parser is done with it after its head. Java's own client asks with every first request.
+        """
+        self._parser = httptools.HttpRequestParser(
+            SimpleNamespace(
+                on_header=self.on_header,
+                on_body=self.on_body,
+                on_message_complete=self.on_message_complete,
+            )
+        )
+        framing = (b"content-length", b"transfer-encoding")
+        lines = [b"%b: %b\r\n" % each for each in request.headers if each[0] in framing]
+        self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(lines))
 
     def pause(self) -> None:
         """Read nothing for a while; the client is not the one who is slow."""
@@ -209,14 +232,26 @@ class RequestReader:
         self._wait(BODY_S)
         request = Request(self._parser.get_method(), self._target, self._headers)
         request.keep_alive = self._parser.should_keep_alive()
-        request.is_http_1_0 = self._parser.get_http_version() == "1.0"
+        version = self._parser.get_http_version()
+        request.is_http_1_0 = version == "1.0"
         self._request = request
+        if version not in ("1.1", "1.0"):
+            raise HttpFault(505, f"HTTP/{version} is not spoken here", hint="HTTP/1.1")
         _settle_host(request)
         self._limit = self._body_limit(request)
         length = request.header(b"content-length")
-        if length is not None and int(length) > self._limit >= 0:
+        if self._parser.should_upgrade():
+            # Nothing can follow it; see `_read_body_of`.
+            request.keep_alive = False
+            self._is_upgrade = (
+                length not in (None, b"0") or request.header(b"transfer-encoding") is not None
+            )
+        if length is None:
+            _check_coding(request)
+        elif int(length) > self._limit >= 0:
             raise _long_body(int(length), self._limit)
-        if (request.header(b"expect") or b"").lower() == b"100-continue":
+        expected = request.header(b"expect")
+        if expected and expected.lower() == b"100-continue" and not request.is_http_1_0:
             self._proceed()
         if self._limit < 0:
             request.stream = BodyStream(self.pause, self.resume)
@@ -242,6 +277,9 @@ class RequestReader:
             self._count()
 
     def on_message_complete(self) -> None:
+        if self._is_upgrade:
+            self._is_upgrade = False
+            return
         request, self._request = self._request, None
         self.due_s = inf
         if request is None:
@@ -282,6 +320,22 @@ def _settle_host(request: Request) -> None:
     hosts = [name for name, _ in request.headers].count(b"host")
     if hosts > 1 or (hosts == 0 and not request.is_http_1_0):
         raise HttpFault(400, f"The request has {hosts} Host headers, and must have one")
+
+
+def _check_coding(request: Request) -> None:
+    """Raise `HttpFault` for a body in any coding but chunks, or in chunks from an HTTP/1.0 client.
+
+    Whoever is in between, and does not know the coding either, could find its end elsewhere.
+    """
+    coding = request.header(b"transfer-encoding")
+    if coding is None:
+        return
+    if request.is_http_1_0:
+        raise HttpFault(400, "HTTP/1.0 has no Transfer-Encoding")
+    if coding.lower() != b"chunked":
+        raise HttpFault(
+            501, f"The transfer coding {coding.decode('latin-1')!r} is not known", hint="chunked"
+        )
 
 
 def _long_head() -> HttpFault:
