@@ -129,6 +129,7 @@ class ApplicationInfo:
         last_error: why it is Restarting or Failed, or still exists after an `undeploy`; else "".
         args: a command's arguments after its name.
         concurrency: how many messages or requests it handles at the same time.
+        allow_hosts: the hosts that it may send HTTP requests to; empty in a listing.
     """
 
     id: str
@@ -147,6 +148,7 @@ class ApplicationInfo:
     counters: Counters = field(default_factory=Counters)
     args: tuple[str, ...] = ()
     concurrency: int = 1
+    allow_hosts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The data model: frozen records, enumerations and the tables of legal states.
 
 This module defines the terms that all folders share. It does no I/O and imports nothing but
-`errors`.
+`errors` and `allowed_hosts`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from plexspaces_node.allowed_hosts import AllowedHosts
 from plexspaces_node.errors import InvalidArgument
 
 MIB = 1024 * 1024
@@ -176,6 +177,7 @@ class ApplicationSpec:
         concurrency: how many messages a command, or requests an HTTP component, handles at the same
             time; 0 means the default of its kind. Whether an artifact can have arguments or a
             concurrency over one is only known once it has been inspected: see `check_kind`.
+        allow_hosts: the hosts that it may send HTTP requests to, as `AllowedHosts` reads them.
     """
 
     name: str
@@ -186,6 +188,7 @@ class ApplicationSpec:
     env: dict[str, str] = field(default_factory=dict)
     args: tuple[str, ...] = ()
     concurrency: int = 0
+    allow_hosts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -199,6 +202,7 @@ class ApplicationSpec:
                 f"{self.digest!r} is not a SHA-256 digest (64 hexadecimal digits)"
             )
         _check_environment(self.env, self.args)
+        AllowedHosts.parse(self.allow_hosts)
         if not 0 <= self.concurrency <= MAX_CONCURRENCY:
             raise InvalidArgument(
                 f"concurrency must be from 1 to {MAX_CONCURRENCY}, not {self.concurrency}",

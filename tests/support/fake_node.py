@@ -393,4 +393,5 @@ def _application(spec: ApplicationSpec, vm_id: str, upload_ns: int) -> Applicati
         created_unix_ns=1_700_000_000_000_000_000,
         args=spec.args,
         concurrency=spec.concurrency or 1,
+        allow_hosts=spec.allow_hosts,
     )

@@ -85,6 +85,17 @@ class TestFile:
         assert (ran.json["name"], ran.json["digest"]) == ("calc", DIGEST)
         assert ran.json["timings"]["vm_ns"] == 20_000_000
 
+    def test_deploy_when_hosts_are_allowed_then_each_reaches_the_node_and_is_shown(
+        self, plexspaces: Command, fake_node: FakeNode, wasm: Path
+    ) -> None:
+        """What an application may call is seen where everything else of it is."""
+        flags = ("--allow-host", "api.example.com:443", "--allow-host", "*.example.org")
+        assert plexspaces("deploy", "--name", "calc", "--wasm", wasm, *flags).status == 0
+        assert list(fake_node.deploys[0].allow_hosts) == ["api.example.com:443", "*.example.org"]
+        shown = plexspaces("inspect", "calc")
+        assert "  Allowed hosts:  api.example.com:443, *.example.org\n" in shown.text
+        assert plexspaces("inspect", "calc", "--json").json["allow_hosts"] == [flags[1], flags[3]]
+
     @pytest.mark.parametrize("given", [("-l", "--version", "--", "", "two words"), ("--help",)])
     def test_deploy_when_arguments_follow_two_dashes_then_each_reaches_the_node_as_it_is(
         self, plexspaces: Command, fake_node: FakeNode, wasm: Path, given: tuple[str, ...]
@@ -164,6 +175,8 @@ class TestFile:
             (("--env", "1X=y"), "environment variable '1X'", "NAME=VALUE"),
             (("--env", "PLEXSPACES_SENDER=y"), "is set by the platform", "another name"),
             (("--env", "A=" + "y" * 131_072), "exceed the limit of 131072", "into the artifact"),
+            (("--allow-host", "https://a.b"), "'https://a.b' is not a host to", "HOST:PORT"),
+            (("--allow-host", "a.b:0"), "'a.b:0' is not a host", "api.example.com:443"),
             (("--concurrency", "0"), "concurrency must be at least 1, not 0", "omit it"),
             (("--env", "=y"), "environment variable ''", "NAME=VALUE"),
             (("--wasm", "none.wasm"), "there is no file 'none.wasm'", "path of a .wasm file"),

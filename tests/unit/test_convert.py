@@ -62,6 +62,7 @@ APPLICATIONS = st.builds(
     counters=COUNTERS,
     args=st.lists(TEXT, max_size=3).map(tuple),
     concurrency=UINT32,
+    allow_hosts=st.lists(TEXT, max_size=3).map(tuple),
 )
 SPEC = ApplicationSpec(
     name="calc",
@@ -72,6 +73,7 @@ SPEC = ApplicationSpec(
     env={"KEY": "värde"},
     args=("-l", "", "två ord"),
     concurrency=4,
+    allow_hosts=("api.example.com:443", "*.example.com"),
 )
 
 
@@ -81,7 +83,12 @@ def test_listing_when_sent_then_every_field_survives(listing: Listing) -> None:
     """Applications, machines, sizes, timings and counters arrive as they were; what is long not."""
     wire = convert.listing_to_proto(listing).SerializeToString()
     listed = tuple(
-        replace(each, args=(), last_error=cut(each.last_error, convert.LISTED_ERROR_BYTES))
+        replace(
+            each,
+            args=(),
+            allow_hosts=(),
+            last_error=cut(each.last_error, convert.LISTED_ERROR_BYTES),
+        )
         for each in listing.applications
     )
     found = convert.listing_from_proto(pb.ListResponse.FromString(wire))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -46,6 +47,22 @@ def test_next_version_when_it_does_not_say_then_it_keeps(wish: Any, kept: object
     record = next_record(BEFORE, request(**wish), compiled(COMPONENT))
     assert (record.env, record.args, record.concurrency) == kept
     assert (record.id, record.generation) == (BEFORE.id, BEFORE.generation + 1)
+
+
+@pytest.mark.parametrize(
+    ("wish", "kept"),
+    [
+        ((), ("api.example.com",)),
+        (("B.example.com.:0443", "b.example.com:443"), ("b.example.com:443",)),
+        (("none",), ()),
+    ],
+)
+def test_next_version_when_it_names_no_hosts_then_it_keeps_those_before(
+    wish: tuple[str, ...], kept: tuple[str, ...]
+) -> None:
+    """What an application may call stays as it is until somebody says otherwise, or none."""
+    before = replace(BEFORE, allow_hosts=("api.example.com",))
+    assert next_record(before, request(allow_hosts=wish), compiled(ACTOR)).allow_hosts == kept
 
 
 def test_next_version_when_it_is_an_actor_then_what_only_a_command_has_goes() -> None:

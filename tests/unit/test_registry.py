@@ -47,6 +47,7 @@ RECORD = ApplicationRecord(
     timings=None,
     args=("--größe", "", "zwei Worte"),
     concurrency=3,
+    allow_hosts=("api.example.com:443", "[::1]:80"),
 )
 OTHER = replace(RECORD, name="other", id="app-2", request_id="")
 
@@ -568,6 +569,7 @@ class TestMigrations:
             3: "33ca925da4c63cde",
             4: "69db40511b9bffd8",
             5: "f69987b9de212100",
+            6: "6493222b6e9d44d0",
         }
         for number, digest in released.items():
             source = inspect.getsource(MIGRATIONS[number - 1])

@@ -119,6 +119,7 @@ def deploy_to_proto(
         vm_id=vm_id,
         args=spec.args,
         concurrency=spec.concurrency,
+        allow_hosts=spec.allow_hosts,
     )
 
 
@@ -133,6 +134,7 @@ def spec_from_proto(message: pb.DeployRequest, *, default_vm: VmConfig) -> Appli
         env=dict(message.env),
         args=tuple(message.args),
         concurrency=message.concurrency,
+        allow_hosts=tuple(message.allow_hosts),
     )
 
 
@@ -216,6 +218,7 @@ def application_from_proto(message: pb.Application) -> ApplicationInfo:
         args=tuple(message.args),
         # A node that does not say handles one at a time.
         concurrency=message.concurrency or 1,
+        allow_hosts=tuple(message.allow_hosts),
     )
 
 
@@ -232,6 +235,7 @@ def _listed(application: ApplicationInfo) -> pb.Application:
     """Convert an application without its long fields: there may be thousands."""
     message = application_to_proto(application)
     message.ClearField("args")
+    message.ClearField("allow_hosts")
     message.last_error = cut(message.last_error, LISTED_ERROR_BYTES)
     return message
 

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from plexspaces_node.allowed_hosts import AllowedHosts
 from plexspaces_node.api.convert import DEFAULT_VERSION, language_named
 from plexspaces_node.cli.options import (
     Json,
@@ -50,6 +51,25 @@ Concurrency = Annotated[
         help="Messages that a command, or requests that an HTTP component, handles at once; an "
         "actor handles one.",
         show_default=f"its number of vCPUs; {HTTP_CONCURRENCY} for an HTTP component",
+    ),
+]
+AllowHosts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-host",
+        metavar="HOST[:PORT]",
+        help="Host that the application may send HTTP requests to, such as api.example.com:443 or "
+        "*.example.com; repeatable. Without a port: 80 and 443.",
+        show_default="none",
+    ),
+]
+
+Replace = Annotated[
+    bool,
+    typer.Option(
+        "--replace",
+        help="Replace the running version; its state, keys and logs carry over, as do the "
+        "size, variables, arguments, concurrency and allowed hosts that are not given.",
     ),
 ]
 
@@ -94,14 +114,8 @@ def deploy(  # noqa: PLR0913 - a command has a parameter for each of its flags
     version: Annotated[str, typer.Option(help="Application version.")] = DEFAULT_VERSION,
     env: Variables = None,
     concurrency: Concurrency = None,
-    replace_: Annotated[
-        bool,
-        typer.Option(
-            "--replace",
-            help="Replace the running version; its state, keys and logs carry over, as do the "
-            "size, variables, arguments and concurrency that are not given.",
-        ),
-    ] = False,
+    allow_host: AllowHosts = None,
+    replace_: Replace = False,
     node_address: NodeAddress = None,
     as_json: Json = False,
 ) -> None:
@@ -120,7 +134,10 @@ def deploy(  # noqa: PLR0913 - a command has a parameter for each of its flags
         replace=replace_,
         args=arguments_of(ctx),
         concurrency=concurrency,
+        allow_hosts=allow_host or (),
     )
+    # Before a build, which would make the user wait long for a refusal.
+    AllowedHosts.parse(options.allow_hosts)
     address = address_of(node_address)
     project, wasm = _told_apart(project, wasm)
     if project is not None and wasm is None:

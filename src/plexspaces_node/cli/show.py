@@ -128,6 +128,7 @@ def _print_application(application: ApplicationInfo) -> None:
             ("Arguments", shlex.join(application.args) or "none"),
             ("Concurrency", f"{counted(application.concurrency, unit)} at the same time"),
         ]
+    fields.append(("Allowed hosts", ", ".join(application.allow_hosts) or "none"))
     if vm is not None:
         fields += [
             ("VM", f"{vm.id}: {vm.state} ({vm.socket})"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from plexspaces_node.allowed_hosts import AllowedHosts
 from plexspaces_node.api.convert import language_named
 from plexspaces_node.client.connection import DEFAULT_ADDRESS
 from plexspaces_node.client.node import NodeClient
@@ -58,6 +59,12 @@ class ApplicationDeployment:
     def with_concurrency(self, messages: int) -> Self:
         """Let a command, or an HTTP component, handle this many messages at the same time."""
         return self._with(replace(self._options, concurrency=messages))
+
+    def with_allowed_hosts(self, *hosts: str) -> Self:
+        """Let the application send HTTP requests to these hosts, each `HOST` or `HOST:PORT`."""
+        allowed = (*self._options.allow_hosts, *hosts)
+        AllowedHosts.parse(allowed)
+        return self._with(replace(self._options, allow_hosts=allowed))
 
     def with_version(self, version: str) -> Self:
         """Set the version of the application."""

@@ -52,9 +52,11 @@ class DeployOptions:
         request_id: of an earlier deploy whose end was not seen, to be given its answer if it was
             done; "" for a deploy of its own.
         replace: an application of the name is replaced and keeps its state, its keys and values
-            and its log; also its size, its environment, its arguments and its concurrency where
-            this names none.
+            and its log; also its size, its environment, its arguments, its concurrency and its
+            allowed hosts where this names none.
         args: a command's arguments after its name, the same for every message.
+        allow_hosts: the hosts that the application may send HTTP requests to, each `HOST` or
+            `HOST:PORT`; "none" alone takes away those of the version that is replaced.
         concurrency: how many messages a command, or requests an HTTP component, handles at the same
             time. None means as many as its VM has vCPUs, for an HTTP component 100.
     """
@@ -69,6 +71,7 @@ class DeployOptions:
     replace: bool = False
     args: Sequence[str] = ()
     concurrency: int | None = None
+    allow_hosts: Sequence[str] = ()
 
 
 def spec_of(name: str, wish: DeployOptions) -> ApplicationSpec:
@@ -86,6 +89,7 @@ def spec_of(name: str, wish: DeployOptions) -> ApplicationSpec:
         env=dict(wish.env),
         args=tuple(wish.args),
         concurrency=wish.concurrency or 0,
+        allow_hosts=tuple(wish.allow_hosts),
     )
 
 

@@ -176,6 +176,7 @@ class Application(_message.Message):
     COUNTERS_FIELD_NUMBER: _builtins.int
     ARGS_FIELD_NUMBER: _builtins.int
     CONCURRENCY_FIELD_NUMBER: _builtins.int
+    ALLOW_HOSTS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     name: _builtins.str
     version: _builtins.str
@@ -210,6 +211,10 @@ class Application(_message.Message):
     def args(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """A command's arguments after its name."""
 
+    @_builtins.property
+    def allow_hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The hosts that it may send HTTP requests to; left out of a List."""
+
     def __init__(
         self,
         *,
@@ -229,10 +234,11 @@ class Application(_message.Message):
         counters: Global___Counters | None = ...,
         args: _abc.Iterable[_builtins.str] | None = ...,
         concurrency: _builtins.int = ...,
+        allow_hosts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "counters", b"counters", "timings", b"timings", "vm", b"vm"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "concurrency", b"concurrency", "config", b"config", "counters", b"counters", "created_unix_ns", b"created_unix_ns", "digest", b"digest", "id", b"id", "kind", b"kind", "language", b"language", "last_error", b"last_error", "name", b"name", "restarts", b"restarts", "state", b"state", "timings", b"timings", "version", b"version", "vm", b"vm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_hosts", b"allow_hosts", "args", b"args", "concurrency", b"concurrency", "config", b"config", "counters", b"counters", "created_unix_ns", b"created_unix_ns", "digest", b"digest", "id", b"id", "kind", b"kind", "language", b"language", "last_error", b"last_error", "name", b"name", "restarts", b"restarts", "state", b"state", "timings", b"timings", "version", b"version", "vm", b"vm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -482,6 +488,7 @@ class DeployRequest(_message.Message):
     REPLACE_FIELD_NUMBER: _builtins.int
     ARGS_FIELD_NUMBER: _builtins.int
     CONCURRENCY_FIELD_NUMBER: _builtins.int
+    ALLOW_HOSTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     digest: _builtins.str
     version: _builtins.str
@@ -504,8 +511,8 @@ class DeployRequest(_message.Message):
 
     replace: _builtins.bool
     """Replace the application of this name: stop it cleanly and start the new artifact with its last
-    snapshot, its keys and values and its log. It keeps its size, environment, arguments and
-    concurrency unless this message sets them. If the new version does not start, the old one is
+    snapshot, its keys and values and its log. It keeps its size, environment, arguments,
+    concurrency and allowed hosts unless this message sets them. If the new version does not start, the old one is
     restored; keys and values that the new one wrote before it failed stay. Without an application
     of this name, this has no effect.
     """
@@ -524,6 +531,13 @@ class DeployRequest(_message.Message):
     def args(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """A command's arguments after its name, the same for every message. Refused for an actor."""
 
+    @_builtins.property
+    def allow_hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The hosts that the application may send HTTP requests to, each HOST or HOST:PORT; without a port
+        80 and 443 are allowed. `*.HOST` is for all subdomains. An address that is not public has to be
+        named as an address, also if a name leads to it. Empty, or "none" alone: no host.
+        """
+
     def __init__(
         self,
         *,
@@ -539,10 +553,11 @@ class DeployRequest(_message.Message):
         replace: _builtins.bool = ...,
         args: _abc.Iterable[_builtins.str] | None = ...,
         concurrency: _builtins.int = ...,
+        allow_hosts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "concurrency", b"concurrency", "config", b"config", "digest", b"digest", "env", b"env", "language", b"language", "name", b"name", "replace", b"replace", "request_id", b"request_id", "upload_ns", b"upload_ns", "version", b"version", "vm_id", b"vm_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_hosts", b"allow_hosts", "args", b"args", "concurrency", b"concurrency", "config", b"config", "digest", b"digest", "env", b"env", "language", b"language", "name", b"name", "replace", b"replace", "request_id", b"request_id", "upload_ns", b"upload_ns", "version", b"version", "vm_id", b"vm_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -32,4 +32,5 @@ async def describe(supervisor: Supervisor) -> ApplicationInfo:
         ),
         args=record.args,
         concurrency=record.at_once,
+        allow_hosts=record.allow_hosts,
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from time import time_ns
 from uuid import uuid4
 
+from plexspaces_node.allowed_hosts import AllowedHosts
 from plexspaces_node.artifact_inspection import check_memory
 from plexspaces_node.model import ApplicationSpec, ArtifactKind, PhaseTimings
 from plexspaces_node.node.artifacts.report import ArtifactReport, check_language
@@ -67,6 +68,7 @@ def record_of(request: DeployRequest, compiled: Compiled) -> ApplicationRecord:
         created_ns=time_ns(),
         args=spec.args,
         concurrency=spec.concurrency,
+        allow_hosts=AllowedHosts.parse(spec.allow_hosts).texts,
     )
 
 
@@ -75,8 +77,8 @@ def next_record(
 ) -> ApplicationRecord:
     """Return the record of an application's next version; raises as `record_of` does.
 
-    It keeps its environment unless the request sets one, and as a command its arguments and its
-    concurrency.
+    It keeps its environment and its allowed hosts unless the request sets some, and as a command
+    its arguments and its concurrency.
     """
     asked = request.spec
     is_command = compiled.report.kind is not ArtifactKind.ACTOR
@@ -85,6 +87,7 @@ def next_record(
         asked,
         env=asked.env or dict(before.env),
         args=asked.args or (before.args if is_command else ()),
+        allow_hosts=asked.allow_hosts or before.allow_hosts,
         concurrency=asked.concurrency or (before.concurrency if is_command else 0),
     )
     record = record_of(replace(request, spec=spec), compiled)

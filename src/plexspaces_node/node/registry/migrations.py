@@ -181,12 +181,17 @@ def _rows_by_number(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE TABLE removed (application INTEGER PRIMARY KEY) STRICT")
 
 
+def _allowed_hosts(connection: sqlite3.Connection) -> None:
+    connection.execute("ALTER TABLE applications ADD COLUMN allow_hosts TEXT NOT NULL DEFAULT '[]'")
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     _applications,
     _state,
     _commands,
     _states_in_parts,
     _rows_by_number,
+    _allowed_hosts,
 )
 """Step N of the schema is element N-1; append only."""
 

@@ -27,6 +27,7 @@ from typing import Any
 
 import msgspec
 
+from plexspaces_node.allowed_hosts import AllowedHosts
 from plexspaces_node.errors import (
     AlreadyExists,
     InvalidArgument,
@@ -77,6 +78,7 @@ class ApplicationRecord:
         generation: 0 until the deploy is done, which raises it, as every change of `desired` does.
         request_id: of the deploy that created it, or ""; unique otherwise.
         timings: of the deploy; None until they are known.
+        allow_hosts: in the form of `AllowedHosts.texts`.
         fault: why the row cannot be read, "" for one that can. What could not be read is then a
             placeholder, and all that can be done with the application is to remove it.
     """
@@ -96,6 +98,7 @@ class ApplicationRecord:
     timings: PhaseTimings | None = None
     args: tuple[str, ...] = field(default=(), repr=False)
     concurrency: int = 0
+    allow_hosts: tuple[str, ...] = ()
     fault: str = ""
 
     @property
@@ -300,7 +303,7 @@ class Registry:
 
 _COLUMNS = (
     "name, id, version, language, kind, digest, vcpus, memory_mib, env, desired, generation,"
-    " request_id, created_ns, timings, args, concurrency"
+    " request_id, created_ns, timings, args, concurrency, allow_hosts"
 )
 _PLACES = ", ".join("?" * len(_COLUMNS.split(",")))
 
@@ -354,6 +357,7 @@ def _row(record: ApplicationRecord) -> tuple[Any, ...]:
         None if record.timings is None else _json(record.timings),
         _json(record.args),
         record.concurrency,
+        _json(record.allow_hosts),
     )
 
 
@@ -378,7 +382,7 @@ def _list(connection: sqlite3.Connection) -> list[ApplicationRecord]:
 
 def _record(row: tuple[Any, ...]) -> ApplicationRecord:
     name, id_, version, language, kind, digest, vcpus, memory_mib, env, desired, *rest = row
-    generation, request_id, created_ns, timings, args, concurrency = rest
+    generation, request_id, created_ns, timings, args, concurrency, allow_hosts = rest
     bare = ApplicationRecord(
         name=name,
         id=id_,
@@ -405,6 +409,9 @@ def _record(row: tuple[Any, ...]) -> ApplicationRecord:
             timings=None if timings is None else msgspec.json.decode(timings, type=PhaseTimings),
             args=msgspec.json.decode(args, type=tuple[str, ...]),
             concurrency=concurrency,
+            allow_hosts=AllowedHosts.parse(
+                msgspec.json.decode(allow_hosts, type=tuple[str, ...])
+            ).texts,
         )
     except (ValueError, InvalidArgument) as error:
         # A newer version may have written it, and will read it again.
