@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -27,6 +28,7 @@ from plexspaces_node.model import MIB
 from plexspaces_node.node.machines.agent_client import AgentClient
 from plexspaces_node.node.machines.machine import SwitchedHostCalls
 from plexspaces_node.programs import agent_program
+from plexspaces_node.tasks import called_back
 
 if TYPE_CHECKING:
     from support.peer import Peer
@@ -92,10 +94,12 @@ async def _link(code: Path) -> Row:
             ):
                 bare.connect(str(path))
 
+                send = partial(
+                    agent.post, sender="", msg_type="e", payload=PAYLOAD, timeout_ns=_TIMEOUT_NS
+                )
+
                 async def product() -> object:
-                    return await agent.invoke(
-                        sender="", msg_type="e", payload=PAYLOAD, timeout_ns=_TIMEOUT_NS
-                    )
+                    return await called_back(send)
 
                 async def floor() -> object:
                     bare.sendall(PAYLOAD)

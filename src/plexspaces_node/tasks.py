@@ -1,12 +1,39 @@
-"""Small helpers for asyncio tasks: run to the end, end, and run in the background."""
+"""Small helpers for asyncio: tasks to their end or in the background, and waiting for callbacks."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 _T = TypeVar("_T")
+
+Leave: TypeAlias = Callable[[], None]
+"""Says that a callback shall not be called any more. Idempotent; does nothing after the call."""
+
+
+async def called_back(begin: Callable[[Callable[[_T | Exception], None]], Leave]) -> _T:
+    """Begin something that calls back once, and wait for that; raises the error it calls back with.
+
+    Also raises what `begin` raises. A caller that is cancelled leaves.
+    """
+    called: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+
+    def done(result: _T | Exception) -> None:
+        # One whose wait was cancelled has not left yet.
+        if called.done():
+            return
+        if isinstance(result, Exception):
+            called.set_exception(result)
+        else:
+            called.set_result(result)
+
+    leave = begin(done)
+    try:
+        return await called
+    except asyncio.CancelledError:
+        leave()
+        raise
 
 
 async def finished(work: Coroutine[Any, Any, _T]) -> _T:

@@ -25,6 +25,7 @@ from support.firecracker import ELF_HEAD, FakeFirecrackerHarness
 from support.machines import SMALL, Harness, ProcessHarness
 from support.patience import patient
 from support.qemu import FakeQemuHarness, hello_in_hex, leave_unread
+from support.sending import reply_of
 from support.small_disk import run_on_small_disk
 
 from plexspaces_node.errors import DeadlineExceeded, PlexSpacesError, Unavailable, VmStartFailed
@@ -535,9 +536,7 @@ class TestRunning:
         """The message fails by its deadline, and the machine counts as ended."""
         async with running(vmm, well(vmm)) as machine, asyncio.timeout(BOUND_S):
             with pytest.raises(DeadlineExceeded, match="no sign of life"):
-                await machine.agent.invoke(
-                    sender="test", msg_type="m", payload=b"", timeout_ns=100_000_000
-                )
+                await reply_of(machine.agent, timeout_ns=100_000_000)
             assert (await machine.wait()).reason == "the agent did not answer"
 
     async def test_frozen_vmm_is_found_out_and_ends_in_time(self, any_level: Harness) -> None:
@@ -545,9 +544,7 @@ class TestRunning:
         async with running(any_level, well(any_level)) as machine:
             os.kill(pid_of(machine), signal.SIGSTOP)
             with pytest.raises(DeadlineExceeded):
-                await machine.agent.invoke(
-                    sender="test", msg_type="m", payload=b"", timeout_ns=100_000_000
-                )
+                await reply_of(machine.agent, timeout_ns=100_000_000)
             async with asyncio.timeout(BOUND_S):
                 await machine.wait()
 

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 import pytest
 from support.feeding import feed
+from support.sending import reply_of
 
 from plexspaces_node.errors import DeadlineExceeded
 from plexspaces_node.info import LogLine
@@ -133,10 +134,9 @@ class Case:
 
     def invoke(self, timeout_s: float, payload: bytes = b"") -> asyncio.Task[Answered]:
         """Send a message."""
+        timeout_ns = int(timeout_s * SECOND_NS)
         return asyncio.create_task(
-            self.client.invoke(
-                sender="s", msg_type="m", payload=payload, timeout_ns=int(timeout_s * SECOND_NS)
-            )
+            reply_of(self.client, sender="s", msg_type="m", payload=payload, timeout_ns=timeout_ns)
         )
 
     async def take(self, *, pause_s: float = 0.0) -> link.NodeFrame:

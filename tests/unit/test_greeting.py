@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.feeding import feed
 from support.link_case import Host
+from support.sending import reply_of
 from support.standin import hello
 
 from plexspaces_node.errors import WrongState
@@ -162,9 +163,7 @@ async def test_agent_that_dials_again_takes_the_place_of_before(
     again.write(hello("vm-1"))
     await welcomed(second)
     assert await first.read() == b""
-    waiting = asyncio.create_task(
-        client.invoke(sender="", msg_type="m", payload=b"", timeout_ns=10**10)
-    )
+    waiting = asyncio.create_task(reply_of(client))
     assert await second.read(1) != b""
     waiting.cancel()
     for one in (writer, again):

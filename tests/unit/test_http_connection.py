@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from plexspaces_node.node.http.problem import HttpFault, of_error
 from plexspaces_node.node.http.reader import SLICE_BYTES
 from plexspaces_node.node.http.server import HttpServer
 from plexspaces_node.node.machines.in_flight import InFlight
+from plexspaces_node.tasks import Leave
 
 GET = b"GET /x HTTP/1.1\r\nhost: a\r\n\r\n"
 
@@ -72,6 +73,10 @@ class Waiting:
         del request
         return 1 << 20
 
+    def post(self, request: Request, done: Callable[[Response], None]) -> Leave | None:
+        del request, done
+        return None
+
     async def answer(self, request: Request) -> Response:
         self.asked.append(request)
         self.begun.set()
@@ -96,8 +101,8 @@ class Waiting:
 class Held:
     """A server with one connection."""
 
-    def __init__(self, reply: bytes = b"reply") -> None:
-        self.handler = Waiting(reply)
+    def __init__(self, reply: bytes = b"reply", *, handler: Waiting | None = None) -> None:
+        self.handler = handler or Waiting(reply)
         self.in_flight = InFlight(1 << 20)
         self.server = HttpServer(self.handler, in_flight=self.in_flight, most_connections=8)
         self.transport = Transport()
@@ -236,3 +241,108 @@ async def test_refused_head_request_gets_no_body(held: Held) -> None:
     assert held.transport.written.startswith(b"HTTP/1.1 400 ")
     assert held.transport.written.endswith(b"\r\n\r\n<eof>")
     held.connection.abort()
+
+
+class Posting(Waiting):
+    """A handler whose requests are all messages.
+
+    Attributes:
+        waiting: what is called with the response to each request that still waits.
+        left: how many were left.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: list[Callable[[Response], None]] = []
+        self.left = 0
+
+    def post(self, request: Request, done: Callable[[Response], None]) -> Leave:
+        self.asked.append(request)
+        self.waiting.append(done)
+
+        def leave() -> None:
+            self.waiting.remove(done)
+            self.left += 1
+
+        return leave
+
+    def respond(self, response: Response) -> None:
+        """Answer the oldest request."""
+        self.waiting.pop(0)(response)
+
+
+@pytest.fixture
+async def posting() -> AsyncIterator[tuple[Held, Posting]]:
+    handler = Posting()
+    held = Held(handler=handler)
+    yield held, handler
+    await held.server.drain(0)
+
+
+async def test_messages_are_answered_in_order_without_a_task(
+    posting: tuple[Held, Posting],
+) -> None:
+    """One after the other, each in the step in which its reply comes."""
+    held, handler = posting
+    before = asyncio.all_tasks()
+    held.connection.data_received(GET * 3)
+    for number in range(3):
+        assert len(handler.asked) == number + 1
+        handler.respond(Response(200, [], b"<%d>" % number))
+    assert held.transport.written.count(b"HTTP/1.1 200 ") == 3
+    assert [held.transport.written.index(b"<%d>" % number) for number in range(3)] == sorted(
+        held.transport.written.index(b"<%d>" % number) for number in range(3)
+    )
+    assert asyncio.all_tasks() == before
+
+
+async def test_client_that_leaves_takes_its_message_with_it(
+    posting: tuple[Held, Posting],
+) -> None:
+    """Once, and what was in line is not begun; the connection is gone at once."""
+    held, handler = posting
+    held.connection.data_received(GET * 3)
+    held.connection.eof_received()
+    await held.server.drain(60)
+    assert (handler.left, handler.waiting, len(handler.asked)) == (1, [], 1)
+    assert (held.transport.written, held.transport.is_closed) == (b"", True)
+
+
+async def test_drain_lets_a_message_finish(posting: tuple[Held, Posting]) -> None:
+    """Its reply says that it is the last one."""
+    held, handler = posting
+    held.connection.data_received(GET * 2)
+    draining = asyncio.create_task(held.server.drain(60))
+    await asyncio.sleep(0)
+    handler.respond(Response(200, [], b"reply"))
+    await draining
+    assert len(handler.asked) == 1
+    assert b"connection: close" in held.transport.written
+
+
+async def test_long_reply_to_a_message_is_written_by_a_task(
+    posting: tuple[Held, Posting],
+) -> None:
+    """It counts until the client has read it, and the next request waits for that."""
+    held, handler = posting
+    held.connection.pause_writing()
+    held.connection.data_received(GET * 2)
+    handler.respond(Response(200, [], b"x" * (1 << 19)))
+    await asyncio.sleep(0)
+    assert (held.in_flight.bytes, len(handler.asked)) == (1 << 19, 1)
+    held.connection.resume_writing()
+    async with asyncio.timeout(30):
+        while len(handler.asked) < 2:
+            await asyncio.sleep(0)
+    assert held.in_flight.bytes == 0
+
+
+async def test_reply_that_cannot_be_written_ends_its_connection_alone(
+    posting: tuple[Held, Posting], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A defect here must not reach the link that the reply came by."""
+    held, handler = posting
+    held.connection.data_received(GET)
+    handler.respond(Response(1, [], b"no such status"))
+    assert held.transport.is_closed
+    assert [record.message for record in caplog.records] == ["internal error in an HTTP connection"]

@@ -16,7 +16,9 @@ from plexspaces_node.node.applications.tally import Tally
 from plexspaces_node.node.machines.agent_client import IN_FLIGHT_BYTES
 from plexspaces_node.node.machines.in_flight import InFlight
 from plexspaces_node.node.machines.machine import AgentLimits
+from plexspaces_node.node.machines.pending import Done
 from plexspaces_node.settings import LimitsSection
+from plexspaces_node.tasks import Leave
 
 SECOND_NS = 1_000_000_000
 MINUTE_NS = 60 * SECOND_NS
@@ -25,27 +27,32 @@ pytestmark = pytest.mark.virtual_time
 
 
 class Agent:
-    """Takes messages, and answers what a test does not tell it to keep."""
+    """Takes messages and answers them soon.
+
+    Attributes:
+        got: the types of messages, with their timeouts.
+        left: the types of those whose senders left.
+    """
 
     def __init__(self) -> None:
         self.got: list[tuple[str, int]] = []
+        self.left: list[str] = []
         self.error: PlexSpacesError | None = None
 
-    async def invoke(
-        self, *, sender: str, msg_type: str, payload: bytes, timeout_ns: int
-    ) -> tuple[link.Reply, bytes]:
-        future = self.post(sender=sender, msg_type=msg_type, payload=payload, timeout_ns=timeout_ns)
-        return await future
-
     def post(
-        self, *, sender: str, msg_type: str, payload: bytes, timeout_ns: int
-    ) -> asyncio.Future[tuple[link.Reply, bytes]]:
+        self, done: Done, *, sender: str, msg_type: str, payload: bytes, timeout_ns: int
+    ) -> Leave:
         if self.error is not None:
             raise self.error
         self.got.append((msg_type, timeout_ns))
-        future = asyncio.get_running_loop().create_future()
-        future.set_result((link.Reply(compute_ns=1), payload))
-        return future
+        answer = link.Reply(compute_ns=1), payload
+        answering = asyncio.get_running_loop().call_soon(done, answer)
+
+        def leave() -> None:
+            answering.cancel()
+            self.left.append(msg_type)
+
+        return leave
 
 
 class World:
@@ -155,16 +162,36 @@ async def test_more_than_the_mailbox_does_not_wait(world: World) -> None:
 
 
 async def test_sender_that_leaves_ends_the_wait(world: World) -> None:
-    """The message is not sent; those behind it are."""
+    """The message is not sent, or taken back if its turn has just come; those behind it are."""
     first, second, third = await world.waiting("1", "2", "3")
     first.cancel()
+    await asyncio.sleep(0)
     world.intake.open(world.agent)
-    # Its turn has come, and it leaves all the same.
     second.cancel()
     await third
-    assert world.order() == ["3"]
+    assert (world.order(), world.agent.left) == (["2", "3"], ["2"])
     assert (first.cancelled(), second.cancelled()) == (True, True)
     assert (world.in_flight.bytes, world.intake.agent) == (0, world.agent)
+
+
+async def test_sender_that_leaves_in_the_step_of_its_turn_sends_nothing(world: World) -> None:
+    """Also where it says so itself, and is called back for nothing."""
+    answers: list[object] = []
+    leave = world.messages.post("app", "1", b"12", MINUTE_NS, answers.append)
+    world.intake.open(world.agent)
+    leave()
+    await world.send("2")
+    assert (world.order(), answers, world.tally.failures) == (["2"], [], 0)
+    assert (world.in_flight.bytes, world.intake.agent) == (0, world.agent)
+
+
+async def test_reply_that_comes_as_its_sender_is_cancelled_is_counted(world: World) -> None:
+    """The message was handled, whoever still waits for it."""
+    world.intake.open(world.agent)
+    [sent] = await world.waiting("1")
+    asyncio.get_running_loop().call_soon(sent.cancel)
+    await asyncio.gather(sent, return_exceptions=True)
+    assert (sent.cancelled(), world.tally.messages) == (True, 1)
 
 
 async def test_application_that_stops_ends_the_wait_at_once(world: World) -> None:

@@ -225,7 +225,7 @@ def test_reply_when_its_sender_left_then_it_is_in_flight_until_it_comes_and_coun
 
 
 def test_reply_when_it_comes_as_its_sender_leaves_then_the_agent_has_answered(run: Run) -> None:
-    """Neither waits for the other in the moment between."""
+    """Neither waits for the other in the moment between; the sender was called, and counts it."""
 
     async def case(it: Case) -> None:
         left = it.invoke(60.0)
@@ -239,7 +239,7 @@ def test_reply_when_it_comes_as_its_sender_leaves_then_the_agent_has_answered(ru
         await asyncio.gather(left, return_exceptions=True)
         await it.client.idle()
         assert it.client.in_flight == 0
-        assert len(it.host.unclaimed_replies) == 1
+        assert it.host.unclaimed_replies == []
 
     run(case)
 
@@ -360,5 +360,24 @@ def test_reply_behind_more_than_the_node_reads_at_once_is_no_silence(run: Run) -
         await asyncio.gather(it.say(flood + reply), waiting)
         assert it.loop.time() > 0.1 + 2 * SILENCE_S
         assert len(it.host.lines) == 15_000
+
+    run(case)
+
+
+def test_reply_that_is_not_taken_breaks_no_link(run: Run) -> None:
+    """A defect of whoever waits for one message is no matter of the others."""
+
+    async def case(it: Case) -> None:
+        told: list[object] = []
+        it.loop.set_exception_handler(lambda _, context: told.append(context["exception"]))
+
+        def fail(_: object) -> None:
+            raise ValueError("a defect")
+
+        it.client.post(fail, sender="", msg_type="m", payload=b"", timeout_ns=SECOND_NS)
+        first, waiting = await it.take(), it.invoke(1.0)
+        await it.say(it.reply(first) + it.reply(await it.take(), b"second"))
+        assert (await waiting)[1] == b"second"
+        assert [str(error) for error in told] == ["a defect"]
 
     run(case)

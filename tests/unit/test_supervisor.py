@@ -14,6 +14,7 @@ import pytest
 from support.fake_driver import FakeDriver, FakeVm
 from support.patience import patient
 from support.records import record_of
+from support.sending import reply_of
 from support.standin import frames
 
 from plexspaces_node.errors import (
@@ -329,9 +330,7 @@ async def test_stop_when_a_message_runs_on_beyond_the_grace_then_the_application
 ) -> None:
     """What it changed before that message is not lost unless somebody says so; then it is told."""
     await world.supervisor.start()
-    busy = asyncio.ensure_future(
-        world.taking().invoke(sender="", msg_type="", payload=b"", timeout_ns=60_000_000_000)
-    )
+    busy = asyncio.ensure_future(reply_of(world.taking()))
     await asyncio.sleep(0)
     with pytest.raises(
         StopRefused, match=r"keeps running.*after the grace period of 0 s"
@@ -477,12 +476,13 @@ async def test_machine_that_ends_because_a_long_state_is_the_nodes_counts_for_no
     await world.supervisor.start()
     for number in range(1, 30):
         agent = world.taking()
-        message = agent.post(sender="", msg_type="", payload=LEAVE, timeout_ns=60_000_000_000)
+        message = asyncio.ensure_future(reply_of(agent, payload=LEAVE))
         while not agent.left:
             await asyncio.sleep(0)
         world.driver.crash(world.driver.live[0])
         await world.reach(RUNNING, restarts=number)
-        assert isinstance(message.exception(), Unavailable)
+        with pytest.raises(Unavailable):
+            await message
     assert world.supervisor.state is RUNNING
     assert max(world.waits) < 1.0
 
@@ -501,7 +501,7 @@ async def test_machine_whose_agent_is_deaf_is_ended_at_once(
     monkeypatch.setattr(FakeVm, "stop", stopped)
     await world.supervisor.start()
     with pytest.raises(DeadlineExceeded, match="no sign of life"):
-        await world.taking().invoke(sender="", msg_type="m", payload=b"", timeout_ns=1000)
+        await reply_of(world.taking(), timeout_ns=1000)
     await world.reach(RUNNING, restarts=1)
     assert graces[0] == 0
     graces.clear()

@@ -16,6 +16,7 @@ from plexspaces_node.model import MIB
 from plexspaces_node.node.applications.task_scope import shutting_down
 from plexspaces_node.node.machines.agent_client import IN_FLIGHT_BYTES, AgentClient
 from plexspaces_node.node.machines.machine import AgentLimits
+from plexspaces_node.tasks import Leave
 
 HOLD_S = 10.0
 """How long a message waits for its application at most. Replacing a microVM takes 1 to 6 s."""
@@ -102,6 +103,23 @@ class Intake:
         finally:
             self.leave(place)
 
+    def post(
+        self,
+        send: Callable[[AgentClient], Leave],
+        failed: Callable[[PlexSpacesError], None],
+        *,
+        size: int,
+        timeout_ns: int,
+    ) -> Leave:
+        """Call `send` with the agent, now or in the message's turn, or `failed` if that is never.
+
+        The returned function takes the message out of the line, or out of the agent's hands. Raises
+        what `join` and `send` raise; later, `failed` gets that.
+        """
+        if self.agent is not None:
+            return send(self.agent)
+        return _Waiting(self, self.join(size, timeout_ns), send, failed).leave
+
     def join(self, size: int, timeout_ns: int) -> Place:
         """Put a message of `size` bytes in line; `leave` must follow when its turn is done.
 
@@ -163,3 +181,39 @@ class Intake:
     def _fail_all(self) -> None:
         for turn in self._line:
             self._fail(turn)
+
+
+class _Waiting:
+    """A message in line that nobody awaits: it is sent in its turn."""
+
+    def __init__(
+        self,
+        intake: Intake,
+        place: Place,
+        send: Callable[[AgentClient], Leave],
+        failed: Callable[[PlexSpacesError], None],
+    ) -> None:
+        self._intake = intake
+        self._place = place
+        self._send = send
+        self._failed = failed
+        self._sent: Leave | None = None
+        self._has_left = False
+        place.turn.add_done_callback(self._its_turn)
+
+    def leave(self) -> None:
+        if self._sent is not None:
+            self._sent()
+        else:
+            # Its turn may have come already, with the call of it still to follow.
+            self._has_left = True
+            self._place.turn.cancel()
+
+    def _its_turn(self, turn: Turn) -> None:
+        self._intake.leave(self._place)
+        if self._has_left:
+            return
+        try:
+            self._sent = self._send(turn.result())
+        except PlexSpacesError as error:
+            self._failed(error)

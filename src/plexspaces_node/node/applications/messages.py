@@ -1,24 +1,26 @@
 """Messages to applications: from clients, and from one application to another.
 
-`invoke` looks an application up and calls its agent: no disk, no lock, no task. If it has no agent
+`post` looks an application up and calls its agent: no disk, no lock, no task. If it has no agent
 that takes messages, the message waits: see `intake`. This module has the limits of a message, its
 counters, and who waits for whom.
 """
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable
+from functools import partial
 from time import perf_counter_ns
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from plexspaces_node.errors import ActorError, ActorFailed, InvalidArgument, PlexSpacesError
 from plexspaces_node.info import MessageTimings
 from plexspaces_node.link import frames as link
-from plexspaces_node.node.applications.intake import Turn
 from plexspaces_node.node.applications.roster import Roster
+from plexspaces_node.node.applications.tally import Tally
 from plexspaces_node.node.machines.agent_client import AgentClient, plausible_ns
 from plexspaces_node.node.machines.pending import Answered
 from plexspaces_node.settings import LimitsSection
+from plexspaces_node.tasks import Leave, called_back
 
 
 class Outcome(NamedTuple):
@@ -30,6 +32,10 @@ class Outcome(NamedTuple):
     payload: link.Body
     failure: ActorError | None
     timings: MessageTimings
+
+
+Done: TypeAlias = Callable[[Outcome | PlexSpacesError], None]
+"""Called once, on the event loop, with the outcome of a message or with why there is none."""
 
 
 class Messages:
@@ -45,36 +51,57 @@ class Messages:
     async def invoke(
         self, name: str, msg_type: str, payload: link.Body, timeout_ns: int, *, sender: str = ""
     ) -> Outcome:
-        """Send a message and wait for the reply.
+        """Send a message and wait for the reply; raises every error that `post` has."""
+        return await called_back(
+            partial(self.post, name, msg_type, payload, timeout_ns, sender=sender)
+        )
 
-        The time that it waits for its application is part of its timeout, and counted as queue.
-        Raises `NotFound`, `WrongState`, `Unavailable`, `ResourceExhausted`, `InvalidArgument` for a
-        message over a limit, `DeadlineExceeded`. An application's own failure is in the outcome.
+    def post(  # noqa: PLR0913 - a message, and who waits for it
+        self,
+        name: str,
+        msg_type: str,
+        payload: link.Body,
+        timeout_ns: int,
+        done: Done,
+        *,
+        sender: str = "",
+    ) -> Leave:
+        """Send a message; `done` is called with its outcome, or an error, once there is one.
+
+        Never before this returns, nor after the returned function was called. The time that it
+        waits for its application is part of its timeout, and counted as queue. Raises `NotFound`,
+        `WrongState`, `Unavailable`, `ResourceExhausted`, and `InvalidArgument` for a message over a
+        limit; later errors are these, `DeadlineExceeded` and those of the platform in the agent. An
+        application's own failure is in the outcome.
         """
-        begin = perf_counter_ns()
+        begin_ns = perf_counter_ns()
         supervisor = self._roster.named(name)
         self._check_message(msg_type, payload, timeout_ns)
-        waited_ns = 0
-        try:
-            agent = supervisor.intake.agent
-            if agent is None:
-                agent = await supervisor.intake.turn(len(payload), timeout_ns)
-                waited_ns = perf_counter_ns() - begin
-                timeout_ns = max(1, timeout_ns - waited_ns)
-            reply, body = await agent.invoke(
-                sender=sender, msg_type=msg_type, payload=payload, timeout_ns=timeout_ns
+        tally, waited_ns = supervisor.tally, 0
+
+        def send(agent: AgentClient) -> Leave:
+            nonlocal waited_ns
+            waited_ns = perf_counter_ns() - begin_ns
+            return agent.post(
+                answered,
+                sender=sender,
+                msg_type=msg_type,
+                payload=payload,
+                timeout_ns=max(1, timeout_ns - waited_ns),
             )
+
+        def answered(answer: Answered | PlexSpacesError) -> None:
+            if isinstance(answer, PlexSpacesError):
+                tally.failures += 1
+                done(answer)
+            else:
+                done(_outcome(answer, perf_counter_ns() - begin_ns, waited_ns, tally))
+
+        try:
+            return supervisor.intake.post(send, answered, size=len(payload), timeout_ns=timeout_ns)
         except PlexSpacesError:
-            supervisor.tally.failures += 1
+            tally.failures += 1
             raise
-        timings = _timings(reply, perf_counter_ns() - begin, waited_ns)
-        failure = link.error_of(reply.failure) if reply.HasField("failure") else None
-        supervisor.tally.add(
-            total_ns=timings.total_ns, compute_ns=timings.compute_ns, failed=failure is not None
-        )
-        if isinstance(failure, PlexSpacesError):
-            raise failure
-        return Outcome(body, failure, timings)
 
     async def ask(self, sender: str, request: link.Ask, payload: link.Body) -> link.Body:
         """Pass an actor's message on and return the reply; see `actor_host.Router`."""
@@ -104,43 +131,27 @@ class Messages:
         target = self._roster.named(request.to)
         timeout_ns = int(self._limits.message_timeout_s * 1e9)
         self._check_message(request.type, payload, timeout_ns)
-        begin, intake = perf_counter_ns(), target.intake
+        begin_ns = perf_counter_ns()
 
-        def post(agent: AgentClient) -> None:
-            left_ns = max(1, timeout_ns - (perf_counter_ns() - begin))
-            agent.post(
-                sender=sender, msg_type=request.type, payload=payload, timeout_ns=left_ns
-            ).add_done_callback(settled)
+        def send(agent: AgentClient) -> Leave:
+            left_ns = max(1, timeout_ns - (perf_counter_ns() - begin_ns))
+            return agent.post(
+                settled, sender=sender, msg_type=request.type, payload=payload, timeout_ns=left_ns
+            )
 
-        def settled(reply: asyncio.Future[Answered]) -> None:
-            if reply.cancelled() or self._closed:
+        def settled(answer: Answered | PlexSpacesError) -> None:
+            if self._closed:
                 return
-            if error := reply.exception():
-                ended(None, str(error))
+            if isinstance(answer, PlexSpacesError):
+                reply, why = None, str(answer)
             else:
-                answer, _ = reply.result()
-                ended(answer, answer.failure.message)
-
-        def ended(answer: link.Reply | None, why: str) -> None:
-            target.tally.add_unclaimed(answer, perf_counter_ns() - begin)
+                reply, why = answer[0], answer[0].failure.message
+            target.tally.add_unclaimed(reply, perf_counter_ns() - begin_ns)
             if why:
                 # Nobody waits for it, so the failure can only be seen in the log.
                 target.journal.note("warn", f"a message from {sender!r}: {why}")
 
-        if (agent := intake.agent) is not None:
-            post(agent)
-            return
-        place = intake.join(len(payload), timeout_ns)
-
-        def its_turn(turn: Turn) -> None:
-            intake.leave(place)
-            try:
-                post(turn.result())
-            except PlexSpacesError as error:
-                if not self._closed:
-                    ended(None, str(error))
-
-        place.turn.add_done_callback(its_turn)
+        target.intake.post(send, settled, size=len(payload), timeout_ns=timeout_ns)
 
     def close(self) -> None:
         """Stop waiting for the messages of `tell`."""
@@ -159,11 +170,22 @@ class Messages:
             raise InvalidArgument("the timeout must be more than 0", hint="--timeout 30")
 
 
-def _timings(reply: link.Reply, total_ns: int, waited_ns: int) -> MessageTimings:
-    """Return how long the parts of a message took, which waited for its application before."""
-    return MessageTimings(
+def _outcome(
+    answered: Answered, total_ns: int, waited_ns: int, tally: Tally
+) -> Outcome | PlexSpacesError:
+    """Count a reply and return what it says, with how long the parts of the message took.
+
+    It has waited for its application for `waited_ns`.
+    """
+    reply, body = answered
+    timings = MessageTimings(
         total_ns,
         plausible_ns(reply.compute_ns, total_ns),
         plausible_ns(reply.wait_ns, total_ns),
         plausible_ns(reply.queue_ns + waited_ns, total_ns),
     )
+    failure = link.error_of(reply.failure) if reply.HasField("failure") else None
+    tally.add(total_ns=total_ns, compute_ns=timings.compute_ns, failed=failure is not None)
+    if isinstance(failure, PlexSpacesError):
+        return failure
+    return Outcome(body, failure, timings)

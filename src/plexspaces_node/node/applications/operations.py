@@ -21,7 +21,7 @@ from plexspaces_node.node.applications.deploy import Deployer
 from plexspaces_node.node.applications.describe import describe
 from plexspaces_node.node.applications.empty_vms import EmptyVms
 from plexspaces_node.node.applications.holdings import release, supervise
-from plexspaces_node.node.applications.messages import Messages, Outcome
+from plexspaces_node.node.applications.messages import Done, Messages, Outcome
 from plexspaces_node.node.applications.name_locks import NameLocks
 from plexspaces_node.node.applications.roster import Roster
 from plexspaces_node.node.applications.supervisor import Supervisor
@@ -31,6 +31,7 @@ from plexspaces_node.node.logs import ApplicationLog, remove_all_but
 from plexspaces_node.node.machines.agent_client import StopRefused
 from plexspaces_node.node.machines.leftovers import deployed_applications, destroy_machines
 from plexspaces_node.node.registry.registry import Desired
+from plexspaces_node.tasks import Leave
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +77,11 @@ class Applications:
         """Send a message and wait for the reply; raises what `Messages.invoke` raises."""
         self._scope.check_open()
         return self._messages.invoke(name, msg_type, payload, timeout_ns)
+
+    def post(self, name: str, msg_type: str, payload: Body, timeout_ns: int, done: Done) -> Leave:
+        """Send a message and call `done` with the outcome: see `Messages.post`."""
+        self._scope.check_open()
+        return self._messages.post(name, msg_type, payload, timeout_ns, done)
 
     async def undeploy(self, name: str) -> None:
         """Remove an application completely, except for its artifact.

@@ -1,17 +1,21 @@
 """The door: which request is a message to which application, and what its reply looks like.
 
 `POST /apps/NAME/TYPE`, or `POST /TYPE` at the host NAME.localhost, sends a message; everything else
-goes to the control API. The way of a message is short: no lock, no disk, no other application.
+goes to the control API. The way of a message is short: no lock, no disk, no task, no other
+application.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import Callable
+from typing import TypeAlias
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from plexspaces_node.errors import ResourceExhausted
+from plexspaces_node.errors import PlexSpacesError, ResourceExhausted
 from plexspaces_node.info import MessageTimings
 from plexspaces_node.link.frames import Body
 from plexspaces_node.node.applications.messages import Outcome
@@ -20,6 +24,7 @@ from plexspaces_node.node.http.control import Control
 from plexspaces_node.node.http.message import Request, Response
 from plexspaces_node.node.http.origin import Origins
 from plexspaces_node.node.http.problem import HttpFault, of_error, of_exception
+from plexspaces_node.tasks import Leave
 
 APPS = b"/apps/"
 
@@ -36,6 +41,9 @@ JSON = (b"content-type", b"application/json")
 TEXT = (b"content-type", b"text/plain; charset=utf-8")
 BYTES = (b"content-type", b"application/octet-stream")
 NOSNIFF = (b"x-content-type-options", b"nosniff")
+
+Replied: TypeAlias = Callable[[Response], None]
+"""Called once with the response to a request."""
 
 
 class Door:
@@ -69,22 +77,60 @@ class Door:
             return self._message_bytes
         return self._control.body_limit(request)
 
+    def post(self, request: Request, done: Replied) -> Leave | None:
+        """Send a request that is a message; `done` is called with the response.
+
+        Never before this returns. The returned function is called instead, once, when the client
+        leaves. Returns None for any other request: `answer` is for those.
+        """
+        if request.method != b"POST":
+            return None
+        try:
+            target = self._target(request)
+            if target is None:
+                return None
+            return self._send(*target, request, done)
+        except Exception as error:  # noqa: BLE001 - the boundary
+            response = of_exception(error)
+        self._origins.allow(request, response.headers)
+        return asyncio.get_running_loop().call_soon(done, response).cancel
+
+    def _send(self, name: str, raw_type: bytes, request: Request, done: Replied) -> Leave:
+        if self._calls >= self._most_calls:
+            raise self._too_many()
+        msg_type, timeout_ns = _type_of(raw_type), self._timeout_ns(request)
+        # The application counts it from here on.
+        request.release()
+
+        def replied(outcome: Outcome | PlexSpacesError) -> None:
+            self._calls -= 1
+            try:
+                response = _reply(outcome)
+            except Exception as error:  # noqa: BLE001 - the boundary
+                response = of_exception(error)
+            self._origins.allow(request, response.headers)
+            done(response)
+
+        def leave() -> None:
+            self._calls -= 1
+            left()
+
+        left = self._applications.post(name, msg_type, request.body, timeout_ns, replied)
+        self._calls += 1
+        return leave
+
     async def answer(self, request: Request) -> Response:
-        """Answer a request; never raises but for a defect."""
+        """Answer a request that is no message; never raises but for a defect."""
         self._calls += 1
         try:
             if self._calls > self._most_calls:
                 raise self._too_many()
-            application = self._origins.application_of(request)
+            target = self._target(request)
             if request.method == b"OPTIONS" and request.header(b"access-control-request-method"):
                 return self._origins.preflight(request)
-            if application:
-                response = await self._message(application, request.path[1:], request)
-            elif request.path.startswith(APPS):
-                name, _, msg_type = request.path[len(APPS) :].partition(b"/")
-                response = await self._message(name.decode("latin-1"), msg_type, request)
-            else:
-                response = await self._control.answer(request)
+            if target is not None:
+                raise _not_post(target[0], request)
+            response = await self._control.answer(request)
         except Exception as error:  # noqa: BLE001 - the boundary
             response = of_exception(error)
         finally:
@@ -104,20 +150,18 @@ class Door:
             hint="send fewer at a time, or raise [limits] calls",
         )
 
-    async def _message(self, name: str, raw_type: bytes, request: Request) -> Response:
-        if request.method != b"POST":
-            raise HttpFault(
-                405,
-                f"A message to an application is sent with POST, not {request.method.decode()}",
-                hint=f"curl -d PAYLOAD http://HOST/apps/{name}/TYPE",
-                headers=[(b"allow", b"POST")],
-            )
-        msg_type = _type_of(raw_type)
-        timeout_ns = self._timeout_ns(request)
-        # The application counts it from here on.
-        request.release()
-        outcome = await self._applications.invoke(name, msg_type, request.body, timeout_ns)
-        return _reply(outcome)
+    def _target(self, request: Request) -> tuple[str, bytes] | None:
+        """Return which application a request is for, and the rest of its path; None for the node.
+
+        Raises `HttpFault` for a request that is not taken: see `Origins.application_of`.
+        """
+        application = self._origins.application_of(request)
+        if application:
+            return application, request.path[1:]
+        if request.path.startswith(APPS):
+            name, _, rest = request.path[len(APPS) :].partition(b"/")
+            return name.decode("latin-1"), rest
+        return None
 
     def _timeout_ns(self, request: Request) -> int:
         prefer = request.header(b"prefer")
@@ -126,7 +170,18 @@ class Door:
         return self._message_timeout_ns
 
 
-def _reply(outcome: Outcome) -> Response:
+def _not_post(name: str, request: Request) -> HttpFault:
+    return HttpFault(
+        405,
+        f"A message to an application is sent with POST, not {request.method.decode()}",
+        hint=f"curl -d PAYLOAD http://HOST/apps/{name}/TYPE",
+        headers=[(b"allow", b"POST")],
+    )
+
+
+def _reply(outcome: Outcome | PlexSpacesError) -> Response:
+    if isinstance(outcome, PlexSpacesError):
+        return of_error(outcome)
     timing = server_timing(outcome.timings)
     if outcome.failure is not None:
         response = of_error(outcome.failure, output=bytes(outcome.payload))

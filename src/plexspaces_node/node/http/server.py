@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from email.utils import formatdate
 from typing import Protocol
@@ -13,6 +14,7 @@ from plexspaces_node.node.http.connection import Connection
 from plexspaces_node.node.http.message import Request, Response
 from plexspaces_node.node.http.problem import HttpFault
 from plexspaces_node.node.machines.in_flight import InFlight
+from plexspaces_node.tasks import Leave
 
 SWEEP_S = 1.0
 """Between two looks at the clock for all connections."""
@@ -27,6 +29,13 @@ class Handler(Protocol):
         """Return how long the body may be, -1 for one that is streamed to `answer`.
 
         Called when the head has come. Raises `HttpFault` for a request that is refused now.
+        """
+
+    def post(self, request: Request, done: Callable[[Response], None]) -> Leave | None:
+        """Begin to answer a request, and call `done` with the response once there is one.
+
+        Never before this returns. The returned function is called instead, once, when the client
+        leaves. Returns None for a request that `answer` is for.
         """
 
     async def answer(self, request: Request) -> Response:

@@ -61,6 +61,10 @@ class ResponseWriter:
         if not self._transport.is_closing():
             self._transport.write(data)
 
+    def abort(self) -> None:
+        """Close the connection at once."""
+        self._transport.abort()
+
     @property
     def is_paused(self) -> bool:
         """Whether the client has to read before more is written."""

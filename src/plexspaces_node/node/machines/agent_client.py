@@ -11,6 +11,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Protocol, TypeAlias
 
 from plexspaces_node.errors import (
@@ -29,11 +30,11 @@ from plexspaces_node.node.machines.fetches import Fetches
 from plexspaces_node.node.machines.host_calls import Calls
 from plexspaces_node.node.machines.in_flight import InFlight
 from plexspaces_node.node.machines.log_lines import lines_of
-from plexspaces_node.node.machines.pending import Answered, Message, Pending
+from plexspaces_node.node.machines.pending import Done, Message, Pending
 from plexspaces_node.node.machines.requests import Requests, late
 from plexspaces_node.node.machines.requests import StopRefused as StopRefused
 from plexspaces_node.node.outgoing.call import Piece, Request, Response
-from plexspaces_node.tasks import cancel
+from plexspaces_node.tasks import Leave, cancel
 
 IN_FLIGHT_BYTES = 64 * MIB
 """The limit of payloads that wait for one agent, or one message if that can be longer: it limits
@@ -224,30 +225,17 @@ class AgentClient:
         if (connection := self.link.connection) is not None:
             connection.answer(link.Kept(id=snapshot_id, bytes=size))
 
-    async def invoke(
-        self, *, sender: str, msg_type: str, payload: Body, timeout_ns: int
-    ) -> Answered:
-        """Send a message and wait for its reply, which may contain an application's failure.
-
-        Cancelling removes the message from the mailbox if it still waits there; an actor that has
-        started it continues. It is answered in any case, see `HostCalls.late_reply`. Raises
-        `ResourceExhausted` if too much is in flight, `DeadlineExceeded` if the agent is deaf and
-        `Unavailable` if the link is or goes down.
-        """
-        message = self._post(sender, msg_type, payload, timeout_ns)
-        try:
-            return await message.future
-        except asyncio.CancelledError:
-            self._messages.left(message)
-            raise
-
     def post(
-        self, *, sender: str, msg_type: str, payload: Body, timeout_ns: int
-    ) -> asyncio.Future[Answered]:
-        """Send a message now, and return the future of its reply; raises as `invoke` does."""
-        return self._post(sender, msg_type, payload, timeout_ns).future
+        self, done: Done, *, sender: str, msg_type: str, payload: Body, timeout_ns: int
+    ) -> Leave:
+        """Send a message; `done` is called with its reply, maybe of a failure, or with an error.
 
-    def _post(self, sender: str, msg_type: str, payload: Body, timeout_ns: int) -> Message:
+        Never before this returns, nor after the returned function was called: that removes the
+        message from the mailbox if it still waits there, but an actor that has started it
+        continues, and its reply is a `HostCalls.late_reply`. The errors are `DeadlineExceeded` if
+        the agent is deaf and `Unavailable` if the link goes down. Raises `ResourceExhausted` if too
+        much is in flight and `Unavailable` if the link is down.
+        """
         writing = self.link.connected().writing
         in_flight = self.in_flight
         if in_flight >= self._in_flight_limit:
@@ -267,7 +255,10 @@ class AgentClient:
         message_id = next(self._ids)
         frame = link.Invoke(id=message_id, sender=sender, type=msg_type, timeout_ns=timeout_ns)
         end = writing.send(frame, payload)
-        return self._messages.add(message_id, size=len(payload), timeout_ns=timeout_ns, end=end)
+        message = self._messages.add(
+            message_id, done, size=len(payload), timeout_ns=timeout_ns, end=end
+        )
+        return partial(self._messages.left, message)
 
     async def idle(self) -> None:
         """Wait until nothing is in flight."""

@@ -37,6 +37,9 @@ _LEAST_S = 0.01
 Answered: TypeAlias = tuple[link.Reply, link.Body]
 """A reply, which may contain an application's failure, and its payload."""
 
+Done: TypeAlias = Callable[[Answered | PlexSpacesError], None]
+"""Called once, on the event loop, with the reply to a message or with why there is none."""
+
 _Signs: TypeAlias = tuple[int, int, int]
 """Signs of life: the oldest message, what the agent has yet to accept, the bytes received of a
 frame."""
@@ -46,31 +49,32 @@ class Message:
     """A message that was sent and not yet answered.
 
     Attributes:
-        future: gets the reply or an error; it is done earlier if the sender has left.
+        done: called with the reply or an error; None once the sender has left.
         end: where it ends in the stream, until the agent's side has accepted all of it; then 0.
         due_s: when its agent is first checked, by the clock of the event loop.
     """
 
-    __slots__ = ("begin_s", "due_s", "end", "future", "id", "quiet", "signs", "size", "timeout_ns")
+    __slots__ = ("begin_s", "done", "due_s", "end", "id", "quiet", "signs", "size", "timeout_ns")
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what is known of it, each by its name
         self,
         message_id: int,
-        loop: asyncio.AbstractEventLoop,
+        done: Done,
         *,
+        begin_s: float,
         size: int,
         timeout_ns: int,
         end: int,
     ) -> None:
         self.id = message_id
+        self.done: Done | None = done
         self.size = size
         self.timeout_ns = timeout_ns
         self.end = end
-        self.begin_s = loop.time()
-        self.due_s = self.begin_s + timeout_ns / 1e9 + TICK_S
+        self.begin_s = begin_s
+        self.due_s = begin_s + timeout_ns / 1e9 + TICK_S
         self.quiet = 0
         self.signs: _Signs | None = None
-        self.future: asyncio.Future[Answered] = loop.create_future()
 
 
 class Pending:
@@ -110,13 +114,16 @@ class Pending:
     def __contains__(self, message_id: object) -> bool:
         return message_id in self._messages
 
-    def add(self, message_id: int, *, size: int, timeout_ns: int, end: int) -> Message:
+    def add(self, message_id: int, done: Done, *, size: int, timeout_ns: int, end: int) -> Message:
         """Watch a message that was just sent and ends there in the stream."""
-        message = Message(message_id, self._loop, size=size, timeout_ns=timeout_ns, end=end)
+        begin_s = self._loop.time()
+        message = Message(
+            message_id, done, begin_s=begin_s, size=size, timeout_ns=timeout_ns, end=end
+        )
         self._messages[message_id] = message
         self.bytes += size
         self._in_flight.add(size)
-        due_s = message.begin_s + TICK_S if end else message.due_s
+        due_s = begin_s + TICK_S if end else message.due_s
         if self._timer is None or due_s < self._timer.when():
             self._set_timer(due_s)
         return message
@@ -126,20 +133,17 @@ class Pending:
         message = self._remove(reply.id)
         if message is None:
             return False
-        if message.future.done():
+        if message.done is None:
             self._nobody_took(message, reply)
         else:
-            message.future.set_result((reply, body))
+            self._call(message.done, (reply, body))
         return True
 
     def left(self, message: Message) -> None:
-        """Record that the sender of a message no longer waits for it."""
-        if message.id in self._messages:
+        """Record that the sender of a message no longer waits for it. Idempotent."""
+        if message.id in self._messages and message.done is not None:
+            message.done = None
             self._give_up(message.id)
-        elif not message.future.cancelled():
-            # Answered at the same moment.
-            failed = message.future.exception() is not None
-            self._nobody_took(message, None if failed else message.future.result()[0])
 
     def fail(self, error: Callable[[Message], PlexSpacesError]) -> None:
         """End every message with an error of its own."""
@@ -153,10 +157,17 @@ class Pending:
 
     def _fail(self, message: Message, error: PlexSpacesError) -> None:
         self._remove(message.id)
-        if message.future.done():
+        if message.done is None:
             self._nobody_took(message, None)
         else:
-            message.future.set_exception(error)
+            self._call(message.done, error)
+
+    def _call(self, done: Done, answer: Answered | PlexSpacesError) -> None:
+        try:
+            done(answer)
+        except Exception as error:  # noqa: BLE001 - the boundary: whoever waits, not the agent
+            context = {"message": f"a reply was not taken by {done!r}", "exception": error}
+            self._loop.call_exception_handler(context)
 
     def _remove(self, message_id: int) -> Message | None:
         message = self._messages.pop(message_id, None)
