@@ -11,7 +11,7 @@ from support.command import Command
 from plexspaces_node.cli import build as building
 from plexspaces_node.cli import doctor as machine
 from plexspaces_node.config import Config
-from plexspaces_node.doctor.checks import Finding
+from plexspaces_node.doctor.finding import Finding
 from plexspaces_node.model import LEVELS, ArtifactKind, Language
 from plexspaces_node.settings import settings
 from plexspaces_node.toolchains import BuildResult
