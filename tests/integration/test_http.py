@@ -311,6 +311,7 @@ class TestControl:
     @pytest.mark.parametrize(
         ("method", "path", "body", "status", "said"),
         [
+            ("POST", "/v1/applications", b"", 400, "empty"),
             ("POST", "/v1/applications", b"{", 400, "not JSON"),
             ("POST", "/v1/applications", b"[]", 400, "`object`"),
             ("POST", "/v1/applications", b'{"name": ' + b"[" * 100_000, 400, "`array`"),

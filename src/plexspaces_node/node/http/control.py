@@ -98,6 +98,8 @@ class Control:
             return await self._upload(request, parameters["digest"])
         if request.body and route.method != "POST":
             raise InvalidArgument(f"{route.method} {path} takes no body")
+        if route.has_body and not request.body:
+            raise InvalidArgument("the body is empty, and must be a JSON object")
         kind = GetMessageClass(route.descriptor.input_type)
         message = from_json(kind, request.body, {**_queried(route, request), **parameters})
         request.body = b""

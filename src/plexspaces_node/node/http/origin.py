@@ -67,6 +67,7 @@ class Origins:
             headers += [
                 (b"access-control-allow-origin", origin),
                 (b"access-control-expose-headers", b"server-timing, retry-after"),
+                (b"timing-allow-origin", origin),
                 (b"vary", b"Origin"),
             ]
 
