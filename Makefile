@@ -7,7 +7,7 @@ TOOLCHAINS := $(VENV)/.toolchains
 SHELL_SCRIPTS := $(wildcard scripts/*) docker/fetch-firecracker .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help setup programs toolchains microvms demo validate test check fmt bench proto reference wheel lock sbom clean
+.PHONY: help setup programs toolchains microvms clients demo validate test check fmt bench proto reference wheel lock sbom clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 18
@@ -29,6 +29,9 @@ $(TOOLCHAINS): $(STAMP) scripts/toolchains src/plexspaces_node/toolchains/locked
 
 microvms: $(STAMP) programs ## install QEMU and build the guest image, for tests in microVMs
 	@scripts/microvms
+
+clients: ## install curl and a browser, for tests of HTTP with real clients
+	@scripts/clients
 
 demo: $(TOOLCHAINS) programs ## build the sample applications, run them on a node, print the reports
 	@scripts/demo

@@ -21,11 +21,12 @@ KNOWN_DRIVERS = (
     *("firecracker-fake", "firecracker", "firecracker-jailed"),
 )
 KNOWN_LEVELS = ("process", "qemu", "firecracker")
+KNOWN_CLIENTS = ("curl", "chromium")
 KNOWN_LANGUAGES = tuple(language.value for language in Language if language != Language.UNKNOWN)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--drivers`, `--levels` and `--languages`: what the contract suites run against."""
+    """Add options that name what tests run against."""
     parser.addoption(
         "--drivers",
         default="fake,process",
@@ -49,14 +50,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="languages the conformance suite runs against, each of which must be buildable here: "
         f"{', '.join(KNOWN_LANGUAGES)} (default: those whose compiler is installed)",
     )
+    parser.addoption(
+        "--clients",
+        default="",
+        help="programs that the tests of HTTP use, each of which must be installed: "
+        f"{', '.join(KNOWN_CLIENTS)} (default: those that are)",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse a driver, level or language nobody knows before any test runs."""
+    """Refuse a driver, level, language or program nobody knows before any test runs."""
     for option, known in (
         ("--drivers", KNOWN_DRIVERS),
         ("--levels", KNOWN_LEVELS),
         ("--languages", KNOWN_LANGUAGES),
+        ("--clients", KNOWN_CLIENTS),
     ):
         unknown = set(filter(None, config.getoption(option).split(","))) - set(known)
         if unknown:
