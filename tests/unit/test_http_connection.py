@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -10,14 +11,16 @@ import pytest
 
 from plexspaces_node.errors import Unavailable
 from plexspaces_node.node.applications.task_scope import TaskScope
-from plexspaces_node.node.http.connection import IDLE_S, PIPELINED, Connection
+from plexspaces_node.node.http.connection import IDLE_S, LINGER_S, PIPELINED, Connection
 from plexspaces_node.node.http.message import Request, Response
 from plexspaces_node.node.http.problem import HttpFault, of_error
-from plexspaces_node.node.http.reader import SLICE_BYTES
+from plexspaces_node.node.http.reader import BODY_S, HEAD_S, SLICE_BYTES
 from plexspaces_node.node.http.server import HttpServer
+from plexspaces_node.node.http.writer import STALL_S
 from plexspaces_node.node.machines.in_flight import InFlight
 from plexspaces_node.tasks import Leave
 
+POST = b"POST /x HTTP/1.1\r\nhost: a\r\n"
 GET = b"GET /x HTTP/1.1\r\nhost: a\r\n\r\n"
 
 
@@ -202,6 +205,82 @@ async def test_reply_counts_until_it_is_written() -> None:
             await asyncio.sleep(0)
     assert held.in_flight.bytes == 1 << 19
     held.transport.close()
+    await held.server.drain(60)
+    assert held.in_flight.bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("sent", "late_s", "said"),
+    [
+        (b"GET /x HTTP/1.1\r\nho", HEAD_S, b"The head of the request did not come in time"),
+        (POST + b"content-length: 9\r\n\r\nslow", BODY_S, b"The body of the request"),
+        (POST + b"transfer-encoding: chunked\r\n\r\n9\r\nsl", BODY_S, b"The body of the request"),
+    ],
+    ids=["head", "body", "chunk"],
+)
+async def test_slow_sender_is_told_and_let_go(
+    held: Held, sent: bytes, late_s: float, said: bytes
+) -> None:
+    """It has its time, is told when that is over, and may read that; what it sends is dropped."""
+    now_s = held.server.loop.time()
+    held.connection.data_received(sent)
+    held.connection.expire(now_s + late_s - 1)
+    assert held.transport.written == b""
+    held.connection.expire(now_s + late_s + 1)
+    assert held.transport.written.startswith(b"HTTP/1.1 408 ")
+    assert said in held.transport.written
+    assert held.transport.written.endswith(b"<eof>")
+    held.connection.data_received(b"more" * 1000)
+    assert held.handler.asked == []
+    assert not held.transport.is_closed
+    held.connection.expire(held.server.loop.time() + LINGER_S + 1)
+    assert held.transport.is_closed
+
+
+async def test_head_that_trickles_gets_no_more_time(held: Held) -> None:
+    """A byte now and then, as slowloris sends, does not keep a connection."""
+    now_s = held.server.loop.time()
+    for byte in GET[:-2]:
+        held.connection.data_received(bytes([byte]))
+        held.connection.expire(now_s + 1)
+    held.connection.expire(now_s + HEAD_S + 1)
+    assert held.transport.written.startswith(b"HTTP/1.1 408 ")
+    held.connection.abort()
+
+
+async def test_slow_sender_behind_a_request_waits_for_its_reply(held: Held) -> None:
+    """The one before it is answered first, and then it is told."""
+    now_s = held.server.loop.time()
+    held.connection.data_received(GET + b"GET /y HT")
+    await held.asked(1)
+    held.connection.expire(now_s + HEAD_S + 1)
+    assert held.transport.written == b""
+    held.handler.gate.set()
+    async with asyncio.timeout(30):
+        while b"<eof>" not in held.transport.written:
+            await asyncio.sleep(0)
+    assert re.findall(rb"HTTP/1.1 (\d+)", held.transport.written) == [b"200", b"408"]
+    held.connection.abort()
+
+
+async def test_slow_reader_is_let_go() -> None:
+    """Who takes nothing of a long reply for 30 s holds it no longer; who takes some may go on."""
+    held = Held(reply=b"x" * (1 << 19))
+    held.handler.gate.set()
+    held.connection.pause_writing()
+    held.connection.data_received(GET)
+    async with asyncio.timeout(30):
+        while not held.in_flight.bytes:
+            await asyncio.sleep(0)
+    now_s = held.server.loop.time()
+    held.connection.expire(now_s + STALL_S - 1)
+    assert not held.transport.is_closed
+    held.connection.resume_writing()
+    held.connection.pause_writing()
+    held.connection.expire(held.server.loop.time() + STALL_S - 1)
+    assert not held.transport.is_closed
+    held.connection.expire(held.server.loop.time() + STALL_S + 1)
+    assert held.transport.is_closed
     await held.server.drain(60)
     assert held.in_flight.bytes == 0
 
