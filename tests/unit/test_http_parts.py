@@ -359,7 +359,8 @@ class TestContract:
         )
         assert from_json(pb.DeployRequest, line(to_json(message))) == message
         invoke = pb.InvokeRequest(name="one", payload=b"\xff\x00")
-        assert to_json(invoke)["payload"] == "/wA="
+        assert json.loads(line(to_json(invoke)))["payload"] == "/wA="
+        assert line({"a": 1}) == b'{"a":1}\n'
         assert from_json(pb.InvokeRequest, line(to_json(invoke))) == invoke
         vm = pb.Vm(started_unix_ns=2**62)
         assert to_json(vm)["started_unix_ns"] == 2**62

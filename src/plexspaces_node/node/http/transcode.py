@@ -6,7 +6,6 @@ value is there with its default, but for a message, which is left out.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
@@ -18,6 +17,7 @@ from google.protobuf.message import Message
 from plexspaces_node.errors import InvalidArgument
 
 _M = TypeVar("_M", bound=Message)
+_ENCODER = msgspec.json.Encoder()
 
 _SCALARS: Mapping[int, Any] = {
     FieldDescriptor.CPPTYPE_BOOL: bool,
@@ -32,7 +32,7 @@ _SCALARS: Mapping[int, Any] = {
 
 
 def to_json(message: Message) -> dict[str, Any]:
-    """Return a message as what JSON can say."""
+    """Return a message as `line` takes it; bytes stay bytes, of which that makes base64."""
     fields: Iterable[Any] = message.DESCRIPTOR.fields
     return {
         field.name: _value(field, getattr(message, field.name))
@@ -43,7 +43,7 @@ def to_json(message: Message) -> dict[str, Any]:
 
 def line(value: object) -> bytes:
     """Return JSON that ends its line, for terminals and for streams of lines."""
-    return msgspec.json.encode(value) + b"\n"
+    return _ENCODER.encode_lines((value,))
 
 
 def from_json(
@@ -118,8 +118,6 @@ def _value(field: FieldDescriptor, value: Any) -> Any:
 def _one(field: FieldDescriptor, value: Any) -> Any:
     if field.message_type is not None:
         return to_json(value)
-    if field.type == FieldDescriptor.TYPE_BYTES:
-        return base64.b64encode(value).decode()
     if field.enum_type is not None:
         return field.enum_type.values_by_number[value].name
     return value
