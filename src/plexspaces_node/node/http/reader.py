@@ -119,14 +119,11 @@ class RequestReader:
             at += SLICE_BYTES
 
     def _parse(self, part: bytes) -> None:
+        rest = None
         try:
             self._parser.feed_data(part)
         except httptools.HttpParserUpgrade as upgrade:
-            if self._request is None:
-                self.is_last = True
-            else:
-                self._read_body_of(self._request)
-                self._parse(part[upgrade.args[0] :])
+            rest = part[upgrade.args[0] :]
         except httptools.HttpParserCallbackError as error:
             if not isinstance(error.__context__, HttpFault):
                 raise
@@ -140,6 +137,13 @@ class RequestReader:
                 self._silent_bytes += len(part)
                 if self._silent_bytes > HEAD_BYTES + SLICE_BYTES:
                     self.fail(_long_head())
+        if rest is None:
+            return
+        if self._request is None:
+            self.is_last = True
+        else:
+            self._read_body_of(self._request)
+            self._parse(rest)
 
     def _read_body_of(self, request: Request) -> None:
         """Begin anew with the body of a request that asked for another protocol, and gets none.
@@ -155,6 +159,8 @@ class RequestReader:
         )
         framing = (b"content-length", b"transfer-encoding")
         lines = [b"%b: %b\r\n" % each for each in request.headers if each[0] in framing]
+        # So that nothing behind the body is read.
+        lines.append(b"connection: close\r\n")
         self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(lines))
 
     def pause(self) -> None:
