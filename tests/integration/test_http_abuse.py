@@ -201,13 +201,10 @@ class TestPaths:
         head = await http.send("HEAD", path)
         get = await http.send("GET", path)
         assert (head.status, head.body, get.status) == (200, b"", 200)
-        changing = {"date"}
         assert head.headers.keys() == get.headers.keys()
-        same = head.headers.keys() - changing
-        if path != "/v1/node":
-            assert {key: head.headers[key] for key in same} == {
-                key: get.headers[key] for key in same
-            }
+        # What else there is can change from one to the other.
+        if path in ("/", "/openapi.json"):
+            assert head.headers["content-length"] == get.headers["content-length"]
 
     @pytest.mark.parametrize(
         ("method", "path", "status"),
