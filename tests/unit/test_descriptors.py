@@ -13,7 +13,7 @@ from plexspaces_node.node.api import descriptors
 @pytest.mark.parametrize(
     ("limit", "machines", "connections"),
     [
-        (1024, 100, 1024 - 128 - 600),
+        (2048, 100, 2048 - 128 - 384 - 600),
         (20_000, 100, 10_000),
         (1024, 10_000, 256),
         (40, 1, 16),
@@ -26,7 +26,7 @@ def test_connections_when_counted_then_the_machines_have_theirs(
     assert descriptors.for_connections(limit, machines) == connections
 
 
-@pytest.mark.parametrize(("limit", "connections"), [(20_000, 9_636), (100_000, 10_000)])
+@pytest.mark.parametrize(("limit", "connections"), [(20_000, 9_444), (100_000, 10_000)])
 def test_connections_when_there_are_two_ports_then_both_fit(limit: int, connections: int) -> None:
     """What is left is divided, and each part is bounded."""
     assert descriptors.for_connections(limit, 100, ports=2) == connections

@@ -46,6 +46,7 @@ DEPENDENCIES: Mapping[str, str] = {
     "grpcio": "grpc.aio",
     "grpcio-health-checking": "grpc_health.v1.health",
     "grpcio-reflection": "grpc_reflection.v1alpha.reflection",
+    "h11": "h11",
     "httptools": "httptools",
     "msgspec": "msgspec",
     "prometheus-client": "prometheus_client",

@@ -45,6 +45,7 @@ from plexspaces_node.node.machines.leftovers import end_machines
 from plexspaces_node.node.machines.machine import AgentLimits
 from plexspaces_node.node.metrics import serve_metrics
 from plexspaces_node.node.node import Node
+from plexspaces_node.node.outgoing.outgoing import OutgoingHttp
 from plexspaces_node.node.registry.registry import Registry
 from plexspaces_node.node.registry.sqlite_file import Bounds
 from plexspaces_node.node.timeouts import Timeouts
@@ -205,6 +206,8 @@ async def _open(  # noqa: PLR0913 - each by its name
         limits=_compile_limits(limits),
         upload_grace_s=timeouts.upload_grace_s,
     )
+    outgoing = OutgoingHttp()
+    stack.callback(outgoing.close)
     return NodeContext(
         driver=driver,
         vms=data.vms,
@@ -213,6 +216,7 @@ async def _open(  # noqa: PLR0913 - each by its name
         artifacts=await stack.enter_async_context(artifacts),
         limits=limits,
         agent_limits=agent_limits,
+        outgoing=outgoing,
         grace_s=config.node.grace_s,
     )
 

@@ -10,12 +10,17 @@ import errno
 import resource
 
 from plexspaces_node.errors import ResourceExhausted
+from plexspaces_node.node.outgoing.idle import MOST_IDLE
+from plexspaces_node.node.outgoing.outgoing import MOST_CALLS
 
 MOST_DESCRIPTORS = 1 << 20
 """The kernel's own limit by default: a hard limit may be unlimited."""
 
 OWN = 128
 """For the node itself: its files, its database, active uploads and compilations."""
+
+OUTGOING = MOST_CALLS + MOST_IDLE
+"""For HTTP requests of applications."""
 
 PER_MACHINE = 6
 """A VM takes four: its socket, its link, its process and, while it starts, its console. Its
@@ -51,7 +56,7 @@ def in_force() -> int:
 
 def reserve(machines: int) -> int:
     """Return how many a node with this many VMs needs for itself."""
-    return OWN + PER_MACHINE * machines
+    return OWN + OUTGOING + PER_MACHINE * machines
 
 
 def for_connections(descriptors: int, machines: int, *, ports: int = 1) -> int:

@@ -1,4 +1,4 @@
-"""What one application's actor can ask of the node: keys, log, state, other applications.
+"""What one application can ask of the node: keys, log, state, other applications, HTTP requests.
 
 Implements `agent_client.HostCalls`; `Router` is how messages reach other applications.
 """
@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from time import time_ns
 from typing import Protocol
 
+from plexspaces_node.allowed_hosts import AllowedHosts
 from plexspaces_node.info import LogLine
 from plexspaces_node.link import frames as link
 from plexspaces_node.node.applications.received_states import ReceivedStates
 from plexspaces_node.node.applications.tally import Tally
 from plexspaces_node.node.logs import ApplicationLog
 from plexspaces_node.node.machines.agent_client import Kept
-from plexspaces_node.node.outgoing.call import CallFailed, Code, Piece, Request, Response
+from plexspaces_node.node.outgoing.call import Piece, Request, Response
+from plexspaces_node.node.outgoing.outgoing import Outgoing, OutgoingHttp
 from plexspaces_node.node.registry.registry import Registry
 
 
@@ -42,6 +45,7 @@ class ActorHost:
         states: ReceivedStates,
         tally: Tally,
         link_changed: Callable[[], None],
+        http: OutgoingHttp,
     ) -> None:
         self._application = application
         self._registry = registry
@@ -50,6 +54,8 @@ class ActorHost:
         self._states = states
         self._tally = tally
         self._link_changed = link_changed
+        self._http = http
+        self._outgoing = Outgoing(http, AllowedHosts(), self._note)
 
     def __repr__(self) -> str:
         return f"<ActorHost {self._application}>"
@@ -89,5 +95,13 @@ class ActorHost:
     def fetch(
         self, request: Request, body: AsyncIterator[Piece]
     ) -> AbstractAsyncContextManager[Response]:
-        """Refuse a request: no application is allowed any host yet."""
-        raise CallFailed(Code.REQUEST_DENIED, "this node makes no HTTP requests for applications")
+        """Make the application's HTTP request, if its deploy allows the host."""
+        return self._outgoing.call(request, body)
+
+    def allow(self, allow_hosts: Sequence[str]) -> None:
+        """From now on let the application send HTTP requests to these hosts, and no others."""
+        self._outgoing.close()
+        self._outgoing = Outgoing(self._http, AllowedHosts.parse(allow_hosts), self._note)
+
+    def _note(self, level: str, message: str) -> None:
+        self._journal.append(LogLine(time_ns(), "node", level, message))

@@ -8,6 +8,7 @@ from pathlib import Path
 from plexspaces_node.node.applications.received_states import StateMemory
 from plexspaces_node.node.artifacts.store import ArtifactStore
 from plexspaces_node.node.machines.machine import AgentLimits
+from plexspaces_node.node.outgoing.outgoing import OutgoingHttp
 from plexspaces_node.node.registry.registry import Registry
 from plexspaces_node.settings import LimitsSection
 from plexspaces_node.vm.driver import Driver
@@ -34,4 +35,5 @@ class NodeContext:
     agent_limits: AgentLimits
     grace_s: float
     states: StateMemory = field(default_factory=StateMemory)
+    outgoing: OutgoingHttp = field(default_factory=OutgoingHttp)
     host_memory_mib: int = field(default_factory=procfs.granted_memory_mib)

@@ -164,6 +164,7 @@ class Instance:
     ) -> link.Loaded:
         memory_mib = record.vm_config.memory_mib - self._node.driver.capabilities.overhead_mib
         self._saver.received.begin(memory_mib * MIB)
+        self._host.allow(record.allow_hosts)
         state_bytes, state = await self._saver.latest()
         limits = self._node.limits
         frame = link.Load(

@@ -86,6 +86,7 @@ class Supervisor:
             states=self.saver.received,
             tally=self.tally,
             link_changed=self.direct,
+            http=node.outgoing,
         )
         self._instance = Instance(node, self.host, self.saver, warn)
         self._failures = Failures()
