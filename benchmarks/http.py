@@ -1,20 +1,31 @@
-"""The HTTP door against a bare HTTP server and against the node's own gRPC, by wrk."""
+"""The HTTP door against a bare HTTP server, workerd and the node's own gRPC, by wrk.
+
+And how long a quiet application takes to answer while another one takes all it can get.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import shutil
+import socket
+import statistics
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from pathlib import Path
+from time import perf_counter, sleep
 
+from benchmarks import workerd
 from benchmarks.node import PAYLOAD, Row, row
 from benchmarks.serving import serving
 from plexspaces_node import NodeClient
 
 ROUNDS = 5
 SECONDS = 2
+QUIET_PER_S = 250
+"""The requests of the quiet application."""
+
 _PER_SECOND = re.compile(r"Requests/sec:\s+([\d.]+)")
 _MEDIAN = re.compile(r"50%\s+([\d.]+)(us|ms|s)")
 _MICROSECONDS = {"us": 1.0, "ms": 1e3, "s": 1e6}
@@ -31,10 +42,11 @@ async def measure(wasm: Path, scratch: Path) -> list[Row]:
     script.write_text(f'wrk.method = "POST"\nwrk.body = string.rep("x", {len(PAYLOAD)})\n')
     host = [sys.executable, "-m", "benchmarks.host", str(scratch / "http-data")]
     floor = [sys.executable, "-m", "benchmarks.floor_http"]
-    with serving(host) as addresses, serving(floor) as bare:
+    with serving(host) as addresses, serving(floor) as bare, ExitStack() as others:
         grpc_address, http_address = addresses.split()
         async with NodeClient(grpc_address) as client:
             await client.deploy("echo", wasm)
+            await client.deploy("quiet", wasm)
 
             async def per_second(address: str) -> float:
                 return _rate(await _wrk(address, script, connections=32))
@@ -45,13 +57,34 @@ async def measure(wasm: Path, scratch: Path) -> list[Row]:
             async def over_grpc(_: str) -> float:
                 return await _grpc_per_second(client)
 
-            return [
+            async def quiet_ms(address: str) -> float:
+                return await asyncio.to_thread(_quiet_p99_ms, address)
+
+            async def beside_a_busy_one(address: str) -> float:
+                busy, p99_ms = await asyncio.gather(per_second(address), quiet_ms(address))
+                assert busy > 0
+                return p99_ms
+
+            rows = [
                 await _rounds("HTTP, 32 connections", "/s", http_address, bare, per_second),
                 await _rounds("HTTP, one connection, p50", "µs", http_address, bare, median_us),
                 await _rounds(
                     "HTTP against gRPC, 32 callers", "/s", http_address, "", per_second, over_grpc
                 ),
+                await _rounds(
+                    "HTTP, p99 beside a busy application; alone",
+                    "ms",
+                    http_address,
+                    http_address,
+                    beside_a_busy_one,
+                    quiet_ms,
+                ),
             ]
+            if (program := await asyncio.to_thread(workerd.program)) is not None:
+                isolates = others.enter_context(workerd.echoing(program, scratch))
+                name = "HTTP against workerd, 32 connections"
+                rows.append(await _rounds(name, "/s", http_address, isolates, per_second))
+            return rows
 
 
 async def _rounds(  # noqa: PLR0913 - each by its name
@@ -105,3 +138,23 @@ async def _grpc_per_second(client: NodeClient) -> float:
 
     await asyncio.gather(*map(caller, range(32)))
     return sum(counts) / SECONDS
+
+
+def _quiet_p99_ms(address: str) -> float:
+    """Return the p99 of one connection to the quiet application, for a little less than a load."""
+    host, _, port = address.rpartition(":")
+    head = f"POST /apps/quiet/e HTTP/1.1\r\nhost: {address}\r\ncontent-length: {len(PAYLOAD)}"
+    request = f"{head}\r\n\r\n".encode() + PAYLOAD
+    times = []
+    with socket.create_connection((host, int(port))) as connection:
+        # Until the load has begun.
+        sleep(0.2)
+        end = perf_counter() + SECONDS - 0.4
+        while (begin := perf_counter()) < end:
+            connection.sendall(request)
+            answer = connection.recv(1 << 16)
+            assert answer.startswith(b"HTTP/1.1 200 "), answer
+            assert answer.endswith(PAYLOAD), answer
+            times.append(perf_counter() - begin)
+            sleep(1 / QUIET_PER_S)
+    return statistics.quantiles(times, n=100)[98] * 1e3
