@@ -68,6 +68,49 @@ def test_send_when_nothing_waits_then_it_is_taken_at_once(transport: Any) -> Non
     assert transport.writing.backlog == 0
 
 
+async def test_frames_of_a_step_are_sent_together_behind_the_first(transport: Any) -> None:
+    """The first does not wait for others; those do until the step ends, in order."""
+    writing = transport.writing
+    assert writing.send_soon(FRAME, b"1") == 0
+    ends = [writing.send_soon(FRAME, body) for body in (b"2", b"3")]
+    assert (writing.written, writing.backlog) == (ends[0] // 2, ends[1] - ends[0] // 2)
+    await asyncio.sleep(0)
+    assert (writing.written, writing.backlog) == (ends[1], 0)
+    frames = [link.encode(FRAME, body) for body in (b"1", b"2", b"3")]
+    assert transport.written == [frames[0], frames[1] + frames[2]]
+    assert writing.send_soon(FRAME, b"4") == 0
+
+
+@pytest.mark.parametrize("body", [b"now", bytes(1 << 20)])
+async def test_frame_that_is_sent_at_once_goes_behind_those_that_wait_for_the_step(
+    transport: Any, body: bytes
+) -> None:
+    """Frames arrive in the order sent, however long they are."""
+    bodies = (b"1", b"2", body, b"3", body)
+    for each in bodies:
+        send = transport.writing.send if each is body else transport.writing.send_soon
+        send(FRAME, each)
+    await asyncio.sleep(0)
+    whole = b"".join(link.encode(FRAME, each) for each in bodies)
+    assert b"".join(transport.written) == whole
+    assert transport.writing.backlog == 0
+
+
+async def test_frames_of_a_step_wait_as_others_when_the_kernel_is_full(transport: Any) -> None:
+    """Also when it becomes full by the first of them; one who drains waits for no step."""
+    transport.full = True
+    for body in (b"1", b"2", b"3"):
+        transport.writing.send_soon(FRAME, body)
+    await asyncio.sleep(0)
+    assert transport.written == [link.encode(FRAME, b"1")]
+    transport.drain()
+    transport.writing.send_soon(FRAME, b"4")
+    transport.writing.send_soon(FRAME, b"5")
+    await transport.writing.drain()
+    whole = b"".join(link.encode(FRAME, body) for body in (b"1", b"2", b"3", b"4", b"5"))
+    assert b"".join(transport.written) == whole
+
+
 def test_send_when_the_kernel_is_full_then_frames_wait_in_order(transport: Any) -> None:
     """Each is told where it ends; a long body that came first goes before a short one."""
     transport.full = True

@@ -254,7 +254,7 @@ class AgentClient:
         self._in_flight.check(len(payload))
         message_id = next(self._ids)
         frame = link.Invoke(id=message_id, sender=sender, type=msg_type, timeout_ns=timeout_ns)
-        end = writing.send(frame, payload)
+        end = writing.send_soon(frame, payload)
         message = self._messages.add(
             message_id, done, size=len(payload), timeout_ns=timeout_ns, end=end
         )
