@@ -129,7 +129,9 @@ class TestCurl:
         """Curl expects 100 of its own before a long body; too long a one is not sent at all."""
         (tmp_path / "long").write_bytes(b"x" * 3 * MIB)
         (tmp_path / "longer").write_bytes(b"x" * 5 * MIB)
-        _, said = await curl("-v", "--data-binary", "@long", "-o", "back", f"{address}/apps/echo/e")
+        patience = ("--expect100-timeout", str(patient(30)))
+        sent = ("--data-binary", "@long", "-o", "back")
+        _, said = await curl("-v", *patience, *sent, f"{address}/apps/echo/e")
         assert "100 Continue" in said
         assert (tmp_path / "back").read_bytes() == b"x" * 3 * MIB
         wanted = (
