@@ -99,16 +99,16 @@ MALFORMED = {
 
 @pytest.mark.usefixtures("echo")
 class TestSmuggling:
-    @pytest.mark.parametrize("request_", MALFORMED.values(), ids=MALFORMED)
-    async def test_malformed_request_ends_the_connection(
-        self, http: Caller, request_: bytes
-    ) -> None:
+    async def test_malformed_request_ends_the_connection(self, open_: Any) -> None:
         """It is refused, and nothing behind it is read as a request of somebody else."""
-        http.writer.write(request_ + _SMUGGLED)
-        answer = await http.answer()
-        assert (answer.status, answer.headers["connection"]) == (400, "close")
-        assert answer.json["code"] == "invalid_argument"
-        assert await http.is_closed()
+        got = {}
+        for name, request_ in MALFORMED.items():
+            caller = await open_()
+            caller.writer.write(request_ + _SMUGGLED)
+            answer = await caller.answer()
+            end = answer.headers["connection"], await caller.is_closed()
+            got[name] = answer.status, answer.json["code"], *end
+        assert got == dict.fromkeys(MALFORMED, (400, "invalid_argument", "close", True))
 
     @pytest.mark.parametrize(
         ("request_", "status", "code"),
@@ -193,6 +193,97 @@ class TestExpect:
 HEAD_PATHS = ("/", "/openapi.json", "/v1/node", "/v1/applications", "/v1/applications/echo/logs")
 
 
+PATHS: tuple[tuple[str, str, int], ...] = (
+    ("GET", "/apps/%2e%2e/v1/node", 405),
+    ("POST", "/apps/%2e%2e/v1/node", 404),
+    ("GET", "/apps/../v1/node", 405),
+    ("POST", "/apps/../v1/applications", 404),
+    ("GET", "/v1/../v1/node", 404),
+    ("GET", "/%2e/v1/node", 404),
+    ("GET", "//v1/node", 404),
+    ("GET", "/v1//node", 404),
+    ("GET", "/v1/node/", 404),
+    ("GET", "/V1/node", 404),
+    ("GET", "/%76%31/node", 404),
+    ("GET", "/v1%2fnode", 404),
+    ("GET", "/v1/node%00", 404),
+    ("GET", "/v1/node;x=y", 404),
+    ("GET", "/v1/node#x", 404),
+    ("GET", "/v1\\node", 404),
+    ("GET", "/v1/applications/%2e%2e", 404),
+    ("GET", "/v1/applications/echo%2flogs", 404),
+    ("GET", "/v1/applications/echo%00", 404),
+    ("GET", "/v1/applications/ECHO", 404),
+    ("GET", "/v1/applications/%ff", 404),
+    ("GET", "/v1/vms/%2e%2e%2f%2e%2e%2fetc%2fpasswd/console", 404),
+    ("GET", "/v1/artifacts/%2e%2e%2fregistry.db", 400),
+    ("PUT", "/v1/artifacts/", 404),
+    ("POST", "/apps/", 404),
+    ("POST", "//apps/echo/e", 404),
+    ("POST", "/apps//echo/e", 404),
+    ("POST", "/apps/ECHO/e", 404),
+    ("POST", "/apps/" + quote("grüße") + "/e", 404),
+    ("POST", "/apps/echo%00/e", 404),
+    ("POST", "/apps/echo/%ff", 400),
+    ("GET", "localhost", 400),
+    ("CONNECT", "localhost:80", 404),
+    ("OPTIONS", "*", 404),
+)
+
+TYPES = {
+    "/apps/echo/x/../y": "x/../y",
+    "/apps/echo//x": "/x",
+    "/apps/echo/x%2fy": "x/y",
+    "/apps/echo/x%00y": "x\0y",
+    "/apps/echo/" + quote("xgrüße"): "xgrüße",
+    "/apps/echo/x?e": "x",
+    "/apps/echo/": "",
+    "/apps/echo": "",
+}
+
+TARGETS: tuple[tuple[str, str, int], ...] = (
+    ("http://localhost/apps/echo/e", "evil.example", 200),
+    ("http://echo.localhost:1/e", "localhost", 200),
+    ("HTTP://ECHO.LOCALHOST/e", "localhost", 200),
+    ("http://evil.example/apps/echo/e", "localhost", 421),
+    ("http://user@localhost/apps/echo/e", "localhost", 421),
+    ("http://localhost#/apps/echo/e", "localhost", 400),
+    ("http://localhost@evil.example/apps/echo/e", "localhost", 421),
+    ("http:///apps/echo/e", "localhost", 421),
+    ("https://localhost/apps/echo/e", "localhost", 404),
+    ("ftp://localhost/apps/echo/e", "localhost", 404),
+)
+
+HOSTS = {
+    "echo.localhost": 200,
+    "echo.localhost.": 200,
+    "Echo.LocalHost:8080": 200,
+    "echo.localhost.:8080": 200,
+    "nobody.localhost": 404,
+    "a.echo.localhost": 421,
+    ".localhost": 421,
+    "-.localhost": 421,
+    "..localhost": 421,
+    "echo..localhost": 421,
+    "echo_.localhost": 421,
+    "echo.localhost:": 421,
+    "echo.localhost:x": 421,
+    "echo.localhost:80:80": 421,
+    "echo.localhost evil.example": 421,
+    "echo.localhost/": 421,
+    "user@echo.localhost": 421,
+    "%65cho.localhost": 421,
+    "localhost.evil.example": 421,
+    "xlocalhost": 421,
+    "echo.localhos": 421,
+    "127.0.0.1.evil.example": 421,
+    "0.0.0.0": 421,
+    "0x7f.1": 421,
+    "[::2]": 421,
+    "x" * 5000 + ".localhost": 421,
+}
+
+
 @pytest.mark.usefixtures("echo")
 class TestPaths:
     @pytest.mark.parametrize("path", HEAD_PATHS)
@@ -206,129 +297,34 @@ class TestPaths:
         if path in ("/", "/openapi.json"):
             assert head.headers["content-length"] == get.headers["content-length"]
 
-    @pytest.mark.parametrize(
-        ("method", "path", "status"),
-        [
-            ("GET", "/apps/%2e%2e/v1/node", 405),
-            ("POST", "/apps/%2e%2e/v1/node", 404),
-            ("GET", "/apps/../v1/node", 405),
-            ("POST", "/apps/../v1/applications", 404),
-            ("GET", "/v1/../v1/node", 404),
-            ("GET", "/%2e/v1/node", 404),
-            ("GET", "//v1/node", 404),
-            ("GET", "/v1//node", 404),
-            ("GET", "/v1/node/", 404),
-            ("GET", "/V1/node", 404),
-            ("GET", "/%76%31/node", 404),
-            ("GET", "/v1%2fnode", 404),
-            ("GET", "/v1/node%00", 404),
-            ("GET", "/v1/node;x=y", 404),
-            ("GET", "/v1/node#x", 404),
-            ("GET", "/v1\\node", 404),
-            ("GET", "/v1/applications/%2e%2e", 404),
-            ("GET", "/v1/applications/echo%2flogs", 404),
-            ("GET", "/v1/applications/echo%00", 404),
-            ("GET", "/v1/applications/ECHO", 404),
-            ("GET", "/v1/applications/%ff", 404),
-            ("GET", "/v1/vms/%2e%2e%2f%2e%2e%2fetc%2fpasswd/console", 404),
-            ("GET", "/v1/artifacts/%2e%2e%2fregistry.db", 400),
-            ("PUT", "/v1/artifacts/", 404),
-            ("POST", "/apps/", 404),
-            ("POST", "//apps/echo/e", 404),
-            ("POST", "/apps//echo/e", 404),
-            ("POST", "/apps/ECHO/e", 404),
-            ("POST", "/apps/" + quote("grüße") + "/e", 404),
-            ("POST", "/apps/echo%00/e", 404),
-            ("POST", "/apps/echo/%ff", 400),
-            ("GET", "localhost", 400),
-            ("CONNECT", "localhost:80", 404),
-            ("OPTIONS", "*", 404),
-        ],
-    )
-    async def test_path_is_taken_as_it_is(
-        self, http: Caller, method: str, path: str, status: int
-    ) -> None:
+    async def test_path_is_taken_as_it_is(self, open_: Any) -> None:
         """No step of it is undone, joined or decoded into another path."""
-        answer = await http.send(method, path)
-        assert answer.status == status
-        assert answer.headers["content-type"] == "application/problem+json"
+        got = []
+        for method, path, _ in PATHS:
+            answer = await (await open_()).send(method, path)
+            assert answer.headers["content-type"] == "application/problem+json"
+            got.append((method, path, answer.status))
+        assert got == list(PATHS)
 
-    @pytest.mark.parametrize(
-        ("path", "type_"),
-        [
-            ("/apps/echo/x/../y", "x/../y"),
-            ("/apps/echo//x", "/x"),
-            ("/apps/echo/x%2fy", "x/y"),
-            ("/apps/echo/x%00y", "x\0y"),
-            ("/apps/echo/" + quote("xgrüße"), "xgrüße"),
-            ("/apps/echo/x?e", "x"),
-            ("/apps/echo/", ""),
-            ("/apps/echo", ""),
-        ],
-    )
-    async def test_type_is_what_follows_the_name(self, http: Caller, path: str, type_: str) -> None:
+    async def test_type_is_what_follows_the_name(self, http: Caller) -> None:
         """All of it, decoded once; the probe knows none of these and says which it got."""
-        answer = await http.send("POST", path)
-        assert (answer.status, answer.json["detail"]) == (422, type_)
+        answers = {path: await http.send("POST", path) for path in TYPES}
+        assert {path: answer.json["detail"] for path, answer in answers.items()} == TYPES
 
-    @pytest.mark.parametrize(
-        ("target", "host", "status"),
-        [
-            ("http://localhost/apps/echo/e", "evil.example", 200),
-            ("http://echo.localhost:1/e", "localhost", 200),
-            ("HTTP://ECHO.LOCALHOST/e", "localhost", 200),
-            ("http://evil.example/apps/echo/e", "localhost", 421),
-            ("http://user@localhost/apps/echo/e", "localhost", 421),
-            ("http://localhost#/apps/echo/e", "localhost", 400),
-            ("http://localhost@evil.example/apps/echo/e", "localhost", 421),
-            ("http:///apps/echo/e", "localhost", 421),
-            ("https://localhost/apps/echo/e", "localhost", 404),
-            ("ftp://localhost/apps/echo/e", "localhost", 404),
-        ],
-    )
-    async def test_absolute_target_is_of_the_host_it_names(
-        self, http: Caller, target: str, host: str, status: int
-    ) -> None:
+    async def test_absolute_target_is_of_the_host_it_names(self, open_: Any) -> None:
         """And of no other, whatever the header says."""
-        assert (await http.send("POST", target, b"x", host=host)).status == status
+        got = []
+        for target, host, _ in TARGETS:
+            answer = await (await open_()).send("POST", target, b"x", host=host)
+            got.append((target, host, answer.status))
+        assert got == list(TARGETS)
 
-    @pytest.mark.parametrize(
-        ("host", "status"),
-        [
-            ("echo.localhost", 200),
-            ("echo.localhost.", 200),
-            ("Echo.LocalHost:8080", 200),
-            ("echo.localhost.:8080", 200),
-            ("nobody.localhost", 404),
-            ("a.echo.localhost", 421),
-            (".localhost", 421),
-            ("-.localhost", 421),
-            ("..localhost", 421),
-            ("echo..localhost", 421),
-            ("echo_.localhost", 421),
-            ("echo.localhost:", 421),
-            ("echo.localhost:x", 421),
-            ("echo.localhost:80:80", 421),
-            ("echo.localhost evil.example", 421),
-            ("echo.localhost/", 421),
-            ("user@echo.localhost", 421),
-            ("%65cho.localhost", 421),
-            ("localhost.evil.example", 421),
-            ("xlocalhost", 421),
-            ("echo.localhos", 421),
-            ("127.0.0.1.evil.example", 421),
-            ("0.0.0.0", 421),
-            ("0x7f.1", 421),
-            ("[::2]", 421),
-            ("x" * 5000 + ".localhost", 421),
-        ],
-    )
-    async def test_host_is_an_applications_or_nobodys(
-        self, http: Caller, host: str, status: int
-    ) -> None:
+    async def test_host_is_an_applications_or_nobodys(self, open_: Any) -> None:
         """A host that only looks like one of the node's reaches nothing."""
-        answer = await http.send("POST", "/e", b"x", host=host)
-        assert answer.status == status
+        got = {}
+        for host in HOSTS:
+            got[host] = (await (await open_()).send("POST", "/e", b"x", host=host)).status
+        assert got == HOSTS
 
 
 @pytest.mark.usefixtures("echo")
