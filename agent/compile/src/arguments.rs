@@ -33,6 +33,8 @@ pub(crate) enum Action {
     },
     /// Convert text on stdin to a binary on stdout.
     Assemble,
+    /// Convert a core module on stdin to a component on stdout.
+    Componentize,
 }
 
 impl Arguments {
@@ -41,7 +43,10 @@ impl Arguments {
         let mut arguments = arguments;
         let mut limits = Limits::default();
         let action = loop {
-            let word = next(&mut arguments, "a command (inspect, compile or assemble)")?;
+            let word = next(
+                &mut arguments,
+                "a command (inspect, compile, assemble or componentize)",
+            )?;
             match word.to_str().unwrap_or_default() {
                 "--memory-bytes" => limits.memory_bytes = Some(number(&word, &mut arguments)?),
                 "--cpu-s" => limits.cpu_s = Some(number(&word, &mut arguments)?),
@@ -61,6 +66,7 @@ impl Arguments {
                     };
                 }
                 "assemble" => break Action::Assemble,
+                "componentize" => break Action::Componentize,
                 _ => return Err(format!("unknown command or option {}", word.display())),
             }
         };
@@ -118,7 +124,10 @@ mod tests {
     #[test]
     fn what_is_no_command_line_is_told() {
         for (line, said) in [
-            ("", "a command (inspect, compile or assemble) is missing"),
+            (
+                "",
+                "a command (inspect, compile, assemble or componentize) is missing",
+            ),
             ("explode", "unknown command or option explode"),
             ("inspect", "a file to inspect is missing"),
             ("compile a", "a file to write is missing"),

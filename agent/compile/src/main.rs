@@ -4,6 +4,7 @@
 //! plexspaces-compile [LIMITS] inspect FILE      describe a file, from its own sections
 //! plexspaces-compile [LIMITS] compile IN OUT    the same, and write its native code
 //! plexspaces-compile assemble                   text on stdin, binary on stdout
+//! plexspaces-compile componentize               core module on stdin, component on stdout
 //! plexspaces-compile --version
 //! ```
 //!
@@ -15,6 +16,7 @@ mod arguments;
 mod artifact;
 mod command;
 mod component;
+mod componentize;
 mod contract;
 mod demand;
 mod limits;
@@ -71,6 +73,7 @@ fn run(action: &Action) -> Result<(), String> {
         Action::Inspect { file } => answer(&inspect(&read(file)?)),
         Action::Compile { source, target } => compile(&read(source)?, target),
         Action::Assemble => assemble(),
+        Action::Componentize => componentize(),
     }
 }
 
@@ -103,6 +106,14 @@ fn assemble() -> Result<(), String> {
         .map_err(|error| format!("stdin: {error}"))?;
     let binary = wat::parse_str(&text).map_err(|error| error.to_string())?;
     write(&binary)
+}
+
+fn componentize() -> Result<(), String> {
+    let mut module = Vec::new();
+    std::io::stdin()
+        .read_to_end(&mut module)
+        .map_err(|error| format!("stdin: {error}"))?;
+    write(&componentize::componentize(&module)?)
 }
 
 fn answer(found: &Result<Artifact, Refusal>) -> Result<(), String> {

@@ -48,9 +48,15 @@ def library(project: Path) -> Library:
     if not found.entry.is_file():
         raise InvalidArgument(
             f"{project} has no {found.entry.relative_to(project)}",
-            hint="write the application's actor there, and plexspaces::export!(IT);",
+            hint="write the application's actor there, and plexspaces::export!(IT);, or an HTTP "
+            "component's main function, with #[wstd::http_server]",
         )
     return found
+
+
+def dependencies(project: Path) -> frozenset[str]:
+    """Return the crates that the package itself names as dependencies. Blocks."""
+    return frozenset(_table(_read(project).get("dependencies")))
 
 
 def workspace(project: Path) -> Path:

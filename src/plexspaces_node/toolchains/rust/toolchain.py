@@ -1,7 +1,8 @@
-"""Rust: cargo makes an actor component from a project with ``Cargo.toml``.
+"""Rust: cargo makes an actor or an HTTP component from a project with ``Cargo.toml``.
 
-Its library is compiled as a ``cdylib``. The compiler works in the project, as cargo always does,
-and keeps its output in the cache of builds; the project gets a Cargo.lock if it had none.
+It is an HTTP component if its Cargo.toml names a crate with bindings of `wasi:http`, and not the
+SDK. Its library is compiled as a ``cdylib``. The compiler works in the project, as cargo always
+does, and keeps its output in the cache of builds; the project gets a Cargo.lock if it had none.
 """
 
 from __future__ import annotations
@@ -20,10 +21,18 @@ from plexspaces_node.toolchains.environment import BuildEnvironment
 from plexspaces_node.toolchains.process import run
 from plexspaces_node.toolchains.rust.compiler import INSTALL, RustCompiler, find_rust
 from plexspaces_node.toolchains.rust.library import make_standard_library
-from plexspaces_node.toolchains.rust.manifest import LOCK, Library, library, outside, workspace
+from plexspaces_node.toolchains.rust.manifest import (
+    LOCK,
+    Library,
+    dependencies,
+    library,
+    outside,
+    workspace,
+)
 from plexspaces_node.toolchains.shipped import copy_hint, shipped
 from plexspaces_node.toolchains.threads import in_thread
 from plexspaces_node.toolchains.toolchain import Compilation
+from plexspaces_node.toolchains.wasm.assembly import componentize
 from plexspaces_node.toolchains.wasm.producers import with_producers
 from plexspaces_node.toolchains.wasm.wrap import ACTOR, CONTRACT, VERSION, wrap, wrapper_digest
 
@@ -33,6 +42,9 @@ SDK = "plexspaces"
 _FLAG_SEPARATOR = "\x1f"
 _SPOKEN = re.compile(rf"{CONTRACT}/[a-z]+@(?P<version>\d+\.\d+\.\d+)".encode())
 _EXPORTED = re.compile(rf"{CONTRACT}/actor@[0-9.]+#init".encode())
+_HTTP_CRATES = frozenset({"spin-sdk", "wasi", "wasip2", "wasip3", "wstd"})
+"""Each has the bindings of `wasi:http`."""
+_SERVES = re.compile(rb"wasi:http/(?:incoming-)?handler@[0-9.]+")
 _NO_EXPORT = re.compile(rf"failed to find export of interface `{CONTRACT}/actor@")
 _NO_SDK = re.compile(r"failed to (?:load|get) .*`plexspaces`")
 _NOT_LINKED = re.compile(r"use `cargo add ([\w-]+)`")
@@ -64,7 +76,9 @@ class RustToolchain:
     install: str = INSTALL
 
     def kind_of(self, project: Path) -> ArtifactKind:
-        return ArtifactKind.ACTOR
+        named = dependencies(project)
+        serves = SDK not in named and not _HTTP_CRATES.isdisjoint(named)
+        return ArtifactKind.HTTP_COMPONENT if serves else ArtifactKind.ACTOR
 
     async def describe(self, environment: BuildEnvironment) -> str:
         with tempfile.TemporaryDirectory(prefix="plexspaces-") as scratch:
@@ -124,7 +138,10 @@ class RustToolchain:
             if not made.is_file():
                 raise Internal(f"cargo succeeded but produced no {made.name}:\n{finished.output}")
             binary = await in_thread(made.read_bytes)
-        await in_thread(_finish, compilation, compiler, found, binary=binary)
+        if self.kind_of(compilation.project) is ArtifactKind.ACTOR:
+            await in_thread(_finish, compilation, compiler, found, binary=binary)
+        else:
+            await in_thread(_finish_server, compilation, compiler, found, binary=binary)
 
 
 async def _lock(
@@ -213,6 +230,17 @@ def _finish(
     compilation.output.write_bytes(with_producers(binary, made_by))
 
 
+def _finish_server(
+    compilation: Compilation, compiler: RustCompiler, found: Library, *, binary: bytes
+) -> None:
+    if not _SERVES.search(binary):
+        raise _no_server(found, compilation.project)
+    if not compiler.makes_components:
+        binary = componentize(binary)
+    made_by = {"language": {"Rust": compiler.version.partition(" ")[0]}}
+    compilation.output.write_bytes(with_producers(binary, made_by))
+
+
 def _check_component(binary: bytes) -> None:
     """Refuse a component of another version of the contract, as `wrap` does for modules."""
     foreign = {match["version"].decode() for match in _SPOKEN.finditer(binary)} - {VERSION}
@@ -228,6 +256,13 @@ def _no_actor(found: Library, project: Path) -> InvalidArgument:
     return InvalidArgument(
         f"{found.entry.relative_to(project)} exports no actor",
         hint="write plexspaces::export!(IT); with the type that implements plexspaces::Actor",
+    )
+
+
+def _no_server(found: Library, project: Path) -> InvalidArgument:
+    return InvalidArgument(
+        f"{found.entry.relative_to(project)} exports no HTTP handler",
+        hint="write #[wstd::http_server] async fn main: plexspaces new rust NAME --http shows it",
     )
 
 
