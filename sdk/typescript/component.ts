@@ -97,7 +97,7 @@ class Stage implements Exports {
 }
 
 /** The host behind the contract's imports. */
-class ComponentHost implements Host {
+export class ComponentHost implements Host {
   #environment: ReadonlyMap<string, string> | undefined;
 
   log(level: Level, message: string): void {

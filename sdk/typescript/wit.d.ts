@@ -23,3 +23,40 @@ declare module "wasi:random/random@0.2.0" {
 declare module "wasi:cli/environment@0.2.0" {
   export function getEnvironment(): [string, string][];
 }
+
+declare module "wasi:clocks/monotonic-clock@0.3.0" {
+  export function waitFor(nanoseconds: number): Promise<void>;
+}
+
+declare module "wasi:http/types@0.3.0" {
+  type Pairs = [string, Uint8Array][];
+  type Bytes = AsyncIterable<Uint8Array>;
+
+  export class Fields {
+    static fromList(pairs: Pairs): Fields;
+    copyAll(): Pairs;
+  }
+
+  export class Request {
+    static consumeBody(request: Request, end: unknown): [Bytes, unknown];
+    getMethod(): { tag: string; val?: string };
+    getScheme(): { tag: string } | null;
+    getAuthority(): string | null;
+    getPathWithQuery(): string | null;
+    getHeaders(): Fields;
+  }
+
+  export class Response {
+    static new(headers: Fields, body: Bytes | null, end: unknown): [Response, unknown];
+    setStatusCode(status: number): void;
+  }
+}
+
+/** Futures of the bindings, by the types that `wasi:http` has. */
+declare const wit: {
+  Future: {
+    from(value: unknown, type: number): { readable: unknown };
+    RESULT_VOID_ERROR_CODE: number;
+    RESULT_OPTION_OTHER_ERROR_CODE: number;
+  };
+};

@@ -43,3 +43,8 @@ def copy_hint(name: str, target: str, *, then: str = "") -> str:
 def python_sdk() -> Path:
     """Return the directory of the package that Python applications import."""
     return Path(str(resources.files(PYTHON_SDK)))
+
+
+def http_wit() -> Path:
+    """Return the directory of `wasi:http` 0.3 as builds of HTTP components use it."""
+    return shipped("toolchains/locked/http/wit")

@@ -1,4 +1,6 @@
-"""TypeScript: a project with ``src/main.ts`` becomes an actor component that contains QuickJS.
+"""TypeScript: a project becomes a component that contains QuickJS.
+
+With ``src/main.ts`` it is an actor, with ``src/server.ts`` an HTTP component.
 
 Three npm packages do the work, pinned in ``toolchains/locked/typescript`` and installed by
 `install`: tsc checks types, esbuild bundles, componentize-qjs makes the component. ``build.mjs``
@@ -22,13 +24,15 @@ from plexspaces_node.toolchains.environment import BuildEnvironment
 from plexspaces_node.toolchains.places import writing
 from plexspaces_node.toolchains.process import run
 from plexspaces_node.toolchains.project import digest_sources, read_sources
-from plexspaces_node.toolchains.shipped import shipped
+from plexspaces_node.toolchains.shipped import http_wit, shipped
 from plexspaces_node.toolchains.threads import in_thread
 from plexspaces_node.toolchains.toolchain import Compilation, Compiler, find_compiler
 from plexspaces_node.toolchains.typescript.stack import RESERVE_BYTES, STACK_BYTES, with_stack
 from plexspaces_node.toolchains.wasm.producers import with_producers
 
 ENTRIES = ("src/main.ts", "src/main.js")
+SERVERS = ("src/server.ts", "src/server.js")
+"""The entries of HTTP components."""
 OLDEST_NODE = 18
 INSTALL = "plexspaces toolchain install typescript"
 INSTALL_TIMEOUT_S = 600.0
@@ -61,7 +65,8 @@ class TypeScriptToolchain:
         return version
 
     def kind_of(self, project: Path) -> ArtifactKind:
-        return ArtifactKind.ACTOR
+        serves = _entry(project) in SERVERS
+        return ArtifactKind.HTTP_COMPONENT if serves else ArtifactKind.ACTOR
 
     async def describe(self, environment: BuildEnvironment) -> str:
         compiler = await self._compiler(environment)
@@ -85,7 +90,7 @@ class TypeScriptToolchain:
         return compiler
 
     def ingredients(self) -> list[str]:
-        parts = (_toolchain(), _sdk(), shipped("wit"))
+        parts = (_toolchain(), _sdk(), shipped("wit"), http_wit())
         shipped_files = [digest_sources(read_sources(part), ()) for part in parts]
         return [__version__, f"stack {STACK_BYTES} {RESERVE_BYTES}", *shipped_files]
 
@@ -195,12 +200,14 @@ def _put(staged: Path, tools: Path) -> None:
 
 
 def _entry(project: Path) -> str:
-    for entry in ENTRIES:
+    # An actor's project may have a file named like a server.
+    for entry in (*ENTRIES, *SERVERS):
         if (project / entry).is_file():
             return entry
     raise InvalidArgument(
         f"{project} has no {ENTRIES[0]}",
-        hint=f"write `export default actor({{ ... }})` in {ENTRIES[0]}; "
+        hint=f"write `export default actor({{ ... }})` in {ENTRIES[0]}, or "
+        f"`export default {{ fetch(request) {{ ... }} }}` in {SERVERS[0]}; "
         "plexspaces new typescript NAME shows one",
     )
 
@@ -211,10 +218,16 @@ def _stage(compilation: Compilation, entry: str) -> Path:
     shutil.copytree(_toolchain() / "wit", wit)
     for source in read_sources(shipped("wit")):
         shutil.copyfile(source.path, wit / source.relative)
+    serves = entry in SERVERS
+    if serves:
+        shutil.copytree(http_wit(), wit, dirs_exist_ok=True)
+    else:
+        (wit / "server.wit").unlink()
     request = compilation.scratch / "request.json"
     fields = {
         "project": compilation.project,
         "entry": entry,
+        "serves": serves,
         "sdk": _sdk(),
         "wit": wit,
         "tools": compilation.variables[_TOOLS_VARIABLE],

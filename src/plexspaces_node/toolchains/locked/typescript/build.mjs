@@ -12,7 +12,8 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { createRequire, isBuiltin } from "node:module";
 import { join, resolve } from "node:path";
 
-const WORLD = "typescript";
+const ACTOR_WORLD = "typescript";
+const SERVER_WORLD = "server";
 /** What the engine runs; newer syntax is translated. */
 const SYNTAX = "es2023";
 /** What the engine brings. */
@@ -96,7 +97,11 @@ async function typesConfig(request) {
       emitDeclarationOnly: false,
       isolatedDeclarations: false,
     },
-    files: [join(request.project, request.entry), join(request.sdk, "globals.d.ts")],
+    files: [
+      join(request.project, request.entry),
+      join(request.sdk, "globals.d.ts"),
+      ...(request.serves ? [join(request.sdk, "web.d.ts")] : []),
+    ],
     include: [],
     references: [],
   };
@@ -135,7 +140,7 @@ async function bundled(request, esbuild) {
     result = await esbuild.build({
       absWorkingDir: request.project,
       stdin: {
-        contents: entry(request.entry),
+        contents: entry(request),
         resolveDir: request.project,
         sourcefile: "plexspaces:entry",
       },
@@ -216,12 +221,23 @@ function packageOf(module) {
   return module.split("/").slice(0, module.startsWith("@") ? 2 : 1).join("/");
 }
 
-function entry(file) {
+function entry({ entry, serves }) {
+  const application = JSON.stringify(`./${entry}`);
+  const name = JSON.stringify(entry);
+  if (serves) {
+    // The web's interfaces are there before the application's own files run.
+    return `
+      import "plexspaces:sdk/polyfill";
+      import { serve } from "plexspaces:sdk/server";
+      import * as application from ${application};
+      export const handler = serve(application, ${name});
+    `;
+  }
   return `
     import "plexspaces:sdk/polyfill";
-    import * as application from ${JSON.stringify(`./${file}`)};
+    import * as application from ${application};
     import { bind } from "plexspaces:sdk/component";
-    export const actor = bind(application, ${JSON.stringify(file)});
+    export const actor = bind(application, ${name});
   `;
 }
 
@@ -310,9 +326,10 @@ async function componentized(request, { code, sources }, { componentize }) {
   try {
     const { component } = await componentize({
       witPath: request.wit,
-      world: WORLD,
+      world: request.serves ? SERVER_WORLD : ACTOR_WORLD,
       jsSource: `${code}\n${known}\n`,
-      sync: true,
+      // A server waits for its body, its client and its timers; an actor's handler returns.
+      sync: !request.serves,
     });
     return component;
   } catch (failure) {
