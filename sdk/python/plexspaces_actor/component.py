@@ -33,8 +33,8 @@ def bind(module: ModuleType) -> type:
     definition = find_actor(module)
     contract_of(definition)
     _host.install(WitHost())
-    _forward_log()
-    _keep_source_lines(os.path.dirname(module.__file__ or ""))
+    forward_log()
+    keep_source_lines(os.path.dirname(module.__file__ or ""))
     stage = Stage(definition)
 
     # The runtime creates a new object of this class for every call; the lasting state is in
@@ -171,7 +171,8 @@ class HostHandler(logging.Handler):
         wit_logging.log(_level(record.levelno), _text(text))
 
 
-def _forward_log() -> None:
+def forward_log() -> None:
+    """Send what the standard library's `logging` gets to the application's log."""
     root = logging.getLogger()
     root.handlers[:] = [HostHandler()]
     root.setLevel(logging.INFO)
@@ -191,7 +192,8 @@ def _level(number: int) -> object:
     return levels.TRACE
 
 
-def _keep_source_lines(directory: str) -> None:
+def keep_source_lines(directory: str) -> None:
+    """Keep the lines of the modules below a directory, for tracebacks."""
     # The instance has no files: without this, tracebacks would not show the application's lines.
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)

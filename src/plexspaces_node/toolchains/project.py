@@ -25,6 +25,7 @@ _MARKS: tuple[tuple[str, Language], ...] = (
     ("Cargo.toml", Language.RUST),
     ("go.mod", Language.GO),
     ("app.py", Language.PYTHON),
+    ("server.py", Language.PYTHON),
 )
 """Files that identify the language."""
 
@@ -69,9 +70,9 @@ class Source:
 def detect(project: Path) -> Language:
     """Return the language of a project from its files.
 
-    Cargo.toml is Rust, go.mod Go, app.py Python; without any of them pyproject.toml is Python and
-    package.json TypeScript. Raises `NotFound` if the directory does not exist, `InvalidArgument` if
-    it is not a project or one of two languages.
+    Cargo.toml is Rust, go.mod Go, app.py or server.py Python; without any of them pyproject.toml is
+    Python and package.json TypeScript. Raises `NotFound` if the directory does not exist,
+    `InvalidArgument` if it is not a project or one of two languages.
     """
     if not project.is_dir():
         what = "is not a directory" if project.exists() else "does not exist"
@@ -88,7 +89,7 @@ def detect(project: Path) -> Language:
             f"{project} is not a project: it contains none of {marks}",
             hint="pass a project directory, or create one: plexspaces new --help",
         )
-    if len(found) > 1:
+    if len({language for _, language in found}) > 1:
         marks = " and ".join(mark for mark, _ in found)
         raise InvalidArgument(
             f"{project} contains {marks}: its language is ambiguous",

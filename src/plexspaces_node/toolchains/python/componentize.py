@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from plexspaces_node.toolchains.environment import BuildEnvironment
@@ -15,18 +16,35 @@ TESTED_VERSION = "0.25.1"
 """Bindings of other series have other names. For any other version it must first be checked that it
 does not free the bytes that are freed here (`python.memory`), or they would be freed twice."""
 
-_WORLD = "application"
+_TYPES = "plexspaces:application/types@0.1.0=types"
 
 
-def arguments(compiler: Compiler, module: str, mounts: Iterable[Path], output: Path) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class World:
+    """What a component imports and exports: a name in a directory of WIT."""
+
+    name: str
+    wit: Path
+
+
+def arguments(
+    compiler: Compiler, world: World, module: str, mounts: Iterable[Path], output: Path
+) -> list[str]:
     """Return the command line: it imports `module`, and mounts the directories as /0, /1, ..."""
     paths = [part for mount in mounts for part in ("-p", str(mount))]
     return [
         str(compiler.program),
         "--quiet",
-        *("--wit-path", str(shipped("wit")), "--world", _WORLD),
+        *("--wit-path", str(world.wit), "--world", world.name),
+        # In each world the same, also where another interface is called `types`.
+        *("--import-interface-name", _TYPES),
         *("componentize", module, *paths, "--output", str(output)),
     ]
+
+
+def actor_world() -> World:
+    """Return the world of an actor."""
+    return World("application", shipped("wit"))
 
 
 def interpreter_variables(environment: BuildEnvironment, scratch: Path) -> dict[str, str]:

@@ -26,6 +26,7 @@ from plexspaces_node.toolchains.project import Source
 from plexspaces_node.toolchains.python.componentize import (
     INSTALL,
     TESTED_VERSION,
+    actor_world,
     arguments,
     interpreter_variables,
 )
@@ -158,7 +159,7 @@ async def make_standard_library(
         mount = scratch / "mount"
         await in_thread(shutil.copytree, _maker(), mount)
         finished = await run(
-            arguments(compiler, _MAKER, [mount], scratch / "none.wasm"),
+            arguments(compiler, actor_world(), _MAKER, [mount], scratch / "none.wasm"),
             cwd=scratch,
             variables=interpreter_variables(environment, scratch),
             timeout_s=environment.timeout_s,

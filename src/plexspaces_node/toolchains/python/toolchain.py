@@ -1,4 +1,6 @@
-"""Python: componentize-py makes an actor component from a project with ``app.py``.
+"""Python: componentize-py makes a component from a project.
+
+With ``app.py`` it is an actor, with ``server.py`` an HTTP component.
 
 The interpreter is started during the build, imports the application and is frozen with it. That
 writes byte code beside every imported file, so it works on a copy of the project.
@@ -21,6 +23,8 @@ from plexspaces_node.toolchains.project import Source, digest_sources, read_sour
 from plexspaces_node.toolchains.python.componentize import (
     INSTALL,
     TESTED_VERSION,
+    World,
+    actor_world,
     arguments,
     interpreter_variables,
 )
@@ -34,13 +38,15 @@ from plexspaces_node.toolchains.python.library import (
     zones,
 )
 from plexspaces_node.toolchains.python.memory import keeping
-from plexspaces_node.toolchains.shipped import PYTHON_SDK, python_sdk, shipped
+from plexspaces_node.toolchains.shipped import PYTHON_SDK, http_wit, python_sdk, shipped
 from plexspaces_node.toolchains.threads import in_thread
 from plexspaces_node.toolchains.toolchain import Compilation, Compiler, find_compiler
 from plexspaces_node.toolchains.wasm.producers import with_producers
 from plexspaces_node.toolchains.wasm.wrap import wrapper_digest
 
 ENTRY = "app.py"
+SERVER = "server.py"
+"""The entry of an HTTP component, which has an ASGI application."""
 
 _LIBRARY = "plexspaces.library"
 _LIBRARY_VARIABLE = "PLEXSPACES_LIBRARY"
@@ -59,6 +65,22 @@ from plexspaces_actor import component
 
 Actor = component.bind(app)
 _late.install(component.read_kept)
+"""
+
+# Modules that nothing has imported by now cannot be imported later: there is no place for them.
+_SERVER_SHIM_SOURCE = f"""\
+from plexspaces_actor import _gaps, _late
+
+_gaps.fill()
+_late.prepare("/0/{_LIBRARY}")
+try:
+    import server
+except ImportError as exc:
+    _late.explain(exc)
+    raise
+from plexspaces_actor import asgi
+
+Handler = asgi.bind(server)
 """
 
 # The compiler mounts the directories it is given as /0, /1, ... in order.
@@ -90,7 +112,7 @@ class PythonToolchain:
         return version
 
     def kind_of(self, project: Path) -> ArtifactKind:
-        return ArtifactKind.ACTOR
+        return ArtifactKind.HTTP_COMPONENT if _serves(project) else ArtifactKind.ACTOR
 
     async def describe(self, environment: BuildEnvironment) -> str:
         return (await find_compiler(self, environment)).placed
@@ -107,7 +129,9 @@ class PythonToolchain:
         sdk = digest_sources(read_sources(python_sdk()), ())
         library = digest_sources(read_sources(shipped("toolchains/locked/python")), ())
         found = digest_sources(zone_sources(zones()), ())
-        return [contract, sdk, library, found, __version__, _SHIM_SOURCE, wrapper_digest()]
+        shims = [_SHIM_SOURCE, _SERVER_SHIM_SOURCE]
+        http = digest_sources(read_sources(http_wit()), ())
+        return [contract, sdk, library, found, __version__, *shims, http, wrapper_digest()]
 
     def directories(self, project: Path) -> list[Path]:
         return []
@@ -117,22 +141,39 @@ class PythonToolchain:
         return {**interpreter_variables(environment, scratch), _LIBRARY_VARIABLE: library}
 
     async def compile(self, compilation: Compilation) -> None:
-        if not (compilation.project / ENTRY).is_file():
+        serves = _serves(compilation.project)
+        entry = SERVER if serves else ENTRY
+        if not (compilation.project / entry).is_file():
             raise InvalidArgument(
                 f"{compilation.project} has no {ENTRY}",
                 hint=f"write the actor, a subclass of plexspaces_actor.Actor, in {ENTRY}",
             )
-        mounts = await in_thread(_stage, compilation)
+        shim = _SERVER_SHIM_SOURCE if serves else _SHIM_SOURCE
+        mounts = await in_thread(_stage, compilation, shim)
+        world = await in_thread(_server_world, compilation.scratch) if serves else actor_world()
         finished = await run(
-            arguments(compilation.compiler, _SHIM, mounts, compilation.output),
+            arguments(compilation.compiler, world, _SHIM, mounts, compilation.output),
             cwd=compilation.scratch,
             variables=compilation.variables,
             timeout_s=compilation.timeout_s,
         )
         if finished.status:
             words, hint = advised(readable(finished.output))
-            raise InvalidArgument(f"{ENTRY} does not build:\n{words}", hint=hint)
-        await in_thread(_stamp, compilation)
+            raise InvalidArgument(f"{entry} does not build:\n{words}", hint=hint)
+        await in_thread(_stamp, compilation, actor=not serves)
+
+
+def _serves(project: Path) -> bool:
+    """Whether it is an HTTP component. An actor's project may have a file named like a server."""
+    return (project / SERVER).is_file() and not (project / ENTRY).is_file()
+
+
+def _server_world(scratch: Path) -> World:
+    """Put the world of HTTP components together, with what it refers to."""
+    wit = scratch / "wit"
+    for part in (shipped("toolchains/locked/python/wit"), shipped("wit"), http_wit()):
+        shutil.copytree(part, wit, dirs_exist_ok=True)
+    return World("server", wit)
 
 
 def readable(output: str) -> str:
@@ -161,12 +202,12 @@ def advised(words: str) -> tuple[str, str | None]:
     return f"{place}{match['why']}", match["hint"]
 
 
-def _stage(compilation: Compilation) -> list[Path]:
+def _stage(compilation: Compilation, shim: str) -> list[Path]:
     """Copy what is compiled into the scratch directory; return the directories to mount."""
     sdk = compilation.scratch / "sdk"
     project = compilation.scratch / "project"
     shutil.copytree(python_sdk(), sdk / PYTHON_SDK, ignore=shutil.ignore_patterns("__pycache__"))
-    (sdk / f"{_SHIM}.py").write_text(_SHIM_SOURCE)
+    (sdk / f"{_SHIM}.py").write_text(shim)
     for source in compilation.sources:
         _copy(source, project)
     mounts = [sdk, project]
@@ -205,12 +246,13 @@ def _copy(source: Source, directory: Path) -> None:
     shutil.copyfile(source.path, copy)
 
 
-def _stamp(compilation: Compilation) -> None:
+def _stamp(compilation: Compilation, *, actor: bool) -> None:
     made_by = {
         "language": {"Python": ""},
         "processed-by": {"componentize-py": compilation.compiler.version},
         "sdk": {"plexspaces": __version__},
     }
-    library = (compilation.scratch / "sdk" / _LIBRARY).read_bytes()
-    component = keeping(compilation.output.read_bytes(), library)
+    component = compilation.output.read_bytes()
+    if actor:
+        component = keeping(component, (compilation.scratch / "sdk" / _LIBRARY).read_bytes())
     compilation.output.write_bytes(with_producers(component, made_by))
