@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from plexspaces_node.errors import AlreadyExists, InvalidArgument, PlexSpacesError, Unsupported
-from plexspaces_node.model import Language
+from plexspaces_node.model import ArtifactKind, Language
 from plexspaces_node.toolchains import detect, new_project
+from plexspaces_node.toolchains.build import kind_of
 from plexspaces_node.toolchains.project import project_name, read_sources
 from plexspaces_node.toolchains.scaffold import DEPLOYED, PLACEHOLDER, SDK_COPY, SDKS, TEMPLATES
 from plexspaces_node.toolchains.shipped import shipped
 
 AVAILABLE = [language for language in Language if (shipped(TEMPLATES) / language).is_dir()]
+SERVERS = [one for one in AVAILABLE if (shipped(TEMPLATES) / f"{one}-http").is_dir()]
 
 
 @pytest.mark.parametrize("language", AVAILABLE)
@@ -33,6 +35,43 @@ def test_new_project_of_a_language_is_one_of_that_language(
     assert "my-app" in (made / "README.md").read_text()
     assert any("test" in path.name for path in files)
     assert (made / ".gitignore").is_file()
+
+
+@pytest.mark.parametrize("language", SERVERS)
+def test_new_project_of_an_http_component_is_one(tmp_path: Path, language: Language) -> None:
+    """Its files say what it becomes, and its README names it as it is deployed."""
+    made = new_project(language, "my-app", tmp_path / "Other Place", http=True)
+
+    assert detect(made) is language
+    assert kind_of(made) is ArtifactKind.HTTP_COMPONENT
+    readme = (made / "README.md").read_text()
+    assert readme.startswith("# my-app\n")
+    assert set(re.findall(r"/apps/([^/]+)/", readme)) == {"other-place"}
+    assert not any(PLACEHOLDER in source.path.read_text() for source in read_sources(made))
+    assert (made / SDK_COPY).is_dir() is (language is not Language.RUST)
+
+
+@pytest.mark.parametrize("language", sorted({*AVAILABLE} - {*SERVERS}))
+def test_new_project_of_an_http_component_where_the_language_makes_none_says_who_does(
+    tmp_path: Path, language: Language
+) -> None:
+    """Nothing is written."""
+    with pytest.raises(Unsupported, match=f"{language} cannot make HTTP components") as error:
+        new_project(language, "my-app", tmp_path / "new", http=True)
+
+    assert "new rust NAME --http" in (error.value.hint or "")
+    assert not (tmp_path / "new").exists()
+
+
+def test_project_of_an_actor_may_have_a_file_named_like_a_server(tmp_path: Path) -> None:
+    """What an actor's project has besides its entry does not change what it is."""
+    for language, server in (
+        (Language.PYTHON, "server.py"),
+        (Language.TYPESCRIPT, "src/server.ts"),
+    ):
+        made = new_project(language, "my-app", tmp_path / language)
+        (made / server).write_text("")
+        assert (detect(made), kind_of(made)) == (language, ArtifactKind.ACTOR)
 
 
 @pytest.mark.parametrize("language", AVAILABLE)

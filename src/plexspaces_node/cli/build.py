@@ -35,9 +35,13 @@ def new(
         Path | None,
         typer.Option("--dir", metavar="DIR", help="Output directory.", show_default="./NAME"),
     ] = None,
+    http: Annotated[
+        bool,
+        typer.Option("--http", help="Create an HTTP component, which answers HTTP requests."),
+    ] = False,
 ) -> None:
     """Create a project: a small application with a unit test, ready to build."""
-    made = new_project(_language(language), name, directory or Path(name))
+    made = new_project(_language(language), name, directory or Path(name), http=http)
     here = Path.cwd()
     say(f"✓ Created {name} ({language}) in {made}")
     say("Next:")
@@ -46,7 +50,8 @@ def new(
         say(f"  cd {shlex.quote(str(shown))}")
     say("  plexspaces build")
     say("  plexspaces deploy .")
-    say("See README.md for its messages and how to run its tests.")
+    what = "requests" if http else "messages"
+    say(f"See README.md for its {what} and how to run its tests.")
 
 
 def _language(text: str) -> Language:

@@ -151,6 +151,11 @@ class _Job:
                 await in_thread(self.cache.store, inputs.digest, compilation.output)
 
 
+def kind_of(project: Path) -> ArtifactKind:
+    """Return what a project becomes. Blocks. Raises what `detect` raises."""
+    return _toolchain(detect(project), project).kind_of(project)
+
+
 def _toolchain(language: Language, project: Path) -> Toolchain:
     for toolchain in TOOLCHAINS:
         if toolchain.language is language:

@@ -1,6 +1,7 @@
 """Creates a project from the template of its language.
 
-A template is a directory below ``templates/``. In its files and their names, `PLACEHOLDER` stands
+A template is a directory below ``templates/``: one per language, and one more for an HTTP component
+where the language can make one. In its files and their names, `PLACEHOLDER` stands
 for the project's name, and `DEPLOYED` for its default application name, which its directory
 decides. A language whose SDK no package manager provides gets a copy of it. The languages know what
 the files mean.
@@ -41,23 +42,31 @@ _TAKEN: Mapping[Language, frozenset[str]] = {Language.RUST: frozenset({"plexspac
 """Names with which no project builds: cargo allows no two packages of one name and version."""
 
 
-def new_project(language: Language, name: str, directory: Path) -> Path:
+_WITHOUT_SDK = frozenset({Language.RUST})
+"""Languages whose HTTP components use a library of their own."""
+
+
+def new_project(language: Language, name: str, directory: Path, *, http: bool = False) -> Path:
     """Create a project in `directory` and return its absolute path. Blocks.
+
+    With `http` it is that of an HTTP component, otherwise of an actor.
 
     All files appear at once; a failure leaves nothing. An existing empty directory is filled.
     Raises `InvalidArgument` for an invalid application name and for a place that cannot be written,
     `AlreadyExists` if something is there, `Unsupported` for a language without a template.
     """
     _check_name(language, name)
-    template = _template(language)
+    template = _template(language, http=http)
+    with_sdk = not (http and language in _WITHOUT_SDK)
     target = directory.resolve()
     with writing(target, hint="choose another directory with --dir"):
         _check_free(target)
         with tempfile.TemporaryDirectory(prefix=".plexspaces-", dir=target.parent) as scratch:
             staged = Path(scratch, "project")
             _fill(staged, template, {PLACEHOLDER: name, DEPLOYED: project_name(target)})
-            _add_sdk(staged, language)
-            if language in SDK_PLACES:
+            if with_sdk:
+                _add_sdk(staged, language)
+            if with_sdk and language in SDK_PLACES:
                 _copy_sdk(shipped(f"sdk/{language}"), staged / SDK_PLACES[language])
             _put(staged, target)
     return target
@@ -77,10 +86,15 @@ def _check_name(language: Language, name: str) -> None:
         )
 
 
-def _template(language: Language) -> Path:
+def _template(language: Language, *, http: bool) -> Path:
     try:
-        return shipped(f"{TEMPLATES}/{language}")
+        return shipped(f"{TEMPLATES}/{language}{'-http' if http else ''}")
     except NotFound as exc:
+        if http:
+            raise Unsupported(
+                f"the compiler of {language} cannot make HTTP components yet",
+                hint="plexspaces new rust NAME --http; typescript and python can too",
+            ) from exc
         raise Unsupported(
             f"there is no template for {language} yet",
             hint="start from a project in another language: plexspaces new --help",

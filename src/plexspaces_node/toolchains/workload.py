@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plexspaces_node.errors import InvalidArgument, NotFound
-from plexspaces_node.model import Language
+from plexspaces_node.model import ArtifactKind, Language
+from plexspaces_node.toolchains.build import kind_of
 from plexspaces_node.toolchains.project import detect, project_name
 from plexspaces_node.toolchains.shipped import shipped
 
@@ -62,10 +63,12 @@ def count_primes(limit: int) -> int:
 
 
 def examples() -> list[SampleProject]:
-    """Return the examples of this installation, by name; raises `NotFound` if there are none."""
+    """Return the examples that answer messages, by name; raises `NotFound` if there are none."""
     projects = []
     for path in sorted(shipped("examples").iterdir()):
         # Beside the projects there may be a README, or files left by a tool.
         with contextlib.suppress(InvalidArgument, NotFound):
+            if kind_of(path) is ArtifactKind.HTTP_COMPONENT:
+                continue
             projects.append(SampleProject(project_name(path), path, detect(path)))
     return projects
