@@ -83,7 +83,7 @@ pub(crate) fn judge(outline: &Outline<'_>) -> Result<Kind, Refusal> {
     let kind = if exports().any(|name| name == ACTOR) {
         check_actor(types)?;
         Kind::Actor
-    } else if let Some((entry, name)) = entry(exports()) {
+    } else if let Some((entry, name)) = entry(&outline.exports) {
         check_entry(types, entry, name)?;
         entry.kind
     } else {
@@ -117,12 +117,15 @@ fn check_versions<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), Refusa
 }
 
 /// The entry of WASI that counts, with the name under which it is exported.
-fn entry<'a>(exports: impl Iterator<Item = &'a str> + Clone) -> Option<(&'static Entry, &'a str)> {
+fn entry(exports: &[String]) -> Option<(&'static Entry, &str)> {
     ENTRIES.iter().find_map(|entry| {
-        let is_it = |name: &&str| {
+        let is_it = |name: &&String| {
             name.starts_with(entry.interface) && wasi::version_of(name) == Some(entry.version)
         };
-        exports.clone().find(is_it).map(|name| (entry, name))
+        exports
+            .iter()
+            .find(is_it)
+            .map(|name| (entry, name.as_str()))
     })
 }
 
