@@ -5,6 +5,9 @@ from __future__ import annotations
 import ipaddress
 import re
 
+DEFAULT_ADDRESS = "127.0.0.1:9000"
+"""Where a node listens by default."""
+
 
 def split_address(address: str) -> tuple[str, int]:
     """Split ``HOST:PORT`` or ``[IPV6]:PORT``; raises ValueError for anything else."""

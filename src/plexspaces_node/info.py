@@ -233,11 +233,13 @@ class InvokeResult:
     Attributes:
         round_trip_ns: from the client's request until it has the reply, by the client's clock; 0 if
             no client was involved.
+        transport: how the client sent the message, `http` or `grpc`.
     """
 
     payload: bytes
     timings: MessageTimings
     round_trip_ns: int = 0
+    transport: str = "grpc"
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,8 @@ class TestInvoke:
         ran = deployed("invoke", "calc", *arguments)
         assert ran.stdout == b"x"
         times = dict(line.split(":") for line in ran.stderr.splitlines())
-        assert list(times) == ["round trip", "node", "compute", "host waits", "queue"]
+        assert list(times) == ["round trip", "node", "compute", "host waits", "queue", "transport"]
+        assert times["transport"].strip() == "grpc"
         assert (times["node"].strip(), times["compute"].strip()) == ("5.00 ms", "4.00 ms")
         assert (fake_node.invokes[0].type, fake_node.invokes[0].timeout_ms) == ("add", 2500)
 

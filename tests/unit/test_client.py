@@ -21,7 +21,7 @@ from plexspaces_node.client import (
     Progress,
     VmRegistry,
 )
-from plexspaces_node.client.node import MAX_INVOKE_TIMEOUT_S
+from plexspaces_node.client.message import MAX_INVOKE_TIMEOUT_S
 from plexspaces_node.errors import (
     ActorError,
     ActorFailed,

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
-from plexspaces_node.address import is_loopback, split_address
+from plexspaces_node.address import DEFAULT_ADDRESS, is_loopback, split_address
 from plexspaces_node.errors import (
     ActorError,
     ActorFailed,
@@ -42,8 +42,6 @@ ACTOR_DOMAIN = "plexspaces.actor"
 
 DETAILS_KEY = "grpc-status-details-bin"
 START_NODE_HINT = "plexspaces start-node --node-id my-node"
-DEFAULT_ADDRESS = "127.0.0.1:9000"
-"""Where a node listens by default."""
 
 # gRPC refuses trailing metadata over 8 KiB. The details are sent in base64 beside the plain text,
 # which is percent-encoded (threefold if it is not ASCII). An actor's traceback is cut.

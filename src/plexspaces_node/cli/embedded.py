@@ -100,7 +100,7 @@ async def _built(isolation: str | None, data_dir: Path) -> AsyncIterator[Node]:
         .with_data_dir(data_dir)
         .with_setting("limits.unused_artifact_bytes", KEPT_BYTES)
         .with_setting("node.metrics_address", "")
-        .with_setting("http.address", "")
+        .with_setting("http.address", "127.0.0.1:0")
     )
     if isolation is not None:
         builder.with_isolation(isolation)

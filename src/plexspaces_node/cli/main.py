@@ -38,7 +38,7 @@ ALIAS = "polyglot_wasm_deployment"
 HOMES: dict[str, str] = {
     "start-node": "node",
     "deploy": "deploy",
-    "invoke": "applications",
+    "invoke": "invoke",
     "list": "show",
     "inspect": "show",
     "logs": "show",

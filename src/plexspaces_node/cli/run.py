@@ -43,8 +43,8 @@ from plexspaces_node.cli.workload import (
     work_through,
 )
 from plexspaces_node.client import DeployOptions, NodeClient
+from plexspaces_node.client.address import check_address
 from plexspaces_node.client.artifact import check_wasm, read_artifact
-from plexspaces_node.client.connection import check_address
 from plexspaces_node.model import VmConfig, check_name
 from plexspaces_node.toolchains.workload import DEFAULT_PRIMES_LIMIT, MAX_PRIMES_LIMIT
 from plexspaces_node.tracker import PerformanceReport
@@ -60,14 +60,16 @@ Limit = Annotated[
         help="Upper limit of the primes that each message counts.",
     ),
 ]
+Stats = Annotated[bool, typer.Option("--stats", help="Print how the messages were sent to stderr.")]
 
 
 @app.command(epilog="Example:  plexspaces run --operations 10")
-def run(
+def run(  # noqa: PLR0913 - a command has a parameter for each of its flags
     operations: Operations = 10,
     limit: Limit = DEFAULT_PRIMES_LIMIT,
     node_address: NodeAddress = None,
     isolation: IsolationOption = None,
+    stats: Stats = False,
     as_json: Json = False,
 ) -> None:
     """Build, deploy and measure every sample application.
@@ -94,6 +96,8 @@ def run(
     else:
         reports = [(one.report, one.isolation) for one in measured] + [(total, behind)]
         say("\n\n".join(render(report, isolation) for report, isolation in reports))
+    if stats:
+        note(f"transport: {', '.join(dict.fromkeys(one.transport for one in measured))}")
     _fail_when_wrong(measured)
 
 

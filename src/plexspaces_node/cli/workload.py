@@ -40,12 +40,14 @@ class Measured:
         isolation: the level it was measured at, with its missing walls.
         wrong: how many replies were wrong.
         complaint: one of the wrong replies, in words, or "".
+        transport: how the messages were sent, `http` or `grpc`.
     """
 
     report: PerformanceReport
     isolation: str
     wrong: int
     complaint: str
+    transport: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ async def work_through(
     Coordination is the client's time without the agent's compute.
     """
     payload, expected = primes_payload(work.limit), primes_reply(work.limit)
-    wrong, complaint = 0, ""
+    wrong, complaint, transport = 0, "", ""
     for _ in range(work.operations):
         try:
             result = await client.invoke(
@@ -124,7 +126,7 @@ async def work_through(
         except ActorFailed as error:
             error.hint = error.hint or _WORKLOAD_HINT
             raise
-        compute_ns = result.timings.compute_ns
+        compute_ns, transport = result.timings.compute_ns, result.transport
         tracker.add_compute_ns(compute_ns)
         # Two clocks: on a virtual machine they may differ by more than a short message takes.
         tracker.add_coordinate_ns(max(result.round_trip_ns - compute_ns, 0))
@@ -134,7 +136,7 @@ async def work_through(
             complaint = f"answered {result.payload[:40]!r}, expected {expected!r}"
         on_message()
     isolation = application.vm.isolated_by if application.vm else ""
-    return Measured(tracker.finalize(), isolation, wrong, complaint)
+    return Measured(tracker.finalize(), isolation, wrong, complaint, transport)
 
 
 @asynccontextmanager

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 import grpc
 
+from plexspaces_node.address import DEFAULT_ADDRESS
 from plexspaces_node.api.generated.application_pb2_grpc import ApplicationServiceStub
 from plexspaces_node.api.invoke import METHOD, SERVICE
 from plexspaces_node.api.options import client_options
-from plexspaces_node.api.status import DEFAULT_ADDRESS as DEFAULT_ADDRESS
 from plexspaces_node.api.status import from_grpc
-from plexspaces_node.errors import InvalidArgument, WrongState
+from plexspaces_node.client.address import check_address
+from plexspaces_node.client.http_messages import HttpMessages
+from plexspaces_node.errors import WrongState
 
 if TYPE_CHECKING:
     # The stubs' type files have this class, but not the generated code.
@@ -30,14 +32,20 @@ class _Open(NamedTuple):
     stub: ApplicationServiceAsyncStub
     invoke: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
     """Not the stub's, which would copy a payload twice."""
+    http: HttpMessages | None
+    """Messages go this way if they can."""
 
 
 class NodeConnection:
     """A connection to one node; an async context manager that opens it."""
 
-    def __init__(self, address: str = DEFAULT_ADDRESS) -> None:
-        """Set the address without connecting; raises `InvalidArgument` if it is invalid."""
+    def __init__(self, address: str = DEFAULT_ADDRESS, *, http: bool = True) -> None:
+        """Set the address without connecting; raises `InvalidArgument` if it is invalid.
+
+        Unless `http`, messages go by gRPC even if they could go by HTTP.
+        """
         self.address = check_address(address)
+        self._http = http
         self._opened: _Open | None = None
 
     def __repr__(self) -> str:
@@ -48,7 +56,10 @@ class NodeConnection:
             raise WrongState(f"the client of {self.address} is already open")
         channel = grpc.aio.insecure_channel(self.address, options=client_options())
         self._opened = _Open(
-            channel, ApplicationServiceStub(channel), channel.unary_unary(f"/{SERVICE}/{METHOD}")
+            channel,
+            ApplicationServiceStub(channel),
+            channel.unary_unary(f"/{SERVICE}/{METHOD}"),
+            HttpMessages(self.address) if self._http else None,
         )
         return self
 
@@ -64,6 +75,8 @@ class NodeConnection:
         """Close the connection and end the calls in progress; idempotent."""
         opened, self._opened = self._opened, None
         if opened is not None:
+            if opened.http is not None:
+                opened.http.close()
             await opened.channel.close()
 
     @property
@@ -94,18 +107,3 @@ class NodeConnection:
             raise from_grpc(error, address=self.address) from error
         finally:
             call.cancel()
-
-
-def check_address(address: str) -> str:
-    """Return the address if it is HOST:PORT or unix:PATH, else raise `InvalidArgument`."""
-    if address.startswith("unix:") and len(address) > len("unix:"):
-        return address
-    host, colon, port = address.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    digits = port.isascii() and port.isdigit()
-    if not (host and colon and digits and 0 < int(port) < 65536 and (bracketed or ":" not in host)):
-        raise InvalidArgument(
-            f"node address {address!r} is not HOST:PORT",
-            hint=f"for example --node-address {DEFAULT_ADDRESS}",
-        )
-    return address

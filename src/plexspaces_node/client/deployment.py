@@ -8,9 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from plexspaces_node.address import DEFAULT_ADDRESS
 from plexspaces_node.allowed_hosts import AllowedHosts
 from plexspaces_node.api.convert import language_named
-from plexspaces_node.client.connection import DEFAULT_ADDRESS
 from plexspaces_node.client.node import NodeClient
 from plexspaces_node.client.options import DeployOptions, OnProgress
 from plexspaces_node.errors import InvalidArgument, NotFound

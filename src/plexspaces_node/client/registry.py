@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from plexspaces_node.client.connection import DEFAULT_ADDRESS
+from plexspaces_node.address import DEFAULT_ADDRESS
 from plexspaces_node.client.node import NodeClient
 from plexspaces_node.errors import NotFound, no_application
 from plexspaces_node.info import Listing, VmInfo

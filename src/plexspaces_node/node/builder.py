@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from time import time_ns
 from typing import Self
@@ -21,7 +21,8 @@ from plexspaces_node import __version__
 from plexspaces_node.api.invoke import SERVICE
 from plexspaces_node.api.options import ChannelOptions, server_options
 from plexspaces_node.config import Config, ConfigBootstrap
-from plexspaces_node.errors import Unavailable, WrongState, quoted
+from plexspaces_node.errors import InvalidArgument, Unavailable, WrongState, quoted
+from plexspaces_node.http_notice import posted
 from plexspaces_node.info import NodeInfo
 from plexspaces_node.isolation import choose_driver, make_drivers
 from plexspaces_node.model import ENGINE, ENGINE_REVISION, VmConfig
@@ -178,8 +179,20 @@ class NodeBuilder:
             await server.start()
             await http.serve()
             await node_health.serve()
+            stack.enter_context(_notice(address, http_address))
             stack.push_async_callback(node.drain)
             yield node
+
+
+@contextmanager
+def _notice(address: str, http_address: str) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(posted(address, http_address))
+        except (OSError, InvalidArgument) as error:
+            # Clients use gRPC then.
+            _log.info("clients are not told the HTTP address: %s", error)
+        yield
 
 
 async def _open(  # noqa: PLR0913 - each by its name

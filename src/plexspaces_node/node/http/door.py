@@ -37,6 +37,9 @@ _JSON_BEGINS = frozenset(b'{["-0123456789tfn')
 _PREFER_WAIT = re.compile(rb"(?:^|[,;\s])wait\s*=\s*(\d+(?:\.\d+)?)")
 _RAW = msgspec.json.Decoder(msgspec.Raw)
 
+CLIENT = b"plexspaces-client"
+"""The header of requests by `plexspaces` and its Python client: see `problem.of_error`."""
+
 JSON = (b"content-type", b"application/json")
 TEXT = (b"content-type", b"text/plain; charset=utf-8")
 BYTES = (b"content-type", b"application/octet-stream")
@@ -91,7 +94,7 @@ class Door:
                 return None
             return self._send(*target, request, done)
         except Exception as error:  # noqa: BLE001 - the boundary
-            response = of_exception(error)
+            response = of_exception(error, by_client=_is_by_client(request))
         self._origins.allow(request, response.headers)
         return asyncio.get_running_loop().call_soon(done, response).cancel
 
@@ -105,7 +108,7 @@ class Door:
         def replied(outcome: Outcome | PlexSpacesError) -> None:
             self._calls -= 1
             try:
-                response = _reply(outcome)
+                response = _reply(outcome, request)
             except Exception as error:  # noqa: BLE001 - the boundary
                 response = of_exception(error)
             self._origins.allow(request, response.headers)
@@ -132,7 +135,7 @@ class Door:
                 raise _not_post(target[0], request)
             response = await self._control.answer(request)
         except Exception as error:  # noqa: BLE001 - the boundary
-            response = of_exception(error)
+            response = of_exception(error, by_client=_is_by_client(request))
         finally:
             self._calls -= 1
         self._origins.allow(request, response.headers)
@@ -179,16 +182,21 @@ def _not_post(name: str, request: Request) -> HttpFault:
     )
 
 
-def _reply(outcome: Outcome | PlexSpacesError) -> Response:
+def _reply(outcome: Outcome | PlexSpacesError, request: Request) -> Response:
     if isinstance(outcome, PlexSpacesError):
-        return of_error(outcome)
+        return of_error(outcome, by_client=_is_by_client(request))
     timing = server_timing(outcome.timings)
     if outcome.failure is not None:
-        response = of_error(outcome.failure, output=bytes(outcome.payload))
+        output, by_client = bytes(outcome.payload), _is_by_client(request)
+        response = of_error(outcome.failure, output=output, by_client=by_client)
         response.headers.append(timing)
         return response
     payload = outcome.payload
     return Response(200, [content_type(payload), NOSNIFF, timing], payload)
+
+
+def _is_by_client(request: Request) -> bool:
+    return request.header(CLIENT) is not None
 
 
 def server_timing(timings: MessageTimings) -> tuple[bytes, bytes]:
@@ -198,7 +206,7 @@ def server_timing(timings: MessageTimings) -> tuple[bytes, bytes]:
     rest = max(timings.total_ns - compute - wait - queue, 0)
     return (
         b"server-timing",
-        b"compute;dur=%.3f, wait;dur=%.3f, queue;dur=%.3f, coordination;dur=%.3f"
+        b"compute;dur=%.6f, wait;dur=%.6f, queue;dur=%.6f, coordination;dur=%.6f"
         % (compute / 1e6, wait / 1e6, queue / 1e6, rest / 1e6),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Sequence
 from typing import Any
 
@@ -96,18 +97,30 @@ class HttpFault(Exception):
         return _problem(self.status, members, self.headers)
 
 
-def of_exception(error: Exception) -> Response:
-    """Return the response for any error; what nobody expected is logged."""
+def of_exception(error: Exception, *, by_client: bool = False) -> Response:
+    """Return the response for any error; what nobody expected is logged.
+
+    It is for `plexspaces` and its Python client if `by_client`: with hints that name commands.
+    """
     if isinstance(error, HttpFault):
         return error.response
-    return of_error(known_error(error))
+    return of_error(known_error(error), by_client=by_client)
 
 
-def of_error(error: PlexSpacesError | ActorError, *, output: bytes = b"") -> Response:
-    """Return the response for an error; `output` is what a command wrote before it failed."""
+def of_error(
+    error: PlexSpacesError | ActorError, *, output: bytes = b"", by_client: bool = False
+) -> Response:
+    """Return the response for an error; `output` is what a command wrote before it failed.
+
+    Output that is not UTF-8 is in base64 too, and always for the Python client.
+    """
     members = members_of(error)
+    if by_client and error.hint:
+        members |= _readable({"hint": error.hint})
     if output:
-        members["output"] = output.decode("utf-8", "replace")
+        members["output"] = text = output.decode("utf-8", "replace")
+        if by_client or text.encode() != output:
+            members["output_base64"] = b64encode(output).decode()
     return _problem(members["status"], members)
 
 

@@ -1,0 +1,126 @@
+"""A node's notice: where it serves HTTP, for clients of the same user on the same host.
+
+A node that runs keeps its notice locked, so a notice of a node that was killed is not believed. It
+is a file in the user's cache directory, named after the node's address.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+from plexspaces_node.address import is_loopback, split_address
+from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.programs import cache_home
+
+_LOOPBACK = {"localhost": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
+"""The addresses at which clients on this host reach a node that is said to be there."""
+
+_BYTES = 4096
+_BEING_WRITTEN = ".new-"
+
+
+def find(address: str, directory: Path | None = None) -> str | None:
+    """Return the HTTP address of the node at `address`; None if no notice says it.
+
+    Reads one small file; never raises. The node that wrote it runs, and on this host.
+    """
+    try:
+        path = _path(directory, address)
+        opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except (OSError, ValueError, InvalidArgument):
+        return None
+    try:
+        if not _is_held(opened) or os.fstat(opened).st_uid != os.geteuid():
+            return None
+        lines = os.read(opened, _BYTES).decode().splitlines()
+        host = _this_host()
+    except (OSError, ValueError):
+        return None
+    finally:
+        os.close(opened)
+    said, http_address = lines[:-1], lines[-1] if lines else ""
+    return http_address if said == [_reached_at(address), host] else None
+
+
+@contextmanager
+def posted(address: str, http_address: str, directory: Path | None = None) -> Iterator[None]:
+    """Keep a notice that the node at `address` serves HTTP there; removed at the end.
+
+    Does nothing for an HTTP address that is "" or not of this host only. Raises OSError if the
+    notice cannot be written. Notices of nodes that were killed are removed.
+    """
+    if not http_address or not _is_here(http_address):
+        yield
+        return
+    path = _path(directory, address)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _sweep(path.parent)
+    with ExitStack() as stack:
+        file = stack.enter_context(
+            NamedTemporaryFile(dir=path.parent, prefix=_BEING_WRITTEN, delete=False)
+        )
+        stack.callback(_remove, Path(file.name))
+        # Before it has its name: nobody finds it without its lock.
+        fcntl.flock(file, fcntl.LOCK_EX)
+        lines = (_reached_at(address), _this_host(), _reached_at(http_address))
+        file.write("\n".join(lines).encode())
+        file.flush()
+        os.rename(file.name, path)
+        mine = os.fstat(file.fileno())
+        stack.callback(_remove, path, mine.st_ino)
+        yield
+
+
+def _path(directory: Path | None, address: str) -> Path:
+    name = hashlib.sha256(_reached_at(address).encode()).hexdigest()[:32]
+    return (directory or cache_home() / "plexspaces" / "nodes") / name
+
+
+def _reached_at(address: str) -> str:
+    """Return the one form of an address that its node and its clients use for the name."""
+    if address.startswith("unix:"):
+        return f"unix:{Path(address[len('unix:') :]).absolute()}"
+    host, port = split_address(address)
+    host = _LOOPBACK.get(host, host)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _is_here(address: str) -> bool:
+    try:
+        return is_loopback(split_address(_reached_at(address))[0])
+    except ValueError:
+        return False
+
+
+def _this_host() -> str:
+    # A home directory may be shared with other hosts and containers.
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot} {os.stat('/proc/self/ns/net').st_ino}"
+
+
+def _is_held(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _sweep(directory: Path) -> None:
+    for path in directory.iterdir():
+        with suppress(OSError), path.open("rb") as file:
+            if not path.name.startswith(_BEING_WRITTEN) and not _is_held(file.fileno()):
+                path.unlink()
+
+
+def _remove(path: Path, inode: int | None = None) -> None:
+    with suppress(OSError):
+        # The next node at this address may have its own by now.
+        if inode is None or path.stat().st_ino == inode:
+            path.unlink()
