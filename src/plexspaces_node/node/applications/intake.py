@@ -91,18 +91,6 @@ class Intake:
         self._closed = True
         self._fail_all()
 
-    async def turn(self, size: int, timeout_ns: int) -> AgentClient:
-        """Wait for an agent, at most for the message's own timeout and `HOLD_S`.
-
-        The message must be sent before anything else is awaited: its turn is then. Raises what
-        `join` raises, or the refusal if no agent takes it in time. Cancelling ends the wait.
-        """
-        place = self.join(size, timeout_ns)
-        try:
-            return await place.turn
-        finally:
-            self.leave(place)
-
     def post(
         self,
         send: Callable[[AgentClient], Leave],
@@ -123,6 +111,8 @@ class Intake:
     def join(self, size: int, timeout_ns: int) -> Place:
         """Put a message of `size` bytes in line; `leave` must follow when its turn is done.
 
+        The wait lasts at most as long as the message's own timeout and `HOLD_S`. The message must
+        be sent in the same step in which it leaves: its turn is then.
         Raises the refusal if messages are refused, and `ResourceExhausted` if too many wait.
         """
         if self._closed or not (self._holds or self._next):
