@@ -80,7 +80,7 @@ class Request:
 
     Attributes:
         path: as it was sent, still percent-encoded, without the query.
-        headers: names in lower case, in the order sent.
+        headers: names in lower case, in the order sent; not changed after the first `header`.
         body: all of it, b"" until it has come or when it is streamed.
         stream: the body as it comes, None for one that is collected first.
         is_http_1_0: whether the client knows no chunks.
@@ -89,6 +89,7 @@ class Request:
     """
 
     __slots__ = (
+        "_first",
         "body",
         "headers",
         "is_http_1_0",
@@ -105,6 +106,7 @@ class Request:
         self.method = method
         self.path, _, self.query = target.partition(b"?")
         self.headers = headers
+        self._first: dict[bytes, bytes] | None = None
         self.body: Body = b""
         self.stream: BodyStream | None = None
         self.keep_alive = True
@@ -117,10 +119,10 @@ class Request:
 
     def header(self, name: bytes) -> bytes | None:
         """Return the first value of a header, None without; `name` is in lower case."""
-        for each, value in self.headers:
-            if each == name:
-                return value
-        return None
+        if self._first is None:
+            # The first of a name is the last one in reverse, which is the one that stays.
+            self._first = dict(reversed(self.headers))
+        return self._first.get(name)
 
     def release(self) -> None:
         """Say that somebody else counts the body now, or that it is done with. Idempotent."""
