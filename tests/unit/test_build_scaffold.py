@@ -51,6 +51,24 @@ def test_new_project_of_an_http_component_is_one(tmp_path: Path, language: Langu
     assert (made / SDK_COPY).is_dir() is (language is not Language.RUST)
 
 
+@pytest.mark.parametrize("language", SERVERS)
+def test_example_of_an_http_component_is_what_a_new_project_is(
+    tmp_path: Path, language: Language
+) -> None:
+    """Its sources are those of the template, so that both are kept at once."""
+    name = f"{'ts' if language is Language.TYPESCRIPT else language}-hello-http"
+    made = new_project(language, name, tmp_path / name, http=True)
+
+    example = shipped("examples") / name
+    sources = {one.relative: one.path for one in read_sources(example)}
+    for own in (".gitignore", "README.md", "tsconfig.json", "Cargo.lock"):
+        sources.pop(own, None)
+    assert {"server.py", "src/server.ts", "src/lib.rs"} & set(sources)
+    assert kind_of(example) is ArtifactKind.HTTP_COMPONENT
+    for relative, path in sources.items():
+        assert path.read_text() == (made / relative).read_text(), relative
+
+
 @pytest.mark.parametrize("language", sorted({*AVAILABLE} - {*SERVERS}))
 def test_new_project_of_an_http_component_where_the_language_makes_none_says_who_does(
     tmp_path: Path, language: Language
