@@ -76,7 +76,7 @@ async def _measure(scratch: Path, only: str | None) -> Report:
     if only in (None, "node", "languages"):
         host = [sys.executable, "-m", "benchmarks.host", str(scratch / "data")]
         with serving(host) as addresses:
-            async with NodeClient(addresses.split()[0]) as client:
+            async with NodeClient(addresses.split()[0], http=False) as client:
                 if only != "languages":
                     rows = await node.measure(client, scratch / "data", wasm)
                 if only != "node":

@@ -44,7 +44,7 @@ async def measure(wasm: Path, scratch: Path) -> list[Row]:
     floor = [sys.executable, "-m", "benchmarks.floor_http"]
     with serving(host) as addresses, serving(floor) as bare, ExitStack() as others:
         grpc_address, http_address = addresses.split()
-        async with NodeClient(grpc_address) as client:
+        async with NodeClient(grpc_address, http=False) as client:
             await client.deploy("echo", wasm)
             await client.deploy("quiet", wasm)
 
