@@ -13,6 +13,7 @@ import pytest
 from plexspaces_node.api.generated.application_pb2 import InspectNodeRequest, InspectNodeResponse
 from plexspaces_node.config import Config, ConfigBootstrap
 from plexspaces_node.doctor.ports import check_address, check_descriptors, check_http_address
+from plexspaces_node.node.api.descriptors import reserve
 
 
 @pytest.fixture
@@ -190,7 +191,8 @@ class TestDescriptors:
         """The limit is shown with what becomes of it."""
         (finding,) = check_descriptors(configured(), most=20_000)
         assert finding.ok is True
-        said = "20000: 9636 for connections of each port, the rest for 100 applications"
+        each = (20_000 - reserve(100)) // 2
+        said = f"20000: {each} for connections of each port, the rest for 100 applications"
         assert finding.detail == said
 
     def test_check_descriptors_when_there_are_few_then_the_hint_says_how_many_are_wanted(
@@ -199,12 +201,13 @@ class TestDescriptors:
         """A node runs with few, so it is a remark."""
         (finding,) = check_descriptors(configured(), most=512)
         assert finding.ok is None
-        assert "may need 728" in finding.detail
-        assert "LimitNOFILE=1456" in str(finding.hint)
+        assert f"may need {reserve(100)}" in finding.detail
+        assert f"LimitNOFILE={2 * reserve(100)}" in str(finding.hint)
 
     def test_two_ports_share_them(self) -> None:
         """As in the node."""
         (finding,) = check_descriptors(configured(), most=4000)
         (alone,) = check_descriptors(configured(http="off"), most=4000)
-        assert "4000: 1636 for connections of each port" in finding.detail
-        assert "4000: 3272 for connections, the rest" in alone.detail
+        left = 4000 - reserve(100)
+        assert f"4000: {left // 2} for connections of each port" in finding.detail
+        assert f"4000: {left} for connections, the rest" in alone.detail
