@@ -6,6 +6,8 @@ A language whose compiler is missing is skipped, unless `--languages` names it.
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -116,3 +118,37 @@ def test_module_that_says_nothing_of_itself_is_no_component() -> None:
     """What the compiler program says is passed on."""
     with pytest.raises(Internal, match="it cannot be made a component"):
         componentize(b"junk")
+
+
+FOREIGN_SHA256 = "01503285fa499ebeeae2e6c8ab5f5dd277b23eb341ea0b521b25502f72fe39d6"
+FOREIGN_DEPENDENCIES = """\
+anyhow = "=1.0.105"
+futures-lite = "=1.13.0"
+http-body-util = "=0.1.5"
+wstd = "=0.6.8"
+"""
+
+
+async def test_server_that_nobody_here_wrote_becomes_an_http_component(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """The example that the package of wstd carries, unchanged: streams, trailers, errors."""
+    project = new_project(Language.RUST, "foreign", tmp_path / "foreign", http=True)
+    manifest = project / "Cargo.toml"
+    head, _, rest = manifest.read_text().partition("[dependencies]\n")
+    manifest.write_text(f"{head}[dependencies]\n{FOREIGN_DEPENDENCIES}\n[{rest.partition('[')[2]}")
+    await asyncio.to_thread(built, project, request, Language.RUST)
+    cargo = shutil.which("cargo") or "cargo"
+    command = [cargo, "metadata", "--format-version=1", "--offline"]
+    told = await asyncio.to_thread(
+        subprocess.run, command, cwd=project, capture_output=True, check=True, timeout=60
+    )
+    [package] = [one for one in json.loads(told.stdout)["packages"] if one["name"] == "wstd"]
+    source = (Path(package["manifest_path"]).parent / "examples/http_server.rs").read_bytes()
+    assert hashlib.sha256(source).hexdigest() == FOREIGN_SHA256
+
+    (project / "src/lib.rs").write_bytes(source)
+    result = await asyncio.to_thread(built, project, request, Language.RUST)
+    found = await inspect(result.path.read_bytes())
+    assert found is not None
+    assert found.kind is ArtifactKind.HTTP_COMPONENT
