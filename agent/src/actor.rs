@@ -228,13 +228,13 @@ impl Actor {
     }
 
     fn store(&self, state_bytes: usize, deadline: Instant) -> Store<Surroundings> {
-        let surroundings = Surroundings {
-            wasi: self.wasi(state_bytes),
-            bounds: Bounds::new(Pool::new(self.settings.memory_bytes)),
-            node: Arc::clone(&self.node),
-            message_limit: self.settings.message_limit,
+        let surroundings = Surroundings::new(
+            self.wasi(state_bytes),
+            Bounds::new(Pool::new(self.settings.memory_bytes)),
+            Arc::clone(&self.node),
+            self.settings.message_limit,
             deadline,
-        };
+        );
         surroundings.store(&self.engine)
     }
 

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use crate::actor::{Actor, Outcome};
 use crate::command::Command;
 use crate::deadline::Spent;
+use crate::http::service::Service;
 use crate::link::connection::Connection;
 use crate::link::proto::log::Level;
 use crate::link::proto::{Failed, Failure, Reply, Stopped, from_agent::Frame};
@@ -313,9 +314,26 @@ impl ActorAtWork {
     }
 }
 
-/// A running command.
-pub(crate) struct CommandAtWork {
-    command: Arc<Command>,
+/// A program that handles several messages at the same time, each in an instance of its own.
+pub(crate) enum Handler {
+    /// A command.
+    Command(Command),
+    /// A component of wasi:http.
+    Service(Service),
+}
+
+impl Handler {
+    async fn answer(&self, connection: &Connection, message: Message) {
+        match self {
+            Self::Command(command) => answer_by(command, connection, message).await,
+            Self::Service(service) => service.answer(connection, message).await,
+        }
+    }
+}
+
+/// A running program that handles several messages at the same time.
+pub(crate) struct HandlerAtWork {
+    handler: Arc<Handler>,
     mailbox: Arc<Mailbox>,
     connection: Connection,
     concurrency: u32,
@@ -323,17 +341,17 @@ pub(crate) struct CommandAtWork {
     workers: Handle,
 }
 
-impl CommandAtWork {
-    /// Take over a command that handles this many messages at a time on these threads.
+impl HandlerAtWork {
+    /// Take over a program that handles this many messages at a time on these threads.
     pub(crate) fn new(
-        command: Command,
+        handler: Handler,
         mailbox: Arc<Mailbox>,
         connection: Connection,
         concurrency: u32,
         workers: Handle,
     ) -> Self {
         Self {
-            command: Arc::new(command),
+            handler: Arc::new(handler),
             mailbox,
             connection,
             concurrency,
@@ -353,10 +371,10 @@ impl CommandAtWork {
             self.connection.room().await;
             match self.mailbox.next().await {
                 Next::Message(message) => {
-                    let command = Arc::clone(&self.command);
+                    let handler = Arc::clone(&self.handler);
                     let connection = self.connection.clone();
                     self.workers.spawn(async move {
-                        answer_by(&command, &connection, message).await;
+                        handler.answer(&connection, message).await;
                         drop(slot);
                     });
                 }
@@ -424,7 +442,8 @@ pub(crate) async fn expire(mailbox: Arc<Mailbox>, connection: Connection) {
     }
 }
 
-fn late() -> Failure {
+/// The failure of a message whose time was over before it was handled.
+pub(crate) fn late() -> Failure {
     Failure::platform(
         "deadline_exceeded",
         "the message timed out in the mailbox while others were handled",

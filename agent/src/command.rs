@@ -201,13 +201,13 @@ impl Command {
             .stdin(MemoryInputPipe::new(message.payload.clone()))
             .stdout(captured.output())
             .stderr(words.stderr());
-        let surroundings = Surroundings {
-            wasi: wasi.build_p1(),
-            bounds: Bounds::new(Arc::clone(&self.pool)),
-            node: Arc::clone(&self.node),
-            message_limit: self.settings.message_limit,
-            deadline: message.deadline,
-        };
+        let surroundings = Surroundings::new(
+            wasi.build_p1(),
+            Bounds::new(Arc::clone(&self.pool)),
+            Arc::clone(&self.node),
+            self.settings.message_limit,
+            message.deadline,
+        );
         surroundings.store(&self.engine)
     }
 }

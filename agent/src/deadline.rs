@@ -6,9 +6,10 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
@@ -68,19 +69,11 @@ impl Ticker {
         deadline: Instant,
         call: impl Future<Output = T>,
     ) -> (Option<T>, Spent) {
-        let begin = Instant::now();
-        let mut compute = Duration::ZERO;
+        let mut stopwatch = Stopwatch::start(self);
         let mut call = pin!(call);
-        let timed = poll_fn(|context| {
-            let resumed = std::time::Instant::now();
-            let _computing = self.computing();
-            let state = call.as_mut().poll(context);
-            compute += resumed.elapsed();
-            state
-        });
+        let timed = poll_fn(|context| stopwatch.poll(call.as_mut(), context));
         let result = timeout_at(deadline, timed).await.ok();
-        let wait = begin.elapsed().saturating_sub(compute);
-        (result, Spent { compute, wait })
+        (result, stopwatch.spent())
     }
 
     fn computing(&self) -> Computing<'_> {
@@ -89,6 +82,46 @@ impl Ticker {
             self.thread.unpark();
         }
         Computing(&self.state)
+    }
+}
+
+/// Measures how the time of one call is spent.
+pub(crate) struct Stopwatch {
+    ticker: Ticker,
+    begin: Instant,
+    compute: Duration,
+}
+
+impl Stopwatch {
+    /// Begin now.
+    pub(crate) fn start(ticker: &Ticker) -> Self {
+        Self {
+            ticker: ticker.clone(),
+            begin: Instant::now(),
+            compute: Duration::ZERO,
+        }
+    }
+
+    /// Resume the call; the time until it yields is compute.
+    pub(crate) fn poll<F: Future>(
+        &mut self,
+        call: Pin<&mut F>,
+        context: &mut Context<'_>,
+    ) -> Poll<F::Output> {
+        let resumed = std::time::Instant::now();
+        let state = {
+            let _computing = self.ticker.computing();
+            call.poll(context)
+        };
+        self.compute += resumed.elapsed();
+        state
+    }
+
+    /// How it was spent so far.
+    pub(crate) fn spent(&self) -> Spent {
+        let compute = self.compute;
+        let wait = self.begin.elapsed().saturating_sub(compute);
+        Spent { compute, wait }
     }
 }
 

@@ -9,8 +9,10 @@ use wasmtime::component::{Component, HasSelf, Linker};
 use wasmtime::{Engine, Store};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::bounds::Bounds;
+use crate::http::fetch::Hooks;
 use crate::link::CODE_BYTES;
 use crate::link::proto::failure::Origin;
 use crate::link::proto::from_agent::Frame;
@@ -47,6 +49,8 @@ pub(crate) struct Surroundings {
     pub(crate) message_limit: usize,
     /// The deadline of the current call: no host call waits beyond it.
     pub(crate) deadline: Instant,
+    http: WasiHttpCtx,
+    hooks: Hooks,
 }
 
 impl WasiView for Surroundings {
@@ -55,7 +59,36 @@ impl WasiView for Surroundings {
     }
 }
 
+impl WasiHttpView for Surroundings {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView {
+            ctx: &mut self.http,
+            table: self.wasi.ctx().table,
+            hooks: &mut self.hooks,
+        }
+    }
+}
+
 impl Surroundings {
+    /// Put together the data of one store.
+    pub(crate) fn new(
+        wasi: WasiP1Ctx,
+        bounds: Bounds,
+        node: Arc<Node>,
+        message_limit: usize,
+        deadline: Instant,
+    ) -> Self {
+        Self {
+            wasi,
+            bounds,
+            hooks: Hooks::new(Arc::clone(&node)),
+            http: WasiHttpCtx::new(),
+            node,
+            message_limit,
+            deadline,
+        }
+    }
+
     /// Create a store for one instance with this data.
     pub(crate) fn store(self, engine: &Engine) -> Store<Self> {
         // The limit of what crosses to the host at once: a state can be as long as the memory that
@@ -93,7 +126,7 @@ impl Linkers {
     pub(crate) fn of(&self, component: &Component) -> wasmtime::Result<Linker<Surroundings>> {
         let wanted = Wanted::by(component, &self.engine);
         match &self.ready {
-            Some(ready) if !wanted.wasi_0_3 => Ok(ready.clone()),
+            Some(ready) if wanted.is_of_most() => Ok(ready.clone()),
             _ => made(&self.engine, wanted),
         }
     }
@@ -104,6 +137,8 @@ impl Linkers {
 struct Wanted {
     wasi_0_2: bool,
     wasi_0_3: bool,
+    http_0_2: bool,
+    http_0_3: bool,
     contract: bool,
 }
 
@@ -111,16 +146,25 @@ impl Wanted {
     const MOST: Self = Self {
         wasi_0_2: true,
         wasi_0_3: false,
+        http_0_2: false,
+        http_0_3: false,
         contract: true,
     };
+
+    fn is_of_most(self) -> bool {
+        !(self.wasi_0_3 || self.http_0_2 || self.http_0_3)
+    }
 
     fn by(component: &Component, engine: &Engine) -> Self {
         let mut wanted = Self::default();
         for (name, _) in component.component_type().imports(engine) {
-            match name.starts_with("wasi:") {
-                true if name.contains("@0.3.") => wanted.wasi_0_3 = true,
-                true => wanted.wasi_0_2 = true,
-                false => wanted.contract = true,
+            let is_0_3 = name.contains("@0.3.");
+            match name.split_once('/').map(|(package, _)| package) {
+                Some("wasi:http") if is_0_3 => wanted.http_0_3 = true,
+                Some("wasi:http") => wanted.http_0_2 = true,
+                Some(package) if package.starts_with("wasi:") && is_0_3 => wanted.wasi_0_3 = true,
+                Some(package) if package.starts_with("wasi:") => wanted.wasi_0_2 = true,
+                _ => wanted.contract = true,
             }
         }
         wanted
@@ -134,6 +178,12 @@ fn made(engine: &Engine, wanted: Wanted) -> wasmtime::Result<Linker<Surroundings
     }
     if wanted.wasi_0_3 {
         wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+    }
+    if wanted.http_0_2 {
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    }
+    if wanted.http_0_3 {
+        wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     }
     if wanted.contract {
         Application::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;

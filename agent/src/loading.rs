@@ -9,10 +9,11 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::time::Instant;
 
 use crate::actor::Actor;
-use crate::application::{ActorAtWork, CommandAtWork, Ending, Terms, expire, fail};
+use crate::application::{ActorAtWork, Handler, HandlerAtWork, Ending, Terms, expire, fail};
 use crate::command::Command;
+use crate::http::service::Service;
 use crate::link::connection::Connection;
-use crate::link::proto::{Failure, Load, Loaded, from_agent::Frame};
+use crate::link::proto::{Failure, Load, Loaded, from_agent::Frame, load::Kind};
 use crate::machine::Machine;
 use crate::mailbox::Mailbox;
 use crate::node::Node;
@@ -40,6 +41,8 @@ pub(crate) struct Loading {
     pub(crate) name: String,
     /// Where its messages wait.
     pub(crate) mailbox: Arc<Mailbox>,
+    /// Whether it handles HTTP requests instead of messages.
+    pub(crate) handles_requests: bool,
     /// How an actor's snapshots are saved.
     pub(crate) saver: Option<Arc<Saver>>,
     /// The threads of a command that uses several.
@@ -73,7 +76,7 @@ impl Loading {
         let program =
             Program::load(around, &artifact, &settings).map_err(|error| does_not_load(&error))?;
         let workers = match &program {
-            Program::Command(_) => workers(load)?,
+            Program::Handler(_) => workers(load)?,
             Program::Actor(_) => None,
         };
         let missing_walls = machine.lock_down()?;
@@ -89,17 +92,18 @@ impl Loading {
         tokio::spawn(expire(Arc::clone(&mailbox), starting.connection.clone()));
         let saver = match program {
             Program::Actor(actor) => Some(starting.start_actor(actor, load, state)),
-            Program::Command(command) => {
-                let handle = workers
+            Program::Handler(handler) => {
+                let threads = workers
                     .as_ref()
                     .map_or_else(Handle::current, |runtime| runtime.handle().clone());
-                starting.start_command(*command, load, handle);
+                starting.start_handler(*handler, load, threads);
                 None
             }
         };
         Ok(Self {
             name: load.application.clone(),
             mailbox,
+            handles_requests: load.kind() == Kind::HttpComponent,
             saver,
             workers,
         })
@@ -108,7 +112,7 @@ impl Loading {
 
 enum Program {
     Actor(Box<Actor>),
-    Command(Box<Command>),
+    Handler(Box<Handler>),
 }
 
 impl Program {
@@ -131,12 +135,16 @@ impl Program {
             }
             Artifact::Module(module) => {
                 let command = Command::of_module(engine, module, settings, ticker, node)?;
-                Self::Command(Box::new(command))
+                Self::Handler(Box::new(Handler::Command(command)))
             }
             Artifact::Command(component) => {
                 let command =
                     Command::of_component(engine, linkers, component, settings, ticker, node)?;
-                Self::Command(Box::new(command))
+                Self::Handler(Box::new(Handler::Command(command)))
+            }
+            Artifact::Http(component) => {
+                let service = Service::load(engine, linkers, component, settings, ticker, node)?;
+                Self::Handler(Box::new(Handler::Service(service)))
             }
         })
     }
@@ -219,11 +227,11 @@ impl Starting {
         Err(Failure::actor("too-little-memory", message).hint(MORE_MEMORY))
     }
 
-    fn start_command(self, command: Command, load: &Load, workers: Handle) {
+    fn start_handler(self, handler: Handler, load: &Load, workers: Handle) {
         self.loaded(0);
         let concurrency = load.concurrency.max(1);
         let at_work =
-            CommandAtWork::new(command, self.mailbox, self.connection, concurrency, workers);
+            HandlerAtWork::new(handler, self.mailbox, self.connection, concurrency, workers);
         tokio::spawn(async move {
             at_work.run().await;
             self.ending.tell(Ok(()));

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
+use crate::http::service::Request;
 use crate::link::proto::Failure;
 
 /// A message on its way to the application.
@@ -21,6 +22,8 @@ pub(crate) struct Message {
     pub(crate) kind: String,
     /// Its payload.
     pub(crate) payload: Bytes,
+    /// An HTTP request instead.
+    pub(crate) request: Option<Box<Request>>,
     /// When it arrived.
     pub(crate) arrived: Instant,
     /// Its deadline.
@@ -172,6 +175,7 @@ mod tests {
             sender: String::new(),
             kind: String::new(),
             payload: Bytes::new(),
+            request: None,
             arrived: Instant::now(),
             deadline: Instant::now() + Duration::from_millis(ms),
         }

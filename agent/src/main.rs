@@ -12,6 +12,7 @@ mod command;
 mod deadline;
 mod guest;
 mod host;
+mod http;
 mod link;
 mod loading;
 mod machine;

@@ -1,11 +1,12 @@
 //! What an application can ask the node for: requests over the link, and their answers.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use crate::http::transfer::Transfers;
 use crate::link::connection::Connection;
 use crate::link::proto::{Answer, Failure, from_agent::Frame};
 
@@ -17,6 +18,7 @@ type Answered = Result<(bool, Bytes), Failure>;
 pub(crate) struct Node {
     connection: Connection,
     requests: Mutex<Requests>,
+    transfers: Arc<Transfers>,
 }
 
 #[derive(Debug, Default)]
@@ -31,6 +33,7 @@ impl Node {
         Self {
             connection,
             requests: Mutex::default(),
+            transfers: Arc::default(),
         }
     }
 
@@ -39,21 +42,33 @@ impl Node {
         &self.connection
     }
 
+    /// The bodies of HTTP requests that are in progress, in both directions.
+    pub(crate) fn transfers(&self) -> &Arc<Transfers> {
+        &self.transfers
+    }
+
     /// Send a request and wait for its answer: whether the value exists, and its bytes.
     ///
     /// Waits without a time limit. A caller that stops waiting drops the answer.
     pub(crate) async fn ask(&self, frame: impl FnOnce(u64) -> Frame, body: Bytes) -> Answered {
+        let id = self.next_id();
+        self.answer_to(id, frame(id), body).await
+    }
+
+    /// Return the id of a request that has yet to be sent.
+    pub(crate) fn next_id(&self) -> u64 {
+        let mut requests = self.requests();
+        requests.last_id += 1;
+        requests.last_id
+    }
+
+    /// Send the request of this id and wait for its answer; see `ask`.
+    pub(crate) async fn answer_to(&self, id: u64, frame: Frame, body: Bytes) -> Answered {
         self.connection.room().await;
         let (sender, receiver) = oneshot::channel();
-        let id = {
-            let mut requests = self.requests();
-            requests.last_id += 1;
-            let id = requests.last_id;
-            requests.waiting.insert(id, sender);
-            id
-        };
+        self.requests().waiting.insert(id, sender);
         let _forget = Forget(self, id);
-        if !self.connection.send(frame(id), body) {
+        if !self.connection.send(frame, body) {
             return Err(lost());
         }
         receiver.await.unwrap_or_else(|_| Err(lost()))
@@ -73,6 +88,7 @@ impl Node {
     /// Fail all waiting requests: the connection is lost.
     pub(crate) fn lost(&self) {
         self.requests().waiting.clear();
+        self.transfers.lost();
     }
 
     fn requests(&self) -> MutexGuard<'_, Requests> {

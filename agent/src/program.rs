@@ -46,6 +46,8 @@ pub(crate) enum Artifact {
     Module(Module),
     /// A component that exports `wasi:cli/run`.
     Command(Component),
+    /// A component that exports the handler of `wasi:http`.
+    Http(Component),
 }
 
 impl Artifact {
@@ -54,10 +56,7 @@ impl Artifact {
         let opened = match kind {
             Kind::Actor => component(engine, path).map(Self::Actor),
             Kind::CommandComponent => component(engine, path).map(Self::Command),
-            Kind::HttpComponent => {
-                let message = "this agent does not support HTTP components";
-                return Err(Failure::platform("internal", message));
-            }
+            Kind::HttpComponent => component(engine, path).map(Self::Http),
             Kind::Command => module(engine, path).map(Self::Module),
             Kind::Unspecified => {
                 return Err(Failure::platform("internal", "unknown kind of artifact"));

@@ -11,6 +11,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::application::{Ending, fail, goodbye, refuse};
 use crate::arriving::Arriving;
+use crate::http::service::Request;
+use crate::http::transfer::Key;
 use crate::link::connection::Connection;
 use crate::link::frames::{FrameBuffer, LinkBroken, Received};
 use crate::link::proto::{
@@ -184,12 +186,13 @@ impl Agent {
                     let failure = Failure::platform("deadline_exceeded", left);
                     let queue = message.arrived.elapsed();
                     refuse(&self.connection, message.id, failure, queue);
+                } else {
+                    self.node.transfers().cancel(cancel.id);
                 }
             }
-            // No request of HTTP is in progress.
-            from_node::Frame::Response(_)
-            | from_node::Frame::Part(_)
-            | from_node::Frame::Window(_) => {}
+            from_node::Frame::Response(response) => self.node.transfers().response(response, body),
+            from_node::Frame::Part(part) => self.node.transfers().part(&part, body),
+            from_node::Frame::Window(window) => self.node.transfers().window(&window),
             from_node::Frame::State(_) => self.state.add(&body, refused.is_some()),
             from_node::Frame::Load(load) => {
                 let id = load.id;
@@ -257,11 +260,21 @@ impl Agent {
 
     fn invoke(&self, invoke: Invoke, payload: Bytes, refused: Option<usize>) {
         let arrived = Instant::now();
+        let (request, payload) = match invoke.request {
+            None => (None, payload),
+            Some(head) => {
+                let key = Key::Invoke(invoke.id);
+                let body = self.node.transfers().begin(key, &self.connection);
+                body.first(payload, head.more);
+                (Some(Box::new(Request::new(head, body))), Bytes::new())
+            }
+        };
         let message = Message {
             id: invoke.id,
             sender: invoke.sender,
             kind: invoke.r#type,
             payload,
+            request,
             arrived,
             deadline: arrived + Duration::from_nanos(invoke.timeout_ns),
         };
@@ -269,6 +282,14 @@ impl Agent {
         let refusal = match (&self.loaded, refused) {
             (_, Some(length)) => self.no_memory(length),
             (None, None) => Failure::platform("wrong_state", "no application is loaded"),
+            (Some(app), None) if app.handles_requests != message.request.is_some() => {
+                let what = if app.handles_requests {
+                    "the application handles HTTP requests, not messages"
+                } else {
+                    "the application handles messages, not HTTP requests"
+                };
+                Failure::platform("invalid_argument", what)
+            }
             (Some(app), None) => match app.mailbox.post(message) {
                 Ok(()) => return,
                 Err(failure) => failure,

@@ -72,6 +72,8 @@ pub(crate) enum During {
     Shutdown,
     /// A command's run.
     Command,
+    /// The handler of wasi:http.
+    Request,
 }
 
 impl During {
@@ -83,6 +85,7 @@ impl During {
             Self::Snapshot => "snapshot-state",
             Self::Shutdown => "shutdown",
             Self::Command => "running the command",
+            Self::Request => "handling the request",
         }
     }
 
@@ -216,7 +219,8 @@ impl End<'_> {
             let what = format!("the program exited with status {status}");
             return ("exit", what, false);
         }
-        if let Some(wanted) = self.refused.filter(|_| self.during == During::Command) {
+        let is_shared = matches!(self.during, During::Command | During::Request);
+        if let Some(wanted) = self.refused.filter(|_| is_shared) {
             let (needed, given) = (mib(wanted), self.memory_limit / MIB);
             let what = format!(
                 "this message and the others being handled need {needed} MiB of memory, but \

@@ -17,3 +17,6 @@ pub(crate) const TEXT_BYTES: usize = 16 * 1024;
 
 /// The longest code of an actor's error, and the longest type of a message.
 pub(crate) const CODE_BYTES: usize = 256;
+
+/// How much of an HTTP body may be sent before its receiver allows more; the longest part of one.
+pub(crate) const WINDOW_BYTES: usize = 256 * 1024;
