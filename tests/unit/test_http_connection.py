@@ -422,6 +422,7 @@ async def test_reply_that_cannot_be_written_ends_its_connection_alone(
     """A defect here must not reach the link that the reply came by."""
     held, handler = posting
     held.connection.data_received(GET)
-    handler.respond(Response(1, [], b"no such status"))
+    not_bytes: Any = "x-header"
+    handler.respond(Response(200, [(not_bytes, b"")], b""))
     assert held.transport.is_closed
     assert [record.message for record in caplog.records] == ["internal error in an HTTP connection"]

@@ -10,6 +10,7 @@ import pytest
 
 from plexspaces_node.errors import PlexSpacesError, ResourceExhausted, Unavailable, WrongState
 from plexspaces_node.link import frames as link
+from plexspaces_node.model import ArtifactKind
 from plexspaces_node.node.applications.intake import HOLD_S, Intake
 from plexspaces_node.node.applications.messages import Messages
 from plexspaces_node.node.applications.tally import Tally
@@ -67,6 +68,7 @@ class World:
         self.intake = Intake(lambda: self.refused, limits)
         self.tally = Tally()
         supervisor = SimpleNamespace(
+            record=SimpleNamespace(kind=ArtifactKind.ACTOR),
             intake=self.intake,
             tally=self.tally,
             journal=SimpleNamespace(note=lambda level, text: self.notes.append(text)),

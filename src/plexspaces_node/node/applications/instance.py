@@ -29,6 +29,10 @@ Progress = Callable[[str], None]
 FAULTS = (PlexSpacesError, ActorError, OSError, RuntimeError, MemoryError)
 """Errors that are not bugs of the node; a thread that cannot start is a RuntimeError."""
 
+STREAM_GRACE_S = 1.0
+"""How long the responses that have begun may go on when their application is stopped: those that
+come meanwhile wait for the next one."""
+
 GOODBYE_S = 5.0
 """The time limit of each step after messages and last snapshot until the agent's last frame."""
 
@@ -117,17 +121,22 @@ class Instance:
         """
         machine, why = self.machine, ""
         if machine is not None:
+            agent, loop = machine.agent, asyncio.get_running_loop()
+            cut = loop.call_later(STREAM_GRACE_S, partial(agent.exchanges.cut, streams_only=True))
             try:
                 async with asyncio.timeout(grace_s):
-                    await machine.agent.idle()
+                    await agent.idle()
             except TimeoutError:
                 # A stop request would only wait in the mailbox.
                 why = f"a message was still running after the grace period of {grace_s:g} s"
-                if not force:
+                # A component that handles requests has no state to hand over.
+                if not (force or agent.exchanges.cut()):
                     raise StopRefused(why, hint="wait until it is done") from None
                 await machine.destroy()
             else:
                 why = await machine.stop(GOODBYE_S, force=force, save=save)
+            finally:
+                cut.cancel()
             self.machine = None
         return why
 

@@ -7,20 +7,40 @@ counters, and who waits for whom.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from time import perf_counter_ns
 from typing import NamedTuple, TypeAlias
+from urllib.parse import quote
 
-from plexspaces_node.errors import ActorError, ActorFailed, InvalidArgument, PlexSpacesError
+from plexspaces_node.errors import (
+    ActorError,
+    ActorFailed,
+    DeadlineExceeded,
+    Internal,
+    InvalidArgument,
+    PlexSpacesError,
+)
 from plexspaces_node.info import MessageTimings
 from plexspaces_node.link import frames as link
+from plexspaces_node.model import ArtifactKind
 from plexspaces_node.node.applications.roster import Roster
 from plexspaces_node.node.applications.tally import Tally
 from plexspaces_node.node.machines.agent_client import AgentClient, plausible_ns
+from plexspaces_node.node.machines.exchanges import Beginning, Exchange
 from plexspaces_node.node.machines.pending import Answered
 from plexspaces_node.settings import LimitsSection
 from plexspaces_node.tasks import Leave, called_back
+
+_FIRST_ERROR = 400
+"""The first status of HTTP that tells an error."""
+
+_SAID_BYTES = 4096
+"""How much of a response with such a status is the error's message."""
+
+_SLACK_S = 1.0
+"""How much longer the node waits for a whole response than the agent for its beginning."""
 
 
 class Outcome(NamedTuple):
@@ -77,6 +97,8 @@ class Messages:
         begin_ns = perf_counter_ns()
         supervisor = self._roster.named(name)
         self._check_message(msg_type, payload, timeout_ns)
+        if supervisor.record.kind is ArtifactKind.HTTP_COMPONENT:
+            return self._post_to_component(name, msg_type, payload, timeout_ns, done)
         tally, waited_ns = supervisor.tally, 0
 
         def send(agent: AgentClient) -> Leave:
@@ -102,6 +124,114 @@ class Messages:
         except PlexSpacesError:
             tally.failures += 1
             raise
+
+    async def exchange(
+        self, name: str, head: link.RequestHead, body: link.Body, timeout_ns: int
+    ) -> Exchange:
+        """Send an HTTP request to a component; `body` is as in `AgentClient.exchange`.
+
+        Waits while the application starts or is replaced; raises what `post` raises. The caller
+        closes it.
+        """
+        begin_ns = perf_counter_ns()
+        supervisor = self._roster.named(name)
+        intake, tally = supervisor.intake, supervisor.tally
+
+        def replied(answer: Answered | PlexSpacesError) -> None:
+            reply = None if isinstance(answer, PlexSpacesError) else answer[0]
+            tally.add_unclaimed(reply, perf_counter_ns() - begin_ns)
+
+        def sent(agent: AgentClient) -> Exchange:
+            waited_ns = perf_counter_ns() - begin_ns
+            left_ns = max(1, timeout_ns - waited_ns)
+            exchange = agent.exchange(head, body, left_ns, replied)
+            exchange.waited_ns = waited_ns
+            return exchange
+
+        def in_turn(done: Callable[[Exchange | PlexSpacesError], None]) -> Leave:
+            def send(agent: AgentClient) -> Leave:
+                done(sent(agent))
+                return lambda: None
+
+            return intake.post(send, done, size=len(body), timeout_ns=timeout_ns)
+
+        try:
+            if intake.agent is not None:
+                return sent(intake.agent)
+            return await called_back(in_turn)
+        except PlexSpacesError:
+            tally.failures += 1
+            raise
+
+    def _post_to_component(
+        self, name: str, msg_type: str, payload: link.Body, timeout_ns: int, done: Done
+    ) -> Leave:
+        def told(task: asyncio.Task[Outcome]) -> None:
+            if task.cancelled():
+                return
+            error = task.exception()
+            if error is None:
+                done(task.result())
+            elif isinstance(error, PlexSpacesError):
+                done(error)
+            else:
+                done(Internal(f"internal error of the node: {error!r}"))
+
+        work = self._invoke_component(name, msg_type, payload, timeout_ns)
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(told)
+
+        def leave() -> None:
+            task.cancel()
+
+        return leave
+
+    async def _invoke_component(
+        self, name: str, msg_type: str, payload: link.Body, timeout_ns: int
+    ) -> Outcome:
+        """Send a message as an HTTP request: POST, its type as the path."""
+        begin_ns = perf_counter_ns()
+        head = link.RequestHead(
+            method="POST",
+            scheme="http",
+            authority=f"{name}.localhost",
+            path="/" + quote(msg_type.lstrip("/"), safe="/"),
+            headers=[link.Header(name="content-length", value=b"%d" % len(payload))],
+            more=len(payload) > link.WINDOW_BYTES,
+        )
+        first, rest = payload[: link.WINDOW_BYTES], payload[link.WINDOW_BYTES :]
+        exchange = await self.exchange(name, head, first, timeout_ns)
+        reply: link.Body = b""
+        try:
+            if head.more:
+                exchange.upload(_once(bytes(rest)))
+            async with asyncio.timeout(timeout_ns / 1e9 + _SLACK_S):
+                beginning = await exchange.begin()
+                reply = await self._whole(exchange, beginning)
+            failure = _failure_of(beginning.head.status, reply)
+        except TimeoutError:
+            raise DeadlineExceeded("the response was not complete in time") from None
+        except ActorError as error:
+            failure = error
+        finally:
+            await exchange.aclose()
+        total_ns = perf_counter_ns() - begin_ns
+        return Outcome(reply, failure, timings_of(exchange.times, total_ns, exchange.waited_ns))
+
+    async def _whole(self, exchange: Exchange, beginning: Beginning) -> link.Body:
+        """Return all of a response's body; raises `ActorFailed` for one over the limit."""
+        if beginning.body is not None:
+            return beginning.body
+        whole, limit = bytearray(), self._limits.message_bytes
+        async for piece in exchange:
+            whole += piece
+            if len(whole) > limit:
+                raise ActorFailed(
+                    f"a reply of {len(whole)} bytes or more is over the limit of {limit}",
+                    code="reply-too-large",
+                    hint="raise [limits] message_bytes, or answer in parts",
+                )
+        return whole
 
     async def ask(self, sender: str, request: link.Ask, payload: link.Body) -> link.Body:
         """Pass an actor's message on and return the reply; see `actor_host.Router`."""
@@ -170,6 +300,35 @@ class Messages:
             raise InvalidArgument("the timeout must be more than 0", hint="--timeout 30")
 
 
+async def _once(piece: bytes) -> AsyncIterator[bytes]:
+    yield piece
+
+
+def _failure_of(status: int, body: link.Body) -> ActorError | None:
+    """Return what a response says that its sender would not call a reply."""
+    if status < _FIRST_ERROR:
+        return None
+    said = bytes(body[:_SAID_BYTES]).decode("utf-8", "replace").strip()
+    return ActorFailed(said or f"it answered with status {status}", code=f"http-{status}")
+
+
+def timings_of(
+    times: link.Reply | link.Response | None, total_ns: int, waited_ns: int = 0
+) -> MessageTimings:
+    """Return how long the parts of a message took, as far as its agent has told.
+
+    `waited_ns` is how long it waited for its application before.
+    """
+    if times is None:
+        return MessageTimings(total_ns, 0, 0, 0)
+    return MessageTimings(
+        total_ns,
+        plausible_ns(times.compute_ns, total_ns),
+        plausible_ns(times.wait_ns, total_ns),
+        plausible_ns(times.queue_ns + waited_ns, total_ns),
+    )
+
+
 def _outcome(
     answered: Answered, total_ns: int, waited_ns: int, tally: Tally
 ) -> Outcome | PlexSpacesError:
@@ -178,12 +337,7 @@ def _outcome(
     It has waited for its application for `waited_ns`.
     """
     reply, body = answered
-    timings = MessageTimings(
-        total_ns,
-        plausible_ns(reply.compute_ns, total_ns),
-        plausible_ns(reply.wait_ns, total_ns),
-        plausible_ns(reply.queue_ns + waited_ns, total_ns),
-    )
+    timings = timings_of(reply, total_ns, waited_ns)
     failure = link.error_of(reply.failure) if reply.HasField("failure") else None
     tally.add(total_ns=total_ns, compute_ns=timings.compute_ns, failed=failure is not None)
     if isinstance(failure, PlexSpacesError):

@@ -13,8 +13,9 @@ from time import perf_counter_ns
 
 from plexspaces_node.errors import PlexSpacesError, WrongState
 from plexspaces_node.info import ApplicationInfo, Listing
+from plexspaces_node.link import frames as link
 from plexspaces_node.link.frames import Body
-from plexspaces_node.model import ApplicationState
+from plexspaces_node.model import ApplicationState, ArtifactKind
 from plexspaces_node.node.applications.capacity import Bounds, Capacity
 from plexspaces_node.node.applications.context import NodeContext
 from plexspaces_node.node.applications.deploy import Deployer
@@ -29,6 +30,7 @@ from plexspaces_node.node.applications.task_scope import TaskScope
 from plexspaces_node.node.applications.vms import Vms
 from plexspaces_node.node.logs import ApplicationLog, remove_all_but
 from plexspaces_node.node.machines.agent_client import StopRefused
+from plexspaces_node.node.machines.exchanges import Exchange
 from plexspaces_node.node.machines.leftovers import deployed_applications, destroy_machines
 from plexspaces_node.node.registry.registry import Desired
 from plexspaces_node.tasks import Leave
@@ -82,6 +84,18 @@ class Applications:
         """Send a message and call `done` with the outcome: see `Messages.post`."""
         self._scope.check_open()
         return self._messages.post(name, msg_type, payload, timeout_ns, done)
+
+    def is_component(self, name: str) -> bool:
+        """Return whether an application handles HTTP requests itself."""
+        supervisor = self.roster.applications.get(name)
+        return supervisor is not None and supervisor.record.kind is ArtifactKind.HTTP_COMPONENT
+
+    async def exchange(
+        self, name: str, head: link.RequestHead, body: Body, timeout_ns: int
+    ) -> Exchange:
+        """Send an HTTP request to a component; raises what `Messages.exchange` raises."""
+        self._scope.check_open()
+        return await self._messages.exchange(name, head, body, timeout_ns)
 
     async def undeploy(self, name: str) -> None:
         """Remove an application completely, except for its artifact.

@@ -20,6 +20,7 @@ from plexspaces_node.info import MessageTimings
 from plexspaces_node.link.frames import Body
 from plexspaces_node.node.applications.messages import Outcome
 from plexspaces_node.node.applications.operations import Applications
+from plexspaces_node.node.http import components
 from plexspaces_node.node.http.control import Control
 from plexspaces_node.node.http.message import Request, Response
 from plexspaces_node.node.http.origin import Origins
@@ -76,9 +77,12 @@ class Door:
 
     def body_limit(self, request: Request) -> int:
         """Return how long a message may be, or what the control API takes."""
-        if request.path.startswith(APPS) or self._origins.application_of(request):
-            return self._message_bytes
-        return self._control.body_limit(request)
+        name, _ = self._application_of(request)
+        if name is None:
+            return self._control.body_limit(request)
+        if self._applications.is_component(name):
+            return components.body_limit(request)
+        return self._message_bytes
 
     def post(self, request: Request, done: Replied) -> Leave | None:
         """Send a request that is a message; `done` is called with the response.
@@ -89,10 +93,10 @@ class Door:
         if request.method != b"POST":
             return None
         try:
-            target = self._target(request)
-            if target is None:
+            name, prefix = self._application_of(request)
+            if name is None or self._applications.is_component(name):
                 return None
-            return self._send(*target, request, done)
+            return self._send(name, request.path[len(prefix) + 1 :], request, done)
         except Exception as error:  # noqa: BLE001 - the boundary
             response = of_exception(error, by_client=_is_by_client(request))
         self._origins.allow(request, response.headers)
@@ -128,12 +132,15 @@ class Door:
         try:
             if self._calls > self._most_calls:
                 raise self._too_many()
-            target = self._target(request)
+            name, prefix = self._application_of(request)
             if request.method == b"OPTIONS" and request.header(b"access-control-request-method"):
                 return self._origins.preflight(request)
-            if target is not None:
-                raise _not_post(target[0], request)
-            response = await self._control.answer(request)
+            if name is None:
+                response = await self._control.answer(request)
+            elif self._applications.is_component(name):
+                response = await self._component(name, prefix, request)
+            else:
+                raise _not_post(name, request)
         except Exception as error:  # noqa: BLE001 - the boundary
             response = of_exception(error, by_client=_is_by_client(request))
         finally:
@@ -153,18 +160,28 @@ class Door:
             hint="send fewer at a time, or raise [limits] calls",
         )
 
-    def _target(self, request: Request) -> tuple[str, bytes] | None:
-        """Return which application a request is for, and the rest of its path; None for the node.
+    def _application_of(self, request: Request) -> tuple[str | None, bytes]:
+        """Return the application that is asked, None for the node, and how its paths begin.
 
-        Raises `HttpFault` for a request that is not taken: see `Origins.application_of`.
+        Raises `HttpFault` for a host or a page that may not ask.
         """
-        application = self._origins.application_of(request)
-        if application:
-            return application, request.path[1:]
-        if request.path.startswith(APPS):
-            name, _, rest = request.path[len(APPS) :].partition(b"/")
-            return name.decode("latin-1"), rest
-        return None
+        if name := self._origins.application_of(request):
+            return name, b""
+        path = request.path
+        if not path.startswith(APPS):
+            return None, b""
+        raw = path[len(APPS) :].partition(b"/")[0]
+        return raw.decode("latin-1"), APPS + raw
+
+    async def _component(self, name: str, prefix: bytes, request: Request) -> Response:
+        timeout_ns = self._timeout_ns(request)
+        response, timings = await components.answer(
+            self._applications, name, prefix, request, timeout_ns
+        )
+        response.headers.append(server_timing(timings))
+        if prefix:
+            response.headers.append(components.SANDBOX)
+        return response
 
     def _timeout_ns(self, request: Request) -> int:
         prefer = request.header(b"prefer")

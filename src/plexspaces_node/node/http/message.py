@@ -36,6 +36,23 @@ class BodyStream:
         """Whether all of the body has come."""
         return self._ended and self._fault is None
 
+    @property
+    def is_over(self) -> bool:
+        """Whether all of it has been taken, too."""
+        return self.is_complete and not self._pieces
+
+    def taken(self, most: int) -> bytes:
+        """Take what has come, at most this many bytes."""
+        taken = bytearray()
+        while self._pieces and len(taken) < most:
+            piece = self._pieces.popleft()
+            room = most - len(taken)
+            taken += piece[:room]
+            if len(piece) > room:
+                self._pieces.appendleft(piece[room:])
+        self._took(len(taken))
+        return bytes(taken)
+
     def feed(self, piece: bytes) -> None:
         """Take a piece from the client."""
         self._pieces.append(piece)
@@ -59,9 +76,7 @@ class BodyStream:
         while True:
             while self._pieces:
                 piece = self._pieces.popleft()
-                self._buffered -= len(piece)
-                if self._buffered <= BUFFER_BYTES:
-                    self._resume()
+                self._took(len(piece))
                 yield piece
             if self._fault is not None:
                 raise self._fault
@@ -69,6 +84,11 @@ class BodyStream:
                 return
             self._waiting = asyncio.get_running_loop().create_future()
             await self._waiting
+
+    def _took(self, size: int) -> None:
+        self._buffered -= size
+        if self._buffered <= BUFFER_BYTES:
+            self._resume()
 
     def _wake(self) -> None:
         if self._waiting is not None and not self._waiting.done():
@@ -132,17 +152,27 @@ class Request:
 
 
 class Response:
-    """A response; its body is complete, or comes in pieces as they are made."""
+    """A response; its body is complete, or comes in pieces as they are made.
 
-    __slots__ = ("body", "headers", "is_stream", "status")
+    Attributes:
+        is_stream: whether the body comes in pieces.
+        length: of the body if that is known, and is not that of `body`.
+    """
+
+    __slots__ = ("body", "headers", "is_stream", "length", "status")
 
     def __init__(
-        self, status: int, headers: Headers, body: Body | AsyncIterator[bytes] = b""
+        self,
+        status: int,
+        headers: Headers,
+        body: Body | AsyncIterator[Body] = b"",
+        *,
+        length: int | None = None,
     ) -> None:
-        """`is_stream` is whether the body comes in pieces."""
         self.status = status
         self.headers = headers
         self.body = body
+        self.length = length
         self.is_stream = not isinstance(body, bytes | bytearray | memoryview)
 
     def __repr__(self) -> str:

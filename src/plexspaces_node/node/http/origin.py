@@ -56,7 +56,9 @@ class Origins:
         origin = request.header(b"origin")
         if origin is not None:
             self._check_origin(origin, host)
-        elif request.header(b"sec-fetch-site") == b"cross-site" and not _is_link(request):
+        elif request.header(b"sec-fetch-site") == b"cross-site" and not _is_link(
+            request, application
+        ):
             raise _other_origin(b"other web sites")
         return application
 
@@ -124,7 +126,9 @@ def _other_origin(origin: bytes) -> HttpFault:
     )
 
 
-def _is_link(request: Request) -> bool:
-    """Return whether a user followed a link to the first page, which changes nothing."""
+def _is_link(request: Request, application: str) -> bool:
+    """Return whether a user followed a link to the first page, or to an application's page."""
     mode = request.header(b"sec-fetch-mode")
-    return request.method == b"GET" and request.path == b"/" and mode == b"navigate"
+    if request.method != b"GET" or mode != b"navigate":
+        return False
+    return bool(application) or request.path == b"/" or request.path.startswith(b"/apps/")

@@ -9,6 +9,7 @@ from http import HTTPStatus
 from math import inf
 from typing import Any, cast
 
+from plexspaces_node.link.frames import Body
 from plexspaces_node.node.http.message import Request, Response
 
 STALL_S = 30.0
@@ -56,7 +57,7 @@ class ResponseWriter:
         if drained is not None and not drained.done():
             drained.set_result(None)
 
-    def write(self, data: bytes | memoryview) -> None:
+    def write(self, data: Body) -> None:
         """Write bytes; on a connection that is gone they are lost."""
         if not self._transport.is_closing():
             self._transport.write(data)
@@ -89,22 +90,33 @@ class ResponseWriter:
     async def send_stream(self, request: Request, response: Response, *, date: bytes) -> None:
         """Write a response whose body comes in pieces; in HTTP 1.0 its end is the connection's.
 
-        Closes the iterator.
+        Closes the iterator. Raises `ConnectionError` for a body that is not as long as was said.
         """
         async with aclosing(cast(Any, response.body)) as pieces:
             await self._drain()
-            is_chunked = not request.is_http_1_0
+            length = response.length
+            is_chunked = length is None and not request.is_http_1_0 and has_body(response.status)
             if is_chunked:
                 response.headers.append((b"transfer-encoding", b"chunked"))
             self.write(_head_of(response, date))
-            if request.method == b"HEAD":
+            if request.method == b"HEAD" or not has_body(response.status):
                 return
-            async for piece in cast(AsyncIterator[bytes], pieces):
+            sent = 0
+            async for piece in cast(AsyncIterator[Body], pieces):
                 if self._transport.is_closing():
                     return
-                if piece:
-                    self.write(b"%x\r\n%b\r\n" % (len(piece), piece) if is_chunked else piece)
-                    await self._drain()
+                if not piece:
+                    continue
+                sent += len(piece)
+                if length is not None and sent > length:
+                    break
+                if is_chunked:
+                    self._transport.writelines((b"%x\r\n" % len(piece), piece, b"\r\n"))
+                else:
+                    self.write(piece)
+                await self._drain()
+            if length is not None and sent != length:
+                raise ConnectionError(f"a body of {sent} bytes where {length} were told")
         if is_chunked:
             self.write(b"0\r\n\r\n")
 
@@ -114,10 +126,19 @@ class ResponseWriter:
             await self._drained
 
 
+def has_body(status: int) -> bool:
+    """Return whether a response with this status can have a body."""
+    return status not in _WITHOUT_BODY
+
+
 def _head_of(response: Response, date: bytes) -> bytes:
-    lines = [_LINES[response.status], date]
-    if not response.is_stream and response.status not in _WITHOUT_BODY:
-        lines.append(b"content-length: %d\r\n" % len(cast(bytes, response.body)))
+    line = _LINES.get(response.status) or b"HTTP/1.1 %d \r\n" % response.status
+    lines = [line, date]
+    length = response.length
+    if length is None and not response.is_stream:
+        length = len(cast(bytes, response.body))
+    if length is not None and has_body(response.status):
+        lines.append(b"content-length: %d\r\n" % length)
     for name, value in response.headers:
         lines += (name, b": ", value, b"\r\n")
     lines.append(b"\r\n")

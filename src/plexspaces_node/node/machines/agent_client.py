@@ -22,10 +22,11 @@ from plexspaces_node.errors import (
 )
 from plexspaces_node.info import LogLine
 from plexspaces_node.link import frames as link
-from plexspaces_node.link.frames import AgentFrame, Body
+from plexspaces_node.link.frames import AgentFrame, Body, NodeFrame
 from plexspaces_node.model import MIB
 from plexspaces_node.node.machines.agent_link import AgentLink
 from plexspaces_node.node.machines.connection import Connection
+from plexspaces_node.node.machines.exchanges import Exchange, Exchanges
 from plexspaces_node.node.machines.fetches import Fetches
 from plexspaces_node.node.machines.host_calls import Calls
 from plexspaces_node.node.machines.in_flight import InFlight
@@ -118,6 +119,8 @@ class AgentClient:
         self._calls = Calls(host.answer)
         self._fetches = Fetches(host.fetch)
         self._idle: list[asyncio.Future[None]] = []
+        self.exchanges = Exchanges()
+        """The HTTP requests whose responses somebody waits for."""
         self.link = AgentLink(
             vm_id,
             node_id=node_id,
@@ -236,6 +239,32 @@ class AgentClient:
         the agent is deaf and `Unavailable` if the link goes down. Raises `ResourceExhausted` if too
         much is in flight and `Unavailable` if the link is down.
         """
+        message = self._post(done, sender, msg_type, payload, timeout_ns)
+        return partial(self._messages.left, message)
+
+    def exchange(
+        self, head: link.RequestHead, body: Body, timeout_ns: int, replied: Done
+    ) -> Exchange:
+        """Send an HTTP request; `body` is all of its body, or the first part if `head.more`.
+
+        The part has at most `WINDOW_BYTES`. `replied` is called as by `post`, when the component
+        has returned. `timeout_ns` is how long it may take until its response begins, beginning
+        again with each part of the request. Raises what `post` raises.
+        """
+        exchange = Exchange(self._send, replied, sent=len(body) if head.more else 0)
+        message = self._post(exchange.replied, "", "", body, timeout_ns, request=head)
+        self.exchanges.add(exchange, message, leave=partial(self._messages.left, message))
+        return exchange
+
+    def _post(  # noqa: PLR0913 - all of a message
+        self,
+        done: Done,
+        sender: str,
+        msg_type: str,
+        payload: Body,
+        timeout_ns: int,
+        request: link.RequestHead | None = None,
+    ) -> Message:
         writing = self.link.connected().writing
         in_flight = self.in_flight
         if in_flight >= self._in_flight_limit:
@@ -253,12 +282,13 @@ class AgentClient:
             )
         self._in_flight.check(len(payload))
         message_id = next(self._ids)
-        frame = link.Invoke(id=message_id, sender=sender, type=msg_type, timeout_ns=timeout_ns)
+        frame = link.Invoke(
+            id=message_id, sender=sender, type=msg_type, timeout_ns=timeout_ns, request=request
+        )
         end = writing.send_soon(frame, payload)
-        message = self._messages.add(
+        return self._messages.add(
             message_id, done, size=len(payload), timeout_ns=timeout_ns, end=end
         )
-        return partial(self._messages.left, message)
 
     async def idle(self) -> None:
         """Wait until nothing is in flight."""
@@ -273,6 +303,10 @@ class AgentClient:
         await self.link.close()
         await self._calls.close()
         await self._fetches.close()
+
+    def _send(self, frame: NodeFrame, body: Body) -> None:
+        if (connection := self.link.connection) is not None:
+            connection.writing.send(frame, body)
 
     def _cancel(self, message_id: int) -> None:
         if (connection := self.link.connection) is not None:
@@ -328,8 +362,8 @@ class AgentClient:
             isinstance(frame, link.Part | link.Window) and frame.of_fetch
         ):
             self._fetches.take(connection, frame, body)
-        elif isinstance(frame, link.HttpFrame):
-            raise link.LinkBroken(f"a {type(frame).__name__}, and no request was sent")
+        elif isinstance(frame, link.Response | link.Part | link.Window):
+            self.exchanges.take(connection, frame, body)
         elif frame.id in self._messages:
             raise link.LinkBroken(f"a {type(frame).__name__} where a Reply was due")
         elif not self._requests.settle(frame):

@@ -52,9 +52,21 @@ class Message:
         done: called with the reply or an error; None once the sender has left.
         end: where it ends in the stream, until the agent's side has accepted all of it; then 0.
         due_s: when its agent is first checked, by the clock of the event loop.
+        is_stream: whether its answer comes in parts, for as long as somebody takes them.
     """
 
-    __slots__ = ("begin_s", "done", "due_s", "end", "id", "quiet", "signs", "size", "timeout_ns")
+    __slots__ = (
+        "begin_s",
+        "done",
+        "due_s",
+        "end",
+        "id",
+        "is_stream",
+        "quiet",
+        "signs",
+        "size",
+        "timeout_ns",
+    )
 
     def __init__(  # noqa: PLR0913 - what is known of it, each by its name
         self,
@@ -73,8 +85,13 @@ class Message:
         self.end = end
         self.begin_s = begin_s
         self.due_s = begin_s + timeout_ns / 1e9 + TICK_S
+        self.is_stream = False
         self.quiet = 0
         self.signs: _Signs | None = None
+
+    def prolong(self, now_s: float) -> None:
+        """Begin its time again: more of it was sent."""
+        self.due_s = now_s + self.timeout_ns / 1e9 + TICK_S
 
 
 class Pending:
@@ -197,8 +214,11 @@ class Pending:
         now_s, due_s = self._loop.time(), inf
         patience = TICKS * HELD if connection.reading.was_held() else TICKS
         taken: int | None = None
-        oldest = next(iter(self._messages))
-        for message in list(self._messages.values()):
+        awaited = [each for each in self._messages.values() if not each.is_stream]
+        if not awaited:
+            return
+        oldest = awaited[0].id
+        for message in awaited:
             rest = 0
             if message.end:
                 taken = connection.writing.taken() if taken is None else taken

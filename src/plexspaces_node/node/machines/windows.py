@@ -50,6 +50,12 @@ class ReceivedBody:
         self._ended, self._broken = last or aborted, aborted
         self._arrived.set()
 
+    def break_off(self) -> None:
+        """Hear that the rest will not come; does nothing if all of it has."""
+        if not self._ended:
+            self._ended = self._broken = True
+            self._arrived.set()
+
     def _keep(self, part: Body) -> None:
         if self._parts and len(self._parts[-1]) + len(part) <= _JOINED_BYTES:
             self._parts[-1] = bytes(self._parts[-1]) + part
@@ -80,8 +86,9 @@ class ReceivedBody:
 class SendWindow:
     """How many bytes of a body an agent still accepts. One sender waits for it at a time."""
 
-    def __init__(self) -> None:
-        self._left = WINDOW_BYTES
+    def __init__(self, sent: int = 0) -> None:
+        """Begin with a window, of which `sent` bytes were sent with the head."""
+        self._left = WINDOW_BYTES - sent
         self._more = asyncio.Event()
 
     def __repr__(self) -> str:

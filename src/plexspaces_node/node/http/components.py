@@ -1,0 +1,153 @@
+"""Requests that a component of wasi:http answers itself: heads and bodies on their way through.
+
+The headers of a connection stay at the node. What a component answers is hostile until checked.
+"""
+
+from __future__ import annotations
+
+import re
+from time import perf_counter_ns
+
+from plexspaces_node.errors import ActorTrapped
+from plexspaces_node.info import MessageTimings
+from plexspaces_node.link import frames as link
+from plexspaces_node.link.frames import Body
+from plexspaces_node.node.applications.messages import timings_of
+from plexspaces_node.node.applications.operations import Applications
+from plexspaces_node.node.http.message import Headers, Request, Response
+from plexspaces_node.node.http.writer import SHORT_BYTES, has_body
+from plexspaces_node.node.machines.exchanges import Exchange
+
+HEADERS_BYTES = 64 * 1024
+"""The most that all headers of a response have together."""
+
+SANDBOX = (b"content-security-policy", b"sandbox allow-scripts allow-forms allow-popups")
+"""For what lies below the paths of the node: a page of an application must not have the rights of
+the node's own pages, which are of the same origin."""
+
+_OF_CONNECTION = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"http2-settings",
+        b"expect",
+    }
+)
+_DROPPED = _OF_CONNECTION | {
+    b"host",
+    b"x-forwarded-for",
+    b"x-forwarded-host",
+    b"x-forwarded-prefix",
+    b"x-forwarded-proto",
+}
+_FIRST_STATUS, _LAST_STATUS = 200, 599
+_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+\Z")
+_VALUE = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*\Z")
+_LENGTH = re.compile(rb"\d{1,18}\Z")
+
+
+def body_limit(request: Request) -> int:
+    """Return how long the body of a request may be that is collected, -1 for one that is not."""
+    if request.header(b"transfer-encoding") is not None:
+        return -1
+    length = request.header(b"content-length")
+    return -1 if length is not None and int(length) > SHORT_BYTES else SHORT_BYTES
+
+
+async def answer(
+    applications: Applications, name: str, prefix: bytes, request: Request, timeout_ns: int
+) -> tuple[Response, MessageTimings]:
+    """Pass a request below `prefix` to a component, and return its response and how long it took.
+
+    The times of a response that is a stream are those until it began. Raises what
+    `Applications.exchange` raises, and the component's failure.
+    """
+    begin = perf_counter_ns()
+    first, stream = request.body, request.stream
+    if stream is not None:
+        first = stream.taken(link.WINDOW_BYTES)
+    more = stream is not None and not stream.is_over
+    exchange = await applications.exchange(name, _head_of(request, prefix, more), first, timeout_ns)
+    is_whole = True
+    try:
+        # The application counts it from here on.
+        request.release()
+        if more and stream is not None:
+            exchange.upload(aiter(stream))
+        beginning = await exchange.begin()
+        timings = timings_of(exchange.times, perf_counter_ns() - begin, exchange.waited_ns)
+        is_whole = beginning.body is not None
+        body = exchange if beginning.body is None else beginning.body
+        return _response_of(beginning.head, body, request), timings
+    except BaseException:
+        is_whole = True
+        raise
+    finally:
+        if is_whole:
+            await exchange.aclose()
+
+
+def _head_of(request: Request, prefix: bytes, more: bool) -> link.RequestHead:
+    host = request.header(b"host") or b"localhost"
+    dropped = _DROPPED
+    if named := request.header(b"connection"):
+        dropped = dropped | {each.strip().lower() for each in named.split(b",")}
+    headers = [
+        link.Header(name=name.decode("latin-1"), value=value)
+        for name, value in request.headers
+        if name not in dropped
+    ]
+    headers += [
+        link.Header(name="x-forwarded-host", value=host),
+        link.Header(name="x-forwarded-proto", value=b"http"),
+    ]
+    if request.peer:
+        peer = request.peer.rpartition(":")[0].encode()
+        headers.append(link.Header(name="x-forwarded-for", value=peer))
+    if prefix:
+        headers.append(link.Header(name="x-forwarded-prefix", value=prefix))
+    path = request.path[len(prefix) :] or b"/"
+    target = path + b"?" + request.query if request.query else path
+    return link.RequestHead(
+        method=request.method.decode("latin-1"),
+        scheme="http",
+        authority=host.decode("latin-1"),
+        path=target.decode("latin-1"),
+        headers=headers,
+        more=more,
+    )
+
+
+def _response_of(head: link.ResponseHead, body: Body | Exchange, request: Request) -> Response:
+    if not _FIRST_STATUS <= head.status <= _LAST_STATUS:
+        raise _malformed(f"a response with the status {head.status}")
+    headers: Headers = []
+    length: int | None = None
+    size = 0
+    for each in head.headers:
+        name, value = each.name.encode().lower(), each.value
+        size += len(name) + len(value)
+        if size > HEADERS_BYTES or not _NAME.match(name) or not _VALUE.match(value):
+            raise _malformed("a response with a malformed header, or too many")
+        if name == b"content-length":
+            if not _LENGTH.match(value):
+                raise _malformed("a response with a malformed content-length")
+            length = int(value)
+        elif name not in _OF_CONNECTION:
+            headers.append((name, value))
+    if not isinstance(body, Exchange) and request.method != b"HEAD" and has_body(head.status):
+        if length is not None and length != len(body):
+            raise _malformed(f"a body of {len(body)} bytes where {length} were told")
+        length = None
+    return Response(head.status, headers, body, length=length)
+
+
+def _malformed(what: str) -> ActorTrapped:
+    return ActorTrapped(f"the application answered with {what}", code="http-protocol-error")

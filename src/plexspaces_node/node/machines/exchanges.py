@@ -1,0 +1,236 @@
+"""HTTP requests to a component: their bodies and those of the responses, as they come.
+
+Knows no HTTP but heads and bodies; how far a body may be ahead of its receiver is in `windows`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import NamedTuple, Self, TypeAlias
+
+from plexspaces_node.errors import ActorTrapped, PlexSpacesError, Unavailable
+from plexspaces_node.link import frames as link
+from plexspaces_node.link.frames import Body, NodeFrame
+from plexspaces_node.node.machines.connection import Connection
+from plexspaces_node.node.machines.pending import Answered, Done, Message
+from plexspaces_node.node.machines.windows import BodyBroken, ReceivedBody, SendWindow
+from plexspaces_node.tasks import cancel
+
+Send: TypeAlias = Callable[[NodeFrame, Body], None]
+"""Sends a frame, unless the connection is lost."""
+
+SMALL_PART_BYTES = 4096
+"""Parts of responses below this count among what an agent sends unasked."""
+
+
+class Beginning(NamedTuple):
+    """The beginning of a response: its head, not checked, and its body, None if that follows."""
+
+    head: link.ResponseHead
+    body: Body | None
+
+
+class Exchange:
+    """One request to a component, from its head to the end of its response.
+
+    Iterate over it for the body of a response that is not whole; then close it. One that is closed
+    earlier ends the request: the component stops where it is. Used on the event loop.
+
+    Attributes:
+        waited_ns: how long the request waited for its application before.
+    """
+
+    def __init__(self, send: Send, replied: Done, *, sent: int) -> None:
+        """Follow a request of whose body `sent` bytes go with its head; `sent_as` must follow.
+
+        `replied` is called with the agent's last word, which comes when the component has returned,
+        or with an error; not if the exchange was closed before.
+        """
+        self.waited_ns = 0
+        self._send = send
+        self._replied = replied
+        self._loop = asyncio.get_running_loop()
+        self._window = SendWindow(sent)
+        self._upload: asyncio.Task[None] | None = None
+        self._response: link.Response | None = None
+        self._body = ReceivedBody(self._allow)
+        self._is_complete = False
+        self._answer: Answered | PlexSpacesError | None = None
+        self._begun: asyncio.Future[None] = self._loop.create_future()
+
+    def sent_as(
+        self, message: Message, *, leave: Callable[[], None], over: Callable[[], object]
+    ) -> None:
+        """Hear which message it is; `leave` gives it up, `over` is called at the end."""
+        self._message = message
+        self._leave = leave
+        self._over = over
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self._message.id}, {self._body!r}>"
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the response has begun and goes on."""
+        return self._response is not None and not self._is_complete
+
+    @property
+    def times(self) -> link.Reply | link.Response | None:
+        """How the time was spent so far, as the agent told last."""
+        return self._answer[0] if isinstance(self._answer, tuple) else self._response
+
+    def upload(self, pieces: AsyncIterator[bytes]) -> None:
+        """Send the rest of the request's body in the background, until the exchange is closed."""
+        self._upload = self._loop.create_task(self._send_body(pieces))
+
+    async def begin(self) -> Beginning:
+        """Wait for the head of the response.
+
+        Raises the agent's error, and what `AgentClient.invoke` raises.
+        """
+        await self._begun
+        if self._response is not None:
+            return Beginning(self._response.head, None)
+        reply, body = self._reply()
+        if not reply.HasField("response"):
+            raise Unavailable("the agent answered without a response")
+        return Beginning(reply.response, body)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Body:
+        """Return the next piece of the response's body; raises why it broke off."""
+        try:
+            return await anext(self._body)
+        except BodyBroken:
+            self._reply()
+            message = "the response broke off"
+            raise ActorTrapped(message, code="http-response-incomplete") from None
+
+    async def aclose(self) -> None:
+        """End the exchange; the component is ended unless the response is complete. Idempotent."""
+        if not self._is_complete:
+            self._is_complete = True
+            self._leave()
+        self._over()
+        if self._upload is not None:
+            await cancel(self._upload)
+
+    def _reply(self) -> Answered:
+        """Return the agent's last word; raises an error that it tells."""
+        answer = self._answer
+        if answer is None or isinstance(answer, PlexSpacesError):
+            raise answer or Unavailable("the request was given up")
+        if answer[0].HasField("failure"):
+            raise link.error_of(answer[0].failure)
+        return answer
+
+    # ---- what the agent sends ----------------------------------------------------------
+
+    def began(self, frame: link.Response, body: Body) -> None:
+        """Take the beginning of the response; raises `LinkBroken` for a second one."""
+        if self._begun.done():
+            raise link.LinkBroken("a second response to one request")
+        self._response = frame
+        # From here on it takes as long as the client reads.
+        self._message.is_stream = True
+        self._take(body, last=frame.last)
+        self._begun.set_result(None)
+
+    def part(self, frame: link.Part, body: Body) -> None:
+        """Take a part of the response; raises `LinkBroken` for more than was allowed."""
+        if self._response is None or not (body or frame.last):
+            raise link.LinkBroken("a part of no body, or of no length")
+        self._take(body, last=frame.last)
+
+    def window(self, frame: link.Window) -> None:
+        """Send more of the request from now on."""
+        self._window.allow(frame.bytes)
+
+    def cut(self, error: PlexSpacesError) -> None:
+        """End the request; its client gets the error, also in the middle of a response."""
+        if not self._is_complete:
+            self._leave()
+            self._end(error)
+
+    def replied(self, answer: Answered | PlexSpacesError) -> None:
+        """Take the agent's last word, or why none comes."""
+        self._end(answer)
+        self._replied(answer)
+
+    def _end(self, answer: Answered | PlexSpacesError) -> None:
+        self._answer = answer
+        self._is_complete = True
+        self._body.break_off()
+        if not self._begun.done():
+            self._begun.set_result(None)
+        self._over()
+
+    def _take(self, body: Body, *, last: bool) -> None:
+        self._body.put(body, last=last)
+        self._is_complete = last
+
+    def _allow(self, count: int) -> None:
+        self._send(link.Window(id=self._message.id, bytes=count), b"")
+
+    async def _send_body(self, pieces: AsyncIterator[bytes]) -> None:
+        message_id = self._message.id
+        try:
+            async for piece in pieces:
+                rest = memoryview(piece)
+                while rest:
+                    count = await self._window.take(len(rest))
+                    self._message.prolong(self._loop.time())
+                    self._send(link.Part(id=message_id), rest[:count])
+                    rest = rest[count:]
+        except Exception:  # noqa: BLE001 - whatever happened to the client, who is told elsewhere
+            self._send(link.Part(id=message_id, aborted=True), b"")
+        else:
+            self._send(link.Part(id=message_id, last=True), b"")
+
+
+class Exchanges:
+    """The requests to one component whose responses somebody waits for. Used on the event loop."""
+
+    def __init__(self) -> None:
+        # By the ids of their messages.
+        self._open: dict[int, Exchange] = {}
+
+    def __repr__(self) -> str:
+        return f"<Exchanges {len(self._open)}>"
+
+    def add(self, exchange: Exchange, message: Message, leave: Callable[[], None]) -> None:
+        """Follow an exchange until it is over; `leave` gives its message up."""
+        self._open[message.id] = exchange
+        exchange.sent_as(message, leave=leave, over=partial(self._open.pop, message.id, None))
+
+    def take(
+        self, connection: Connection, frame: link.Response | link.Part | link.Window, body: Body
+    ) -> None:
+        """Handle a frame of the agent; raises `LinkBroken`."""
+        if len(body) < SMALL_PART_BYTES:
+            # Each is kept until it is taken.
+            connection.reading.unasked(1, frame, body)
+        exchange = self._open.get(frame.id)
+        if exchange is None:
+            # Its client has left, and the agent does not know yet.
+            return
+        if isinstance(frame, link.Response):
+            exchange.began(frame, body)
+        elif isinstance(frame, link.Part):
+            exchange.part(frame, body)
+        else:
+            exchange.window(frame)
+
+    def cut(self, *, streams_only: bool = False) -> bool:
+        """End all of them; return whether there were any.
+
+        With `streams_only`, end those alone whose response has begun: it could go on forever.
+        """
+        cut = [each for each in self._open.values() if each.is_stream or not streams_only]
+        for exchange in cut:
+            exchange.cut(Unavailable("the application is being stopped or replaced"))
+        return bool(cut)
