@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from support.actors import routed, talker
+from support.actors import http_component, routed, talker
 from support.nodes import builder
 from support.patience import patient
 from support.traces import assert_nothing_left
@@ -85,6 +85,8 @@ async def in_flight(client: NodeClient, number: int) -> None:
         ("talker", b"ofailed", "", None),
         ("talker", b"q\x07", "", None),
         ("talker", b"t", "", None),
+        ("web", b"body", "echo", None),
+        ("web", b"", "", None),
         ("none", b"", "", None),
         ("stopped", b"", "", None),
         ("No Name", b"", "", None),
@@ -103,6 +105,8 @@ async def test_both_ways_end_alike(
     """Reply or failure, code, hint and output, byte for byte."""
     if name == "talker":
         await client.deploy(name, talker())
+    if name == "web":
+        await client.deploy(name, http_component())
     if name == "stopped":
         await client.deploy(name, probe_wasm)
         await client.stop(name)
