@@ -120,6 +120,7 @@ def test_module_that_says_nothing_of_itself_is_no_component() -> None:
         componentize(b"junk")
 
 
+<<<<<<< HEAD
 FOREIGN_SHA256 = "01503285fa499ebeeae2e6c8ab5f5dd277b23eb341ea0b521b25502f72fe39d6"
 FOREIGN_DEPENDENCIES = """\
 anyhow = "=1.0.105"
@@ -152,3 +153,43 @@ async def test_server_that_nobody_here_wrote_becomes_an_http_component(
     found = await inspect(result.path.read_bytes())
     assert found is not None
     assert found.kind is ArtifactKind.HTTP_COMPONENT
+=======
+@pytest.mark.parametrize(
+    ("language", "kind", "sends"),
+    [
+        (Language.RUST, ArtifactKind.ACTOR, "wasi:http/outgoing-handler@0.2."),
+        (Language.PYTHON, ArtifactKind.HTTP_COMPONENT, "wasi:http/client@0.3.0"),
+    ],
+)
+async def test_project_that_sends_requests_imports_what_sends_them(
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    language: Language,
+    kind: ArtifactKind,
+    sends: str,
+) -> None:
+    """An actor in Rust by its crate, an HTTP component in Python by the SDK."""
+    http = kind is ArtifactKind.HTTP_COMPONENT
+    project = new_project(language, "caller", tmp_path / "caller", http=http)
+    if http:
+        server = project / "server.py"
+        imports = "from plexspaces_actor.fetch import fetch  # noqa: F401"
+        server.write_text(f"{server.read_text()}\n\n{imports}\n")
+    else:
+        manifest, source = project / "Cargo.toml", project / "src" / "lib.rs"
+        crate = '[dependencies]\nwstd = { version = "=0.6.8", default-features = false }'
+        manifest.write_text(manifest.read_text().replace("[dependencies]", crate))
+        call = (
+            "#[unsafe(no_mangle)] pub extern fn call() { wstd::runtime::block_on(async { drop("
+            'wstd::http::Client::new().send(wstd::http::Request::get("http://a/").body('
+            "wstd::http::Body::empty()).unwrap()).await) }) }\n"
+        )
+        source.write_text(source.read_text() + call)
+    result = await asyncio.to_thread(built, project, request, language)
+
+    assert result.kind is kind
+    found = await inspect(result.path.read_bytes())
+    assert found is not None
+    assert found.kind is kind
+    assert any(name.startswith(sends) for name in found.imports)
+>>>>>>> a28d57c (rust, python: send HTTP requests from applications)

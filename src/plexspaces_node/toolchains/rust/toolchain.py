@@ -44,6 +44,8 @@ _SPOKEN = re.compile(rf"{CONTRACT}/[a-z]+@(?P<version>\d+\.\d+\.\d+)".encode())
 _EXPORTED = re.compile(rf"{CONTRACT}/actor@[0-9.]+#init".encode())
 _HTTP_CRATES = frozenset({"spin-sdk", "wasi", "wasip2", "wasip3", "wstd"})
 """Each has the bindings of `wasi:http`."""
+# The names of imports of wasi:http by which a program sends requests.
+_CALLS = re.compile(rb"wasi:http/(?:outgoing-handler@0\.2\.|client@0\.3\.)")
 _SERVES = re.compile(rb"wasi:http/(?:incoming-)?handler@[0-9.]+")
 _NO_EXPORT = re.compile(rf"failed to find export of interface `{CONTRACT}/actor@")
 _NO_SDK = re.compile(r"failed to (?:load|get) .*`plexspaces`")
@@ -220,6 +222,10 @@ def _finish(
     if not _EXPORTED.search(binary):
         raise _no_actor(found, compilation.project)
     if compiler.makes_components:
+        _check_component(binary)
+    elif _CALLS.search(binary):
+        # The wrapper knows the contract and no more; the crates say themselves what they import.
+        binary = componentize(binary)
         _check_component(binary)
     else:
         binary = wrap(binary, hint=_sdk_hint())
