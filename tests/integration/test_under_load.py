@@ -12,7 +12,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
-from support.actors import probe, routed
+from support.actors import http_component, probe, routed
 from support.nodes import builder, reached
 from support.patience import patient
 from support.traces import agents_of, assert_nothing_left
@@ -151,6 +151,32 @@ async def test_killed_machine_loses_only_the_messages_that_it_had(
         assert error.code == "unavailable"
         assert error.message.endswith(f"the link to {vm.id} broke")
     assert (await client.inspect("one")).restarts == 1
+
+
+async def test_replaced_component_answers_every_request(client: NodeClient, node: Node) -> None:
+    """Requests wait for the next version as messages do."""
+    await client.deploy("web", http_component())
+    connection, stopped = HTTPConnection(node.http_address), asyncio.Event()
+    statuses: list[int] = []
+
+    def get() -> int:
+        connection.request("GET", "/apps/web/")
+        response = connection.getresponse()
+        response.read()
+        return response.status
+
+    async def send_all() -> None:
+        while not stopped.is_set():
+            statuses.append(await asyncio.to_thread(get))
+
+    sending = asyncio.create_task(send_all())
+    for number in range(3):
+        version = http_component() + b"\x00\x03\x02v%d" % number
+        await client.deploy("web", version, options=REPLACE)
+    stopped.set()
+    await sending
+    connection.close()
+    assert set(statuses) == {200}
 
 
 async def test_told_message_waits_for_the_application_too(load: Load, client: NodeClient) -> None:
