@@ -120,7 +120,6 @@ def test_module_that_says_nothing_of_itself_is_no_component() -> None:
         componentize(b"junk")
 
 
-<<<<<<< HEAD
 FOREIGN_SHA256 = "01503285fa499ebeeae2e6c8ab5f5dd277b23eb341ea0b521b25502f72fe39d6"
 FOREIGN_DEPENDENCIES = """\
 anyhow = "=1.0.105"
@@ -153,7 +152,8 @@ async def test_server_that_nobody_here_wrote_becomes_an_http_component(
     found = await inspect(result.path.read_bytes())
     assert found is not None
     assert found.kind is ArtifactKind.HTTP_COMPONENT
-=======
+
+
 @pytest.mark.parametrize(
     ("language", "kind", "sends"),
     [
@@ -192,4 +192,3 @@ async def test_project_that_sends_requests_imports_what_sends_them(
     assert found is not None
     assert found.kind is kind
     assert any(name.startswith(sends) for name in found.imports)
->>>>>>> a28d57c (rust, python: send HTTP requests from applications)
