@@ -90,8 +90,10 @@ async fn fetch(
             send(body, &theirs, &connection, id).await;
         }
     });
+    let mut is_sent = false;
     let until_answered = async {
         upload.as_mut().await;
+        is_sent = true;
         pending::<()>().await;
     };
     let head = tokio::select! {
@@ -104,7 +106,9 @@ async fn fetch(
     let response = response_of(head, incoming).map_err(|_| Error::HttpProtocolError)?;
     // The rest of the request is sent while the response comes.
     let rest: Later<()> = Box::new(async move {
-        upload.await;
+        if !is_sent {
+            upload.await;
+        }
         Ok(())
     });
     Ok((response.map(BodyExt::boxed_unsync), rest))
