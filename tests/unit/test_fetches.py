@@ -33,6 +33,8 @@ class Answered:
         self.read = 0
 
     def at_hand(self) -> tuple[bytes, bool]:
+        if self._at_hand[0] == b"broken":
+            raise CallFailed(Code.PROTOCOL_ERROR, "it is broken at once")
         return self._at_hand
 
     async def more(self) -> bytes:
@@ -319,6 +321,22 @@ def test_response_when_it_breaks_off_then_the_agent_is_told(run: Run) -> None:
         end = await it.take()
         assert isinstance(end, link.Part)
         assert (end.aborted, end.last) == (True, False)
+
+    run(case)
+
+
+def test_response_when_it_is_broken_at_once_then_the_request_fails(run: Run) -> None:
+    """The guest waits for a head: that its body broke off would tell it nothing."""
+
+    async def case(it: Case) -> None:
+        async def serve(request: Request, body: AsyncIterator[Piece]) -> Answered:
+            return Answered(at_hand=b"broken")
+
+        serving(it, serve)
+        await it.say(fetch())
+        answer = await it.take()
+        assert isinstance(answer, link.Answer)
+        assert answer.failure.code == "http-protocol-error"
 
     run(case)
 

@@ -21,7 +21,12 @@ from plexspaces_node.allowed_hosts import Address, AllowedHosts
 from plexspaces_node.node.outgoing import outgoing as bounds
 from plexspaces_node.node.outgoing.call import CallFailed, Headers, Piece, Request
 from plexspaces_node.node.outgoing.connector import ATTEMPT_S, CONNECT_S, RESOLVE_S, Stream
-from plexspaces_node.node.outgoing.exchange import HEAD_BYTES, SILENCE_S
+from plexspaces_node.node.outgoing.exchange import (
+    HEAD_BYTES,
+    MOST_INTERIM,
+    PIECES_PER_TURN,
+    SILENCE_S,
+)
 from plexspaces_node.node.outgoing.idle import IDLE_S, MOST_IDLE, IdleStreams
 from plexspaces_node.node.outgoing.outgoing import CALL_S, RESPONSE_S, Outgoing, OutgoingHttp
 
@@ -528,6 +533,41 @@ async def test_response_when_it_is_broken_then_it_fails_and_the_connection_is_cl
     assert world.all_closed()
     assert world.lines[0][0] == "warn"
     assert f", {code}: " in world.lines[0][1]
+
+
+async def test_response_when_it_is_in_pieces_of_a_byte_then_others_have_their_turn(
+    world: World,
+) -> None:
+    """A server cannot have the node parse for long without a pause, and its pieces are joined."""
+    count = 10 * PIECES_PER_TURN
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    world.serve("example.com", answering(head + b"1\r\nx\r\n" * count + b"0\r\n\r\n"))
+    turns, sizes = 0, []
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with world.outgoing("example.com").call(request(), pieces()) as response:
+        data, whole = response.at_hand()
+        assert (len(data), whole) == (PIECES_PER_TURN, False)
+        task = asyncio.create_task(other())
+        while data := await response.more():
+            sizes.append(len(data))
+        assert turns >= len(sizes) == 9
+        task.cancel()
+    assert sizes == [PIECES_PER_TURN] * 9
+
+
+async def test_response_when_interim_ones_do_not_end_then_it_fails(world: World) -> None:
+    """Each of them costs the node, and none the server."""
+    early = b"HTTP/1.1 103 Early Hints\r\n\r\n"
+    world.serve("example.com", answering(early * MOST_INTERIM + OK, early * 1000 + OK))
+    outgoing = world.outgoing("example.com")
+    assert (await read(outgoing, request()))[0] == 200
+    assert (await failure(outgoing, request())).code == "http-protocol-error"
 
 
 # ---- bounds ---------------------------------------------------------------------------------

@@ -133,8 +133,9 @@ class _Fetch:
         begun = False
         try:
             async with call(self._request, self.body) as response:
+                piece, whole = response.at_hand()
                 begun = True
-                await self._pass_on(response)
+                await self._pass_on(response, piece, whole=whole)
         except (CallFailed, BodyBroken) as error:
             if begun:
                 self._abort()
@@ -151,7 +152,7 @@ class _Fetch:
                 failed = CallFailed(Code.INTERNAL_ERROR, f"internal error of the node: {error!r}")
                 _answer(self._connection, self._id, failed)
 
-    async def _pass_on(self, response: Response) -> None:
+    async def _pass_on(self, response: Response, piece: bytes, *, whole: bool) -> None:
         head = link.ResponseHead(
             status=response.status,
             headers=[
@@ -159,7 +160,6 @@ class _Fetch:
                 for name, value in response.headers
             ],
         )
-        piece, whole = response.at_hand()
         first = await self.window.take(len(piece)) if piece else 0
         last = whole and first == len(piece)
         await self._send(link.Response(id=self._id, head=head, last=last), piece[:first])

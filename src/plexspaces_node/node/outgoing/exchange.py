@@ -22,6 +22,13 @@ REQUEST_BYTES = 1024 * MIB
 RESPONSE_BYTES = 1024 * MIB
 """The longest body of a response."""
 
+MOST_INTERIM = 16
+"""How many interim responses, such as 103, may come before the response."""
+
+PIECES_PER_TURN = 64
+"""How many pieces of a body are parsed before others have their turn: a server may send each byte
+as a piece of its own."""
+
 SILENCE_S = 60.0
 """How long a server may be silent in the middle of a response."""
 
@@ -89,6 +96,7 @@ class Exchange:
 
         Without a time limit. Raises `CallFailed`, and what the body of the request raises.
         """
+        interim = 0
         while True:
             event = self._next_event()
             if isinstance(event, h11.Response):
@@ -99,34 +107,43 @@ class Exchange:
                 await self._read()
             elif not isinstance(event, h11.InformationalResponse):
                 raise self._broken_off()
+            elif (interim := interim + 1) > MOST_INTERIM:
+                message = f"more than {MOST_INTERIM} interim responses"
+                raise CallFailed(Code.PROTOCOL_ERROR, message)
 
     def at_hand(self) -> tuple[bytes, bool]:
-        """Return what of the body has arrived already, and whether it is whole."""
-        pieces = []
-        while (event := self._next_event()) is not h11.NEED_DATA:
-            if not isinstance(event, h11.Data):
-                self._ended = isinstance(event, h11.EndOfMessage)
+        """Return what of the body has arrived already, and whether it is whole.
+
+        Parses `PIECES_PER_TURN` of it at most.
+        """
+        pieces: list[bytes] = []
+        while len(pieces) < PIECES_PER_TURN and not self._ended:
+            event = self._next_event()
+            if event is h11.NEED_DATA:
                 break
-            pieces.append(self._counted(event))
+            if isinstance(event, h11.EndOfMessage):
+                self._ended = True
+            elif isinstance(event, h11.Data):
+                pieces.append(self._counted(event))
+            else:
+                raise self._broken_off()
         return b"".join(pieces), self._ended
 
     async def more(self) -> bytes:
         """Return the next bytes of the body, b"" at its end; raises `CallFailed`."""
+        # Others have their turn, also if the server sends without a pause.
+        await asyncio.sleep(0)
         while not self._ended:
-            event = self._next_event()
-            if isinstance(event, h11.Data):
-                return self._counted(event)
-            if isinstance(event, h11.EndOfMessage):
-                self._ended = True
-            elif event is h11.NEED_DATA:
+            data, _ = self.at_hand()
+            if data:
+                return data
+            if not self._ended:
                 try:
                     async with asyncio.timeout(SILENCE_S):
                         await self._read()
                 except TimeoutError as error:
                     message = f"the server was silent for {SILENCE_S:g} s"
                     raise CallFailed(Code.CONNECTION_READ_TIMEOUT, message) from error
-            else:
-                raise self._broken_off()
         return b""
 
     async def close(self) -> None:
