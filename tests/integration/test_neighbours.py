@@ -10,11 +10,12 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import perf_counter
+from time import perf_counter, time_ns
 
 import pytest
 from support.hostile_agent import FLOODS, VM_ID
@@ -22,10 +23,13 @@ from support.link_case import Host
 from support.patience import patient
 from support.sending import reply_of
 
+from plexspaces_node.allowed_hosts import Address, AllowedHosts
 from plexspaces_node.info import LogLine
 from plexspaces_node.link import frames as link
 from plexspaces_node.node.logs import ApplicationLog
 from plexspaces_node.node.machines.agent_client import AgentClient, Kept
+from plexspaces_node.node.outgoing.outgoing import Outgoing, OutgoingHttp
+from plexspaces_node.node.outgoing.resolver import Resolver
 from plexspaces_node.vm.host.procfs import resident_bytes
 
 TESTS = Path(__file__).parents[1]
@@ -42,10 +46,22 @@ class Store(Host):
     def __init__(self, journal: ApplicationLog) -> None:
         super().__init__()
         self._journal = journal
+        http = OutgoingHttp(resolver=Resolver(self._look_up))
+        allowed = AllowedHosts.parse(["held.example"])
+        self.fetches = Outgoing(http, allowed, self._note).call
+        self._may = threading.Event()
 
     def log(self, lines: Sequence[LogLine]) -> None:
         for line in lines:
             self._journal.append(line)
+
+    def _look_up(self, name: str) -> list[Address]:
+        # As slow as a name server that does not answer.
+        self._may.wait(patient(60))
+        raise OSError(name)
+
+    def _note(self, level: str, message: str) -> None:
+        self._journal.append(LogLine(time_ns(), "node", level, message))
 
     def snapshot_part(self, part: link.Snapshot, body: link.Body, kept: Kept) -> None:
         """Throw it away."""

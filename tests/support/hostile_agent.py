@@ -17,7 +17,18 @@ from plexspaces_node.link import frames as link
 VM_ID = "vm-1"
 HELLO = link.encode(link.Hello(generation=link.GENERATION, vm_id=VM_ID))
 _LINE = link.Log.Line(stream=link.Log.STREAM_STDOUT, level=link.Log.LEVEL_INFO, message="L" * 1000)
+_HEAD = link.RequestHead(method="GET", scheme="http", authority="nobody.example", path="/")
+_MORE = link.RequestHead(method="PUT", scheme="http", authority="held.example", path="/", more=True)
 FLOODS = {
+    "fetch": b"".join(link.encode(link.Fetch(id=n, head=_HEAD)) for n in range(500)),
+    "part": b"".join(
+        link.encode(link.Fetch(id=n, head=_MORE))
+        + link.encode(link.Part(id=n, of_fetch=True), b"x")
+        for n in range(200)
+    )
+    + link.encode(link.Part(id=1, of_fetch=True), b"x") * 500
+    + link.encode(link.Window(id=1, of_fetch=True, bytes=1 << 62)) * 100
+    + b"".join(link.encode(link.Abandon(id=n)) for n in range(200)),
     "get": link.encode(link.Get(id=1, key="key")) * 500,
     "put": link.encode(link.Put(id=1, key="key"), bytes(1 << 20)),
     "hello": HELLO * 200,
