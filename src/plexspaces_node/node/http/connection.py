@@ -78,9 +78,10 @@ class Connection(asyncio.Protocol):
         self._answering.leave(partial(self._server.disconnected, self))
 
     def data_received(self, data: bytes) -> None:
-        if self._lingers or self._ends:
-            return
         reader = self._reader
+        # What follows the last request is dropped, and not the rest of its body.
+        if self._lingers or (self._ends and reader.is_between):
+            return
         reader.feed(data)
         is_busy = self._answering.is_busy
         if is_busy or not reader.is_between:
@@ -172,6 +173,7 @@ class Connection(asyncio.Protocol):
 
 def _is_final(request: Request, response: Response) -> bool:
     """Return whether nothing can follow a response on its connection."""
-    if response.is_stream and request.is_http_1_0:
-        return True
+    if response.is_stream:
+        # The rest of the request may come while it is sent.
+        return request.is_http_1_0
     return request.stream is not None and not request.stream.is_complete
