@@ -134,6 +134,7 @@ impl Linkers {
 
 /// What a component imports.
 #[derive(Debug, Clone, Copy, Default)]
+#[allow(clippy::struct_excessive_bools)] // One each: they are independent.
 struct Wanted {
     wasi_0_2: bool,
     wasi_0_3: bool,

@@ -9,7 +9,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::time::Instant;
 
 use crate::actor::Actor;
-use crate::application::{ActorAtWork, Handler, HandlerAtWork, Ending, Terms, expire, fail};
+use crate::application::{ActorAtWork, Ending, Handler, HandlerAtWork, Terms, expire, fail};
 use crate::command::Command;
 use crate::http::service::Service;
 use crate::link::connection::Connection;

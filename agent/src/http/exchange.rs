@@ -245,7 +245,10 @@ impl Exchange {
                 Poll::Ready(Some(Ok(frame))) => self.rest = frame.into_data().unwrap_or_default(),
             }
         }
-        let allowed = self.transfer.allowed(context).saturating_sub(self.collected);
+        let allowed = self
+            .transfer
+            .allowed(context)
+            .saturating_sub(self.collected);
         let room = allowed.min(self.rest.len());
         if room > 0 {
             self.pieces.push(self.rest.split_to(room));
@@ -343,7 +346,7 @@ mod tests {
     use crate::link::proto::Window;
     use crate::testing::NodeEnd;
 
-    const LONG: Duration = Duration::from_secs(3600);
+    const LONG: Duration = Duration::from_hours(1);
 
     struct Case {
         node: NodeEnd,
@@ -375,10 +378,6 @@ mod tests {
                 _body: body,
             }
         }
-    }
-
-    fn response(body: WasiBody) -> Answered {
-        Ok(http::Response::new(body))
     }
 
     fn whole(bytes: Vec<u8>) -> WasiBody {
@@ -426,7 +425,7 @@ mod tests {
         let mut case = Case::new();
         let answered = case.answered.take().expect("a sender");
         let guest = async move {
-            let _ = answered.send(response(whole(b"hello".to_vec())));
+            let _ = answered.send(Ok(http::Response::new(whole(b"hello".to_vec()))));
             Ok::<_, Infallible>(())
         };
         assert!(matches!(run(&mut case, guest).await, Ended::Complete(_)));
@@ -447,7 +446,7 @@ mod tests {
         let (events, body) = channel();
         let (go, gone) = oneshot::channel::<()>();
         let guest = async move {
-            let _ = answered.send(response(body));
+            let _ = answered.send(Ok(http::Response::new(body)));
             let _ = events.send(Bytes::from_static(b"one"));
             let _ = gone.await;
             let _ = events.send(Bytes::from_static(b"two"));
@@ -486,7 +485,7 @@ mod tests {
         let answered = case.answered.take().expect("a sender");
         let size = WINDOW_BYTES + 1000;
         let guest = async move {
-            let _ = answered.send(response(whole(vec![1; size])));
+            let _ = answered.send(Ok(http::Response::new(whole(vec![1; size]))));
             Ok::<_, Infallible>(())
         };
         let transfers = Arc::clone(&case.transfers);

@@ -10,10 +10,10 @@ use tokio::time::Instant;
 use wasmtime::component::Component;
 use wasmtime::{Engine, Error, Store};
 use wasmtime_wasi::WasiCtx;
+use wasmtime_wasi_http::WasiHttpView;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p3::Request as Request03;
 use wasmtime_wasi_http::p3::bindings::ServicePre;
-use wasmtime_wasi_http::WasiHttpView;
 
 use super::exchange::{Answered, Ended, Exchange};
 use super::heads::request_of;
@@ -34,7 +34,7 @@ use crate::trap::{During, End};
 const HANDLER_0_2: &str = "wasi:http/incoming-handler@0.2.";
 
 /// How long an instance may use its node: a response can go on for as long as somebody reads it.
-const A_LONG_TIME: Duration = Duration::from_secs(365 * 24 * 3600);
+const A_LONG_TIME: Duration = Duration::from_hours(365 * 24);
 
 /// An HTTP request on its way to the component.
 #[derive(Debug)]
