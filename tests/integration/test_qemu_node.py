@@ -13,10 +13,11 @@ from pathlib import Path
 from time import time_ns
 
 import pytest
-from support.actors import ACTORS, Init, probe, routed
+from support.actors import ACTORS, Init, http_component, probe, routed
 from support.machines import QemuHarness
 from support.nodes import builder, node_process
 from support.patience import patient
+from support.raw_http import Caller
 from support.traces import agents_of, assert_nothing_left, bundles_of
 
 from plexspaces_node import NodeClient, VmConfig
@@ -40,7 +41,8 @@ async def node(
 ) -> AsyncIterator[Node]:
     """A node on the QEMU driver, where it is named."""
     harness = await _named(request, tmp_path)
-    async with builder(data_dir).with_driver(harness.driver).build() as node:
+    build = builder(data_dir).with_driver(harness.driver)
+    async with build.with_setting("http.address", "127.0.0.1:0").build() as node:
         yield node
     assert_nothing_left(data_dir)
 
@@ -104,6 +106,29 @@ async def test_command_and_actor_talk_each_from_its_own_machine(
     assert info.vm.id == "vm-mine"
     await client.deploy("one", probe_wasm, options=DeployOptions(memory_mib=128))
     assert (await client.invoke("one", routed("cat", "e", b"hello"), type="a")).payload == b"hello"
+
+
+async def test_http_component_is_replaced_while_requests_come(
+    client: NodeClient, http: Caller, tmp_path: Path
+) -> None:
+    """It answers from its machine; a request that comes in between waits for the next one."""
+    wasm = tmp_path / "hello.wasm"
+    wasm.write_bytes(http_component())
+    await client.deploy("hello", wasm)
+
+    async def get() -> bytes:
+        answer = await http.send("GET", "/apps/hello/")
+        assert answer.status == 200
+        return answer.body
+
+    assert await get() == b"hello"
+    replacing = asyncio.create_task(
+        client.deploy("hello", wasm, options=DeployOptions(replace=True))
+    )
+    while not replacing.done():
+        assert await get() == b"hello"
+    await replacing
+    assert (await client.inspect("hello")).counters.failures == 0
 
 
 async def test_init_that_fails_fails_the_deploy_and_leaves_nothing(
