@@ -144,6 +144,9 @@ class TestMessages:
         for method in ("GET", "HEAD", "PUT", "DELETE"):
             answer = await http.send(method, "/apps/echo/e")
             assert (answer.status, answer.headers["allow"]) == (405, "POST")
+        # Who mistypes the name of an HTTP component is not told to use another method.
+        answer = await http.send("GET", "/apps/nobody/")
+        assert (answer.status, "nobody" in answer.json["detail"]) == (404, True)
 
     async def test_stopped_application_is_a_conflict(
         self, http: Caller, client: NodeClient
@@ -339,6 +342,24 @@ class TestControl:
         assert said in answer.json["detail"]
         # So that the prompt of a shell begins a line.
         assert answer.body.endswith(b"}\n")
+
+    @pytest.mark.parametrize(
+        ("method", "path", "status", "said"),
+        [
+            ("PUT", "/v1/artifacts", 404, "/v1/artifacts/ (with the slash"),
+            ("PUT", "/v1/artifact", 404, "/v1/artifacts/ (with the slash"),
+            ("POST", "/v1/applicationes", 404, "/openapi.json"),
+            ("PUT", "/v1/applications", 405, "not allowed"),
+            ("POST", "/v1/applications", 413, "limit is 1048576"),
+        ],
+    )
+    async def test_path_is_told_before_the_length(
+        self, http: Caller, method: str, path: str, status: int, said: str
+    ) -> None:
+        """As with an upload whose path has no slash at its end: no limit is in the way."""
+        answer = await http.send(method, path, b"\0asm" + bytes(2 * MIB))
+        assert answer.status == status
+        assert said in answer.json["detail"] + answer.json.get("hint", "")
 
     async def test_node_and_document_are_there(self, http: Caller, node: Node) -> None:
         """What the node is, the OpenAPI document, and a page of it that cannot be framed."""

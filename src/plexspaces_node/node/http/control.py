@@ -80,10 +80,17 @@ class Control:
         return f"<Control {len(ROUTES)} routes>"
 
     def body_limit(self, request: Request) -> int:
-        """Return how long a body may be, -1 for an upload."""
+        """Return how long a body may be, -1 for an upload.
+
+        Raises `HttpFault` for a longer one: if nobody takes it, because of its path or method.
+        """
         if request.method == b"PUT" and request.path.startswith(_UPLOADS.encode()):
             return -1
-        return self._invoke_bytes if request.path.endswith(b"/invoke") else BODY_BYTES
+        limit = self._invoke_bytes if request.path.endswith(b"/invoke") else BODY_BYTES
+        if (length := int(request.header(b"content-length") or 0)) > limit:
+            _find(request.method.decode("latin-1"), request.path.decode("latin-1"))
+            raise HttpFault(413, f"The body has {length} bytes; the limit is {limit}")
+        return limit
 
     async def answer(self, request: Request) -> Response:
         """Answer a request; raises `HttpFault`, and what the service does."""
@@ -199,7 +206,10 @@ def _find(method: str, path: str) -> tuple[Route, dict[str, str]]:
             f"{method} is not allowed at {path}",
             headers=[(b"allow", ", ".join(allowed).encode())],
         )
-    raise HttpFault(404, f"There is nothing at {path}", hint="GET /openapi.json lists all paths")
+    hint = "GET /openapi.json lists all paths"
+    if method == "PUT":
+        hint = f"curl -T app.wasm http://HOST{_UPLOADS} (with the slash at the end)"
+    raise HttpFault(404, f"There is nothing at {path}", hint=hint)
 
 
 def _queried(route: Route, request: Request) -> dict[str, Any]:

@@ -143,6 +143,8 @@ class Door:
             elif self._applications.is_component(name):
                 response = await self._component(name, prefix, request)
             else:
+                # Nobody of that name is told first.
+                self._applications.roster.named(name)
                 raise _not_post(name, request)
         except Exception as error:  # noqa: BLE001 - the boundary
             response = of_exception(error, by_client=_is_by_client(request))
