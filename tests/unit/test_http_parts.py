@@ -443,6 +443,10 @@ class TestHints:
                 'deploy with "replace": true, which keeps its state, or under another "name"',
             ),
             ("deploy with --memory 256", 'deploy with "config": {"memory_mib": 256}'),
+            (
+                "deploy the file again, under any name",
+                "upload it first: curl -T app.wasm http://HOST/v1/artifacts/",
+            ),
             ("raise [limits] calls", "raise [limits] calls"),
         ],
     )

@@ -224,7 +224,7 @@ async def test_call_when_nothing_is_allowed_then_refused_before_anything_is_aske
     """Not even the name is looked up, which would tell somebody something."""
     failed = await failure(world.outgoing(), request())
     assert failed.code == "http-request-denied"
-    assert failed.hint == "plexspaces deploy … --allow-host example.com:80"
+    assert failed.hint == "plexspaces deploy --replace … --allow-host example.com:80"
     assert (world.resolver.asked, world.opened) == ([], [])
     ((level, line),) = world.lines
     assert level == "warn"
@@ -307,7 +307,7 @@ async def test_call_when_the_address_is_named_then_the_name_may_lead_there(world
     assert (await read(outgoing, request("intranet")))[0] == 200
     failed = await failure(outgoing, request("intranet:81"))
     assert failed.code == "destination-ip-prohibited"
-    assert failed.hint.endswith("--allow-host 10.0.0.5:81")
+    assert failed.hint.endswith("--allow-host intranet:81 --allow-host 10.0.0.5:81")
     assert world.opened == [("10.0.0.5", 80, None)]
 
 

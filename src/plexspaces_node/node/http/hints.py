@@ -35,6 +35,10 @@ _RULES = tuple(
         (r"--language (\w+)", r'"language": "\1"'),
         (r"--(memory|language|concurrency|name)\b", r'"\1"'),
         (r" with --wasm", ""),
+        (
+            r"deploy the file again, under any name",
+            "upload it first: curl -T app.wasm http://HOST/v1/artifacts/",
+        ),
     )
 )
 

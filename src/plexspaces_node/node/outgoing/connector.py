@@ -171,7 +171,9 @@ class Connector:
             raise CallFailed(
                 Code.ADDRESS_PROHIBITED,
                 f"{destination.host} is {shown}: not a public address, and not named as one",
-                hint=f"plexspaces deploy … --allow-host {host_of(prohibited[0])}:{port}",
+                # Both, for one replaces all that were named before.
+                hint=f"plexspaces deploy --replace … --allow-host {destination.host}:{port} "
+                f"--allow-host {host_of(prohibited[0])}:{port}",
             )
         return permitted
 

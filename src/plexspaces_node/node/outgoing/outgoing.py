@@ -153,7 +153,7 @@ class Outgoing:
             raise CallFailed(
                 Code.REQUEST_DENIED,
                 f"{host}:{destination.port} is not a host that the application may call",
-                hint=f"plexspaces deploy … --allow-host {host}:{destination.port}",
+                hint=f"plexspaces deploy --replace … --allow-host {host}:{destination.port}",
             )
         return destination
 
