@@ -20,7 +20,9 @@ from plexspaces_node.toolchains import new_project
 app = typer.Typer()
 
 
-@app.command(epilog="Example:  plexspaces new python hello")
+@app.command(
+    epilog="Example:  plexspaces new python hello\n\nExample:  plexspaces new rust hello --http"
+)
 def new(
     language: Annotated[
         str,
@@ -37,7 +39,11 @@ def new(
     ] = None,
     http: Annotated[
         bool,
-        typer.Option("--http", help="Create an HTTP component, which answers HTTP requests."),
+        typer.Option(
+            "--http",
+            help="Create an HTTP component, which answers HTTP requests: in rust, typescript or "
+            "python.",
+        ),
     ] = False,
 ) -> None:
     """Create a project: a small application with a unit test, ready to build."""

@@ -59,7 +59,8 @@ AllowHosts = Annotated[
         "--allow-host",
         metavar="HOST[:PORT]",
         help="Host that the application may send HTTP requests to, such as api.example.com:443 or "
-        "*.example.com; repeatable. Without a port: 80 and 443.",
+        "*.example.com; repeatable. Without a port: 80 and 443. With --replace, the hosts given "
+        "replace all of the running version; `none` allows no host.",
         show_default="none",
     ),
 ]

@@ -38,7 +38,10 @@ def invoke(  # noqa: PLR0913 - a command has a parameter for each of its flags
     stdin: Annotated[
         str | None, typer.Argument(metavar="-", help="Read the message from stdin.")
     ] = None,
-    message_type: Annotated[str, typer.Option("--type", help="Message type.")] = "",
+    message_type: Annotated[
+        str,
+        typer.Option("--type", help="Message type; of an HTTP component, the path to POST to."),
+    ] = "",
     data: Annotated[
         str | None,
         typer.Option(metavar="TEXT", help="Message; @FILE reads it from a file, - from stdin."),

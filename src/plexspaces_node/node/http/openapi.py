@@ -191,5 +191,7 @@ td {{ padding: .3rem .8rem .3rem 0; vertical-align: top }}
 <h1>PlexSpaces node {version}</h1>
 <p>OpenAPI description: <a href="/openapi.json">/openapi.json</a></p>
 <table>{rows}</table>
+<p>An HTTP component answers any method below <code>/apps/NAME/</code> and at the host
+<code>NAME.localhost</code>.</p>
 </body></html>
 """

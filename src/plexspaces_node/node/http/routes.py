@@ -63,7 +63,13 @@ ROUTES = (
     Route(
         "GET", "/v1/artifacts/{digest}", "FindArtifact", "Check whether the node has an artifact."
     ),
-    Route("PUT", "/v1/artifacts/{digest}", "UploadArtifact", "Upload an artifact.", status=201),
+    Route(
+        "PUT",
+        "/v1/artifacts/{digest}",
+        "UploadArtifact",
+        "Upload an artifact; under another name, such as app.wasm, its digest is the answer.",
+        status=201,
+    ),
     Route("GET", "/v1/applications", "List", "List applications and empty VMs."),
     Route(
         "POST",
