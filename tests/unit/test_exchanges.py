@@ -14,8 +14,10 @@ from support.link_case import Case, Run
 from plexspaces_node.errors import ActorTrapped, PlexSpacesError, Unavailable
 from plexspaces_node.link import frames as link
 from plexspaces_node.link.frames import WINDOW_BYTES
+from plexspaces_node.model import MIB
 from plexspaces_node.node.machines.exchanges import Exchange
 from plexspaces_node.node.machines.pending import Answered
+from plexspaces_node.node.machines.writing import BACKLOG_BYTES
 
 HEAD = link.RequestHead(method="GET", scheme="http", authority="app.localhost", path="/")
 WITH_BODY = link.RequestHead(
@@ -220,6 +222,29 @@ def test_body_that_breaks_off_is_aborted(run: Run) -> None:
         aborted = await it.take()
         assert isinstance(aborted, link.Part)
         assert aborted.aborted
+        await asked.exchange.aclose()
+
+    run(case)
+
+
+def test_agent_that_allows_all_and_reads_nothing_holds_little(run: Run) -> None:
+    """A window that an agent gives away is no memory of the node."""
+
+    async def case(it: Case) -> None:
+        taken = 0
+
+        async def pieces() -> AsyncIterator[bytes]:
+            nonlocal taken
+            for _ in range(100):
+                taken += WINDOW_BYTES
+                yield bytes(WINDOW_BYTES)
+
+        asked = Asked(it, WITH_BODY)
+        await it.take()
+        asked.exchange.upload(pieces())
+        await it.say(link.encode(link.Window(id=1, bytes=1 << 62)))
+        await asyncio.sleep(1)
+        assert 0 < taken < BACKLOG_BYTES + 3 * MIB
         await asked.exchange.aclose()
 
     run(case)

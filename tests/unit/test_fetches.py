@@ -15,8 +15,9 @@ from support.link_case import Case, Run
 
 from plexspaces_node.link import frames as link
 from plexspaces_node.link.frames import WINDOW_BYTES
-from plexspaces_node.node.machines.fetches import BACKLOG_BYTES, MOST_FETCHES
+from plexspaces_node.node.machines.fetches import MOST_FETCHES
 from plexspaces_node.node.machines.windows import ReceivedBody
+from plexspaces_node.node.machines.writing import BACKLOG_BYTES
 from plexspaces_node.node.outgoing.call import CallFailed, Code, Headers, Piece, Request
 
 Serve: TypeAlias = "Callable[[Request, AsyncIterator[Piece]], Coroutine[Any, Any, Answered]]"

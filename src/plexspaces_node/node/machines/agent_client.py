@@ -251,7 +251,7 @@ class AgentClient:
         has returned. `timeout_ns` is how long it may take until its response begins, beginning
         again with each part of the request. Raises what `post` raises.
         """
-        exchange = Exchange(self._send, replied, sent=len(body) if head.more else 0)
+        exchange = Exchange(self._send, self._room, replied, sent=len(body) if head.more else 0)
         message = self._post(exchange.replied, "", "", body, timeout_ns, request=head)
         self.exchanges.add(exchange, message, leave=partial(self._messages.left, message))
         return exchange
@@ -307,6 +307,10 @@ class AgentClient:
     def _send(self, frame: NodeFrame, body: Body) -> None:
         if (connection := self.link.connection) is not None:
             connection.writing.send(frame, body)
+
+    async def _room(self) -> None:
+        if (connection := self.link.connection) is not None:
+            await connection.writing.room()
 
     def _cancel(self, message_id: int) -> None:
         if (connection := self.link.connection) is not None:

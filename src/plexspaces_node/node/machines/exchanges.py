@@ -6,7 +6,7 @@ Knows no HTTP but heads and bodies; how far a body may be ahead of its receiver 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import NamedTuple, Self, TypeAlias
 
@@ -42,14 +42,18 @@ class Exchange:
         waited_ns: how long the request waited for its application before.
     """
 
-    def __init__(self, send: Send, replied: Done, *, sent: int) -> None:
+    def __init__(
+        self, send: Send, room: Callable[[], Awaitable[None]], replied: Done, *, sent: int
+    ) -> None:
         """Follow a request of whose body `sent` bytes go with its head; `sent_as` must follow.
 
+        `room` waits while too much waits for the agent to read it.
         `replied` is called with the agent's last word, which comes when the component has returned,
         or with an error; not if the exchange was closed before.
         """
         self.waited_ns = 0
         self._send = send
+        self._room = room
         self._replied = replied
         self._loop = asyncio.get_running_loop()
         self._window = SendWindow(sent)
@@ -186,6 +190,7 @@ class Exchange:
                     self._message.prolong(self._loop.time())
                     self._send(link.Part(id=message_id), rest[:count])
                     rest = rest[count:]
+                    await self._room()
         except Exception:  # noqa: BLE001 - whatever happened to the client, who is told elsewhere
             self._send(link.Part(id=message_id, aborted=True), b"")
         else:

@@ -11,7 +11,6 @@ import logging
 
 from plexspaces_node.link import frames as link
 from plexspaces_node.link.frames import Body
-from plexspaces_node.model import MIB
 from plexspaces_node.node.machines.connection import Connection
 from plexspaces_node.node.machines.windows import BodyBroken, ReceivedBody, SendWindow
 from plexspaces_node.node.outgoing.call import Call, CallFailed, Code, Request, Response
@@ -21,9 +20,6 @@ _log = logging.getLogger(__name__)
 
 MOST_FETCHES = 64
 """The maximum number of an agent's requests at once; another one fails."""
-
-BACKLOG_BYTES = 1 * MIB
-"""While more than this waits for an agent to read it, no response is passed on to it."""
 
 
 class Fetches:
@@ -176,8 +172,7 @@ class _Fetch:
     async def _send(self, frame: link.Response | link.Part, body: Body) -> None:
         writing = self._connection.writing
         writing.send(frame, body)
-        if writing.backlog > BACKLOG_BYTES:
-            await writing.drain()
+        await writing.room()
 
     def _abort(self) -> None:
         self._connection.writing.send(link.Part(id=self._id, of_fetch=True, aborted=True))

@@ -19,6 +19,9 @@ ANSWERS_BYTES = 1 * MIB
 SEND_BUFFER_BYTES = 512 * 1024
 """The kernel's buffer for bytes that an agent has not read yet."""
 
+BACKLOG_BYTES = 1 * MIB
+"""While more than this waits for an agent to read it, no body is passed on to it."""
+
 _JOINED_BYTES = 16 * 1024
 """A shorter body is copied behind its head, because another system call costs more."""
 
@@ -116,6 +119,11 @@ class Writing:
             drained = asyncio.get_running_loop().create_future()
             self._drained.append(drained)
             await drained
+
+    async def room(self) -> None:
+        """Wait while more than `BACKLOG_BYTES` waits for the agent, whatever it has allowed."""
+        if self.backlog > BACKLOG_BYTES:
+            await self.drain()
 
     def pause(self) -> None:
         """Keep what is sent: the transport holds something."""
