@@ -52,6 +52,11 @@ async def pieces_of(exchange: Exchange) -> bytes:
     return b"".join([bytes(piece) async for piece in exchange])
 
 
+async def pieces_of_begun(asked: Asked) -> bytes:
+    await asked.exchange.begin()
+    return await pieces_of(asked.exchange)
+
+
 async def ended(it: Case) -> None:
     """Wait until the link is gone."""
     assert await it.loop.sock_recv(it.agent, 1 << 20) == b""
@@ -246,6 +251,29 @@ def test_agent_that_allows_all_and_reads_nothing_holds_little(run: Run) -> None:
         await asyncio.sleep(1)
         assert 0 < taken < BACKLOG_BYTES + 3 * MIB
         await asked.exchange.aclose()
+
+    run(case)
+
+
+def test_body_of_which_the_rest_is_not_wanted_is_aborted(run: Run) -> None:
+    """A component that reads on after its response has not to wait until its time is over."""
+
+    async def case(it: Case) -> None:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"begin"
+            await asyncio.Event().wait()
+
+        asked = Asked(it, WITH_BODY)
+        await it.take()
+        asked.exchange.upload(pieces())
+        assert (await it.take_whole())[1] == b"begin"
+        await it.say(link.encode(link.Response(id=1, head=OK, last=True), b""))
+        assert await pieces_of_begun(asked) == b""
+        await asked.exchange.aclose()
+        aborted = await it.take()
+        assert isinstance(aborted, link.Part)
+        assert aborted.aborted
+        assert not asked.replies
 
     run(case)
 

@@ -55,6 +55,13 @@ class Agent:
 
         return leave
 
+    def exchange(
+        self, head: link.RequestHead, body: bytes, timeout_ns: int, replied: Done
+    ) -> SimpleNamespace:
+        del body, replied
+        self.got.append((head.path, timeout_ns))
+        return SimpleNamespace(leave=lambda: self.left.append(head.path))
+
 
 class World:
     """One application, whose intake a test opens and closes."""
@@ -185,6 +192,17 @@ async def test_sender_that_leaves_in_the_step_of_its_turn_sends_nothing(world: W
     await world.send("2")
     assert (world.order(), answers, world.tally.failures) == (["2"], [], 0)
     assert (world.in_flight.bytes, world.intake.agent) == (0, world.agent)
+
+
+async def test_request_whose_client_leaves_in_the_step_of_its_turn_is_ended(world: World) -> None:
+    """Nobody has its response: a stream would last for as long as the node."""
+    head = link.RequestHead(path="/events")
+    asking = asyncio.ensure_future(world.messages.exchange("app", head, b"", MINUTE_NS))
+    await asyncio.sleep(0)
+    world.intake.open(world.agent)
+    asyncio.get_running_loop().call_soon(asking.cancel)
+    await asyncio.gather(asking, return_exceptions=True)
+    assert (asking.cancelled(), world.order(), world.agent.left) == (True, ["/events"], ["/events"])
 
 
 async def test_reply_that_comes_as_its_sender_is_cancelled_is_counted(world: World) -> None:

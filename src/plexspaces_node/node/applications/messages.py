@@ -150,8 +150,10 @@ class Messages:
 
         def in_turn(done: Callable[[Exchange | PlexSpacesError], None]) -> Leave:
             def send(agent: AgentClient) -> Leave:
-                done(sent(agent))
-                return lambda: None
+                exchange = sent(agent)
+                done(exchange)
+                # A caller that is cancelled in this very step never gets it.
+                return exchange.leave
 
             return intake.post(send, done, size=len(body), timeout_ns=timeout_ns)
 

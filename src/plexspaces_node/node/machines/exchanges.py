@@ -114,12 +114,16 @@ class Exchange:
             message = "the response broke off"
             raise ActorTrapped(message, code="http-response-incomplete") from None
 
-    async def aclose(self) -> None:
-        """End the exchange; the component is ended unless the response is complete. Idempotent."""
+    def leave(self) -> None:
+        """End the component unless its response is complete. Idempotent."""
         if not self._is_complete:
             self._is_complete = True
             self._leave()
         self._over()
+
+    async def aclose(self) -> None:
+        """End the exchange: `leave`, and send no more of the request. Idempotent."""
+        self.leave()
         if self._upload is not None:
             await cancel(self._upload)
 
@@ -191,8 +195,12 @@ class Exchange:
                     self._send(link.Part(id=message_id), rest[:count])
                     rest = rest[count:]
                     await self._room()
-        except Exception:  # noqa: BLE001 - whatever happened to the client, who is told elsewhere
+        except BaseException as error:
+            # A component that goes on reading would wait for the rest until its time is over.
             self._send(link.Part(id=message_id, aborted=True), b"")
+            # Whatever happened to the client, who is told elsewhere.
+            if not isinstance(error, Exception):
+                raise
         else:
             self._send(link.Part(id=message_id, last=True), b"")
 
