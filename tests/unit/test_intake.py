@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,10 +12,13 @@ import pytest
 from plexspaces_node.errors import PlexSpacesError, ResourceExhausted, Unavailable, WrongState
 from plexspaces_node.link import frames as link
 from plexspaces_node.model import ArtifactKind
+from plexspaces_node.node.applications import messages
 from plexspaces_node.node.applications.intake import HOLD_S, Intake
 from plexspaces_node.node.applications.messages import Messages
 from plexspaces_node.node.applications.tally import Tally
+from plexspaces_node.node.machines import exchanges
 from plexspaces_node.node.machines.agent_client import IN_FLIGHT_BYTES
+from plexspaces_node.node.machines.exchanges import Exchange
 from plexspaces_node.node.machines.in_flight import InFlight
 from plexspaces_node.node.machines.machine import AgentLimits
 from plexspaces_node.node.machines.pending import Done
@@ -57,10 +61,15 @@ class Agent:
 
     def exchange(
         self, head: link.RequestHead, body: bytes, timeout_ns: int, replied: Done
-    ) -> SimpleNamespace:
-        del body, replied
+    ) -> Exchange:
+        del body
         self.got.append((head.path, timeout_ns))
-        return SimpleNamespace(leave=lambda: self.left.append(head.path))
+        room: Any = None
+        message: Any = SimpleNamespace(id=1)
+        exchange = Exchange(lambda frame, body: None, room, replied, sent=0)
+        leave = partial(self.left.append, head.path)
+        exchange.sent_as(message, leave=leave, over=lambda: None)
+        return exchange
 
 
 class World:
@@ -203,6 +212,33 @@ async def test_request_whose_client_leaves_in_the_step_of_its_turn_is_ended(worl
     asyncio.get_running_loop().call_soon(asking.cancel)
     await asyncio.gather(asking, return_exceptions=True)
     assert (asking.cancelled(), world.order(), world.agent.left) == (True, ["/events"], ["/events"])
+
+
+@pytest.mark.parametrize(
+    ("failure", "failures"),
+    [
+        (None, 0),
+        (link.Failure(origin=link.Failure.ORIGIN_PLATFORM, code="cancelled"), 0),
+        (link.Failure(origin=link.Failure.ORIGIN_ACTOR, code="cancelled"), 1),
+    ],
+    ids=["to its end", "until the client left", "an error of its own"],
+)
+async def test_stream_costs_what_it_computes_and_not_what_its_client_waits(
+    world: World, failure: link.Failure | None, failures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An hour of events that nobody computes is no hour of coordination."""
+    loop = asyncio.get_running_loop()
+    for module in (messages, exchanges):
+        monkeypatch.setattr(module, "perf_counter_ns", lambda: int(loop.time() * 1e9))
+    world.intake.open(world.agent)
+    head = link.RequestHead(path="/events")
+    exchange = await world.messages.exchange("app", head, b"", MINUTE_NS)
+    await asyncio.sleep(2)
+    exchange.began(link.Response(id=1, compute_ns=SECOND_NS), b"")
+    await asyncio.sleep(3600)
+    exchange.leave()
+    exchange.replied((link.Reply(id=1, compute_ns=3 * SECOND_NS, failure=failure), b""))
+    assert world.tally == Tally(1, failures, 3 * SECOND_NS, SECOND_NS)
 
 
 async def test_reply_that_comes_as_its_sender_is_cancelled_is_counted(world: World) -> None:

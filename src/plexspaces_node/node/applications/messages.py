@@ -137,11 +137,12 @@ class Messages:
         supervisor = self._roster.named(name)
         intake, tally = supervisor.intake, supervisor.tally
 
-        def replied(answer: Answered | PlexSpacesError) -> None:
-            reply = None if isinstance(answer, PlexSpacesError) else answer[0]
-            tally.add_unclaimed(reply, perf_counter_ns() - begin_ns)
-
         def sent(agent: AgentClient) -> Exchange:
+            def replied(answer: Answered | PlexSpacesError) -> None:
+                reply = None if isinstance(answer, PlexSpacesError) else answer[0]
+                total_ns = perf_counter_ns() - begin_ns - exchange.streamed_ns
+                tally.add_unclaimed(reply, total_ns)
+
             waited_ns = perf_counter_ns() - begin_ns
             left_ns = max(1, timeout_ns - waited_ns)
             exchange = agent.exchange(head, body, left_ns, replied)

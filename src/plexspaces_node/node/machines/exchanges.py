@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
+from time import perf_counter_ns
 from typing import NamedTuple, Self, TypeAlias
 
 from plexspaces_node.errors import ActorTrapped, PlexSpacesError, Unavailable
@@ -40,6 +41,8 @@ class Exchange:
 
     Attributes:
         waited_ns: how long the request waited for its application before.
+        streamed_ns: how long a response that is not whole went on without the component computing,
+            once the agent's last word is there: as long as its client wanted.
     """
 
     def __init__(
@@ -49,9 +52,10 @@ class Exchange:
 
         `room` waits while too much waits for the agent to read it.
         `replied` is called with the agent's last word, which comes when the component has returned,
-        or with an error; not if the exchange was closed before.
+        or with an error; also if the exchange was closed before.
         """
-        self.waited_ns = 0
+        self.waited_ns = self.streamed_ns = 0
+        self._begun_ns = 0
         self._send = send
         self._room = room
         self._replied = replied
@@ -143,6 +147,7 @@ class Exchange:
         if self._begun.done():
             raise link.LinkBroken("a second response to one request")
         self._response = frame
+        self._begun_ns = perf_counter_ns()
         # From here on it takes as long as the client reads.
         self._message.is_stream = True
         self._take(body, last=frame.last)
@@ -166,6 +171,9 @@ class Exchange:
 
     def replied(self, answer: Answered | PlexSpacesError) -> None:
         """Take the agent's last word, or why none comes."""
+        if self._response is not None and isinstance(answer, tuple):
+            computed_ns = max(answer[0].compute_ns - self._response.compute_ns, 0)
+            self.streamed_ns = max(perf_counter_ns() - self._begun_ns - computed_ns, 0)
         self._end(answer)
         self._replied(answer)
 

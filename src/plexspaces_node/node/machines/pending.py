@@ -156,6 +156,11 @@ class Pending:
             self._call(message.done, (reply, body))
         return True
 
+    def end(self, message: Message) -> None:
+        """Give a message up whose reply is still of interest."""
+        if message.id in self._messages:
+            self._give_up(message.id)
+
     def left(self, message: Message) -> None:
         """Record that the sender of a message no longer waits for it. Idempotent."""
         if message.id in self._messages and message.done is not None:
