@@ -37,11 +37,13 @@ class Agent:
     Attributes:
         got: the types of messages, with their timeouts.
         left: the types of those whose senders left.
+        exchanges: requests, which a test answers.
     """
 
     def __init__(self) -> None:
         self.got: list[tuple[str, int]] = []
         self.left: list[str] = []
+        self.exchanges: list[Exchange] = []
         self.error: PlexSpacesError | None = None
 
     def post(
@@ -69,6 +71,7 @@ class Agent:
         exchange = Exchange(lambda frame, body: None, room, replied, sent=0)
         leave = partial(self.left.append, head.path)
         exchange.sent_as(message, leave=leave, over=lambda: None)
+        self.exchanges.append(exchange)
         return exchange
 
 
@@ -83,8 +86,9 @@ class World:
         limits = AgentLimits("n", 1024, in_flight_limit=4, in_flight=self.in_flight)
         self.intake = Intake(lambda: self.refused, limits)
         self.tally = Tally()
+        self.record = SimpleNamespace(kind=ArtifactKind.ACTOR)
         supervisor = SimpleNamespace(
-            record=SimpleNamespace(kind=ArtifactKind.ACTOR),
+            record=self.record,
             intake=self.intake,
             tally=self.tally,
             journal=SimpleNamespace(note=lambda level, text: self.notes.append(text)),
@@ -288,3 +292,19 @@ async def test_told_message_whose_turn_comes_as_the_agent_goes_is_in_the_log(wor
     await asyncio.sleep(0)
     assert world.notes == ["a message from 'other': gone"]
     assert (world.tally.failures, world.in_flight.bytes) == (1, 0)
+
+
+async def test_component_that_is_told_something_gets_a_request(world: World) -> None:
+    """Which waits as any, and whose failure is in the log."""
+    world.record.kind = ArtifactKind.HTTP_COMPONENT
+    world.messages.tell("other", link.Tell(to="app", type="greet"), b"x")
+    await asyncio.sleep(1)
+    world.intake.open(world.agent)
+    await asyncio.sleep(1)
+    [exchange] = world.agent.exchanges
+    failed = link.ResponseHead(status=500)
+    exchange.replied((link.Reply(id=1, response=failed), b"no greeting today"))
+    await asyncio.sleep(1)
+    assert world.order() == ["/greet"]
+    assert world.notes == ["a message from 'other': no greeting today"]
+    assert (world.tally.messages, world.in_flight.bytes) == (1, 0)

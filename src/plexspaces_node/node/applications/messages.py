@@ -66,6 +66,8 @@ class Messages:
         self._roster = roster
         # Which application waits for which: one entry per actor that is in `ask`.
         self._asks: dict[str, link.Ask] = {}
+        # The messages to components: nothing else refers to the task of one that was told.
+        self._at_components: set[asyncio.Task[Outcome]] = set()
         self._closed = False
 
     async def invoke(
@@ -182,6 +184,8 @@ class Messages:
 
         work = self._invoke_component(name, msg_type, payload, timeout_ns)
         task = asyncio.get_running_loop().create_task(work)
+        self._at_components.add(task)
+        task.add_done_callback(self._at_components.discard)
         task.add_done_callback(told)
 
         def leave() -> None:
@@ -280,11 +284,22 @@ class Messages:
             else:
                 reply, why = answer[0], answer[0].failure.message
             target.tally.add_unclaimed(reply, perf_counter_ns() - begin_ns)
+            note(why)
+
+        def answered(outcome: Outcome | PlexSpacesError) -> None:
+            failure = outcome.failure if isinstance(outcome, Outcome) else outcome
+            if failure is not None and not self._closed:
+                note(failure.message)
+
+        def note(why: str) -> None:
             if why:
                 # Nobody waits for it, so the failure can only be seen in the log.
                 target.journal.note("warn", f"a message from {sender!r}: {why}")
 
-        target.intake.post(send, settled, size=len(payload), timeout_ns=timeout_ns)
+        if target.record.kind is ArtifactKind.HTTP_COMPONENT:
+            self._post_to_component(request.to, request.type, payload, timeout_ns, answered)
+        else:
+            target.intake.post(send, settled, size=len(payload), timeout_ns=timeout_ns)
 
     def close(self) -> None:
         """Stop waiting for the messages of `tell`."""
