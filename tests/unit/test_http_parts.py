@@ -19,7 +19,7 @@ from plexspaces_node.errors import PLATFORM_ERRORS, ActorFailed, ActorTrapped, I
 from plexspaces_node.node.artifacts.upload import LEAST_BYTES_PER_S
 from plexspaces_node.node.http import problem
 from plexspaces_node.node.http.hints import for_http
-from plexspaces_node.node.http.message import Request, Response
+from plexspaces_node.node.http.message import BUFFER_BYTES, Request, Response
 from plexspaces_node.node.http.openapi import document
 from plexspaces_node.node.http.origin import Origins
 from plexspaces_node.node.http.problem import HttpFault
@@ -240,6 +240,26 @@ class TestReader:
         while taken < 5 * COUNTED_BYTES:
             taken += len(await anext(pieces))
         assert (reading.told[-1], reading.reader.due_s) == ("resume", 100 + BODY_S)
+
+    async def test_what_follows_a_body_that_nobody_takes_is_read(self) -> None:
+        """The last of it may be what fills the buffer: nobody would resume the connection."""
+        reading = Reading(limit=-1)
+        size = BUFFER_BYTES + 10
+        reading.reader.feed(HEAD + b"content-length: %d\r\n\r\n" % size)
+        reading.reader.feed(b"x" * size)
+        assert reading.told == ["pause", "resume"]
+        reading.reader.feed(HEAD + b"content-length: 0\r\n\r\n")
+        assert len(reading.requests) == 2
+
+    async def test_body_that_is_taken_does_not_resume_what_it_did_not_pause(self) -> None:
+        """Too many requests wait behind it: those are read when there is room."""
+        reading = Reading(limit=-1)
+        reading.reader.feed(HEAD + b"content-length: 3\r\n\r\nabc")
+        reading.reader.pause()
+        stream = reading.requests[0].stream
+        assert stream is not None
+        assert [piece async for piece in stream] == [b"abc"]
+        assert reading.told == ["pause"]
 
     async def test_consumer_of_a_slow_body_hears_that_it_is_slow(self) -> None:
         """It is the client's fault, and has a status."""

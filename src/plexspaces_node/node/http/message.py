@@ -24,7 +24,7 @@ class BodyStream:
         self._resume = resume
         self._pieces: deque[bytes] = deque()
         self._buffered = 0
-        self._ended = False
+        self._is_paused = self._ended = False
         self._fault: Exception | None = None
         self._waiting: asyncio.Future[None] | None = None
 
@@ -57,20 +57,24 @@ class BodyStream:
         """Take a piece from the client."""
         self._pieces.append(piece)
         self._buffered += len(piece)
-        if self._buffered > BUFFER_BYTES:
+        if self._buffered > BUFFER_BYTES and not self._is_paused:
+            self._is_paused = True
             self._pause()
         self._wake()
 
     def end(self) -> None:
         """Say that all of it has come."""
         self._ended = True
+        # What follows is another request, which nobody may read for whoever takes this body.
+        self._go_on()
         self._wake()
 
     def break_off(self, fault: Exception) -> None:
         """Say that the rest will not come; the consumer gets `fault`."""
         if not self._ended:
             self._fault = fault
-            self.end()
+            self._ended = True
+            self._wake()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while True:
@@ -87,7 +91,12 @@ class BodyStream:
 
     def _took(self, size: int) -> None:
         self._buffered -= size
-        if self._buffered <= BUFFER_BYTES:
+        if self._buffered <= BUFFER_BYTES and not self._ended:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if self._is_paused:
+            self._is_paused = False
             self._resume()
 
     def _wake(self) -> None:
