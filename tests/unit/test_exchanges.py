@@ -284,14 +284,16 @@ def test_application_that_stops_cuts_responses_that_go_on(run: Run) -> None:
     async def case(it: Case) -> None:
         stream, other = await begun(it), Asked(it)
         await it.take()
-        assert it.client.exchanges.cut(streams_only=True)
+        it.client.exchanges.cut(streams_only=True)
         assert isinstance(await it.take(), link.Cancel)
         assert await anext(stream.exchange) == b"one"
         with pytest.raises(Unavailable, match="stopped or replaced"):
             await anext(stream.exchange)
-        assert not it.client.exchanges.cut(streams_only=True)
-        assert it.client.exchanges.cut()
+        beginning = asyncio.ensure_future(other.exchange.begin())
+        await asyncio.sleep(0)
+        assert not beginning.done()
+        it.client.exchanges.cut()
         with pytest.raises(Unavailable, match="stopped or replaced"):
-            await other.exchange.begin()
+            await beginning
 
     run(case)

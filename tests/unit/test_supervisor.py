@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +27,7 @@ from plexspaces_node.errors import (
     WrongState,
 )
 from plexspaces_node.link import frames as link
-from plexspaces_node.model import ApplicationState
+from plexspaces_node.model import ApplicationState, ArtifactKind
 from plexspaces_node.node.applications import state_saver as saving
 from plexspaces_node.node.applications.context import NodeContext
 from plexspaces_node.node.applications.intake import HOLD_S
@@ -323,6 +324,19 @@ async def test_undeploy_when_the_state_cannot_be_handed_over_then_it_is_no_obsta
     world.refused = CANNOT
     await world.supervisor.stop(10, save=False)
     assert (world.supervisor.state, world.bundles()) == (STOPPED, [])
+
+
+async def test_stop_when_a_component_answers_beyond_the_grace_then_its_client_hears_why(
+    world: World,
+) -> None:
+    """It has no state to wait for; that the link broke would tell nobody anything."""
+    world.supervisor.record = replace(world.supervisor.record, kind=ArtifactKind.HTTP_COMPONENT)
+    await world.supervisor.start()
+    head = link.RequestHead(method="GET", path="/")
+    exchange = world.taking().exchange(head, b"", 10**9, lambda answer: None)
+    await world.supervisor.stop(0)
+    with pytest.raises(Unavailable, match="being stopped or replaced"):
+        await exchange.begin()
 
 
 async def test_stop_when_a_message_runs_on_beyond_the_grace_then_the_application_runs_on(

@@ -129,9 +129,10 @@ class Instance:
             except TimeoutError:
                 # A stop request would only wait in the mailbox.
                 why = f"a message was still running after the grace period of {grace_s:g} s"
-                # A component that handles requests has no state to hand over.
-                if not (force or agent.exchanges.cut()):
+                if not force:
                     raise StopRefused(why, hint="wait until it is done") from None
+                # Their clients hear why, and not that the link broke.
+                agent.exchanges.cut()
                 await machine.destroy()
             else:
                 why = await machine.stop(GOODBYE_S, force=force, save=save)

@@ -178,7 +178,8 @@ class Exchange:
         self._replied(answer)
 
     def _end(self, answer: Answered | PlexSpacesError) -> None:
-        self._answer = answer
+        # The first is why it ended; one that was cut still gets a reply.
+        self._answer = self._answer or answer
         self._is_complete = True
         self._body.break_off()
         if not self._begun.done():
@@ -246,12 +247,11 @@ class Exchanges:
         else:
             exchange.window(frame)
 
-    def cut(self, *, streams_only: bool = False) -> bool:
-        """End all of them; return whether there were any.
+    def cut(self, *, streams_only: bool = False) -> None:
+        """End all of them.
 
         With `streams_only`, end those alone whose response has begun: it could go on forever.
         """
         cut = [each for each in self._open.values() if each.is_stream or not streams_only]
         for exchange in cut:
             exchange.cut(Unavailable("the application is being stopped or replaced"))
-        return bool(cut)
