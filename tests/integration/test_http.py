@@ -351,13 +351,14 @@ class TestControl:
             ("POST", "/v1/applicationes", 404, "/openapi.json"),
             ("PUT", "/v1/applications", 405, "not allowed"),
             ("POST", "/v1/applications", 413, "limit is 1048576"),
+            ("POST", "/apps/nobody/upload", 404, "'nobody'"),
         ],
     )
     async def test_path_is_told_before_the_length(
         self, http: Caller, method: str, path: str, status: int, said: str
     ) -> None:
         """As with an upload whose path has no slash at its end: no limit is in the way."""
-        answer = await http.send(method, path, b"\0asm" + bytes(2 * MIB))
+        answer = await http.send(method, path, b"\0asm" + bytes(5 * MIB))
         assert answer.status == status
         assert said in answer.json["detail"] + answer.json.get("hint", "")
 

@@ -76,12 +76,21 @@ class Door:
         return f"<Door to {self._applications!r}>"
 
     def body_limit(self, request: Request) -> int:
-        """Return how long a message may be, or what the control API takes."""
+        """Return how long a message may be, or what the control API takes.
+
+        Raises `HttpFault` for a longer one to nobody: a limit is not what is in its way.
+        """
         name, _ = self._application_of(request)
         if name is None:
             return self._control.body_limit(request)
         if self._applications.is_component(name) and not _is_by_client(request):
             return components.body_limit(request)
+        if name not in self._applications.roster.applications:
+            length = int(request.header(b"content-length") or 0)
+            if length > self._message_bytes:
+                raise HttpFault(
+                    404, f"there is no application {name!r}", hint="GET /v1/applications"
+                )
         return self._message_bytes
 
     def post(self, request: Request, done: Replied) -> Leave | None:
