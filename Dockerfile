@@ -80,7 +80,7 @@ ENV PLEXSPACES_NODE_DATA_DIR=/var/lib/plexspaces
 USER plexspaces
 WORKDIR /home/plexspaces
 VOLUME /var/lib/plexspaces
-EXPOSE 9000
+EXPOSE 9000 8080
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=10s --start-period=60s --retries=3 CMD ["plexspaces-health"]
 ENTRYPOINT ["tini", "--"]

@@ -217,7 +217,7 @@ in_docker() { # in_docker SAMPLE...
 
     # Of its own, so that a project that runs here is neither needed nor touched.
     export COMPOSE_PROJECT_NAME="plexspaces-validate-$$"
-    export COMPOSE_FILE=compose.yaml PLEXSPACES_NODE_PORT=0 PLEXSPACES_NODE_ISOLATION="$isolation"
+    export COMPOSE_FILE=compose.yaml PLEXSPACES_NODE_PORT=0 PLEXSPACES_HTTP_PORT=0 PLEXSPACES_NODE_ISOLATION="$isolation"
     kvm="no KVM"
     # A device that no group but root's may open would mean a node that is root.
     if [ -c /dev/kvm ] && [ "$(stat -c %G /dev/kvm)" != root ]; then

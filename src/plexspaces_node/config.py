@@ -42,8 +42,8 @@ from plexspaces_node.settings import (
 
 FILE_NAME = "release.toml"
 FILE_VARIABLE = "PLEXSPACES_CONFIG"
-COMPOSE_VARIABLE = "PLEXSPACES_NODE_PORT"
-"""Only compose.yaml reads it, but it may be set in a shell in which commands run too."""
+COMPOSE_VARIABLES = ("PLEXSPACES_NODE_PORT", "PLEXSPACES_HTTP_PORT")
+"""Only compose.yaml reads them, but they may be set in a shell in which commands run too."""
 DATA_DIR_WITHOUT_HOME = Path("/var/lib/plexspaces")
 
 
@@ -219,7 +219,7 @@ def _from_environment(variables: Mapping[str, str]) -> dict[str, _Given]:
     given: dict[str, _Given] = {}
     for name in sorted(variables):
         if name not in keys:
-            if name.startswith(PREFIX) and name not in (FILE_VARIABLE, COMPOSE_VARIABLE):
+            if name.startswith(PREFIX) and name not in (FILE_VARIABLE, *COMPOSE_VARIABLES):
                 names = {one: settings()[key].variable for one, key in keys.items()}
                 names[FILE_VARIABLE] = FILE_VARIABLE
                 raise unknown_name("environment variable", name, names)

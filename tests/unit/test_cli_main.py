@@ -234,7 +234,8 @@ def test_variable_when_misspelt_then_help_comes_all_the_same(
 
 
 @pytest.mark.parametrize(
-    ("variable", "value"), [("NODE_PORT", "9100"), ("NODE_GRACE_S", "3"), ("NODE_ADRESS", "")]
+    ("variable", "value"),
+    [("NODE_PORT", "9100"), ("HTTP_PORT", "9180"), ("NODE_GRACE_S", "3"), ("NODE_ADRESS", "")],
 )
 def test_variable_when_known_or_empty_then_it_is_no_obstacle(
     plexspaces: Command, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
