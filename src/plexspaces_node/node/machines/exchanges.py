@@ -101,7 +101,7 @@ class Exchange:
         await self._begun
         if self._response is not None:
             return Beginning(self._response.head, None)
-        reply, body = self._reply()
+        reply, body = _reply_of(self._answer)
         if not reply.HasField("response"):
             raise Unavailable("the agent answered without a response")
         return Beginning(reply.response, body)
@@ -114,7 +114,7 @@ class Exchange:
         try:
             return await anext(self._body)
         except BodyBroken:
-            self._reply()
+            _reply_of(self._answer)
             message = "the response broke off"
             raise ActorTrapped(message, code="http-response-incomplete") from None
 
@@ -130,15 +130,6 @@ class Exchange:
         self.leave()
         if self._upload is not None:
             await cancel(self._upload)
-
-    def _reply(self) -> Answered:
-        """Return the agent's last word; raises an error that it tells."""
-        answer = self._answer
-        if answer is None or isinstance(answer, PlexSpacesError):
-            raise answer or Unavailable("the request was given up")
-        if answer[0].HasField("failure"):
-            raise link.error_of(answer[0].failure)
-        return answer
 
     # ---- what the agent sends ----------------------------------------------------------
 
@@ -212,6 +203,15 @@ class Exchange:
                 raise
         else:
             self._send(link.Part(id=message_id, last=True), b"")
+
+
+def _reply_of(answer: Answered | PlexSpacesError | None) -> Answered:
+    """Return the agent's last word; raises an error that it tells."""
+    if answer is None or isinstance(answer, PlexSpacesError):
+        raise answer or Unavailable("the request was given up")
+    if answer[0].HasField("failure"):
+        raise link.error_of(answer[0].failure)
+    return answer
 
 
 class Exchanges:
