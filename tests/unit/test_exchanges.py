@@ -17,6 +17,7 @@ from plexspaces_node.link.frames import WINDOW_BYTES
 from plexspaces_node.model import MIB
 from plexspaces_node.node.machines.exchanges import Exchange
 from plexspaces_node.node.machines.pending import Answered
+from plexspaces_node.node.machines.reading import BURST_S, UNASKED_BYTES_PER_S
 from plexspaces_node.node.machines.writing import BACKLOG_BYTES
 
 HEAD = link.RequestHead(method="GET", scheme="http", authority="app.localhost", path="/")
@@ -208,6 +209,35 @@ def test_body_is_sent_no_faster_than_the_component_reads(run: Run) -> None:
         await it.say(link.encode(link.Reply(id=1, response=OK)))
         await asked.exchange.begin()
         await asked.exchange.aclose()
+
+    run(case)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_agent_that_never_replies_is_deaf(run: Run, *, ends: bool) -> None:
+    """Its response was complete, or its client has left: nothing else can be due."""
+
+    async def case(it: Case) -> None:
+        asked = await begun(it)
+        if ends:
+            await it.say(part(b"", last=True))
+            assert await pieces_of(asked.exchange) == b"one"
+        await asked.exchange.aclose()
+        await it.client.deaf.wait()
+        assert it.client.in_flight == 0
+
+    run(case)
+
+
+def test_parts_of_nobody_are_paced(run: Run) -> None:
+    """No window bounds them."""
+
+    async def case(it: Case) -> None:
+        await begun(it)
+        begin_s = it.loop.time()
+        for _ in range(1024):
+            await it.say(link.encode(link.Part(id=9), bytes(MIB // 4)))
+        assert it.loop.time() - begin_s > 256 * MIB / UNASKED_BYTES_PER_S - 2 * BURST_S
 
     run(case)
 

@@ -261,6 +261,17 @@ class TestReader:
         assert [piece async for piece in stream] == [b"abc"]
         assert reading.told == ["pause"]
 
+    async def test_bytes_of_a_streamed_body_that_come_one_by_one_wait_together(self) -> None:
+        """Each as an object of its own would take fifty times its size."""
+        reading = Reading(limit=-1)
+        reading.reader.feed(HEAD + b"transfer-encoding: chunked\r\n\r\n")
+        reading.reader.feed(b"1\r\nx\r\n" * 20_000 + b"0\r\n\r\n")
+        stream = reading.requests[0].stream
+        assert stream is not None
+        pieces = [piece async for piece in stream]
+        assert sum(map(len, pieces)) == 20_000
+        assert len(pieces) <= 20_000 // 4096 + 1
+
     async def test_consumer_of_a_slow_body_hears_that_it_is_slow(self) -> None:
         """It is the client's fault, and has a status."""
         reading = Reading(limit=-1)
@@ -320,12 +331,16 @@ class TestOrigins:
         request.method, request.path = b"GET", b"/"
         assert Origins().application_of(request) == ""
 
+    @pytest.mark.parametrize("site", ["cross-site", "same-site"])
     @pytest.mark.parametrize("method", [b"GET", b"POST"])
-    def test_other_site_is_refused_whatever_it_asks(self, method: bytes) -> None:
-        """A picture that follows a log would take one of its few places."""
-        request = asking("localhost", sec_fetch_site="cross-site")
+    def test_other_origin_is_refused_whatever_it_asks(self, method: bytes, site: str) -> None:
+        """A picture that follows a log would take one of its few places.
+
+        A page at another port of this host is of the same site.
+        """
+        request = asking("localhost", sec_fetch_site=site)
         request.method = method
-        with pytest.raises(HttpFault, match="other web sites"):
+        with pytest.raises(HttpFault, match="pages of other origins"):
             Origins().application_of(request)
 
     def test_page_that_is_allowed_may_read(self) -> None:

@@ -70,7 +70,7 @@ class Agent:
         message: Any = SimpleNamespace(id=1)
         exchange = Exchange(lambda frame, body: None, room, replied, sent=0)
         leave = partial(self.left.append, head.path)
-        exchange.sent_as(message, leave=leave, over=lambda: None)
+        exchange.sent_as(message, leave=leave, complete=lambda: None, over=lambda: None)
         self.exchanges.append(exchange)
         return exchange
 

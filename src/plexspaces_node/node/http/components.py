@@ -6,6 +6,7 @@ The headers of a connection stay at the node. What a component answers is hostil
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from time import perf_counter_ns
 
 from plexspaces_node.errors import ActorTrapped
@@ -25,6 +26,9 @@ SANDBOX = (b"content-security-policy", b"sandbox allow-scripts allow-forms allow
 """For what lies below the paths of the node: a page of an application must not have the rights of
 the node's own pages, which are of the same origin."""
 
+MOST_HEADERS = 256
+"""The most headers of a response."""
+
 _OF_CONNECTION = frozenset(
     {
         b"connection",
@@ -42,11 +46,23 @@ _OF_CONNECTION = frozenset(
 )
 _DROPPED = _OF_CONNECTION | {
     b"host",
+    b"forwarded",
     b"x-forwarded-for",
     b"x-forwarded-host",
     b"x-forwarded-prefix",
     b"x-forwarded-proto",
 }
+_OF_ORIGIN = frozenset(
+    {
+        b"clear-site-data",
+        b"service-worker-allowed",
+        b"set-cookie",
+        b"strict-transport-security",
+    }
+)
+"""What a response says for all of its origin: below the paths of the node that is the node, with
+every other application."""
+
 _FIRST_STATUS, _LAST_STATUS = 200, 599
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+\Z")
 _VALUE = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*\Z")
@@ -85,7 +101,8 @@ async def answer(
         timings = timings_of(exchange.times, perf_counter_ns() - begin, exchange.waited_ns)
         is_whole = beginning.body is not None
         body = exchange if beginning.body is None else beginning.body
-        return _response_of(beginning.head, body, request), timings
+        dropped = _OF_CONNECTION | _OF_ORIGIN if prefix else _OF_CONNECTION
+        return _response_of(beginning.head, body, request, dropped), timings
     except BaseException:
         is_whole = True
         raise
@@ -97,6 +114,9 @@ async def answer(
 def _head_of(request: Request, prefix: bytes, more: bool) -> link.RequestHead:
     host = request.header(b"host") or b"localhost"
     dropped = _DROPPED
+    if prefix:
+        # Those of everything that this host serves, at its other ports too.
+        dropped = dropped | {b"cookie"}
     if named := request.header(b"connection"):
         dropped = dropped | {each.strip().lower() for each in named.split(b",")}
     headers = [
@@ -125,9 +145,13 @@ def _head_of(request: Request, prefix: bytes, more: bool) -> link.RequestHead:
     )
 
 
-def _response_of(head: link.ResponseHead, body: Body | Exchange, request: Request) -> Response:
+def _response_of(
+    head: link.ResponseHead, body: Body | Exchange, request: Request, dropped: Collection[bytes]
+) -> Response:
     if not _FIRST_STATUS <= head.status <= _LAST_STATUS:
         raise _malformed(f"a response with the status {head.status}")
+    if len(head.headers) > MOST_HEADERS:
+        raise _malformed(f"a response with {len(head.headers)} headers")
     headers: Headers = []
     length: int | None = None
     size = 0
@@ -140,7 +164,7 @@ def _response_of(head: link.ResponseHead, body: Body | Exchange, request: Reques
             if not _LENGTH.match(value):
                 raise _malformed("a response with a malformed content-length")
             length = int(value)
-        elif name not in _OF_CONNECTION:
+        elif name not in dropped:
             headers.append((name, value))
     if not isinstance(body, Exchange) and request.method != b"HEAD" and has_body(head.status):
         if length is not None and length != len(body):

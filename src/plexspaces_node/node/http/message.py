@@ -15,6 +15,10 @@ BUFFER_BYTES = 256 * 1024
 """Of a streamed body that nobody has taken yet; past it nothing more is read."""
 
 
+_JOINED_BYTES = 4096
+"""Shorter pieces that wait are joined: each costs more memory than its bytes, and a turn."""
+
+
 class BodyStream:
     """The body of a request, as it comes. One consumer iterates over it."""
 
@@ -55,7 +59,10 @@ class BodyStream:
 
     def feed(self, piece: bytes) -> None:
         """Take a piece from the client."""
-        self._pieces.append(piece)
+        if self._pieces and len(self._pieces[-1]) + len(piece) <= _JOINED_BYTES:
+            self._pieces[-1] += piece
+        else:
+            self._pieces.append(piece)
         self._buffered += len(piece)
         if self._buffered > BUFFER_BYTES and not self._is_paused:
             self._is_paused = True

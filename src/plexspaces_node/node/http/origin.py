@@ -22,6 +22,9 @@ _REMEMBERED = 1024
 _HOST_BYTES = 300
 """A longer host is not kept; a name has at most 253 characters."""
 
+_OTHERS = (b"cross-site", b"same-site")
+"""Another port of this host, or another name below the same domain, is a site but not an origin."""
+
 _ALLOWED_METHODS = b"GET, HEAD, POST, PUT, DELETE, OPTIONS"
 
 
@@ -56,10 +59,8 @@ class Origins:
         origin = request.header(b"origin")
         if origin is not None:
             self._check_origin(origin, host)
-        elif request.header(b"sec-fetch-site") == b"cross-site" and not _is_link(
-            request, application
-        ):
-            raise _other_origin(b"other web sites")
+        elif request.header(b"sec-fetch-site") in _OTHERS and not _is_link(request, application):
+            raise _other_origin(b"pages of other origins")
         return application
 
     def allow(self, request: Request, headers: Headers) -> None:

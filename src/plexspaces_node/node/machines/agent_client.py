@@ -253,7 +253,7 @@ class AgentClient:
         """
         exchange = Exchange(self._send, self._room, replied, sent=len(body) if head.more else 0)
         message = self._post(exchange.replied, "", "", body, timeout_ns, request=head)
-        self.exchanges.add(exchange, message, leave=partial(self._messages.end, message))
+        self.exchanges.add(exchange, message, self._messages)
         return exchange
 
     def _post(  # noqa: PLR0913 - all of a message

@@ -15,7 +15,7 @@ from plexspaces_node.errors import ActorTrapped, PlexSpacesError, Unavailable
 from plexspaces_node.link import frames as link
 from plexspaces_node.link.frames import Body, NodeFrame
 from plexspaces_node.node.machines.connection import Connection
-from plexspaces_node.node.machines.pending import Answered, Done, Message
+from plexspaces_node.node.machines.pending import Answered, Done, Message, Pending
 from plexspaces_node.node.machines.windows import BodyBroken, ReceivedBody, SendWindow
 from plexspaces_node.tasks import cancel
 
@@ -69,11 +69,20 @@ class Exchange:
         self._begun: asyncio.Future[None] = self._loop.create_future()
 
     def sent_as(
-        self, message: Message, *, leave: Callable[[], None], over: Callable[[], object]
+        self,
+        message: Message,
+        *,
+        leave: Callable[[], None],
+        complete: Callable[[], None],
+        over: Callable[[], object],
     ) -> None:
-        """Hear which message it is; `leave` gives it up, `over` is called at the end."""
+        """Hear which message it is; `leave` gives it up, `over` is called at the end.
+
+        `complete` is called when only the agent's last word is due.
+        """
         self._message = message
         self._leave = leave
+        self._complete = complete
         self._over = over
 
     def __repr__(self) -> str:
@@ -180,6 +189,8 @@ class Exchange:
     def _take(self, body: Body, *, last: bool) -> None:
         self._body.put(body, last=last)
         self._is_complete = last
+        if last:
+            self._complete()
 
     def _allow(self, count: int) -> None:
         self._send(link.Window(id=self._message.id, bytes=count), b"")
@@ -224,22 +235,28 @@ class Exchanges:
     def __repr__(self) -> str:
         return f"<Exchanges {len(self._open)}>"
 
-    def add(self, exchange: Exchange, message: Message, leave: Callable[[], None]) -> None:
-        """Follow an exchange until it is over; `leave` gives its message up."""
+    def add(self, exchange: Exchange, message: Message, messages: Pending) -> None:
+        """Follow an exchange, whose message is among `messages`, until it is over."""
         self._open[message.id] = exchange
-        exchange.sent_as(message, leave=leave, over=partial(self._open.pop, message.id, None))
+        exchange.sent_as(
+            message,
+            leave=partial(messages.end, message),
+            complete=partial(messages.watch, message),
+            over=partial(self._open.pop, message.id, None),
+        )
 
     def take(
         self, connection: Connection, frame: link.Response | link.Part | link.Window, body: Body
     ) -> None:
         """Handle a frame of the agent; raises `LinkBroken`."""
-        if len(body) < SMALL_PART_BYTES:
-            # Each is kept until it is taken.
-            connection.reading.unasked(1, frame, body)
         exchange = self._open.get(frame.id)
         if exchange is None:
-            # Its client has left, and the agent does not know yet.
+            # Its client has left, and the agent does not know yet. It is part of no window.
+            connection.reading.unasked(1, frame, body)
             return
+        if len(body) < SMALL_PART_BYTES or isinstance(frame, link.Response):
+            # Each is kept until it is taken.
+            connection.reading.unasked(1, frame, b"")
         if isinstance(frame, link.Response):
             exchange.began(frame, body)
         elif isinstance(frame, link.Part):

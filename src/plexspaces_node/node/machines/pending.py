@@ -159,7 +159,17 @@ class Pending:
     def end(self, message: Message) -> None:
         """Give a message up whose reply is still of interest."""
         if message.id in self._messages:
+            self.watch(message)
             self._give_up(message.id)
+
+    def watch(self, message: Message) -> None:
+        """Expect the reply of a stream in the message's time from now on: nothing else is due."""
+        if not message.is_stream or message.id not in self._messages:
+            return
+        message.is_stream = False
+        message.prolong(self._loop.time())
+        if self._timer is None or message.due_s < self._timer.when():
+            self._set_timer(message.due_s)
 
     def left(self, message: Message) -> None:
         """Record that the sender of a message no longer waits for it. Idempotent."""
