@@ -19,6 +19,9 @@ use crate::link::proto::{Abandon, Part, Response, ResponseHead, Window, from_age
 /// A receiver allows more when it has taken this much.
 const ALLOW_BYTES: usize = WINDOW_BYTES / 2;
 
+/// Shorter pieces that wait are joined: each costs more memory than its bytes.
+const JOINED_BYTES: usize = 4096;
+
 /// Whose bodies they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Key {
@@ -151,6 +154,21 @@ struct State {
     cancelled: bool,
 }
 
+impl State {
+    fn keep(&mut self, piece: Bytes) {
+        if piece.is_empty() {
+            return;
+        }
+        if let Some(last) = self.pieces.back_mut()
+            && last.len() + piece.len() <= JOINED_BYTES
+        {
+            *last = [&last[..], &piece[..]].concat().into();
+        } else {
+            self.pieces.push_back(piece);
+        }
+    }
+}
+
 impl Transfer {
     /// When something last arrived.
     pub(crate) fn touched(&self) -> Instant {
@@ -199,9 +217,7 @@ impl Transfer {
         }
         state.touched = Instant::now();
         state.end = end;
-        if !piece.is_empty() {
-            state.pieces.push_back(piece);
-        }
+        state.keep(piece);
         wake(state.reader.take());
     }
 
@@ -329,5 +345,26 @@ impl Begun {
 impl Drop for Begun {
     fn drop(&mut self) {
         self.transfers.open().remove(&self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::NodeEnd;
+
+    #[tokio::test]
+    async fn bytes_that_come_one_by_one_wait_together() {
+        let node = NodeEnd::new();
+        let transfers = Arc::new(Transfers::default());
+        let body = transfers.begin(Key::Invoke(7), &node.connection);
+        let part = Part {
+            id: 7,
+            ..Part::default()
+        };
+        for _ in 0..2 * JOINED_BYTES {
+            transfers.part(&part, Bytes::from_static(b"x"));
+        }
+        assert_eq!(body.transfer().state().pieces.len(), 2);
     }
 }
