@@ -18,7 +18,9 @@ from plexspaces_node import NodeClient
 from plexspaces_node.client import DeployOptions
 from plexspaces_node.client.http_messages import MOST_BYTES, MOST_CONNECTIONS
 from plexspaces_node.errors import ActorError, PlexSpacesError, Unavailable
+from plexspaces_node.http_notice import find
 from plexspaces_node.model import MIB
+from plexspaces_node.node.http.server import HttpServer
 from plexspaces_node.node.node import Node
 
 EVERY_BYTE = bytes(range(256))
@@ -194,3 +196,19 @@ async def test_node_that_goes_leaves_no_notice(
     async with builder(other_dir).with_address(address).build(), NodeClient(address) as client:
         await client.start("two")
         assert (await client.invoke("two", type="e")).transport == "grpc"
+
+
+async def test_no_client_is_led_to_a_port_that_a_node_has_left(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may listen there from then on: the notice is gone before."""
+    assert find(node.address) == node.http_address
+    drain, found = HttpServer.drain, []
+
+    async def noted(server: HttpServer, grace_s: float) -> None:
+        found.append(find(node.address))
+        await drain(server, grace_s)
+
+    monkeypatch.setattr(HttpServer, "drain", noted)
+    await node.drain()
+    assert found == [None]

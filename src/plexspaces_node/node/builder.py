@@ -160,6 +160,7 @@ class NodeBuilder:
             stack.callback(http.close)
             address = bind(server, config.node.address)
             http_address, http_fault = await _bind(http, config)
+            notice = stack.enter_context(ExitStack())
             node = Node(
                 info,
                 address=address,
@@ -170,6 +171,7 @@ class NodeBuilder:
                 applications=applications,
                 server=server,
                 http=http,
+                withdraw_notice=notice.close,
                 health=node_health,
                 grace_s=config.node.grace_s,
             )
@@ -179,7 +181,7 @@ class NodeBuilder:
             await server.start()
             await http.serve()
             await node_health.serve()
-            stack.enter_context(_notice(address, http_address))
+            notice.enter_context(_notice(address, http_address))
             stack.push_async_callback(node.drain)
             yield node
 

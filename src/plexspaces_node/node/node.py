@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import grpc
 
@@ -40,6 +41,7 @@ class Node:
         applications: Applications,
         server: grpc.aio.Server,
         http: HttpServer,
+        withdraw_notice: Callable[[], None],
         health: NodeHealth,
         grace_s: float,
     ) -> None:
@@ -52,6 +54,8 @@ class Node:
         self.applications = applications
         self._server = server
         self._http = http
+        # Before the port is free: another process may listen there, and must not get messages.
+        self._withdraw_notice = withdraw_notice
         self._health = health
         self._grace_s = grace_s
         self._ended = False
@@ -91,6 +95,7 @@ class Node:
         await self._health.shut_down()
         # The servers go last: until then whoever calls is told that the node is shutting down.
         drained = await self.applications.drain(self._grace_s)
+        self._withdraw_notice()
         await asyncio.gather(self._http.drain(END_RPC_GRACE_S), self._server.stop(END_RPC_GRACE_S))
         return drained
 
@@ -98,4 +103,5 @@ class Node:
         """End every machine at once, without letting anything finish."""
         self._ended = True
         await self.applications.abort()
+        self._withdraw_notice()
         await asyncio.gather(self._http.drain(0), self._server.stop(0))
