@@ -87,7 +87,7 @@ async def _measure(scratch: Path, only: str | None) -> Report:
         if why := http.missing():
             _note(f"HTTP is not measured: {why}")
         else:
-            rows += await http.measure(wasm, scratch)
+            rows += await http.measure(wasm, scratch, note=_note)
     if only in (None, "applications"):
         of_many = await applications.measure(wasm, scratch / "many", note=_note)
     if only in (None, "machines"):

@@ -1,5 +1,7 @@
 """The HTTP door against a bare HTTP server, workerd and the node's own gRPC, by wrk.
 
+Of messages to an actor, and of requests that a component of wasi:http answers.
+
 And how long a quiet application takes to answer while another one takes all it can get.
 """
 
@@ -18,13 +20,17 @@ from time import perf_counter, sleep
 
 from benchmarks import workerd
 from benchmarks.node import PAYLOAD, Row, row
-from benchmarks.serving import serving
+from benchmarks.serving import ROOT, serving
 from plexspaces_node import NodeClient
+from plexspaces_node.errors import Unsupported
+from plexspaces_node.toolchains import build
 
 ROUNDS = 5
 SECONDS = 2
 QUIET_PER_S = 250
 """The requests of the quiet application."""
+
+_HELLO = ROOT / "examples" / "rust-hello-http"
 
 _PER_SECOND = re.compile(r"Requests/sec:\s+([\d.]+)")
 _MEDIAN = re.compile(r"50%\s+([\d.]+)(us|ms|s)")
@@ -36,8 +42,12 @@ def missing() -> str:
     return "" if shutil.which("wrk") else "wrk is not installed: apt-get install wrk"
 
 
-async def measure(wasm: Path, scratch: Path) -> list[Row]:
-    """Measure an echo of 100 bytes: requests a second, and the median of one connection."""
+async def measure(wasm: Path, scratch: Path, *, note: Callable[[str], None]) -> list[Row]:
+    """Measure an echo of 100 bytes: requests a second, and the median of one connection.
+
+    And requests a second of a component, unless it cannot be compiled here, which is noted.
+    """
+    hello = await _hello(scratch, note)
     script = scratch / "echo.lua"
     script.write_text(f'wrk.method = "POST"\nwrk.body = string.rep("x", {len(PAYLOAD)})\n')
     host = [sys.executable, "-m", "benchmarks.host", str(scratch / "http-data")]
@@ -48,11 +58,16 @@ async def measure(wasm: Path, scratch: Path) -> list[Row]:
             await client.deploy("echo", wasm)
             await client.deploy("quiet", wasm)
 
+            echo = "/apps/echo/e"
+
             async def per_second(address: str) -> float:
-                return _rate(await _wrk(address, script, connections=32))
+                return _rate(await _wrk(address + echo, 32, script))
+
+            async def hellos_per_second(address: str) -> float:
+                return _rate(await _wrk(f"{address}/apps/hello/", 32))
 
             async def median_us(address: str) -> float:
-                return _median_us(await _wrk(address, script, connections=1))
+                return _median_us(await _wrk(address + echo, 1, script))
 
             async def over_grpc(_: str) -> float:
                 return await _grpc_per_second(client)
@@ -80,6 +95,12 @@ async def measure(wasm: Path, scratch: Path) -> list[Row]:
                     quiet_ms,
                 ),
             ]
+            if hello is not None:
+                await client.deploy("hello", hello)
+                name = "HTTP, a component in Rust, 32 connections"
+                rows.append(
+                    await _rounds(name, "/s", http_address, bare, hellos_per_second, per_second)
+                )
             if (program := await asyncio.to_thread(workerd.program)) is not None:
                 isolates = others.enter_context(workerd.echoing(program, scratch))
                 name = "HTTP against workerd, 32 connections"
@@ -101,16 +122,28 @@ async def _rounds(  # noqa: PLR0913 - each by its name
     return row(name, unit, pairs)
 
 
-async def _wrk(address: str, script: Path, *, connections: int) -> str:
+async def _hello(scratch: Path, note: Callable[[str], None]) -> Path | None:
+    project, output = scratch / _HELLO.name, scratch / "hello.wasm"
+    shutil.copytree(_HELLO, project)
+    try:
+        await build(project, output, progress=note)
+    except Unsupported as missing:
+        note(f"{_HELLO.name}: skipped: {missing.message} (hint: {missing.hint})")
+        return None
+    return output
+
+
+async def _wrk(url: str, connections: int, script: Path | None = None) -> str:
     process = await asyncio.create_subprocess_exec(
-        *("wrk", "-t1", f"-c{connections}", f"-d{SECONDS}s", "--latency", "-s", str(script)),
-        f"http://{address}/apps/echo/e",
+        *("wrk", "-t1", f"-c{connections}", f"-d{SECONDS}s", "--latency"),
+        *(() if script is None else ("-s", str(script))),
+        f"http://{url}",
         stdout=asyncio.subprocess.PIPE,
     )
     said, _ = await process.communicate()
     text = said.decode()
     if process.returncode or "Non-2xx" in text:
-        raise RuntimeError(f"wrk against {address}: {text}")
+        raise RuntimeError(f"wrk against {url}: {text}")
     return text
 
 
