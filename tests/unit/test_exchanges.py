@@ -167,6 +167,29 @@ def test_lost_link_ends_every_exchange(run: Run) -> None:
     run(case)
 
 
+def test_beginning_is_told_in_the_step_in_which_it_comes(run: Run) -> None:
+    """Once for each exchange; not for one that was closed before."""
+
+    async def case(it: Case) -> None:
+        told: list[str] = []
+        whole, stream, closed = Asked(it), Asked(it), Asked(it)
+        whole.exchange.when_begun(lambda: told.append("whole"))
+        stream.exchange.when_begun(lambda: told.append("stream"))
+        closed.exchange.when_begun(lambda: told.append("closed"))
+        closed.exchange.leave()
+        for _ in range(3):
+            assert isinstance(await it.take(), link.Invoke)
+        first = link.encode(link.Reply(id=1, response=OK), b"hello")
+        second = link.encode(link.Response(id=2, head=OK), b"one")
+        others = [link.encode(link.Reply(id=number)) for number in (2, 3)]
+        await it.say(first + second + b"".join(others))
+        await it.client.idle()
+        assert told == ["whole", "stream"]
+        assert (len(whole.replies), len(stream.replies), len(closed.replies)) == (1, 1, 1)
+
+    run(case)
+
+
 def test_client_that_leaves_cancels_the_component(run: Run) -> None:
     """Its reply comes later and is passed on; parts until then are dropped."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from plexspaces_node.link.frames import Body
 from plexspaces_node.node.http import components
 from plexspaces_node.node.http.message import Request, Response
 from plexspaces_node.node.machines.exchanges import Beginning
+from plexspaces_node.tasks import Leave
 
 SECOND_NS = 1_000_000_000
 
@@ -36,17 +39,56 @@ class Component:
         self.head = head
         return self
 
+    def request(
+        self, name: str, head: link.RequestHead, body: Body, timeout_ns: int, sent: Any
+    ) -> Leave:
+        del name, head, body, timeout_ns
+        sent(self)
+        return self.leave
+
+    def when_begun(self, call: Callable[[], None]) -> None:
+        asyncio.get_running_loop().call_soon(call)
+
     async def begin(self) -> Beginning:
+        return self.beginning()
+
+    def beginning(self) -> Beginning:
         return Beginning(self._head, self._body)
 
-    async def aclose(self) -> None:
+    def leave(self) -> None:
         self.is_closed = True
+
+    async def aclose(self) -> None:
+        self.leave()
 
 
 async def ask(component: Any, request: Request, prefix: bytes = b"") -> Response:
+    """Return what a request gets whose body may come later."""
     response, _ = await components.answer(component, "app", prefix, request, SECOND_NS)
     assert component.is_closed
     return response
+
+
+async def post(component: Any, request: Request) -> components.Answer | Exception:
+    """Return what a request gets that is all there."""
+    answered: asyncio.Future[components.Answer | Exception] = asyncio.Future()
+    components.post(component, "app", b"", request, SECOND_NS, answered.set_result)
+    return await answered
+
+
+async def test_request_that_is_all_there_gets_the_same() -> None:
+    """Response or error; after an error nothing goes on."""
+    request = Request(b"GET", b"/", [(b"host", b"localhost")])
+    answer = await post(Component(200, [("x-a", b"b")], b"hello"), request)
+    assert isinstance(answer, tuple)
+    assert (answer[0].status, answer[0].headers, answer[0].body) == (
+        200,
+        [(b"x-a", b"b")],
+        b"hello",
+    )
+    broken = Component(200, [("x-a", b"b\r\nx-b: c")])
+    assert isinstance(await post(broken, request), ActorTrapped)
+    assert broken.is_closed
 
 
 async def told(*headers: tuple[bytes, bytes], target: bytes = b"/", prefix: bytes = b"") -> Any:

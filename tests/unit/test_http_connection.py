@@ -322,6 +322,11 @@ async def test_refused_head_request_gets_no_body(held: Held) -> None:
     held.connection.abort()
 
 
+async def pieces(*them: bytes) -> AsyncIterator[bytes]:
+    for each in them:
+        yield each
+
+
 class Posting(Waiting):
     """A handler whose requests are all messages.
 
@@ -340,7 +345,8 @@ class Posting(Waiting):
         self.waiting.append(done)
 
         def leave() -> None:
-            self.waiting.remove(done)
+            if done in self.waiting:
+                self.waiting.remove(done)
             self.left += 1
 
         return leave
@@ -385,6 +391,33 @@ async def test_client_that_leaves_takes_its_message_with_it(
     await held.server.drain(60)
     assert (handler.left, handler.waiting, len(handler.asked)) == (1, [], 1)
     assert (held.transport.written, held.transport.is_closed) == (b"", True)
+
+
+async def test_stream_that_answers_a_request_is_sent_by_a_task(
+    posting: tuple[Held, Posting],
+) -> None:
+    """And the next request waits for its end."""
+    held, handler = posting
+    held.connection.data_received(GET * 2)
+    handler.respond(Response(200, [], pieces(b"one", b"two"), length=6))
+    async with asyncio.timeout(30):
+        while len(handler.asked) < 2:
+            await asyncio.sleep(0)
+    assert held.transport.written.endswith(b"\r\n\r\nonetwo")
+    assert handler.left == 0
+
+
+async def test_client_that_leaves_before_a_stream_has_begun_ends_it(
+    posting: tuple[Held, Posting],
+) -> None:
+    """Its task never runs, so nobody else would."""
+    held, handler = posting
+    held.connection.data_received(GET)
+    handler.respond(Response(200, [], pieces(b"one")))
+    held.transport.is_closed = True
+    held.connection.connection_lost(None)
+    await held.server.drain(60)
+    assert (handler.left, held.transport.written) == (1, b"")
 
 
 async def test_drain_lets_a_message_finish(posting: tuple[Held, Posting]) -> None:

@@ -57,6 +57,9 @@ class Outcome(NamedTuple):
 Done: TypeAlias = Callable[[Outcome | PlexSpacesError], None]
 """Called once, on the event loop, with the outcome of a message or with why there is none."""
 
+Sent: TypeAlias = Callable[[Exchange | PlexSpacesError], None]
+"""Called once, on the event loop, with a request that was sent or with why it was not."""
+
 
 class Messages:
     """Passes messages on; an `actor_host.Router`. Used only on the event loop."""
@@ -127,46 +130,47 @@ class Messages:
             tally.failures += 1
             raise
 
-    async def exchange(
-        self, name: str, head: link.RequestHead, body: link.Body, timeout_ns: int
-    ) -> Exchange:
+    def request(
+        self, name: str, head: link.RequestHead, body: link.Body, timeout_ns: int, sent: Sent
+    ) -> Leave:
         """Send an HTTP request to a component; `body` is as in `AgentClient.exchange`.
 
-        Waits while the application starts or is replaced; raises what `post` raises. The caller
-        closes it.
+        `sent` is called with the exchange: at once, or later if the application is started or
+        replaced just now, or then with an error. The returned function ends it. Raises what
+        `post` raises.
         """
         begin_ns = perf_counter_ns()
         supervisor = self._roster.named(name)
-        intake, tally = supervisor.intake, supervisor.tally
+        tally = supervisor.tally
 
-        def sent(agent: AgentClient) -> Exchange:
+        def send(agent: AgentClient) -> Leave:
             def replied(answer: Answered | PlexSpacesError) -> None:
                 reply = None if isinstance(answer, PlexSpacesError) else answer[0]
                 total_ns = perf_counter_ns() - begin_ns - exchange.streamed_ns
                 tally.add_unclaimed(reply, total_ns)
 
             waited_ns = perf_counter_ns() - begin_ns
-            left_ns = max(1, timeout_ns - waited_ns)
-            exchange = agent.exchange(head, body, left_ns, replied)
+            exchange = agent.exchange(head, body, max(1, timeout_ns - waited_ns), replied)
             exchange.waited_ns = waited_ns
-            return exchange
+            sent(exchange)
+            # A caller that is cancelled in this very step never gets it.
+            return exchange.leave
 
-        def in_turn(done: Callable[[Exchange | PlexSpacesError], None]) -> Leave:
-            def send(agent: AgentClient) -> Leave:
-                exchange = sent(agent)
-                done(exchange)
-                # A caller that is cancelled in this very step never gets it.
-                return exchange.leave
-
-            return intake.post(send, done, size=len(body), timeout_ns=timeout_ns)
+        def failed(error: PlexSpacesError) -> None:
+            tally.failures += 1
+            sent(error)
 
         try:
-            if intake.agent is not None:
-                return sent(intake.agent)
-            return await called_back(in_turn)
+            return supervisor.intake.post(send, failed, size=len(body), timeout_ns=timeout_ns)
         except PlexSpacesError:
             tally.failures += 1
             raise
+
+    async def exchange(
+        self, name: str, head: link.RequestHead, body: link.Body, timeout_ns: int
+    ) -> Exchange:
+        """Do what `request` does, and return the exchange; the caller closes it."""
+        return await called_back(partial(self.request, name, head, body, timeout_ns))
 
     def _post_to_component(
         self, name: str, msg_type: str, payload: link.Body, timeout_ns: int, done: Done

@@ -22,7 +22,7 @@ from plexspaces_node.node.applications.deploy import Deployer
 from plexspaces_node.node.applications.describe import describe
 from plexspaces_node.node.applications.empty_vms import EmptyVms
 from plexspaces_node.node.applications.holdings import release, supervise
-from plexspaces_node.node.applications.messages import Done, Messages, Outcome
+from plexspaces_node.node.applications.messages import Done, Messages, Outcome, Sent
 from plexspaces_node.node.applications.name_locks import NameLocks
 from plexspaces_node.node.applications.roster import Roster
 from plexspaces_node.node.applications.supervisor import Supervisor
@@ -89,6 +89,13 @@ class Applications:
         """Return whether an application handles HTTP requests itself."""
         supervisor = self.roster.applications.get(name)
         return supervisor is not None and supervisor.record.kind is ArtifactKind.HTTP_COMPONENT
+
+    def request(
+        self, name: str, head: link.RequestHead, body: Body, timeout_ns: int, sent: Sent
+    ) -> Leave:
+        """Send an HTTP request to a component: see `Messages.request`."""
+        self._scope.check_open()
+        return self._messages.request(name, head, body, timeout_ns, sent)
 
     async def exchange(
         self, name: str, head: link.RequestHead, body: Body, timeout_ns: int

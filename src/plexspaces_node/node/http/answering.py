@@ -1,7 +1,7 @@
 """Answers the requests of one connection, one at a time: from the handler to the writer.
 
-Most requests are messages. Such a one costs no task: its reply is written in the step of the event
-loop in which it comes from the agent.
+Most requests are short, and so are their responses. Such a one costs no task: its response is
+written in the step of the event loop in which it comes from the agent.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class Answering:
         self._share = share
         self._is_last = is_last
         self._go_on = answered
-        # Of a request that is no message, or of a long reply.
+        # Of a request that `post` does not take, of a stream, or of a long reply.
         self._task: asyncio.Task[None] | None = None
-        # While a message waits for its reply.
+        # While a request waits for its response, or a stream for its task.
         self._leave: Leave | None = None
         self._has_left = False
         self._begin_ns = 0
@@ -72,7 +72,7 @@ class Answering:
         self.is_busy = True
         self._leave = self._server.handler.post(request, self._replied)
         if self._leave is None:
-            self._task = self._server.loop.create_task(self._handle(request))
+            self._task = self._server.loop.create_task(self._handle())
 
     def leave(self, gone: Callable[[], None]) -> None:
         """End what the client, which is gone, has asked for; call `gone` when nothing is done."""
@@ -87,9 +87,11 @@ class Answering:
             self._task.cancel()
             self._task.add_done_callback(lambda _: gone())
 
-    async def _handle(self, request: Request) -> None:
+    async def _handle(self, response: Response | None = None) -> None:
+        """Answer a request that `post` did not take, or send a stream that it answered with."""
+        request, self._leave = self.request, None
         try:
-            response = await self._server.handler.answer(request)
+            response = response or await self._server.handler.answer(request)
             if response.is_stream:
                 self._complete(request, response)
                 await self._writer.send_stream(request, response, date=self._server.date)
@@ -103,7 +105,10 @@ class Answering:
             raise
 
     def _replied(self, response: Response) -> None:
-        """Write the reply to a message."""
+        """Write a response that came without a task."""
+        if response.is_stream:
+            self._task = self._server.loop.create_task(self._handle(response))
+            return
         self._leave = None
         try:
             self._reply(response)

@@ -6,10 +6,12 @@ The headers of a connection stay at the node. What a component answers is hostil
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from time import perf_counter_ns
+from typing import TypeAlias
 
-from plexspaces_node.errors import ActorTrapped
+from plexspaces_node.errors import ActorTrapped, PlexSpacesError
 from plexspaces_node.info import MessageTimings
 from plexspaces_node.link import frames as link
 from plexspaces_node.link.frames import Body
@@ -17,7 +19,13 @@ from plexspaces_node.node.applications.messages import timings_of
 from plexspaces_node.node.applications.operations import Applications
 from plexspaces_node.node.http.message import Headers, Request, Response
 from plexspaces_node.node.http.writer import SHORT_BYTES, has_body
-from plexspaces_node.node.machines.exchanges import Exchange
+from plexspaces_node.node.machines.exchanges import Beginning, Exchange
+from plexspaces_node.tasks import Leave
+
+Answer: TypeAlias = tuple[Response, MessageTimings]
+"""A response, and how long it took."""
+
+Done: TypeAlias = Callable[[Answer | Exception], None]
 
 HEADERS_BYTES = 64 * 1024
 """The most that all headers of a response have together."""
@@ -77,15 +85,48 @@ def body_limit(request: Request) -> int:
     return -1 if length is not None and int(length) > SHORT_BYTES else SHORT_BYTES
 
 
+def post(  # noqa: PLR0913 - a request, and who waits for its response
+    applications: Applications,
+    name: str,
+    prefix: bytes,
+    request: Request,
+    timeout_ns: int,
+    done: Done,
+) -> Leave:
+    """Pass a request below `prefix`, whose body has come, to a component.
+
+    `done` is called with the response, once it is complete or has begun, and how long that took, or
+    with an error. Never before this returns, nor after the returned function was called. That ends
+    also a response of which nothing was taken yet. Raises what `Applications.request` raises.
+    """
+    begin_ns = perf_counter_ns()
+
+    def sent(exchange: Exchange | PlexSpacesError) -> None:
+        if isinstance(exchange, PlexSpacesError):
+            done(exchange)
+        else:
+            exchange.when_begun(partial(begun, exchange))
+
+    def begun(exchange: Exchange) -> None:
+        try:
+            beginning = exchange.beginning()
+            answer: Answer | Exception = _answer_of(exchange, beginning, request, prefix, begin_ns)
+        except Exception as error:  # noqa: BLE001 - the boundary: whoever waits, not the agent
+            exchange.leave()
+            answer = error
+        done(answer)
+
+    head, body = _head_of(request, prefix, more=False), request.body
+    # The application counts it from here on.
+    request.release()
+    return applications.request(name, head, body, timeout_ns, sent)
+
+
 async def answer(
     applications: Applications, name: str, prefix: bytes, request: Request, timeout_ns: int
-) -> tuple[Response, MessageTimings]:
-    """Pass a request below `prefix` to a component, and return its response and how long it took.
-
-    The times of a response that is a stream are those until it began. Raises what
-    `Applications.exchange` raises, and the component's failure.
-    """
-    begin = perf_counter_ns()
+) -> Answer:
+    """Do what `post` does for a request whose body may come later; raises the errors."""
+    begin_ns = perf_counter_ns()
     first, stream = request.body, request.stream
     if stream is not None:
         first = stream.taken(link.WINDOW_BYTES)
@@ -93,22 +134,27 @@ async def answer(
     exchange = await applications.exchange(name, _head_of(request, prefix, more), first, timeout_ns)
     is_whole = True
     try:
-        # The application counts it from here on.
+        # As in `post`.
         request.release()
         if more and stream is not None:
             exchange.upload(aiter(stream))
         beginning = await exchange.begin()
-        timings = timings_of(exchange.times, perf_counter_ns() - begin, exchange.waited_ns)
-        is_whole = beginning.body is not None
-        body = exchange if beginning.body is None else beginning.body
-        dropped = _OF_CONNECTION | _OF_ORIGIN if prefix else _OF_CONNECTION
-        return _response_of(beginning.head, body, request, dropped), timings
-    except BaseException:
-        is_whole = True
-        raise
+        answered = _answer_of(exchange, beginning, request, prefix, begin_ns)
+        is_whole = not answered[0].is_stream
+        return answered
     finally:
         if is_whole:
             await exchange.aclose()
+
+
+def _answer_of(
+    exchange: Exchange, beginning: Beginning, request: Request, prefix: bytes, begin_ns: int
+) -> Answer:
+    """Return a response that has begun; its times, if it is a stream, are those until then."""
+    head, body = beginning
+    timings = timings_of(exchange.times, perf_counter_ns() - begin_ns, exchange.waited_ns)
+    dropped = _OF_CONNECTION | _OF_ORIGIN if prefix else _OF_CONNECTION
+    return _response_of(head, exchange if body is None else body, request, dropped), timings
 
 
 def _head_of(request: Request, prefix: bytes, more: bool) -> link.RequestHead:
@@ -119,30 +165,27 @@ def _head_of(request: Request, prefix: bytes, more: bool) -> link.RequestHead:
         dropped = dropped | {b"cookie"}
     if named := request.header(b"connection"):
         dropped = dropped | {each.strip().lower() for each in named.split(b",")}
-    headers = [
-        link.Header(name=name.decode("latin-1"), value=value)
-        for name, value in request.headers
-        if name not in dropped
-    ]
-    headers += [
-        link.Header(name="x-forwarded-host", value=host),
-        link.Header(name="x-forwarded-proto", value=b"http"),
-    ]
-    if request.peer:
-        peer = request.peer.rpartition(":")[0].encode()
-        headers.append(link.Header(name="x-forwarded-for", value=peer))
-    if prefix:
-        headers.append(link.Header(name="x-forwarded-prefix", value=prefix))
     path = request.path[len(prefix) :] or b"/"
     target = path + b"?" + request.query if request.query else path
-    return link.RequestHead(
+    head = link.RequestHead(
         method=request.method.decode("latin-1"),
         scheme="http",
         authority=host.decode("latin-1"),
         path=target.decode("latin-1"),
-        headers=headers,
         more=more,
     )
+    # A third less than from a list.
+    add = head.headers.add
+    for name, value in request.headers:
+        if name not in dropped:
+            add(name=name.decode("latin-1"), value=value)
+    add(name="x-forwarded-host", value=host)
+    add(name="x-forwarded-proto", value=b"http")
+    if request.peer:
+        add(name="x-forwarded-for", value=request.peer.rpartition(":")[0].encode())
+    if prefix:
+        add(name="x-forwarded-prefix", value=prefix)
+    return head
 
 
 def _response_of(

@@ -94,19 +94,22 @@ class Door:
         return self._message_bytes
 
     def post(self, request: Request, done: Replied) -> Leave | None:
-        """Send a request that is a message; `done` is called with the response.
+        """Send a request to an application; `done` is called with the response.
 
-        Never before this returns. The returned function is called instead, once, when the client
-        leaves. Returns None for any other request: `answer` is for those.
+        Never before this returns. The returned function is called instead when the client leaves,
+        or while nothing was taken of a response that is a stream. Returns None for a request of
+        which the body comes in parts, or that is not to an application: `answer` is for those.
         """
-        if request.method != b"POST":
-            return None
         try:
             name, prefix = self._application_of(request)
             if name is None:
                 return None
             # The client asks for a message's result and its times, as by gRPC.
             if self._applications.is_component(name) and not _is_by_client(request):
+                if request.stream is not None or _is_preflight(request):
+                    return None
+                return self._pass_on(name, prefix, request, done)
+            if request.method != b"POST":
                 return None
             return self._send(name, request.path[len(prefix) + 1 :], request, done)
         except Exception as error:  # noqa: BLE001 - the boundary
@@ -138,19 +141,47 @@ class Door:
         self._calls += 1
         return leave
 
+    def _pass_on(self, name: str, prefix: bytes, request: Request, done: Replied) -> Leave:
+        if self._calls >= self._most_calls:
+            raise self._too_many()
+        waits = True
+
+        def answered(answer: components.Answer | Exception) -> None:
+            nonlocal waits
+            waits = False
+            self._calls -= 1
+            if isinstance(answer, Exception):
+                response = of_exception(answer, by_client=False)
+            else:
+                response = _complete(*answer, prefix)
+            self._origins.allow(request, response.headers)
+            done(response)
+
+        def leave() -> None:
+            if waits:
+                self._calls -= 1
+            left()
+
+        timeout_ns = self._timeout_ns(request)
+        left = components.post(self._applications, name, prefix, request, timeout_ns, answered)
+        self._calls += 1
+        return leave
+
     async def answer(self, request: Request) -> Response:
-        """Answer a request that is no message; never raises but for a defect."""
+        """Answer a request that `post` does not take; never raises but for a defect."""
         self._calls += 1
         try:
             if self._calls > self._most_calls:
                 raise self._too_many()
             name, prefix = self._application_of(request)
-            if request.method == b"OPTIONS" and request.header(b"access-control-request-method"):
+            if _is_preflight(request):
                 return self._origins.preflight(request)
             if name is None:
                 response = await self._control.answer(request)
             elif self._applications.is_component(name):
-                response = await self._component(name, prefix, request)
+                timeout_ns = self._timeout_ns(request)
+                answer = components.answer(self._applications, name, prefix, request, timeout_ns)
+                response = _complete(*await answer, prefix)
             else:
                 # Nobody of that name is told first.
                 self._applications.roster.named(name)
@@ -187,21 +218,26 @@ class Door:
         raw = path[len(APPS) :].partition(b"/")[0]
         return raw.decode("latin-1"), APPS + raw
 
-    async def _component(self, name: str, prefix: bytes, request: Request) -> Response:
-        timeout_ns = self._timeout_ns(request)
-        response, timings = await components.answer(
-            self._applications, name, prefix, request, timeout_ns
-        )
-        response.headers.append(server_timing(timings))
-        if prefix:
-            response.headers.append(components.SANDBOX)
-        return response
-
     def _timeout_ns(self, request: Request) -> int:
         prefer = request.header(b"prefer")
         if prefer is not None and (wait := _PREFER_WAIT.search(prefer)):
             return int(min(float(wait[1]), MAX_TIMEOUT_S) * 1e9)
         return self._message_timeout_ns
+
+
+def _complete(response: Response, timings: MessageTimings, prefix: bytes) -> Response:
+    """Add to a component's response what the node says about it."""
+    response.headers.append(server_timing(timings))
+    if prefix:
+        response.headers.append(components.SANDBOX)
+    return response
+
+
+def _is_preflight(request: Request) -> bool:
+    return (
+        request.method == b"OPTIONS"
+        and request.header(b"access-control-request-method") is not None
+    )
 
 
 def _not_post(name: str, request: Request) -> HttpFault:

@@ -33,6 +33,10 @@ class Beginning(NamedTuple):
     body: Body | None
 
 
+def _nothing() -> None:
+    pass
+
+
 class Exchange:
     """One request to a component, from its head to the end of its response.
 
@@ -63,10 +67,11 @@ class Exchange:
         self._window = SendWindow(sent)
         self._upload: asyncio.Task[None] | None = None
         self._response: link.Response | None = None
-        self._body = ReceivedBody(self._allow)
+        # From the beginning of a response that follows in parts.
+        self._body: ReceivedBody | None = None
         self._is_complete = False
         self._answer: Answered | PlexSpacesError | None = None
-        self._begun: asyncio.Future[None] = self._loop.create_future()
+        self._begun: Callable[[], None] = _nothing
 
     def sent_as(
         self,
@@ -100,14 +105,18 @@ class Exchange:
 
     def upload(self, pieces: AsyncIterator[bytes]) -> None:
         """Send the rest of the request's body in the background, until the exchange is closed."""
-        self._upload = self._loop.create_task(self._send_body(pieces))
+        work = _send_body(self._send, self._room, self._message, self._window, pieces)
+        self._upload = self._loop.create_task(work)
 
-    async def begin(self) -> Beginning:
-        """Wait for the head of the response.
+    def when_begun(self, call: Callable[[], None]) -> None:
+        """Call once the response has begun, which it has not; never if it is closed before."""
+        self._begun = call
+
+    def beginning(self) -> Beginning:
+        """Return the beginning of a response that has begun.
 
         Raises the agent's error, and what `AgentClient.invoke` raises.
         """
-        await self._begun
         if self._response is not None:
             return Beginning(self._response.head, None)
         reply, body = _reply_of(self._answer)
@@ -115,11 +124,21 @@ class Exchange:
             raise Unavailable("the agent answered without a response")
         return Beginning(reply.response, body)
 
+    async def begin(self) -> Beginning:
+        """Wait for the beginning of the response; raises what `beginning` raises."""
+        if self._response is None and self._answer is None:
+            begun = self._loop.create_future()
+            self.when_begun(lambda: None if begun.done() else begun.set_result(None))
+            await begun
+        return self.beginning()
+
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Body:
         """Return the next piece of the response's body; raises why it broke off."""
+        if self._body is None:
+            raise StopAsyncIteration
         try:
             return await anext(self._body)
         except BodyBroken:
@@ -129,6 +148,7 @@ class Exchange:
 
     def leave(self) -> None:
         """End the component unless its response is complete. Idempotent."""
+        self._begun = _nothing
         if not self._is_complete:
             self._is_complete = True
             self._leave()
@@ -144,20 +164,24 @@ class Exchange:
 
     def began(self, frame: link.Response, body: Body) -> None:
         """Take the beginning of the response; raises `LinkBroken` for a second one."""
-        if self._begun.done():
+        if self._body is not None:
             raise link.LinkBroken("a second response to one request")
         self._response = frame
         self._begun_ns = perf_counter_ns()
+        self._body = ReceivedBody(
+            lambda count: self._send(link.Window(id=frame.id, bytes=count), b"")
+        )
         # From here on it takes as long as the client reads.
         self._message.is_stream = True
-        self._take(body, last=frame.last)
-        self._begun.set_result(None)
+        self._take(self._body, body, last=frame.last)
+        begun, self._begun = self._begun, _nothing
+        begun()
 
     def part(self, frame: link.Part, body: Body) -> None:
         """Take a part of the response; raises `LinkBroken` for more than was allowed."""
-        if self._response is None or not (body or frame.last):
+        if self._body is None or not (body or frame.last):
             raise link.LinkBroken("a part of no body, or of no length")
-        self._take(body, last=frame.last)
+        self._take(self._body, body, last=frame.last)
 
     def window(self, frame: link.Window) -> None:
         """Send more of the request from now on."""
@@ -174,46 +198,51 @@ class Exchange:
         if self._response is not None and isinstance(answer, tuple):
             computed_ns = max(answer[0].compute_ns - self._response.compute_ns, 0)
             self.streamed_ns = max(perf_counter_ns() - self._begun_ns - computed_ns, 0)
-        self._end(answer)
         self._replied(answer)
+        self._end(answer)
 
     def _end(self, answer: Answered | PlexSpacesError) -> None:
         # The first is why it ended; one that was cut still gets a reply.
         self._answer = self._answer or answer
         self._is_complete = True
-        self._body.break_off()
-        if not self._begun.done():
-            self._begun.set_result(None)
+        if self._body is not None:
+            self._body.break_off()
         self._over()
+        begun, self._begun = self._begun, _nothing
+        begun()
 
-    def _take(self, body: Body, *, last: bool) -> None:
-        self._body.put(body, last=last)
+    def _take(self, received: ReceivedBody, body: Body, *, last: bool) -> None:
+        received.put(body, last=last)
         self._is_complete = last
         if last:
             self._complete()
 
-    def _allow(self, count: int) -> None:
-        self._send(link.Window(id=self._message.id, bytes=count), b"")
 
-    async def _send_body(self, pieces: AsyncIterator[bytes]) -> None:
-        message_id = self._message.id
-        try:
-            async for piece in pieces:
-                rest = memoryview(piece)
-                while rest:
-                    count = await self._window.take(len(rest))
-                    self._message.prolong(self._loop.time())
-                    self._send(link.Part(id=message_id), rest[:count])
-                    rest = rest[count:]
-                    await self._room()
-        except BaseException as error:
-            # A component that goes on reading would wait for the rest until its time is over.
-            self._send(link.Part(id=message_id, aborted=True), b"")
-            # Whatever happened to the client, who is told elsewhere.
-            if not isinstance(error, Exception):
-                raise
-        else:
-            self._send(link.Part(id=message_id, last=True), b"")
+async def _send_body(
+    send: Send,
+    room: Callable[[], Awaitable[None]],
+    message: Message,
+    window: SendWindow,
+    pieces: AsyncIterator[bytes],
+) -> None:
+    loop = asyncio.get_running_loop()
+    try:
+        async for piece in pieces:
+            rest = memoryview(piece)
+            while rest:
+                count = await window.take(len(rest))
+                message.prolong(loop.time())
+                send(link.Part(id=message.id), rest[:count])
+                rest = rest[count:]
+                await room()
+    except BaseException as error:
+        # A component that goes on reading would wait for the rest until its time is over.
+        send(link.Part(id=message.id, aborted=True), b"")
+        # Whatever happened to the client, who is told elsewhere.
+        if not isinstance(error, Exception):
+            raise
+    else:
+        send(link.Part(id=message.id, last=True), b"")
 
 
 def _reply_of(answer: Answered | PlexSpacesError | None) -> Answered:

@@ -150,10 +150,13 @@ class Pending:
         message = self._remove(reply.id)
         if message is None:
             return False
-        if message.done is None:
+        # An exchange and its message know each other: what they hold would go only with the next
+        # collection.
+        done, message.done = message.done, None
+        if done is None:
             self._nobody_took(message, reply)
         else:
-            self._call(message.done, (reply, body))
+            self._call(done, (reply, body))
         return True
 
     def end(self, message: Message) -> None:
