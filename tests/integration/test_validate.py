@@ -69,7 +69,9 @@ def test_validate_at_process_isolation_ticks_every_step_and_leaves_nothing(scrat
         "environment",
         "native programs",
         "build python-calculator",
+        "build python-hello-http",
         "build ts-greeter",
+        "build ts-hello-http",
         "guest image",
         "empty node",
         "workload",
@@ -79,7 +81,7 @@ def test_validate_at_process_isolation_ticks_every_step_and_leaves_nothing(scrat
         "empty VM + TypeScript",
         "end of the node",
     ]
-    assert "✓ 13 steps passed" in done.stdout
+    assert "✓ 15 steps passed" in done.stdout
     assert list(scratch.iterdir()) == []
 
 
