@@ -211,6 +211,21 @@ async def test_server_that_is_no_node_is_told(
         await messages.send(MESSAGE)
 
 
+async def test_noise_behind_a_response_takes_nothing_from_it(
+    server: Server, messages: HttpMessages
+) -> None:
+    """The connection is not used again, and nothing fails where nobody would hear of it."""
+    unheard: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, what: unheard.append(what))
+    for _ in range(2):
+        whole = b"HTTP/1.1 200 OK\r\n" + TIMES + b"content-length: 2\r\n\r\n42"
+        server.answers.put_nowait(whole + b"\0noise\r\n\r\n")
+        result = await messages.send(MESSAGE)
+        assert result is not None
+        assert result.payload == b"42"
+    assert (server.connections, unheard) == (2, [])
+
+
 async def test_connection_that_was_closed_while_idle_is_not_used(
     server: Server, messages: HttpMessages
 ) -> None:

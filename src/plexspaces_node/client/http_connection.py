@@ -80,7 +80,9 @@ class HttpConnection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            self._response.set_exception(ConnectionEnded(f"not HTTP: {error}"))
+            # What follows a response that is complete takes nothing from it.
+            if not self._response.done():
+                self._response.set_exception(ConnectionEnded(f"not HTTP: {error}"))
             self.close()
 
     # ---- what the parser calls -----------------------------------------------------------
