@@ -195,3 +195,10 @@ async def test_head_keeps_the_length_that_a_body_would_have() -> None:
     component = Component(200, [("content-length", b"500")])
     response = await ask(component, Request(b"HEAD", b"/", []))
     assert response.length == 500
+
+
+async def test_date_of_the_component_is_not_told_beside_the_nodes() -> None:
+    """A response has one."""
+    component = Component(200, [("Date", b"Thu, 01 Jan 1970 00:00:00 GMT"), ("x-a", b"1")])
+    response = await ask(component, Request(b"GET", b"/", [(b"host", b"app.localhost")]))
+    assert response.headers == [(b"x-a", b"1")]

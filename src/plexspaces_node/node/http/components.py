@@ -71,6 +71,9 @@ _OF_ORIGIN = frozenset(
 """What a response says for all of its origin: below the paths of the node that is the node, with
 every other application."""
 
+# The node tells the date itself, and a response has one.
+_DROPPED_OF_RESPONSE = _OF_CONNECTION | {b"date"}
+_DROPPED_BELOW_APPS = _DROPPED_OF_RESPONSE | _OF_ORIGIN
 _FIRST_STATUS, _LAST_STATUS = 200, 599
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+\Z")
 _VALUE = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*\Z")
@@ -153,7 +156,7 @@ def _answer_of(
     """Return a response that has begun; its times, if it is a stream, are those until then."""
     head, body = beginning
     timings = timings_of(exchange.times, perf_counter_ns() - begin_ns, exchange.waited_ns)
-    dropped = _OF_CONNECTION | _OF_ORIGIN if prefix else _OF_CONNECTION
+    dropped = _DROPPED_BELOW_APPS if prefix else _DROPPED_OF_RESPONSE
     return _response_of(head, exchange if body is None else body, request, dropped), timings
 
 
