@@ -13,13 +13,17 @@ import uvicorn
 async def _echo(scope: Any, receive: Any, send: Any) -> None:
     del scope
     message = await receive()
-    body = message["body"]
+    if not message.get("more_body"):
+        body = message["body"]
+        headers = [(b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
     while message.get("more_body"):
+        await send({"type": "http.response.body", "body": message["body"], "more_body": True})
         message = await receive()
-        body += message["body"]
-    headers = [(b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": message["body"]})
 
 
 def main() -> None:

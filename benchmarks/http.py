@@ -13,6 +13,7 @@ import shutil
 import socket
 import statistics
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,6 +28,7 @@ from plexspaces_node.toolchains import build
 
 ROUNDS = 5
 SECONDS = 2
+LONG_BYTES = 1 << 30
 QUIET_PER_S = 250
 """The requests of the quiet application."""
 
@@ -98,9 +100,10 @@ async def measure(wasm: Path, scratch: Path, *, note: Callable[[str], None]) -> 
             if hello is not None:
                 await client.deploy("hello", hello)
                 name = "HTTP, a component in Rust, 32 connections"
-                rows.append(
-                    await _rounds(name, "/s", http_address, bare, hellos_per_second, per_second)
-                )
+                rows += [
+                    await _rounds(name, "/s", http_address, bare, hellos_per_second, per_second),
+                    await _through(f"{http_address}/apps/hello/echo", bare),
+                ]
             if (program := await asyncio.to_thread(workerd.program)) is not None:
                 isolates = others.enter_context(workerd.echoing(program, scratch))
                 name = "HTTP against workerd, 32 connections"
@@ -120,6 +123,46 @@ async def _rounds(  # noqa: PLR0913 - each by its name
     for _ in range(ROUNDS):
         pairs.append((await measured(product), await (of_floor or measured)(floor)))
     return row(name, unit, pairs)
+
+
+async def _through(component: str, bare: str) -> Row:
+    """Measure how fast a long body goes through a component and back, against the bare echo."""
+    pairs = []
+    for _ in range(ROUNDS):
+        pairs.append(
+            (
+                await asyncio.to_thread(_mb_per_second, component),
+                await asyncio.to_thread(_mb_per_second, f"{bare}/"),
+            )
+        )
+    return row("HTTP, 1 GiB through a component and back", "MB/s", pairs)
+
+
+def _mb_per_second(url: str) -> float:
+    """Send `LONG_BYTES` and read them back at the same time; return MB/s each way."""
+    address, _, path = url.partition("/")
+    host, _, port = address.partition(":")
+    head = f"POST /{path} HTTP/1.1\r\nhost: {address}\r\ncontent-length: {LONG_BYTES}\r\n\r\n"
+    piece = bytes(1 << 20)
+    begin = perf_counter()
+    with socket.create_connection((host, int(port))) as client:
+
+        def send() -> None:
+            client.sendall(head.encode())
+            for _ in range(LONG_BYTES >> 20):
+                client.sendall(piece)
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        left, room = LONG_BYTES, bytearray(1 << 20)
+        # What frames the chunks comes on top: it is told by a body that is longer.
+        while left > 0:
+            count = client.recv_into(room)
+            if not count:
+                raise RuntimeError(f"{url} ended with {left} bytes to come")
+            left -= count
+        sender.join()
+    return LONG_BYTES / 1e6 / (perf_counter() - begin)
 
 
 async def _hello(scratch: Path, note: Callable[[str], None]) -> Path | None:
