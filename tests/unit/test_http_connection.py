@@ -459,3 +459,25 @@ async def test_reply_that_cannot_be_written_ends_its_connection_alone(
     handler.respond(Response(200, [(not_bytes, b"")], b""))
     assert held.transport.is_closed
     assert [record.message for record in caplog.records] == ["internal error in an HTTP connection"]
+
+
+async def test_client_that_leaves_while_nothing_is_read_is_noticed() -> None:
+    """Too many of its requests wait, so nobody would see the end of what it sends."""
+    handler = Waiting()
+    server = HttpServer(handler, in_flight=InFlight(1 << 20), most_connections=8)
+    host, _, port = (await server.bind("127.0.0.1:0")).rpartition(":")
+    await server.serve()
+    try:
+        _, writer = await asyncio.open_connection(host, int(port))
+        writer.write(GET * (PIPELINED + 1))
+        await handler.begun.wait()
+        [connection] = server._connections
+        connection.expire(0)
+        assert not handler.cancelled
+        writer.close()
+        async with asyncio.timeout(20):
+            while not handler.cancelled:
+                connection.expire(0)
+                await asyncio.sleep(0)
+    finally:
+        await server.drain(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from collections import deque
 from functools import partial
 from math import inf
@@ -106,8 +107,19 @@ class Connection(asyncio.Protocol):
             self._reader.expire()
             if not self._answering.is_busy and self._reader.fault is not None:
                 self._refuse(self._reader.fault)
-        elif now_s >= self._writer.due_s or now_s >= self._idle_until_s:
+        elif now_s >= self._writer.due_s or now_s >= self._idle_until_s or self._has_left():
             self.abort()
+
+    def _has_left(self) -> bool:
+        """Return whether the client has closed its side while nothing is read from it."""
+        if not self._reader.is_paused or self._transport.is_closing():
+            return False
+        socket = self._transport.get_extra_info("socket")
+        if socket is None:
+            return False
+        poll = select.poll()
+        poll.register(socket.fileno(), select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     def end(self) -> None:
         """Close once the client has read what was written, or had its time for it."""

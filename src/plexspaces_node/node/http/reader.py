@@ -105,6 +105,11 @@ class RequestReader:
         """Whether no part of a further request has come."""
         return self._request is None and not self._in_head
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether nothing is read for a while, not even that the client has left."""
+        return self._is_paused
+
     def feed(self, data: bytes) -> None:
         """Take bytes; what is wrong with them is in `fault` then."""
         if self._is_paused:
