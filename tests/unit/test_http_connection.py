@@ -481,3 +481,28 @@ async def test_client_that_leaves_while_nothing_is_read_is_noticed() -> None:
                 await asyncio.sleep(0)
     finally:
         await server.drain(0)
+
+
+class Short(Waiting):
+    """Answers with a body that is shorter than it says."""
+
+    async def answer(self, request: Request) -> Response:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"abc"
+
+        self.asked.append(request)
+        return Response(200, [], pieces(), length=5)
+
+
+async def test_body_of_another_length_ends_its_connection_and_is_no_defect(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A component could fill the node's log with them."""
+    held = Held(handler=Short())
+    held.connection.data_received(GET)
+    async with asyncio.timeout(30):
+        while not held.transport.is_closed:
+            await asyncio.sleep(0)
+    assert held.transport.written.endswith(b"abc")
+    assert not caplog.records
+    await held.server.drain(0)

@@ -116,7 +116,8 @@ class Answering:
             self._failed(error)
 
     def _failed(self, error: Exception) -> None:
-        if not isinstance(error, PlexSpacesError | ActorError):
+        # A body that is not as long as its component said is no defect of the node.
+        if not isinstance(error, PlexSpacesError | ActorError | ConnectionError):
             _log.error("internal error in an HTTP connection", exc_info=error)
         self._writer.abort()
 
