@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -506,3 +507,17 @@ async def test_body_of_another_length_ends_its_connection_and_is_no_defect(
     assert held.transport.written.endswith(b"abc")
     assert not caplog.records
     await held.server.drain(0)
+
+
+async def test_every_request_is_in_the_access_log(
+    posting: tuple[Held, Posting], caplog: pytest.LogCaptureFixture
+) -> None:
+    """With its status, or 499 where its client has left."""
+    held, handler = posting
+    held.server.access_log = True
+    with caplog.at_level(logging.INFO, logger="plexspaces_node.access"):
+        held.connection.data_received(GET * 2)
+        handler.respond(Response(200, [], b"reply"))
+        await held.server.drain(0)
+    statuses = [record.message.split(",")[0].split()[-1] for record in caplog.records]
+    assert statuses == ["200", "499"]

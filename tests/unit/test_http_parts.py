@@ -350,6 +350,10 @@ class TestOrigins:
         origins.application_of(request)
         headers: list[tuple[bytes, bytes]] = []
         origins.allow(request, headers)
+        # Nor is it said twice, where a component has said it.
+        said = list(headers)
+        origins.allow(request, said)
+        assert said == headers
         assert (b"access-control-allow-origin", b"https://shop.example") in headers
         with pytest.raises(HttpFault):
             origins.application_of(asking("localhost", origin="https://other.example"))

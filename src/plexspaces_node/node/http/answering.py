@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _access = logging.getLogger("plexspaces_node.access")
 
+LEFT = 499
+"""The status in the access log of a request whose response was not sent whole, as in nginx."""
+
 
 class Answering:
     """The request that a connection is answering.
@@ -77,6 +80,8 @@ class Answering:
     def leave(self, gone: Callable[[], None]) -> None:
         """End what the client, which is gone, has asked for; call `gone` when nothing is done."""
         self._has_left = True
+        if self.is_busy and self._server.access_log:
+            _log_access(self.request, LEFT, perf_counter_ns() - self._begin_ns)
         leave, self._leave = self._leave, None
         if leave is not None:
             leave()
@@ -119,6 +124,7 @@ class Answering:
         # A body that is not as long as its component said is no defect of the node.
         if not isinstance(error, PlexSpacesError | ActorError | ConnectionError):
             _log.error("internal error in an HTTP connection", exc_info=error)
+        # That is logged as one whose client has left.
         self._writer.abort()
 
     def _reply(self, response: Response) -> None:
@@ -152,21 +158,21 @@ class Answering:
         self._answered(response)
 
     def _answered(self, response: Response) -> None:
-        if self._server.access_log:
-            _log_access(self.request, response, perf_counter_ns() - self._begin_ns)
         if not self._has_left:
+            if self._server.access_log:
+                _log_access(self.request, response.status, perf_counter_ns() - self._begin_ns)
             self._task = None
             self.is_busy = False
             self._go_on()
 
 
-def _log_access(request: Request, response: Response, duration_ns: int) -> None:
+def _log_access(request: Request, status: int, duration_ns: int) -> None:
     _access.info(
         "%s %s %s %d, %.3f ms",
         request.peer,
         request.method.decode("latin-1"),
         # As it was sent: percent-encoded, and within a line.
         ascii(request.path.decode("latin-1"))[1:-1],
-        response.status,
+        status,
         duration_ns / 1e6,
     )

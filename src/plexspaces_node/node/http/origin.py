@@ -64,9 +64,14 @@ class Origins:
         return application
 
     def allow(self, request: Request, headers: Headers) -> None:
-        """Add what lets a page of an accepted origin read the response."""
+        """Add what lets a page of an accepted origin read the response.
+
+        A component may have said it: browsers refuse to hear it twice.
+        """
         origin = request.header(b"origin")
-        if origin is not None and self._is_accepted(origin):
+        if origin is None or any(name == b"access-control-allow-origin" for name, _ in headers):
+            return
+        if self._is_accepted(origin):
             headers += [
                 (b"access-control-allow-origin", origin),
                 (b"access-control-expose-headers", b"server-timing, retry-after"),
