@@ -1,4 +1,5 @@
-//! What an actor can ask its host for: logging, keyvalue and messaging, each a request to the node.
+//! What an actor can ask its host for: logging, keyvalue and messaging, each a request to the node. For
+//! HTTP see `http::whole`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,12 +24,16 @@ use crate::output::line_of;
 
 wasmtime::component::bindgen!({
     path: "../wit",
-    world: "application",
+    world: "application-with-http",
     imports: { default: async },
     exports: { default: async },
 });
 
-use plexspaces::application::types::ActorError;
+pub(crate) use self::{
+    ApplicationWithHttp as Application, ApplicationWithHttpPre as ApplicationPre,
+};
+pub(crate) use plexspaces::application::http as contract_http;
+pub(crate) use plexspaces::application::types::ActorError;
 use plexspaces::application::{keyvalue, logging, messaging, types};
 
 const KEY_BYTES: usize = 512;
@@ -306,7 +311,8 @@ fn text(failure: Failure) -> String {
     failure.message
 }
 
-fn record(failure: Failure) -> ActorError {
+/// Return the error of the contract that a failure stands for.
+pub(crate) fn record(failure: Failure) -> ActorError {
     // WIT names are written with dashes; the contract promises `call-cycle`, `not-found` and so on.
     let code = match failure.origin() {
         Origin::Platform => failure.code.replace('_', "-"),

@@ -24,7 +24,17 @@ pub(crate) const ACTOR_FUNCTIONS: [(&str, &str); 4] = [
 ];
 
 /// The interfaces that an actor can import, with their functions' types.
-pub(crate) const HOST_FUNCTIONS: [(&str, &[(&str, &str)]); 3] = [
+pub(crate) const HOST_FUNCTIONS: [(&str, &[(&str, &str)]); 4] = [
+    (
+        "plexspaces:application/http@0.1.0",
+        &[(
+            "fetch",
+            "func(record { method: string, url: string, headers: list<tuple<string, list<u8>>>, \
+             body: list<u8>, timeout-ms: u32 }) -> result<record { status: u16, headers: \
+             list<tuple<string, list<u8>>>, body: list<u8> }, record { code: string, message: \
+             string, retryable: bool }>",
+        )],
+    ),
     (
         "plexspaces:application/keyvalue@0.1.0",
         &[
@@ -75,10 +85,14 @@ mod tests {
 
     const WIT: &str = include_str!("../../../wit/application.wit");
     const ACTOR_ERROR: &str = "record { code: string, message: string, retryable: bool }";
+    const PAIRS: &str = "headers: list<tuple<string, list<u8>>>, body: list<u8>";
     const LEVEL: &str = "enum { trace, debug, info, warn, error }";
 
     /// The functions of an interface, their types spelled as `signature` does.
     fn functions(interface: &str) -> Vec<(String, String)> {
+        let request =
+            format!("func(record {{ method: string, url: string, {PAIRS}, timeout-ms: u32 }})");
+        let response = format!("result<record {{ status: u16, {PAIRS} }}");
         let begin = WIT
             .find(&format!("interface {interface} {{"))
             .expect(interface);
@@ -97,6 +111,8 @@ mod tests {
                     .collect();
                 let kind = format!("func({}){result}", kinds.join(", "));
                 let kind = kind
+                    .replace("func(request)", &request)
+                    .replace("result<response", &response)
                     .replace("actor-error", ACTOR_ERROR)
                     .replace("level", LEVEL);
                 (name.to_owned(), kind)

@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 use wasmtime_wasi_http::{Error, RequestOptions, Result, WasiBody, WasiHttpHooks};
 
 use super::heads::{head_of_request, response_of};
-use super::transfer::{Key, Transfer};
+use super::transfer::{Incoming, Key, Transfer};
 use crate::link::connection::Connection;
 use crate::link::proto::{Failure, Fetch, Part, from_agent::Frame};
 use crate::node::Node;
@@ -25,7 +25,10 @@ const CHUNKS: usize = 4;
 /// The node's own limit.
 const NO_TIMEOUT: u64 = 0;
 
-type Later<T> = Box<dyn Future<Output = Result<T>> + Send>;
+/// The other end, or the link to it, is gone.
+pub(super) const TERMINATED: &str = "connection-terminated";
+
+pub(super) type Later<T> = Box<dyn Future<Output = Result<T>> + Send>;
 
 /// What wasmtime asks about an application's requests.
 pub(crate) struct Hooks {
@@ -68,11 +71,24 @@ async fn fetch(
     request: http::Request<WasiBody>,
     options: RequestOptions,
 ) -> Result<(http::Response<WasiBody>, Later<()>)> {
-    let (parts, body) = request.into_parts();
-    let more = !body.is_end_stream();
     let timeout_ns = options
         .first_byte_timeout
         .map_or(NO_TIMEOUT, |timeout: Duration| timeout.as_nanos() as u64);
+    let begun = begin(node, request, Bytes::new(), timeout_ns).await;
+    let (response, rest) = begun.map_err(error_of)?;
+    Ok((response.map(BodyExt::boxed_unsync), rest))
+}
+
+/// Send a request, which begins with `first`, and return its response when it begins, with what
+/// sends the rest of the request.
+pub(super) async fn begin(
+    node: &Node,
+    request: http::Request<WasiBody>,
+    first: Bytes,
+    timeout_ns: u64,
+) -> Result<(http::Response<Incoming>, Later<()>), Failure> {
+    let (parts, body) = request.into_parts();
+    let more = !body.is_end_stream();
     let connection = node.connection().clone();
     let id = node.next_id();
     let incoming = node.transfers().begin(Key::Fetch(id), &connection);
@@ -82,7 +98,7 @@ async fn fetch(
         head: Some(head_of_request(parts, more)),
         timeout_ns,
     });
-    let failed = node.answer_to(id, fetch, Bytes::new());
+    let failed = node.answer_to(id, fetch, first);
     let begun = poll_fn(|context| transfer.poll_response(context));
     let theirs = Arc::clone(&transfer);
     let mut upload = Box::pin(async move {
@@ -99,11 +115,11 @@ async fn fetch(
     let head = tokio::select! {
         biased;
         // First: it sends the head.
-        failed = failed => return Err(error_of(failed.err())),
+        failed = failed => return Err(failed.err().unwrap_or_else(malformed)),
         head = begun => head,
-        () = until_answered => return Err(Error::ConnectionTerminated),
+        () = until_answered => return Err(Failure::actor(TERMINATED, "the request ended")),
     };
-    let response = response_of(head, incoming).map_err(|_| Error::HttpProtocolError)?;
+    let response = response_of(head, incoming).map_err(|_| malformed())?;
     // The rest of the request is sent while the response comes.
     let rest: Later<()> = Box::new(async move {
         if !is_sent {
@@ -111,7 +127,11 @@ async fn fetch(
         }
         Ok(())
     });
-    Ok((response.map(BodyExt::boxed_unsync), rest))
+    Ok((response, rest))
+}
+
+fn malformed() -> Failure {
+    Failure::actor("http-protocol-error", "the response is not valid HTTP")
 }
 
 /// Send a body as it comes, no faster than the node takes it.
@@ -146,10 +166,7 @@ async fn send(mut body: WasiBody, transfer: &Transfer, connection: &Connection, 
 }
 
 /// The error of wasi:http that a failure stands for: its code is the name of one.
-fn error_of(failure: Option<Failure>) -> Error {
-    let Some(failure) = failure else {
-        return Error::HttpProtocolError;
-    };
+fn error_of(failure: Failure) -> Error {
     match failure.code.as_str() {
         "http-request-denied" => Error::HttpRequestDenied,
         "destination-ip-prohibited" => Error::DestinationIpProhibited,
@@ -159,7 +176,7 @@ fn error_of(failure: Option<Failure>) -> Error {
         },
         "dns-timeout" => Error::DnsTimeout,
         "connection-refused" => Error::ConnectionRefused,
-        "connection-terminated" => Error::ConnectionTerminated,
+        TERMINATED => Error::ConnectionTerminated,
         "connection-timeout" => Error::ConnectionTimeout,
         "connection-read-timeout" => Error::ConnectionReadTimeout,
         "connection-limit-reached" => Error::ConnectionLimitReached,
