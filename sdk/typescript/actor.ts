@@ -5,15 +5,13 @@
  */
 
 import { BadValue, DefinitionError, Failure, describe } from "./errors.js";
+import { currentHost } from "./host.js";
 import { log } from "./log.js";
 import { encode, fromJson, toJson } from "./payload.js";
 import { decodeUtf8 } from "./utf8.js";
 
-/**
- * What a handler returns: bytes and text travel as they are, undefined as nothing, the rest as
- * JSON. No promise: nothing runs in an actor between its messages.
- */
-export type Reply =
+/** What a handler replies: bytes and text travel as they are, undefined as nothing, the rest as JSON. */
+type Value =
   | Uint8Array
   | string
   | number
@@ -22,6 +20,9 @@ export type Reply =
   | undefined
   | void
   | (object & { readonly then?: never });
+
+/** What a handler returns: its reply, or a promise of it. The next message waits for that too. */
+export type Reply = Value | Promise<Value>;
 
 type Handle<S, R> = (state: S, request: R) => Reply;
 
@@ -130,27 +131,37 @@ export class Actor<S extends object> {
    * code `exception`.
    */
   receive(type: string, payload: Uint8Array, sender = ""): Uint8Array {
+    const outer = current.sender;
+    current.sender = sender;
+    try {
+      return encode(currentHost().finished(this.#handle(type, payload)));
+    } catch (error) {
+      throw failureOf(error, type);
+    } finally {
+      current.sender = outer;
+    }
+  }
+
+  /** As `receive`, for handlers that return promises, where those need others' turns to settle. */
+  async receiveAsync(type: string, payload: Uint8Array, sender = ""): Promise<Uint8Array> {
+    const outer = current.sender;
+    current.sender = sender;
+    try {
+      return encode(await this.#handle(type, payload));
+    } catch (error) {
+      throw failureOf(error, type);
+    } finally {
+      current.sender = outer;
+    }
+  }
+
+  #handle(type: string, payload: Uint8Array): unknown {
     const entry = this.#entries.get(type);
     if (entry === undefined) {
       const known = [...this.#entries.keys()].sort().join(", ") || "none";
       throw new Failure("unknown-message", `"${type}" is not known here; known are: ${known}`);
     }
-    const outer = current.sender;
-    current.sender = sender;
-    try {
-      return encode(entry.handle(this.state, entry.read(payload) as never));
-    } catch (error) {
-      if (error instanceof Failure) {
-        throw error;
-      }
-      if (error instanceof BadValue) {
-        throw new Failure("bad-payload", `"${type}": ${error.message}`);
-      }
-      log.error(`"${type}" was not handled:`, error);
-      throw new Failure("exception", describe(error));
-    } finally {
-      current.sender = outer;
-    }
+    return entry.handle(this.state, entry.read(payload) as never);
   }
 
   /** Return the state, empty for an actor without one. */
@@ -186,6 +197,17 @@ const current = { sender: "" };
 /** Return the name of the application that sent the current message; empty for a client. */
 export function sender(): string {
   return current.sender;
+}
+
+function failureOf(error: unknown, type: string): Failure {
+  if (error instanceof Failure) {
+    return error;
+  }
+  if (error instanceof BadValue) {
+    return new Failure("bad-payload", `"${type}": ${error.message}`);
+  }
+  log.error(`"${type}" was not handled:`, error);
+  return new Failure("exception", describe(error));
 }
 
 interface Entry<S> {

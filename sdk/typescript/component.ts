@@ -28,22 +28,28 @@ export interface Exports {
 }
 
 /** Return what exports the actor of a module; throws `DefinitionError`. */
-export function bind(module: { readonly default?: unknown }, file: string): Exports {
+export function bind(
+  module: { readonly default?: unknown },
+  file: string,
+  finished: Host["finished"],
+): Exports {
   const definition = module.default;
   if (!(definition instanceof ActorDefinition)) {
     throw new DefinitionError(`${file} exports no actor: write \`export default actor({ ... })\``);
   }
-  return new Stage(definition as ActorDefinition<object>);
+  return new Stage(definition as ActorDefinition<object>, finished);
 }
 
 /** The one actor of an instance, and its last good snapshot. */
 class Stage implements Exports {
   readonly #definition: ActorDefinition<object>;
+  readonly #finished: Host["finished"];
   #actor: Actor<object> | undefined;
   #saved: Uint8Array = new Uint8Array(0);
 
-  constructor(definition: ActorDefinition<object>) {
+  constructor(definition: ActorDefinition<object>, finished: Host["finished"]) {
     this.#definition = definition;
+    this.#finished = finished;
     // The engine calls exports without their object.
     this.init = this.init.bind(this);
     this.handleMessage = this.handleMessage.bind(this);
@@ -52,7 +58,7 @@ class Stage implements Exports {
   }
 
   init(saved: Uint8Array): void {
-    installHost(new ComponentHost());
+    installHost(new ComponentHost(this.#finished));
     reseed();
     try {
       this.#actor = this.#definition.instantiate(saved);
@@ -98,7 +104,13 @@ class Stage implements Exports {
 
 /** The host behind the contract's imports. */
 export class ComponentHost implements Host {
+  readonly finished: Host["finished"];
   #environment: ReadonlyMap<string, string> | undefined;
+
+  /** `finished` is for actors; in a server the engine itself waits. */
+  constructor(finished: Host["finished"] = (result) => result) {
+    this.finished = finished;
+  }
 
   log(level: Level, message: string): void {
     logging.log(level, fit(message));

@@ -20,6 +20,8 @@ export interface Host {
   ask(to: string, type: string, payload: Uint8Array, timeoutMs: number): Uint8Array;
   /** An environment variable of the application. */
   env(name: string): string | undefined;
+  /** Run what a handler's promise waits for, and return its value. */
+  finished(result: unknown): unknown;
 }
 
 /** The host where there is none: at the top of a file, while the application is built. */
@@ -50,6 +52,10 @@ class NoHost implements Host {
 
   env(): undefined {
     return refuse("env");
+  }
+
+  finished(result: unknown): unknown {
+    return result;
   }
 }
 

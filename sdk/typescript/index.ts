@@ -27,8 +27,8 @@
  * is not JSON is answered with `bad-payload`, a message without a handler with `unknown-message`.
  *
  * Two things differ from JavaScript elsewhere. What runs at the top of a file runs once, when the
- * application is built. Handlers are plain functions: nothing runs between messages, so there are
- * no timers and a promise never settles; `ask` waits and returns.
+ * application is built. Nothing runs between messages, so there are no timers: a handler may be an
+ * async function, and the next message waits until its promise is settled; `ask` waits and returns.
  */
 
 export {

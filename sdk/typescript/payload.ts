@@ -43,7 +43,7 @@ export function encode(value: unknown): Uint8Array {
 /** Return `value` as compact JSON; throws TypeError for what JSON cannot say. */
 export function toJson(value: unknown): Uint8Array {
   if (value instanceof Promise) {
-    throw new TypeError("a promise cannot be sent: nothing runs here after a handler has returned");
+    throw new TypeError("a promise cannot be sent: await it first");
   }
   if (ArrayBuffer.isView(value)) {
     throw new TypeError("only a Uint8Array can be sent as bytes");

@@ -76,6 +76,13 @@ export class MemoryHost implements Host {
   env(name: string): string | undefined {
     return this.environment.get(name);
   }
+
+  finished(result: unknown): unknown {
+    if (result instanceof Promise) {
+      throw new TypeError("the handler returns a promise: await sendAsync(...) instead of send(...)");
+    }
+    return result;
+  }
 }
 
 /** What travels: read it as what you expect it to be. */
@@ -127,6 +134,21 @@ export class Launched<S extends object> {
   send(type: string, payload?: unknown, options: { readonly sender?: string } = {}): Content {
     const sent = encode(payload).slice();
     return new Content(this.#hosted(() => this.#actor.receive(type, sent, options.sender)));
+  }
+
+  /** As `send`, for a handler that returns a promise. One at a time. */
+  async sendAsync(
+    type: string,
+    payload?: unknown,
+    options: { readonly sender?: string } = {},
+  ): Promise<Content> {
+    const sent = encode(payload).slice();
+    const replaced = installHost(this.host);
+    try {
+      return new Content(await this.#actor.receiveAsync(type, sent, options.sender));
+    } finally {
+      installHost(replaced);
+    }
   }
 
   /** Return the state as it is saved. */

@@ -100,6 +100,41 @@ export class Address {
   }
 }
 
+/** Return the address that a reference leads to from another address. */
+export function joined(reference: string, base: string): Address {
+  const { protocol, origin, pathname, search } = new Address(base);
+  const text = reference.trim();
+  if (/^[a-z][a-z0-9+.-]*:/i.test(text)) {
+    return new Address(text);
+  }
+  if (text.startsWith("//")) {
+    return new Address(`${protocol}${text}`);
+  }
+  if (text.startsWith("/")) {
+    return new Address(`${origin}${text}`);
+  }
+  if (text === "" || text.startsWith("#")) {
+    return new Address(`${origin}${pathname}${search}${text}`);
+  }
+  if (text.startsWith("?")) {
+    return new Address(`${origin}${pathname}${text}`);
+  }
+  const [, path = "", rest = ""] = /^([^?#]*)(.*)$/s.exec(text) ?? [];
+  const parts = pathname.split("/").slice(0, -1);
+  const steps = path.split("/");
+  for (const [at, step] of steps.entries()) {
+    if (step === "..") {
+      parts.splice(Math.max(1, parts.length - 1));
+    }
+    if (step !== "." && step !== "..") {
+      parts.push(step);
+    } else if (at === steps.length - 1) {
+      parts.push("");
+    }
+  }
+  return new Address(`${origin}${parts.join("/")}${rest}`);
+}
+
 function decoded(text: string): string {
   const spaced = text.replaceAll("+", " ");
   try {

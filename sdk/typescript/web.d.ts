@@ -1,6 +1,6 @@
 /**
- * What an HTTP component finds beside `globals.d.ts`: the part of the web's interfaces that serves
- * requests.
+ * What an HTTP component finds beside `globals.d.ts`, and an actor that calls `fetch`: the part of
+ * the web's interfaces that serves and sends requests.
  */
 
 type HeadersInit = Headers | Record<string, string> | Iterable<readonly [string, string]>;
@@ -65,7 +65,23 @@ interface RequestInit {
   method?: string;
   headers?: HeadersInit;
   body?: BodyInit | null;
+  /** "follow" when not given. */
+  redirect?: "follow" | "error" | "manual";
+  signal?: AbortSignal | null;
 }
+
+/** How long a request may take: there is no other reason to abort one. */
+interface AbortSignal {
+  readonly aborted: boolean;
+}
+
+declare var AbortSignal: { prototype: AbortSignal; timeout(milliseconds: number): AbortSignal };
+
+/**
+ * Send a request to a host that the deploy allows, and return its response with the whole body.
+ * Throws a TypeError whose `cause` has the node's `code` and `message`.
+ */
+declare function fetch(input: string | URL | Request, init?: RequestInit): Promise<Response>;
 
 interface Request extends Body {
   readonly method: string;
@@ -86,6 +102,8 @@ interface Response extends Body {
   readonly ok: boolean;
   readonly status: number;
   readonly statusText: string;
+  readonly url: string;
+  readonly redirected: boolean;
 }
 
 declare var Response: {
@@ -127,10 +145,3 @@ interface URL {
 
 declare var URL: { prototype: URL; new (url: string | URL): URL };
 
-/** Timers run while a request or its response is under way. */
-declare function setTimeout<T extends unknown[]>(
-  act: (...values: T) => void,
-  milliseconds?: number,
-  ...values: T
-): number;
-declare function clearTimeout(timer: number | undefined): void;

@@ -1,5 +1,5 @@
 /**
- * The web's Headers, Request, Response and ReadableStream, as far as a server needs them. A body is
+ * The web's Headers, Request, Response and ReadableStream, as far as a server and `fetch` need them. A body is
  * an asynchronous sequence of bytes, which is read once and only as fast as it is taken.
  */
 
@@ -323,6 +323,9 @@ interface ResponseOptions {
 export class OutgoingResponse extends Message {
   readonly status: number;
   readonly statusText: string;
+  /** Where it came from. */
+  readonly url: string = "";
+  readonly redirected: boolean = false;
 
   constructor(content?: Content, options: ResponseOptions = {}) {
     super(content, new HeaderList(options.headers));

@@ -16,6 +16,26 @@ declare module "plexspaces:application/messaging@0.1.0" {
   export function ask(to: string, type: string, payload: Uint8Array, timeoutMs: number): Uint8Array;
 }
 
+declare module "plexspaces:application/http@0.1.0" {
+  type Pairs = [string, Uint8Array][];
+
+  export interface Request {
+    method: string;
+    url: string;
+    headers: Pairs;
+    body: Uint8Array;
+    timeoutMs: number;
+  }
+
+  export interface Response {
+    status: number;
+    headers: Pairs;
+    body: Uint8Array;
+  }
+
+  export function fetch(request: Request): Response;
+}
+
 declare module "wasi:random/random@0.2.0" {
   export function getRandomBytes(length: number): Uint8Array;
 }

@@ -13,9 +13,13 @@ import { createRequire, isBuiltin } from "node:module";
 import { join, resolve } from "node:path";
 
 const ACTOR_WORLD = "typescript";
+/** That of an actor whose code has the word `fetch`: others run on nodes that do not know it. */
+const FETCHING_WORLD = "typescript-with-http";
 const SERVER_WORLD = "server";
+const FETCHES = /\bfetch\b/;
 /** What the engine runs; newer syntax is translated. */
 const SYNTAX = "es2023";
+const WITHOUT_ASYNC = { "async-await": false, "async-generator": false, "for-await": false };
 /** What the engine brings. */
 const LIBRARY = "ES2024";
 /** A place in the bundle, under the name the engine gives to it. */
@@ -37,10 +41,14 @@ class DoesNotCompile extends Error {}
 
 async function main(request) {
   const require = createRequire(join(request.tools, "package.json"));
+  const esbuild = require("esbuild");
+  let bundle = await bundled(request, esbuild);
+  request.fetches = request.serves || FETCHES.test(bundle.code);
+  if (request.fetches && !request.serves) {
+    bundle = await bundled(request, esbuild);
+  }
   const checking = checkTypes(request);
-  // Looked at below, and not lost when bundling fails first.
   checking.catch(() => {});
-  const bundle = await bundled(request, require("esbuild"));
   const component = componentized(request, bundle, require("componentize-qjs"));
   component.catch(() => {});
   // Types first: what they find is often why the code does not start.
@@ -100,7 +108,8 @@ async function typesConfig(request) {
     files: [
       join(request.project, request.entry),
       join(request.sdk, "globals.d.ts"),
-      ...(request.serves ? [join(request.sdk, "web.d.ts")] : []),
+      ...(request.fetches ? [join(request.sdk, "web.d.ts")] : []),
+      ...(request.serves ? [join(request.sdk, "timers.d.ts")] : []),
     ],
     include: [],
     references: [],
@@ -155,6 +164,8 @@ async function bundled(request, esbuild) {
       conditions: ["worker", "browser", "import", "module", "default"],
       define: { "process.env.NODE_ENV": '"production"' },
       target: SYNTAX,
+      // An actor has promises of the SDK, which the engine's own async functions do not use.
+      ...(!request.serves && { supported: WITHOUT_ASYNC }),
       charset: "utf8",
       legalComments: "none",
       sourcemap: "external",
@@ -211,7 +222,7 @@ function instead(name) {
     util: "TextEncoder, TextDecoder and console's formats are there, npm install util has the rest",
   }[part];
   if (["dgram", "dns", "http", "http2", "https", "net", "tls"].includes(part)) {
-    return ": applications have no network";
+    return ": fetch is there without an import, and other networks are not";
   }
   return known === undefined ? "" : `: ${known}`;
 }
@@ -221,7 +232,7 @@ function packageOf(module) {
   return module.split("/").slice(0, module.startsWith("@") ? 2 : 1).join("/");
 }
 
-function entry({ entry, serves }) {
+function entry({ entry, serves, fetches }) {
   const application = JSON.stringify(`./${entry}`);
   const name = JSON.stringify(entry);
   if (serves) {
@@ -229,15 +240,18 @@ function entry({ entry, serves }) {
     return `
       import "plexspaces:sdk/polyfill";
       import { serve } from "plexspaces:sdk/server";
+      import "plexspaces:sdk/fetch";
       import * as application from ${application};
       export const handler = serve(application, ${name});
     `;
   }
   return `
+    import { finished } from "plexspaces:sdk/promise";
     import "plexspaces:sdk/polyfill";
+    ${fetches ? 'import "plexspaces:sdk/fetch";' : ""}
     import * as application from ${application};
     import { bind } from "plexspaces:sdk/component";
-    export const actor = bind(application, ${name});
+    export const actor = bind(application, ${name}, finished);
   `;
 }
 
@@ -326,9 +340,9 @@ async function componentized(request, { code, sources }, { componentize }) {
   try {
     const { component } = await componentize({
       witPath: request.wit,
-      world: request.serves ? SERVER_WORLD : ACTOR_WORLD,
+      world: request.serves ? SERVER_WORLD : request.fetches ? FETCHING_WORLD : ACTOR_WORLD,
       jsSource: `${code}\n${known}\n`,
-      // A server waits for its body, its client and its timers; an actor's handler returns.
+      // A server waits for its body, its client and its timers; an actor's handler does not.
       sync: !request.serves,
     });
     return component;
