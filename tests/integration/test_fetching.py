@@ -115,11 +115,43 @@ export default {
 };
 """
 
+GO_ACTOR = """
+package main
+
+import (
+	"errors"
+	"io"
+	"net/http"
+
+	"plexspaces/actor"
+)
+
+type Caller struct{}
+
+func (*Caller) Call(url string) ([]byte, error) {
+	if _, ok := http.DefaultTransport.(*http.Transport); !ok {
+		return nil, errors.New("it is another transport")
+	}
+	response, err := http.Get(url)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	return io.ReadAll(response.Body)
+}
+
+func main() {
+	fresh := func() *Caller { return &Caller{} }
+	actor.Serve(actor.Define(fresh, actor.Handle("call", (*Caller).Call)))
+}
+"""
+
 GUESTS = {
     "rust actor": (Language.RUST, False, "src/lib.rs", RUST_ACTOR),
     "rust component": (Language.RUST, True, "src/lib.rs", RUST_COMPONENT),
     "typescript actor": (Language.TYPESCRIPT, False, "src/main.ts", TYPESCRIPT_ACTOR),
     "typescript component": (Language.TYPESCRIPT, True, "src/server.ts", TYPESCRIPT_COMPONENT),
+    "go actor": (Language.GO, False, "main.go", GO_ACTOR),
     "python component": (Language.PYTHON, True, "server.py", PYTHON_COMPONENT),
 }
 

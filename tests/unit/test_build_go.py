@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -97,6 +98,36 @@ async def test_compile_of_an_actor_makes_a_component_that_names_go(project: Proj
     assert b"plexspaces:application/actor@0.1.0" in artifact
     assert "-buildmode=c-shared" in project.argv.read_text()
     assert str(project.scratch / "output.wasm") not in project.argv.read_text()
+
+
+@pytest.mark.parametrize(
+    ("listed", "sdk", "vendored", "added"),
+    [
+        ("yes", "outgoing", None, True),
+        ("", "outgoing", None, False),
+        ("yes", "", None, False),
+        ("yes", "outgoing", "plexspaces/actor", False),
+        ("yes", "outgoing", "plexspaces/outgoing", True),
+    ],
+)
+async def test_compile_of_an_actor_with_net_http_adds_the_nodes(
+    project: Project, listed: str, sdk: str, vendored: str | None, added: bool
+) -> None:
+    """The package that net/http needs is added where net/http is, and where the package is."""
+    (project.directory / "plexspaces" / sdk).mkdir(exist_ok=True)
+    if vendored is not None:
+        (project.directory / "vendor" / vendored).mkdir(parents=True)
+    module = project.scratch.parent / "module.wasm"
+    project.compiler(f'grep -q ^list {project.argv} && echo {listed} || cp {module} "$out"')
+
+    await project.compile()
+
+    assert ("-overlay" in project.argv.read_text()) is added
+    if added:
+        overlay = json.loads((project.scratch / "overlay.json").read_text())["Replace"]
+        [(place, file)] = overlay.items()
+        assert Path(place).parent == project.directory.resolve()
+        assert 'import _ "plexspaces/outgoing"' in Path(file).read_text()
 
 
 async def test_compile_of_a_command_stays_a_module(project: Project) -> None:

@@ -168,6 +168,16 @@ def test_wrap_names_only_what_is_used(engine: Engine) -> None:
     assert list(kind.exports(engine)) == [ACTOR]
 
 
+def test_wrap_gives_http_to_a_module_that_imports_it(engine: Engine) -> None:
+    """Only such a component imports it: a node that does not know it runs the others."""
+    parameters = "(param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)"
+    fetch = f'(import "{HOST % "http"}" "fetch" (func {parameters}))'
+    memory = '(memory (export "memory") 1)'
+    core = bytes(assemble(f"(module {fetch} {memory} {REALLOC} {ECHO} {COMMON})"))
+
+    assert HOST % "http" in wit.Component(engine, wrap(core)).type.imports(engine)
+
+
 def test_initialize_runs_first_and_may_call_the_host(engine: Engine, tmp_path: Path) -> None:
     """The module's start comes when its imports work, before anything else is called."""
     binary = wrap(

@@ -48,7 +48,8 @@
 // a goroutine, [os.Exit]. The next message gets a new instance with the last saved state.
 //
 // Use the standard library for time, randomness, environment variables, the log ([log/slog] and
-// [log]) and the standard streams. There are no files and no network. Goroutines run while a message
+// [log]) and the standard streams. There are no files, and of the network only net/http: see
+// plexspaces/outgoing. Goroutines run while a message
 // is handled; those still running afterwards continue with the next message.
 //
 // In go test everything uses stand-ins: see plexspaces/actortest.

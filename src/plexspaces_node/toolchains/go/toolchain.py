@@ -7,6 +7,7 @@ reply to stdout.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +33,10 @@ OLDEST_FOR_ACTORS = (1, 24)
 SDK = "plexspaces"
 """The SDK's module path, and the directory of a project where its copy lies."""
 SDK_VERSION = "v0.1.0"
+
+_HTTP = "outgoing"
+"""The SDK's package that net/http needs."""
+_IS_HTTP = '{{if eq .ImportPath "net/http"}}yes{{end}}'
 
 _ACTOR = f"{CONTRACT}/actor@"
 """How the exports of an actor begin, in any version of the contract."""
@@ -107,7 +112,7 @@ class GoToolchain:
 
     def ingredients(self) -> list[str]:
         target = [f"{name}={value}" for name, value in _TARGET.items()]
-        return [*_FLAGS, *target, __version__, wrapper_digest()]
+        return [*_FLAGS, *target, _HTTP, __version__, wrapper_digest()]
 
     def directories(self, project: Path) -> list[Path]:
         """Return the modules that go.mod replaces by directories outside the project."""
@@ -129,10 +134,12 @@ class GoToolchain:
         if actor:
             self._check_actor(compilation)
         module = compilation.scratch / "module.wasm" if actor else compilation.output
+        overlay = await self._overlay(compilation) if actor else ()
         finished = await run(
             [
                 *(str(compilation.compiler.program), "build", *_FLAGS),
                 *(("-buildmode=c-shared",) if actor else ()),
+                *overlay,
                 *("-o", str(module), "."),
             ],
             cwd=compilation.project,
@@ -151,6 +158,30 @@ class GoToolchain:
         if actor:
             await in_thread(_wrap, module, compilation)
 
+    async def _overlay(self, compilation: Compilation) -> tuple[str, ...]:
+        """Return the flag that adds the node's HTTP to an actor that uses net/http, or nothing."""
+        project, sdk = compilation.project, _sdk_of(compilation.project)
+        vendored = project / "vendor"
+        places = (sdk, vendored / SDK) if vendored.is_dir() else (sdk,)
+        if not all((place / _HTTP).is_dir() for place in places):
+            # An SDK without it, or a project that vendors only what it imports itself.
+            return ()
+        listed = await run(
+            [str(compilation.compiler.program), "list", "-deps", "-f", _IS_HTTP, "."],
+            cwd=project,
+            variables=compilation.variables,
+            timeout_s=compilation.timeout_s,
+        )
+        if listed.status or not listed.output.strip():
+            # If it cannot be listed it does not compile either, which says why.
+            return ()
+        file, added = compilation.scratch / "overlay.json", compilation.scratch / "http.go"
+        added.write_text(f'package main\n\nimport _ "{SDK}/{_HTTP}"\n')
+        # The name is one that the project has no file of.
+        replaced = {str(project.resolve() / "plexspaces_http_of_the_node.go"): str(added)}
+        file.write_text(json.dumps({"Replace": replaced}))
+        return ("-overlay", str(file))
+
     def _check_version(self, compiler: Compiler) -> None:
         version = tuple(map(int, re.findall(r"\d+", compiler.version)[:2]))
         if version < OLDEST_FOR_ACTORS:
@@ -164,13 +195,19 @@ class GoToolchain:
     def _check_actor(self, compilation: Compilation) -> None:
         self._check_version(compilation.compiler)
         replacement = _SDK_REPLACEMENT.search(_go_mod(compilation.project))
-        if replacement is None or not (compilation.project / replacement["path"]).is_dir():
+        if replacement is None or not _sdk_of(compilation.project).is_dir():
             raise InvalidArgument(
                 f"the SDK that go.mod requires is missing: {replacement['path']}"
                 if replacement
                 else "go.mod requires the SDK but does not say where it is",
                 hint=_sdk_hint(),
             )
+
+
+def _sdk_of(project: Path) -> Path:
+    """Return where go.mod says that the SDK is; it need not be there."""
+    replacement = _SDK_REPLACEMENT.search(_go_mod(project))
+    return project / (replacement["path"] if replacement else SDK)
 
 
 def _go_mod(project: Path) -> str:

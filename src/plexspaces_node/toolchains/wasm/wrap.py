@@ -39,12 +39,14 @@ VERSION = "0.1.0"
 ACTOR = f"{CONTRACT}/actor@{VERSION}"
 FUNCTIONS = ("init", "handle-message", "snapshot-state", "shutdown")
 
+HTTP = f"{CONTRACT}/http@{VERSION}"
 WASI = "wasi_snapshot_preview1"
 ARENA = "plexspaces:arena"
 _HOST = {
     f"{CONTRACT}/logging@{VERSION}": frozenset({"log"}),
     f"{CONTRACT}/keyvalue@{VERSION}": frozenset({"get", "put", "delete"}),
     f"{CONTRACT}/messaging@{VERSION}": frozenset({"tell", "ask"}),
+    HTTP: frozenset({"fetch"}),
     ARENA: frozenset({"register", "mark", "release"}),
 }
 _GIVEN_BY = {WASI: "$wasi-trampolines", ARENA: "$arena"}
@@ -123,11 +125,28 @@ def _places(module: CoreModule) -> dict[str, str]:
     places = {
         "wasi-trampolines": _read("preview1_trampolines.wat") if wasi else "",
         "wasi": _read("preview1.wat") if wasi else "",
+        "http": "",
+        "http-lowered": "",
+        "http-wanted": "",
+        "http-entry": "",
+        "http-given": "",
         "arguments": _arguments(module),
         "realloc": f'$main "{_REALLOC}"' if _REALLOC in module.exports else '$arena "realloc"',
         "initialize": "",
         "post-returns": "",
     }
+    if _imports_of(module, HTTP):
+        places.update(
+            {
+                "http": _read("http.wat"),
+                "http-lowered": '(core func $fetch (canon lower (func $http "fetch") '
+                "(memory $memory) (realloc $realloc)))",
+                "http-wanted": '(import "host" "fetch" (func $fetch '
+                "(param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))",
+                "http-entry": "$fetch",
+                "http-given": '(export "fetch" (func $fetch))',
+            }
+        )
     if _INITIALIZE in module.exports:
         places["initialize"] = f'(import "main" "{_INITIALIZE}" (func $start)) (start $start)'
     for function in FUNCTIONS:

@@ -28,7 +28,7 @@
       (result (result (error $actor-error)))))
     (export "ask" (func (param "to" string) (param "msg-type" string) (param "payload" (list u8)) (param "timeout-ms" u32)
       (result (result (list u8) (error $actor-error)))))))
-
+  {http}
   ;; For a module that cannot allocate when it is called from outside (Go: its garbage collector
   ;; may run then, and that calls WASI, which is forbidden there). Whatever the host hands over is
   ;; put into one block of memory that the module registers; `release` takes everything back that
@@ -64,7 +64,8 @@
     (type $delete (func (param i32 i32 i32)))
     (type $tell (func (param i32 i32 i32 i32 i32 i32 i32)))
     (type $ask (func (param i32 i32 i32 i32 i32 i32 i32 i32)))
-    (table (export "table") 6 6 funcref)
+    (type $fetch (func (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))
+    (table (export "table") 7 7 funcref)
     (func (export "log") (type $log)
       (call_indirect (type $log) (local.get 0) (local.get 1) (local.get 2) (i32.const 0)))
     (func (export "get") (type $get)
@@ -78,7 +79,10 @@
         (local.get 5) (local.get 6) (i32.const 4)))
     (func (export "ask") (type $ask)
       (call_indirect (type $ask) (local.get 0) (local.get 1) (local.get 2) (local.get 3) (local.get 4)
-        (local.get 5) (local.get 6) (local.get 7) (i32.const 5))))
+        (local.get 5) (local.get 6) (local.get 7) (i32.const 5)))
+    (func (export "fetch") (type $fetch)
+      (call_indirect (type $fetch) (local.get 0) (local.get 1) (local.get 2) (local.get 3) (local.get 4)
+        (local.get 5) (local.get 6) (local.get 7) (local.get 8) (local.get 9) (i32.const 6))))
   (core instance $trampolines (instantiate $trampolines-module))
 
   {wasi-trampolines}
@@ -93,24 +97,26 @@
   (core func $delete (canon lower (func $keyvalue "delete") (memory $memory) (realloc $realloc)))
   (core func $tell (canon lower (func $messaging "tell") (memory $memory) (realloc $realloc)))
   (core func $ask (canon lower (func $messaging "ask") (memory $memory) (realloc $realloc)))
+  {http-lowered}
   {wasi}
   ;; Fills the table, then lets the module initialise itself: it may call all of its imports.
   (core module $start-module
-    (import "trampolines" "table" (table 6 6 funcref))
+    (import "trampolines" "table" (table 7 7 funcref))
     (import "host" "log" (func $log (param i32 i32 i32)))
     (import "host" "get" (func $get (param i32 i32 i32)))
     (import "host" "put" (func $put (param i32 i32 i32 i32 i32)))
     (import "host" "delete" (func $delete (param i32 i32 i32)))
     (import "host" "tell" (func $tell (param i32 i32 i32 i32 i32 i32 i32)))
     (import "host" "ask" (func $ask (param i32 i32 i32 i32 i32 i32 i32 i32)))
-    (elem (i32.const 0) func $log $get $put $delete $tell $ask)
+    {http-wanted}
+    (elem (i32.const 0) func $log $get $put $delete $tell $ask {http-entry})
     {initialize})
   (core instance (instantiate $start-module
     (with "trampolines" (instance $trampolines))
     (with "main" (instance $main))
     (with "host" (instance
       (export "log" (func $log)) (export "get" (func $get)) (export "put" (func $put))
-      (export "delete" (func $delete)) (export "tell" (func $tell)) (export "ask" (func $ask))))))
+      (export "delete" (func $delete)) (export "tell" (func $tell)) (export "ask" (func $ask)) {http-given}))))
 
   {post-returns}
   (func $init (param "initial-state" (list u8)) (result (result (error string)))
