@@ -146,12 +146,24 @@ func main() {
 }
 """
 
+PYTHON_ACTOR = """
+from plexspaces_actor import Actor, handler
+from plexspaces_actor.fetch import fetch_sync
+
+
+class Caller(Actor):
+    @handler("call")
+    def call(self, url: str) -> bytes:
+        return fetch_sync(url).body
+"""
+
 GUESTS = {
     "rust actor": (Language.RUST, False, "src/lib.rs", RUST_ACTOR),
     "rust component": (Language.RUST, True, "src/lib.rs", RUST_COMPONENT),
     "typescript actor": (Language.TYPESCRIPT, False, "src/main.ts", TYPESCRIPT_ACTOR),
     "typescript component": (Language.TYPESCRIPT, True, "src/server.ts", TYPESCRIPT_COMPONENT),
     "go actor": (Language.GO, False, "main.go", GO_ACTOR),
+    "python actor": (Language.PYTHON, False, "app.py", PYTHON_ACTOR),
     "python component": (Language.PYTHON, True, "server.py", PYTHON_COMPONENT),
 }
 

@@ -24,6 +24,7 @@ from plexspaces_actor import (
 )
 from plexspaces_actor._actor import find_actor
 from plexspaces_actor._payload import MAX_DEPTH, BadValue, check, decode, encode, from_json
+from plexspaces_actor.fetch import FetchError, fetch_sync
 
 
 @dataclass
@@ -588,3 +589,21 @@ def test_log_outside_a_component_is_the_standard_librarys(
         log.info("count is %d", 3)
 
     assert caplog.messages == ["count is 3"]
+
+
+# ---- HTTP -----------------------------------------------------------------------------------
+
+
+def test_fetch_sync_in_a_test_finds_what_the_test_provides() -> None:
+    """A test says what is at a URL; all else is refused as the node would, and so is no URL."""
+    with testing.memory() as host:
+        host.web["http://a.example/x"] = (201, b"made")
+
+        found = fetch_sync("http://a.example/x", method="POST", body=b"1", timeout_s=0.5)
+
+        assert (found.status, found.body, found.header("etag")) == (201, b"made", None)
+        with pytest.raises(FetchError, match=r"GET http://b\.example: ") as refused:
+            fetch_sync("http://b.example/secret")
+        assert refused.value.code == "http-request-denied"
+        with pytest.raises(ValueError, match="not an absolute URL"):
+            fetch_sync("/x")

@@ -30,6 +30,14 @@ class Host(Protocol):
     def ask(self, to: str, message_type: str, payload: bytes, timeout_ms: int) -> bytes:
         """Send a message and wait for its reply; raises `ActorFailure`."""
 
+    def fetch(
+        self, method: str, url: str, headers: Pairs, body: bytes, timeout_ms: int
+    ) -> tuple[int, Pairs, bytes]:
+        """Send an HTTP request and return status, headers and body; raises `ActorFailure`."""
+
+
+Pairs = list[tuple[str, bytes]]
+"""Headers: their names and values."""
 
 Answer = Callable[[str, bytes], bytes]
 """Called by `MemoryHost.ask`: takes message type and payload, returns the reply."""
@@ -42,12 +50,14 @@ class MemoryHost:
         values: the content of `keyvalue`.
         told: what `tell` sent, as (application, message type, payload), oldest first.
         applications: who answers an `ask`: the actor's `receive`, or a function like it.
+        web: what `fetch_sync` finds, by URL: status and body. It finds nothing else.
     """
 
     def __init__(self, applications: Mapping[str, Answer] | None = None) -> None:
         self.values: dict[str, bytes] = {}
         self.told: list[tuple[str, str, bytes]] = []
         self.applications: dict[str, Answer] = dict(applications or {})
+        self.web: dict[str, tuple[int, bytes]] = {}
 
     def get(self, key: str) -> bytes | None:
         return self.values.get(key)
@@ -66,6 +76,14 @@ class MemoryHost:
         if answer is None:
             raise ActorFailure("not-found", f"no application named {to!r}")
         return answer(message_type, payload)
+
+    def fetch(
+        self, method: str, url: str, headers: Pairs, body: bytes, timeout_ms: int
+    ) -> tuple[int, Pairs, bytes]:
+        if url not in self.web:
+            raise ActorFailure("http-request-denied", f"the test has nothing in web for {url}")
+        status, content = self.web[url]
+        return status, [], content
 
 
 _seat: list[Host] = [MemoryHost()]

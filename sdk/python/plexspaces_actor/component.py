@@ -21,9 +21,16 @@ from wit_world.imports import logging as wit_logging
 from wit_world.imports import messaging as wit_messaging
 from wit_world.imports.types import ActorError  # type: ignore[import-not-found]
 
+try:
+    from wit_world.imports import http as wit_http
+except ImportError:
+    # The build gives it to actors that use `fetch_sync`: others run on nodes that do not know it.
+    wit_http = None
+
 from . import _host
 from ._actor import Actor, contract_of, describe, find_actor
 from ._errors import ActorFailure, KeyValueError
+from ._host import Pairs
 
 _log = logging.getLogger("plexspaces")
 
@@ -143,6 +150,19 @@ class WitHost:
         except Err as exc:
             raise _failure(_value(exc)) from None
         return reply
+
+    def fetch(
+        self, method: str, url: str, headers: Pairs, body: bytes, timeout_ms: int
+    ) -> tuple[int, Pairs, bytes]:
+        if wit_http is None:
+            raise RuntimeError("fetch_sync is for actors whose own source has its name")
+        named = [(_text(name), value) for name, value in headers]
+        request = wit_http.Request(_text(method), _text(url), named, body, timeout_ms)
+        try:
+            response = wit_http.fetch(request)
+        except Err as exc:
+            raise _failure(_value(exc)) from None
+        return response.status, response.headers, response.body
 
 
 def read_kept(begin: int, length: int) -> bytes:

@@ -1,15 +1,20 @@
-"""HTTP requests of an HTTP component: the node makes them.
+"""HTTP requests: the node makes them.
 
 Only to hosts that ``plexspaces deploy --allow-host`` names. Redirects are not followed: a response
-is returned as it is. Only in a project with ``server.py``.
+is returned as it is. `fetch` is for HTTP components, projects with ``server.py``; `fetch_sync` for
+actors, which handle one message at a time and wait.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
+
+from . import _host
+from ._errors import ActorFailure
 
 try:
     import componentize_py_async_support as support  # type: ignore[import-not-found]
@@ -21,6 +26,7 @@ except ImportError:
     # In the application's own tests: they put something else in the place of `fetch`.
     client = None
 
+_LONGEST_MS = 2**32 - 1
 _READ_BYTES = 64 * 1024
 _NANOSECONDS = 1_000_000_000
 
@@ -83,10 +89,8 @@ async def fetch(
     `ValueError` for a URL that is not absolute, and `RuntimeError` outside of an HTTP component.
     """
     if client is None:
-        raise RuntimeError("requests can be sent from an HTTP component only")
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise ValueError(f"{url!r} is not an absolute URL of http or https")
+        raise RuntimeError("fetch is for HTTP components; in an actor use fetch_sync")
+    parts = _absolute(url)
     pairs = headers.items() if isinstance(headers, Mapping) else headers
     fields = http.Fields.from_list([(name, value.encode("latin-1")) for name, value in pairs])
     writer, contents = wit_world.byte_stream() if body else (None, None)
@@ -118,6 +122,63 @@ async def fetch(
     _, consumed = wit_world.result_unit_wasi_http_types_error_code_future(lambda: Ok(None))
     stream, end = http.Response.consume_body(response, consumed)
     return Response(status, received, stream, end)
+
+
+@dataclass(frozen=True, slots=True)
+class WholeResponse:
+    """A response with its whole body.
+
+    Attributes:
+        status: the status, such as 200.
+        headers: names, in lower case, and values.
+    """
+
+    status: int
+    body: bytes = b""
+    headers: list[tuple[str, str]] = field(default_factory=list)
+
+    def header(self, name: str) -> str | None:
+        """Return the first header of a name, or None."""
+        return next((value for each, value in self.headers if each == name.lower()), None)
+
+
+def fetch_sync(
+    url: str,
+    *,
+    method: str = "GET",
+    headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+    body: bytes = b"",
+    timeout_s: float | None = None,
+) -> WholeResponse:
+    """Send a request, wait for its whole response and return it: for actors.
+
+    `timeout_s` is how long that may take; the message's own deadline holds too. The response can be
+    as long as a message. Raises `FetchError`, `ValueError` for a URL that is not absolute, and
+    `RuntimeError` in an HTTP component.
+    """
+    parts = _absolute(url)
+    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    encoded = [(name, value.encode("latin-1")) for name, value in pairs]
+    timeout_ms = 0
+    if timeout_s is not None:
+        timeout_ms = min(max(1, round(timeout_s * 1000)), _LONGEST_MS)
+    try:
+        status, received, whole = _host.current().fetch(
+            method, url.partition("#")[0], encoded, body, timeout_ms
+        )
+    except ActorFailure as failure:
+        message = f"{method} {parts.scheme}://{parts.netloc}: {failure.message}"
+        raise FetchError(message, failure.code) from None
+    return WholeResponse(
+        status, whole, [(name.lower(), value.decode("latin-1")) for name, value in received]
+    )
+
+
+def _absolute(url: str) -> Any:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise ValueError(f"{url!r} is not an absolute URL of http or https")
+    return parts
 
 
 async def _write(writer: Any, body: bytes) -> None:

@@ -42,9 +42,9 @@ def arguments(
     ]
 
 
-def actor_world() -> World:
-    """Return the world of an actor."""
-    return World("application", shipped("wit"))
+def actor_world(*, fetches: bool = False) -> World:
+    """Return the world of an actor. One that does not fetch runs on nodes without that import."""
+    return World("application-with-http" if fetches else "application", shipped("wit"))
 
 
 def interpreter_variables(environment: BuildEnvironment, scratch: Path) -> dict[str, str]:

@@ -87,6 +87,7 @@ Handler = asgi.bind(server)
 _SDK_MOUNT = "/0/"
 _PROJECT_MOUNT = "/1/"
 _VENDOR_MOUNT = "/2/"
+_FETCHES = re.compile(rb"\bfetch_sync\b")
 _ERROR = re.compile(r"AssertionError: (?P<words>.*?)(?:\n\s*\nCaused by:|\Z)", re.DOTALL)
 _ADVICE = re.compile(r"^why: (?P<why>.*)\nhint: (?P<hint>.*)$", re.MULTILINE)
 _PROJECT_FRAME = re.compile(r'^  File "(?P<file>[^/"][^"]*)", line (?P<line>\d+)', re.MULTILINE)
@@ -150,7 +151,7 @@ class PythonToolchain:
             )
         shim = _SERVER_SHIM_SOURCE if serves else _SHIM_SOURCE
         mounts = await in_thread(_stage, compilation, shim)
-        world = await in_thread(_server_world, compilation.scratch) if serves else actor_world()
+        world = await in_thread(_world, compilation, serves=serves)
         finished = await run(
             arguments(compilation.compiler, world, _SHIM, mounts, compilation.output),
             cwd=compilation.scratch,
@@ -166,6 +167,13 @@ class PythonToolchain:
 def _serves(project: Path) -> bool:
     """Whether it is an HTTP component. An actor's project may have a file named like a server."""
     return (project / SERVER).is_file() and not (project / ENTRY).is_file()
+
+
+def _world(compilation: Compilation, *, serves: bool) -> World:
+    if serves:
+        return _server_world(compilation.scratch)
+    python = (one.path for one in compilation.sources if one.path.suffix == ".py")
+    return actor_world(fetches=any(_FETCHES.search(path.read_bytes()) for path in python))
 
 
 def _server_world(scratch: Path) -> World:
