@@ -27,6 +27,7 @@ mod sandbox;
 mod saving;
 mod serve;
 mod settings;
+mod stacks;
 mod system;
 #[cfg(test)]
 mod testing;

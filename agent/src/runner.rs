@@ -1,10 +1,13 @@
 //! Runs native code: an engine, its guests' stacks, their imports and their ticker.
 
+use std::sync::Arc;
+
 use wasmtime::Engine;
 
 use crate::deadline::Ticker;
 use crate::host::Linkers;
 use crate::settings::settings;
+use crate::stacks::Stacks;
 
 const MIB: usize = 1024 * 1024;
 
@@ -48,6 +51,9 @@ impl Runner {
         settings
             .max_wasm_stack(stack.bytes())
             .async_stack_size(stack.bytes() + HOST_STACK_BYTES);
+        if matches!(stack, Stack::OfCommand) {
+            settings.with_host_stack(Arc::<Stacks>::default());
+        }
         let engine = Engine::new(&settings)?;
         Ok(Self {
             linkers: Linkers::new(&engine, ahead)?,
