@@ -31,6 +31,9 @@ const PART_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time limit for the last frame to be sent.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// The replies to messages that take less go together, if the next message waits already.
+const SHORT: Duration = Duration::from_micros(100);
+
 /// The id of a last frame that answers no request.
 const UNASKED: u64 = 0;
 
@@ -190,7 +193,12 @@ impl ActorAtWork {
         }
         let failure = result.as_ref().err().cloned();
         let body = result.unwrap_or_default();
-        reply(&self.connection, id, body, failure.clone(), spent, queue);
+        let frame = reply_of(id, failure.clone(), spent, queue);
+        if spent.compute < SHORT && self.mailbox.has_next() {
+            self.connection.send_soon(frame, body);
+        } else {
+            self.connection.send(frame, body);
+        }
         match failure {
             Some(failure) => self.revive(&failure).await,
             None => Ok(()),
@@ -416,15 +424,18 @@ pub(crate) fn reply(
     spent: Spent,
     queue: Duration,
 ) {
-    let reply = Reply {
+    connection.send(reply_of(id, failure, spent, queue), body);
+}
+
+fn reply_of(id: u64, failure: Option<Failure>, spent: Spent, queue: Duration) -> Frame {
+    Frame::Reply(Reply {
         id,
         failure,
         compute_ns: spent.compute.as_nanos() as u64,
         wait_ns: spent.wait.as_nanos() as u64,
         queue_ns: queue.as_nanos() as u64,
         response: None,
-    };
-    connection.send(Frame::Reply(reply), body);
+    })
 }
 
 /// Answer a message that was not handled.

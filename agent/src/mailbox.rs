@@ -124,6 +124,11 @@ impl Mailbox {
         }
     }
 
+    /// Whether a message waits.
+    pub(crate) fn has_next(&self) -> bool {
+        !self.waiting().messages.is_empty()
+    }
+
     fn take(&self) -> Option<Next> {
         let mut waiting = self.waiting();
         let next = match waiting.messages.pop_front() {

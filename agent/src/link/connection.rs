@@ -49,6 +49,8 @@ struct Outbound {
     stream: Option<Arc<Stream>>,
     queue: VecDeque<Bytes>,
     queued_bytes: usize,
+    /// The kernel does not accept more now: the writer waits for it.
+    is_blocked: bool,
     lines: VecDeque<Line>,
     lines_bytes: usize,
 }
@@ -75,14 +77,15 @@ impl Connection {
     /// Send a frame. Returns false if there is no connection.
     pub(crate) fn send(&self, frame: Frame, body: Bytes) -> bool {
         let mut outbound = self.outbound();
-        if outbound.stream.is_none() {
-            return false;
-        }
-        outbound.gather_lines();
-        outbound.push(head_of(frame, body.len()));
-        outbound.push(body);
+        let is_open = outbound.add(frame, body);
         self.flush(outbound);
-        true
+        is_open
+    }
+
+    /// Send a frame with the next one, or when the task that runs now has to wait.
+    pub(crate) fn send_soon(&self, frame: Frame, body: Bytes) {
+        self.outbound().add(frame, body);
+        self.shared.work.notify_one();
     }
 
     /// Send a log line soon; a long one is cut.
@@ -128,22 +131,19 @@ impl Connection {
     /// Write what waits, as long as the connection lasts.
     pub(crate) async fn write_out(&self) -> io::Result<()> {
         loop {
-            let stream = {
+            let blocked = {
                 let mut outbound = self.outbound();
                 outbound.gather_lines();
-                match &outbound.stream {
-                    None => return Ok(()),
-                    Some(_) if outbound.queue.is_empty() => None,
-                    Some(stream) => Some(Arc::clone(stream)),
-                }
+                let Some(stream) = outbound.stream.clone() else {
+                    return Ok(());
+                };
+                outbound.write(&stream)?;
+                outbound.is_blocked.then_some(stream)
             };
-            match stream {
+            self.shared.room.notify_waiters();
+            match blocked {
                 None => self.shared.work.notified().await,
-                Some(stream) => {
-                    stream.writable().await?;
-                    self.outbound().write(&stream)?;
-                    self.shared.room.notify_waiters();
-                }
+                Some(stream) => stream.writable().await?,
             }
         }
     }
@@ -166,12 +166,12 @@ impl Connection {
 
     /// Write what the kernel accepts now, and leave the rest to the writer.
     fn flush(&self, mut outbound: MutexGuard<'_, Outbound>) {
-        let Some(stream) = outbound.stream.clone() else {
+        let Some(stream) = outbound.stream.clone().filter(|_| !outbound.is_blocked) else {
             return;
         };
         // An error is left to the reader, which sees the same break.
         let _ = outbound.write(&stream);
-        if !outbound.queue.is_empty() {
+        if outbound.is_blocked {
             drop(outbound);
             self.shared.work.notify_one();
         }
@@ -191,6 +191,16 @@ fn cost(line: &Line) -> usize {
 }
 
 impl Outbound {
+    fn add(&mut self, frame: Frame, body: Bytes) -> bool {
+        if self.stream.is_none() {
+            return false;
+        }
+        self.gather_lines();
+        self.push(head_of(frame, body.len()));
+        self.push(body);
+        true
+    }
+
     fn push(&mut self, bytes: Bytes) {
         if !bytes.is_empty() {
             self.queued_bytes += bytes.len();
@@ -218,11 +228,15 @@ impl Outbound {
     }
 
     fn write(&mut self, stream: &Stream) -> io::Result<()> {
+        self.is_blocked = false;
         while !self.queue.is_empty() {
             let parts: Vec<&[u8]> = self.queue.iter().take(MOST_PARTS).map(|b| &b[..]).collect();
             let mut written = match stream.try_write(&parts) {
                 Ok(written) => written,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.is_blocked = true;
+                    return Ok(());
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
@@ -313,6 +327,20 @@ mod tests {
             node.next().await;
         }
         waits.await.expect("room");
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_soon_goes_with_the_next_frame_or_when_the_task_waits() {
+        let mut node = NodeEnd::new();
+        let stopped = |id| Frame::Stopped(Stopped { id });
+        node.connection.send_soon(stopped(1), Bytes::new());
+        assert!(!node.connection.outbound().queue.is_empty());
+        node.connection.send(stopped(2), Bytes::new());
+        assert!(node.connection.outbound().queue.is_empty());
+        node.connection.send_soon(stopped(3), Bytes::new());
+        for id in 1..=3 {
+            assert_eq!(node.next().await.0, stopped(id));
+        }
     }
 
     #[tokio::test]

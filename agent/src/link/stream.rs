@@ -1,7 +1,7 @@
 //! The byte stream of the link: a unix socket, a vsock or a virtio port, behind one interface.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use bytes::{BufMut, BytesMut};
 use tokio::io::Interest;
@@ -16,6 +16,9 @@ const PORT_WRITE_BYTES: usize = 32 * 1024;
 #[derive(Debug)]
 pub(crate) struct Stream {
     descriptor: AsyncFd<OwnedFd>,
+    /// The same, watched only while something has to wait until it is writable: a socket becomes
+    /// that with each read of the node, and would wake the thread.
+    writing: OwnedFd,
     /// Each write becomes a buffer of the host's, so few large ones are better than many.
     is_port: bool,
 }
@@ -25,7 +28,8 @@ impl Stream {
     pub(crate) fn new(descriptor: OwnedFd) -> io::Result<Self> {
         system::set_nonblocking(&descriptor)?;
         Ok(Self {
-            descriptor: watched(descriptor, Interest::READABLE | Interest::WRITABLE)?,
+            writing: descriptor.try_clone()?,
+            descriptor: watched(descriptor, Interest::READABLE)?,
             is_port: false,
         })
     }
@@ -43,6 +47,7 @@ impl Stream {
         loop {
             let mut ready = self.descriptor.readable().await?;
             let closed = ready.ready().is_read_closed();
+            let room = into.chunk_mut().len();
             let read = ready.try_io(|descriptor| {
                 let read = system::read(descriptor.as_raw_fd(), into.chunk_mut())?;
                 // SAFETY: this many bytes were just written there.
@@ -54,7 +59,14 @@ impl Stream {
             });
             match read {
                 Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(result) => return result,
+                Ok(result) => {
+                    // Less than there is room for was all of a socket, so that asking for more would
+                    // be in vain. Of a port it was one buffer.
+                    if !self.is_port && result.as_ref().is_ok_and(|&read| read < room) {
+                        ready.clear_ready();
+                    }
+                    return result;
+                }
                 // The host disconnected and another one is already connected: that is not this
                 // stream's.
                 Err(_would_block) if closed => return Ok(0),
@@ -65,23 +77,20 @@ impl Stream {
 
     /// Write as much of these parts as the kernel accepts now; `WouldBlock` if nothing.
     pub(crate) fn try_write(&self, parts: &[&[u8]]) -> io::Result<usize> {
-        self.descriptor.try_io(Interest::WRITABLE, |descriptor| {
-            let descriptor = descriptor.as_raw_fd();
-            match parts {
-                [first, _, ..] if self.is_port && first.len() < PORT_WRITE_BYTES => {
-                    system::write(descriptor, &[&joined(parts)])
-                }
-                _ => system::write(descriptor, parts),
+        let descriptor = self.writing.as_raw_fd();
+        match parts {
+            [first, _, ..] if self.is_port && first.len() < PORT_WRITE_BYTES => {
+                system::write(descriptor, &[&joined(parts)])
             }
-        })
+            _ => system::write(descriptor, parts),
+        }
     }
 
     /// Wait until the kernel may accept more. Fails if the other end is gone.
     pub(crate) async fn writable(&self) -> io::Result<()> {
-        let mut ready = self.descriptor.writable().await?;
-        ready.retain_ready();
+        let watched = watched(self.writing.as_fd(), Interest::WRITABLE)?;
         // A port whose host is gone is always ready and accepts nothing.
-        if ready.ready().is_write_closed() {
+        if watched.writable().await?.ready().is_write_closed() {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         Ok(())
@@ -89,8 +98,11 @@ impl Stream {
 }
 
 /// Register a descriptor with the runtime.
-pub(crate) fn watched(descriptor: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an owned descriptor stays open and the same until its owner is dropped.
+pub(crate) fn watched<T: AsFd + AsRawFd>(
+    descriptor: T,
+    interest: Interest,
+) -> io::Result<AsyncFd<T>> {
+    // SAFETY: an owned or borrowed descriptor stays open and the same until it is dropped.
     #[allow(unsafe_code)]
     let watched = unsafe { AsyncFd::register_with_interest(descriptor, interest) };
     watched.map_err(|refused| refused.into_parts().1)
