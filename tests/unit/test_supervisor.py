@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +30,7 @@ from plexspaces_node.link import frames as link
 from plexspaces_node.model import ApplicationState, ArtifactKind
 from plexspaces_node.node.applications import state_saver as saving
 from plexspaces_node.node.applications.context import NodeContext
-from plexspaces_node.node.applications.intake import HOLD_S
+from plexspaces_node.node.applications.intake import HOLD_S, Place
 from plexspaces_node.node.applications.received_states import StateMemory
 from plexspaces_node.node.applications.restart import LONGEST_WAIT_S, MOST_IN_WINDOW
 from plexspaces_node.node.applications.supervisor import Supervisor
@@ -94,6 +94,7 @@ class World:
         self.refused: link.Failure | None = None
         self.loaded: list[bytes] = []
         self.waits: list[float] = []
+        self.at_first_wait: Callable[[], None] = lambda: None
         self.driver = Driver(self)
         around: Any = SimpleNamespace(
             add_to_snapshot=self.add_to_snapshot,
@@ -144,6 +145,8 @@ class World:
 
     async def sleep(self, wait_s: float) -> None:
         self.waits.append(wait_s)
+        if len(self.waits) == 1:
+            self.at_first_wait()
         await asyncio.sleep(0)
 
     async def agent(self, endpoint: Endpoint, vm_id: str) -> None:
@@ -550,14 +553,15 @@ async def test_message_does_not_wait_for_an_application_that_will_not_come_soon(
     supervisor = world.supervisor
     await supervisor.start()
     world.driver.fail_at("spawn", times=12)
+    places: list[Place] = []
+    world.at_first_wait = lambda: places.append(supervisor.intake.join(1, 60_000_000_000))
     world.driver.crash(world.driver.live[0])
-    await world.reach(RESTARTING)
-    place = supervisor.intake.join(1, 60_000_000_000)
+    await world.reach(RUNNING, restarts=1)
+    [place] = places
     with pytest.raises(Unavailable, match=r"Restarting: VM .* did not start"):
         await place.turn
     supervisor.intake.leave(place)
     assert max(world.waits) > HOLD_S
-    await world.reach(RUNNING, restarts=1)
     assert supervisor.intake.agent is not None
 
 
