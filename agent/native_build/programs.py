@@ -78,6 +78,14 @@ def _build(
     try:
         # One after the other: built together, what several use would get the features of all.
         for number, name in enumerate(PROGRAMS, 1):
+            # Cargo compares times, and another checkout that shares the directory may have built
+            # from newer files: what it made of this package is not of these sources.
+            follow(
+                toolchain.command("clean", *package(name)),
+                cwd=root / "agent",
+                variables=toolchain.variables(target),
+                told=teller.of(name),
+            )
             follow(
                 toolchain.command("build", *package(name)),
                 cwd=root / "agent",

@@ -86,6 +86,10 @@ def toolchain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkout: Path) -
     return make
 
 
+CARGOS = 2 * len(PROGRAMS)
+"""How many run for one build: each program is cleaned and built."""
+
+
 def builds(tmp_path: Path) -> list[str]:
     """The arguments of every cargo that ran."""
     count = tmp_path / "count"
@@ -100,16 +104,23 @@ class TestPrograms:
     def test_programs_when_never_built_then_each_is_built_alone_and_all_are_kept(
         self, checkout: Path, toolchain: Toolchain, tmp_path: Path
     ) -> None:
-        """One cargo a program, locked, static and for a named target; what they made is kept."""
+        """One cargo a program, locked, static and for a named target; what they made is kept.
+
+        What another checkout has left of the program is removed before.
+        """
         toolchain()
         said: list[str] = []
         kept = programs(checkout, may_install=False, told=said.append)
 
-        common = f"build --release --locked --target {rust.TARGET}"
+        common = f"--release --locked --target {rust.TARGET}"
         assert builds(tmp_path) == [
-            f"{common} -p {AGENT}",
-            f"{common} -p {COMPILER}",
-            f"{common} --manifest-path init/Cargo.toml -p {INIT}",
+            f"{command} {common} {package}"
+            for package in (
+                f"-p {AGENT}",
+                f"-p {COMPILER}",
+                f"--manifest-path init/Cargo.toml -p {INIT}",
+            )
+            for command in ("clean", "build")
         ]
         assert kept.parent == programs_cache()
         assert kept.name.startswith(source_digest(checkout))
@@ -149,7 +160,7 @@ class TestPrograms:
             (tmp_path / "libc.a").write_text("!<arch> with a hole mended")
 
         assert programs(checkout, may_install=False, told=quietly) != first
-        assert len(builds(tmp_path)) == 2 * len(PROGRAMS)
+        assert len(builds(tmp_path)) == 2 * CARGOS
         assert first.is_dir()
 
     def test_programs_when_there_is_no_cargo_but_they_were_built_then_they_are_found(
@@ -202,7 +213,7 @@ class TestPrograms:
         with fork.Pool(2) as pool:
             kept = pool.starmap(_built, [(checkout,), (checkout,)])
         assert kept[0] == kept[1]
-        assert len(builds(tmp_path)) == len(PROGRAMS)
+        assert len(builds(tmp_path)) == CARGOS
 
     def test_programs_when_the_cache_cannot_be_written_then_the_hint_names_the_variable(
         self, checkout: Path, toolchain: Toolchain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
