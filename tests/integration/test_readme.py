@@ -103,6 +103,7 @@ def test_python_page_shows_code_that_works(monkeypatch: pytest.MonkeyPatch) -> N
     module.__dict__.update(count=3, name="Ada")
 
     with testing.memory({"calculator": lambda _type, _payload: b'{"result":3}'}) as host:
+        host.web["https://api.example.com/rates"] = (200, b"{}")
         for block in blocks:
             if not block.startswith("raise"):
                 exec(block, module.__dict__)
