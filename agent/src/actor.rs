@@ -210,13 +210,7 @@ impl Actor {
 
     fn ended(&self, during: During, error: Option<Error>, refused: Option<usize>) -> Failure {
         let words = self.words.end_message();
-        let end = End {
-            application: &self.settings.application,
-            during,
-            words: &words,
-            memory_limit: self.settings.memory_bytes,
-            refused,
-        };
+        let end = End::of(&self.settings, during, &words, refused);
         match error {
             None => end.out_of_time(),
             Some(error) => {

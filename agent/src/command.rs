@@ -168,13 +168,7 @@ impl Command {
         refused: Option<usize>,
     ) -> Option<Failure> {
         let said = words.end_message();
-        let end = End {
-            application: &self.settings.application,
-            during: During::Command,
-            words: &said,
-            memory_limit: self.settings.memory_bytes,
-            refused,
-        };
+        let end = End::of(&self.settings, During::Command, &said, refused);
         let error = match ended {
             None => return Some(end.out_of_time()),
             Some(Ok(true)) => return None,

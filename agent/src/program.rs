@@ -1,4 +1,4 @@
-//! What is loaded: the settings of an application, and its artifact in one of three forms.
+//! What is loaded: the settings of an application, and its artifact in one of four forms.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -7,6 +7,7 @@ use wasmtime_wasi::I32Exit;
 
 use crate::link::failure::cut;
 use crate::link::proto::Failure;
+use crate::program::Settings;
 
 /// How many functions a failure names; the log has all of them.
 const NAMED_FRAMES: usize = 3;
@@ -109,7 +110,23 @@ pub(crate) struct End<'a> {
     pub(crate) refused: Option<usize>,
 }
 
-impl End<'_> {
+impl<'a> End<'a> {
+    /// Put together what is known about the end of an application with these settings.
+    pub(crate) fn of(
+        settings: &'a Settings,
+        during: During,
+        words: &'a [String],
+        refused: Option<usize>,
+    ) -> Self {
+        Self {
+            application: &settings.application,
+            during,
+            words,
+            memory_limit: settings.memory_bytes,
+            refused,
+        }
+    }
+
     /// The failure of a call whose deadline passed.
     pub(crate) fn out_of_time(&self) -> Failure {
         let during = self.during.name();

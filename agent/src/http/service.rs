@@ -12,6 +12,7 @@ use wasmtime::{Engine, Error, Store};
 use wasmtime_wasi::WasiCtx;
 use wasmtime_wasi_http::WasiHttpView;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p2::bindings::http::types::Scheme as Scheme02;
 use wasmtime_wasi_http::p3::Request as Request03;
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 
@@ -155,10 +156,8 @@ impl Service {
                 Form::Version02(pre) => {
                     let proxy = pre.instantiate_async(&mut *store).await?;
                     let scheme = match request.uri().scheme() {
-                        Some(scheme) if *scheme == Scheme::HTTPS => {
-                            wasmtime_wasi_http::p2::bindings::http::types::Scheme::Https
-                        }
-                        _ => wasmtime_wasi_http::p2::bindings::http::types::Scheme::Http,
+                        Some(scheme) if *scheme == Scheme::HTTPS => Scheme02::Https,
+                        _ => Scheme02::Http,
                     };
                     let mut http = store.data_mut().http();
                     let request = http.new_incoming_request(scheme, request)?;
@@ -198,13 +197,7 @@ impl Service {
         refused: Option<usize>,
     ) -> Option<Failure> {
         let said = words.end_message();
-        let end = End {
-            application: &self.settings.application,
-            during: During::Request,
-            words: &said,
-            memory_limit: self.settings.memory_bytes,
-            refused,
-        };
+        let end = End::of(&self.settings, During::Request, &said, refused);
         let error = match ended {
             Ended::Complete(_) => return None,
             Ended::Cancelled => {
