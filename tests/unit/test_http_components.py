@@ -110,6 +110,8 @@ async def test_headers_of_the_request_are_passed_on() -> None:
         (b"x-odd", b"\xff"),
         (b"connection", b"keep-alive, X-Hop"),
         (b"x-hop", b"1"),
+        (b"connection", b"x-other"),
+        (b"x-other", b"2"),
         (b"te", b"trailers"),
         (b"upgrade", b"websocket"),
         (b"transfer-encoding", b"chunked"),

@@ -20,6 +20,7 @@ from plexspaces_node.node.applications.operations import Applications
 from plexspaces_node.node.http.message import Headers, Request, Response
 from plexspaces_node.node.http.writer import SHORT_BYTES, has_body
 from plexspaces_node.node.machines.exchanges import Beginning, Exchange
+from plexspaces_node.node.outgoing.headers import OF_A_CONNECTION, named_by_connection
 from plexspaces_node.tasks import Leave
 
 Answer: TypeAlias = tuple[Response, MessageTimings]
@@ -37,21 +38,7 @@ the node's own pages, which are of the same origin."""
 MOST_HEADERS = 256
 """The most headers of a response."""
 
-_OF_CONNECTION = frozenset(
-    {
-        b"connection",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-        b"http2-settings",
-        b"expect",
-    }
-)
+_OF_CONNECTION = OF_A_CONNECTION | {b"expect"}
 _DROPPED = _OF_CONNECTION | {
     b"host",
     b"forwarded",
@@ -166,8 +153,8 @@ def _head_of(request: Request, prefix: bytes, more: bool) -> link.RequestHead:
     if prefix:
         # Those of everything that this host serves, at its other ports too.
         dropped = dropped | {b"cookie"}
-    if named := request.header(b"connection"):
-        dropped = dropped | {each.strip().lower() for each in named.split(b",")}
+    if request.header(b"connection") is not None:
+        dropped = dropped | named_by_connection(request.headers)
     path = request.path[len(prefix) :] or b"/"
     target = path + b"?" + request.query if request.query else path
     head = link.RequestHead(

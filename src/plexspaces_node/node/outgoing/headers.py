@@ -12,7 +12,7 @@ import h11
 from plexspaces_node.node.outgoing.call import CallFailed, Code, Headers, Request
 from plexspaces_node.node.outgoing.connector import Destination
 
-_OF_A_CONNECTION = frozenset(
+OF_A_CONNECTION = frozenset(
     {
         b"connection",
         b"http2-settings",
@@ -33,14 +33,18 @@ _WITH_A_BODY = frozenset({"POST", "PUT", "PATCH"})
 
 def passed_on(headers: Headers, *, without: Collection[bytes] = ()) -> list[tuple[bytes, bytes]]:
     """Return the headers that are not those of a connection, nor among `without`."""
-    named = {
+    gone = OF_A_CONNECTION | named_by_connection(headers) | frozenset(without)
+    return [(name, value) for name, value in headers if name.lower() not in gone]
+
+
+def named_by_connection(headers: Headers) -> frozenset[bytes]:
+    """Return the names, in lower case, that the Connection headers add to those of a connection."""
+    return frozenset(
         token.strip().lower()
         for name, value in headers
         if name.lower() == b"connection"
         for token in value.split(b",")
-    }
-    gone = _OF_A_CONNECTION | named | frozenset(without)
-    return [(name, value) for name, value in headers if name.lower() not in gone]
+    )
 
 
 def head_of(request: Request, destination: Destination) -> h11.Request:

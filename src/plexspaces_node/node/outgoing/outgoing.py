@@ -129,7 +129,9 @@ class Outgoing:
         except TimeoutError as error:
             failed = CallFailed(Code.CONNECTION_READ_TIMEOUT, f"it took longer than {CALL_S:g} s")
             report.problem = failed.message
-            raise failed if until.expired() else error from error
+            if not until.expired():
+                raise
+            raise failed from error
         except CallFailed as failed:
             hint = f" ({failed.hint})" if failed.hint else ""
             report.problem = f"{failed.code}: {failed.message}{hint}"
