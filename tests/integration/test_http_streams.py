@@ -21,7 +21,7 @@ from support.traces import agents_of, assert_nothing_left
 
 from plexspaces_node import NodeClient
 from plexspaces_node.client import DeployOptions
-from plexspaces_node.errors import Unsupported
+from plexspaces_node.errors import ActorFailed, Unsupported
 from plexspaces_node.model import MIB, Language
 from plexspaces_node.node.node import Node
 
@@ -192,3 +192,17 @@ async def test_machine_that_is_killed_breaks_off_its_streams(
     http: Caller = await open_()
     assert (await http.send("GET", "/", host="hello.localhost")).status == 200
     await in_flight(client, 0)
+
+
+@pytest.mark.usefixtures("hello")
+@pytest.mark.parametrize("http", [False, True], ids=["grpc", "http"])
+async def test_message_is_a_request_to_the_path_of_its_type(node: Node, http: bool) -> None:
+    """Its body goes there and back, also a long one; a status of an error is a failure."""
+    async with NodeClient(node.address, http=http) as sender:
+        for body in (b"short", bytes(range(256)) * (MIB // 256)):
+            answer = await sender.invoke("hello", body, type="echo")
+            assert answer.payload == body
+            assert answer.transport == ("http" if http and len(body) < MIB else "grpc")
+        with pytest.raises(ActorFailed) as failed:
+            await sender.invoke("hello", b"", type="nosuch")
+    assert (failed.value.code, failed.value.message) == ("http-404", "nothing here")
