@@ -29,6 +29,8 @@ MAX_MESSAGE_LIMIT_BYTES = 256 * MIB
 in memory."""
 
 NAME_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+DEFAULT_TENANT = "default"
+"""The tenant of an application whose name has none before it."""
 VERSION_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 ENV_NAME_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 
@@ -246,6 +248,24 @@ def check_name(name: str, *, what: str = "application name") -> None:
             f"{what} {name!r} is not valid",
             hint="use 1 to 63 of a-z, 0-9 and -, starting and ending with a letter or digit",
         )
+
+
+def full_name(tenant: str, name: str) -> str:
+    """Return an application's full name: TENANT/NAME, or NAME alone in the tenant `default`."""
+    return name if tenant == DEFAULT_TENANT else f"{tenant}/{name}"
+
+
+def split_name(full: str) -> tuple[str, str]:
+    """Return the tenant and the name of a full name; `default/NAME` is NAME."""
+    tenant, slash, name = full.partition("/")
+    return (tenant, name) if slash else (DEFAULT_TENANT, full)
+
+
+def check_full_name(full: str) -> None:
+    """Raise `InvalidArgument` unless `full` is NAME or TENANT/NAME; see `check_name`."""
+    tenant, name = split_name(full)
+    check_name(tenant, what="tenant")
+    check_name(name)
 
 
 def _check_environment(env: dict[str, str], args: tuple[str, ...]) -> None:

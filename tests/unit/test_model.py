@@ -12,7 +12,10 @@ from plexspaces_node.model import (
     ApplicationState,
     ArtifactKind,
     VmConfig,
+    check_full_name,
     check_name,
+    full_name,
+    split_name,
 )
 
 DIGEST = "0" * 64
@@ -31,6 +34,32 @@ def test_name_outside_the_rule_is_refused_with_the_value(name: str) -> None:
         check_name(name)
     assert repr(name) in caught.value.message
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("full", "tenant", "name"),
+    [
+        ("cart", "default", "cart"),
+        ("shop/cart", "shop", "cart"),
+        ("default/cart", "default", "cart"),
+    ],
+)
+def test_full_name_when_split_then_its_tenant_and_its_name(
+    full: str, tenant: str, name: str
+) -> None:
+    """A name without a tenant is one of `default`, and is written without it."""
+    check_full_name(full)
+    assert split_name(full) == (tenant, name)
+    assert full_name(tenant, name) == full.removeprefix("default/")
+
+
+@pytest.mark.parametrize(
+    "full", ["", "/", "a/", "/a", "a/b/c", "../a", "a/..", "a/B", "A/b", "a%2fb", "a//b", "a\\b"]
+)
+def test_full_name_outside_the_rule_is_refused(full: str) -> None:
+    """No name leads out of its tenant."""
+    with pytest.raises(InvalidArgument):
+        check_full_name(full)
 
 
 @pytest.mark.parametrize(("vcpus", "memory_mib"), [(0, 256), (-1, 256), (1, 0), (1, -5)])
