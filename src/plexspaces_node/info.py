@@ -248,3 +248,34 @@ class StartedVm:
 
     vm: VmInfo
     vm_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One line of the audit log.
+
+    Attributes:
+        time: when it was done, RFC 3339 in UTC with microseconds.
+        kind: how who did it was known: `token`, `certificate`, `local` or `anonymous`.
+        who: the name of the token or certificate, or the user's on this machine; "" if unknown.
+        address: where the request came from, without its port.
+        tenant: whose admin may read the line; "" for the admin of all tenants alone.
+        verb: what was done, as the API calls it.
+        object: what it was done to, for example an application's full name; "" for nothing named.
+        result: `ok`, or the error's code.
+        duration_ns: how long it took.
+        count: how many equal refusals within a second the line stands for.
+        lost: how many lines before it could not be written.
+    """
+
+    time: str
+    kind: str
+    who: str
+    address: str
+    tenant: str
+    verb: str
+    object: str
+    result: str
+    duration_ns: int
+    count: int = 1
+    lost: int = 0

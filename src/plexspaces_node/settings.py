@@ -214,6 +214,9 @@ class LimitsSection(Section):
     compile_memory_mib: int = _number(4096, 256, MIB, "Memory limit of the compiler, in MiB.")
     mailbox: int = _number(1024, 1, 1_000_000, "Messages in flight for one application.")
     log_bytes: int = _number(2 * MIB, 4096, 1024 * MIB, "Log kept on disk for each application.")
+    audit_bytes: int = _number(
+        64 * MIB, MIB, 16 * 1024 * MIB, "Audit log kept on disk; the oldest lines are removed."
+    )
     keyvalue_bytes: int = _number(
         64 * MIB,
         0,

@@ -173,6 +173,7 @@ class TestEnvironment:
         ("limits.compile_memory_mib", "1500"),
         ("limits.mailbox", "16"),
         ("limits.log_bytes", "5000"),
+        ("limits.audit_bytes", "2000000"),
         ("limits.keyvalue_bytes", "0"),
         ("limits.registry_bytes", "2097152"),
         ("limits.snapshot_interval_s", "0.5"),

@@ -23,8 +23,11 @@ def path(short_dir: Path) -> Path:
 def test_open_when_nothing_is_there_then_every_directory_is_private(path: Path) -> None:
     """Opening makes the whole layout, closed to everybody else, and its parents."""
     with DataDirectory.open(path, "node-a") as directory:
-        made = (directory.artifacts, directory.cache, directory.vms, directory.logs)
-        assert {child.name for child in made} == {"artifacts", "cache", "vms", "logs"}
+        made = (
+            *(directory.artifacts, directory.cache, directory.vms),
+            *(directory.logs, directory.audit),
+        )
+        assert {child.name for child in made} == {"artifacts", "cache", "vms", "logs", "audit"}
         for child in (directory.path, *made):
             assert stat.S_IMODE(child.stat().st_mode) == 0o700
         assert directory.registry.parent == path

@@ -26,6 +26,7 @@ from plexspaces_node.http_notice import posted
 from plexspaces_node.info import NodeInfo
 from plexspaces_node.isolation import choose_driver, make_drivers
 from plexspaces_node.model import ENGINE, ENGINE_REVISION, VmConfig
+from plexspaces_node.node.access import audit
 from plexspaces_node.node.api import descriptors
 from plexspaces_node.node.api.boundary import Boundary
 from plexspaces_node.node.api.health import NodeHealth
@@ -139,6 +140,8 @@ class NodeBuilder:
             await end_machines(data.vms)
             driver, note = await choose_driver(config, self._driver)
             stack.callback(driver.close)
+            audit_log = audit.AuditLog(data.audit, config.limits.audit_bytes)
+            await stack.enter_async_context(audit_log)
             limits, node_health = config.limits, NodeHealth()
             context = await _open(stack, config, self._timeouts, data, driver, node_health)
             applications, artifacts = Applications(context), context.artifacts
@@ -178,6 +181,8 @@ class NodeBuilder:
             _warn_of_a_weaker_level(node, data.swap_level(driver.name), make_drivers(config))
             # From now on a client may have been told about something in it.
             data.keep()
+            audit_log.note(audit.of_node("Node/Start", config.node.id))
+            stack.callback(lambda: audit_log.note(audit.of_node("Node/Stop", config.node.id)))
             await server.start()
             await http.serve()
             await node_health.serve()

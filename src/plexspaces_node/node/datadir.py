@@ -14,6 +14,7 @@ the content of the files.
       cache/        compiled artifacts: native code, never from a user
       vms/          one bundle per VM
       logs/         one log per application
+      audit/        who did what
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class DataDirectory:
         """Claim the directory for the node and create its subdirectories; raises as `open` does."""
         with _usable(self.path):
             _claim(self)
-            for child in (self.artifacts, self.cache, self.vms, self.logs):
+            for child in (self.artifacts, self.cache, self.vms, self.logs, self.audit):
                 _make_private(child)
 
     def clear(self) -> None:
@@ -182,6 +183,11 @@ class DataDirectory:
     def logs(self) -> Path:
         """The directory of application logs."""
         return self.path / "logs"
+
+    @property
+    def audit(self) -> Path:
+        """The directory of the audit log."""
+        return self.path / "audit"
 
 
 @contextmanager
