@@ -21,6 +21,9 @@ from plexspaces_node.programs import cache_home
 _LOOPBACK = {"localhost": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 """The addresses at which clients on this host reach a node that is said to be there."""
 
+TLS_SCHEME = "https://"
+"""What the HTTP address begins with if a node serves HTTP over TLS."""
+
 _BYTES = 4096
 _BEING_WRITTEN = ".new-"
 
@@ -28,6 +31,7 @@ _BEING_WRITTEN = ".new-"
 def find(address: str, directory: Path | None = None) -> str | None:
     """Return the HTTP address of the node at `address`; None if no notice says it.
 
+    It is HOST:PORT, or https://HOST:PORT if that speaks TLS.
     Reads one small file; never raises. The node that wrote it runs, and on this host.
     """
     try:
@@ -52,8 +56,9 @@ def find(address: str, directory: Path | None = None) -> str | None:
 def posted(address: str, http_address: str, directory: Path | None = None) -> Iterator[None]:
     """Keep a notice that the node at `address` serves HTTP there; removed at the end.
 
-    Does nothing for an HTTP address that is "" or not of this host only. Raises OSError if the
-    notice cannot be written. Notices of nodes that were killed are removed.
+    `http_address` is HOST:PORT, or https://HOST:PORT. Does nothing for one that is "" or not of
+    this host only. Raises OSError if the notice cannot be written. Notices of nodes that were
+    killed are removed.
     """
     if not http_address or not _is_here(http_address):
         yield
@@ -68,7 +73,9 @@ def posted(address: str, http_address: str, directory: Path | None = None) -> It
         stack.callback(_remove, Path(file.name))
         # Before it has its name: nobody finds it without its lock.
         fcntl.flock(file, fcntl.LOCK_EX)
-        lines = (_reached_at(address), _this_host(), _reached_at(http_address))
+        scheme = TLS_SCHEME if http_address.startswith(TLS_SCHEME) else ""
+        here = scheme + _reached_at(http_address.removeprefix(TLS_SCHEME))
+        lines = (_reached_at(address), _this_host(), here)
         file.write("\n".join(lines).encode())
         file.flush()
         os.rename(file.name, path)
@@ -93,7 +100,7 @@ def _reached_at(address: str) -> str:
 
 def _is_here(address: str) -> bool:
     try:
-        return is_loopback(split_address(_reached_at(address))[0])
+        return is_loopback(split_address(_reached_at(address.removeprefix(TLS_SCHEME)))[0])
     except ValueError:
         return False
 

@@ -16,6 +16,7 @@ from plexspaces_node.client.http_messages import (
     HttpMessages,
 )
 from plexspaces_node.client.message import Message
+from plexspaces_node.client.tls import ClientTls
 from plexspaces_node.errors import (
     ActorFailed,
     ActorTrapped,
@@ -303,3 +304,16 @@ async def test_connection_that_was_idle_for_long_is_not_used(server: Server) -> 
     await messages.send(MESSAGE)
     assert server.connections == 2
     messages.close()
+
+
+async def test_messages_when_the_notice_says_tls_and_the_client_has_none_then_go_by_grpc(
+    server: Server,
+) -> None:
+    """And the reverse: a client that wants TLS sends nothing without it."""
+    address = server.address
+    for tls, told in ((None, f"https://{address}"), (ClientTls(), address)):
+        server.address = told
+        messages = HttpMessages("127.0.0.1:9000", tls=tls, http_address=server.look)
+        assert await messages.send(MESSAGE) is None
+        messages.close()
+    assert server.connections == 0

@@ -42,7 +42,9 @@ def test_notice_is_found_while_the_node_runs_and_is_gone_afterwards(tmp_path: Pa
         ("0.0.0.0:9000", "0.0.0.0:8080", NODE, HTTP),
         ("[::]:9000", "[::]:8080", "[::1]:9000", "[::1]:8080"),
         ("unix:/run/node.sock", HTTP, "unix:/run/node.sock", HTTP),
+        ("0.0.0.0:9000", "https://0.0.0.0:8080", NODE, f"https://{HTTP}"),
         (NODE, "192.0.2.1:8080", NODE, None),
+        (NODE, "https://192.0.2.1:8080", NODE, None),
         (NODE, "", NODE, None),
     ],
 )

@@ -17,9 +17,10 @@ import typer
 from plexspaces_node.cli.message import message_of
 from plexspaces_node.cli.options import Json, Name, NodeAddress, address_of
 from plexspaces_node.cli.output import milliseconds, note, print_json
-from plexspaces_node.client.address import check_address
+from plexspaces_node.client.address import parts_of
 from plexspaces_node.client.http_messages import HttpMessages
 from plexspaces_node.client.message import Message
+from plexspaces_node.client.tls import ClientTls
 from plexspaces_node.errors import ActorError, ActorFailed, ActorTrapped
 from plexspaces_node.info import InvokeResult
 
@@ -70,7 +71,7 @@ def invoke(  # noqa: PLR0913 - a command has a parameter for each of its flags
     payload = message_of(stdin, data, file)
     message = Message(name, message_type, payload, timeout)
     try:
-        result = asyncio.run(_send(check_address(address_of(node_address)), message))
+        result = asyncio.run(_send(address_of(node_address), message))
     except ActorError as error:
         if error.code == _UNKNOWN_MESSAGE and not message_type and isinstance(error, ActorFailed):
             error.hint = (
@@ -94,7 +95,8 @@ def invoke(  # noqa: PLR0913 - a command has a parameter for each of its flags
 
 async def _send(address: str, message: Message) -> InvokeResult:
     message.check()
-    by_http = HttpMessages(address)
+    target, is_https = parts_of(address)
+    by_http = HttpMessages(target, tls=ClientTls() if is_https else None)
     try:
         if (result := await by_http.send(message)) is not None:
             return result

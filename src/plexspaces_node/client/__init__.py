@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from plexspaces_node.client.node import NodeClient
     from plexspaces_node.client.options import DeployOptions, Progress
     from plexspaces_node.client.registry import VmRegistry
+    from plexspaces_node.client.tls import ClientTls
 
 __all__ = [
     "ApplicationDeployment",
     "Artifact",
+    "ClientTls",
     "DeployOptions",
     "DeployedApplication",
     "NodeClient",
@@ -29,6 +31,7 @@ __all__ = [
 _HOME = {
     "ApplicationDeployment": "deployment",
     "Artifact": "artifact",
+    "ClientTls": "tls",
     "DeployOptions": "options",
     "DeployedApplication": "deployment",
     "NodeClient": "node",

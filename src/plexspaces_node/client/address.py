@@ -5,15 +5,32 @@ from __future__ import annotations
 from plexspaces_node.address import DEFAULT_ADDRESS
 from plexspaces_node.errors import InvalidArgument
 
+_TLS_SCHEME = "https://"
+
+
+def parts_of(address: str) -> tuple[str, bool]:
+    """Return HOST:PORT or unix:PATH, and whether the address says that it speaks TLS.
+
+    Raises `InvalidArgument` for anything but HOST:PORT, https://HOST:PORT and unix:PATH.
+    """
+    checked = check_address(address)
+    return checked.removeprefix(_TLS_SCHEME), checked.startswith(_TLS_SCHEME)
+
 
 def check_address(address: str) -> str:
-    """Return the address if it is HOST:PORT or unix:PATH, else raise `InvalidArgument`."""
+    """Return the address if it is HOST:PORT, https://HOST:PORT or unix:PATH.
+
+    A slash at its end is taken away. Raises `InvalidArgument` for anything else.
+    """
     if address.startswith("unix:") and len(address) > len("unix:"):
         return address
-    host, colon, port = address.rpartition(":")
+    if address.startswith(_TLS_SCHEME):
+        address = address.removesuffix("/")
+    host, colon, port = address.removeprefix(_TLS_SCHEME).rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     digits = port.isascii() and port.isdigit()
-    if not (host and colon and digits and 0 < int(port) < 65536 and (bracketed or ":" not in host)):
+    named = bracketed or not {":", "/"} & set(host)
+    if not (host and colon and digits and 0 < int(port) < 65536 and named):
         raise InvalidArgument(
             f"node address {address!r} is not HOST:PORT",
             hint=f"for example --node-address {DEFAULT_ADDRESS}",

@@ -13,9 +13,10 @@ from plexspaces_node.api.generated.application_pb2_grpc import ApplicationServic
 from plexspaces_node.api.invoke import METHOD, SERVICE
 from plexspaces_node.api.options import client_options
 from plexspaces_node.api.status import from_grpc
-from plexspaces_node.client.address import check_address
+from plexspaces_node.client.address import parts_of
 from plexspaces_node.client.http_messages import HttpMessages
-from plexspaces_node.errors import WrongState
+from plexspaces_node.client.tls import ClientTls, explain
+from plexspaces_node.errors import ActorError, InvalidArgument, PlexSpacesError, WrongState
 
 if TYPE_CHECKING:
     # The stubs' type files have this class, but not the generated code.
@@ -37,14 +38,32 @@ class _Open(NamedTuple):
 
 
 class NodeConnection:
-    """A connection to one node; an async context manager that opens it."""
+    """A connection to one node; an async context manager that opens it.
 
-    def __init__(self, address: str = DEFAULT_ADDRESS, *, http: bool = True) -> None:
+    Attributes:
+        address: HOST:PORT or unix:PATH.
+        tls: what it trusts and proves itself with, None for a connection without TLS.
+    """
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        http: bool = True,
+        tls: ClientTls | None = None,
+    ) -> None:
         """Set the address without connecting; raises `InvalidArgument` if it is invalid.
 
-        Unless `http`, messages go by gRPC even if they could go by HTTP.
+        Unless `http`, messages go by gRPC even if they could go by HTTP. With `tls`, or an address
+        that begins with `https://`, the connection is encrypted and the node has to prove its name.
         """
-        self.address = check_address(address)
+        self.address, is_https = parts_of(address)
+        self.tls = tls or (ClientTls() if is_https else None)
+        if self.tls is not None and self.address.startswith("unix:"):
+            raise InvalidArgument(
+                f"the node at {self.address} is reached without TLS: nobody is in between",
+                hint="omit what is for TLS",
+            )
         self._http = http
         self._opened: _Open | None = None
 
@@ -54,12 +73,16 @@ class NodeConnection:
     async def __aenter__(self) -> Self:
         if self._opened is not None:
             raise WrongState(f"the client of {self.address} is already open")
-        channel = grpc.aio.insecure_channel(self.address, options=client_options())
+        if self.tls is None:
+            channel = grpc.aio.insecure_channel(self.address, options=client_options())
+        else:
+            credentials = grpc.ssl_channel_credentials(*self.tls.contents())
+            channel = grpc.aio.secure_channel(self.address, credentials, options=client_options())
         self._opened = _Open(
             channel,
             ApplicationServiceStub(channel),
             channel.unary_unary(f"/{SERVICE}/{METHOD}"),
-            HttpMessages(self.address) if self._http else None,
+            HttpMessages(self.address, tls=self.tls) if self._http else None,
         )
         return self
 
@@ -96,7 +119,7 @@ class NodeConnection:
         try:
             return await call
         except grpc.aio.AioRpcError as error:
-            raise from_grpc(error, address=self.address) from error
+            raise await self._error_of(error) from error
 
     async def _stream(self, call: grpc.aio.UnaryStreamCall[_Q, _T]) -> AsyncGenerator[_T, None]:
         """Yield a node's messages; closing the generator ends the call."""
@@ -104,6 +127,12 @@ class NodeConnection:
             async for message in call:
                 yield message
         except grpc.aio.AioRpcError as error:
-            raise from_grpc(error, address=self.address) from error
+            raise await self._error_of(error) from error
         finally:
             call.cancel()
+
+    async def _error_of(self, error: grpc.aio.AioRpcError) -> PlexSpacesError | ActorError:
+        told = from_grpc(error, address=self.address)
+        if error.code() is not grpc.StatusCode.UNAVAILABLE or self.address.startswith("unix:"):
+            return told
+        return await explain(self.address, self.tls) or told

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import ssl
 import time
 from base64 import b64decode
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from urllib.parse import quote
 from plexspaces_node.address import split_address
 from plexspaces_node.client.http_connection import ConnectionEnded, HttpConnection, Response
 from plexspaces_node.client.message import Message
+from plexspaces_node.client.tls import ClientTls
 from plexspaces_node.errors import (
     PLATFORM_ERRORS,
     ActorError,
@@ -30,7 +32,7 @@ from plexspaces_node.errors import (
     Unavailable,
     platform_error,
 )
-from plexspaces_node.http_notice import find
+from plexspaces_node.http_notice import TLS_SCHEME, find
 from plexspaces_node.info import InvokeResult, MessageTimings
 
 MOST_CONNECTIONS = 100
@@ -57,12 +59,24 @@ _PLATFORM_CODES = frozenset(error.code for error in PLATFORM_ERRORS)
 class HttpMessages:
     """The messages to the node at one address. Used on one event loop."""
 
-    def __init__(self, address: str, *, http_address: Callable[[str], str | None] = find) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        tls: ClientTls | None = None,
+        http_address: Callable[[str], str | None] = find,
+    ) -> None:
         """Set the address of the node's gRPC API, without connecting.
 
-        `http_address` returns for it where the node serves HTTP, or None.
+        `http_address` returns for it where the node serves HTTP, or None. Raises `InvalidArgument`
+        for files of `tls` that cannot be used.
         """
         self._address = address
+        self._tls: ssl.SSLContext | None = None
+        self._server_name: str | None = None
+        if tls is not None:
+            # The name that the caller knows: the notice has an address of this host.
+            self._tls, self._server_name = tls.context(), split_address(address)[0]
         self._http_address = http_address
         self._connections: set[HttpConnection] = set()
         self._idle: list[HttpConnection] = []
@@ -118,12 +132,17 @@ class HttpMessages:
             self._drop(kept)
         if now_s < self._look_at_s or len(self._connections) + self._connecting >= MOST_CONNECTIONS:
             return None
-        if (address := self._http_address(self._address)) is None:
+        address = self._http_address(self._address)
+        # By gRPC, the caller learns what is wrong.
+        if address is None or address.startswith(TLS_SCHEME) != (self._tls is not None):
             self._look_at_s = now_s + LOOK_AGAIN_S
             return None
+        host, port = split_address(address.removeprefix(TLS_SCHEME))
         self._connecting += 1
         try:
-            _, connection = await loop.create_connection(HttpConnection, *split_address(address))
+            _, connection = await loop.create_connection(
+                HttpConnection, host, port, ssl=self._tls, server_hostname=self._server_name
+            )
         except OSError:
             self._look_at_s = now_s + LOOK_AGAIN_S
             return None
