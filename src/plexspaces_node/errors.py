@@ -61,10 +61,20 @@ class WrongState(PlexSpacesError):
 
 
 class ResourceExhausted(PlexSpacesError):
-    """A limit was reached; back off or add capacity."""
+    """A limit was reached; back off or add capacity.
+
+    Attributes:
+        retry_after_s: after how many seconds the same request is likely to succeed, or None.
+    """
 
     code = "resource_exhausted"
     retryable = True
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
 
 
 class Unavailable(PlexSpacesError):

@@ -185,6 +185,27 @@ def _allowed_hosts(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE applications ADD COLUMN allow_hosts TEXT NOT NULL DEFAULT '[]'")
 
 
+def _quotas(connection: sqlite3.Connection) -> None:
+    connection.execute(
+        """
+        CREATE TABLE quotas (
+            tenant TEXT NOT NULL,
+            application TEXT NOT NULL,
+            key TEXT NOT NULL,
+            value INTEGER NOT NULL,
+            PRIMARY KEY (tenant, application, key)
+        ) STRICT
+        """
+    )
+    connection.execute(
+        "ALTER TABLE applications ADD COLUMN keyvalue_keys INTEGER NOT NULL DEFAULT 0"
+    )
+    connection.execute(
+        "UPDATE applications SET keyvalue_keys ="
+        " (SELECT COUNT(*) FROM keyvalue WHERE application = number)"
+    )
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     _applications,
     _state,
@@ -192,6 +213,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     _states_in_parts,
     _rows_by_number,
     _allowed_hosts,
+    _quotas,
 )
 """Step N of the schema is element N-1; append only."""
 

@@ -46,7 +46,9 @@ from plexspaces_node.model import (
 )
 from plexspaces_node.node.registry import keyvalue, snapshots
 from plexspaces_node.node.registry.database import Database, Value
+from plexspaces_node.node.registry.keyvalue import StoreBound
 from plexspaces_node.node.registry.migrations import MIGRATIONS, Migration
+from plexspaces_node.node.registry.quotas import QuotaRows
 from plexspaces_node.node.registry.snapshots import Parts, SnapshotRecord
 from plexspaces_node.node.registry.sqlite_errors import Damaged
 from plexspaces_node.node.registry.sqlite_file import DEFAULT_BOUNDS, Bounds, Mode
@@ -123,10 +125,12 @@ class Registry:
 
     Attributes:
         is_new: whether there was no file, or an empty one, before it was opened.
+        quotas: the quotas of tenants and applications.
     """
 
     def __init__(self, database: Database, *, keyvalue_limit_bytes: int, is_new: bool) -> None:
         self.is_new = is_new
+        self.quotas = QuotaRows(database)
         self._database = database
         self._call = database.call
         self._free = database.free
@@ -258,18 +262,22 @@ class Registry:
         keyvalue.check_key(key)
         return await self._call(Mode.READ, lambda connection: keyvalue.get(connection, name, key))
 
-    async def kv_put(self, name: str, key: str, value: Value) -> None:
+    async def kv_put(
+        self, name: str, key: str, value: Value, bound: StoreBound | None = None
+    ) -> None:
         """Set an application's key.
 
         Raises `InvalidArgument` for a key that is empty or over `keyvalue.KEY_LIMIT_BYTES`,
         `NotFound` if the application does not exist, `ResourceExhausted` if its rows would use more
-        than the limit; nothing is changed then.
+        than the limit or than a quota of `bound`; nothing is changed then.
         """
         keyvalue.check_key(key)
         limit_bytes = self._keyvalue_limit
         await self._call(
             Mode.WRITE,
-            lambda connection: keyvalue.put(connection, name, key, value, limit_bytes=limit_bytes),
+            lambda connection: keyvalue.put(
+                connection, name, key, value, limit_bytes=limit_bytes, bound=bound
+            ),
         )
 
     async def kv_delete(self, name: str, key: str) -> None:

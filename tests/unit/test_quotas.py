@@ -1,0 +1,250 @@
+"""Quotas: how they are written, what they count, whom they refuse and what the refusal says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.records import record_of
+
+from plexspaces_node.errors import InvalidArgument, ResourceExhausted
+from plexspaces_node.node.applications.quotas import Quotas, TokenBucket
+from plexspaces_node.node.outgoing.call import CallFailed
+from plexspaces_node.node.registry.registry import Registry
+from plexspaces_node.quota import Key, Subject, key_of, parsed, shown
+
+SHOP = Subject("shop")
+CART = Subject("shop", "cart")
+S = 1_000_000_000
+
+
+class Clock:
+    """A clock that only the test moves, in nanoseconds."""
+
+    def __init__(self) -> None:
+        self.now = 5 * S
+
+    def __call__(self) -> int:
+        return self.now
+
+
+class TestValues:
+    @pytest.mark.parametrize(
+        ("key", "text", "value"),
+        [
+            (Key.MEMORY_MIB, "2048", 2048),
+            (Key.MEMORY_MIB, "2GiB", 2048),
+            (Key.MEMORY_MIB, "1.5 GiB", 1536),
+            (Key.MEMORY_MIB, "1", 1),
+            (Key.ARTIFACT_BYTES, "10MiB", 10 * 2**20),
+            (Key.KEYVALUE_BYTES, "1GB", 10**9),
+            (Key.LOG_BYTES, "4096", 4096),
+            (Key.CPU_PERCENT, "50%", 50),
+            (Key.MESSAGES_PER_S, "100", 100),
+            (Key.MESSAGES_PER_S, "none", 0),
+            (Key.IN_FLIGHT, "0", 0),
+        ],
+    )
+    def test_value_when_written_then_read(self, key: Key, text: str, value: int) -> None:
+        """Numbers as they are, bytes with their units, and none."""
+        assert parsed(key, text) == value
+
+    @pytest.mark.parametrize(
+        ("key", "text"),
+        [
+            (Key.MEMORY_MIB, "2 parsecs"),
+            (Key.MESSAGES_PER_S, "10MiB"),
+            (Key.MESSAGES_PER_S, "1.5"),
+            (Key.MESSAGES_PER_S, "-1"),
+            (Key.LOG_BYTES, "100"),
+            (Key.OUTGOING_BYTES, "1"),
+            (Key.IN_FLIGHT, str(2**60)),
+            (Key.APPLICATIONS, ""),
+        ],
+    )
+    def test_value_when_it_means_nothing_then_invalid_with_an_example(
+        self, key: Key, text: str
+    ) -> None:
+        """The hint has a value that works."""
+        with pytest.raises(InvalidArgument) as caught:
+            parsed(key, text)
+        assert f"{key}=" in (caught.value.hint or "")
+
+    def test_key_when_unknown_then_every_key_is_named(self) -> None:
+        """A typing error is answered with what there is."""
+        with pytest.raises(InvalidArgument, match="no quota 'memory'") as caught:
+            key_of("memory")
+        assert "memory_mib" in (caught.value.hint or "")
+
+    def test_shown_when_bytes_then_with_a_unit(self) -> None:
+        """People read units."""
+        assert shown(Key.MEMORY_MIB, 2048) == "2 GiB"
+        assert shown(Key.LOG_BYTES, 512) == "512 B"
+        assert shown(Key.CPU_PERCENT, 50) == "50 %"
+        assert shown(Key.IN_FLIGHT, 7) == "7"
+
+
+class TestTokenBucket:
+    def test_burst_when_it_is_used_up_then_the_wait_is_exact(self) -> None:
+        """One second's worth at once, then each token when it is due, to the nanosecond."""
+        clock = Clock()
+        bucket = TokenBucket(10, clock)
+        for _ in range(10):
+            assert bucket.wait_ns() == 0
+            bucket.take()
+        assert bucket.used == 10
+        wait = bucket.wait_ns()
+        assert 0 < wait <= S // 10 + 1
+        clock.now += wait - 2
+        assert bucket.wait_ns() > 0
+        clock.now += 2
+        assert bucket.wait_ns() == 0
+
+    def test_rate_when_asked_for_long_then_it_holds(self) -> None:
+        """In ten seconds: the burst and ten seconds' worth, not more."""
+        clock = Clock()
+        bucket, taken = TokenBucket(7, clock), 0
+        end = clock.now + 10 * S
+        while clock.now < end:
+            if not bucket.wait_ns():
+                bucket.take()
+                taken += 1
+            clock.now += S // 100
+        assert 75 <= taken <= 78
+
+    def test_spend_when_more_than_there_is_then_the_pause_pays_it_back(self) -> None:
+        """A large piece is paid for afterwards."""
+        bucket = TokenBucket(1000, Clock())
+        assert bucket.spend(1000) == 0
+        assert bucket.spend(500) == pytest.approx(0.5)
+
+
+class TestGate:
+    def test_gate_when_there_are_no_quotas_then_open(self) -> None:
+        """Nothing is counted for an application without quotas."""
+        gate = Quotas().gate("cart")
+        assert gate.is_open
+        gate.admit()
+
+    def test_messages_when_over_the_rate_then_says_whose_quota_and_when_to_come_back(self) -> None:
+        """The time is the one after which a message is admitted."""
+        clock = Clock()
+        quotas = Quotas(clock=clock)
+        gate = quotas.gate("shop/cart")
+        quotas.change(SHOP, {Key.MESSAGES_PER_S: 2})
+        gate.admit()
+        gate.admit()
+        with pytest.raises(ResourceExhausted, match=r"tenant 'shop'.* messages_per_s=2") as caught:
+            gate.admit()
+        assert "quota show --tenant shop" in (caught.value.hint or "")
+        after_s = caught.value.retry_after_s
+        assert after_s == pytest.approx(0.5)
+        assert after_s is not None
+        clock.now += int(after_s * S) + 1
+        gate.admit()
+
+    def test_messages_when_one_of_two_quotas_is_used_up_then_the_other_is_not_charged(self) -> None:
+        """A refused message costs no token of the tenant."""
+        clock = Clock()
+        quotas = Quotas(
+            {SHOP: {Key.MESSAGES_PER_S: 10}, CART: {Key.MESSAGES_PER_S: 1}}, clock=clock
+        )
+        gate = quotas.gate("shop/cart")
+        gate.admit()
+        for _ in range(50):
+            with pytest.raises(ResourceExhausted, match="application 'shop/cart'"):
+                gate.admit()
+        bucket = quotas.meter(SHOP).messages
+        assert bucket is not None
+        assert bucket.used == 1
+
+    def test_tenant_when_its_applications_share_a_quota_then_others_are_untouched(self) -> None:
+        """Both applications of the tenant use one bucket; another tenant has its own."""
+        quotas = Quotas({SHOP: {Key.MESSAGES_PER_S: 2}}, clock=Clock())
+        quotas.gate("shop/cart").admit()
+        quotas.gate("shop/stock").admit()
+        with pytest.raises(ResourceExhausted):
+            quotas.gate("shop/cart").admit()
+        quotas.gate("cart").admit()
+
+    def test_in_flight_when_reached_then_refused_until_one_is_answered(self) -> None:
+        """The number is asked for, so that a quota set meanwhile counts what is in flight."""
+        flying = {CART: 3, SHOP: 4}
+        quotas = Quotas()
+        quotas.in_flight = flying.__getitem__
+        gate = quotas.gate("shop/cart")
+        quotas.change(SHOP, {Key.IN_FLIGHT: 4})
+        with pytest.raises(ResourceExhausted, match="in_flight=4: 4 are in flight"):
+            gate.admit()
+        flying[SHOP] = 3
+        gate.admit()
+
+    def test_quota_when_removed_then_the_gate_is_open(self) -> None:
+        """None is as if there had never been one."""
+        quotas = Quotas({CART: {Key.MESSAGES_PER_S: 1}})
+        gate = quotas.gate("shop/cart")
+        assert not gate.is_open
+        quotas.change(CART, {Key.MESSAGES_PER_S: 0})
+        assert gate.is_open
+        assert quotas.limits(CART) == {}
+
+    def test_outgoing_calls_when_at_the_quota_then_one_more_fails_and_an_end_makes_room(
+        self,
+    ) -> None:
+        """The application is told the quota; other calls are not ended."""
+        quotas = Quotas({SHOP: {Key.OUTGOING_CALLS: 1}})
+        quotas.gate("shop/cart").begin_call()
+        with pytest.raises(CallFailed, match="outgoing_calls=1"):
+            quotas.gate("shop/stock").begin_call()
+        quotas.gate("shop/cart").end_call()
+        quotas.gate("shop/stock").begin_call()
+        assert quotas.meter(Subject("shop", "cart")).calls == 0
+
+    def test_log_bytes_when_the_tenant_has_several_applications_then_they_share(self) -> None:
+        """A tenant's bound is divided; the node's and the application's own bounds hold too."""
+        quotas = Quotas({SHOP: {Key.LOG_BYTES: 100_000}, CART: {Key.LOG_BYTES: 20_000}})
+        assert quotas.log_bytes("shop/stock", beside=2, most=2_000_000) == 50_000
+        assert quotas.log_bytes("shop/cart", beside=2, most=2_000_000) == 20_000
+        assert quotas.log_bytes("shop/stock", beside=2, most=10_000) == 10_000
+        assert quotas.log_bytes("cart", beside=2, most=2_000_000) == 2_000_000
+
+
+class TestRows:
+    async def test_quotas_when_the_registry_is_reopened_then_they_are_there(
+        self, tmp_path: Path
+    ) -> None:
+        """Set, changed and removed quotas survive the node."""
+        path = tmp_path / "registry.db"
+        async with Registry.open(path) as registry:
+            await registry.quotas.store(SHOP, {Key.VCPUS: 4, Key.IN_FLIGHT: 9})
+            await registry.quotas.store(CART, {Key.VCPUS: 1})
+            await registry.quotas.store(SHOP, {Key.VCPUS: 2, Key.IN_FLIGHT: 0})
+        async with Registry.open(path) as registry:
+            assert await registry.quotas.load() == {SHOP: {Key.VCPUS: 2}, CART: {Key.VCPUS: 1}}
+
+    async def test_keys_when_at_a_quota_then_refused_and_changing_one_is_not(
+        self, tmp_path: Path
+    ) -> None:
+        """By number of keys of the application, and by bytes of the whole tenant."""
+        quotas = Quotas({CART: {Key.KEYVALUE_KEYS: 1}, SHOP: {Key.KEYVALUE_BYTES: 300}})
+        async with Registry.open(tmp_path / "registry.db") as registry:
+            for name in ("shop/cart", "shop/stock", "cart"):
+                await registry.insert_application(record_of(name, id=name))
+            cart, stock = quotas.store_bound("shop/cart"), quotas.store_bound("shop/stock")
+            await registry.kv_put("shop/cart", "a", b"1" * 100, cart)
+            with pytest.raises(ResourceExhausted, match="keyvalue_keys=1"):
+                await registry.kv_put("shop/cart", "b", b"", cart)
+            await registry.kv_put("shop/cart", "a", b"2" * 100, cart)
+            with pytest.raises(ResourceExhausted, match=r"tenant 'shop'.*keyvalue_bytes=300"):
+                await registry.kv_put("shop/stock", "a", b"1" * 200, stock)
+            await registry.kv_put("shop/stock", "a", b"1" * 50, stock)
+            assert quotas.store_bound("cart") is None
+            await registry.kv_put("cart", "a", b"1" * 500)
+            tenant, each = await registry.quotas.stores("shop", ("shop/cart", "shop/stock"))
+            assert tenant.keys == 2
+            assert [use.keys for use in each] == [1, 1]
+            await registry.kv_delete("shop/cart", "a")
+            await registry.kv_delete("shop/cart", "a")
+            assert (await registry.quotas.stores("shop", ("shop/cart",)))[1][0].keys == 0
+            default, _ = await registry.quotas.stores("default", ())
+            assert default.keys == 1
