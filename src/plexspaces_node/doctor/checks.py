@@ -42,6 +42,7 @@ from plexspaces_node.vm.bundle import SOCKET_PATH_LIMIT_BYTES, Bundle
 from plexspaces_node.vm.driver import Driver, Health
 
 DEPENDENCIES: Mapping[str, str] = {
+    "cryptography": "cryptography.hazmat.primitives.ciphers.aead",
     "googleapis-common-protos": "google.rpc.status_pb2",
     "grpcio": "grpc.aio",
     "grpcio-health-checking": "grpc_health.v1.health",
