@@ -7,7 +7,9 @@ from contextlib import ExitStack
 import pytest
 
 from plexspaces_node.errors import ResourceExhausted
+from plexspaces_node.model import VmConfig
 from plexspaces_node.node.applications.capacity import Bounds, Capacity, Held
+from plexspaces_node.quota import Key, Subject
 
 
 class Node:
@@ -17,19 +19,25 @@ class Node:
         self, *, applications: int = 3, empty_vms: int = 2, memory_mib: int = 1000
     ) -> None:
         self.applications: dict[str, int] = {}
+        self.vcpus: dict[str, int] = {}
+        self.quotas: dict[tuple[Subject, Key], int] = {}
         self.empty_vms: dict[str, int] = {}
         bounds = Bounds(applications, empty_vms, memory_mib)
-        self.capacity = Capacity(bounds, lambda: Held(self.applications, self.empty_vms))
+        self.capacity = Capacity(
+            bounds,
+            lambda: Held(self.applications, self.empty_vms, self.vcpus),
+            lambda subject, key: self.quotas.get((subject, key), 0),
+        )
 
 
 def test_applications_when_they_are_being_made_then_they_count() -> None:
     """The one too many is refused before any is there, and taken once another has failed."""
     node = Node(applications=2)
     node.applications["there"] = 0
-    with node.capacity.for_application("made", 100):
+    with node.capacity.for_application("made", VmConfig(memory_mib=100)):
         with (
             pytest.raises(ResourceExhausted, match="has 2 applications") as caught,
-            node.capacity.for_application("more", 100),
+            node.capacity.for_application("more", VmConfig(memory_mib=100)),
         ):
             pass
         assert "[limits] applications" in (caught.value.hint or "")
@@ -37,7 +45,7 @@ def test_applications_when_they_are_being_made_then_they_count() -> None:
         node.applications["made"] = 100
         assert len(node.applications) == 2
     del node.applications["made"]
-    with node.capacity.for_application("more", 100):
+    with node.capacity.for_application("more", VmConfig(memory_mib=100)):
         pass
 
 
@@ -52,7 +60,7 @@ def test_empty_vms_when_they_are_being_made_then_they_count() -> None:
         ):
             pass
         assert "[limits] empty_vms" in (caught.value.hint or "")
-        with node.capacity.for_application("app", 64):
+        with node.capacity.for_application("app", VmConfig(memory_mib=64)):
             pass
 
 
@@ -61,14 +69,14 @@ def test_memory_when_it_is_promised_then_it_counts_for_both_kinds_together() -> 
     node = Node(memory_mib=1000)
     node.applications |= {"runs": 300, "stopped": 0}
     node.empty_vms["empty"] = 300
-    with node.capacity.for_application("made", 300):
+    with node.capacity.for_application("made", VmConfig(memory_mib=300)):
         with (
             pytest.raises(ResourceExhausted, match="900 MiB in total, 101 MiB more") as caught,
             node.capacity.for_empty_vm("more", 101),
         ):
             pass
         assert "[limits] memory_mib" in (caught.value.hint or "")
-        with node.capacity.for_application("stopped", 100):
+        with node.capacity.for_application("stopped", VmConfig(memory_mib=100)):
             pass
 
 
@@ -76,15 +84,15 @@ def test_memory_when_an_application_takes_an_empty_machine_then_it_counts_once()
     """The machine is there already, whatever size the deploy names."""
     node = Node(memory_mib=500)
     node.empty_vms["vm"] = 400
-    with node.capacity.for_application("app", 10, vm_id="vm"):
+    with node.capacity.for_application("app", VmConfig(memory_mib=10), vm_id="vm"):
         del node.empty_vms["vm"]
         with (
             pytest.raises(ResourceExhausted, match="400 MiB in total"),
-            node.capacity.for_application("other", 101),
+            node.capacity.for_application("other", VmConfig(memory_mib=101)),
         ):
             pass
         node.applications["app"] = 400
-        with node.capacity.for_application("other", 100):
+        with node.capacity.for_application("other", VmConfig(memory_mib=100)):
             pass
 
 
@@ -92,11 +100,14 @@ def test_memory_when_a_version_takes_no_more_than_the_one_before_then_it_passes(
     """A bound that was lowered keeps nobody from replacing what there is."""
     node = Node(memory_mib=200)
     node.applications |= {"one": 300, "two": 300}
-    with node.capacity.for_application("one", 300), node.capacity.for_application("two", 200):
+    with (
+        node.capacity.for_application("one", VmConfig(memory_mib=300)),
+        node.capacity.for_application("two", VmConfig(memory_mib=200)),
+    ):
         pass
     with (
         pytest.raises(ResourceExhausted, match="600 MiB in total, 1 MiB more"),
-        node.capacity.for_application("one", 301),
+        node.capacity.for_application("one", VmConfig(memory_mib=301)),
     ):
         pass
 
@@ -107,6 +118,60 @@ def test_claims_when_many_end_in_any_order_then_nothing_is_left() -> None:
     for _ in range(3):
         with ExitStack() as stack:
             for name in ("a", "b", "c"):
-                stack.enter_context(node.capacity.for_application(name, 100))
+                stack.enter_context(node.capacity.for_application(name, VmConfig(memory_mib=100)))
             with pytest.raises(ResourceExhausted):
-                stack.enter_context(node.capacity.for_application("d", 1))
+                stack.enter_context(node.capacity.for_application("d", VmConfig(memory_mib=1)))
+
+
+@pytest.mark.parametrize(
+    ("subject", "key", "limit", "why"),
+    [
+        (Subject("shop"), Key.APPLICATIONS, 1, "has 1 and would have 2"),
+        (Subject("shop"), Key.MEMORY_MIB, 350, "has 200 MiB and would have 400 MiB"),
+        (Subject("shop"), Key.VCPUS, 3, "has 2 and would have 4"),
+        (Subject("shop", "stock"), Key.MEMORY_MIB, 128, "has 0 B and would have 200 MiB"),
+    ],
+)
+def test_quota_when_one_more_would_exceed_it_then_refused_with_whose_and_how_much(
+    subject: Subject, key: Key, limit: int, why: str
+) -> None:
+    """What is being made counts; another tenant is not touched by it."""
+    node = Node(applications=9, memory_mib=10_000)
+    node.quotas[subject, key] = limit
+    size = VmConfig(vcpus=2, memory_mib=200)
+    with node.capacity.for_application("shop/cart", size):
+        with (
+            pytest.raises(ResourceExhausted, match=why) as caught,
+            node.capacity.for_application("shop/stock", size),
+        ):
+            pass
+        assert f"{subject} has reached its quota {key}={limit}" in caught.value.message
+        assert f"quota show {subject.flags}" in (caught.value.hint or "")
+        with node.capacity.for_application("stock", size):
+            pass
+
+
+def test_quota_when_it_was_lowered_then_what_there_is_can_be_replaced_and_started() -> None:
+    """Only what grows is refused: a version of the same size takes the place of the one before."""
+    node = Node(applications=9, memory_mib=10_000)
+    node.applications |= {"shop/cart": 200, "shop/stock": 0}
+    node.quotas[Subject("shop"), Key.APPLICATIONS] = 1
+    node.quotas[Subject("shop"), Key.MEMORY_MIB] = 100
+    with node.capacity.for_application("shop/cart", VmConfig(memory_mib=200)):
+        pass
+    with (
+        pytest.raises(ResourceExhausted, match="memory_mib=100"),
+        node.capacity.for_application("shop/stock", VmConfig(memory_mib=64)),
+    ):
+        pass
+
+
+def test_artifacts_when_several_are_deployed_at_once_then_the_later_know_the_earlier() -> None:
+    """Of the same tenant, and without the application's own."""
+    node, size = Node(), VmConfig(memory_mib=1)
+    with (
+        node.capacity.for_application("shop/cart", size, digest="a") as first,
+        node.capacity.for_application("shop/stock", size, digest="b") as second,
+        node.capacity.for_application("cart", size, digest="c") as third,
+    ):
+        assert [set(one) for one in (first, second, third)] == [set(), {"a"}, set()]

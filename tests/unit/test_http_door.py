@@ -64,6 +64,20 @@ async def test_error_becomes_a_problem(
     assert len(caplog.records) == logged
 
 
+@pytest.mark.parametrize(("after_s", "told_s"), [(0.02, b"1"), (2.4, b"3"), (None, b"1")])
+async def test_limit_that_says_when_to_come_back_is_told_in_whole_seconds(
+    after_s: float | None, told_s: bytes
+) -> None:
+    """Never less than the error says; exactly in the members."""
+
+    async def fail(_: Request) -> Response:
+        raise ResourceExhausted("too fast", retry_after_s=after_s)
+
+    response = await door(fail).answer(request())
+    assert dict(response.headers)[b"retry-after"] == told_s
+    assert told(response).get("retry_after_s") == after_s
+
+
 async def test_requests_beyond_the_limit_are_refused() -> None:
     """With 429 and when to come again; once one is answered there is room."""
     gate = asyncio.Event()

@@ -15,6 +15,7 @@ from plexspaces_node.model import ArtifactKind
 from plexspaces_node.node.applications import messages
 from plexspaces_node.node.applications.intake import HOLD_S, Intake
 from plexspaces_node.node.applications.messages import Messages
+from plexspaces_node.node.applications.quotas import Quotas
 from plexspaces_node.node.applications.tally import Tally
 from plexspaces_node.node.machines import exchanges
 from plexspaces_node.node.machines.agent_client import IN_FLIGHT_BYTES
@@ -22,6 +23,7 @@ from plexspaces_node.node.machines.exchanges import Exchange
 from plexspaces_node.node.machines.in_flight import InFlight
 from plexspaces_node.node.machines.machine import AgentLimits
 from plexspaces_node.node.machines.pending import Done
+from plexspaces_node.quota import Key, Subject
 from plexspaces_node.settings import LimitsSection
 from plexspaces_node.tasks import Leave
 
@@ -86,11 +88,13 @@ class World:
         limits = AgentLimits("n", 1024, in_flight_limit=4, in_flight=self.in_flight)
         self.intake = Intake(lambda: self.refused, limits)
         self.tally = Tally()
+        self.quotas = Quotas()
         self.record = SimpleNamespace(kind=ArtifactKind.ACTOR)
         supervisor = SimpleNamespace(
             record=self.record,
             intake=self.intake,
             tally=self.tally,
+            gate=self.quotas.gate("app"),
             journal=SimpleNamespace(note=lambda level, text: self.notes.append(text)),
         )
         roster: Any = SimpleNamespace(named=lambda name: supervisor)
@@ -308,3 +312,30 @@ async def test_component_that_is_told_something_gets_a_request(world: World) -> 
     assert world.order() == ["/greet"]
     assert world.notes == ["a message from 'other': no greeting today"]
     assert (world.tally.messages, world.in_flight.bytes) == (1, 0)
+
+
+async def test_quota_when_used_up_then_every_way_into_the_application_is_refused(
+    world: World,
+) -> None:
+    """Messages, what another application tells, and requests to a component, of which none is sent.
+
+    The message that a component gets as a request is counted once.
+    """
+    world.quotas.change(Subject("default", "app"), {Key.MESSAGES_PER_S: 2})
+    sent = await world.waiting("1", "2")
+    with pytest.raises(ResourceExhausted, match="messages_per_s=2"):
+        await world.messages.invoke("app", "3", b"", MINUTE_NS)
+    with pytest.raises(ResourceExhausted, match="messages_per_s=2"):
+        world.messages.tell("other", link.Tell(to="app", type="4"), b"")
+    world.record.kind = ArtifactKind.HTTP_COMPONENT
+    with pytest.raises(ResourceExhausted, match="messages_per_s=2"):
+        await world.messages.exchange("app", link.RequestHead(), b"", MINUTE_NS)
+    world.quotas.change(Subject("default", "app"), {Key.MESSAGES_PER_S: 1})
+    message = world.send("5")
+    world.intake.open(world.agent)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert world.order() == ["1", "2", "/5"]
+    await asyncio.gather(*sent)
+    message.cancel()
+    await asyncio.gather(message, return_exceptions=True)

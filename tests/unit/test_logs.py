@@ -349,3 +349,23 @@ class TestEnd:
         remove_all_but(tmp_path, ("one",))
         assert {path.name for path in tmp_path.iterdir()} == {*stay, "stuck.log"}
         assert "stuck.log, which belongs to no application" in caplog.text
+
+
+async def test_bound_when_lowered_then_the_files_come_below_it_and_no_line_hangs(
+    log: ApplicationLog, path: Path
+) -> None:
+    """What was there goes with the lines that follow; a line that is too long now is dropped."""
+    log.append(record("x" * 12_000))
+    await written(log)
+    log.append(record("y" * 12_000))
+    log.bound(MIN_LIMIT_BYTES)
+    for number in range(200):
+        log.append(record(f"line {number}"))
+    await written(log)
+    assert log.size_bytes == sum(one.stat().st_size for one in path.parent.iterdir())
+    assert log.size_bytes <= MIN_LIMIT_BYTES
+    assert messages(await log.read())[-1] == "line 199"
+    log.bound(LIMIT)
+    log.append(record("z" * 12_000))
+    await written(log)
+    assert len((await log.read())[-1].message) == 12_000

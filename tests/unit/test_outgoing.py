@@ -19,7 +19,7 @@ import pytest
 
 from plexspaces_node.allowed_hosts import Address, AllowedHosts
 from plexspaces_node.node.outgoing import outgoing as bounds
-from plexspaces_node.node.outgoing.call import CallFailed, Headers, Piece, Request
+from plexspaces_node.node.outgoing.call import CallFailed, Code, Headers, Piece, Request
 from plexspaces_node.node.outgoing.connector import ATTEMPT_S, CONNECT_S, RESOLVE_S, Stream
 from plexspaces_node.node.outgoing.exchange import (
     HEAD_BYTES,
@@ -827,3 +827,62 @@ async def test_call_when_cancelled_then_everything_is_closed_and_logged(world: W
         "HTTP POST http://example.com:80: 5 bytes out, 0 bytes in, 1000 ms, "
         "ended by the application"
     )
+
+
+class Allowed:
+    """An allowance of so many bytes that are free, each further one costs a millisecond."""
+
+    def __init__(self, free: int) -> None:
+        self.free = free
+        self.calls = 0
+        self.refusal: CallFailed | None = None
+
+    def begin_call(self) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.calls += 1
+
+    def end_call(self) -> None:
+        self.calls -= 1
+
+    def spend(self, count: int) -> float:
+        self.free -= count
+        return max(0, -self.free) / 1000
+
+
+async def test_bodies_when_over_the_allowance_then_they_pause_and_are_whole(world: World) -> None:
+    """Both directions pay for their bytes, and the call counts until it ends."""
+    allowance = Allowed(free=0)
+
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"0\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n" + b"r" * 20)
+
+    world.serve("example.com", respond)
+    outgoing = Outgoing(
+        world.http,
+        AllowedHosts.parse(["example.com"]),
+        lambda *line: world.lines.append(line),
+        allowance=allowance,
+    )
+    async with outgoing.call(request(method="POST", length=None), pieces(b"s" * 10)) as response:
+        assert allowance.calls == 1
+        body, whole = response.at_hand()
+        while not whole and (more := await response.more()):
+            body += more
+    assert body == b"r" * 20
+    assert allowance.free == -30
+    assert allowance.calls == 0
+
+
+async def test_call_when_the_allowance_refuses_then_nothing_is_sent(world: World) -> None:
+    """The application is told why."""
+    allowance = Allowed(free=0)
+    allowance.refusal = CallFailed(Code.CONNECTION_LIMIT_REACHED, "one too many")
+    outgoing = Outgoing(
+        world.http, AllowedHosts.parse(["example.com"]), lambda *line: None, allowance=allowance
+    )
+    with pytest.raises(CallFailed, match="one too many"):
+        async with outgoing.call(request(), pieces()):
+            pass
+    assert world.opened == []

@@ -7,7 +7,7 @@ from collections import Counter
 import grpc
 import pytest
 from google.protobuf.any_pb2 import Any
-from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from plexspaces_node.api.status import DETAILS_KEY, TABLE, from_grpc, to_grpc
@@ -71,6 +71,18 @@ def test_platform_error_when_sent_then_class_message_and_hint_survive(
     arrived = travel(of_class(cls, "größer als 5 – nein\nzwei", hint))
     assert type(arrived) is cls
     assert (arrived.message, arrived.hint) == ("größer als 5 – nein\nzwei", hint)
+
+
+def test_resource_exhausted_when_it_says_when_to_come_back_then_that_survives() -> None:
+    """As google.rpc.RetryInfo, which clients of other makes read too."""
+    back = travel(ResourceExhausted("too fast", hint="wait", retry_after_s=0.25))
+    assert isinstance(back, ResourceExhausted)
+    assert (back.retry_after_s, back.hint) == (0.25, "wait")
+    _, _, metadata = to_grpc(ResourceExhausted("too fast", retry_after_s=0.25))
+    status, after = Status(), RetryInfo()
+    status.ParseFromString(metadata[0][1])
+    assert [detail.Unpack(after) for detail in status.details] == [False, True]
+    assert after.retry_delay.ToMilliseconds() == 250
 
 
 def test_vm_start_failed_when_sent_then_the_step_survives() -> None:

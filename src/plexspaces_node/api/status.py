@@ -1,8 +1,8 @@
 """Errors in gRPC: one table of error classes and gRPC codes for both directions.
 
 An error is sent as a gRPC status whose `grpc-status-details-bin` holds a `google.rpc.Status` with
-one `ErrorInfo`, so that a client in any language can read it. This module only encodes and decodes
-errors.
+one `ErrorInfo`, and a `RetryInfo` if the error says when to come back, so that a client in any
+language can read it. This module only encodes and decodes errors.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ import re
 from dataclasses import dataclass
 
 import grpc
-from google.protobuf.any_pb2 import Any
-from google.protobuf.message import DecodeError
-from google.rpc.error_details_pb2 import ErrorInfo
+from google.protobuf.message import DecodeError, Message
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from plexspaces_node.address import DEFAULT_ADDRESS, is_loopback, split_address
@@ -121,10 +120,15 @@ def to_grpc(error: PlexSpacesError | ActorError) -> tuple[grpc.StatusCode, str, 
         info.metadata["hint"] = _cut(error.hint, _HINT_BYTES)
     if isinstance(error, VmStartFailed):
         info.metadata["step"] = _cut(error.step, _HINT_BYTES)
-    detail = Any()
-    detail.Pack(info)
+    details: list[Message] = [info]
+    if isinstance(error, ResourceExhausted) and error.retry_after_s is not None:
+        after = RetryInfo()
+        after.retry_delay.FromNanoseconds(int(error.retry_after_s * 1e9))
+        details.append(after)
     number: int = code.value[0]
-    status = Status(code=number, message=_cut(error.message, _MESSAGE_BYTES), details=[detail])
+    status = Status(code=number, message=_cut(error.message, _MESSAGE_BYTES))
+    for detail in details:
+        status.details.add().Pack(detail)
     plain = _cut(error.message, _PLAIN_BYTES)
     return code, plain, ((DETAILS_KEY, status.SerializeToString()),)
 
@@ -188,11 +192,21 @@ def _read_details(error: grpc.aio.AioRpcError) -> PlexSpacesError | ActorError |
             status.ParseFromString(value)
             for detail in status.details:
                 if detail.Unpack(info) and info.domain in (DOMAIN, ACTOR_DOMAIN):
-                    return _rebuild(status.message, info)
+                    return _timed(_rebuild(status.message, info), status)
         except DecodeError:
             # Details of another program: only the code counts.
             return None
     return None
+
+
+def _timed(error: PlexSpacesError | ActorError, status: Status) -> PlexSpacesError | ActorError:
+    """Return an error with when to come back, if the node has said so."""
+    after = RetryInfo()
+    if isinstance(error, ResourceExhausted):
+        for detail in status.details:
+            if detail.Unpack(after):
+                error.retry_after_s = after.retry_delay.ToNanoseconds() / 1e9
+    return error
 
 
 def _rebuild(message: str, info: ErrorInfo) -> PlexSpacesError | ActorError:

@@ -34,6 +34,7 @@ from plexspaces_node.node.api.listen import bind, check_can_listen
 from plexspaces_node.node.api.service import ApplicationService, ServiceLimits, add_to_server
 from plexspaces_node.node.applications.context import NodeContext
 from plexspaces_node.node.applications.operations import Applications
+from plexspaces_node.node.applications.quotas import Quotas
 from plexspaces_node.node.artifacts.compile_queue import compilers
 from plexspaces_node.node.artifacts.compiler import CompileLimits
 from plexspaces_node.node.artifacts.store import ArtifactStore
@@ -228,15 +229,17 @@ async def _open(  # noqa: PLR0913 - each by its name
     )
     outgoing = OutgoingHttp()
     stack.callback(outgoing.close)
+    opened = await stack.enter_async_context(registry)
     return NodeContext(
         driver=driver,
         vms=data.vms,
         logs=data.logs,
-        registry=await stack.enter_async_context(registry),
+        registry=opened,
         artifacts=await stack.enter_async_context(artifacts),
         limits=limits,
         agent_limits=agent_limits,
         outgoing=outgoing,
+        quotas=Quotas(await opened.quotas.load()),
         grace_s=config.node.grace_s,
     )
 

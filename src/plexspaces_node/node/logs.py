@@ -141,9 +141,7 @@ class ApplicationLog:
         self._path = path
         self._older = path.with_name(f"{path.name}.1")
         self._half = limit_bytes // 2
-        self._message_limit = min(
-            MESSAGE_LIMIT_BYTES, (self._half - _LINE_OVERHEAD_BYTES) // _ESCAPE_GROWTH
-        )
+        self._message_limit = _message_limit(self._half)
         self._pending_bytes = pending_bytes
         self._pending = _Backlog(pending_bytes)
         self._followers: set[_Follower] = set()
@@ -162,6 +160,23 @@ class ApplicationLog:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.close()
+
+    def bound(self, limit_bytes: int) -> None:
+        """Have another limit; a lower one holds once the lines that are there have been replaced.
+
+        At least `MIN_LIMIT_BYTES`.
+        """
+        self._half = max(limit_bytes, MIN_LIMIT_BYTES) // 2
+        self._message_limit = _message_limit(self._half)
+
+    @property
+    def size_bytes(self) -> int:
+        """How long its files are on disk; blocks for a moment."""
+        sizes = 0
+        for path in (self._path, self._older):
+            with suppress(OSError):
+                sizes += path.stat().st_size
+        return sizes
 
     def append(self, record: LogLine) -> None:
         """Add a line; returns at once and never raises.
@@ -275,6 +290,7 @@ class ApplicationLog:
         return written
 
     def _write_until_full(self, lines: list[bytes], start: int) -> int:
+        half = self._half
         with FileIO(self._path, "a+", opener=_open_private) as file:
             size = file.seek(0, os.SEEK_END)
             chunk = bytearray()
@@ -282,17 +298,25 @@ class ApplicationLog:
                 chunk += b"\n"
             count = 0
             for line in islice(lines, start, None):
-                if size + len(chunk) + len(line) > self._half:
+                count += 1
+                if len(line) > half:
+                    # From before the limit was lowered.
+                    continue
+                if size + len(chunk) + len(line) > half:
+                    count -= 1
                     break
                 chunk += line
-                count += 1
-            if count:
+            if chunk:
                 _write_all(file, size, chunk)
         return count
 
     def _unlink_files(self) -> None:
         self._path.unlink(missing_ok=True)
         self._older.unlink(missing_ok=True)
+
+
+def _message_limit(half: int) -> int:
+    return min(MESSAGE_LIMIT_BYTES, (half - _LINE_OVERHEAD_BYTES) // _ESCAPE_GROWTH)
 
 
 def _write_all(file: FileIO, size: int, chunk: bytearray) -> None:

@@ -13,6 +13,7 @@ from typing import Protocol
 from plexspaces_node.allowed_hosts import AllowedHosts
 from plexspaces_node.info import LogLine
 from plexspaces_node.link import frames as link
+from plexspaces_node.node.applications.quotas import Quotas
 from plexspaces_node.node.applications.received_states import ReceivedStates
 from plexspaces_node.node.applications.tally import Tally
 from plexspaces_node.node.logs import ApplicationLog
@@ -46,6 +47,7 @@ class ActorHost:
         tally: Tally,
         link_changed: Callable[[], None],
         http: OutgoingHttp,
+        quotas: Quotas,
     ) -> None:
         self._application = application
         self._registry = registry
@@ -55,7 +57,9 @@ class ActorHost:
         self._tally = tally
         self._link_changed = link_changed
         self._http = http
-        self._outgoing = Outgoing(http, AllowedHosts(), self._note)
+        self._quotas = quotas
+        self._gate = quotas.gate(application)
+        self._outgoing = self._calls(AllowedHosts())
 
     def __repr__(self) -> str:
         return f"<ActorHost {self._application}>"
@@ -83,7 +87,7 @@ class ActorHost:
         if isinstance(call, link.Get):
             return await self._registry.kv_get(name, call.key)
         if isinstance(call, link.Put):
-            await self._registry.kv_put(name, call.key, body)
+            await self._registry.kv_put(name, call.key, body, self._quotas.store_bound(name))
         elif isinstance(call, link.Delete):
             await self._registry.kv_delete(name, call.key)
         elif isinstance(call, link.Ask):
@@ -101,7 +105,10 @@ class ActorHost:
     def allow(self, allow_hosts: Sequence[str]) -> None:
         """From now on let the application send HTTP requests to these hosts, and no others."""
         self._outgoing.close()
-        self._outgoing = Outgoing(self._http, AllowedHosts.parse(allow_hosts), self._note)
+        self._outgoing = self._calls(AllowedHosts.parse(allow_hosts))
+
+    def _calls(self, allowed: AllowedHosts) -> Outgoing:
+        return Outgoing(self._http, allowed, self._note, allowance=self._gate)
 
     def _note(self, level: str, message: str) -> None:
         self._journal.append(LogLine(time_ns(), "node", level, message))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from plexspaces_node.node.applications.quotas import Quotas
 from plexspaces_node.node.applications.received_states import StateMemory
 from plexspaces_node.node.artifacts.store import ArtifactStore
 from plexspaces_node.node.machines.machine import AgentLimits
@@ -36,4 +37,5 @@ class NodeContext:
     grace_s: float
     states: StateMemory = field(default_factory=StateMemory)
     outgoing: OutgoingHttp = field(default_factory=OutgoingHttp)
+    quotas: Quotas = field(default_factory=Quotas)
     host_memory_mib: int = field(default_factory=procfs.granted_memory_mib)

@@ -17,6 +17,7 @@ from plexspaces_node.node.applications.empty_vms import EmptyVms
 from plexspaces_node.node.applications.holdings import release, supervise
 from plexspaces_node.node.applications.instance import Progress
 from plexspaces_node.node.applications.name_locks import NameLocks
+from plexspaces_node.node.applications.quota_upkeep import QuotaUpkeep
 from plexspaces_node.node.applications.replacement import Replacement
 from plexspaces_node.node.applications.requests import (
     DeployRequest,
@@ -46,6 +47,7 @@ class Deployer:
         router: Router,
         capacity: Capacity,
         empty_vms: EmptyVms,
+        quotas: QuotaUpkeep,
         scope: TaskScope,
         locks: NameLocks,
     ) -> None:
@@ -54,6 +56,7 @@ class Deployer:
         self._router = router
         self._capacity = capacity
         self._empty_vms = empty_vms
+        self._quotas = quotas
         self._scope = scope
         self._locks = locks
 
@@ -84,8 +87,10 @@ class Deployer:
                 self._roster.readable(spec.name)
             if request.vm_id:
                 self._empty_vms.check(request.vm_id)
-            memory_mib = spec.vm_config.memory_mib
-            with self._capacity.for_application(spec.name, memory_mib, vm_id=request.vm_id):
+            with self._capacity.for_application(
+                spec.name, spec.vm_config, vm_id=request.vm_id, digest=spec.digest
+            ) as others:
+                await self._quotas.check_artifacts(spec.name, spec.digest, others)
                 compiled = await self._compile(request, progress)
                 if known is not None:
                     await self._replace(known, request, compiled, progress)
@@ -103,6 +108,7 @@ class Deployer:
             await registry.insert_application(supervisor.record)
             await supervisor.journal.clear()
             self._roster.applications[name] = supervisor
+            self._quotas.bound_logs(name)
             empty = self._take_empty(request)
             await supervisor.start(compiled=compiled, empty=empty, progress=progress)
             duration_ns = perf_counter_ns() - begin
@@ -150,3 +156,4 @@ class Deployer:
             except PlexSpacesError as error:
                 _log.warning("rolling back the deploy of %s: %s", supervisor.name, error)
         await release(supervisor, self._node)
+        self._quotas.bound_logs(supervisor.name)

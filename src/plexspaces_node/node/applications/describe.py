@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from plexspaces_node.info import ApplicationInfo, Counters
+from plexspaces_node.node.applications.roster import in_flight_of
 from plexspaces_node.node.applications.supervisor import Supervisor
 
 
@@ -28,7 +29,7 @@ async def describe(supervisor: Supervisor) -> ApplicationInfo:
             failures=tally.failures,
             compute_ns=tally.compute_ns,
             coordinate_ns=tally.coordinate_ns,
-            in_flight=supervisor.intake.waiting + (machine.agent.in_flight if machine else 0),
+            in_flight=in_flight_of(supervisor),
         ),
         args=record.args,
         concurrency=record.at_once,

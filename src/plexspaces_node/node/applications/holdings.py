@@ -25,6 +25,7 @@ def supervise(record: ApplicationRecord, node: NodeContext, router: Router) -> S
 async def release(supervisor: Supervisor, node: NodeContext) -> None:
     """Release an application's artifact, remove its log, and drop unsaved states."""
     node.artifacts.release(supervisor.record.digest)
+    node.quotas.forget(supervisor.name)
     supervisor.saver.forget()
     try:
         await supervisor.journal.remove()

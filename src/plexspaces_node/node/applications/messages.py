@@ -26,6 +26,7 @@ from plexspaces_node.info import MessageTimings
 from plexspaces_node.link import frames as link
 from plexspaces_node.model import ArtifactKind
 from plexspaces_node.node.applications.roster import Roster
+from plexspaces_node.node.applications.supervisor import Supervisor
 from plexspaces_node.node.applications.tally import Tally
 from plexspaces_node.node.machines.agent_client import AgentClient, plausible_ns
 from plexspaces_node.node.machines.exchanges import Beginning, Exchange
@@ -105,6 +106,7 @@ class Messages:
         if supervisor.record.kind is ArtifactKind.HTTP_COMPONENT:
             return self._post_to_component(name, msg_type, payload, timeout_ns, done)
         tally, waited_ns = supervisor.tally, 0
+        _admit(supervisor)
 
         def send(agent: AgentClient) -> Leave:
             nonlocal waited_ns
@@ -142,6 +144,7 @@ class Messages:
         begin_ns = perf_counter_ns()
         supervisor = self._roster.named(name)
         tally = supervisor.tally
+        _admit(supervisor)
 
         def send(agent: AgentClient) -> Leave:
             def replied(answer: Answered | PlexSpacesError) -> None:
@@ -303,6 +306,7 @@ class Messages:
         if target.record.kind is ArtifactKind.HTTP_COMPONENT:
             self._post_to_component(request.to, request.type, payload, timeout_ns, answered)
         else:
+            _admit(target)
             target.intake.post(send, settled, size=len(payload), timeout_ns=timeout_ns)
 
     def close(self) -> None:
@@ -320,6 +324,17 @@ class Messages:
             raise InvalidArgument(f"a message type is at most {link.CODE_BYTES} bytes")
         if timeout_ns <= 0:
             raise InvalidArgument("the timeout must be more than 0", hint="--timeout 30")
+
+
+def _admit(supervisor: Supervisor) -> None:
+    """Count a message for the quotas; raises `ResourceExhausted`."""
+    if supervisor.gate.is_open:
+        return
+    try:
+        supervisor.gate.admit()
+    except PlexSpacesError:
+        supervisor.tally.failures += 1
+        raise
 
 
 async def _once(piece: bytes) -> AsyncIterator[bytes]:

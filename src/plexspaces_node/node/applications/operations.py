@@ -24,6 +24,7 @@ from plexspaces_node.node.applications.empty_vms import EmptyVms
 from plexspaces_node.node.applications.holdings import release, supervise
 from plexspaces_node.node.applications.messages import Done, Messages, Outcome, Sent
 from plexspaces_node.node.applications.name_locks import NameLocks
+from plexspaces_node.node.applications.quota_upkeep import QuotaUpkeep
 from plexspaces_node.node.applications.roster import Roster
 from plexspaces_node.node.applications.supervisor import Supervisor
 from plexspaces_node.node.applications.task_scope import TaskScope
@@ -46,6 +47,7 @@ class Applications:
         vms: the VMs, as users see them.
         empty_vms: VMs without an application.
         deployer: deploys applications.
+        quotas: what tenants and applications may use, and what they use.
     """
 
     def __init__(self, node: NodeContext) -> None:
@@ -55,7 +57,8 @@ class Applications:
         self._node = node
         self.roster = Roster()
         self._messages = Messages(limits, self.roster)
-        self._capacity = Capacity(bounds, self.roster.held)
+        self._capacity = Capacity(bounds, self.roster.held, node.quotas.limit)
+        self.quotas = QuotaUpkeep(node, self.roster)
         self._scope = TaskScope()
         self._locks = NameLocks()
         self.vms = Vms(self.roster, node)
@@ -66,6 +69,7 @@ class Applications:
             router=self._messages,
             capacity=self._capacity,
             empty_vms=self.empty_vms,
+            quotas=self.quotas,
             scope=self._scope,
             locks=self._locks,
         )
@@ -121,6 +125,7 @@ class Applications:
                     raise
                 del self.roster.applications[name]
                 await release(supervisor, self._node)
+                self.quotas.bound_logs(name)
 
         await self._scope.shielded(act())
 
@@ -168,8 +173,7 @@ class Applications:
                     hint=f"see why with: plexspaces stop --name {name}",
                 )
             if supervisor.state in (ApplicationState.STOPPED, ApplicationState.FAILED):
-                memory_mib = supervisor.record.vm_config.memory_mib
-                with self._capacity.for_application(name, memory_mib):
+                with self._capacity.for_application(name, supervisor.record.vm_config):
                     set_desired = self._node.registry.set_desired
                     supervisor.record = await set_desired(name, Desired.RUNNING)
                     await supervisor.start()
@@ -211,6 +215,8 @@ class Applications:
             elif record.desired is Desired.RUNNING:
                 supervisor.start_later()
                 starting.append(record.name)
+        for name in self.roster.applications:
+            self.quotas.bound_logs(name)
         if not self._node.registry.is_new:
             await asyncio.to_thread(
                 remove_all_but, self._node.logs, tuple(self.roster.applications)

@@ -195,6 +195,10 @@ class Quotas:
             found = self._gates[name] = Gate(meters, lambda subject: self.in_flight(subject))
         return found
 
+    def find(self, subject: Subject) -> Meter | None:
+        """Return what is counted of a subject that has quotas or applications."""
+        return self._meters.get(subject)
+
     def limit(self, subject: Subject, key: Key) -> int:
         """Return a quota; 0 for none."""
         found = self._meters.get(subject)

@@ -7,6 +7,7 @@ from plexspaces_node.model import ApplicationState, VmConfig
 from plexspaces_node.node.applications.capacity import Held
 from plexspaces_node.node.applications.supervisor import Supervisor
 from plexspaces_node.node.machines.machine import Machine
+from plexspaces_node.quota import Subject, tenant_of
 
 _WITHOUT_MACHINE = (ApplicationState.STOPPED, ApplicationState.FAILED)
 
@@ -66,4 +67,25 @@ class Roster:
                 for one in self.supervisors()
             },
             {vm_id: machine.config.memory_mib for vm_id, machine in self.empty_vms.items()},
+            {
+                one.name: 0 if one.state in _WITHOUT_MACHINE else one.record.vm_config.vcpus
+                for one in self.supervisors()
+            },
         )
+
+    def of(self, subject: Subject) -> list[Supervisor]:
+        """Return the application that a subject is, or the tenant's applications."""
+        if subject.application:
+            found = self.applications.get(subject.full)
+            return [found] if found is not None else []
+        return [one for one in self.supervisors() if tenant_of(one.name) == subject]
+
+    def in_flight(self, subject: Subject) -> int:
+        """Return how many messages of an application, or of a tenant's, are in flight."""
+        return sum(in_flight_of(one) for one in self.of(subject))
+
+
+def in_flight_of(supervisor: Supervisor) -> int:
+    """Return how many messages of an application wait or are not answered yet."""
+    machine = supervisor.machine
+    return supervisor.intake.waiting + (machine.agent.in_flight if machine else 0)

@@ -48,6 +48,7 @@ class Supervisor:
         intake: where its messages come in; kept open, held or closed as the application is.
         saver: saves the states that it hands over.
         tally: counters of its messages.
+        gate: the quotas that its messages pass.
         timings: of the last deploy or start.
         state: changed only along `model.APPLICATION_TRANSITIONS`.
         last_error: why it is not running, or what was lost, in one line.
@@ -70,6 +71,7 @@ class Supervisor:
         self.record = record
         self.journal = journal
         self.tally = Tally()
+        self.gate = node.quotas.gate(record.name)
         self.timings = record.timings or PhaseTimings()
         self.state = ApplicationState.FAILED if record.fault else ApplicationState.STOPPED
         self.last_error = record.fault
@@ -87,6 +89,7 @@ class Supervisor:
             tally=self.tally,
             link_changed=self.direct,
             http=node.outgoing,
+            quotas=node.quotas,
         )
         self._instance = Instance(node, self.host, self.saver, warn)
         self._failures = Failures()

@@ -101,6 +101,10 @@ class ArtifactStore:
         """The disk space that artifacts and their native code use."""
         return self._inventory.total_bytes
 
+    async def size_bytes(self, digest: str) -> int:
+        """Return the length of an artifact, 0 if it is missing."""
+        return await self._files.size_bytes(digest) or 0
+
     async def has(self, digest: str) -> bool:
         """Return whether the artifact can be deployed; raises `InvalidArgument` for a bad digest.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from base64 import b64encode
 from collections.abc import Sequence
 from typing import Any
@@ -147,6 +148,8 @@ def members_of(error: PlexSpacesError | ActorError) -> dict[str, Any]:
     )
     if isinstance(error, VmStartFailed):
         members["step"] = error.step
+    if isinstance(error, ResourceExhausted) and error.retry_after_s is not None:
+        members["retry_after_s"] = round(error.retry_after_s, 6)
     return members
 
 
@@ -172,7 +175,9 @@ def _problem(
 ) -> Response:
     told: Headers = [(b"content-type", b"application/problem+json"), *headers]
     if status in (429, 503):
-        told.append((b"retry-after", b"%d" % RETRY_AFTER_S))
+        # In whole seconds, as HTTP has it: whoever waits that long does not come too early.
+        after_s = math.ceil(members.get("retry_after_s", RETRY_AFTER_S))
+        told.append((b"retry-after", b"%d" % max(1, after_s)))
     return Response(status, told, line(members))
 
 

@@ -94,5 +94,34 @@ class Response(Protocol):
         """Return the next bytes of the body, b"" at its end; raises `CallFailed`."""
 
 
+class Allowance(Protocol):
+    """How many calls an application may make, and how fast their bodies may pass."""
+
+    def begin_call(self) -> None:
+        """Count a call until `end_call`; raises `CallFailed` if it is one too many."""
+
+    def end_call(self) -> None:
+        """Stop counting a call."""
+
+    def spend(self, count: int) -> float:
+        """Count bytes of a body; return for how many seconds to pause, 0 for not at all."""
+
+
+class Unbounded:
+    """An `Allowance` without bounds."""
+
+    def begin_call(self) -> None:
+        """Allow it."""
+
+    def end_call(self) -> None:
+        """Do nothing."""
+
+    def spend(self, count: int) -> float:
+        """Never pause."""
+        return 0.0
+
+
+UNBOUNDED = Unbounded()
+
 Call: TypeAlias = Callable[[Request, AsyncIterator[Piece]], AbstractAsyncContextManager[Response]]
 """Makes a call whose request has this body; leaving the context ends it. Raises `CallFailed`."""

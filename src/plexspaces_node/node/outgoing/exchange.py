@@ -8,7 +8,14 @@ from collections.abc import AsyncIterator, Callable
 import h11
 
 from plexspaces_node.model import MIB
-from plexspaces_node.node.outgoing.call import CallFailed, Code, Headers, Piece
+from plexspaces_node.node.outgoing.call import (
+    UNBOUNDED,
+    Allowance,
+    CallFailed,
+    Code,
+    Headers,
+    Piece,
+)
 from plexspaces_node.node.outgoing.connector import READ_BYTES, Stream
 from plexspaces_node.node.outgoing.headers import passed_on
 from plexspaces_node.tasks import cancel
@@ -47,8 +54,12 @@ class Exchange:
         *,
         request_bytes: int = REQUEST_BYTES,
         response_bytes: int = RESPONSE_BYTES,
+        allowance: Allowance = UNBOUNDED,
     ) -> None:
         self.stream = stream
+        self._allowance = allowance
+        # Until the next part of the response is read.
+        self._pause_s = 0.0
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_BYTES)
         self._request_bytes = request_bytes
         self._response_bytes = response_bytes
@@ -78,6 +89,7 @@ class Exchange:
         if len(body):
             data += self._encoded(h11.Data(data=bytes(body)))
         self.sent_bytes = len(body)
+        self._pause_s = self._allowance.spend(len(body))
         self.stream.writer.write(data + self._encoded(h11.EndOfMessage()))
 
     def send(
@@ -132,7 +144,8 @@ class Exchange:
     async def more(self) -> bytes:
         """Return the next bytes of the body, b"" at its end; raises `CallFailed`."""
         # Others have their turn, also if the server sends without a pause.
-        await asyncio.sleep(0)
+        pause_s, self._pause_s = self._pause_s, 0.0
+        await asyncio.sleep(pause_s)
         while not self._ended:
             data, _ = self.at_hand()
             if data:
@@ -163,6 +176,8 @@ class Exchange:
                 await writer.drain()
                 if not self.status:
                     progress()
+                if pause_s := self._allowance.spend(len(piece)):
+                    await asyncio.sleep(pause_s)
             writer.write(self._encoded(h11.EndOfMessage()))
         except OSError:
             # The server reads no more; it may have answered before.
@@ -200,6 +215,7 @@ class Exchange:
     def _counted(self, event: h11.Data) -> bytes:
         data = bytes(event.data)
         self.received_bytes += len(data)
+        self._pause_s = self._allowance.spend(len(data))
         if self.received_bytes > self._response_bytes:
             message = f"the response is longer than {self._response_bytes} bytes"
             raise CallFailed(Code.RESPONSE_TOO_LARGE, message)

@@ -16,7 +16,14 @@ from dataclasses import dataclass, field
 import h11
 
 from plexspaces_node.allowed_hosts import DEFAULT_PORTS, AllowedHosts, NotAHost, split_host
-from plexspaces_node.node.outgoing.call import CallFailed, Code, Piece, Request
+from plexspaces_node.node.outgoing.call import (
+    UNBOUNDED,
+    Allowance,
+    CallFailed,
+    Code,
+    Piece,
+    Request,
+)
 from plexspaces_node.node.outgoing.connector import (
     Connector,
     Destination,
@@ -57,10 +64,13 @@ class OutgoingHttp:
     response_bytes: int = RESPONSE_BYTES
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_CALLS))
 
-    def exchange(self, stream: Stream) -> Exchange:
+    def exchange(self, stream: Stream, allowance: Allowance) -> Exchange:
         """Return a request to be sent on a connection."""
         return Exchange(
-            stream, request_bytes=self.request_bytes, response_bytes=self.response_bytes
+            stream,
+            request_bytes=self.request_bytes,
+            response_bytes=self.response_bytes,
+            allowance=allowance,
         )
 
     def close(self) -> None:
@@ -93,9 +103,15 @@ class Outgoing:
     """The calls of one application, as far as it is allowed any. Used on the event loop."""
 
     def __init__(
-        self, shared: OutgoingHttp, allowed: AllowedHosts, log: Callable[[str, str], None]
+        self,
+        shared: OutgoingHttp,
+        allowed: AllowedHosts,
+        log: Callable[[str, str], None],
+        *,
+        allowance: Allowance = UNBOUNDED,
     ) -> None:
         """`log` gets a level and a line for each call, without paths and headers."""
+        self._allowance = allowance
         self._shared = shared
         self._allowed = allowed
         self._log = log
@@ -167,8 +183,15 @@ class Outgoing:
                 f"{MOST_CALLS} HTTP requests of this node's applications are in progress",
                 hint="try again",
             )
-        async with self._shared.slots:
-            yield
+        self._allowance.begin_call()
+        try:
+            async with self._shared.slots:
+                # Bytes of earlier calls may not be paid for yet.
+                if pause_s := self._allowance.spend(0):
+                    await asyncio.sleep(pause_s)
+                yield
+        finally:
+            self._allowance.end_call()
 
     @asynccontextmanager
     async def _begun(
@@ -203,7 +226,7 @@ class Outgoing:
     ) -> Exchange:
         """Send a request, on a connection that waits if there is one; return its exchange."""
         if (stream := self._shared.idle.take(self, destination)) is not None:
-            report.exchange = exchange = self._shared.exchange(stream)
+            report.exchange = exchange = self._shared.exchange(stream, self._allowance)
             try:
                 await sending.send(exchange)
                 return exchange
@@ -212,7 +235,7 @@ class Outgoing:
                 if exchange.heard or not sending.is_repeatable:
                     raise
         stream = await self._connector.connect(destination)
-        report.exchange = exchange = self._shared.exchange(stream)
+        report.exchange = exchange = self._shared.exchange(stream, self._allowance)
         await sending.send(exchange)
         return exchange
 

@@ -1,0 +1,120 @@
+"""Quotas as users set and see them: written down, put into force, and what is used of each.
+
+What is refused on the way of messages is in `quotas`, and what a deploy is refused in `capacity`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+
+from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.node.applications.context import NodeContext
+from plexspaces_node.node.applications.quotas import Meter
+from plexspaces_node.node.applications.roster import Roster
+from plexspaces_node.node.applications.supervisor import Supervisor
+from plexspaces_node.quota import (
+    Key,
+    QuotaUse,
+    Subject,
+    application_of,
+    check_total,
+    checked,
+    tenant_of,
+)
+
+
+class QuotaUpkeep:
+    """Sets the quotas of a node and tells their use. Used on the event loop."""
+
+    def __init__(self, node: NodeContext, roster: Roster) -> None:
+        self._node = node
+        self._roster = roster
+        node.quotas.in_flight = roster.in_flight
+
+    def __repr__(self) -> str:
+        return f"<QuotaUpkeep {self._node.quotas!r}>"
+
+    async def set(self, subject: Subject, changes: Mapping[Key, int]) -> None:
+        """Set some quotas of a tenant or an application, 0 to remove one; survives the node.
+
+        The application need not exist yet. What runs keeps running; what comes is held to them.
+        Raises `InvalidArgument`, and errors of the registry.
+        """
+        subject.check()
+        if not changes:
+            raise InvalidArgument(
+                "no quota is named", hint="for example: messages_per_s=100 memory_mib=2GiB"
+            )
+        values = {key: checked(key, value) for key, value in changes.items()}
+        await self._node.registry.quotas.store(subject, values)
+        self._node.quotas.change(subject, values)
+        if Key.LOG_BYTES in values:
+            for supervisor in self._roster.of(subject):
+                self._bound_log(supervisor)
+
+    async def use(self, subject: Subject) -> list[QuotaUse]:
+        """Return every quota of a tenant or an application with what is used of it now."""
+        subject.check()
+        limits, used = self._node.quotas.limits(subject), await self._used(subject)
+        return [QuotaUse(key, limits.get(key, 0), used.get(key, 0)) for key in Key]
+
+    async def check_artifacts(self, name: str, digest: str, others: Iterable[str]) -> None:
+        """Raise `ResourceExhausted` if a deploy's artifact exceeds a quota.
+
+        `others` are the artifacts of the tenant's other applications that are being deployed.
+        """
+        own, tenant = application_of(name), tenant_of(name)
+        key, limit = Key.ARTIFACT_BYTES, self._node.quotas.limit
+        if not (limit(own, key) or limit(tenant, key)):
+            return
+        before = self._roster.applications.get(name)
+        replaced = {before.record.digest} if before is not None else set()
+        had = await self._size_of(replaced)
+        check_total(own, key, limit(own, key), had=had, wanted=await self._size_of({digest}))
+        kept = {one.record.digest for one in self._roster.of(tenant) if one.name != name}
+        kept |= set(others)
+        had = await self._size_of(kept | replaced)
+        wanted = await self._size_of(kept | {digest})
+        check_total(tenant, key, limit(tenant, key), had=had, wanted=wanted)
+
+    def bound_logs(self, name: str) -> None:
+        """Give the logs of an application's tenant their bounds anew, because their number changed.
+
+        Also after the application is gone.
+        """
+        tenant = tenant_of(name)
+        if self._node.quotas.limit(tenant, Key.LOG_BYTES):
+            for supervisor in self._roster.of(tenant):
+                self._bound_log(supervisor)
+        elif (known := self._roster.applications.get(name)) is not None:
+            self._bound_log(known)
+
+    def _bound_log(self, supervisor: Supervisor) -> None:
+        beside = len(self._roster.of(tenant_of(supervisor.name)))
+        most = self._node.limits.log_bytes
+        bound = self._node.quotas.log_bytes(supervisor.name, beside=beside, most=most)
+        supervisor.journal.bound(bound)
+
+    async def _size_of(self, digests: Iterable[str]) -> int:
+        return sum([await self._node.artifacts.size_bytes(digest) for digest in set(digests)])
+
+    async def _used(self, subject: Subject) -> dict[Key, int]:
+        found = self._roster.of(subject)
+        meter = self._node.quotas.find(subject) or Meter(subject)
+        tenant, each = await self._node.registry.quotas.stores(
+            subject.tenant, [subject.full] if subject.application else []
+        )
+        store = each[0] if each else tenant
+        logs = await asyncio.to_thread(lambda: sum(one.journal.size_bytes for one in found))
+        return {
+            **self._roster.held().of(subject),
+            Key.ARTIFACT_BYTES: await self._size_of(one.record.digest for one in found),
+            Key.KEYVALUE_BYTES: store.bytes,
+            Key.KEYVALUE_KEYS: store.keys,
+            Key.LOG_BYTES: logs,
+            Key.MESSAGES_PER_S: 0 if meter.messages is None else meter.messages.used,
+            Key.IN_FLIGHT: self._roster.in_flight(subject),
+            Key.OUTGOING_CALLS: meter.calls,
+            Key.OUTGOING_BYTES: 0 if meter.bandwidth is None else meter.bandwidth.used,
+        }
