@@ -45,6 +45,8 @@ FILE_VARIABLE = "PLEXSPACES_CONFIG"
 COMPOSE_VARIABLES = ("PLEXSPACES_NODE_PORT", "PLEXSPACES_HTTP_PORT")
 """Only compose.yaml reads them, but they may be set in a shell in which commands run too."""
 DATA_DIR_WITHOUT_HOME = Path("/var/lib/plexspaces")
+SYSTEM_FILE = Path("/etc/plexspaces") / FILE_NAME
+"""The file of the host's service, which commands on that host find too."""
 
 
 class Config(Settings, BaseSettings):
@@ -97,18 +99,20 @@ class ConfigBootstrap:
         flags: Mapping[str, object] | None = None,
         *,
         environ: Mapping[str, str] | None = None,
+        system_file: Path = SYSTEM_FILE,
     ) -> Config:
         """Merge defaults < file < environment < flags.
 
         The file is `config_file`, else ``$PLEXSPACES_CONFIG``, else ``./release.toml``, else
-        ``$XDG_CONFIG_HOME/plexspaces/release.toml``; only the first two must exist. `flags` are
-        keyed by dotted key; None means not given. `environ` replaces the process environment.
+        ``$XDG_CONFIG_HOME/plexspaces/release.toml``, else `system_file`; only the first two must
+        exist. `flags` are keyed by dotted key; None means not given. `environ` replaces the process
+        environment.
 
         Raises `InvalidArgument` for a file that cannot be read, an unknown key or variable, two
         names of one setting in one source, and a bad value. Blocks while it reads one small file.
         """
         variables = {k: v for k, v in (os.environ if environ is None else environ).items() if v}
-        path = _find_file(config_file, variables)
+        path = _find_file(config_file, variables, system_file)
         sources = (
             _Source(_from_flags(flags or {}, variables)),
             _Source(_from_environment(variables)),
@@ -174,7 +178,9 @@ class _ComputedDefaults(_Source):
         return {"node": {"data_dir": root / str(node_id)}}
 
 
-def _find_file(named: str | Path | None, variables: Mapping[str, str]) -> Path | None:
+def _find_file(
+    named: str | Path | None, variables: Mapping[str, str], system_file: Path
+) -> Path | None:
     if named is None:
         named = variables.get(FILE_VARIABLE)
     if named is not None:
@@ -189,6 +195,7 @@ def _find_file(named: str | Path | None, variables: Mapping[str, str]) -> Path |
     places = [Path(FILE_NAME)]
     if config_home:
         places.append(config_home / "plexspaces" / FILE_NAME)
+    places.append(system_file)
     return next((place.absolute() for place in places if os.path.isfile(place)), None)
 
 

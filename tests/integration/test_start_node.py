@@ -151,3 +151,35 @@ def test_start_when_the_isolation_level_cannot_be_used_then_nothing_is_left(
     assert "error: isolation level 'firecracker' does not work here" in ran.stderr
     assert list(tmp_path.rglob("*")) == []
     parent.rmdir()
+
+
+def test_node_when_started_by_a_service_manager_then_it_tells_how_it_is(tmp_path: Path) -> None:
+    """Ready once it serves, alive in between, stopping as soon as it is asked to."""
+    parent = Path(tempfile.mkdtemp(prefix="px-"))
+    flags = ("--address", "127.0.0.1:0", "--isolation", "process", "--data-dir", parent / "data")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(parent / "notify"))
+        manager.settimeout(patient(60))
+        told = {"NOTIFY_SOCKET": str(parent / "notify"), "WATCHDOG_USEC": "200000"}
+        with subprocess.Popen(
+            [*COMMAND, *flags],
+            env={**environment(tmp_path), **told, "PLEXSPACES_HTTP_ADDRESS": "off"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as node:
+            try:
+                heard: list[str] = []
+                while not heard or not heard[-1].startswith("READY=1"):
+                    heard.append(manager.recv(4096).decode())
+                assert set(heard[:-1]) == {"WATCHDOG=1"}
+                assert "\nSTATUS=serving at 127.0.0.1:" in heard[-1]
+                # The last before it serves may wait in the socket: two are from afterwards.
+                assert [manager.recv(4096) for _ in range(2)] == [b"WATCHDOG=1"] * 2
+                node.terminate()
+                while (said := manager.recv(4096).decode()) == "WATCHDOG=1":
+                    pass
+                assert said.startswith("STOPPING=1\nEXTEND_TIMEOUT_USEC=30000000\nSTATUS=")
+                assert node.wait(patient(30)) == 0
+            finally:
+                node.kill()
+    shutil.rmtree(parent)

@@ -197,7 +197,7 @@ _EVERY_COMMAND = (
     *(("new", "python", "x"), ("build", "x"), ("toolchain", "install", "go")),
     *(("image", "build"), ("image", "list"), ("image", "verify")),
     *(("backup", "x.tar"), ("restore", "x.tar"), ("verify", "x.tar")),
-    *(("doctor",), ("config", "show"), ("version",)),
+    *(("doctor",), ("config", "show"), ("version",), ("install-service", "--print")),
 )
 
 

@@ -53,7 +53,8 @@ def load(
     if text is not None:
         file = Path("given.toml")
         file.write_text(text)
-    return ConfigBootstrap.load(file, flags, environ=HOME if environ is None else environ)
+    variables = HOME if environ is None else environ
+    return ConfigBootstrap.load(file, flags, environ=variables, system_file=Path("etc.toml"))
 
 
 def refused(
@@ -365,7 +366,7 @@ class TestFile:
     def test_load_when_only_the_config_home_has_a_file_then_it_is_read(
         self, tmp_path: Path
     ) -> None:
-        """$XDG_CONFIG_HOME comes last, and ~/.config stands for it."""
+        """$XDG_CONFIG_HOME, and ~/.config stands for it."""
         for name, environ in (
             ("xdg", {"XDG_CONFIG_HOME": str(tmp_path / "xdg")}),
             ("home/.config", {"HOME": str(tmp_path / "home")}),
@@ -375,10 +376,12 @@ class TestFile:
             (place / "release.toml").write_text(f'[node]\nid = "in-{name[:3]}"')
             assert load(environ=environ).node.id == f"in-{name[:3]}"
 
-    def test_load_when_several_files_exist_then_the_order_is_flag_variable_here_home(
+    def test_load_when_several_files_exist_then_the_order_is_flag_variable_here_home_host(
         self, tmp_path: Path
     ) -> None:
         """Exactly one file is read, the first in the documented order."""
+        Path("etc.toml").write_text('[node]\nid = "host"')
+        assert load().node.id == "host"
         home = tmp_path / "xdg" / "plexspaces"
         home.mkdir(parents=True)
         (home / "release.toml").write_text('[node]\nid = "home"')

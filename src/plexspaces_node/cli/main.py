@@ -56,6 +56,7 @@ HOMES: dict[str, str] = {
     "toolchain": "toolchain",
     "image": "image",
     "doctor": "doctor",
+    "install-service": "service",
     "config": "doctor",
     "version": "main",
 }

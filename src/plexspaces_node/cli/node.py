@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,8 @@ from plexspaces_node.cli.options import ConfigFile, IsolationOption
 from plexspaces_node.cli.output import note, print_fields, say
 from plexspaces_node.cli.status import DONE, FAILED, status_of_signal
 from plexspaces_node.node.api import descriptors
+from plexspaces_node.systemd.notify import ServiceManager
+from plexspaces_node.systemd.unit import stop_limit_s
 
 if TYPE_CHECKING:
     from plexspaces_node.node.builder import NodeBuilder
@@ -61,7 +64,8 @@ def start_node(
     with node_log.to_stderr(loaded.node.log_level, loaded.node.log_format):
         say(f"Starting empty PlexSpaces node: {loaded.node.id}")
         builder = plexspaces_node.NodeBuilder(loaded.node.id).with_config(loaded)
-        status = asyncio.run(_Service(builder).run())
+        manager = ServiceManager.of(os.environ)
+        status = asyncio.run(_Service(builder, manager, stop_limit_s(loaded.node.grace_s)).run())
     if status:
         raise typer.Exit(status)
 
@@ -69,8 +73,10 @@ def start_node(
 class _Service:
     """A node from start to end: the first signal drains it, the second ends it at once."""
 
-    def __init__(self, builder: NodeBuilder) -> None:
+    def __init__(self, builder: NodeBuilder, manager: ServiceManager, stop_s: float) -> None:
         self._builder = builder
+        self._manager = manager
+        self._stop_s = stop_s
         self._node: Node | None = None
         self._stop = asyncio.Event()
         self._status = DONE
@@ -84,7 +90,7 @@ class _Service:
             loop.add_signal_handler(number, self._on_signal, number)
         try:
             # Only a signal cancels it, and the exit status says which.
-            with suppress(asyncio.CancelledError):
+            with self._manager.kept_informed(), suppress(asyncio.CancelledError):
                 await self._serving
             if self._aborting is not None:
                 await self._aborting
@@ -97,7 +103,9 @@ class _Service:
         async with self._builder.build() as node:
             self._node = node
             _announce(node)
+            self._manager.ready(f"serving at {node.address}, isolation level {node.isolation}")
             await self._stop.wait()
+            self._manager.stopping("waiting for running messages", within_s=self._stop_s)
             note("stopping: waiting for running messages (Ctrl-C again to stop at once)")
             if not await node.drain():
                 self._status = FAILED

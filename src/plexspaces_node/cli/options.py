@@ -39,7 +39,7 @@ ConfigFile = Annotated[
     typer.Option(
         "--config",
         metavar="FILE",
-        show_default="./release.toml, else ~/.config/plexspaces/release.toml",
+        show_default="release.toml in ., ~/.config/plexspaces or /etc/plexspaces",
         help="Configuration file.",
     ),
 ]
