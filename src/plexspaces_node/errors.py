@@ -42,6 +42,18 @@ class InvalidArgument(PlexSpacesError):
     code = "invalid_argument"
 
 
+class Unauthenticated(PlexSpacesError):
+    """The node does not know who calls; bring a token that is valid."""
+
+    code = "unauthenticated"
+
+
+class PermissionDenied(PlexSpacesError):
+    """Who calls may not do this; use a token that may."""
+
+    code = "permission_denied"
+
+
 class NotFound(PlexSpacesError):
     """The named thing does not exist here; look with `list`."""
 
@@ -154,6 +166,8 @@ class ActorTrapped(ActorError):
 
 PLATFORM_ERRORS: tuple[type[PlexSpacesError], ...] = (
     InvalidArgument,
+    Unauthenticated,
+    PermissionDenied,
     NotFound,
     AlreadyExists,
     WrongState,

@@ -14,6 +14,7 @@ import pytest
 
 from plexspaces_node.api.generated import application_pb2 as pb
 from plexspaces_node.errors import NotFound, ResourceExhausted
+from plexspaces_node.node.access.gate import Gate, NoGrants
 from plexspaces_node.node.http.door import Door
 from plexspaces_node.node.http.message import Request, Response
 from plexspaces_node.node.http.origin import Origins
@@ -28,7 +29,10 @@ def door(answer: Callable[[Request], Awaitable[Response]], *, most_calls: int = 
     control: Any = SimpleNamespace(answer=answer)
     none: Any = None
     origins = Origins(origins=PAGE)
-    return Door(none, control, origins, message_bytes=1, message_timeout_s=1, most_calls=most_calls)
+    gate = Gate(NoGrants())
+    return Door(
+        none, control, origins, gate, message_bytes=1, message_timeout_s=1, most_calls=most_calls
+    )
 
 
 def request(*headers: tuple[bytes, bytes]) -> Request:

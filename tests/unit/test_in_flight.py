@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support.patience import patient
 
-from plexspaces_node.api.invoke import LONG_BYTES, Request, encode_request
+from plexspaces_node.api.invoke import LONG_BYTES, Request
 from plexspaces_node.errors import ResourceExhausted
 from plexspaces_node.info import MessageTimings
 from plexspaces_node.model import MIB
@@ -104,9 +104,10 @@ async def test_reply_when_it_is_long_then_it_counts_until_it_is_taken() -> None:
         cast_any(None),
         cast_any(None),
         ServiceLimits(1.0, in_flight),
+        cast_any(None),
     )
-    context: Any = SimpleNamespace(add_done_callback=ends.append, peer=lambda: "ipv4:1")
-    encoded = await service.Invoke(encode_request(Request("one", "", b"", 10)), context)
+    context: Any = SimpleNamespace(name="one", add_done_callback=ends.append, peer=lambda: "ipv4:1")
+    encoded = await service.Invoke(Request("one", "", b"", 10), context)
     assert in_flight.bytes == len(encoded) > len(reply)
     for end in ends:
         end(context)
@@ -125,10 +126,13 @@ async def test_reply_when_a_connection_takes_none_then_it_is_refused_and_others_
         cast_any(None),
         cast_any(None),
         ServiceLimits(1.0, InFlight(5 * len(reply))),
+        cast_any(None),
     )
-    greedy: Any = SimpleNamespace(add_done_callback=ends.append, peer=lambda: "ipv4:1")
-    other: Any = SimpleNamespace(add_done_callback=lambda _: None, peer=lambda: "ipv4:2")
-    request = encode_request(Request("one", "", b"", 10))
+    greedy: Any = SimpleNamespace(name="one", add_done_callback=ends.append, peer=lambda: "ipv4:1")
+    other: Any = SimpleNamespace(
+        name="one", add_done_callback=lambda _: None, peer=lambda: "ipv4:2"
+    )
+    request = Request("one", "", b"", 10)
     for _ in range(3):
         await service.Invoke(request, greedy)
     with pytest.raises(ResourceExhausted, match="bytes of unread replies"):

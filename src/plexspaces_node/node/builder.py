@@ -27,6 +27,7 @@ from plexspaces_node.info import NodeInfo
 from plexspaces_node.isolation import choose_driver, make_drivers
 from plexspaces_node.model import ENGINE, ENGINE_REVISION, VmConfig
 from plexspaces_node.node.access import audit
+from plexspaces_node.node.access.gate import Gate, NoGrants
 from plexspaces_node.node.api import descriptors
 from plexspaces_node.node.api.boundary import Boundary
 from plexspaces_node.node.api.health import NodeHealth
@@ -149,8 +150,9 @@ class NodeBuilder:
             info = _describe(config, driver, note)
             server = grpc.aio.server(options=_server_options(config))
             calls = ServiceLimits(limits.message_timeout_s, context.agent_limits.in_flight)
-            service = ApplicationService(applications, artifacts, info, calls)
-            _register(server, service, node_health, most_calls=limits.calls)
+            gate = Gate(NoGrants())
+            service = ApplicationService(applications, artifacts, info, calls, gate)
+            _register(server, service, gate, node_health, most_calls=limits.calls)
             metrics_port = stack.enter_context(
                 serve_metrics(
                     config.node.metrics_address,
@@ -159,8 +161,8 @@ class NodeBuilder:
                     lambda: node_health.damages,
                 )
             )
-            control = Control(service, artifacts, info)
-            http = _http_server(config, context, applications, control)
+            control = Control({SERVICE: service}, gate, artifacts, info)
+            http = _http_server(config, context, applications, control, gate)
             stack.callback(http.close)
             address = bind(server, config.node.address)
             http_address, http_fault = await _bind(http, config)
@@ -249,6 +251,7 @@ def _http_server(
     context: NodeContext,
     applications: Applications,
     control: Control,
+    gate: Gate,
 ) -> HttpServer:
     http, limits = config.http, config.limits
     origins = Origins(
@@ -258,6 +261,7 @@ def _http_server(
         applications,
         control,
         origins,
+        gate,
         message_bytes=limits.message_bytes,
         message_timeout_s=limits.message_timeout_s,
         most_calls=limits.calls,
@@ -360,14 +364,15 @@ def _connections(config: Config) -> int:
 def _register(
     server: grpc.aio.Server,
     service: ApplicationService,
+    gate: Gate,
     node_health: NodeHealth,
     *,
     most_calls: int,
 ) -> None:
-    boundary = Boundary(server, most_calls=most_calls)
+    boundary = Boundary(server, gate, most_calls=most_calls)
     add_to_server(service, boundary)
     # A pool of its own: health checks are answered whatever else the node does.
-    health_boundary = Boundary(server, most_calls=HEALTH_CALLS)
+    health_boundary = Boundary(server, gate, most_calls=HEALTH_CALLS)
     health_boundary.serve(health_pb2_grpc.add_HealthServicer_to_server, node_health.servicer)
     names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
     boundary.serve(

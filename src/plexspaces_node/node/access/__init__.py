@@ -1,1 +1,1 @@
-"""Who may do what, and the record of what was done."""
+"""Who may do what: identities, the policy, the gate before every call, and the audit log."""

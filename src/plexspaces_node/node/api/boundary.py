@@ -1,8 +1,8 @@
 """Between gRPC and the node's services: parses requests, counts calls, converts errors.
 
-Everything that is served goes through a `Boundary`: a request that cannot be parsed is an error of
-the caller and reported only to the caller, and calls over the limit are refused before anything is
-done for them. Knows no service.
+Everything that is served goes through a `Boundary`: calls over the limit are refused before
+anything is done for them, then those that the gate does not let in; a request that cannot be parsed
+is an error of the caller and reported only to the caller. Knows no service.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -25,6 +25,9 @@ from plexspaces_node.errors import (
     PlexSpacesError,
     ResourceExhausted,
 )
+from plexspaces_node.node.access.gate import Call, Gate
+from plexspaces_node.node.access.identity import Identity
+from plexspaces_node.node.access.policy import About, Target
 from plexspaces_node.node.api import descriptors
 
 _log = logging.getLogger(__name__)
@@ -32,7 +35,10 @@ _log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
-_Behavior = Callable[[Any, Context], Any]
+_Behavior = Callable[[Any, Any], Any]
+
+_Enter = Callable[[Any, Context], tuple[Any, Any]]
+"""From a call as gRPC has it to its request, and the `Call` or the context for the behavior."""
 
 _GRPC_LOG = "grpc._cython.cygrpc"
 
@@ -52,10 +58,22 @@ class Boundary:
     would log a traceback for each request that cannot be parsed, and answer UNKNOWN.
     """
 
-    def __init__(self, server: grpc.aio.Server, *, most_calls: int) -> None:
-        """Serve with `server`, at most this many calls at once."""
+    def __init__(
+        self,
+        server: grpc.aio.Server,
+        gate: Gate,
+        *,
+        most_calls: int,
+        certificate_of: Callable[[Context], str] = lambda _: "",
+    ) -> None:
+        """Serve with `server` what `gate` lets in, at most this many calls at once.
+
+        `certificate_of` returns the name in a client's certificate, "" for none.
+        """
         logging.getLogger(_GRPC_LOG).addFilter(_is_news)
         self._server = server
+        self._gate = gate
+        self._certificate_of = certificate_of
         self._most_calls = most_calls
         self.calls = 0
         """How many calls are being handled."""
@@ -75,11 +93,17 @@ class Boundary:
     def add_registered_method_handlers(
         self, service_name: str, method_handlers: Mapping[str, Handler]
     ) -> None:
-        """Serve the methods of a service; they replace earlier ones of the same name."""
-        guarded = {name: self._guarded(handler) for name, handler in method_handlers.items()}
+        """Serve the methods of a service; they replace earlier ones of the same name.
+
+        Raises `KeyError` for a method that the policy does not have.
+        """
+        guarded = {
+            name: self._guarded(f"{service_name}/{name}", handler)
+            for name, handler in method_handlers.items()
+        }
         self._server.add_registered_method_handlers(service_name, guarded)
 
-    def _guarded(self, handler: Handler) -> Handler:
+    def _guarded(self, verb: str, handler: Handler) -> Handler:
         kind = bool(handler.request_streaming), bool(handler.response_streaming)
         behavior: Any = (
             handler.unary_unary
@@ -87,21 +111,65 @@ class Boundary:
             or handler.stream_unary
             or handler.stream_stream
         )
-        read = handler.request_deserializer
-        if read is not None:
-            behavior = _reading(read, behavior, each=kind[0])
+        enter = self._entering(verb, handler.request_deserializer, each=kind[0])
         # For streams of replies gRPC also allows coroutines that write the replies themselves.
         is_generator = inspect.isasyncgenfunction(behavior)
-        guarded = self._yielding(behavior) if is_generator else self._replying(behavior)
+        wrap = self._yielding if is_generator else self._replying
+        guarded = wrap(enter, behavior)
         return _FACTORIES[kind](guarded, response_serializer=handler.response_serializer)
 
-    def _replying(self, behavior: _Behavior) -> Callable[[Any, Context], Awaitable[Any]]:
-        async def call(request: Any, context: Context) -> Any:
+    def _entering(self, verb: str, read: Any, *, each: bool) -> _Enter:
+        """Return what lets a call in: it is known who calls before their request is parsed."""
+        gate, rule = self._gate, self._gate.rule(verb)
+        take = _parser(read, each=each)
+        # The services of gRPC itself are written for its own context.
+        is_foreign = verb.startswith("grpc.")
+
+        def enter(raw: Any, context: Context) -> tuple[Any, Any]:
+            identity = self._identify(context)
+            if rule.about is About.NOTHING:
+                target = Target()
+                gate.check(verb, identity, target)
+                request = take(raw)
+            else:
+                gate.check_known(rule, identity)
+                request = take(raw)
+                target = gate.target(rule, identity, request)
+                gate.check(verb, identity, target)
+            if is_foreign:
+                return request, context
+            return request, Call(
+                identity,
+                target,
+                peer=context.peer,
+                left_s=context.time_remaining,
+                # The stubs require a class where any function works.
+                done=cast(Any, context.add_done_callback),
+            )
+
+        return enter
+
+    def _identify(self, context: Context) -> Identity:
+        authorization = None
+        for key, value in context.invocation_metadata() or ():
+            if key == "authorization":
+                authorization = value.encode() if isinstance(value, str) else value
+                break
+        return self._gate.identify(
+            authorization,
+            certificate=self._certificate_of(context),
+            is_local=context.peer().startswith("unix"),
+        )
+
+    def _replying(
+        self, enter: _Enter, behavior: _Behavior
+    ) -> Callable[[Any, Context], Awaitable[Any]]:
+        async def call(raw: Any, context: Context) -> Any:
             self.calls += 1
             try:
                 if self.calls > self._most_calls:
                     raise self._too_many()
-                return await behavior(request, context)
+                return await behavior(*enter(raw, context))
             except Exception as error:  # noqa: BLE001 - the boundary
                 await _abort(error, context)
             finally:
@@ -109,8 +177,10 @@ class Boundary:
 
         return call
 
-    def _yielding(self, behavior: _Behavior) -> Callable[[Any, Context], AsyncIterator[Any]]:
-        async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+    def _yielding(
+        self, enter: _Enter, behavior: _Behavior
+    ) -> Callable[[Any, Context], AsyncIterator[Any]]:
+        async def call(raw: Any, context: Context) -> AsyncIterator[Any]:
             peer = context.peer()
             self.calls += 1
             self._streams[peer] += 1
@@ -119,7 +189,7 @@ class Boundary:
                     raise self._too_many()
                 if self._streams[peer] > max(1, self._most_calls // 2):
                     raise self._too_many_streams()
-                async with aclosing(behavior(request, context)) as responses:
+                async with aclosing(behavior(*enter(raw, context))) as responses:
                     async for response in responses:
                         yield response
             except Exception as error:  # noqa: BLE001 - the boundary
@@ -151,10 +221,12 @@ def _is_news(record: logging.LogRecord) -> bool:
     return type(error).__name__ != "ExecuteBatchError"
 
 
-def _reading(read: Callable[[bytes], Any], behavior: Any, *, each: bool) -> Any:
-    """Wrap a behavior so that it gets parsed requests: one, or each of a stream."""
+def _parser(read: Callable[[bytes], Any] | None, *, each: bool) -> Callable[[Any], Any]:
+    """Return what parses a request, or each of a stream."""
 
     def readable(raw: bytes) -> Any:
+        if read is None:
+            return raw
         try:
             return read(raw)
         except DecodeError as error:
@@ -167,20 +239,7 @@ def _reading(read: Callable[[bytes], Any], behavior: Any, *, each: bool) -> Any:
         async for raw in stream:
             yield readable(raw)
 
-    take = readable_each if each else readable
-    if inspect.isasyncgenfunction(behavior):
-
-        async def generator(request: Any, context: Context) -> AsyncIterator[Any]:
-            async with aclosing(behavior(take(request), context)) as responses:
-                async for response in responses:
-                    yield response
-
-        return generator
-
-    async def coroutine(request: Any, context: Context) -> Any:
-        return await behavior(take(request), context)
-
-    return coroutine
+    return readable_each if each else readable
 
 
 async def _abort(error: Exception, context: Context) -> None:

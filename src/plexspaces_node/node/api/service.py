@@ -12,11 +12,21 @@ import grpc
 from plexspaces_node.api import convert
 from plexspaces_node.api.generated import application_pb2 as pb
 from plexspaces_node.api.generated import application_pb2_grpc as pb_grpc
-from plexspaces_node.api.invoke import LONG_BYTES, METHOD, SERVICE, decode_request, encode_reply
+from plexspaces_node.api.invoke import (
+    LONG_BYTES,
+    METHOD,
+    SERVICE,
+    Request,
+    decode_request,
+    encode_reply,
+)
 from plexspaces_node.errors import InvalidArgument
-from plexspaces_node.info import ApplicationInfo, NodeInfo
+from plexspaces_node.info import ApplicationInfo, NodeInfo, VmInfo
 from plexspaces_node.model import VmConfig
-from plexspaces_node.node.api.boundary import Boundary, Context, Handler
+from plexspaces_node.node.access.gate import Call, Gate
+from plexspaces_node.node.access.identity import Identity
+from plexspaces_node.node.access.policy import START_VM, Target
+from plexspaces_node.node.api.boundary import Boundary, Handler
 from plexspaces_node.node.api.untaken import UntakenReplies
 from plexspaces_node.node.applications.operations import Applications
 from plexspaces_node.node.applications.requests import DeployRequest
@@ -34,8 +44,11 @@ class ServiceLimits:
     max_timeout_s: float = 24 * 3600.0
 
 
-class ApplicationService(pb_grpc.ApplicationServiceServicer):
-    """`plexspaces.node.v1.ApplicationService`; errors are mapped by a `Boundary`."""
+class ApplicationService:
+    """`plexspaces.node.v1.ApplicationService`; errors are mapped by a `Boundary`.
+
+    Not of the generated class, which would have every method get a context of gRPC.
+    """
 
     def __init__(
         self,
@@ -43,31 +56,33 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
         artifacts: ArtifactStore,
         info: NodeInfo,
         limits: ServiceLimits,
+        gate: Gate,
     ) -> None:
         self._applications = applications
         self._artifacts = artifacts
         self._info = info
         self._limits = limits
+        self._gate = gate
         self._untaken = UntakenReplies(limits.in_flight)
 
     async def InspectNode(
-        self, request: pb.InspectNodeRequest, context: Context
+        self, request: pb.InspectNodeRequest, call: Call
     ) -> pb.InspectNodeResponse:
         return convert.node_to_proto(self._info)
 
     async def FindArtifact(
-        self, request: pb.FindArtifactRequest, context: Context
+        self, request: pb.FindArtifactRequest, call: Call
     ) -> pb.FindArtifactResponse:
         return pb.FindArtifactResponse(found=await self._artifacts.has(request.digest))
 
     async def UploadArtifact(
-        self, request_iterator: AsyncIterator[pb.UploadArtifactRequest], context: Context
+        self, request_iterator: AsyncIterator[pb.UploadArtifactRequest], call: Call
     ) -> pb.UploadArtifactResponse:
         first = await anext(request_iterator, None)
         if first is None or first.WhichOneof("part") != "header":
             raise InvalidArgument("an upload must start with its header")
         header = first.header
-        receiving = self._artifacts.receive(header.digest, header.size_bytes, owner=context.peer())
+        receiving = self._artifacts.receive(header.digest, header.size_bytes, owner=call.peer())
         async with receiving as upload:
             async for part in upload.in_time(request_iterator):
                 if part.WhichOneof("part") != "chunk":
@@ -76,14 +91,18 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
         return pb.UploadArtifactResponse(digest=header.digest, size_bytes=header.size_bytes)
 
     async def Deploy(
-        self, request: pb.DeployRequest, context: Context
+        self, request: pb.DeployRequest, call: Call
     ) -> AsyncIterator[pb.DeployResponse]:
+        if request.vm_id:
+            # Empty VMs are the node's.
+            self._gate.check(START_VM, call.identity, Target())
+        request.name = call.name
         deploy = DeployRequest(
             spec=convert.spec_from_proto(request, default_vm=self._default_vm(request)),
             request_id=request.request_id,
             vm_id=request.vm_id,
             replace=request.replace,
-            owner=context.peer(),
+            owner=call.peer(),
         )
         events: asyncio.Queue[str | None] = asyncio.Queue()
 
@@ -102,29 +121,27 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
             # The client disconnected: the deploy is rolled back, and that is awaited.
             await cancel(task)
 
-    async def Undeploy(self, request: pb.UndeployRequest, context: Context) -> pb.UndeployResponse:
-        await self._applications.undeploy(request.name)
+    async def Undeploy(self, request: pb.UndeployRequest, call: Call) -> pb.UndeployResponse:
+        await self._applications.undeploy(call.name)
         return pb.UndeployResponse()
 
-    async def Stop(self, request: pb.StopRequest, context: Context) -> pb.StopResponse:
-        info = await self._applications.stop(request.name, force=request.force)
+    async def Stop(self, request: pb.StopRequest, call: Call) -> pb.StopResponse:
+        info = await self._applications.stop(call.name, force=request.force)
         return pb.StopResponse(application=convert.application_to_proto(info))
 
-    async def Start(self, request: pb.StartRequest, context: Context) -> pb.StartResponse:
-        info = await self._applications.start(request.name)
+    async def Start(self, request: pb.StartRequest, call: Call) -> pb.StartResponse:
+        info = await self._applications.start(call.name)
         return pb.StartResponse(application=convert.application_to_proto(info))
 
-    async def List(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:
-        return convert.listing_to_proto(await self._applications.list())
+    async def List(self, request: pb.ListRequest, call: Call) -> pb.ListResponse:
+        return convert.listing_to_proto(await self._applications.list(call.identity))
 
-    async def Inspect(self, request: pb.InspectRequest, context: Context) -> pb.InspectResponse:
-        info = await self._applications.inspect(request.name)
+    async def Inspect(self, request: pb.InspectRequest, call: Call) -> pb.InspectResponse:
+        info = await self._applications.inspect(call.name)
         return pb.InspectResponse(application=convert.application_to_proto(info))
 
-    async def Logs(
-        self, request: pb.LogsRequest, context: Context
-    ) -> AsyncIterator[pb.LogsResponse]:
-        journal = self._applications.log_of(request.name)
+    async def Logs(self, request: pb.LogsRequest, call: Call) -> AsyncIterator[pb.LogsResponse]:
+        journal = self._applications.log_of(call.name)
         if not request.follow:
             for line in await journal.read(request.tail):
                 yield convert.log_line_to_proto(line)
@@ -133,50 +150,55 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
             async for line in lines:
                 yield convert.log_line_to_proto(line)
 
-    async def StartVm(self, request: pb.StartVmRequest, context: Context) -> pb.StartVmResponse:
+    async def StartVm(self, request: pb.StartVmRequest, call: Call) -> pb.StartVmResponse:
         config = convert.vm_config_from_proto(request.config, default=self._info.default_vm)
         vm = await self._applications.empty_vms.start(request.vm_id, config)
         return pb.StartVmResponse(vm=convert.vm_to_proto(await vm.info()), vm_ns=vm.vm_ns)
 
-    async def StopVm(self, request: pb.StopVmRequest, context: Context) -> pb.StopVmResponse:
+    async def StopVm(self, request: pb.StopVmRequest, call: Call) -> pb.StopVmResponse:
         await self._applications.empty_vms.stop(request.vm_id)
         return pb.StopVmResponse()
 
-    async def ListVms(self, request: pb.ListVmsRequest, context: Context) -> pb.ListVmsResponse:
-        vms = await self._applications.vms.list()
-        return pb.ListVmsResponse(vms=[convert.vm_to_proto(vm) for vm in vms])
+    async def ListVms(self, request: pb.ListVmsRequest, call: Call) -> pb.ListVmsResponse:
+        vms, identity = await self._applications.vms.list(), call.identity
+        seen = [vm for vm in vms if identity.is_of_all() or _is_of(identity, vm)]
+        return pb.ListVmsResponse(vms=[convert.vm_to_proto(vm) for vm in seen])
 
-    async def InspectVm(
-        self, request: pb.InspectVmRequest, context: Context
-    ) -> pb.InspectVmResponse:
-        return convert.inspection_to_proto(await self._applications.vms.inspect(request.name))
+    async def InspectVm(self, request: pb.InspectVmRequest, call: Call) -> pb.InspectVmResponse:
+        self._check_vm(call)
+        return convert.inspection_to_proto(await self._applications.vms.inspect(call.name))
 
     async def VmConsole(
-        self, request: pb.VmConsoleRequest, context: Context
+        self, request: pb.VmConsoleRequest, call: Call
     ) -> AsyncIterator[pb.VmConsoleResponse]:
+        self._check_vm(call)
         console = self._applications.vms.console(
-            request.name, tail=request.tail, follow=request.follow
+            call.name, tail=request.tail, follow=request.follow
         )
         async with aclosing(console) as chunks:
             async for chunk in chunks:
                 yield pb.VmConsoleResponse(chunk=chunk)
 
-    async def Invoke(self, raw: bytes, context: Context) -> bytes:  # type: ignore[override]
-        """From the request's bytes to the reply's: see `add_to_server`."""
-        self._untaken.check(context)
-        request = decode_request(raw)
-        timeout_ns = self._timeout_ns(request.timeout_ms, context)
+    async def Invoke(self, request: Request, call: Call) -> bytes:
+        """Return the bytes of the reply: see `add_to_server`."""
+        self._untaken.check(call)
+        timeout_ns = self._timeout_ns(request.timeout_ms, call)
         outcome = await self._applications.invoke(
-            request.name, request.type, request.payload, timeout_ns
+            call.name, request.type, request.payload, timeout_ns
         )
         reply = encode_reply(outcome.payload, outcome.failure, outcome.timings)
         if len(reply) > LONG_BYTES:
             # So that everything that holds the payload in this step of the event loop releases it
             # before gRPC copies the reply.
             del outcome
-            self._untaken.add(len(reply), context)
+            self._untaken.add(len(reply), call)
             await asyncio.sleep(0)
         return reply
+
+    def _check_vm(self, call: Call) -> None:
+        """Raise `NotFound` for a VM without an application, which is the node's."""
+        if not call.identity.is_of_all():
+            self._applications.roster.named(call.name)
 
     def _default_vm(self, request: pb.DeployRequest) -> VmConfig:
         default = self._info.default_vm
@@ -184,18 +206,24 @@ class ApplicationService(pb_grpc.ApplicationServiceServicer):
             return default
         return self._applications.roster.vm_size(request.name, default)
 
-    def _timeout_ns(self, timeout_ms: int, context: Context) -> int:
+    def _timeout_ns(self, timeout_ms: int, call: Call) -> int:
         if timeout_ms:
             timeout_s = timeout_ms / 1000
         else:
-            left = context.time_remaining()
+            left = call.time_remaining()
             timeout_s = self._limits.message_timeout_s if left is None else left
         return int(min(timeout_s, self._limits.max_timeout_s) * 1e9)
+
+
+def _is_of(identity: Identity, vm: VmInfo) -> bool:
+    return vm.application != "" and identity.covers(vm.application)
 
 
 def add_to_server(service: ApplicationService, boundary: Boundary) -> None:
     """Serve this; messages without the copies of the generated code."""
     boundary.serve(pb_grpc.add_ApplicationServiceServicer_to_server, service)
     # After the generated handlers, because it replaces one of them.
-    handler: Handler = grpc.unary_unary_rpc_method_handler(service.Invoke)
+    handler: Handler = grpc.unary_unary_rpc_method_handler(
+        service.Invoke, request_deserializer=decode_request
+    )
     boundary.add_registered_method_handlers(SERVICE, {METHOD: handler})

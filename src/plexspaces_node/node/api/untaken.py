@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from plexspaces_node.errors import ResourceExhausted
-from plexspaces_node.node.api.boundary import Context
+from plexspaces_node.node.access.gate import Call
 from plexspaces_node.node.machines.in_flight import InFlight
 
 
@@ -21,9 +21,9 @@ class UntakenReplies:
     def __repr__(self) -> str:
         return f"<UntakenReplies {sum(self._bytes.values())} bytes>"
 
-    def add(self, size: int, context: Context) -> None:
+    def add(self, size: int, call: Call) -> None:
         """Count a reply until its client has read it."""
-        peer = context.peer()
+        peer = call.peer()
 
         def taken(_: Any) -> None:
             self._in_flight.remove(size)
@@ -33,15 +33,13 @@ class UntakenReplies:
 
         self._in_flight.add(size)
         self._bytes[peer] += size
-        # The stubs require a class where any function works.
-        callback: Any = taken
-        context.add_done_callback(callback)
+        call.add_done_callback(taken)
 
-    def check(self, context: Context) -> None:
+    def check(self, call: Call) -> None:
         """Raise `ResourceExhausted` for a connection that has left too much unread."""
         if not self._bytes:
             return
-        untaken, most = self._bytes.get(context.peer(), 0), self._in_flight.limit_bytes // 2
+        untaken, most = self._bytes.get(call.peer(), 0), self._in_flight.limit_bytes // 2
         if untaken > most:
             raise ResourceExhausted(
                 f"this connection has {untaken} bytes of unread replies, more than its limit of "

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable
 from time import perf_counter_ns
+from typing import Protocol
 
 from plexspaces_node.errors import PlexSpacesError, WrongState
 from plexspaces_node.info import ApplicationInfo, Listing
@@ -37,6 +38,16 @@ from plexspaces_node.node.registry.registry import Desired
 from plexspaces_node.tasks import Leave
 
 _log = logging.getLogger(__name__)
+
+
+class Viewer(Protocol):
+    """Somebody who sees some of the applications, or all and the empty VMs."""
+
+    def covers(self, full: str) -> bool:
+        """Return whether they may see an application."""
+
+    def is_of_all(self) -> bool:
+        """Return whether they may see everything."""
 
 
 class Applications:
@@ -179,13 +190,17 @@ class Applications:
                     await supervisor.start()
             return await describe(supervisor)
 
-    async def list(self) -> Listing:
-        """Describe every application and every empty VM, by name."""
+    async def list(self, viewer: Viewer | None = None) -> Listing:
+        """Describe every application and every empty VM, by name; or what a viewer may see."""
         begin = perf_counter_ns()
         supervisors = sorted(self.roster.supervisors(), key=lambda one: one.name)
+        machines = tuple(self.roster.empty_vms.values())
+        if viewer is not None and not viewer.is_of_all():
+            supervisors = [one for one in supervisors if viewer.covers(one.name)]
+            machines = ()
         # Sequentially: none of it waits, and a task for each would take just as long.
         applications = [await describe(supervisor) for supervisor in supervisors]
-        empties = [await machine.info() for machine in tuple(self.roster.empty_vms.values())]
+        empties = [await machine.info() for machine in machines]
         return Listing(tuple(applications), tuple(empties), perf_counter_ns() - begin)
 
     async def inspect(self, name: str) -> ApplicationInfo:

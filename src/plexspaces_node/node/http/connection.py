@@ -57,7 +57,7 @@ class Connection(asyncio.Protocol):
         )
         self._reader = RequestReader(
             self._transport,
-            body_limit=server.handler.body_limit,
+            body_limit=self._limit_of,
             on_request=self._received,
             # Not within a response, which says enough.
             proceed=lambda: None if self._answering.is_busy else self._writer.write(CONTINUE),
@@ -66,6 +66,8 @@ class Connection(asyncio.Protocol):
         )
         peer = self._transport.get_extra_info("peername")
         self._peer = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else ""
+        self._is_local = server.is_local(self._transport)
+        self._certificate = server.certificate_of(self._transport)
         server.connected(self)
         self._idle()
 
@@ -131,8 +133,14 @@ class Connection(asyncio.Protocol):
         """Close at once."""
         self._transport.abort()
 
-    def _received(self, request: Request) -> None:
+    def _limit_of(self, request: Request) -> int:
+        """Return how long the body of a request may be, of which the head has come."""
         request.peer = self._peer
+        request.certificate = self._certificate
+        request.is_local = self._is_local
+        return self._server.handler.body_limit(request)
+
+    def _received(self, request: Request) -> None:
         if not self._answering.is_busy:
             self._answering.begin(request)
             return

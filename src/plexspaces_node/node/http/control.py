@@ -1,9 +1,10 @@
-"""The control API as JSON below `/v1/`: the methods of the gRPC service, by its own names."""
+"""The control API as JSON below `/v1/`: the methods of the gRPC services, by their own names."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 from urllib.parse import parse_qs, unquote
 
@@ -12,16 +13,15 @@ from google.protobuf.message_factory import GetMessageClass
 
 from plexspaces_node.api.generated import application_pb2 as pb
 from plexspaces_node.api.invoke import Request as Invocation
-from plexspaces_node.api.invoke import encode_request
 from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.info import NodeInfo
 from plexspaces_node.model import MIB
-from plexspaces_node.node.api.service import ApplicationService
+from plexspaces_node.node.access.gate import Call, Gate
 from plexspaces_node.node.artifacts.store import ArtifactStore
 from plexspaces_node.node.http.message import Headers, Request, Response
 from plexspaces_node.node.http.openapi import document, page
 from plexspaces_node.node.http.problem import HttpFault
-from plexspaces_node.node.http.routes import ROUTES, Route
+from plexspaces_node.node.http.routes import ROUTES, SERVICE, Route
 from plexspaces_node.node.http.streams import Chunks, Lines
 from plexspaces_node.node.http.transcode import from_json, line, to_json
 
@@ -40,37 +40,26 @@ _HTML: Headers = [
 ]
 _P = TypeVar("_P", bound=Chunks)
 _UPLOADS = "/v1/artifacts/"
-
-
-class Caller:
-    """Stands in for the context of a gRPC call."""
-
-    def __init__(self, peer: str) -> None:
-        self._peer = peer
-        self._callbacks: list[Callable[[Any], None]] = []
-
-    def peer(self) -> str:
-        return self._peer
-
-    def time_remaining(self) -> None:
-        return None
-
-    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
-        self._callbacks.append(callback)
-
-    def done(self) -> None:
-        """Call what waits for the end of the call."""
-        for callback in self._callbacks:
-            callback(self)
+_BEFORE: Mapping[str, tuple[str, Any]] = {
+    "Logs": ("Inspect", pb.InspectRequest),
+    "VmConsole": ("InspectVm", pb.InspectVmRequest),
+}
+"""What tells whether there is what a stream is to be of."""
 
 
 class Control:
     """Answers requests below `/v1/` and those for the API's description."""
 
     def __init__(
-        self, service: ApplicationService, artifacts: ArtifactStore, info: NodeInfo
+        self,
+        servicers: Mapping[str, Any],
+        gate: Gate,
+        artifacts: ArtifactStore,
+        info: NodeInfo,
     ) -> None:
-        self._service: Any = service
+        """`servicers` has what serves each gRPC service, by its full name."""
+        self._servicers = servicers
+        self._gate = gate
         self._artifacts = artifacts
         self._artifact_bytes = info.artifact_limit_bytes
         # In base64, and with what is around it.
@@ -93,7 +82,7 @@ class Control:
         return limit
 
     async def answer(self, request: Request) -> Response:
-        """Answer a request; raises `HttpFault`, and what the service does."""
+        """Answer a request; raises `HttpFault`, and what the gate and the service do."""
         method = "GET" if request.method == b"HEAD" else request.method.decode("latin-1")
         path = request.path.decode("latin-1")
         if method == "GET" and path == "/openapi.json":
@@ -101,8 +90,10 @@ class Control:
         if method == "GET" and path == "/":
             return Response(200, list(_HTML), page().encode())
         route, parameters = _find(method, path)
+        self._gate.check_known(self._gate.rule(route.verb), request.identity)
         if route.rpc == "UploadArtifact":
-            return await self._upload(request, parameters["digest"])
+            with self._call(route, None, request) as call:
+                return await self._upload(request, parameters["digest"], call)
         if request.body and route.method != "POST":
             raise InvalidArgument(f"{route.method} {path} takes no body")
         if route.has_body and not request.body:
@@ -110,27 +101,43 @@ class Control:
         kind = GetMessageClass(route.descriptor.input_type)
         message = from_json(kind, request.body, {**_queried(route, request), **parameters})
         request.body = b""
-        return await self._call(route, message, request)
+        with self._call(route, message, request) as call:
+            return await self._answer(route, message, request, call)
 
-    async def _call(self, route: Route, message: Message, request: Request) -> Response:
-        caller = Caller(request.peer)
+    @contextmanager
+    def _call(self, route: Route, message: Message | None, request: Request) -> Iterator[Call]:
+        """Let a call in; raises what the gate does."""
+        gate, identity = self._gate, request.identity
+        target = gate.target(gate.rule(route.verb), identity, message)
+        gate.check(route.verb, identity, target)
+        ends: list[Callable[[Any], None]] = []
+        call = Call(
+            identity, target, peer=lambda: request.peer, left_s=lambda: None, done=ends.append
+        )
+        try:
+            yield call
+        finally:
+            for end in ends:
+                end(call)
+
+    async def _answer(
+        self, route: Route, message: Message, request: Request, call: Call
+    ) -> Response:
+        serve = getattr(self._servicers[route.service.full_name], route.rpc)
         if route.rpc == "Invoke":
             # The application counts it from here on.
             request.release()
-            return await self._invoke(cast(pb.InvokeRequest, message), caller)
+            return await self._invoke(serve, cast(pb.InvokeRequest, message), call)
         if route.rpc == "Deploy":
-            return await self._deploy(route, message, request, caller)
-        if route.rpc in ("Logs", "VmConsole"):
-            return await self._stream(route, message, caller)
-        result = await getattr(self._service, route.rpc)(message, caller)
+            return await self._deploy(route, serve(message, call), request)
+        if route.descriptor.server_streaming:
+            return await self._stream(route, message, call)
+        result = await serve(message, call)
         if route.status == 204:
             return Response(204, [])
         return _told(route, result)
 
-    async def _deploy(
-        self, route: Route, message: Message, request: Request, caller: Caller
-    ) -> Response:
-        events = self._service.Deploy(message, caller)
+    async def _deploy(self, route: Route, events: Any, request: Request) -> Response:
         if b"application/x-ndjson" in (request.header(b"accept") or b""):
             return Response(200, list(_LINES), await _begun(Lines(events), is_followed=False))
         last = None
@@ -138,26 +145,24 @@ class Control:
             last = event
         return _told(route, last)
 
-    async def _stream(self, route: Route, message: Any, caller: Caller) -> Response:
-        if route.rpc == "Logs":
+    async def _stream(self, route: Route, message: Any, call: Call) -> Response:
+        servicer = self._servicers[route.service.full_name]
+        if route.rpc in _BEFORE:
             # Nobody of that name is told before the stream begins, which may have nothing yet.
-            await self._service.Inspect(pb.InspectRequest(name=message.name), caller)
-            lines = Lines(self._service.Logs(message, caller))
-            return Response(200, list(_LINES), await _begun(lines, is_followed=message.follow))
-        await self._service.InspectVm(pb.InspectVmRequest(name=message.name), caller)
-        chunks = Chunks(self._service.VmConsole(message, caller))
-        return Response(200, list(_BYTES), await _begun(chunks, is_followed=message.follow))
+            look, kind = _BEFORE[route.rpc]
+            await getattr(servicer, look)(kind(name=message.name), call)
+        replies = getattr(servicer, route.rpc)(message, call)
+        if route.rpc == "VmConsole":
+            chunks = await _begun(Chunks(replies), is_followed=message.follow)
+            return Response(200, list(_BYTES), chunks)
+        return Response(200, list(_LINES), await _begun(Lines(replies), is_followed=message.follow))
 
-    async def _invoke(self, message: pb.InvokeRequest, caller: Caller) -> Response:
+    async def _invoke(self, serve: Any, message: pb.InvokeRequest, call: Call) -> Response:
         asked = Invocation(message.name, message.type, message.payload, message.timeout_ms)
-        try:
-            raw = await self._service.Invoke(encode_request(asked), caller)
-            result = to_json(pb.InvokeResponse.FromString(raw))
-        finally:
-            caller.done()
+        result = to_json(pb.InvokeResponse.FromString(await serve(asked, call)))
         return Response(200, list(_JSON), line(result))
 
-    async def _upload(self, request: Request, digest: str) -> Response:
+    async def _upload(self, request: Request, digest: str, call: Call) -> Response:
         length = request.header(b"content-length")
         if request.stream is None or length is None:
             raise HttpFault(
@@ -167,7 +172,7 @@ class Control:
         if size > limit:
             raise HttpFault(413, f"The artifact has {size} bytes, and the limit is {limit}")
         if _DIGEST.match(digest):
-            result = await self._receive(digest, size, pieces, Caller(request.peer))
+            result = await self._receive(digest, size, pieces, call)
             return Response(201, list(_JSON), line(to_json(result)))
         if _HEX.match(digest):
             raise InvalidArgument(
@@ -181,7 +186,7 @@ class Control:
         return Response(201, list(_JSON), line(to_json(received)))
 
     async def _receive(
-        self, digest: str, size: int, pieces: AsyncIterator[bytes], caller: Caller
+        self, digest: str, size: int, pieces: AsyncIterator[bytes], call: Call
     ) -> Message:
         async def parts() -> AsyncGenerator[pb.UploadArtifactRequest, None]:
             header = pb.UploadArtifactRequest.Header(digest=digest, size_bytes=size)
@@ -189,7 +194,8 @@ class Control:
             async for piece in pieces:
                 yield pb.UploadArtifactRequest(chunk=piece)
 
-        return cast(Message, await self._service.UploadArtifact(parts(), caller))
+        servicer = self._servicers[SERVICE.full_name]
+        return cast(Message, await servicer.UploadArtifact(parts(), call))
 
 
 def _find(method: str, path: str) -> tuple[Route, dict[str, str]]:

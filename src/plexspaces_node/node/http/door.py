@@ -15,9 +15,12 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from plexspaces_node.errors import PlexSpacesError, ResourceExhausted
+from plexspaces_node.errors import PlexSpacesError, ResourceExhausted, Unauthenticated
 from plexspaces_node.info import MessageTimings
 from plexspaces_node.link.frames import Body
+from plexspaces_node.node.access.gate import Gate
+from plexspaces_node.node.access.identity import NOBODY
+from plexspaces_node.node.access.policy import INVOKE
 from plexspaces_node.node.applications.messages import Outcome
 from plexspaces_node.node.applications.operations import Applications
 from plexspaces_node.node.http import components
@@ -33,6 +36,9 @@ MAX_TIMEOUT_S = 24 * 3600.0
 
 _CHECKED_BYTES = 64 * 1024
 """A reply up to this is read to see whether it is JSON; of a longer one, the first byte is."""
+
+_UNLOOKED_BYTES = 64 * 1024
+"""So much is read of somebody whose request is refused, so that the connection can stay."""
 
 _JSON_BEGINS = frozenset(b'{["-0123456789tfn')
 _PREFER_WAIT = re.compile(rb"(?:^|[,;\s])wait\s*=\s*(\d+(?:\.\d+)?)")
@@ -58,6 +64,7 @@ class Door:
         applications: Applications,
         control: Control,
         origins: Origins,
+        gate: Gate,
         *,
         message_bytes: int,
         message_timeout_s: float,
@@ -69,6 +76,7 @@ class Door:
         self._applications = applications
         self._control = control
         self._origins = origins
+        self._gate = gate
         self._message_bytes = message_bytes
         self._message_timeout_ns = int(message_timeout_s * 1e9)
 
@@ -78,9 +86,17 @@ class Door:
     def body_limit(self, request: Request) -> int:
         """Return how long a message may be, or what the control API takes.
 
-        Raises `HttpFault` for a longer one to nobody: a limit is not what is in its way.
+        Raises `HttpFault` for a longer one to nobody, and for one of somebody who may not send it:
+        a limit is not what is in its way.
         """
-        name, _ = self._application_of(request)
+        named, _ = self._application_of(request)
+        try:
+            name = self._enter(request, named)
+        except PlexSpacesError as error:
+            if _has_short_body(request):
+                # `answer` says it, and the connection stays.
+                return _UNLOOKED_BYTES
+            raise HttpFault.of(error) from error
         if name is None:
             return self._control.body_limit(request)
         if self._applications.is_component(name) and not _is_by_client(request):
@@ -101,12 +117,14 @@ class Door:
         which the body comes in parts, or that is not to an application: `answer` is for those.
         """
         try:
-            name, prefix = self._application_of(request)
-            if name is None:
+            named, prefix = self._application_of(request)
+            if named is None or _is_preflight(request):
                 return None
+            name = self._enter(request, named)
+            assert name is not None
             # The client asks for a message's result and its times, as by gRPC.
             if self._applications.is_component(name) and not _is_by_client(request):
-                if request.stream is not None or _is_preflight(request):
+                if request.stream is not None:
                     return None
                 return self._pass_on(name, prefix, request, done)
             if request.method != b"POST":
@@ -173,9 +191,10 @@ class Door:
         try:
             if self._calls > self._most_calls:
                 raise self._too_many()
-            name, prefix = self._application_of(request)
+            named, prefix = self._application_of(request)
             if _is_preflight(request):
                 return self._origins.preflight(request)
+            name = self._enter(request, named)
             if name is None:
                 response = await self._control.answer(request)
             elif self._applications.is_component(name):
@@ -210,19 +229,50 @@ class Door:
 
         Raises `HttpFault` for a host or a page that may not ask.
         """
-        if name := self._origins.application_of(request):
-            return name, b""
+        if called := self._origins.application_of(request):
+            return called, b""
         path = request.path
         if not path.startswith(APPS):
             return None, b""
         raw = path[len(APPS) :].partition(b"/")[0]
-        return raw.decode("latin-1"), APPS + raw
+        # The slash of a full name; nothing else of a name is ever encoded.
+        name = raw.replace(b"%2F", b"/").replace(b"%2f", b"/") if b"%" in raw else raw
+        return name.decode("latin-1"), APPS + raw
+
+    def _enter(self, request: Request, named: str | None) -> str | None:
+        """Let a request in: return the full name of the application it is to, None for the node.
+
+        The control API asks the gate itself. A public application may have users, and tokens of
+        theirs, that the node knows nothing of.
+        """
+        gate = self._gate
+        try:
+            request.identity = gate.identify(
+                request.header(b"authorization"),
+                certificate=request.certificate,
+                is_local=request.is_local,
+            )
+        except Unauthenticated:
+            if named is None or not gate.is_public(NOBODY.full(named)):
+                raise
+            request.identity = NOBODY
+        if named is None:
+            return None
+        name = request.identity.full(named)
+        gate.check(INVOKE, request.identity, gate.target_of(name))
+        return name
 
     def _timeout_ns(self, request: Request) -> int:
         prefer = request.header(b"prefer")
         if prefer is not None and (wait := _PREFER_WAIT.search(prefer)):
             return int(min(float(wait[1]), MAX_TIMEOUT_S) * 1e9)
         return self._message_timeout_ns
+
+
+def _has_short_body(request: Request) -> bool:
+    if request.header(b"transfer-encoding") is not None:
+        return False
+    return int(request.header(b"content-length") or 0) <= _UNLOOKED_BYTES
 
 
 def _complete(response: Response, timings: MessageTimings, prefix: bytes) -> Response:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import TypeAlias
 
 from plexspaces_node.link.frames import Body
+from plexspaces_node.node.access.identity import NOBODY
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
@@ -122,13 +123,19 @@ class Request:
         is_http_1_0: whether the client knows no chunks.
         released: called by the first `release`.
         peer: the client's address, for turns and logs.
+        certificate: the name in the client's certificate, "" without one.
+        is_local: whether it came by a unix socket of the node.
+        identity: who sends it, once that is known.
     """
 
     __slots__ = (
         "_first",
         "body",
+        "certificate",
         "headers",
+        "identity",
         "is_http_1_0",
+        "is_local",
         "keep_alive",
         "method",
         "path",
@@ -149,6 +156,9 @@ class Request:
         self.is_http_1_0 = False
         self.released: Callable[[], None] | None = None
         self.peer = ""
+        self.certificate = ""
+        self.is_local = False
+        self.identity = NOBODY
 
     def __repr__(self) -> str:
         return f"<Request {self.method!r} {self.path!r}>"

@@ -15,8 +15,10 @@ from plexspaces_node.errors import (
     Internal,
     InvalidArgument,
     NotFound,
+    PermissionDenied,
     PlexSpacesError,
     ResourceExhausted,
+    Unauthenticated,
     Unavailable,
     Unsupported,
     VmStartFailed,
@@ -32,6 +34,8 @@ RETRY_AFTER_S = 1
 
 STATUSES: dict[type[PlexSpacesError], tuple[int, str]] = {
     InvalidArgument: (400, "The request is not valid"),
+    Unauthenticated: (401, "The node does not know who calls"),
+    PermissionDenied: (403, "Not allowed"),
     NotFound: (404, "Not found"),
     AlreadyExists: (409, "The name is taken"),
     WrongState: (409, "Not possible in this state"),
@@ -81,10 +85,21 @@ class HttpFault(Exception):
         self.detail = detail
         self.hint = hint
         self.headers = headers
+        self._response: Response | None = None
+
+    @classmethod
+    def of(cls, error: PlexSpacesError) -> HttpFault:
+        """Return the fault that tells an error of the platform."""
+        response = of_error(error)
+        fault = cls(response.status, error.message, hint=error.hint or "")
+        fault._response = response
+        return fault
 
     @property
     def response(self) -> Response:
         """The response that tells it; nothing more is read from the connection."""
+        if self._response is not None:
+            return self._response
         code, title, retryable = FAULTS[self.status]
         members = _members(
             self.status,
@@ -174,6 +189,8 @@ def _problem(
     status: int, members: dict[str, Any], headers: Sequence[tuple[bytes, bytes]] = ()
 ) -> Response:
     told: Headers = [(b"content-type", b"application/problem+json"), *headers]
+    if status == 401:
+        told.append((b"www-authenticate", b'Bearer realm="plexspaces"'))
     if status in (429, 503):
         # In whole seconds, as HTTP has it: whoever waits that long does not come too early.
         after_s = math.ceil(members.get("retry_after_s", RETRY_AFTER_S))

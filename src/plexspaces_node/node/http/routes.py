@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
 from plexspaces_node.api.generated import application_pb2 as pb
 
@@ -27,6 +27,7 @@ class Route:
         answer: the field of the response that is the answer, "" for all of it.
         status: of success.
         named: the field that `{name}` in the path is.
+        service: the service that has the method.
     """
 
     method: str
@@ -38,6 +39,7 @@ class Route:
     answer: str = ""
     status: int = 200
     named: str = "name"
+    service: ServiceDescriptor = SERVICE
     pattern: re.Pattern[str] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -53,7 +55,12 @@ class Route:
     @property
     def descriptor(self) -> MethodDescriptor:
         """The method of the service."""
-        return SERVICE.methods_by_name[self.rpc]
+        return self.service.methods_by_name[self.rpc]
+
+    @property
+    def verb(self) -> str:
+        """The method as the policy names it."""
+        return f"{self.service.full_name}/{self.rpc}"
 
 
 _APPLICATION = "/v1/applications/{name}"
@@ -130,4 +137,4 @@ ROUTES = (
         query=("follow", "tail"),
     ),
 )
-"""Every method of the service; a test holds that none is missing."""
+"""Every method of every service; a test holds that none is missing."""

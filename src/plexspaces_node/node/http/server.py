@@ -138,6 +138,18 @@ class HttpServer:
         for connection in tuple(self._connections):
             connection.abort()
 
+    @staticmethod
+    def is_local(transport: asyncio.Transport) -> bool:
+        """Return whether a client came by a unix socket of the node."""
+        socket_of = transport.get_extra_info("socket")
+        return socket_of is not None and socket_of.family == socket.AF_UNIX
+
+    @staticmethod
+    def certificate_of(transport: asyncio.Transport) -> str:
+        """Return the name in a client's certificate, "" without one."""
+        del transport
+        return ""
+
     # ---- called by connections ---------------------------------------------------------
 
     def connected(self, connection: Connection) -> None:

@@ -1,0 +1,207 @@
+"""The gate that every call passes, by gRPC and by HTTP: who is it, and may they?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from plexspaces_node.errors import PermissionDenied, Unauthenticated
+from plexspaces_node.model import check_name, split_name
+from plexspaces_node.node.access.identity import (
+    ALL,
+    LOCAL,
+    NOBODY,
+    UNGUARDED,
+    Identity,
+    Kind,
+)
+from plexspaces_node.node.access.policy import RULES, About, Rule, Target, decide
+
+BEARER = b"bearer "
+"""How the header `authorization` begins that brings a token; in lower case."""
+
+_TOKEN_HINT = "set PLEXSPACES_TOKEN to a token of this node"
+
+
+class Grants(Protocol):
+    """The grants of a node, as its gate asks for them; on the event loop, without waiting."""
+
+    def exist(self) -> bool:
+        """Return whether there is one, so that callers have to say who they are."""
+
+    def by_token(self, token: bytes) -> Identity | None:
+        """Return whose token this is; None for one that is unknown, revoked or expired."""
+
+    def by_certificate(self, name: str) -> Identity | None:
+        """Return the grant of the name in a certificate, as `by_token` does."""
+
+
+class NoGrants:
+    """The grants of a node that has none."""
+
+    def exist(self) -> bool:
+        return False
+
+    def by_token(self, token: bytes) -> Identity | None:
+        del token
+        return None
+
+    def by_certificate(self, name: str) -> Identity | None:
+        del name
+        return None
+
+
+class Call:
+    """A call that has passed the gate.
+
+    Attributes:
+        identity: who makes it.
+        name: the full name of the application it is about, "" for none.
+        tenant: the tenant it is about; that of the application, or `ALL`.
+    """
+
+    __slots__ = ("_done", "_left_s", "_peer", "identity", "name", "tenant")
+
+    def __init__(
+        self,
+        identity: Identity,
+        target: Target,
+        *,
+        peer: Callable[[], str],
+        left_s: Callable[[], float | None],
+        done: Callable[[Callable[[Any], None]], None],
+    ) -> None:
+        """`done` takes what is called at the end of the call; `left_s` returns its deadline."""
+        self.identity = identity
+        self.name = target.application
+        self.tenant = target.tenant
+        self._peer = peer
+        self._left_s = left_s
+        self._done = done
+
+    def __repr__(self) -> str:
+        return f"<Call of {self.identity.name} about {self.name or self.tenant}>"
+
+    def peer(self) -> str:
+        """Return the connection that the call came by."""
+        return self._peer()
+
+    def time_remaining(self) -> float | None:
+        """Return how long the caller still waits, in seconds; None for no limit."""
+        return self._left_s()
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """Call something once the call has ended and its reply is written."""
+        self._done(callback)
+
+
+class Gate:
+    """Tells who calls, and lets through what the policy allows. Used on the event loop.
+
+    Attributes:
+        is_public: returns whether the application of a full name takes messages from everybody.
+    """
+
+    def __init__(self, grants: Grants, rules: Mapping[str, Rule] = RULES) -> None:
+        self._grants = grants
+        self._rules = rules
+        self.is_public: Callable[[str], bool] = lambda _: False
+
+    def __repr__(self) -> str:
+        return f"<Gate with {self._grants!r}>"
+
+    def identify(
+        self, authorization: bytes | None, *, certificate: str = "", is_local: bool = False
+    ) -> Identity:
+        """Return who calls; `NOBODY` for somebody who does not say it.
+
+        `certificate` is the name in a client's certificate that was verified, "" for none. Raises
+        `Unauthenticated` for a token that is not valid, and for another way than a token.
+        """
+        if is_local:
+            return LOCAL
+        if not self._grants.exist():
+            return UNGUARDED
+        if authorization is not None:
+            if authorization[: len(BEARER)].lower() != BEARER:
+                raise Unauthenticated(
+                    "the header authorization does not begin with Bearer", hint=_TOKEN_HINT
+                )
+            identity = self._grants.by_token(authorization[len(BEARER) :].strip())
+            if identity is None:
+                raise Unauthenticated(
+                    "the token is not valid: unknown, revoked or expired", hint=_TOKEN_HINT
+                )
+            return identity
+        if certificate:
+            identity = self._grants.by_certificate(certificate)
+            if identity is None:
+                raise Unauthenticated(
+                    f"nothing is granted to the certificate {certificate!r}",
+                    hint=f"create a token of the name {certificate}",
+                )
+            return identity
+        return NOBODY
+
+    def rule(self, verb: str) -> Rule:
+        """Return what a call needs; raises `KeyError` for one that is not in the policy."""
+        return self._rules[verb]
+
+    def check_known(self, rule: Rule, identity: Identity) -> None:
+        """Raise `Unauthenticated` for nobody known, before their request is looked at.
+
+        Not for a call that may be about something public.
+        """
+        if identity is NOBODY and rule.scopes is not None and not rule.public:
+            raise _unknown()
+
+    def target(self, rule: Rule, identity: Identity, request: Any) -> Target:
+        """Return what a request is about, by the full name that its own name means.
+
+        Raises `InvalidArgument` for a tenant that is none.
+        """
+        if rule.about is About.APPLICATION:
+            return self.target_of(identity.full(request.name))
+        if rule.about is About.TENANT:
+            tenant = request.tenant or identity.tenant
+            if tenant != ALL:
+                check_name(tenant, what="tenant")
+            return Target(tenant)
+        return Target()
+
+    def target_of(self, full: str) -> Target:
+        """Return an application as what a call is about."""
+        return Target(split_name(full)[0], full, self.is_public(full))
+
+    def check(self, verb: str, identity: Identity, target: Target) -> None:
+        """Raise `Unauthenticated` or `PermissionDenied` unless somebody may make a call."""
+        rule = self._rules[verb]
+        if decide(identity, rule, target):
+            return
+        if identity.kind is Kind.ANONYMOUS:
+            raise _unknown()
+        raise _denied(verb, rule, identity, target)
+
+
+def _unknown() -> Unauthenticated:
+    return Unauthenticated("this node needs a token", hint=_TOKEN_HINT)
+
+
+def _denied(verb: str, rule: Rule, identity: Identity, target: Target) -> PermissionDenied:
+    who, what = f"{identity.kind} {identity.name!r}", verb.rpartition("/")[2]
+    assert rule.scopes is not None
+    if not identity.scopes & rule.scopes:
+        needed = " or ".join(sorted(rule.scopes))
+        has = ", ".join(sorted(identity.scopes)) or "none"
+        return PermissionDenied(
+            f"{who} may not {what}: that needs the scope {needed}, and it has {has}",
+            hint="use a token with that scope",
+        )
+    about = target.application or (f"tenant {target.tenant!r}" if target.tenant != ALL else "")
+    covered = f"tenant {identity.tenant!r}"
+    if identity.applications != ALL:
+        covered = f"the applications {identity.applications!r} of {covered}"
+    return PermissionDenied(
+        f"{who} may not {what} {about or 'what all tenants share'}: it is for {covered}",
+        hint="use a token that covers it",
+    )

@@ -1,0 +1,113 @@
+"""What each call of a node needs, in one table, and the one function that decides.
+
+Nothing is looked up for a decision: a refusal tells nothing about what there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+
+from plexspaces_node.node.access.identity import ALL, Identity, Scope
+
+
+class About(StrEnum):
+    """What kind of thing a call is about."""
+
+    NOTHING = "nothing"
+    """Nothing that belongs to somebody, or what the caller may see of many things."""
+    APPLICATION = "application"
+    """One application, or what is to become one: the request's `name`."""
+    TENANT = "tenant"
+    """What a tenant has, such as its secrets: the request's `tenant`."""
+    NODE = "node"
+    """What all tenants share."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What one call needs.
+
+    Attributes:
+        scopes: of which a caller has at least one; None for a call that everybody may make.
+        about: what it is about, which the caller must cover.
+        changes: whether it changes something, or reads what is worth a line in the audit log.
+        public: whether everybody may make it to an application that was deployed so.
+    """
+
+    scopes: frozenset[Scope] | None
+    about: About = About.NOTHING
+    changes: bool = False
+    public: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The thing that one call is about.
+
+    Attributes:
+        tenant: `ALL` for what is not one tenant's.
+        application: its full name, "" for none.
+        is_public: whether the application was deployed so that everybody may send to it.
+    """
+
+    tenant: str = ALL
+    application: str = ""
+    is_public: bool = False
+
+
+ADMINS = frozenset({Scope.ADMIN})
+DEPLOYERS = ADMINS | {Scope.DEPLOY}
+READERS = DEPLOYERS | {Scope.READ}
+INVOKERS = ADMINS | {Scope.INVOKE}
+ANYBODY_KNOWN = frozenset(Scope)
+
+_APPLICATIONS = "plexspaces.node.v1.ApplicationService/"
+
+RULES: Mapping[str, Rule] = MappingProxyType(
+    {
+        _APPLICATIONS + "InspectNode": Rule(ANYBODY_KNOWN),
+        _APPLICATIONS + "FindArtifact": Rule(DEPLOYERS),
+        _APPLICATIONS + "UploadArtifact": Rule(DEPLOYERS, changes=True),
+        _APPLICATIONS + "Deploy": Rule(DEPLOYERS, About.APPLICATION, changes=True),
+        _APPLICATIONS + "Undeploy": Rule(DEPLOYERS, About.APPLICATION, changes=True),
+        _APPLICATIONS + "Stop": Rule(DEPLOYERS, About.APPLICATION, changes=True),
+        _APPLICATIONS + "Start": Rule(DEPLOYERS, About.APPLICATION, changes=True),
+        _APPLICATIONS + "Invoke": Rule(INVOKERS, About.APPLICATION, public=True),
+        _APPLICATIONS + "List": Rule(READERS),
+        _APPLICATIONS + "Inspect": Rule(READERS, About.APPLICATION),
+        _APPLICATIONS + "Logs": Rule(READERS, About.APPLICATION),
+        _APPLICATIONS + "StartVm": Rule(ADMINS, About.NODE, changes=True),
+        _APPLICATIONS + "StopVm": Rule(ADMINS, About.NODE, changes=True),
+        _APPLICATIONS + "ListVms": Rule(READERS),
+        _APPLICATIONS + "InspectVm": Rule(READERS, About.APPLICATION),
+        _APPLICATIONS + "VmConsole": Rule(READERS, About.APPLICATION),
+        "grpc.health.v1.Health/Check": Rule(ANYBODY_KNOWN),
+        "grpc.health.v1.Health/List": Rule(ANYBODY_KNOWN),
+        "grpc.health.v1.Health/Watch": Rule(ANYBODY_KNOWN),
+        "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Rule(ANYBODY_KNOWN),
+        # Of HTTP alone; every other route is a method above.
+        "HTTP /": Rule(None),
+        "HTTP /openapi.json": Rule(None),
+    }
+)
+"""Every call, by service and method; a test holds that none is missing."""
+
+INVOKE = _APPLICATIONS + "Invoke"
+"""A message, and a request to an HTTP component, however it is sent."""
+START_VM = _APPLICATIONS + "StartVm"
+
+
+def decide(identity: Identity, rule: Rule, target: Target) -> bool:
+    """Return whether somebody may make a call about this."""
+    if rule.scopes is None or (rule.public and target.is_public):
+        return True
+    if not identity.scopes & rule.scopes:
+        return False
+    if rule.about is About.APPLICATION:
+        return identity.covers(target.application)
+    if rule.about is About.TENANT:
+        return identity.applications == ALL and identity.tenant in (ALL, target.tenant)
+    return rule.about is not About.NODE or identity.is_of_all()
