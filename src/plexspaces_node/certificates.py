@@ -30,6 +30,7 @@ _CLOCKS_DIFFER = timedelta(minutes=5)
 """So much earlier a certificate is valid: the clock of who checks it may be slow."""
 
 _SOON_DAYS = 30
+_LONGEST_NAME = 64
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _DNS_NAME = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
 _DNS_NAME_LETTERS = 253
@@ -99,31 +100,29 @@ def make_node_certificate(
     names = [_host(each) for each in dict.fromkeys(hosts)]
     if not names:
         raise InvalidArgument("a node's certificate needs a host", hint="pass --host NAME")
-    own = _private_key(key) if key else ec.generate_private_key(ec.SECP256R1())
-    if not isinstance(own, ec.EllipticCurvePrivateKey):
-        raise InvalidArgument("the node's key is not of an elliptic curve", hint="make a new one")
-    first = names[0].value
     return _issued(
         authority,
-        str(first)[:64],
+        str(names[0].value)[:_LONGEST_NAME],
         days,
-        own,
+        _own_key(key),
         purpose=ExtendedKeyUsageOID.SERVER_AUTH,
         hosts=x509.SubjectAlternativeName(names),
     )
 
 
-def make_client_certificate(authority: Pair, name: str, *, days: int = DAYS) -> Pair:
+def make_client_certificate(
+    authority: Pair, name: str, *, days: int = DAYS, key: bytes | None = None
+) -> Pair:
     """Make the certificate and the key of a client with this name.
 
-    Raises `InvalidArgument` for a name that is empty or longer than 64 characters, and for an
-    authority that cannot be used.
+    With `key`, in PEM, it is for that one instead of a new one. Raises `InvalidArgument` for a name
+    that is empty or longer than 64 characters, and for an authority that cannot be used.
     """
-    if not 0 < len(name) <= 64:
+    if not 0 < len(name) <= _LONGEST_NAME:
         raise InvalidArgument(
             f"{name!r} cannot be a client's name", hint="choose one of 1 to 64 characters"
         )
-    own = ec.generate_private_key(ec.SECP256R1())
+    own = _own_key(key)
     return _issued(authority, name, days, own, purpose=ExtendedKeyUsageOID.CLIENT_AUTH)
 
 
@@ -196,11 +195,20 @@ def _private_key(pem: bytes, place: str = "the private key") -> PrivateKeyTypes:
         ) from error
 
 
+def _own_key(pem: bytes | None) -> ec.EllipticCurvePrivateKey:
+    own = _private_key(pem) if pem else ec.generate_private_key(ec.SECP256R1())
+    if not isinstance(own, ec.EllipticCurvePrivateKey):
+        raise InvalidArgument(
+            "the key is not of an elliptic curve", hint="renew it where it was made"
+        )
+    return own
+
+
 def _issued(  # noqa: PLR0913 - what makes the difference between two certificates
     authority: Pair,
     name: str,
     days: int,
-    own: PrivateKeyTypes,
+    own: ec.EllipticCurvePrivateKey,
     *,
     purpose: x509.ObjectIdentifier,
     hosts: x509.SubjectAlternativeName | None = None,
@@ -232,7 +240,7 @@ def _issued(  # noqa: PLR0913 - what makes the difference between two certificat
 def _builder(
     subject: x509.Name,
     issuer: x509.Name,
-    key: PrivateKeyTypes,
+    key: ec.EllipticCurvePrivateKey,
     days: int,
     *,
     ends: datetime | None = None,
@@ -244,7 +252,6 @@ def _builder(
     now = datetime.now(UTC)
     # One that outlives its issuer would be refused from then on all the same.
     until = min(now + timedelta(days=days), ends or datetime.max.replace(tzinfo=UTC))
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -273,10 +280,9 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
 def _signed(
     builder: x509.CertificateBuilder,
     signing: ec.EllipticCurvePrivateKey,
-    own: PrivateKeyTypes,
+    own: ec.EllipticCurvePrivateKey,
     issuer: PublicKeyTypes,
 ) -> Pair:
-    assert isinstance(own, ec.EllipticCurvePrivateKey)
     assert isinstance(issuer, ec.EllipticCurvePublicKey)
     certificate = (
         builder.add_extension(

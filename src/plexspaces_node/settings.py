@@ -188,6 +188,19 @@ class HttpSection(Section):
     access_log: bool = _setting(False, "Log every HTTP request.")
 
 
+class TlsSection(Section):
+    """``[tls]``: the certificate of both ports; without one they do not speak TLS."""
+
+    certificate: Path | None = _setting(
+        None, "PEM file of the node's certificate, with its chain; both ports speak TLS then."
+    )
+    key: Path | None = _setting(None, "PEM file of its private key, which only its owner may read.")
+    client_ca: Path | None = _setting(
+        None,
+        "PEM file of authorities; clients then need a certificate that one of them has signed.",
+    )
+
+
 class LimitsSection(Section):
     """``[limits]``: the bounds that keep one application from harming the others."""
 
@@ -297,6 +310,7 @@ class Settings(Section):
     installation: InstallationSection = InstallationSection()
     node: NodeSection
     http: HttpSection = HttpSection()
+    tls: TlsSection = TlsSection()
     limits: LimitsSection = LimitsSection()
     default_vm: DefaultVmSection = DefaultVmSection()
     guest: GuestSection = GuestSection()

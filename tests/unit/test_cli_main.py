@@ -71,7 +71,7 @@ def test_version_when_asked_in_any_way_then_it_is_the_packages(command: Command)
 @pytest.mark.parametrize(
     ("arguments", "said", "hint"),
     [
-        (("lst",), "No such command 'lst'. Did you mean 'list'?", "plexspaces --help"),
+        (("lits",), "No such command 'lits'. Did you mean 'list'?", "plexspaces --help"),
         (("stop",), "no application name given", "plexspaces list"),
         (("inspect",), "Missing argument 'NAME'", "plexspaces inspect --help"),
         (("list", "--nope"), "No such option: --nope", "plexspaces list --help"),
@@ -197,6 +197,7 @@ _EVERY_COMMAND = (
     *(("new", "python", "x"), ("build", "x"), ("toolchain", "install", "go")),
     *(("image", "build"), ("image", "list"), ("image", "verify")),
     *(("backup", "x.tar"), ("restore", "x.tar"), ("verify", "x.tar")),
+    *(("tls", "init", "--host", "x"), ("tls", "client", "x"), ("tls", "renew"), ("tls", "show")),
     *(("doctor",), ("config", "show"), ("version",), ("install-service", "--print")),
 )
 
