@@ -164,6 +164,11 @@ class NodeSection(Section):
     log_format: LogFormat = _setting(
         "auto", "Format of the node's own log; `auto` is console on a terminal, else json."
     )
+    cgroups: bool = _setting(
+        True,
+        "Put each application's VM into a cgroup, so that CPU shares and quotas hold; only where "
+        "the node has a cgroup v2 that is delegated to it.",
+    )
     metrics_address: AddressOrOff = _setting(
         "", "Address that serves Prometheus metrics over HTTP."
     )

@@ -160,6 +160,7 @@ class TestEnvironment:
         ("node.grace_s", "2.5"),
         ("node.log_level", "debug"),
         ("node.log_format", "json"),
+        ("node.cgroups", "False"),
         ("node.metrics_address", "localhost:9100"),
         ("http.address", "localhost:8081"),
         ("http.hosts", "node.example, other"),

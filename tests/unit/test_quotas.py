@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import shutil
 from pathlib import Path
 
 import pytest
+from support.fake_driver import FakeDriver
 from support.records import record_of
 
 from plexspaces_node.errors import InvalidArgument, ResourceExhausted
+from plexspaces_node.model import VmConfig
 from plexspaces_node.node.applications.quotas import Quotas, TokenBucket
+from plexspaces_node.node.applications.shares import Shares
 from plexspaces_node.node.outgoing.call import CallFailed
 from plexspaces_node.node.registry.registry import Registry
 from plexspaces_node.quota import Key, Subject, key_of, parsed, shown
+from plexspaces_node.vm.host.cgroups import NodeCgroups
 
 SHOP = Subject("shop")
 CART = Subject("shop", "cart")
@@ -248,3 +255,48 @@ class TestRows:
             assert (await registry.quotas.stores("shop", ("shop/cart",)))[1][0].keys == 0
             default, _ = await registry.quotas.stores("default", ())
             assert default.keys == 1
+
+
+class TestShares:
+    async def test_shares_when_there_are_no_cgroups_then_said_and_nothing_done(self) -> None:
+        """The reason is what listings show."""
+        shares = Shares(note="this host uses cgroup v1")
+        can = FakeDriver().capabilities
+        assert await shares.enter("cart", "app-1", 1, VmConfig(), can) == "this host uses cgroup v1"
+        await shares.leave("cart")
+        assert not shares.enforced
+
+    async def test_shares_when_a_quota_changes_then_the_groups_follow(self, tmp_path: Path) -> None:
+        """A tenant's and an application's, while they run and when they start."""
+        quotas = Quotas({CART: {Key.CPU_PERCENT: 20}})
+        groups = NodeCgroups(tmp_path, ["cpu"], remove=shutil.rmtree)
+        shares = Shares(groups)
+        shares.follow(quotas)
+        can = FakeDriver().capabilities
+        config = VmConfig(vcpus=2)
+        for name in ("shop/cart", "shop/stock"):
+            await shares.enter(name, f"app-{name[5:]}", os.getpid(), config, can)
+
+        def percent(group: str) -> str:
+            return (tmp_path / group / "cpu.max").read_text().split()[0]
+
+        assert percent("shop") == "max"
+        assert percent("shop/app-cart") == "20000"
+        assert percent("shop/app-stock") == "300000"
+        assert str(os.getpid()) in (tmp_path / "shop/app-cart/cgroup.procs").read_text()
+        quotas.change(SHOP, {Key.CPU_PERCENT: 50})
+        quotas.change(CART, {Key.CPU_PERCENT: 0})
+        await asyncio.gather(*shares._changes)
+        assert percent("shop") == "50000"
+        assert percent("shop/app-cart") == "300000"
+        await shares.leave("shop/cart")
+        await shares.leave("shop/cart")
+        assert not (tmp_path / "shop/app-cart").exists()
+
+    async def test_shares_when_the_kernel_refuses_then_the_application_runs_and_it_is_said(
+        self, tmp_path: Path
+    ) -> None:
+        """A share that could not be set is no reason to have no application."""
+        shares = Shares(NodeCgroups(tmp_path / "gone", ["cpu"], remove=shutil.rmtree))
+        can = FakeDriver().capabilities
+        assert "has no CPU share" in await shares.enter("cart", "app-1", 1, VmConfig(), can)

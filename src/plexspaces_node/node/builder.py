@@ -36,6 +36,7 @@ from plexspaces_node.node.api.service import ApplicationService, ServiceLimits, 
 from plexspaces_node.node.applications.context import NodeContext
 from plexspaces_node.node.applications.operations import Applications
 from plexspaces_node.node.applications.quotas import Quotas
+from plexspaces_node.node.applications.shares import Shares
 from plexspaces_node.node.artifacts.compile_queue import compilers
 from plexspaces_node.node.artifacts.compiler import CompileLimits
 from plexspaces_node.node.artifacts.store import ArtifactStore
@@ -144,8 +145,10 @@ class NodeBuilder:
             stack.callback(driver.close)
             audit_log = audit.AuditLog(data.audit, config.limits.audit_bytes)
             await stack.enter_async_context(audit_log)
+            opening = Shares.open(config.node.id, wanted=config.node.cgroups)
+            shares = await stack.enter_async_context(opening)
             limits, node_health = config.limits, NodeHealth()
-            context = await _open(stack, config, self._timeouts, data, driver, node_health)
+            context = await _open(stack, config, self._timeouts, data, driver, node_health, shares)
             applications, artifacts = Applications(context), context.artifacts
             info = _describe(config, driver, note)
             server = grpc.aio.server(options=_server_options(config))
@@ -212,6 +215,7 @@ async def _open(  # noqa: PLR0913 - each by its name
     data: DataDirectory,
     driver: Driver,
     node_health: NodeHealth,
+    shares: Shares,
 ) -> NodeContext:
     """Open what applications share; `stack` closes it."""
     limits, agent_limits = config.limits, _agent_limits(config, timeouts)
@@ -232,6 +236,8 @@ async def _open(  # noqa: PLR0913 - each by its name
     outgoing = OutgoingHttp()
     stack.callback(outgoing.close)
     opened = await stack.enter_async_context(registry)
+    quotas = Quotas(await opened.quotas.load())
+    shares.follow(quotas)
     return NodeContext(
         driver=driver,
         vms=data.vms,
@@ -241,7 +247,8 @@ async def _open(  # noqa: PLR0913 - each by its name
         limits=limits,
         agent_limits=agent_limits,
         outgoing=outgoing,
-        quotas=Quotas(await opened.quotas.load()),
+        quotas=quotas,
+        shares=shares,
         grace_s=config.node.grace_s,
     )
 

@@ -67,6 +67,8 @@ class Capabilities:
         memory_promised: how many times the host's memory all VMs together can have by default: once
             if a VM keeps the memory it has touched.
         missing_walls: the walls of every VM's agent that this host does not support.
+        host_memory_mib: how much of the host's memory a VM's processes can need beyond
+            `VmConfig.memory_mib`; 0 if that is not known, and then no cgroup bounds it.
     """
 
     link: LinkEnd
@@ -77,6 +79,7 @@ class Capabilities:
     overhead_mib: int = 48
     memory_promised: int = 1
     missing_walls: tuple[str, ...] = ()
+    host_memory_mib: int = 0
 
     def check(self, config: VmConfig) -> None:
         """Raise `InvalidArgument` unless a VM can have this size."""

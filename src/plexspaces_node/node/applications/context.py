@@ -7,6 +7,7 @@ from pathlib import Path
 
 from plexspaces_node.node.applications.quotas import Quotas
 from plexspaces_node.node.applications.received_states import StateMemory
+from plexspaces_node.node.applications.shares import Shares
 from plexspaces_node.node.artifacts.store import ArtifactStore
 from plexspaces_node.node.machines.machine import AgentLimits
 from plexspaces_node.node.outgoing.outgoing import OutgoingHttp
@@ -38,4 +39,5 @@ class NodeContext:
     states: StateMemory = field(default_factory=StateMemory)
     outgoing: OutgoingHttp = field(default_factory=OutgoingHttp)
     quotas: Quotas = field(default_factory=Quotas)
+    shares: Shares = field(default_factory=Shares)
     host_memory_mib: int = field(default_factory=procfs.granted_memory_mib)

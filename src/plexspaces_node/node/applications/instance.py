@@ -67,6 +67,8 @@ class Instance:
         self._warn = warn
         # VMs that may not be removed completely.
         self._leftovers: set[Bundle] = set()
+        # Whose group its VM is in.
+        self._name = ""
 
     def __repr__(self) -> str:
         return f"<Instance {self.machine!r}, {len(self._leftovers)} leftovers>"
@@ -139,6 +141,7 @@ class Instance:
             finally:
                 cut.cancel()
             self.machine = None
+            await self._node.shares.leave(self._name)
         return why
 
     async def destroy(self) -> Exception | None:
@@ -153,6 +156,8 @@ class Instance:
                 resists = error
             else:
                 self._leftovers.discard(bundle)
+        if not self._leftovers:
+            await self._node.shares.leave(self._name)
         return resists
 
     async def discard(self) -> None:
@@ -173,6 +178,10 @@ class Instance:
         self, machine: Machine, record: ApplicationRecord, compiled: Compiled
     ) -> link.Loaded:
         memory_mib = record.vm_config.memory_mib - self._node.driver.capabilities.overhead_mib
+        self._name = record.name
+        machine.not_enforced = await self._node.shares.enter(
+            record.name, record.id, machine.pid, record.vm_config, self._node.driver.capabilities
+        )
         self._saver.received.begin(memory_mib * MIB)
         self._host.allow(record.allow_hosts)
         state_bytes, state = await self._saver.latest()
@@ -210,3 +219,4 @@ class Instance:
             self._warn(f"VM {machine.id} could not be removed: {error!r}")
         else:
             self._leftovers.discard(machine.bundle)
+            await self._node.shares.leave(self._name)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from time import perf_counter_ns
 
 from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.node.applications.context import NodeContext
@@ -22,6 +23,8 @@ from plexspaces_node.quota import (
     checked,
     tenant_of,
 )
+
+_MEASURE_S = 0.2
 
 
 class QuotaUpkeep:
@@ -57,7 +60,17 @@ class QuotaUpkeep:
         """Return every quota of a tenant or an application with what is used of it now."""
         subject.check()
         limits, used = self._node.quotas.limits(subject), await self._used(subject)
-        return [QuotaUse(key, limits.get(key, 0), used.get(key, 0)) for key in Key]
+        shares = self._node.shares
+        return [
+            QuotaUse(
+                key,
+                limits.get(key, 0),
+                used.get(key, 0),
+                enforced=key is not Key.CPU_PERCENT or shares.enforced,
+                note=shares.note if key is Key.CPU_PERCENT else "",
+            )
+            for key in Key
+        ]
 
     async def check_artifacts(self, name: str, digest: str, others: Iterable[str]) -> None:
         """Raise `ResourceExhausted` if a deploy's artifact exceeds a quota.
@@ -106,6 +119,7 @@ class QuotaUpkeep:
             subject.tenant, [subject.full] if subject.application else []
         )
         store = each[0] if each else tenant
+        cpu = await self._cpu_percent(subject)
         logs = await asyncio.to_thread(lambda: sum(one.journal.size_bytes for one in found))
         return {
             **self._roster.held().of(subject),
@@ -115,6 +129,17 @@ class QuotaUpkeep:
             Key.LOG_BYTES: logs,
             Key.MESSAGES_PER_S: 0 if meter.messages is None else meter.messages.used,
             Key.IN_FLIGHT: self._roster.in_flight(subject),
+            Key.CPU_PERCENT: cpu,
             Key.OUTGOING_CALLS: meter.calls,
             Key.OUTGOING_BYTES: 0 if meter.bandwidth is None else meter.bandwidth.used,
         }
+
+    async def _cpu_percent(self, subject: Subject) -> int:
+        """Measure for `_MEASURE_S` how much of a CPU the VMs use."""
+        shares = self._node.shares
+        if not shares.enforced:
+            return 0
+        begin_us, begin_ns = shares.cpu_us(subject), perf_counter_ns()
+        await asyncio.sleep(_MEASURE_S)
+        used_us = shares.cpu_us(subject) - begin_us
+        return round(max(0, used_us) * 100_000 / (perf_counter_ns() - begin_ns))

@@ -117,6 +117,7 @@ class Machine:
         self._host = host
         self.application = ""
         self.missing_walls = driver.capabilities.missing_walls
+        self.not_enforced = ""
         self.steps = list(steps)
         self.vm_ns = vm_ns
         self.started_unix_ns = time_ns()
@@ -127,6 +128,11 @@ class Machine:
 
     def __repr__(self) -> str:
         return f"<Machine {self.id} {self.state}>"
+
+    @property
+    def pid(self) -> int:
+        """Its process on the host, which may lead others; 0 if there is none."""
+        return pid_in(self._vm.handle)
 
     async def load(
         self,
@@ -249,7 +255,7 @@ class Machine:
             unknown = f"{error.message} ({error.hint})" if error.hint else error.message
         return VmInspection(
             vm=await self.info(),
-            pid=pid_in(self._vm.handle),
+            pid=self.pid,
             console=str(self.bundle.console_log),
             steps=tuple(self.steps),
             memory=memory,

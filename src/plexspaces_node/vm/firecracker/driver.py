@@ -32,6 +32,7 @@ from plexspaces_node.vm.firecracker.api import Action, FirecrackerApi
 from plexspaces_node.vm.firecracker.host import FirecrackerHost, Installation, find_host
 from plexspaces_node.vm.firecracker.jailer import (
     CONSOLE_LIMIT_BYTES,
+    VMM_MEMORY_MIB,
     Places,
     find_cgroups,
     remove_cgroup,
@@ -191,6 +192,7 @@ class FirecrackerDriver(HostDriver[FirecrackerVm]):
             max_vcpus=min(MAX_VCPUS, 4 * len(os.sched_getaffinity(0))),
             isolation=f"a virtual machine of its own, in Firecracker{self._holds()}",
             overhead_mib=OVERHEAD_MIB,
+            host_memory_mib=VMM_MEMORY_MIB,
         )
 
     async def probe(self) -> Health:
