@@ -11,6 +11,7 @@ from grpc_reflection.v1alpha import reflection
 
 from plexspaces_node.api.generated import application_pb2
 from plexspaces_node.errors import PermissionDenied, Unauthenticated
+from plexspaces_node.node.access.audit import Event
 from plexspaces_node.node.access.gate import Gate, NoGrants
 from plexspaces_node.node.access.identity import (
     ALL,
@@ -22,6 +23,7 @@ from plexspaces_node.node.access.identity import (
     Scope,
 )
 from plexspaces_node.node.access.policy import INVOKE, RULES, About, Target, decide
+from plexspaces_node.node.access.record import Recorder
 from plexspaces_node.node.http.routes import ROUTES
 
 SERVICES = (
@@ -47,6 +49,9 @@ ALLOWED = {
     Scope.INVOKE: {INVOKE} | ANY,
 }
 """What each scope may, told apart from the table that is tested."""
+
+
+RECORDER = Recorder(list[Event]().append)
 
 
 def who(
@@ -183,13 +188,13 @@ class Grants:
 
 def test_gate_when_the_node_has_no_grants_then_everybody_is_its_owner() -> None:
     """As before the first token."""
-    assert Gate(NoGrants()).identify(b"Bearer x") is UNGUARDED
+    assert Gate(NoGrants(), RECORDER).identify(b"Bearer x") is UNGUARDED
 
 
 @pytest.mark.parametrize("header", [b"Bearer right", b"bearer right", b"BEARER  right "])
 def test_gate_when_a_token_is_right_then_its_grant(header: bytes) -> None:
     """The scheme in any case, as RFC 9110 has it."""
-    assert Gate(Grants()).identify(header).scopes == {Scope.INVOKE}
+    assert Gate(Grants(), RECORDER).identify(header).scopes == {Scope.INVOKE}
 
 
 @pytest.mark.parametrize(
@@ -198,13 +203,13 @@ def test_gate_when_a_token_is_right_then_its_grant(header: bytes) -> None:
 def test_gate_when_a_token_is_wrong_then_refused(header: bytes) -> None:
     """Also one that is no token, and though its certificate is right."""
     with pytest.raises(Unauthenticated) as caught:
-        Gate(Grants()).identify(header, certificate="ci")
+        Gate(Grants(), RECORDER).identify(header, certificate="ci")
     assert caught.value.hint
 
 
 def test_gate_when_there_is_no_token_then_by_certificate_by_socket_or_nobody() -> None:
     """A certificate that nothing is granted to is worth nothing."""
-    gate = Gate(Grants())
+    gate = Gate(Grants(), RECORDER)
     assert gate.identify(None, certificate="ci").kind is Kind.CERTIFICATE
     assert gate.identify(b"Bearer wrong", is_local=True) is LOCAL
     assert gate.identify(None) is NOBODY
@@ -214,7 +219,7 @@ def test_gate_when_there_is_no_token_then_by_certificate_by_socket_or_nobody() -
 
 def test_gate_when_it_refuses_then_it_says_what_is_missing_and_not_what_exists() -> None:
     """The same for an application that there is and one that there is not."""
-    gate, request = Gate(Grants()), SimpleNamespace(name="rival/cart")
+    gate, request = Gate(Grants(), RECORDER), SimpleNamespace(name="rival/cart")
     rule = gate.rule(INVOKE)
     with pytest.raises(PermissionDenied, match=r"'ci' may not Invoke rival/cart.*tenant 'shop'"):
         gate.check(INVOKE, who(Scope.INVOKE), gate.target(rule, who(Scope.INVOKE), request))
@@ -227,4 +232,4 @@ def test_gate_when_it_refuses_then_it_says_what_is_missing_and_not_what_exists()
 def test_boundary_when_a_method_has_no_rule_then_it_is_not_served() -> None:
     """A new call that nobody has thought about fails at once."""
     with pytest.raises(KeyError):
-        Gate(NoGrants()).rule("plexspaces.node.v1.ApplicationService/New")
+        Gate(NoGrants(), RECORDER).rule("plexspaces.node.v1.ApplicationService/New")

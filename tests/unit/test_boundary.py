@@ -17,8 +17,10 @@ from plexspaces_node.api.generated.application_pb2 import StopVmRequest
 from plexspaces_node.api.options import client_options, server_options
 from plexspaces_node.api.status import from_grpc
 from plexspaces_node.errors import PlexSpacesError, ResourceExhausted, Unavailable
+from plexspaces_node.node.access.audit import Event
 from plexspaces_node.node.access.gate import Gate, NoGrants
 from plexspaces_node.node.access.policy import Rule
+from plexspaces_node.node.access.record import Recorder
 from plexspaces_node.node.api.boundary import Boundary
 
 SERVICE = "grpc.test.Echo"
@@ -79,7 +81,7 @@ def handlers(echo: Echo) -> dict[str, Any]:
 async def served(echo: Echo, *, calls: int = 100, connections: int = 100) -> AsyncIterator[str]:
     options = server_options(calls=calls, connections=connections)
     server = grpc.aio.server(options=options)
-    gate = Gate(NoGrants(), defaultdict(lambda: Rule(None)))
+    gate = Gate(NoGrants(), Recorder(list[Event]().append), defaultdict(lambda: Rule(None)))
     Boundary(server, gate, most_calls=calls).add_registered_method_handlers(SERVICE, handlers(echo))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -240,7 +242,7 @@ def test_log_when_a_client_left_while_it_was_answered_then_grpc_says_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Whoever hangs up fills nobody's log; a defect is still told."""
-    Boundary(cast(Any, None), Gate(NoGrants()), most_calls=1)
+    Boundary(cast(Any, None), Gate(NoGrants(), Recorder(list[Event]().append)), most_calls=1)
 
     class ExecuteBatchError(Exception):
         pass

@@ -14,7 +14,9 @@ import pytest
 
 from plexspaces_node.api.generated import application_pb2 as pb
 from plexspaces_node.errors import NotFound, ResourceExhausted
+from plexspaces_node.node.access.audit import Event
 from plexspaces_node.node.access.gate import Gate, NoGrants
+from plexspaces_node.node.access.record import Recorder
 from plexspaces_node.node.http.door import Door
 from plexspaces_node.node.http.message import Request, Response
 from plexspaces_node.node.http.origin import Origins
@@ -29,9 +31,15 @@ def door(answer: Callable[[Request], Awaitable[Response]], *, most_calls: int = 
     control: Any = SimpleNamespace(answer=answer)
     none: Any = None
     origins = Origins(origins=PAGE)
-    gate = Gate(NoGrants())
+    gate = Gate(NoGrants(), Recorder(list[Event]().append))
     return Door(
-        none, control, origins, gate, message_bytes=1, message_timeout_s=1, most_calls=most_calls
+        none,
+        control,
+        origins,
+        gate,
+        message_bytes=1,
+        message_timeout_s=1,
+        most_calls=most_calls,
     )
 
 

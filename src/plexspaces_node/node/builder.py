@@ -28,6 +28,7 @@ from plexspaces_node.isolation import choose_driver, make_drivers
 from plexspaces_node.model import ENGINE, ENGINE_REVISION, VmConfig
 from plexspaces_node.node.access import audit
 from plexspaces_node.node.access.gate import Gate, NoGrants
+from plexspaces_node.node.access.record import Recorder
 from plexspaces_node.node.api import descriptors
 from plexspaces_node.node.api.boundary import Boundary
 from plexspaces_node.node.api.health import NodeHealth
@@ -153,7 +154,7 @@ class NodeBuilder:
             info = _describe(config, driver, note)
             server = grpc.aio.server(options=_server_options(config))
             calls = ServiceLimits(limits.message_timeout_s, context.agent_limits.in_flight)
-            gate = Gate(NoGrants())
+            gate = Gate(NoGrants(), Recorder(audit_log.note))
             service = ApplicationService(applications, artifacts, info, calls, gate)
             _register(server, service, gate, node_health, most_calls=limits.calls)
             metrics_port = stack.enter_context(

@@ -16,6 +16,7 @@ from plexspaces_node.node.access.identity import (
     Kind,
 )
 from plexspaces_node.node.access.policy import RULES, About, Rule, Target, decide
+from plexspaces_node.node.access.record import Recorder
 
 BEARER = b"bearer "
 """How the header `authorization` begins that brings a token; in lower case."""
@@ -99,10 +100,14 @@ class Gate:
     """Tells who calls, and lets through what the policy allows. Used on the event loop.
 
     Attributes:
+        recorder: notes in the audit log what was done, and what was refused.
         is_public: returns whether the application of a full name takes messages from everybody.
     """
 
-    def __init__(self, grants: Grants, rules: Mapping[str, Rule] = RULES) -> None:
+    def __init__(
+        self, grants: Grants, recorder: Recorder, rules: Mapping[str, Rule] = RULES
+    ) -> None:
+        self.recorder = recorder
         self._grants = grants
         self._rules = rules
         self.is_public: Callable[[str], bool] = lambda _: False

@@ -26,8 +26,9 @@ from plexspaces_node.errors import (
     ResourceExhausted,
 )
 from plexspaces_node.node.access.gate import Call, Gate
-from plexspaces_node.node.access.identity import Identity
+from plexspaces_node.node.access.identity import NOBODY, Identity
 from plexspaces_node.node.access.policy import About, Target
+from plexspaces_node.node.access.record import REFUSALS
 from plexspaces_node.node.api import descriptors
 
 _log = logging.getLogger(__name__)
@@ -111,6 +112,7 @@ class Boundary:
             or handler.stream_unary
             or handler.stream_stream
         )
+        behavior = self._gate.recorder.recorded(verb, self._gate.rule(verb), behavior)
         enter = self._entering(verb, handler.request_deserializer, each=kind[0])
         # For streams of replies gRPC also allows coroutines that write the replies themselves.
         is_generator = inspect.isasyncgenfunction(behavior)
@@ -120,22 +122,19 @@ class Boundary:
 
     def _entering(self, verb: str, read: Any, *, each: bool) -> _Enter:
         """Return what lets a call in: it is known who calls before their request is parsed."""
-        gate, rule = self._gate, self._gate.rule(verb)
+        gate, rule, recorder = self._gate, self._gate.rule(verb), self._gate.recorder
         take = _parser(read, each=each)
         # The services of gRPC itself are written for its own context.
         is_foreign = verb.startswith("grpc.")
 
         def enter(raw: Any, context: Context) -> tuple[Any, Any]:
-            identity = self._identify(context)
-            if rule.about is About.NOTHING:
-                target = Target()
-                gate.check(verb, identity, target)
-                request = take(raw)
-            else:
-                gate.check_known(rule, identity)
-                request = take(raw)
-                target = gate.target(rule, identity, request)
-                gate.check(verb, identity, target)
+            identity = NOBODY
+            try:
+                identity = self._identify(context)
+                request, target = admit(raw, identity)
+            except REFUSALS as error:
+                recorder.refused(error, verb, peer=context.peer(), identity=identity)
+                raise
             if is_foreign:
                 return request, context
             return request, Call(
@@ -146,6 +145,17 @@ class Boundary:
                 # The stubs require a class where any function works.
                 done=cast(Any, context.add_done_callback),
             )
+
+        def admit(raw: Any, identity: Identity) -> tuple[Any, Target]:
+            if rule.about is About.NOTHING:
+                target = Target()
+                gate.check(verb, identity, target)
+                return take(raw), target
+            gate.check_known(rule, identity)
+            request = take(raw)
+            target = gate.target(rule, identity, request)
+            gate.check(verb, identity, target)
+            return request, target
 
         return enter
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar, cast
 from urllib.parse import parse_qs, unquote
 
@@ -90,10 +91,13 @@ class Control:
         if method == "GET" and path == "/":
             return Response(200, list(_HTML), page().encode())
         route, parameters = _find(method, path)
-        self._gate.check_known(self._gate.rule(route.verb), request.identity)
+        rule = self._gate.rule(route.verb)
+        self._gate.check_known(rule, request.identity)
         if route.rpc == "UploadArtifact":
             with self._call(route, None, request) as call:
-                return await self._upload(request, parameters["digest"], call)
+                upload = partial(self._upload, parameters["digest"])
+                perform = self._gate.recorder.recorded(route.verb, rule, upload)
+                return cast(Response, await perform(request, call))
         if request.body and route.method != "POST":
             raise InvalidArgument(f"{route.method} {path} takes no body")
         if route.has_body and not request.body:
@@ -123,7 +127,7 @@ class Control:
     async def _answer(
         self, route: Route, message: Message, request: Request, call: Call
     ) -> Response:
-        serve = getattr(self._servicers[route.service.full_name], route.rpc)
+        serve = self._method(route)
         if route.rpc == "Invoke":
             # The application counts it from here on.
             request.release()
@@ -136,6 +140,11 @@ class Control:
         if route.status == 204:
             return Response(204, [])
         return _told(route, result)
+
+    def _method(self, route: Route) -> Any:
+        """Return what serves a route."""
+        method = getattr(self._servicers[route.service.full_name], route.rpc)
+        return self._gate.recorder.recorded(route.verb, self._gate.rule(route.verb), method)
 
     async def _deploy(self, route: Route, events: Any, request: Request) -> Response:
         if b"application/x-ndjson" in (request.header(b"accept") or b""):
@@ -151,7 +160,7 @@ class Control:
             # Nobody of that name is told before the stream begins, which may have nothing yet.
             look, kind = _BEFORE[route.rpc]
             await getattr(servicer, look)(kind(name=message.name), call)
-        replies = getattr(servicer, route.rpc)(message, call)
+        replies = self._method(route)(message, call)
         if route.rpc == "VmConsole":
             chunks = await _begun(Chunks(replies), is_followed=message.follow)
             return Response(200, list(_BYTES), chunks)
@@ -162,7 +171,7 @@ class Control:
         result = to_json(pb.InvokeResponse.FromString(await serve(asked, call)))
         return Response(200, list(_JSON), line(result))
 
-    async def _upload(self, request: Request, digest: str, call: Call) -> Response:
+    async def _upload(self, digest: str, request: Request, call: Call) -> Response:
         length = request.header(b"content-length")
         if request.stream is None or length is None:
             raise HttpFault(

@@ -21,6 +21,7 @@ from plexspaces_node.link.frames import Body
 from plexspaces_node.node.access.gate import Gate
 from plexspaces_node.node.access.identity import NOBODY
 from plexspaces_node.node.access.policy import INVOKE
+from plexspaces_node.node.access.record import REFUSALS
 from plexspaces_node.node.applications.messages import Outcome
 from plexspaces_node.node.applications.operations import Applications
 from plexspaces_node.node.http import components
@@ -96,6 +97,7 @@ class Door:
             if _has_short_body(request):
                 # `answer` says it, and the connection stays.
                 return _UNLOOKED_BYTES
+            self._note(request, error)
             raise HttpFault.of(error) from error
         if name is None:
             return self._control.body_limit(request)
@@ -131,6 +133,7 @@ class Door:
                 return None
             return self._send(name, request.path[len(prefix) + 1 :], request, done)
         except Exception as error:  # noqa: BLE001 - the boundary
+            self._note(request, error)
             response = of_exception(error, by_client=_is_by_client(request))
         self._origins.allow(request, response.headers)
         return asyncio.get_running_loop().call_soon(done, response).cancel
@@ -206,6 +209,7 @@ class Door:
                 self._applications.roster.named(name)
                 raise _not_post(name, request)
         except Exception as error:  # noqa: BLE001 - the boundary
+            self._note(request, error)
             response = of_exception(error, by_client=_is_by_client(request))
         finally:
             self._calls -= 1
@@ -261,6 +265,13 @@ class Door:
         name = request.identity.full(named)
         gate.check(INVOKE, request.identity, gate.target_of(name))
         return name
+
+    def _note(self, request: Request, error: Exception) -> None:
+        """Note a request that the gate did not let in."""
+        if isinstance(error, REFUSALS):
+            method, path = request.method.decode("latin-1"), request.path.decode("latin-1")
+            verb, who = f"HTTP/{method}", request.identity
+            self._gate.recorder.refused(error, verb, peer=request.peer, identity=who, about=path)
 
     def _timeout_ns(self, request: Request) -> int:
         prefer = request.header(b"prefer")
