@@ -47,6 +47,7 @@ COMPOSE_VARIABLES = ("PLEXSPACES_NODE_PORT", "PLEXSPACES_HTTP_PORT")
 DATA_DIR_WITHOUT_HOME = Path("/var/lib/plexspaces")
 SYSTEM_FILE = Path("/etc/plexspaces") / FILE_NAME
 """The file of the host's service, which commands on that host find too."""
+KEYS_WITHOUT_HOME = Path("/etc/plexspaces")
 
 
 class Config(Settings, BaseSettings):
@@ -175,7 +176,12 @@ class _ComputedDefaults(_Source):
         node_id = self.current_state.get("node", {}).get("id", settings()["node.id"].default)
         data = _xdg("XDG_DATA_HOME", ".local/share", self._variables)
         root = data / "plexspaces" if data else DATA_DIR_WITHOUT_HOME
-        return {"node": {"data_dir": root / str(node_id)}}
+        config = _xdg("XDG_CONFIG_HOME", ".config", self._variables)
+        keys = config / "plexspaces" if config else KEYS_WITHOUT_HOME
+        return {
+            "node": {"data_dir": root / str(node_id)},
+            "secrets": {"key_file": keys / f"{node_id}.key"},
+        }
 
 
 def _find_file(

@@ -279,3 +279,20 @@ class AuditEntry:
     duration_ns: int
     count: int = 1
     lost: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SecretInfo:
+    """A secret, without its value.
+
+    Attributes:
+        version: how often it was set.
+        used_by: the full names of the applications that get it as a variable.
+    """
+
+    tenant: str
+    name: str
+    version: int
+    created_unix_ns: int
+    changed_unix_ns: int
+    used_by: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ This module defines the terms that all folders share. It does no I/O and imports
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -32,10 +33,13 @@ NAME_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 DEFAULT_TENANT = "default"
 """The tenant of an application whose name has none before it."""
 VERSION_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+SECRET_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 ENV_NAME_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 
 ENVIRONMENT_LIMIT_BYTES = 128 * 1024
 """The maximum length of an application's variables and arguments together, in bytes of UTF-8."""
+MOST_SECRETS_USED = 64
+"""How many secrets one application can use."""
 MAX_CONCURRENCY = 1024
 """The maximum number of messages that one command can handle at the same time."""
 HTTP_CONCURRENCY = 100
@@ -180,6 +184,7 @@ class ApplicationSpec:
             time; 0 means the default of its kind. Whether an artifact can have arguments or a
             concurrency over one is only known once it has been inspected: see `check_kind`.
         allow_hosts: the hosts that it may send HTTP requests to, as `AllowedHosts` reads them.
+        secrets: for each variable whose value is a secret, the secret's name.
     """
 
     name: str
@@ -191,6 +196,7 @@ class ApplicationSpec:
     args: tuple[str, ...] = ()
     concurrency: int = 0
     allow_hosts: tuple[str, ...] = ()
+    secrets: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -204,6 +210,7 @@ class ApplicationSpec:
                 f"{self.digest!r} is not a SHA-256 digest (64 hexadecimal digits)"
             )
         _check_environment(self.env, self.args)
+        _check_secrets(self.secrets, self.env)
         AllowedHosts.parse(self.allow_hosts)
         if not 0 <= self.concurrency <= MAX_CONCURRENCY:
             raise InvalidArgument(
@@ -250,6 +257,31 @@ def check_name(name: str, *, what: str = "application name") -> None:
         )
 
 
+def check_secret_name(name: str) -> None:
+    """Raise `InvalidArgument` unless `name` can be that of a secret."""
+    if not SECRET_NAME_PATTERN.fullmatch(name):
+        raise InvalidArgument(
+            f"secret name {name[:64]!r} is not valid",
+            hint="use 1 to 63 letters, digits and . _ -, starting with a letter or digit",
+        )
+
+
+def is_environment_value(value: bytes) -> bool:
+    """Return whether a variable can have this value: UTF-8 without zero bytes."""
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in value
+
+
+def environment_bytes(env: Mapping[str, str], args: Sequence[str]) -> int:
+    """Return how much variables and arguments count for `ENVIRONMENT_LIMIT_BYTES`."""
+    variables = sum(len(name) + len(value.encode()) for name, value in env.items())
+    # One more for each, so that the number of empty ones is limited too.
+    return variables + sum(len(argument.encode()) + 1 for argument in args)
+
+
 def full_name(tenant: str, name: str) -> str:
     """Return an application's full name: TENANT/NAME, or NAME alone in the tenant `default`."""
     return name if tenant == DEFAULT_TENANT else f"{tenant}/{name}"
@@ -270,31 +302,26 @@ def check_full_name(full: str) -> None:
 
 def _check_environment(env: dict[str, str], args: tuple[str, ...]) -> None:
     """Limit variables and arguments to what can be loaded again under any other settings."""
-    total = 0
     for key, value in env.items():
         if key in PLATFORM_VARIABLES:
             raise InvalidArgument(
                 f"environment variable {key!r} is set by the platform",
                 hint="choose another name",
             )
-        size = _size(value)
-        if not ENV_NAME_PATTERN.fullmatch(key) or size is None:
+        if not ENV_NAME_PATTERN.fullmatch(key) or not _is_sound(value):
             # The value is not repeated, because it may be a secret.
             raise InvalidArgument(
                 f"environment variable {key[:64]!r} is not valid",
-                hint="write --env NAME=VALUE with letters, digits and _ in NAME, at most 255, "
+                hint="write NAME=VALUE with letters, digits and _ in NAME, at most 255, "
                 "and UTF-8 without zero bytes in VALUE",
             )
-        total += len(key) + size
     for number, argument in enumerate(args, 1):
-        size = _size(argument)
-        if size is None:
+        if not _is_sound(argument):
             raise InvalidArgument(
                 f"argument {number} contains a zero byte or is not UTF-8",
                 hint="send such bytes in a message",
             )
-        # One more for each, so that the number of empty ones is limited too.
-        total += size + 1
+    total = environment_bytes(env, args)
     if total > ENVIRONMENT_LIMIT_BYTES:
         raise InvalidArgument(
             f"variables and arguments of {total} bytes exceed the limit of "
@@ -303,9 +330,27 @@ def _check_environment(env: dict[str, str], args: tuple[str, ...]) -> None:
         )
 
 
-def _size(text: str) -> int | None:
-    """Return a text's bytes in UTF-8; None if it cannot be encoded or contains a zero byte."""
+def _check_secrets(secrets: dict[str, str], env: dict[str, str]) -> None:
+    if len(secrets) > MOST_SECRETS_USED:
+        raise InvalidArgument(
+            f"{len(secrets)} secrets are too many for an application",
+            hint=f"give it at most {MOST_SECRETS_USED}",
+        )
+    # The values are checked when they are set and when they are loaded.
+    _check_environment(dict.fromkeys(secrets, ""), ())
+    for variable, name in secrets.items():
+        check_secret_name(name)
+        if variable in env:
+            raise InvalidArgument(
+                f"variable {variable!r} is given a value and a secret",
+                hint=f"omit --env {variable}=…, or --secret {variable}={name}",
+            )
+
+
+def _is_sound(text: str) -> bool:
+    """Return whether a text can be encoded and has no zero byte."""
     try:
-        return None if "\0" in text else len(text.encode())
+        text.encode()
     except UnicodeEncodeError:
-        return None
+        return False
+    return "\0" not in text

@@ -20,7 +20,6 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from plexspaces_node.address import split_address
 from plexspaces_node.errors import InvalidArgument
@@ -55,7 +54,13 @@ OTHER_VARIABLES: Mapping[str, str] = MappingProxyType(
 )
 """Variables that are not named after a key, and the settings they mean."""
 
-DATA_DIR_DEFAULT = "$XDG_DATA_HOME/plexspaces/<node.id>"
+COMPUTED_DEFAULTS: Mapping[str, str] = MappingProxyType(
+    {
+        "node.data_dir": "$XDG_DATA_HOME/plexspaces/<node.id>",
+        "secrets.key_file": "$XDG_CONFIG_HOME/plexspaces/<node.id>.key",
+    }
+)
+"""Defaults that depend on the environment and on the node's ID, in words."""
 DAY_S = 24 * 3600
 _CONFIG_SHOW = "`plexspaces config show` lists every setting"
 
@@ -272,6 +277,18 @@ class LimitsSection(Section):
     )
 
 
+class SecretsSection(Section):
+    """``[secrets]``: the key under which secrets are encrypted; see docs/secrets.md."""
+
+    key_file: Path = Field(
+        description="Key of the secrets, outside of the data directory; made with the first "
+        "secret. The systemd credential `plexspaces-secrets-key` is used instead if there is one."
+    )
+    passphrase: bool = _setting(
+        False, "Make the key of a passphrase that is asked for when the node starts."
+    )
+
+
 class DefaultVmSection(Section):
     """``[default_vm]``: the size of a VM if a deploy does not set one."""
 
@@ -317,6 +334,7 @@ class Settings(Section):
     http: HttpSection = HttpSection()
     tls: TlsSection = TlsSection()
     limits: LimitsSection = LimitsSection()
+    secrets: SecretsSection
     default_vm: DefaultVmSection = DefaultVmSection()
     guest: GuestSection = GuestSection()
     qemu: QemuSection = QemuSection()
@@ -399,7 +417,7 @@ def _walk(section: type[BaseModel], prefix: str) -> Iterator[Setting]:
         yield Setting(
             key=key,
             variable=variable_of(key),
-            default=DATA_DIR_DEFAULT if field.default is PydanticUndefined else field.default,
+            default=COMPUTED_DEFAULTS.get(key, field.default),
             allowed=_allowed(field),
             meaning=field.description or "",
             annotation=field.annotation,

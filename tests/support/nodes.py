@@ -24,6 +24,7 @@ def builder(data_dir: Path) -> NodeBuilder:
         .with_isolation("process")
         .with_data_dir(data_dir)
         .with_setting("http.address", "")
+        .with_setting("secrets.key_file", f"{data_dir}.key")
         .with_setting("limits.snapshot_interval_s", 0.05)
         .with_setting("node.grace_s", 2.0)
         .with_setting("limits.deploy_timeout_s", patient(120.0))

@@ -187,6 +187,8 @@ class TestEnvironment:
         ("limits.memory_mib", "23"),
         ("limits.in_flight_bytes", "24"),
         ("limits.calls", "21"),
+        ("secrets.key_file", "/k"),
+        ("secrets.passphrase", "yes"),
         ("default_vm.vcpus", "3"),
         ("default_vm.memory_mib", "512"),
         ("guest.kernel_path", "/k"),

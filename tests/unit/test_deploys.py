@@ -65,6 +65,24 @@ def test_next_version_when_it_names_no_hosts_then_it_keeps_those_before(
     assert next_record(before, request(allow_hosts=wish), compiled(ACTOR)).allow_hosts == kept
 
 
+@pytest.mark.parametrize(
+    ("wish", "env", "secrets"),
+    [
+        ({}, {"A": "1", "B": "2"}, {"DB": "db"}),
+        ({"secrets": {"A": "a"}}, {"B": "2"}, {"A": "a"}),
+        ({"env": {"DB": "x"}}, {"DB": "x"}, {}),
+        ({"env": {"C": "3"}}, {"C": "3"}, {"DB": "db"}),
+    ],
+)
+def test_next_version_when_a_variable_becomes_a_secret_then_its_value_goes(
+    wish: Any, env: object, secrets: object
+) -> None:
+    """Secrets are kept as variables are; a variable that is asked for as the other kind is that."""
+    before = replace(BEFORE, env={"A": "1", "B": "2"}, secrets={"DB": "db"})
+    record = next_record(before, request(**wish), compiled(ACTOR))
+    assert (record.env, record.secrets) == (env, secrets)
+
+
 def test_next_version_when_it_is_an_actor_then_what_only_a_command_has_goes() -> None:
     """An actor in place of a command is no error for what the command was given."""
     record = next_record(BEFORE, request(), compiled(ACTOR))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,6 +38,7 @@ from plexspaces_node.node.logs import ApplicationLog
 from plexspaces_node.node.machines.agent_client import AgentClient, StopRefused
 from plexspaces_node.node.machines.machine import STOP_GRACE_S, AgentLimits
 from plexspaces_node.node.registry.snapshots import SnapshotRecord
+from plexspaces_node.node.secrets.cipher import SecretUnusable
 from plexspaces_node.settings import LimitsSection
 from plexspaces_node.vm.bundle import Bundle
 from plexspaces_node.vm.driver import Endpoint, VmExit
@@ -90,9 +91,11 @@ class World:
         self.parts: dict[tuple[int, int], link.Body] = {}
         self.refusal: Exception | None = None
         self.init_fails = False
+        self.secret_fault: SecretUnusable | None = None
         self.at_stop = b""
         self.refused: link.Failure | None = None
         self.loaded: list[bytes] = []
+        self.env: dict[str, str] = {}
         self.waits: list[float] = []
         self.at_first_wait: Callable[[], None] = lambda: None
         self.driver = Driver(self)
@@ -102,6 +105,8 @@ class World:
             load_snapshot=self.load_snapshot,
             read_part=self.read_part,
             compile=self.compile,
+            check_usable=self.check_usable,
+            values_of=self.values_of,
         )
         self.supervisor = Supervisor(
             record_of("app"),
@@ -114,6 +119,7 @@ class World:
                 limits=LimitsSection(),
                 agent_limits=AgentLimits("node", 1 << 20, in_flight_limit=8),
                 grace_s=10.0,
+                secrets=around,
                 states=StateMemory(patience_s=0.01),
             ),
             around,
@@ -123,6 +129,13 @@ class World:
 
     async def compile(self, digest: str) -> SimpleNamespace:
         return SimpleNamespace(path=self.artifact, duration_ns=0, cached=True)
+
+    async def check_usable(self, application: str, secrets: Mapping[str, str]) -> None:
+        if self.secret_fault:
+            raise self.secret_fault
+
+    async def values_of(self, application: str, secrets: Mapping[str, str]) -> dict[str, str]:
+        return {variable: f"value of {name}" for variable, name in secrets.items()}
 
     async def load_snapshot(self, name: str) -> SnapshotRecord:
         return SnapshotRecord(1, len(self.saved))
@@ -159,6 +172,7 @@ class World:
                 writer.write(link.encode(link.Failed(id=frame.id, failure=failure)))
             elif isinstance(frame, link.Load):
                 self.loaded.append(state)
+                self.env = dict(frame.env)
                 writer.write(link.encode(link.Loaded(id=frame.id, load_ns=1, init_ns=1)))
             elif isinstance(frame, link.Invoke) and body == LEAVE:
                 writer.write(link.encode(link.Stopped()))
@@ -264,6 +278,50 @@ async def test_start_when_a_state_was_saved_then_the_actor_gets_all_of_it(
     assert world.saved == expected
     await world.supervisor.start()
     assert world.loaded[1] == expected
+
+
+async def test_start_when_it_has_secrets_then_their_values_are_variables(world: World) -> None:
+    """Beside the others; the record has their names only."""
+    world.supervisor.record = record_of("app", env={"A": "1"}, secrets={"DB": "db"})
+    await world.supervisor.start()
+    assert world.env == {"A": "1", "DB": "value of db"}
+    assert "value of" not in repr(world.supervisor.record)
+
+
+async def test_start_when_values_are_too_long_together_then_failed(world: World) -> None:
+    """Each may be 64 KiB long, all of them 128 KiB with the other variables."""
+    env = {"A": "x" * (128 * 1024 - 14), "B": ""}
+    world.supervisor.record = record_of("app", env=env, secrets={"DB": "db"})
+    with pytest.raises(SecretUnusable, match="exceed the limit"):
+        await world.supervisor.start()
+    assert (world.supervisor.state, world.bundles()) == (FAILED, [])
+
+
+async def test_restart_when_a_secret_cannot_be_used_then_failed_at_once_with_the_reason(
+    world: World,
+) -> None:
+    """Trying again would not help: a user has to bring the key, and start it then."""
+    await world.supervisor.start()
+    world.secret_fault = SecretUnusable("the key is not there")
+    world.driver.crash(world.driver.live[0])
+    await world.reach(FAILED)
+    assert world.supervisor.restarts == 1
+    assert "the key is not there" in world.supervisor.last_error
+    assert (world.driver.live, world.bundles()) == ([], [])
+    world.secret_fault = None
+    await world.supervisor.start()
+    assert world.supervisor.state is RUNNING
+
+
+async def test_recovery_when_a_secret_cannot_be_used_then_failed_with_the_reason_alone(
+    world: World,
+) -> None:
+    """A node without its key starts, and says of each application what is missing."""
+    world.secret_fault = SecretUnusable("the key is not there")
+    world.supervisor.start_later()
+    await world.reach(FAILED)
+    assert world.supervisor.last_error == "the key is not there"
+    assert world.waits == []
 
 
 CANNOT = link.failure_of(

@@ -54,6 +54,7 @@ from plexspaces_node.node.node import Node
 from plexspaces_node.node.outgoing.outgoing import OutgoingHttp
 from plexspaces_node.node.registry.registry import Registry
 from plexspaces_node.node.registry.sqlite_file import Bounds
+from plexspaces_node.node.secrets.secrets import open_secrets
 from plexspaces_node.node.timeouts import Timeouts
 from plexspaces_node.settings import LimitsSection
 from plexspaces_node.vm.driver import Driver
@@ -78,6 +79,7 @@ class NodeBuilder:
         self._config_file: Path | None = None
         self._driver: Driver | None = None
         self._timeouts = Timeouts()
+        self._passphrase: str | None = None
 
     def with_address(self, address: str) -> Self:
         """Listen on HOST:PORT; port 0 takes a free one, which `Node.address` then contains."""
@@ -112,6 +114,11 @@ class NodeBuilder:
     def with_driver(self, driver: Driver) -> Self:
         """Start VMs with this driver, whatever the isolation setting says."""
         self._driver = driver
+        return self
+
+    def with_passphrase(self, passphrase: str) -> Self:
+        """Make the key of the secrets of this passphrase, which `[secrets] passphrase` asks for."""
+        self._passphrase = passphrase
         return self
 
     def with_timeouts(self, timeouts: Timeouts) -> Self:
@@ -149,7 +156,7 @@ class NodeBuilder:
             opening = Shares.open(config.node.id, wanted=config.node.cgroups)
             shares = await stack.enter_async_context(opening)
             limits, node_health = config.limits, NodeHealth()
-            context = await _open(stack, config, self._timeouts, data, driver, node_health, shares)
+            context = await _open(stack, config, self, data, driver, node_health, shares)
             applications, artifacts = Applications(context), context.artifacts
             info = _describe(config, driver, note)
             server = grpc.aio.server(options=_server_options(config))
@@ -212,13 +219,14 @@ def _notice(address: str, http_address: str) -> Iterator[None]:
 async def _open(  # noqa: PLR0913 - each by its name
     stack: AsyncExitStack,
     config: Config,
-    timeouts: Timeouts,
+    builder: NodeBuilder,
     data: DataDirectory,
     driver: Driver,
     node_health: NodeHealth,
     shares: Shares,
 ) -> NodeContext:
     """Open what applications share; `stack` closes it."""
+    timeouts, passphrase = builder._timeouts, builder._passphrase
     limits, agent_limits = config.limits, _agent_limits(config, timeouts)
     stack.callback(agent_limits.in_flight.close)
     registry = Registry.open(
@@ -251,6 +259,7 @@ async def _open(  # noqa: PLR0913 - each by its name
         quotas=quotas,
         shares=shares,
         grace_s=config.node.grace_s,
+        secrets=await open_secrets(opened.secrets, config.secrets, data.path, passphrase),
     )
 
 

@@ -12,6 +12,7 @@ from plexspaces_node.node.artifacts.store import ArtifactStore
 from plexspaces_node.node.machines.machine import AgentLimits
 from plexspaces_node.node.outgoing.outgoing import OutgoingHttp
 from plexspaces_node.node.registry.registry import Registry
+from plexspaces_node.node.secrets.secrets import Secrets
 from plexspaces_node.settings import LimitsSection
 from plexspaces_node.vm.driver import Driver
 from plexspaces_node.vm.host import procfs
@@ -36,6 +37,7 @@ class NodeContext:
     limits: LimitsSection
     agent_limits: AgentLimits
     grace_s: float
+    secrets: Secrets
     states: StateMemory = field(default_factory=StateMemory)
     outgoing: OutgoingHttp = field(default_factory=OutgoingHttp)
     quotas: Quotas = field(default_factory=Quotas)

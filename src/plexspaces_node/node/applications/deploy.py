@@ -69,9 +69,9 @@ class Deployer:
         On any failure, including cancellation, everything but the artifact is removed, and the
         version that was to be replaced is restored. If this node is killed meanwhile, the next one
         to open the directory does it. Raises `AlreadyExists`, `InvalidArgument`, `NotFound` for the
-        artifact or the empty VM, `ResourceExhausted` if the node is full, `VmStartFailed`,
-        `WrongState` for a version that cannot be read, errors of the registry, and errors of the
-        actor's `init`.
+        artifact, the empty VM or a secret, `ResourceExhausted` if the node is full,
+        `VmStartFailed`, `WrongState` for a version or a secret that cannot be read, errors of the
+        registry, and errors of the actor's `init`.
         """
         begin = perf_counter_ns()
         spec = request.spec
@@ -87,6 +87,7 @@ class Deployer:
                 self._roster.readable(spec.name)
             if request.vm_id:
                 self._empty_vms.check(request.vm_id)
+            await self._node.secrets.check(spec.name, spec.secrets)
             with self._capacity.for_application(
                 spec.name, spec.vm_config, vm_id=request.vm_id, digest=spec.digest
             ) as others:
@@ -125,6 +126,8 @@ class Deployer:
         begin = perf_counter_ns() - compiled.duration_ns
         await self._node.registry.check_request(request.request_id, known.name)
         record = next_record(known.record, request, compiled)
+        # Those that it keeps, before the running version is stopped.
+        await self._node.secrets.check(record.name, record.secrets)
         replacement = Replacement(known, record, self._node, self._scope)
         await replacement.start(compiled, partial(self._take_empty, request), progress)
         timings = completed(known.timings, compiled, perf_counter_ns() - begin)

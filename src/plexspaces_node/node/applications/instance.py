@@ -7,13 +7,19 @@ later. Knows nothing of states or restarts; see `supervisor`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from time import perf_counter_ns
 
 from plexspaces_node.errors import ActorError, PlexSpacesError
 from plexspaces_node.link import frames as link
-from plexspaces_node.model import MIB, ArtifactKind, PhaseTimings
+from plexspaces_node.model import (
+    ENVIRONMENT_LIMIT_BYTES,
+    MIB,
+    ArtifactKind,
+    PhaseTimings,
+    environment_bytes,
+)
 from plexspaces_node.node.applications.actor_host import ActorHost
 from plexspaces_node.node.applications.context import NodeContext
 from plexspaces_node.node.applications.state_saver import StateSaver
@@ -21,6 +27,7 @@ from plexspaces_node.node.artifacts.store import Compiled
 from plexspaces_node.node.machines.agent_client import StopRefused
 from plexspaces_node.node.machines.machine import Machine, start_machine
 from plexspaces_node.node.registry.registry import ApplicationRecord
+from plexspaces_node.node.secrets.cipher import SecretUnusable
 from plexspaces_node.vm.bundle import Bundle, new_vm_id
 
 Progress = Callable[[str], None]
@@ -91,6 +98,8 @@ class Instance:
         self.reached_load = False
         machine = empty
         try:
+            # Before a VM is started for nothing.
+            await self._node.secrets.check_usable(record.name, record.secrets)
             compiled = compiled or await self._node.artifacts.compile(record.digest)
             if machine is None:
                 progress("vm")
@@ -186,10 +195,11 @@ class Instance:
         self._host.allow(record.allow_hosts)
         state_bytes, state = await self._saver.latest()
         limits = self._node.limits
+        secrets = await self._node.secrets.values_of(record.name, record.secrets)
         frame = link.Load(
             application=record.name,
             kind=KINDS[record.kind],
-            env=record.env,
+            env=_environment(record, secrets),
             args=record.args,
             memory_bytes=memory_mib * MIB,
             state_bytes=state_bytes,
@@ -220,3 +230,16 @@ class Instance:
         else:
             self._leftovers.discard(machine.bundle)
             await self._node.shares.leave(self._name)
+
+
+def _environment(record: ApplicationRecord, secrets: Mapping[str, str]) -> Mapping[str, str]:
+    """Return all variables; raises `SecretUnusable` if they are too long together."""
+    env = {**record.env, **secrets}
+    total = environment_bytes(env, record.args)
+    if total > ENVIRONMENT_LIMIT_BYTES:
+        raise SecretUnusable(
+            f"variables, arguments and secrets of {total} bytes exceed the limit of "
+            f"{ENVIRONMENT_LIMIT_BYTES}",
+            hint="set shorter secrets, and keep large data elsewhere",
+        )
+    return env

@@ -5,6 +5,7 @@ Only makes records and timings; others use them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from time import time_ns
 from uuid import uuid4
@@ -69,6 +70,7 @@ def record_of(request: DeployRequest, compiled: Compiled) -> ApplicationRecord:
         args=spec.args,
         concurrency=spec.concurrency,
         allow_hosts=AllowedHosts.parse(spec.allow_hosts).texts,
+        secrets=spec.secrets,
     )
 
 
@@ -77,21 +79,27 @@ def next_record(
 ) -> ApplicationRecord:
     """Return the record of an application's next version; raises as `record_of` does.
 
-    It keeps its environment and its allowed hosts unless the request sets some, and as a command
-    its arguments and its concurrency.
+    It keeps its environment, its secrets and its allowed hosts unless the request sets some, and as
+    a command its arguments and its concurrency. A variable that the request sets as the other kind
+    is that.
     """
     asked = request.spec
     is_command = compiled.report.kind is not ArtifactKind.ACTOR
     # Checked again: old and new values may together be too long.
     spec = replace(
         asked,
-        env=asked.env or dict(before.env),
+        env=asked.env or _without(before.env, asked.secrets),
+        secrets=asked.secrets or _without(before.secrets, asked.env),
         args=asked.args or (before.args if is_command else ()),
         allow_hosts=asked.allow_hosts or before.allow_hosts,
         concurrency=asked.concurrency or (before.concurrency if is_command else 0),
     )
     record = record_of(replace(request, spec=spec), compiled)
     return replace(record, id=before.id, generation=before.generation + 1)
+
+
+def _without(kept: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in kept.items() if name not in names}
 
 
 def is_answered(record: ApplicationRecord, request: DeployRequest) -> bool:

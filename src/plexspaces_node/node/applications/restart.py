@@ -25,6 +25,7 @@ class Failures:
     def __init__(self) -> None:
         self._ends_s: list[float] = []
         self._refusals = 0
+        self._final = False
 
     def __len__(self) -> int:
         return len(self._ends_s)
@@ -33,13 +34,18 @@ class Failures:
         """Forget everything, because a user asked for a start."""
         self._ends_s.clear()
         self._refusals = 0
+        self._final = False
 
     def recovered(self) -> None:
         """Record that the host could start a VM again."""
         self._refusals = 0
 
-    def add(self, now_s: float, *, by_host: bool) -> None:
-        """Count a failure of the application, or of the host that runs it."""
+    def add(self, now_s: float, *, by_host: bool, final: bool = False) -> None:
+        """Count a failure of the application, or of the host that runs it.
+
+        After a `final` one only a user can help.
+        """
+        self._final = final
         if by_host:
             self._refusals += 1
         else:
@@ -48,6 +54,8 @@ class Failures:
 
     def wait_s(self, now_s: float) -> float | None:
         """Return how many seconds to wait before the next attempt, None to give up."""
+        if self._final:
+            return None
         return wait_before_restart(self._ends_s, now_s, refusals=self._refusals)
 
 

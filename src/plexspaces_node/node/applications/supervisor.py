@@ -31,6 +31,7 @@ from plexspaces_node.node.logs import ApplicationLog
 from plexspaces_node.node.machines.agent_client import StopRefused
 from plexspaces_node.node.machines.machine import Machine
 from plexspaces_node.node.registry.registry import ApplicationRecord
+from plexspaces_node.node.secrets.cipher import SecretUnusable
 from plexspaces_node.tasks import Background
 
 _ON_THE_WAY = (ApplicationState.STARTING, ApplicationState.RESTARTING)
@@ -225,7 +226,8 @@ class Supervisor:
         while True:
             wait_s = self._failures.wait_s(asyncio.get_running_loop().time())
             if wait_s is None:
-                self.last_error = f"gave up after {len(self._failures)} failures: {self.last_error}"
+                if count := len(self._failures):
+                    self.last_error = f"gave up after {count} failures: {self.last_error}"
                 self.move(ApplicationState.FAILED)
                 return False
             if wait_s > HOLD_S:
@@ -244,13 +246,15 @@ class Supervisor:
         except FAULTS as error:
             lasting = isinstance(error, PlexSpacesError) and not error.retryable
             by_host = not self._instance.reached_load and not lasting
-            self._ended(str(error) or repr(error), by_host=by_host)
+            final = isinstance(error, SecretUnusable)
+            self._ended(str(error) or repr(error), by_host=by_host or final, final=final)
             return False
         return True
 
-    def _ended(self, why: str, *, by_host: bool) -> None:
+    def _ended(self, why: str, *, by_host: bool, final: bool = False) -> None:
         self.last_error = why
-        self._failures.add(asyncio.get_running_loop().time(), by_host=by_host)
+        now_s = asyncio.get_running_loop().time()
+        self._failures.add(now_s, by_host=by_host, final=final)
         self.move(ApplicationState.RESTARTING)
         self.journal.note("error", why)
 

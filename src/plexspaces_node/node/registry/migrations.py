@@ -206,6 +206,26 @@ def _quotas(connection: sqlite3.Connection) -> None:
     )
 
 
+def _secrets(connection: sqlite3.Connection) -> None:
+    connection.execute(
+        """
+        CREATE TABLE secrets (
+            tenant TEXT NOT NULL,
+            name TEXT NOT NULL,
+            version INTEGER NOT NULL,
+            key_id TEXT NOT NULL,
+            sealed BLOB NOT NULL,
+            created_ns INTEGER NOT NULL,
+            changed_ns INTEGER NOT NULL,
+            PRIMARY KEY (tenant, name)
+        ) STRICT
+        """
+    )
+    # At most one row.
+    connection.execute("CREATE TABLE secret_salt (salt BLOB NOT NULL, key_id TEXT NOT NULL) STRICT")
+    connection.execute("ALTER TABLE applications ADD COLUMN secrets TEXT NOT NULL DEFAULT '{}'")
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     _applications,
     _state,
@@ -214,6 +234,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     _rows_by_number,
     _allowed_hosts,
     _quotas,
+    _secrets,
 )
 """Step N of the schema is element N-1; append only."""
 

@@ -49,6 +49,7 @@ from plexspaces_node.node.registry.database import Database, Value
 from plexspaces_node.node.registry.keyvalue import StoreBound
 from plexspaces_node.node.registry.migrations import MIGRATIONS, Migration
 from plexspaces_node.node.registry.quotas import QuotaRows
+from plexspaces_node.node.registry.secrets import SecretRows
 from plexspaces_node.node.registry.snapshots import Parts, SnapshotRecord
 from plexspaces_node.node.registry.sqlite_errors import Damaged
 from plexspaces_node.node.registry.sqlite_file import DEFAULT_BOUNDS, Bounds, Mode
@@ -81,6 +82,7 @@ class ApplicationRecord:
         request_id: of the deploy that created it, or ""; unique otherwise.
         timings: of the deploy; None until they are known.
         allow_hosts: in the form of `AllowedHosts.texts`.
+        secrets: the secret's name for each variable whose value is one.
         fault: why the row cannot be read, "" for one that can. What could not be read is then a
             placeholder, and all that can be done with the application is to remove it.
     """
@@ -101,6 +103,7 @@ class ApplicationRecord:
     args: tuple[str, ...] = field(default=(), repr=False)
     concurrency: int = 0
     allow_hosts: tuple[str, ...] = ()
+    secrets: Mapping[str, str] = field(default_factory=dict)
     fault: str = ""
 
     @property
@@ -126,11 +129,13 @@ class Registry:
     Attributes:
         is_new: whether there was no file, or an empty one, before it was opened.
         quotas: the quotas of tenants and applications.
+        secrets: the secrets of tenants, encrypted.
     """
 
     def __init__(self, database: Database, *, keyvalue_limit_bytes: int, is_new: bool) -> None:
         self.is_new = is_new
         self.quotas = QuotaRows(database)
+        self.secrets = SecretRows(database)
         self._database = database
         self._call = database.call
         self._free = database.free
@@ -311,7 +316,7 @@ class Registry:
 
 _COLUMNS = (
     "name, id, version, language, kind, digest, vcpus, memory_mib, env, desired, generation,"
-    " request_id, created_ns, timings, args, concurrency, allow_hosts"
+    " request_id, created_ns, timings, args, concurrency, allow_hosts, secrets"
 )
 _PLACES = ", ".join("?" * len(_COLUMNS.split(",")))
 
@@ -366,6 +371,7 @@ def _row(record: ApplicationRecord) -> tuple[Any, ...]:
         _json(record.args),
         record.concurrency,
         _json(record.allow_hosts),
+        _json(record.secrets),
     )
 
 
@@ -390,7 +396,7 @@ def _list(connection: sqlite3.Connection) -> list[ApplicationRecord]:
 
 def _record(row: tuple[Any, ...]) -> ApplicationRecord:
     name, id_, version, language, kind, digest, vcpus, memory_mib, env, desired, *rest = row
-    generation, request_id, created_ns, timings, args, concurrency, allow_hosts = rest
+    generation, request_id, created_ns, timings, args, concurrency, allow_hosts, secrets = rest
     bare = ApplicationRecord(
         name=name,
         id=id_,
@@ -420,6 +426,7 @@ def _record(row: tuple[Any, ...]) -> ApplicationRecord:
             allow_hosts=AllowedHosts.parse(
                 msgspec.json.decode(allow_hosts, type=tuple[str, ...])
             ).texts,
+            secrets=msgspec.json.decode(secrets, type=dict[str, str]),
         )
     except (ValueError, InvalidArgument) as error:
         # A newer version may have written it, and will read it again.

@@ -1,0 +1,193 @@
+"""The SQL of the secrets: a row for each, with what only its key can read.
+
+It also has the salt of the passphrase, if the key is made of one. Nothing here sees a value.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from plexspaces_node.errors import NotFound, ResourceExhausted, WrongState
+from plexspaces_node.info import SecretInfo
+from plexspaces_node.model import split_name
+from plexspaces_node.node.registry.database import Database
+from plexspaces_node.node.registry.sqlite_file import Mode
+
+MOST_SECRETS = 1000
+"""How many secrets a tenant can have."""
+
+
+@dataclass(frozen=True, slots=True)
+class SealedSecret:
+    """A secret as it is stored."""
+
+    name: str
+    version: int
+    key_id: str
+    sealed: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Salt:
+    """What makes a key of a passphrase, and the id of that key, by which it is known again."""
+
+    salt: bytes
+    key_id: str
+
+
+class SecretRows:
+    """The secrets in a registry. What is written survives a power loss."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def put(
+        self, tenant: str, name: str, now_ns: int, seal: Callable[[int], tuple[str, bytes]]
+    ) -> int:
+        """Store the next version of a secret and return its number.
+
+        `seal` is called with that number, on the database's thread, and returns the key's id and
+        the sealed value. Raises `ResourceExhausted` if the tenant has too many.
+        """
+
+        def run(connection: sqlite3.Connection) -> int:
+            return _put(connection, tenant, name, now_ns, seal)
+
+        return await self._database.call(Mode.DURABLE, run)
+
+    async def get(self, tenant: str, names: Iterable[str]) -> dict[str, SealedSecret]:
+        """Return those of a tenant's secrets that exist, by name."""
+        wanted = frozenset(names)
+        return await self._database.call(
+            Mode.READ, lambda connection: _get(connection, tenant, wanted)
+        )
+
+    async def list(self, tenant: str | None) -> list[SecretInfo]:
+        """Return the secrets of a tenant by name, or of all tenants."""
+        return await self._database.call(Mode.READ, lambda connection: _list(connection, tenant))
+
+    async def delete(self, tenant: str, name: str, *, force: bool) -> tuple[str, ...]:
+        """Remove a secret and return the applications that use it.
+
+        Raises `NotFound`, and `WrongState` if an application uses it, unless `force`.
+        """
+        return await self._database.free(
+            Mode.DURABLE, lambda connection: _delete(connection, tenant, name, force)
+        )
+
+    async def key_ids(self) -> frozenset[str]:
+        """Return the ids of the keys with which the secrets are sealed."""
+        return await self._database.call(Mode.READ, key_ids)
+
+    async def salt(self) -> Salt | None:
+        """Return the salt of the passphrase, if there is one."""
+        return await self._database.call(Mode.READ, _salt)
+
+    async def set_salt(self, salt: Salt) -> None:
+        """Store the salt of the passphrase in place of the one before."""
+        await self._database.call(Mode.DURABLE, lambda connection: _set_salt(connection, salt))
+
+
+def key_ids(connection: sqlite3.Connection) -> frozenset[str]:
+    """Return the ids of the keys with which the secrets are sealed."""
+    return frozenset(key_id for (key_id,) in connection.execute("SELECT key_id FROM secrets"))
+
+
+def _put(
+    connection: sqlite3.Connection,
+    tenant: str,
+    name: str,
+    now_ns: int,
+    seal: Callable[[int], tuple[str, bytes]],
+) -> int:
+    row = connection.execute(
+        "SELECT version FROM secrets WHERE tenant = ? AND name = ?", (tenant, name)
+    ).fetchone()
+    if row is None:
+        (count,) = connection.execute(
+            "SELECT COUNT(*) FROM secrets WHERE tenant = ?", (tenant,)
+        ).fetchone()
+        if count >= MOST_SECRETS:
+            raise ResourceExhausted(
+                f"tenant {tenant!r} has {count} secrets, the limit is {MOST_SECRETS}",
+                hint="remove those that nothing uses",
+            )
+    version = 1 if row is None else row[0] + 1
+    connection.execute(
+        "INSERT INTO secrets (tenant, name, version, key_id, sealed, created_ns, changed_ns)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET (version, key_id, sealed, changed_ns)"
+        " = (excluded.version, excluded.key_id, excluded.sealed, excluded.changed_ns)",
+        (tenant, name, version, *seal(version), now_ns, now_ns),
+    )
+    return version
+
+
+def _get(
+    connection: sqlite3.Connection, tenant: str, names: frozenset[str]
+) -> dict[str, SealedSecret]:
+    found = {}
+    for name in names:
+        row = connection.execute(
+            "SELECT name, version, key_id, sealed FROM secrets WHERE tenant = ? AND name = ?",
+            (tenant, name),
+        ).fetchone()
+        if row is not None:
+            found[name] = SealedSecret(*row)
+    return found
+
+
+def _list(connection: sqlite3.Connection, tenant: str | None) -> list[SecretInfo]:
+    users = _users(connection)
+    rows = connection.execute(
+        "SELECT tenant, name, version, created_ns, changed_ns FROM secrets"
+        " WHERE ? IS NULL OR tenant = ? ORDER BY tenant, name",
+        (tenant, tenant),
+    )
+    return [
+        SecretInfo(of, name, version, created_ns, changed_ns, tuple(users.get((of, name), ())))
+        for of, name, version, created_ns, changed_ns in rows
+    ]
+
+
+def _delete(connection: sqlite3.Connection, tenant: str, name: str, force: bool) -> tuple[str, ...]:
+    users = tuple(_users(connection).get((tenant, name), ()))
+    if users and not force:
+        raise WrongState(
+            f"secret {name!r} is used by {', '.join(users)}",
+            hint="deploy them without it, or force it: they do not start again then",
+        )
+    deleted = connection.execute(
+        "DELETE FROM secrets WHERE tenant = ? AND name = ?", (tenant, name)
+    ).rowcount
+    if not deleted:
+        raise NotFound(f"there is no secret {name!r} in tenant {tenant!r}")
+    return users
+
+
+def _users(connection: sqlite3.Connection) -> Mapping[tuple[str, str], list[str]]:
+    """Return the full names of the applications that use each secret, by its tenant and name."""
+    users: dict[tuple[str, str], list[str]] = {}
+    for application, text in connection.execute(
+        "SELECT name, secrets FROM applications WHERE secrets <> '{}' ORDER BY name"
+    ):
+        tenant, _ = split_name(application)
+        for name in sorted(set(msgspec.json.decode(text, type=dict[str, str]).values())):
+            users.setdefault((tenant, name), []).append(application)
+    return users
+
+
+def _salt(connection: sqlite3.Connection) -> Salt | None:
+    row = connection.execute("SELECT salt, key_id FROM secret_salt").fetchone()
+    return None if row is None else Salt(*row)
+
+
+def _set_salt(connection: sqlite3.Connection, salt: Salt) -> None:
+    connection.execute("DELETE FROM secret_salt")
+    connection.execute(
+        "INSERT INTO secret_salt (salt, key_id) VALUES (?, ?)", (salt.salt, salt.key_id)
+    )
