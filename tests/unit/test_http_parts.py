@@ -382,6 +382,15 @@ class TestContract:
         for part in text.split("#/components/schemas/")[1:]:
             assert part.partition("'")[0] in schemas
 
+    def test_document_says_what_each_operation_needs(self) -> None:
+        """A bearer token, and with which scope."""
+        paths = document()["paths"]
+        assert document()["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
+        assert {"token": []} in document()["security"]
+        assert "admin or invoke" in paths["/apps/{name}/{type}"]["post"]["description"]
+        assert "any scope" in paths["/v1/node"]["get"]["description"]
+        assert "admin, deploy or read" in paths["/v1/applications"]["get"]["description"]
+
     def test_no_two_paths_differ_in_a_name_alone(self) -> None:
         """They would be the same path, with two descriptions of it."""
         paths = [re.sub(r"\{\w+\}", "{}", path) for path in document()["paths"]]

@@ -9,6 +9,8 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from plexspaces_node import __version__
+from plexspaces_node.node.access.identity import Scope
+from plexspaces_node.node.access.policy import INVOKE, RULES
 from plexspaces_node.node.http.routes import ROUTES, Route
 from plexspaces_node.node.http.transcode import is_map
 
@@ -31,7 +33,9 @@ _PROBLEM_SCHEMA = {
 }
 _SIGNED = (FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_INT64)
 _UNSIGNED = (FieldDescriptor.CPPTYPE_UINT32, FieldDescriptor.CPPTYPE_UINT64)
-_STREAMED = {"Logs": "application/x-ndjson", "VmConsole": "application/octet-stream"}
+_STREAMED = {"VmConsole": "application/octet-stream"}
+"""What a stream of replies is, if not JSON objects, one a line."""
+_LINES = "application/x-ndjson"
 
 
 @cache
@@ -41,7 +45,8 @@ def document() -> dict[str, Any]:
     paths: dict[str, Any] = {}
     for route in ROUTES:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas)
-    paths["/apps/{name}/{type}"] = {"post": _MESSAGE}
+    message = {**_MESSAGE, "description": _needed(INVOKE)}
+    paths["/apps/{name}/{type}"] = {"post": message}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -50,7 +55,12 @@ def document() -> dict[str, Any]:
             "description": "Deploys WebAssembly applications, one VM each, and passes messages.",
         },
         "paths": paths,
-        "components": {"schemas": schemas},
+        # The empty one: while a node has no tokens, and by its unix socket, nobody needs one.
+        "security": [{"token": []}, {}],
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
     }
 
 
@@ -71,6 +81,7 @@ def _operation(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": route.rpc,
         "summary": route.summary,
+        "description": _needed(route.verb),
         "parameters": [
             _parameter(name, fields[field], "path")
             for name, field in route.parameters.items()
@@ -99,10 +110,22 @@ def _operation(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
         }
     if route.status != 204:
         told = (route.answer and response.fields_by_name[route.answer].message_type) or response
-        kind = _STREAMED.get(route.rpc, "application/json")
-        schema = {"type": "string"} if route.rpc in _STREAMED else _reference(told, schemas)
+        is_stream = route.descriptor.server_streaming and not route.answer
+        kind = _STREAMED.get(route.rpc, _LINES) if is_stream else "application/json"
+        schema = {"type": "string"} if is_stream else _reference(told, schemas)
         operation["responses"][str(route.status)]["content"] = {kind: {"schema": schema}}
     return operation
+
+
+def _needed(verb: str) -> str:
+    scopes = RULES[verb].scopes
+    if scopes is None:
+        return "Needs no token."
+    if scopes == frozenset(Scope):
+        return "Needs a token of any scope."
+    *others, last = sorted(scopes)
+    named = f"{', '.join(others)} or {last}" if others else last
+    return f"Needs a token with the scope {named}."
 
 
 def _parameter(name: str, field: FieldDescriptor, place: str) -> dict[str, Any]:
