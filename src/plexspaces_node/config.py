@@ -50,6 +50,11 @@ SYSTEM_FILE = Path("/etc/plexspaces") / FILE_NAME
 KEYS_WITHOUT_HOME = Path("/etc/plexspaces")
 
 
+_METRICS = "node.metrics_address"
+_ANY_ADDRESS = ("0.0.0.0", "::")
+_OPT_OUT = "or use 127.0.0.1, or set node.allow_remote = true if something else protects the port"
+
+
 class Config(Settings, BaseSettings):
     """The whole configuration, immutable; made by `ConfigBootstrap.load` only."""
 
@@ -73,22 +78,66 @@ class Config(Settings, BaseSettings):
             yield key, value, self.origin(key)
 
     def check_listen(self) -> None:
-        """Raise `InvalidArgument` if a port would be open to other hosts without permission.
+        """Raise `InvalidArgument` if a port would be open to other hosts without TLS.
 
-        The node calls it before it binds. A client may use a remote address.
+        The node calls it before it opens anything, and `check_grants` before it serves. A client
+        may use a remote address.
         """
-        addresses = {"node.address": self.node.address}
-        if self.node.metrics_address:
-            addresses["node.metrics_address"] = self.node.metrics_address
-        if self.http.address:
-            addresses["http.address"] = self.http.address
-        for key, address in addresses.items():
-            if not self.node.allow_remote and not is_loopback(split_address(address)[0]):
+        certificate, key, client_ca = self.tls.certificate, self.tls.key, self.tls.client_ca
+        if (certificate is None) != (key is None) or (client_ca and not certificate):
+            raise InvalidArgument(
+                "TLS needs both tls.certificate and tls.key",
+                hint="plexspaces tls init --host NAME makes them, and prints the lines to add",
+            )
+        for name, address in () if self.node.allow_remote else self.open_addresses():
+            if name == _METRICS:
                 raise InvalidArgument(
-                    f"{key} {address!r}, from {self.origin(key)}, can be reached from other "
-                    "hosts, and the API has no authentication yet",
-                    hint="use 127.0.0.1, or set node.allow_remote = true if the network is yours",
+                    f"{name} {address!r}, from {self.origin(name)}, can be reached from other "
+                    "hosts, and metrics have neither TLS nor tokens",
+                    hint="use 127.0.0.1, or set node.allow_remote = true if something else "
+                    "protects the ports",
                 )
+            raise InvalidArgument(
+                f"{name} {address!r}, from {self.origin(name)}, can be reached from other hosts, "
+                "and the node has no certificate",
+                hint=f"plexspaces tls init --host {_named_by_clients(address)}; {_OPT_OUT}",
+            )
+
+    def check_grants(self, *, exist: bool) -> None:
+        """Raise `InvalidArgument` if a port is open to other hosts while no token exists."""
+        if exist or self.node.allow_remote:
+            return
+        for name, address in self._remote_addresses():
+            raise InvalidArgument(
+                f"{name} {address!r}, from {self.origin(name)}, can be reached from other hosts, "
+                "and no token exists",
+                hint=f"create a token while the node listens on 127.0.0.1 alone; {_OPT_OUT}",
+            )
+
+    def open_addresses(self) -> list[tuple[str, str]]:
+        """Return key and value of each address that other hosts can reach without TLS."""
+        return [
+            (name, address)
+            for name, address in self._remote_addresses()
+            if name == _METRICS or self.tls.certificate is None
+        ]
+
+    def _remote_addresses(self) -> list[tuple[str, str]]:
+        addresses = {
+            "node.address": self.node.address,
+            _METRICS: self.node.metrics_address,
+            "http.address": self.http.address,
+        }
+        return [
+            (name, address)
+            for name, address in addresses.items()
+            if address and not is_loopback(split_address(address)[0])
+        ]
+
+
+def _named_by_clients(address: str) -> str:
+    host = split_address(address)[0]
+    return "NAME" if host in _ANY_ADDRESS else host
 
 
 class ConfigBootstrap:

@@ -161,8 +161,8 @@ class NodeSection(Section):
     data_dir: Path = Field(description="Data directory.")
     allow_remote: bool = _setting(
         False,
-        "Allow the node to listen on an address that is not loopback. The API has no "
-        "authentication yet: anyone who can reach the port controls the node.",
+        "Let the node listen on an address that is not loopback without TLS and without tokens: "
+        "something else protects the ports.",
     )
     grace_s: float = _number(10.0, 0, 3600, "How long running messages have to finish on shutdown.")
     log_level: LogLevel = _setting("info", "Lowest level shown in the node's own log.")

@@ -78,6 +78,7 @@ class ScriptedNode:
     """Stands for a `Node`."""
 
     isolation = "process"
+    speaks_tls = False
     isolation_note = "a sandbox"
 
     def __init__(self, script: Script) -> None:

@@ -609,11 +609,57 @@ class TestListen:
     ) -> None:
         """An open port is refused unless `allow_remote` was set; loading it is fine for clients."""
         config = load(flags={key: address})
-        with pytest.raises(InvalidArgument, match="no authentication") as caught:
+        with pytest.raises(InvalidArgument, match="can be reached from other hosts") as caught:
             config.check_listen()
         assert key in caught.value.message
         assert "allow_remote" in str(caught.value.hint)
-        load(flags={key: address, "node.allow_remote": True}).check_listen()
+        allowed = load(flags={key: address, "node.allow_remote": True})
+        allowed.check_listen()
+        allowed.check_grants(exist=False)
+        assert allowed.open_addresses() == [(key, address)]
+
+    @pytest.mark.parametrize("key", ["node.address", "http.address"])
+    def test_check_listen_when_there_is_a_certificate_then_tokens_are_needed(
+        self, key: str
+    ) -> None:
+        """The two halves of the rule; metrics have neither."""
+        tls = {"tls.certificate": "c.pem", "tls.key": "k.pem"}
+        config = load(flags={key: "0.0.0.0:1", **tls})
+        config.check_listen()
+        config.check_grants(exist=True)
+        assert config.open_addresses() == []
+        with pytest.raises(InvalidArgument, match="and no token exists"):
+            config.check_grants(exist=False)
+        metrics = load(flags={"node.metrics_address": "0.0.0.0:1", **tls})
+        with pytest.raises(InvalidArgument, match="metrics have neither TLS nor tokens"):
+            metrics.check_listen()
+        load(flags=tls).check_grants(exist=False)
+
+    @pytest.mark.parametrize(
+        ("address", "host"),
+        [
+            ("0.0.0.0:1", "NAME"),
+            ("[::]:1", "NAME"),
+            ("10.0.0.1:1", "10.0.0.1"),
+            ("n.org:1", "n.org"),
+        ],
+    )
+    def test_check_listen_when_there_is_no_certificate_then_the_hint_makes_one(
+        self, address: str, host: str
+    ) -> None:
+        """With the host, where the address has one that clients can use."""
+        with pytest.raises(InvalidArgument) as caught:
+            load(flags={"node.address": address}).check_listen()
+        assert str(caught.value.hint).startswith(f"plexspaces tls init --host {host}; or use 127")
+
+    @pytest.mark.parametrize("names", [("certificate",), ("key",), ("client_ca",)])
+    def test_check_listen_when_a_part_of_tls_is_missing_then_it_is_refused(
+        self, names: tuple[str, ...]
+    ) -> None:
+        """A node must not be without TLS by a typing error, nor ask nobody."""
+        config = load(flags={f"tls.{name}": "x.pem" for name in names})
+        with pytest.raises(InvalidArgument, match=r"needs both tls\.certificate and tls\.key"):
+            config.check_listen()
 
     def test_split_address_when_valid_then_host_and_port_come_back(self) -> None:
         """IPv6 loses its brackets."""

@@ -6,14 +6,23 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import grpc
 import pytest
+from support.certificates import ended
 
 from plexspaces_node.api.generated.application_pb2 import InspectNodeRequest, InspectNodeResponse
+from plexspaces_node.certificates import Pair, make_authority, make_node_certificate
 from plexspaces_node.config import Config, ConfigBootstrap
-from plexspaces_node.doctor.ports import check_address, check_descriptors, check_http_address
+from plexspaces_node.doctor.ports import (
+    check_address,
+    check_descriptors,
+    check_http_address,
+    check_tls,
+)
 from plexspaces_node.node.api.descriptors import reserve
+from plexspaces_node.private_file import replace
 
 
 @pytest.fixture
@@ -115,7 +124,7 @@ class TestAddress:
         """What `start-node` would refuse, the doctor says first, and does not bind."""
         (finding,) = await check_address(configured(address="0.0.0.0:1"))
         assert finding.ok is False
-        assert "no authentication" in finding.detail
+        assert "can be reached from other hosts" in finding.detail
         assert "allow_remote" in str(finding.hint)
 
     async def test_check_address_when_it_is_not_of_this_machine_then_it_is_a_fault(self) -> None:
@@ -211,3 +220,53 @@ class TestDescriptors:
         left = 4000 - reserve(100)
         assert f"4000: {left // 2} for connections of each port" in finding.detail
         assert f"4000: {left} for connections, the rest" in alone.detail
+
+
+class TestTls:
+    @staticmethod
+    def configured(directory: Path, pair: Pair, **flags: str) -> Config:
+        """A configuration with this certificate."""
+        for name, content in (("node.pem", pair.certificate), ("key.pem", pair.key)):
+            replace(directory / name, content)
+        keyed = {f"tls.{key}": value for key, value in flags.items()}
+        keyed |= {
+            "tls.certificate": str(directory / "node.pem"),
+            "tls.key": str(directory / "key.pem"),
+        }
+        return ConfigBootstrap.load(flags=keyed, environ={"HOME": "/nonexistent"})
+
+    def test_check_tls_when_there_is_no_certificate_then_it_is_off(self) -> None:
+        """On loopback that is fine."""
+        (finding,) = check_tls(configured())
+        assert (finding.ok, finding.detail) == (None, "off: neither port speaks it")
+
+    def test_check_tls_when_the_certificate_is_valid_then_it_says_until_when(
+        self, tmp_path: Path
+    ) -> None:
+        """One that will soon expire is no fault yet, but the mend is told."""
+        authority = make_authority("CA")
+        made = make_node_certificate(authority, ["node.example"])
+        (finding,) = check_tls(self.configured(tmp_path, made))
+        assert finding.ok is True
+        assert finding.detail.startswith("node.example, valid until 20")
+        soon = make_node_certificate(authority, ["node.example"], days=2)
+        (finding,) = check_tls(self.configured(tmp_path, ended(soon, authority, days_ago=-3)))
+        assert (finding.ok, finding.hint) == (True, "plexspaces tls renew")
+        assert "expires in 2 days" in finding.detail
+
+    def test_check_tls_when_it_has_expired_or_cannot_be_used_then_it_is_a_fault(
+        self, tmp_path: Path
+    ) -> None:
+        """With the command that mends it."""
+        authority = make_authority("CA")
+        made = make_node_certificate(authority, ["node.example"])
+        (finding,) = check_tls(self.configured(tmp_path, ended(made, authority)))
+        assert (finding.ok, finding.hint) == (False, "plexspaces tls renew")
+        assert "has expired" in finding.detail
+        config = self.configured(tmp_path, made)
+        (tmp_path / "key.pem").chmod(0o644)
+        (finding,) = check_tls(config)
+        assert (finding.ok, finding.hint) == (False, f"chmod 600 {tmp_path}/key.pem")
+        missing = self.configured(tmp_path, made, client_ca=str(tmp_path / "none.pem"))
+        (finding,) = check_tls(missing)
+        assert finding.ok is False

@@ -39,6 +39,9 @@ class Transport:
     def write(self, data: bytes) -> None:
         self.written += data
 
+    def can_write_eof(self) -> bool:
+        return True
+
     def write_eof(self) -> None:
         self.written += b"<eof>"
 

@@ -165,6 +165,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             # A terminal without ✓ shows a ?, and the command continues.
             stream.reconfigure(errors="replace")
+    # gRPC would write a line about each handshake that fails, as for every scanner that comes by.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     called = os.path.basename(sys.argv[0])
     came: list[int] = []
     before = _end_on_signals(came)

@@ -133,9 +133,10 @@ def _announce(node: Node) -> None:
     say(f"✓ {'Empty node' if node.is_empty else 'Node'} started successfully")
     say(f"  Node ID: {node.id}")
     say("  Node is ready to accept deployments via ApplicationService")
-    fields = [("Address", node.address), ("Isolation", f"{node.isolation}: {node.isolation_note}")]
+    address = f"{node.address} (TLS)" if node.speaks_tls else node.address
+    fields = [("Address", address), ("Isolation", f"{node.isolation}: {node.isolation_note}")]
     if node.http_address:
-        fields.append(("HTTP", f"http://{node.http_address}"))
+        fields.append(("HTTP", f"{'https' if node.speaks_tls else 'http'}://{node.http_address}"))
     elif node.http_fault:
         fields.append(("HTTP", f"off ({node.http_fault})"))
     if node.recovered:

@@ -31,7 +31,12 @@ from rich.text import Text
 
 from plexspaces_node.config import Config
 from plexspaces_node.doctor.finding import Finding, clean, one_line
-from plexspaces_node.doctor.ports import check_address, check_descriptors, check_http_address
+from plexspaces_node.doctor.ports import (
+    check_address,
+    check_descriptors,
+    check_http_address,
+    check_tls,
+)
 from plexspaces_node.errors import DeadlineExceeded, PlexSpacesError, quoted
 from plexspaces_node.model import ENGINE, LEVELS, MIB
 from plexspaces_node.programs import INIT, PROGRAMS, checkout_of, find_program
@@ -100,6 +105,7 @@ async def examine(
         check_compilers(environment, timeout_s=timeout_s),
         check_address(config),
         check_http_address(config),
+        asyncio.to_thread(check_tls, config),
         asyncio.to_thread(check_data_directory, config),
         asyncio.to_thread(check_memory, config),
         asyncio.to_thread(check_descriptors, config),

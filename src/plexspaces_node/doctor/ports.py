@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
 from http.client import HTTPConnection, HTTPException
+from pathlib import Path
 
 import grpc
 
@@ -15,6 +19,7 @@ from plexspaces_node.address import is_loopback, split_address
 from plexspaces_node.api.generated.application_pb2 import InspectNodeRequest
 from plexspaces_node.api.generated.application_pb2_grpc import ApplicationServiceStub
 from plexspaces_node.api.options import client_options
+from plexspaces_node.certificates import describe, read_file, read_pair
 from plexspaces_node.config import Config
 from plexspaces_node.doctor.finding import Finding, one_line
 from plexspaces_node.errors import InvalidArgument
@@ -35,7 +40,7 @@ async def check_address(config: Config) -> list[Finding]:
         config.check_listen()
     except InvalidArgument as error:
         return [Finding("Node", "address", False, error.message, error.hint)]
-    ok, detail = await _state_of(address, _ask_node)
+    ok, detail = await _state_of(address, _shows(config) or _ask_node)
     other = None if ok else f"{_who_uses(address)}; or choose another: --address HOST:PORT"
     return [Finding("Node", "address", ok, detail, other)]
 
@@ -45,10 +50,10 @@ async def check_http_address(config: Config) -> list[Finding]:
     address = config.http.address
     if not address:
         return [Finding("Node", "HTTP", None, "off, by [http] address")]
-    if not config.node.allow_remote and not is_loopback(split_address(address)[0]):
+    if not config.node.allow_remote and "http.address" in dict(config.open_addresses()):
         # Told with the node's own address.
         return []
-    ok, detail = await _state_of(address, _ask_over_http)
+    ok, detail = await _state_of(address, _shows(config) or _ask_over_http)
     if ok:
         return [Finding("Node", "HTTP", True, detail)]
     other = f'{_who_uses(address)}; or choose another [http] address, or "off"'
@@ -84,6 +89,33 @@ async def _accepts(host: str, port: int) -> bool:
     return True
 
 
+def _shows(config: Config) -> Callable[[str], Awaitable[str | None]] | None:
+    """Return what recognises a node by its certificate; None for a node without one."""
+    certificate = config.tls.certificate
+    return None if certificate is None else partial(_recognised, certificate)
+
+
+async def _recognised(certificate: Path, address: str) -> str | None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    # Nothing is said to it: what it shows is compared.
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    try:
+        async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+            _, writer = await asyncio.open_connection(*split_address(address), ssl=context)
+    except (OSError, TimeoutError):
+        return None
+    shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.transport.abort()
+    try:
+        own = describe(read_file(certificate))
+        found = describe(ssl.DER_cert_to_PEM_cert(shown).encode())
+    except InvalidArgument:
+        return None
+    return f"a node with the certificate {own.serial[:8]}" if own == found else None
+
+
 async def _ask_node(address: str) -> str | None:
     async with grpc.aio.insecure_channel(address, options=client_options()) as channel:
         try:
@@ -115,6 +147,25 @@ def _bind_fault(host: str, port: int) -> str | None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     error = bind_fault(family, (host, port))
     return None if error is None else error.strerror or str(error)
+
+
+def check_tls(config: Config) -> list[Finding]:
+    """Check that the node's certificate and its key can be used, and how long it is valid."""
+    tls = config.tls
+    if tls.certificate is None or tls.key is None:
+        return [Finding("Node", "TLS", None, "off: neither port speaks it")]
+    try:
+        info = describe(read_pair(tls.certificate, tls.key).certificate)
+        if tls.client_ca is not None:
+            describe(read_file(tls.client_ca), place=str(tls.client_ca))
+    except InvalidArgument as error:
+        return [Finding("Node", "TLS", False, error.message, error.hint)]
+    fault = info.fault_at(datetime.now(UTC))
+    if fault is None:
+        detail = f"{info.name}, valid until {info.not_after:%Y-%m-%d}"
+        return [Finding("Node", "TLS", True, detail)]
+    is_valid = info.not_before <= datetime.now(UTC) < info.not_after
+    return [Finding("Node", "TLS", is_valid, f"{info.name} {fault}", "plexspaces tls renew")]
 
 
 def check_descriptors(config: Config, *, most: int | None = None) -> list[Finding]:

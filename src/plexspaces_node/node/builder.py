@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -22,7 +23,7 @@ from plexspaces_node.api.invoke import SERVICE
 from plexspaces_node.api.options import ChannelOptions, server_options
 from plexspaces_node.config import Config, ConfigBootstrap
 from plexspaces_node.errors import InvalidArgument, Unavailable, WrongState, quoted
-from plexspaces_node.http_notice import posted
+from plexspaces_node.http_notice import TLS_SCHEME, posted
 from plexspaces_node.info import NodeInfo
 from plexspaces_node.isolation import choose_driver, make_drivers
 from plexspaces_node.model import ENGINE, ENGINE_REVISION, VmConfig
@@ -32,7 +33,7 @@ from plexspaces_node.node.access.record import Recorder
 from plexspaces_node.node.api import descriptors
 from plexspaces_node.node.api.boundary import Boundary
 from plexspaces_node.node.api.health import NodeHealth
-from plexspaces_node.node.api.listen import bind, check_can_listen
+from plexspaces_node.node.api.listen import bind, check_can_listen, peer_certificate_name
 from plexspaces_node.node.api.service import ApplicationService, ServiceLimits, add_to_server
 from plexspaces_node.node.applications.context import NodeContext
 from plexspaces_node.node.applications.operations import Applications
@@ -56,6 +57,7 @@ from plexspaces_node.node.registry.registry import Registry
 from plexspaces_node.node.registry.sqlite_file import Bounds
 from plexspaces_node.node.secrets.secrets import open_secrets
 from plexspaces_node.node.timeouts import Timeouts
+from plexspaces_node.node.tls import NodeTls
 from plexspaces_node.settings import LimitsSection
 from plexspaces_node.vm.driver import Driver
 from plexspaces_node.vm.host import procfs
@@ -136,6 +138,7 @@ class NodeBuilder:
         """
         config = self._config or ConfigBootstrap.load(self._config_file, self._flags)
         config.check_listen()
+        tls = NodeTls.of(config.tls)
         async with AsyncExitStack() as stack:
             data = stack.enter_context(DataDirectory.open(config.node.data_dir, config.node.id))
             if data.unfinished.exists():
@@ -161,9 +164,10 @@ class NodeBuilder:
             info = _describe(config, driver, note)
             server = grpc.aio.server(options=_server_options(config))
             calls = ServiceLimits(limits.message_timeout_s, context.agent_limits.in_flight)
-            gate = Gate(NoGrants(), Recorder(audit_log.note))
+            gate = Gate(grants := NoGrants(), Recorder(audit_log.note))
+            config.check_grants(exist=grants.exist())
             service = ApplicationService(applications, artifacts, info, calls, gate)
-            _register(server, service, gate, node_health, most_calls=limits.calls)
+            _register(server, service, gate, node_health, most_calls=limits.calls, tls=tls)
             metrics_port = stack.enter_context(
                 serve_metrics(
                     config.node.metrics_address,
@@ -173,9 +177,9 @@ class NodeBuilder:
                 )
             )
             control = Control({SERVICE: service}, gate, artifacts, info)
-            http = _http_server(config, context, applications, control, gate)
+            http = _http_server(config, context, applications, control, gate, tls)
             stack.callback(http.close)
-            address = bind(server, config.node.address)
+            address = bind(server, config.node.address, tls.credentials() if tls else None)
             http_address, http_fault = await _bind(http, config)
             notice = stack.enter_context(ExitStack())
             node = Node(
@@ -183,6 +187,7 @@ class NodeBuilder:
                 address=address,
                 http_address=http_address,
                 http_fault=http_fault,
+                speaks_tls=tls is not None,
                 metrics_port=metrics_port,
                 recovered=await applications.recover(),
                 applications=applications,
@@ -200,13 +205,16 @@ class NodeBuilder:
             await server.start()
             await http.serve()
             await node_health.serve()
-            notice.enter_context(_notice(address, http_address))
+            notice.enter_context(_notice(address, http_address, tls))
+            _watch(stack, config, tls)
             stack.push_async_callback(node.drain)
             yield node
 
 
 @contextmanager
-def _notice(address: str, http_address: str) -> Iterator[None]:
+def _notice(address: str, http_address: str, tls: NodeTls | None) -> Iterator[None]:
+    if tls is not None and http_address:
+        http_address = TLS_SCHEME + http_address
     with ExitStack() as stack:
         try:
             stack.enter_context(posted(address, http_address))
@@ -214,6 +222,17 @@ def _notice(address: str, http_address: str) -> Iterator[None]:
             # Clients use gRPC then.
             _log.info("clients are not told the HTTP address: %s", error)
         yield
+
+
+def _watch(stack: AsyncExitStack, config: Config, tls: NodeTls | None) -> None:
+    """Say in the log what an administrator should know of the ports, now and while it lasts."""
+    for key, address in config.open_addresses():
+        _log.warning(
+            "%s %s can be reached from other hosts without TLS, by [node] allow_remote",
+            *(key, address),
+        )
+    if tls is not None:
+        stack.callback(asyncio.get_running_loop().create_task(tls.watch()).cancel)
 
 
 async def _open(  # noqa: PLR0913 - each by its name
@@ -263,17 +282,18 @@ async def _open(  # noqa: PLR0913 - each by its name
     )
 
 
-def _http_server(
+def _http_server(  # noqa: PLR0913 - each by its name
     config: Config,
     context: NodeContext,
     applications: Applications,
     control: Control,
     gate: Gate,
+    tls: NodeTls | None,
 ) -> HttpServer:
     http, limits = config.http, config.limits
-    origins = Origins(
-        hosts=http.hosts, origins=http.cors_origins, any_address=config.node.allow_remote
-    )
+    hosts = [http.hosts, *(tls.hosts if tls else ())]
+    any_address = config.node.allow_remote or tls is not None
+    origins = Origins(hosts=",".join(hosts), origins=http.cors_origins, any_address=any_address)
     door = Door(
         applications,
         control,
@@ -288,6 +308,7 @@ def _http_server(
         in_flight=context.agent_limits.in_flight,
         most_connections=_connections(config),
         access_log=http.access_log,
+        tls=tls.context if tls else None,
     )
 
 
@@ -378,18 +399,22 @@ def _connections(config: Config) -> int:
     return descriptors.for_connections(limit, config.limits.applications, ports=ports)
 
 
-def _register(
+def _register(  # noqa: PLR0913 - each by its name
     server: grpc.aio.Server,
     service: ApplicationService,
     gate: Gate,
     node_health: NodeHealth,
     *,
     most_calls: int,
+    tls: NodeTls | None,
 ) -> None:
-    boundary = Boundary(server, gate, most_calls=most_calls)
+    # Without one that asks for it, no call pays for the look.
+    names_clients = tls is not None and tls.asks_clients
+    certificate_of = peer_certificate_name if names_clients else lambda _: ""
+    boundary = Boundary(server, gate, most_calls=most_calls, certificate_of=certificate_of)
     add_to_server(service, boundary)
     # A pool of its own: health checks are answered whatever else the node does.
-    health_boundary = Boundary(server, gate, most_calls=HEALTH_CALLS)
+    health_boundary = Boundary(server, gate, most_calls=HEALTH_CALLS, certificate_of=certificate_of)
     health_boundary.serve(health_pb2_grpc.add_HealthServicer_to_server, node_health.servicer)
     names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
     boundary.serve(

@@ -24,6 +24,7 @@ class Node:
         address: HOST:PORT that it listens on.
         http_address: HOST:PORT that it serves HTTP on, "" for nowhere.
         http_fault: why it does not though it was to, "" otherwise.
+        speaks_tls: whether both speak TLS.
         metrics_port: where it serves metrics, None for nowhere.
         recovered: the names of the applications that it started by itself.
         applications: what it runs.
@@ -36,6 +37,7 @@ class Node:
         address: str,
         http_address: str,
         http_fault: str,
+        speaks_tls: bool,
         metrics_port: int | None,
         recovered: tuple[str, ...],
         applications: Applications,
@@ -49,6 +51,7 @@ class Node:
         self.address = address
         self.http_address = http_address
         self.http_fault = http_fault
+        self.speaks_tls = speaks_tls
         self.metrics_port = metrics_port
         self.recovered = recovered
         self.applications = applications

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from typing import Any
 
 import grpc
 
@@ -58,20 +59,32 @@ async def check_can_listen(address: str, *, hint: str | None = None) -> None:
         raise Unavailable(f"cannot listen on {address}: {reason}", hint=hint or cure) from fault
 
 
-def bind(server: grpc.aio.Server, address: str) -> str:
+def bind(
+    server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None = None
+) -> str:
     """Make the server listen on HOST:PORT and return that with the actual port.
 
-    Raises `Unavailable` if the address is not available.
+    With TLS if there are credentials. Raises `Unavailable` if the address is not available.
     """
     port, fault = 0, None
     try:
-        port = server.add_insecure_port(address)
+        if credentials is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, credentials)
     except RuntimeError as error:
         fault = error
     if port == 0:
         reason, hint = _IN_USE
         raise Unavailable(f"cannot listen on {address}: {reason}", hint=hint) from fault
     return f"{address.rpartition(':')[0]}:{port}"
+
+
+def peer_certificate_name(context: grpc.aio.ServicerContext[Any, Any]) -> str:
+    """Return the common name of a client's certificate, which was verified; "" if it has none."""
+    for name in context.auth_context().get("x509_common_name", ()):
+        return bytes(name).decode("utf-8", "replace")
+    return ""
 
 
 def bind_fault(family: int, place: tuple[object, ...]) -> OSError | None:

@@ -183,7 +183,8 @@ class Connection(asyncio.Protocol):
         self._idle_until_s = self._server.loop.time() + LINGER_S
         self._reader.close()
         self._reader.resume()
-        if not self._transport.is_closing():
+        # TLS knows no half of a connection that is closed; the response says that it is the last.
+        if not self._transport.is_closing() and self._transport.can_write_eof():
             self._transport.write_eof()
 
     def _idle(self) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from email.utils import formatdate
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from plexspaces_node.address import split_address
 from plexspaces_node.node.http.connection import Connection
 from plexspaces_node.node.http.message import Request, Response
 from plexspaces_node.node.http.problem import HttpFault
+from plexspaces_node.node.http.tls import Handshake, peer_certificate_name
 from plexspaces_node.node.machines.in_flight import InFlight
 from plexspaces_node.tasks import Leave
 
@@ -20,6 +22,8 @@ SWEEP_S = 1.0
 """Between two looks at the clock for all connections."""
 
 BACKLOG = 1024
+
+_Held: TypeAlias = Connection | Handshake
 
 
 class Handler(Protocol):
@@ -60,10 +64,12 @@ class HttpServer:
         in_flight: InFlight,
         most_connections: int,
         access_log: bool = False,
+        tls: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         """Listen nowhere yet; `in_flight` counts long bodies, and replies until they are written.
 
-        With `access_log` each request is logged once it is answered.
+        With `access_log` each request is logged once it is answered. With `tls` every connection
+        begins with a handshake, in the context that it returns at that moment.
         """
         self.handler = handler
         self.in_flight = in_flight
@@ -74,9 +80,10 @@ class HttpServer:
         # Whether it is closing and no connection is left.
         self._gone = asyncio.Event()
         self._most_connections = most_connections
-        self._connections: set[Connection] = set()
+        self._tls = tls
+        self._connections: set[_Held] = set()
         # Without a request, the one that has been so for longest first.
-        self._idle: dict[Connection, None] = {}
+        self._idle: dict[_Held, None] = {}
         self._server: asyncio.Server | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -90,7 +97,7 @@ class HttpServer:
         """
         host, port = split_address(address)
         self._server = await self.loop.create_server(
-            lambda: Connection(self), host, port, backlog=BACKLOG, start_serving=False
+            self._begin, host, port, backlog=BACKLOG, start_serving=False
         )
         try:
             for each in self._server.sockets:
@@ -147,12 +154,11 @@ class HttpServer:
     @staticmethod
     def certificate_of(transport: asyncio.Transport) -> str:
         """Return the name in a client's certificate, "" without one."""
-        del transport
-        return ""
+        return peer_certificate_name(transport)
 
     # ---- called by connections ---------------------------------------------------------
 
-    def connected(self, connection: Connection) -> None:
+    def connected(self, connection: _Held) -> None:
         """Take note of a connection; when there are too many the one idle for longest goes."""
         self._connections.add(connection)
         if self.closing:
@@ -162,19 +168,22 @@ class HttpServer:
             oldest.abort()
             self._idle.pop(oldest, None)
 
-    def disconnected(self, connection: Connection) -> None:
+    def disconnected(self, connection: _Held) -> None:
         """Forget a connection that is closed and has no request any more."""
         self._connections.discard(connection)
         self._idle.pop(connection, None)
         self._note_end()
 
-    def idle(self, connection: Connection) -> None:
+    def idle(self, connection: _Held) -> None:
         """Take note of a connection that has no request."""
         self._idle[connection] = None
 
-    def busy(self, connection: Connection) -> None:
+    def busy(self, connection: _Held) -> None:
         """Take note of a connection that has one."""
         self._idle.pop(connection, None)
+
+    def _begin(self) -> _Held:
+        return Connection(self) if self._tls is None else Handshake(self, self._tls)
 
     def _note_end(self) -> None:
         if self.closing and not self._connections:

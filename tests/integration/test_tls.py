@@ -1,0 +1,397 @@
+"""TLS of a node's two ports, under attack: what is refused, with which words, and renewals."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+from support.certificates import ended, serial_of
+from support.nodes import builder
+from support.patience import patient
+
+from plexspaces_node.address import split_address
+from plexspaces_node.certificates import (
+    Pair,
+    make_authority,
+    make_client_certificate,
+    make_node_certificate,
+)
+from plexspaces_node.client import ClientTls, NodeClient
+from plexspaces_node.config import ConfigBootstrap
+from plexspaces_node.doctor.ports import check_address, check_http_address
+from plexspaces_node.errors import InvalidArgument, PlexSpacesError, Unavailable, WrongState
+from plexspaces_node.node.node import Node
+from plexspaces_node.private_file import replace
+
+HOSTS = ["node.example", "localhost", "127.0.0.1"]
+
+Running = Callable[..., AbstractAsyncContextManager[Node]]
+
+
+class Files:
+    """The certificates of a test, as files."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.authority = make_authority("CA of the test")
+        self.ca = self.put("ca", self.authority).certificate
+        self.node = self.put("node", make_node_certificate(self.authority, HOSTS))
+        self.admin = self.put("admin", make_client_certificate(self.authority, "admin"))
+        assert self.ca is not None
+
+    def put(self, name: str, pair: Pair) -> ClientTls:
+        """Write a pair; return it as a client of the test's authority would be given it."""
+        certificate, key = self.directory / f"{name}.pem", self.directory / f"{name}-key.pem"
+        replace(key, pair.key)
+        replace(certificate, pair.certificate)
+        return ClientTls(self.directory / "ca.pem", certificate, key)
+
+    @property
+    def client(self) -> ClientTls:
+        """A client that trusts the authority and has no certificate."""
+        return ClientTls(self.ca)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    (tmp_path / "tls").mkdir()
+    return Files(tmp_path / "tls")
+
+
+@pytest.fixture
+def running(files: Files, tmp_path: Path) -> Running:
+    """Runs a node with TLS, that asks for client certificates if it is told so."""
+
+    @asynccontextmanager
+    async def run(*, asks_clients: bool = False) -> AsyncIterator[Node]:
+        made = (
+            builder(tmp_path / "data")
+            .with_setting("http.address", "127.0.0.1:0")
+            .with_setting("tls.certificate", str(files.node.certificate))
+            .with_setting("tls.key", str(files.node.key))
+        )
+        if asks_clients:
+            made.with_setting("tls.client_ca", str(files.ca))
+        async with made.build() as node:
+            yield node
+
+    return run
+
+
+async def by_grpc(node: Node, tls: ClientTls | None, host: str = "127.0.0.1") -> str:
+    """Ask for the node's id."""
+    address = f"{host}:{split_address(node.address)[1]}"
+    async with NodeClient(address, tls=tls) as client:
+        return (await client.inspect_node(timeout_s=patient(10))).node_id
+
+
+class Http:
+    """A connection to the HTTP port, kept open."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def connect(
+        cls, node: Node, context: ssl.SSLContext | None, host: str = "127.0.0.1"
+    ) -> Http:
+        name = host if context is not None else None
+        port = split_address(node.http_address)[1]
+        return cls(
+            *await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=name)
+        )
+
+    async def node_id(self, host: str = "localhost") -> str:
+        """Ask for the node's id."""
+        self.writer.write(f"GET /v1/node HTTP/1.1\r\nhost: {host}\r\n\r\n".encode())
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+        return str(json.loads(await self.reader.readexactly(length))["node_id"])
+
+    def serial(self) -> str:
+        """The serial number of the certificate that the node has shown on this connection."""
+        found = self.writer.get_extra_info("peercert")
+        return str(found["serialNumber"]).lower().lstrip("0")
+
+    def close(self) -> None:
+        self.writer.transport.abort()
+
+
+async def by_http(node: Node, tls: ClientTls | None, host: str = "127.0.0.1") -> str:
+    """Ask for the node's id, on a connection of its own."""
+    connection = await Http.connect(node, tls.context() if tls else None, host)
+    try:
+        return await connection.node_id()
+    finally:
+        connection.close()
+
+
+async def test_both_doors_when_the_client_trusts_the_ca_then_they_answer(
+    running: Running, files: Files
+) -> None:
+    """By each name of the certificate, with no less than TLS 1.2 and with HTTP/1.1 by ALPN."""
+    async with running() as node:
+        assert node.speaks_tls
+        assert await by_grpc(node, files.client) == "node-test"
+        assert await by_grpc(node, files.client, "localhost") == "node-test"
+        assert await by_http(node, files.client, "node.example") == "node-test"
+        context = files.client.context()
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        connection = await Http.connect(node, context)
+        tls = connection.writer.get_extra_info("ssl_object")
+        assert (tls.version(), tls.selected_alpn_protocol()) == ("TLSv1.3", "http/1.1")
+        # By a name of its certificate, which is in no setting.
+        assert await connection.node_id("node.example:8080") == "node-test"
+        connection.close()
+
+
+async def test_a_client_when_the_certificate_is_not_for_the_name_then_it_says_so(
+    running: Running, files: Files
+) -> None:
+    """The node may be another one; nothing is sent to it."""
+    files.put("node", make_node_certificate(files.authority, ["node.example"]))
+    async with running() as node:
+        for host in ("127.0.0.1", "localhost"):
+            with pytest.raises(InvalidArgument, match=rf"is not for the name {host}"):
+                await by_grpc(node, files.client, host)
+            with pytest.raises(ssl.SSLCertVerificationError, match="not valid for"):
+                await by_http(node, files.client, host)
+
+
+async def test_a_client_when_the_certificate_has_expired_then_it_says_so(
+    running: Running, files: Files
+) -> None:
+    """The node itself starts, and says it too."""
+    node_now = make_node_certificate(files.authority, HOSTS)
+    files.put("node", ended(node_now, files.authority))
+    async with running() as node:
+        with pytest.raises(WrongState, match=r"certificate of the node at .* has expired"):
+            await by_grpc(node, files.client)
+        with pytest.raises(ssl.SSLCertVerificationError, match="has expired"):
+            await by_http(node, files.client)
+
+
+async def test_a_client_when_it_does_not_know_the_ca_then_it_says_so(
+    running: Running, files: Files
+) -> None:
+    """Of one that trusts another, and of one that trusts what the host does."""
+    other = files.put("other", make_authority("another CA")).certificate
+    async with running() as node:
+        for tls in (ClientTls(other), ClientTls()):
+            with pytest.raises(InvalidArgument, match="an authority that this client does not"):
+                await by_grpc(node, tls)
+            with pytest.raises(ssl.SSLCertVerificationError, match="certificate"):
+                await by_http(node, tls)
+
+
+async def test_a_client_when_it_does_not_speak_tls_then_it_says_so(
+    running: Running, files: Files, tmp_path: Path
+) -> None:
+    """Plain text to the ports of TLS gets no answer; TLS to a port without it is told apart."""
+    async with running() as node:
+        with pytest.raises(InvalidArgument, match="speaks TLS, and this client does not"):
+            await by_grpc(node, None)
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            await by_http(node, None)
+    async with builder(tmp_path / "plain").build() as plain:
+        with pytest.raises(InvalidArgument, match="does not speak TLS"):
+            await by_grpc(plain, files.client)
+    with pytest.raises(Unavailable, match="no node answers"):
+        await by_grpc(plain, files.client)
+    with pytest.raises(Unavailable, match="no node answers"):
+        await by_grpc(plain, None)
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("version", "is_spoken"),
+    [(ssl.TLSVersion.TLSv1_1, False), (ssl.TLSVersion.TLSv1_2, True)],
+)
+async def test_both_doors_when_the_client_is_old_then_tls_1_2_is_the_oldest(
+    running: Running, files: Files, version: ssl.TLSVersion, is_spoken: bool
+) -> None:
+    """What is older has known weaknesses."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(files.ca)
+    # OpenSSL has it no more, unless it is asked for everything.
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.minimum_version = context.maximum_version = version
+    async with running() as node:
+        for address in (node.address, node.http_address):
+            port = split_address(address)[1]
+            context.set_alpn_protocols(["h2" if address == node.address else "http/1.1"])
+            opening = asyncio.open_connection("127.0.0.1", port, ssl=context)
+            if not is_spoken:
+                with pytest.raises((ssl.SSLError, ConnectionError)):
+                    await opening
+                continue
+            _, writer = await opening
+            assert writer.get_extra_info("ssl_object").version() == "TLSv1.2"
+            writer.transport.abort()
+
+
+async def test_both_doors_when_they_ask_for_a_certificate_then_only_one_of_the_ca_will_do(
+    running: Running, files: Files
+) -> None:
+    """None, one of another CA with the same name, the node's own, one that has expired."""
+    forged = make_client_certificate(make_authority("CA of the test"), "admin")
+    refused = {
+        "requires a client certificate": files.client,
+        "does not accept the client certificate '.*forged.pem'": files.put("forged", forged),
+        "does not accept the client certificate '.*node.pem'": files.node,
+        "does not accept the client certificate '.*old.pem'": files.put(
+            "old", ended(make_client_certificate(files.authority, "admin"), files.authority)
+        ),
+    }
+    async with running(asks_clients=True) as node:
+        assert await by_grpc(node, files.admin) == "node-test"
+        assert await by_http(node, files.admin) == "node-test"
+        for words, tls in refused.items():
+            with pytest.raises(PlexSpacesError, match=words):
+                await by_grpc(node, tls)
+            with pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)):
+                await by_http(node, tls)
+        assert await by_http(node, files.admin) == "node-test"
+
+
+async def test_both_doors_when_the_certificate_is_renewed_then_new_connections_have_it(
+    running: Running, files: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Connections that are open go on; a half that does not fit changes nothing, said once."""
+    caplog.set_level(logging.INFO, logger="plexspaces_node.node.tls")
+    async with running() as node:
+        old = await Http.connect(node, files.client.context())
+        host, port = split_address(node.address)
+        async with NodeClient(node.address, tls=files.client) as held:
+            await held.inspect_node()
+            first = old.serial()
+            assert await served_serial(host, port) == first
+
+            renewed = make_node_certificate(files.authority, HOSTS)
+            assert files.node.certificate is not None
+            replace(files.node.certificate, renewed.certificate)
+            for _ in range(3):
+                assert await served_serial(host, port) == first
+                assert await by_http(node, files.client) == "node-test"
+            files.put("node", renewed)
+            second = await served_serial(host, port)
+            new = await Http.connect(node, files.client.context())
+            assert second == new.serial() != first
+
+            assert await old.node_id() == await new.node_id() == "node-test"
+            assert (await held.inspect_node()).node_id == "node-test"
+            assert await by_grpc(node, files.client) == "node-test"
+        for connection in (old, new):
+            connection.close()
+    said = [record.getMessage() for record in caplog.records]
+    assert [line.split(":")[0] for line in said] == [
+        "the certificate before is kept, for the new one",
+        "certificate renewed",
+    ]
+
+
+async def test_both_doors_when_another_ca_is_for_clients_then_the_former_ones_are_out(
+    running: Running, files: Files
+) -> None:
+    """Without a restart, as the certificate."""
+    async with running(asks_clients=True) as node:
+        assert await by_grpc(node, files.admin) == "node-test"
+        other = make_authority("next CA")
+        trusted = files.directory / "old-ca.pem"
+        trusted.write_bytes(files.authority.certificate)
+        assert files.ca is not None
+        replace(files.ca, other.certificate)
+        next_client = files.put("next", make_client_certificate(other, "admin"))
+        former = ClientTls(trusted, files.admin.certificate, files.admin.key)
+        taken = ClientTls(trusted, next_client.certificate, next_client.key)
+        with pytest.raises(PlexSpacesError, match="does not accept"):
+            await by_grpc(node, former)
+        with pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)):
+            await by_http(node, former)
+        assert await by_grpc(node, taken) == await by_http(node, taken) == "node-test"
+
+
+async def test_http_when_clients_do_not_finish_the_handshake_then_others_are_served(
+    running: Running, files: Files
+) -> None:
+    """Silent ones, ones that send what is not TLS, ones that leave; a stop waits for none."""
+    async with running() as node:
+        address = split_address(node.http_address)
+        silent = [socket.create_connection(address) for _ in range(200)]
+        try:
+            for index, each in enumerate(silent):
+                if index % 3:
+                    each.sendall(b"\x16\x03\x01\x02\x00\x01" if index % 3 == 1 else b"GET / x\r\n")
+                if index % 2:
+                    each.close()
+            async with asyncio.timeout(patient(10)):
+                assert await by_http(node, files.client) == "node-test"
+                await node.drain()
+        finally:
+            for each in silent:
+                each.close()
+
+
+async def test_node_when_others_may_read_its_key_then_it_does_not_start(
+    running: Running, files: Files
+) -> None:
+    """Nor with a key of another certificate; the hint mends it, and nothing is left."""
+    assert files.node.key is not None
+    files.node.key.chmod(0o644)
+    with pytest.raises(InvalidArgument, match="can be read or written by others") as raised:
+        async with running():
+            pass
+    assert raised.value.hint == f"chmod 600 {files.node.key}"
+    assert not (files.directory.parent / "data").exists()
+    files.node.key.chmod(0o600)
+    replace(files.node.key, files.authority.key)
+    with pytest.raises(InvalidArgument, match="is not that of the certificate"):
+        async with running():
+            pass
+
+
+async def served_serial(host: str, port: int) -> str:
+    """Return the serial number of the certificate that the gRPC port shows."""
+    context = ssl.create_default_context(cafile=None)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    _, writer = await asyncio.open_connection(host, port, ssl=context)
+    try:
+        found = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    finally:
+        writer.transport.abort()
+        with suppress(OSError):
+            await writer.wait_closed()
+    return serial_of(found)
+
+
+async def test_doctor_when_the_node_runs_then_it_knows_it_by_its_certificate(
+    running: Running, files: Files
+) -> None:
+    """And another program that speaks TLS is not taken for it."""
+    async with running(asks_clients=True) as node:
+        flags = {
+            "node.address": node.address,
+            "http.address": node.http_address,
+            "tls.certificate": str(files.node.certificate),
+            "tls.key": str(files.node.key),
+        }
+        config = ConfigBootstrap.load(flags=flags, environ={"HOME": "/nonexistent"})
+        for check in (check_address, check_http_address):
+            [finding] = await check(config)
+            assert finding.ok is True
+            assert "a node with the certificate" in finding.detail
+        renewed = make_node_certificate(files.authority, HOSTS)
+        files.put("other", renewed)
+        flags["tls.certificate"] = str(files.directory / "other.pem")
+        config = ConfigBootstrap.load(flags=flags, environ={"HOME": "/nonexistent"})
+        [finding] = await check_address(config)
+        assert finding.ok is False
+        assert "another program is using it" in finding.detail
