@@ -73,6 +73,27 @@ def test_doctor_when_examined_then_the_status_tells_whether_a_node_can_run(
     assert (ran.status, ran.json["ok"]) == (status, status == 0)
 
 
+@pytest.mark.parametrize(("ok", "status"), [(True, 0), (None, 0), (False, 1)])
+def test_doctor_when_asked_for_security_then_only_that_is_checked(
+    command: Command, monkeypatch: pytest.MonkeyPatch, ok: bool | None, status: int
+) -> None:
+    """A warning is counted and is no failure."""
+
+    async def examine_security(config: Config) -> list[Finding]:
+        return [Finding("CPU", "SMT", ok, "as it is", None if ok else "nosmt")]
+
+    monkeypatch.setattr(machine, "examine_security", examine_security)
+    ran = command("doctor", "--security")
+    assert ran.status == status
+    end = {
+        True: "✓ nothing is open that should be closed; 0 warnings\n",
+        None: "✓ nothing is open that should be closed; 1 warning\n",
+        False: "✗ 1 required check failed\n",
+    }
+    assert ran.text.endswith(end[ok])
+    assert command("doctor", "--security", "--json").json["ok"] is (ok is not False)
+
+
 @pytest.mark.parametrize(("cached", "said"), [(True, " in 24 ms, unchanged"), (False, " in 24 ms")])
 def test_build_when_done_then_what_was_made_is_shown(
     command: Command, monkeypatch: pytest.MonkeyPatch, cached: bool, said: str

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from plexspaces_node.cli.options import ConfigFile, Json
-from plexspaces_node.cli.output import print_json, say
+from plexspaces_node.cli.output import counted, print_json, say
 from plexspaces_node.cli.progress import working
 from plexspaces_node.cli.status import FAILED
-from plexspaces_node.config import ConfigBootstrap
+from plexspaces_node.config import Config, ConfigBootstrap
 from plexspaces_node.doctor.checks import examine, render, required_ok, to_json
+from plexspaces_node.doctor.security import examine_security
 from plexspaces_node.isolation import make_drivers
 
 app = typer.Typer()
@@ -23,18 +25,43 @@ app.add_typer(config_app, name="config")
 
 
 @app.command(epilog="Example:  plexspaces doctor")
-def doctor(config: ConfigFile = None, as_json: Json = False) -> None:
+def doctor(
+    config: ConfigFile = None,
+    as_json: Json = False,
+    security: Annotated[
+        bool,
+        typer.Option(
+            "--security", help="Check what keeps users and applications apart on this host."
+        ),
+    ] = False,
+) -> None:
     """Check this host and show how to fix what does not work.
 
     Exits with status 1 if a required check fails.
     """
     loaded = ConfigBootstrap.load(config)
+    if security:
+        _security(loaded, as_json=as_json)
+        return
     with working("checking this host"):
         findings = asyncio.run(examine(loaded, make_drivers(loaded)))
     if as_json:
         say(to_json(findings))
     else:
         render(findings, Console(markup=False, highlight=False, emoji=False))
+    if not required_ok(findings):
+        raise typer.Exit(FAILED)
+
+
+def _security(config: Config, *, as_json: bool) -> None:
+    with working("checking the security of this host"):
+        findings = asyncio.run(examine_security(config))
+    if as_json:
+        say(to_json(findings))
+    else:
+        warnings = counted(sum(finding.ok is None for finding in findings), "warning")
+        console = Console(markup=False, highlight=False, emoji=False)
+        render(findings, console, fine=f"nothing is open that should be closed; {warnings}")
     if not required_ok(findings):
         raise typer.Exit(FAILED)
 

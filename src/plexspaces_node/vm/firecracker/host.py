@@ -82,7 +82,7 @@ def find_host(installation: Installation) -> FirecrackerHost:
         )
     supported = f"supported are {_text(OLDEST_RELEASE)} to {_text(NEWEST_RELEASE)}"
     found = _which(installation.firecracker, INSTALL_HINT, note=f"; {supported}")
-    version = _version(found)
+    version = version_of(found)
     note = _release_note(version)
     jailer = None
     if os.geteuid() == 0 and installation.jailer is not None:
@@ -126,7 +126,11 @@ def _which(name: str, hint: str, *, note: str = "") -> Path:
     return Path(found).absolute()
 
 
-def _version(program: Path) -> str:
+def version_of(program: Path) -> str:
+    """Run Firecracker or its jailer for its version, for example `1.16.1`; blocks for milliseconds.
+
+    Raises `Unsupported` if it does not run.
+    """
     try:
         done = subprocess.run(
             [program, "--version"], env=ENVIRONMENT, capture_output=True, timeout=_TIMEOUT_S
@@ -144,9 +148,9 @@ def _jailer(firecracker: Path, name: str, version: str) -> Path:
     """Find the jailer: beside Firecracker, or else on `PATH`."""
     beside = firecracker.resolve().parent / name
     found = beside if os.access(beside, os.X_OK) else _which(name, _JAILER_HINT)
-    if _version(found) != version:
+    if version_of(found) != version:
         raise Unsupported(
-            f"{found} has version {_version(found)}, {firecracker} has {version}",
+            f"{found} has version {version_of(found)}, {firecracker} has {version}",
             hint="install both from the same release",
         )
     if not users_exist():

@@ -1,0 +1,105 @@
+"""Who may read and change what a node keeps: its data, sockets, keys, configuration, programs."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from plexspaces_node.config import FILE_NAME, Config
+from plexspaces_node.doctor.finding import Finding
+from plexspaces_node.doctor.host_walls import Host
+from plexspaces_node.errors import PlexSpacesError, quoted
+from plexspaces_node.programs import PROGRAMS, find_program
+
+AREA = "Files"
+
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_CREDENTIAL = "etc/credstore/plexspaces-secrets-key"
+_FROM_FILE = re.compile(rf"{re.escape(FILE_NAME)} \((.+?)\)")
+
+
+def check_files(config: Config, host: Host) -> list[Finding]:
+    """Check the modes of files and directories. Blocks for some `stat`s; changes nothing."""
+    return [
+        *_data(config.node.data_dir),
+        *_keys(config, host),
+        *(changed_by_its_owner(AREA, name, path) for name, path in _read_by_all(config)),
+    ]
+
+
+def changed_by_its_owner(area: str, name: str, path: Path) -> Finding:
+    """Check that only its owner can change a file, and that of its directory; it may be a link."""
+    try:
+        places = {one: one.stat() for one in (path.resolve(), path.resolve().parent)}
+    except FileNotFoundError:
+        return Finding(area, name, True, f"{path} does not exist")
+    except OSError as error:
+        return Finding(area, name, None, f"{path}: {error.strerror}", f"ls -l {quoted(path)}")
+    for place, status in places.items():
+        mode = stat.S_IMODE(status.st_mode)
+        if mode & _OTHERS_MAY_WRITE and not mode & stat.S_ISVTX:
+            detail = f"others may change {place} (mode {mode:04o})"
+            return Finding(area, name, False, detail, f"chmod go-w {quoted(place)}")
+    return Finding(area, name, True, f"{path} can be changed by its owner only")
+
+
+def _data(directory: Path) -> Iterator[Finding]:
+    try:
+        status = os.stat(directory)
+    except FileNotFoundError:
+        yield Finding(AREA, "data directory", True, f"{directory} will be created for its owner")
+        return
+    except OSError as error:
+        # As for a user who may not look into that of the service.
+        hint = "sudo plexspaces doctor --security"
+        yield Finding(AREA, "data directory", None, f"{directory}: {error.strerror}", hint)
+        return
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & _OTHERS:
+        detail = f"others can enter {directory} (mode {mode:04o})"
+        yield Finding(AREA, "data directory", False, detail, f"chmod 700 {quoted(directory)}")
+    else:
+        detail = f"{directory} is for its owner only (mode {mode:04o})"
+        yield Finding(AREA, "data directory", True, detail)
+    for name, path in (("gRPC socket", "node.sock"), ("HTTP socket", "http.sock")):
+        yield from _private(name, directory / path, missing_is_fine=True)
+    yield from _private("registry", directory / "registry.db", missing_is_fine=True)
+
+
+def _keys(config: Config, host: Host) -> Iterator[Finding]:
+    if config.tls.key is not None:
+        yield from _private("TLS key", config.tls.key)
+    yield from _private("credential", host.root / _CREDENTIAL, missing_is_fine=True)
+
+
+def _private(name: str, path: Path, *, missing_is_fine: bool = False) -> Iterator[Finding]:
+    """Report a file that others may read or write."""
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError as error:
+        if not missing_is_fine:
+            hint = f"ls -l {quoted(path)}"
+            yield Finding(AREA, name, False, f"{path}: {error.strerror}", hint)
+        return
+    if mode & _OTHERS:
+        detail = f"others may read or write {path} (mode {mode:04o})"
+        yield Finding(AREA, name, False, detail, f"chmod 600 {quoted(path)}")
+    else:
+        yield Finding(AREA, name, True, f"{path} is for its owner only (mode {mode:04o})")
+
+
+def _read_by_all(config: Config) -> Iterator[tuple[str, Path]]:
+    origins = {origin for _, _, origin in config.items()}
+    for told in sorted({found[1] for one in origins if (found := _FROM_FILE.match(one))}):
+        yield "configuration", Path(told)
+    for name in PROGRAMS:
+        try:
+            yield name, find_program(name)
+        except PlexSpacesError:
+            continue  # told by the other checks
+    yield "guest kernel", config.guest.kernel_path
+    yield "guest root", config.guest.rootfs_path
