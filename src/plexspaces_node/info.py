@@ -7,6 +7,7 @@ I/O here. All durations are nanoseconds of wall time.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from plexspaces_node.model import (
@@ -296,3 +297,17 @@ class SecretInfo:
     created_unix_ns: int
     changed_unix_ns: int
     used_by: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SetSecret:
+    """A secret that was set.
+
+    Attributes:
+        version: how often it was set.
+        restarted: for each application that was restarted, why it does not run, or what was lost;
+            "" for neither.
+    """
+
+    version: int
+    restarted: Mapping[str, str] = field(default_factory=dict)

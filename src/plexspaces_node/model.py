@@ -343,7 +343,7 @@ def _check_secrets(secrets: dict[str, str], env: dict[str, str]) -> None:
         if variable in env:
             raise InvalidArgument(
                 f"variable {variable!r} is given a value and a secret",
-                hint=f"omit --env {variable}=…, or --secret {variable}={name}",
+                hint="give it one of the two",
             )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from plexspaces_node.programs import compiler_program
 from plexspaces_node.toolchains.wasm.assembly import assemble
+from plexspaces_node.toolchains.wasm.wrap import wrap
 
 ACTORS = Path(__file__).parent.parent / "actors"
 
@@ -56,6 +57,11 @@ def http_async() -> bytes:
 def talker() -> bytes:
     """Return the WASI command whose input says what it does: see talker.wat."""
     return assemble((ACTORS / "talker.wat").read_text())
+
+
+def system() -> bytes:
+    """Return the actor that answers from WASI, for example its environment: see preview1.wat."""
+    return wrap(assemble((ACTORS / "preview1.wat").read_text()))
 
 
 def compiled(wasm: bytes, directory: Path) -> Path:

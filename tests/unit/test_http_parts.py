@@ -15,6 +15,7 @@ import pytest
 from google.protobuf.message import Message
 
 from plexspaces_node.api.generated import application_pb2 as pb
+from plexspaces_node.api.generated import audit_pb2, secret_pb2
 from plexspaces_node.errors import PLATFORM_ERRORS, ActorFailed, ActorTrapped, InvalidArgument
 from plexspaces_node.node.artifacts.upload import LEAST_BYTES_PER_S
 from plexspaces_node.node.http import problem
@@ -363,8 +364,15 @@ class TestOrigins:
 class TestContract:
     def test_every_method_has_a_route(self) -> None:
         """Nothing of the gRPC API is missing, and nothing is there twice."""
-        rpcs = [route.rpc for route in ROUTES]
-        assert sorted(rpcs) == sorted(method.name for method in SERVICE.methods)
+        services = (
+            SERVICE,
+            *secret_pb2.DESCRIPTOR.services_by_name.values(),
+            *audit_pb2.DESCRIPTOR.services_by_name.values(),
+        )
+        rpcs = [(route.service.full_name, route.rpc) for route in ROUTES]
+        assert sorted(rpcs) == sorted(
+            (service.full_name, method.name) for service in services for method in service.methods
+        )
 
     def test_every_field_of_a_route_is_the_requests(self) -> None:
         """What is in the path and the query goes into a field of the contract."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from google.protobuf.message import Message
 
 from plexspaces_node.api.generated import application_pb2 as pb
+from plexspaces_node.api.generated import audit_pb2, secret_pb2
 from plexspaces_node.errors import (
     ActorError,
     ActorFailed,
@@ -25,11 +26,13 @@ from plexspaces_node.errors import (
 )
 from plexspaces_node.info import (
     ApplicationInfo,
+    AuditEntry,
     Counters,
     Listing,
     LogLine,
     MessageTimings,
     NodeInfo,
+    SecretInfo,
     VmInfo,
     VmInspection,
     VmMemory,
@@ -120,6 +123,7 @@ def deploy_to_proto(
         args=spec.args,
         concurrency=spec.concurrency,
         allow_hosts=spec.allow_hosts,
+        secrets=spec.secrets,
     )
 
 
@@ -135,6 +139,7 @@ def spec_from_proto(message: pb.DeployRequest, *, default_vm: VmConfig) -> Appli
         args=tuple(message.args),
         concurrency=message.concurrency,
         allow_hosts=tuple(message.allow_hosts),
+        secrets=dict(message.secrets),
     )
 
 
@@ -267,6 +272,26 @@ def log_line_to_proto(line: LogLine) -> pb.LogsResponse:
 def log_line_from_proto(message: pb.LogsResponse) -> LogLine:
     """Convert a log line."""
     return _from_proto(LogLine, message)
+
+
+def secret_to_proto(secret: SecretInfo) -> secret_pb2.Secret:
+    """Convert what is known of a secret."""
+    return _to_proto(secret_pb2.Secret, secret)
+
+
+def secret_from_proto(message: secret_pb2.Secret) -> SecretInfo:
+    """Convert what is known of a secret."""
+    return _from_proto(SecretInfo, message, used_by=tuple(message.used_by))
+
+
+def audit_entry_to_proto(entry: AuditEntry) -> audit_pb2.ReadAuditResponse:
+    """Convert a line of the audit log."""
+    return _to_proto(audit_pb2.ReadAuditResponse, entry)
+
+
+def audit_entry_from_proto(message: audit_pb2.ReadAuditResponse) -> AuditEntry:
+    """Convert a line of the audit log."""
+    return _from_proto(AuditEntry, message)
 
 
 def message_timings_to_proto(timings: MessageTimings) -> pb.MessageTimings:

@@ -52,6 +52,11 @@ class ApplicationDeployment:
         """Add environment variables for the application."""
         return self._with(replace(self._options, env={**self._options.env, **env}))
 
+    def with_secrets(self, secrets: Mapping[str, str]) -> Self:
+        """Give variables the values of secrets, by the secrets' names."""
+        merged = {**self._options.secrets, **secrets}
+        return self._with(replace(self._options, secrets=merged))
+
     def with_args(self, *args: str) -> Self:
         """Give a command arguments after its name, the same for every message."""
         return self._with(replace(self._options, args=args))

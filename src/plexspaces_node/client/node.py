@@ -20,7 +20,6 @@ from plexspaces_node.api.invoke import Request, decode_reply, encode_request
 from plexspaces_node.api.options import UPLOAD_CHUNK_BYTES
 from plexspaces_node.artifact_inspection import check_memory, inspect
 from plexspaces_node.client.artifact import Artifact, check_wasm, read_artifact
-from plexspaces_node.client.connection import NodeConnection
 from plexspaces_node.client.message import Message
 from plexspaces_node.client.options import (
     DeployOptions,
@@ -30,6 +29,7 @@ from plexspaces_node.client.options import (
     size_of,
     spec_of,
 )
+from plexspaces_node.client.secrets import SecretCalls
 from plexspaces_node.errors import Internal, InvalidArgument, NotFound, name_taken
 from plexspaces_node.info import (
     ApplicationInfo,
@@ -51,7 +51,7 @@ DEPLOY_TIMEOUT_S = 600.0
 """For an upload and for a deploy: compiling a large artifact can take a minute."""
 
 
-class NodeClient(NodeConnection):
+class NodeClient(SecretCalls):
     """The calls of one node; an async context manager that connects.
 
     Every method raises `WrongState` outside the context, `Unavailable` if no node answers and

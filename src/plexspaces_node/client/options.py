@@ -53,10 +53,12 @@ class DeployOptions:
             done; "" for a deploy of its own.
         replace: an application of the name is replaced and keeps its state, its keys and values
             and its log; also its size, its environment, its arguments, its concurrency and its
-            allowed hosts where this names none.
+            allowed hosts and its secrets where this names none.
         args: a command's arguments after its name, the same for every message.
         allow_hosts: the hosts that the application may send HTTP requests to, each `HOST` or
             `HOST:PORT`; "none" alone takes away those of the version that is replaced.
+        secrets: for each variable whose value is a secret, the name of a secret of the
+            application's tenant.
         concurrency: how many messages a command, or requests an HTTP component, handles at the same
             time. None means as many as its VM has vCPUs, for an HTTP component 100.
     """
@@ -72,6 +74,7 @@ class DeployOptions:
     args: Sequence[str] = ()
     concurrency: int | None = None
     allow_hosts: Sequence[str] = ()
+    secrets: Mapping[str, str] = field(default_factory=dict)
 
 
 def spec_of(name: str, wish: DeployOptions) -> ApplicationSpec:
@@ -90,6 +93,7 @@ def spec_of(name: str, wish: DeployOptions) -> ApplicationSpec:
         args=tuple(wish.args),
         concurrency=wish.concurrency or 0,
         allow_hosts=tuple(wish.allow_hosts),
+        secrets=dict(wish.secrets),
     )
 
 

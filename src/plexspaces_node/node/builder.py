@@ -9,7 +9,13 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractContextManager,
+    AsyncExitStack,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from pathlib import Path
 from time import time_ns
 from typing import Self
@@ -19,7 +25,6 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from plexspaces_node import __version__
-from plexspaces_node.api.invoke import SERVICE
 from plexspaces_node.api.options import ChannelOptions, server_options
 from plexspaces_node.config import Config, ConfigBootstrap
 from plexspaces_node.errors import InvalidArgument, Unavailable, WrongState, quoted
@@ -34,7 +39,8 @@ from plexspaces_node.node.api import descriptors
 from plexspaces_node.node.api.boundary import Boundary
 from plexspaces_node.node.api.health import NodeHealth
 from plexspaces_node.node.api.listen import bind, check_can_listen, peer_certificate_name
-from plexspaces_node.node.api.service import ApplicationService, ServiceLimits, add_to_server
+from plexspaces_node.node.api.service import ApplicationService, ServiceLimits
+from plexspaces_node.node.api.services import Services, services_of
 from plexspaces_node.node.applications.context import NodeContext
 from plexspaces_node.node.applications.operations import Applications
 from plexspaces_node.node.applications.quotas import Quotas
@@ -167,16 +173,14 @@ class NodeBuilder:
             gate = Gate(grants := NoGrants(), Recorder(audit_log.note))
             config.check_grants(exist=grants.exist())
             service = ApplicationService(applications, artifacts, info, calls, gate)
-            _register(server, service, gate, node_health, most_calls=limits.calls, tls=tls)
+            services = services_of(service, applications, context.secrets, audit_log)
+            _register(server, services, gate, node_health, most_calls=limits.calls, tls=tls)
             metrics_port = stack.enter_context(
-                serve_metrics(
-                    config.node.metrics_address,
-                    applications.roster.supervisors,
-                    lambda: artifacts.total_bytes,
-                    lambda: node_health.damages,
-                )
+                _metrics(config, applications, artifacts, node_health)
             )
-            control = Control({SERVICE: service}, gate, artifacts, info)
+            control = Control(
+                {name: one for name, (one, _) in services.items()}, gate, artifacts, info
+            )
             http = _http_server(config, context, applications, control, gate, tls)
             stack.callback(http.close)
             address = bind(server, config.node.address, tls.credentials() if tls else None)
@@ -312,6 +316,17 @@ def _http_server(  # noqa: PLR0913 - each by its name
     )
 
 
+def _metrics(
+    config: Config, applications: Applications, artifacts: ArtifactStore, node_health: NodeHealth
+) -> AbstractContextManager[int | None]:
+    return serve_metrics(
+        config.node.metrics_address,
+        applications.roster.supervisors,
+        lambda: artifacts.total_bytes,
+        lambda: node_health.damages,
+    )
+
+
 async def _bind(server: HttpServer, config: Config) -> tuple[str, str]:
     """Reserve the HTTP port; return its address, or "" and why there is none.
 
@@ -401,7 +416,7 @@ def _connections(config: Config) -> int:
 
 def _register(  # noqa: PLR0913 - each by its name
     server: grpc.aio.Server,
-    service: ApplicationService,
+    services: Services,
     gate: Gate,
     node_health: NodeHealth,
     *,
@@ -412,11 +427,12 @@ def _register(  # noqa: PLR0913 - each by its name
     names_clients = tls is not None and tls.asks_clients
     certificate_of = peer_certificate_name if names_clients else lambda _: ""
     boundary = Boundary(server, gate, most_calls=most_calls, certificate_of=certificate_of)
-    add_to_server(service, boundary)
+    for servicer, add in services.values():
+        boundary.serve(add, servicer)
     # A pool of its own: health checks are answered whatever else the node does.
     health_boundary = Boundary(server, gate, most_calls=HEALTH_CALLS, certificate_of=certificate_of)
     health_boundary.serve(health_pb2_grpc.add_HealthServicer_to_server, node_health.servicer)
-    names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
     boundary.serve(
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server,
         reflection.aio.ReflectionServicer(names),

@@ -476,6 +476,26 @@ class DeployRequest(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class SecretsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
@@ -489,6 +509,7 @@ class DeployRequest(_message.Message):
     ARGS_FIELD_NUMBER: _builtins.int
     CONCURRENCY_FIELD_NUMBER: _builtins.int
     ALLOW_HOSTS_FIELD_NUMBER: _builtins.int
+    SECRETS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     digest: _builtins.str
     version: _builtins.str
@@ -538,6 +559,12 @@ class DeployRequest(_message.Message):
         named as an address, also if a name leads to it. Empty, or "none" alone: no host.
         """
 
+    @_builtins.property
+    def secrets(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """For each variable whose value is a secret, the name of a secret of the application's tenant. A
+        variable is either here or in env. A replacement keeps the secrets unless this sets some.
+        """
+
     def __init__(
         self,
         *,
@@ -554,10 +581,11 @@ class DeployRequest(_message.Message):
         args: _abc.Iterable[_builtins.str] | None = ...,
         concurrency: _builtins.int = ...,
         allow_hosts: _abc.Iterable[_builtins.str] | None = ...,
+        secrets: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_hosts", b"allow_hosts", "args", b"args", "concurrency", b"concurrency", "config", b"config", "digest", b"digest", "env", b"env", "language", b"language", "name", b"name", "replace", b"replace", "request_id", b"request_id", "upload_ns", b"upload_ns", "version", b"version", "vm_id", b"vm_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_hosts", b"allow_hosts", "args", b"args", "concurrency", b"concurrency", "config", b"config", "digest", b"digest", "env", b"env", "language", b"language", "name", b"name", "replace", b"replace", "request_id", b"request_id", "secrets", b"secrets", "upload_ns", b"upload_ns", "version", b"version", "vm_id", b"vm_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

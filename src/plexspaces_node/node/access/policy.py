@@ -65,6 +65,7 @@ INVOKERS = ADMINS | {Scope.INVOKE}
 ANYBODY_KNOWN = frozenset(Scope)
 
 _APPLICATIONS = "plexspaces.node.v1.ApplicationService/"
+_SECRETS = "plexspaces.node.v1.SecretService/"
 
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
@@ -84,6 +85,10 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         _APPLICATIONS + "ListVms": Rule(READERS),
         _APPLICATIONS + "InspectVm": Rule(READERS, About.APPLICATION),
         _APPLICATIONS + "VmConsole": Rule(READERS, About.APPLICATION),
+        _SECRETS + "SetSecret": Rule(ADMINS, About.TENANT, changes=True),
+        _SECRETS + "ListSecrets": Rule(ADMINS, About.TENANT, changes=True),
+        _SECRETS + "DeleteSecret": Rule(ADMINS, About.TENANT, changes=True),
+        "plexspaces.node.v1.AuditService/ReadAudit": Rule(ADMINS, About.TENANT, changes=True),
         "grpc.health.v1.Health/Check": Rule(ANYBODY_KNOWN),
         "grpc.health.v1.Health/List": Rule(ANYBODY_KNOWN),
         "grpc.health.v1.Health/Watch": Rule(ANYBODY_KNOWN),

@@ -27,6 +27,7 @@ from plexspaces_node.node.applications.messages import Done, Messages, Outcome, 
 from plexspaces_node.node.applications.name_locks import NameLocks
 from plexspaces_node.node.applications.quota_upkeep import QuotaUpkeep
 from plexspaces_node.node.applications.roster import Roster
+from plexspaces_node.node.applications.secret_users import SecretUsers
 from plexspaces_node.node.applications.supervisor import Supervisor
 from plexspaces_node.node.applications.task_scope import TaskScope
 from plexspaces_node.node.applications.vms import Vms
@@ -58,6 +59,7 @@ class Applications:
         vms: the VMs, as users see them.
         empty_vms: VMs without an application.
         deployer: deploys applications.
+        secret_users: restarts those that use a secret.
         quotas: what tenants and applications may use, and what they use.
     """
 
@@ -83,6 +85,13 @@ class Applications:
             quotas=self.quotas,
             scope=self._scope,
             locks=self._locks,
+        )
+        self.secret_users = SecretUsers(
+            self.roster,
+            capacity=self._capacity,
+            scope=self._scope,
+            locks=self._locks,
+            grace_s=node.grace_s,
         )
 
     def __repr__(self) -> str:

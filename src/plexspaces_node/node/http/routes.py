@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
 from plexspaces_node.api.generated import application_pb2 as pb
+from plexspaces_node.api.generated import audit_pb2, secret_pb2
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ApplicationService"]
+_SECRETS = secret_pb2.DESCRIPTOR.services_by_name["SecretService"]
+_AUDIT = audit_pb2.DESCRIPTOR.services_by_name["AuditService"]
 
 _PARAMETER = re.compile(r"\{(\w+)\}")
 
@@ -135,6 +138,39 @@ ROUTES = (
         "VmConsole",
         "Return what a VM wrote to its console.",
         query=("follow", "tail"),
+    ),
+    Route(
+        "GET",
+        "/v1/secrets",
+        "ListSecrets",
+        "List secrets, without their values.",
+        query=("tenant",),
+        service=_SECRETS,
+    ),
+    Route(
+        "POST",
+        "/v1/secrets/{name}",
+        "SetSecret",
+        "Set a secret; its value is base64.",
+        has_body=True,
+        service=_SECRETS,
+    ),
+    Route(
+        "DELETE",
+        "/v1/secrets/{name}",
+        "DeleteSecret",
+        "Delete a secret.",
+        query=("tenant", "force"),
+        status=204,
+        service=_SECRETS,
+    ),
+    Route(
+        "GET",
+        "/v1/audit",
+        "ReadAudit",
+        "Return the audit log, one JSON object a line.",
+        query=("tenant", "follow", "tail"),
+        service=_AUDIT,
     ),
 )
 """Every method of every service; a test holds that none is missing."""

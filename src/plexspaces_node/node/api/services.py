@@ -1,0 +1,38 @@
+"""The services of a node, each with what adds it to a server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from plexspaces_node.api.generated.audit_pb2 import DESCRIPTOR as AUDIT
+from plexspaces_node.api.generated.audit_pb2_grpc import add_AuditServiceServicer_to_server
+from plexspaces_node.api.generated.secret_pb2 import DESCRIPTOR as SECRET
+from plexspaces_node.api.generated.secret_pb2_grpc import add_SecretServiceServicer_to_server
+from plexspaces_node.api.invoke import SERVICE
+from plexspaces_node.node.access.audit import AuditLog
+from plexspaces_node.node.api.audit import AuditService
+from plexspaces_node.node.api.secrets import SecretService
+from plexspaces_node.node.api.service import ApplicationService, add_to_server
+from plexspaces_node.node.applications.operations import Applications
+from plexspaces_node.node.secrets.secrets import Secrets
+
+Services: TypeAlias = Mapping[str, tuple[Any, Callable[..., None]]]
+"""Servicers by the full names of their services, each with what adds it to a server."""
+
+
+def services_of(
+    service: ApplicationService, applications: Applications, secrets: Secrets, audit_log: AuditLog
+) -> Services:
+    """Return every service of a node."""
+    return {
+        SERVICE: (service, add_to_server),
+        SECRET.services_by_name["SecretService"].full_name: (
+            SecretService(secrets, applications.secret_users),
+            add_SecretServiceServicer_to_server,
+        ),
+        AUDIT.services_by_name["AuditService"].full_name: (
+            AuditService(audit_log),
+            add_AuditServiceServicer_to_server,
+        ),
+    }
