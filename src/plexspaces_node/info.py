@@ -32,6 +32,8 @@ class VmInfo:
         application: the name of the application it runs, or "".
         uptime_ns: since its agent connected, by the node's clock; 0 before that.
         missing_walls: the walls of its agent that the host's kernel does not support.
+        cpu_not_enforced: why its CPU share and the quota `cpu_percent` are not enforced; "" if they
+            are, and without an application.
     """
 
     id: str
@@ -45,6 +47,7 @@ class VmInfo:
     application: str = ""
     uptime_ns: int = 0
     missing_walls: tuple[str, ...] = ()
+    cpu_not_enforced: str = ""
 
     @property
     def isolated_by(self) -> str:

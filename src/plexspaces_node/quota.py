@@ -66,8 +66,6 @@ IN_BYTES = frozenset(
 )
 """Keys whose values can have a unit such as GiB."""
 
-# The command comes with the service.
-_SHOW = " ".join(("plexspaces", "quota", "show"))
 _LEAST = {Key.LOG_BYTES: LEAST_LOG_BYTES, Key.OUTGOING_BYTES: LEAST_BANDWIDTH}
 
 
@@ -131,13 +129,21 @@ class QuotaUse:
     note: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class SubjectUse:
+    """The quotas of a tenant or an application: every key, in the order of `Key`."""
+
+    subject: Subject
+    quotas: tuple[QuotaUse, ...]
+
+
 def exceeded(
     subject: Subject, key: Key, limit: int, why: str, *, retry_after_s: float | None = None
 ) -> ResourceExhausted:
     """Return the error of a request that would exceed a quota."""
     return ResourceExhausted(
         f"{subject} has reached its quota {key}={limit}: {why}",
-        hint=f"{_SHOW} {subject.flags}",
+        hint=f"plexspaces quota show {subject.flags}",
         retry_after_s=retry_after_s,
     )
 

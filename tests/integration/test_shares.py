@@ -147,7 +147,8 @@ async def test_applications_when_they_compute_then_equal_shares_or_as_quotas_say
                 while not (two / "cpu.max").read_text().startswith("20000 "):
                     await asyncio.sleep(0.01)
             assert await shares([one, two]) == pytest.approx([80, 20], abs=5)
-            told = {use.key: use for use in await quotas.use(Subject("default", "two"))}
+            found = await quotas.use(Subject("default", "two"))
+            told = {use.key: use for use in found.quotas}
             assert told[Key.CPU_PERCENT].enforced
             assert told[Key.CPU_PERCENT].used == pytest.approx(20, abs=10)
             assert (one / "memory.max").read_text() != "max\n"

@@ -19,12 +19,18 @@ import grpc
 
 from plexspaces_node.api import convert
 from plexspaces_node.api.generated import application_pb2 as pb
+from plexspaces_node.api.generated import quota_pb2
 from plexspaces_node.api.generated.application_pb2_grpc import (
     ApplicationServiceServicer,
     add_ApplicationServiceServicer_to_server,
 )
+from plexspaces_node.api.generated.quota_pb2_grpc import (
+    QuotaServiceServicer,
+    add_QuotaServiceServicer_to_server,
+)
 from plexspaces_node.api.invoke import encode_reply
 from plexspaces_node.api.options import server_options
+from plexspaces_node.api.quota import use_to_proto, values_from_proto
 from plexspaces_node.api.status import to_grpc
 from plexspaces_node.errors import (
     ActorError,
@@ -54,6 +60,7 @@ from plexspaces_node.model import (
     VmConfig,
     VmState,
 )
+from plexspaces_node.quota import Key, QuotaUse, Subject, SubjectUse
 
 _COMMAND = bytes.fromhex(
     "0061736d01000000 010401600000 03020100 070a01065f73746172740000 0a040102000b"
@@ -104,6 +111,41 @@ def echo(name: str, type: str, payload: bytes) -> bytes:
     return payload
 
 
+class FakeQuotas(QuotaServiceServicer):
+    """The quotas of a fake node.
+
+    Attributes:
+        values: the quotas of each subject that has some.
+    """
+
+    def __init__(self) -> None:
+        self.values: dict[Subject, dict[Key, int]] = {}
+
+    def SetQuota(
+        self, request: quota_pb2.SetQuotaRequest, context: grpc.ServicerContext
+    ) -> quota_pb2.SetQuotaResponse:
+        """Set what is asked for."""
+        subject = Subject(request.tenant, request.application)
+        known = {**self.values.get(subject, {}), **values_from_proto(request.values)}
+        self.values[subject] = {key: value for key, value in known.items() if value}
+        return quota_pb2.SetQuotaResponse(subject=self._use(subject))
+
+    def GetQuota(
+        self, request: quota_pb2.GetQuotaRequest, context: grpc.ServicerContext
+    ) -> quota_pb2.GetQuotaResponse:
+        """Say what was set; messages are used, and CPU is not enforced."""
+        subjects = [one for one in self.values if request.tenant in ("", one.tenant)]
+        return quota_pb2.GetQuotaResponse(subjects=map(self._use, subjects))
+
+    def _use(self, subject: Subject) -> quota_pb2.SubjectQuotas:
+        uses = [
+            QuotaUse(key, self.values[subject].get(key, 0), 3 * (key is Key.MESSAGES_PER_S))
+            for key in Key
+        ]
+        uses[-1] = replace(uses[-1], enforced=False, note="this host uses cgroup v1")
+        return use_to_proto(SubjectUse(subject, tuple(uses)))
+
+
 class FakeNode(ApplicationServiceServicer):
     """A fake node; a context manager that serves on `address` while entered.
 
@@ -137,6 +179,8 @@ class FakeNode(ApplicationServiceServicer):
         self.consoles: list[pb.VmConsoleRequest] = []
         self._server = grpc.server(ThreadPoolExecutor(8), options=server_options(message_limit))
         add_ApplicationServiceServicer_to_server(self, self._server)
+        self.quotas = FakeQuotas()
+        add_QuotaServiceServicer_to_server(self.quotas, self._server)
         port = self._server.add_insecure_port("127.0.0.1:0")
         self.address = f"127.0.0.1:{port}"
 

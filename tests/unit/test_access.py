@@ -9,7 +9,7 @@ from google.protobuf.descriptor_pool import Default
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
-from plexspaces_node.api.generated import application_pb2, audit_pb2, secret_pb2
+from plexspaces_node.api.generated import application_pb2, audit_pb2, quota_pb2, secret_pb2
 from plexspaces_node.errors import PermissionDenied, Unauthenticated
 from plexspaces_node.node.access.audit import Event
 from plexspaces_node.node.access.gate import Gate, NoGrants
@@ -28,6 +28,7 @@ from plexspaces_node.node.http.routes import ROUTES
 
 SERVICES = (
     *application_pb2.DESCRIPTOR.services_by_name.values(),
+    *quota_pb2.DESCRIPTOR.services_by_name.values(),
     *secret_pb2.DESCRIPTOR.services_by_name.values(),
     *audit_pb2.DESCRIPTOR.services_by_name.values(),
     Default().FindServiceByName(health.SERVICE_NAME),
@@ -40,6 +41,7 @@ METHODS = {
 }
 _A = "plexspaces.node.v1.ApplicationService/"
 READS = {_A + name for name in ("Inspect", "InspectVm", "List", "ListVms", "Logs", "VmConsole")}
+READS |= {"plexspaces.node.v1.QuotaService/GetQuota"}
 DEPLOYS = READS | {
     _A + name for name in ("Deploy", "FindArtifact", "Start", "Stop", "Undeploy", "UploadArtifact")
 }

@@ -197,6 +197,7 @@ _EVERY_COMMAND = (
     *(("new", "python", "x"), ("build", "x"), ("toolchain", "install", "go")),
     *(("image", "build"), ("image", "list"), ("image", "verify")),
     *(("backup", "x.tar"), ("restore", "x.tar"), ("verify", "x.tar")),
+    *(("quota", "set", "vcpus=1", *_NODE), ("quota", "show", *_NODE)),
     *(("tls", "init", "--host", "x"), ("tls", "client", "x"), ("tls", "renew"), ("tls", "show")),
     *(("doctor",), ("config", "show"), ("version",), ("install-service", "--print")),
 )

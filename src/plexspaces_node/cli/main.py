@@ -55,6 +55,7 @@ HOMES: dict[str, str] = {
     "build": "build",
     "toolchain": "toolchain",
     "image": "image",
+    "quota": "quota",
     "tls": "tls",
     "doctor": "doctor",
     "install-service": "service",

@@ -137,6 +137,8 @@ def _print_application(application: ApplicationInfo) -> None:
             ("VM memory", size(vm.rss_bytes) + " on the host"),
             ("VM CPU time", milliseconds(vm.cpu_ns)),
         ]
+        if vm.cpu_not_enforced:
+            fields.append(("CPU share", f"not enforced: {vm.cpu_not_enforced}"))
     fields += [
         ("Messages", f"{counters.messages}, {counters.failures} failed"),
         ("In flight", str(counters.in_flight)),

@@ -69,6 +69,7 @@ class Vm(_message.Message):
     APPLICATION_FIELD_NUMBER: _builtins.int
     UPTIME_NS_FIELD_NUMBER: _builtins.int
     MISSING_WALLS_FIELD_NUMBER: _builtins.int
+    CPU_NOT_ENFORCED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     state: _builtins.str
     """Starting, Empty, Running, Stopping or Gone."""
@@ -84,6 +85,10 @@ class Vm(_message.Message):
     """The name of the application it runs, or empty."""
     uptime_ns: _builtins.int
     """Since its agent connected, by the node's clock; 0 before that."""
+    cpu_not_enforced: _builtins.str
+    """Why its CPU share and the quota cpu_percent are not enforced on this host; empty if they are,
+    and without an application.
+    """
     @_builtins.property
     def config(self) -> Global___VmConfig: ...
     @_builtins.property
@@ -104,10 +109,11 @@ class Vm(_message.Message):
         application: _builtins.str = ...,
         uptime_ns: _builtins.int = ...,
         missing_walls: _abc.Iterable[_builtins.str] | None = ...,
+        cpu_not_enforced: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["application", b"application", "config", b"config", "cpu_ns", b"cpu_ns", "id", b"id", "isolation", b"isolation", "missing_walls", b"missing_walls", "rss_bytes", b"rss_bytes", "socket", b"socket", "started_unix_ns", b"started_unix_ns", "state", b"state", "uptime_ns", b"uptime_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["application", b"application", "config", b"config", "cpu_not_enforced", b"cpu_not_enforced", "cpu_ns", b"cpu_ns", "id", b"id", "isolation", b"isolation", "missing_walls", b"missing_walls", "rss_bytes", b"rss_bytes", "socket", b"socket", "started_unix_ns", b"started_unix_ns", "state", b"state", "uptime_ns", b"uptime_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -65,6 +65,7 @@ INVOKERS = ADMINS | {Scope.INVOKE}
 ANYBODY_KNOWN = frozenset(Scope)
 
 _APPLICATIONS = "plexspaces.node.v1.ApplicationService/"
+_QUOTAS = "plexspaces.node.v1.QuotaService/"
 _SECRETS = "plexspaces.node.v1.SecretService/"
 
 RULES: Mapping[str, Rule] = MappingProxyType(
@@ -85,6 +86,8 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         _APPLICATIONS + "ListVms": Rule(READERS),
         _APPLICATIONS + "InspectVm": Rule(READERS, About.APPLICATION),
         _APPLICATIONS + "VmConsole": Rule(READERS, About.APPLICATION),
+        _QUOTAS + "GetQuota": Rule(READERS, About.TENANT),
+        _QUOTAS + "SetQuota": Rule(ADMINS, About.NODE, changes=True),
         _SECRETS + "SetSecret": Rule(ADMINS, About.TENANT, changes=True),
         _SECRETS + "ListSecrets": Rule(ADMINS, About.TENANT, changes=True),
         _SECRETS + "DeleteSecret": Rule(ADMINS, About.TENANT, changes=True),

@@ -7,11 +7,14 @@ from typing import Any, TypeAlias
 
 from plexspaces_node.api.generated.audit_pb2 import DESCRIPTOR as AUDIT
 from plexspaces_node.api.generated.audit_pb2_grpc import add_AuditServiceServicer_to_server
+from plexspaces_node.api.generated.quota_pb2 import DESCRIPTOR as QUOTA
+from plexspaces_node.api.generated.quota_pb2_grpc import add_QuotaServiceServicer_to_server
 from plexspaces_node.api.generated.secret_pb2 import DESCRIPTOR as SECRET
 from plexspaces_node.api.generated.secret_pb2_grpc import add_SecretServiceServicer_to_server
 from plexspaces_node.api.invoke import SERVICE
 from plexspaces_node.node.access.audit import AuditLog
 from plexspaces_node.node.api.audit import AuditService
+from plexspaces_node.node.api.quotas import QuotaService
 from plexspaces_node.node.api.secrets import SecretService
 from plexspaces_node.node.api.service import ApplicationService, add_to_server
 from plexspaces_node.node.applications.operations import Applications
@@ -30,6 +33,10 @@ def services_of(
         SECRET.services_by_name["SecretService"].full_name: (
             SecretService(secrets, applications.secret_users),
             add_SecretServiceServicer_to_server,
+        ),
+        QUOTA.services_by_name["QuotaService"].full_name: (
+            QuotaService(applications.quotas),
+            add_QuotaServiceServicer_to_server,
         ),
         AUDIT.services_by_name["AuditService"].full_name: (
             AuditService(audit_log),

@@ -18,6 +18,7 @@ from plexspaces_node.quota import (
     Key,
     QuotaUse,
     Subject,
+    SubjectUse,
     application_of,
     check_total,
     checked,
@@ -56,12 +57,22 @@ class QuotaUpkeep:
             for supervisor in self._roster.of(subject):
                 self._bound_log(supervisor)
 
-    async def use(self, subject: Subject) -> list[QuotaUse]:
+    def subjects(self, tenant: str = "") -> list[Subject]:
+        """Return a tenant and those of its applications that have quotas; all of all for ""."""
+        known = {tenant_of(name) for name in self._roster.applications}
+        bounded = self._node.quotas.bounded()
+        known |= {Subject(one.tenant) for one in bounded}
+        if tenant:
+            known = {Subject(tenant)}
+        known |= {one for one in bounded if Subject(one.tenant) in known}
+        return sorted(known, key=lambda one: (one.tenant, one.application))
+
+    async def use(self, subject: Subject) -> SubjectUse:
         """Return every quota of a tenant or an application with what is used of it now."""
         subject.check()
         limits, used = self._node.quotas.limits(subject), await self._used(subject)
         shares = self._node.shares
-        return [
+        uses = [
             QuotaUse(
                 key,
                 limits.get(key, 0),
@@ -71,6 +82,7 @@ class QuotaUpkeep:
             )
             for key in Key
         ]
+        return SubjectUse(subject, tuple(uses))
 
     async def check_artifacts(self, name: str, digest: str, others: Iterable[str]) -> None:
         """Raise `ResourceExhausted` if a deploy's artifact exceeds a quota.

@@ -209,6 +209,10 @@ class Quotas:
         found = self._meters.get(subject)
         return {} if found is None else found.limits
 
+    def bounded(self) -> set[Subject]:
+        """Return the tenants and applications that have quotas."""
+        return {subject for subject, meter in self._meters.items() if meter.limits}
+
     def change(self, subject: Subject, changes: Mapping[Key, int]) -> None:
         """Set some quotas of a subject from now on; 0 removes one."""
         meter = self.meter(subject)

@@ -25,6 +25,11 @@ _RULES = tuple(
         (rf"plexspaces vms console {_NAME}", r"GET /v1/vms/\1/console"),
         (rf"plexspaces vms inspect {_NAME}", r"GET /v1/vms/\1"),
         (r"plexspaces vms list", "GET /v1/vms"),
+        (
+            rf"plexspaces quota show --tenant {_NAME} --application {_NAME}",
+            r"GET /v1/quotas?tenant=\1&application=\2",
+        ),
+        (rf"plexspaces quota show --tenant {_NAME}", r"GET /v1/quotas?tenant=\1"),
         (r"plexspaces list", f"GET {_ONE}"),
         (r"plexspaces deploy …", f"POST {_ONE} with"),
         (r"--env NAME=VALUE", '"env": {"NAME": "VALUE"}'),

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
 from plexspaces_node.api.generated import application_pb2 as pb
-from plexspaces_node.api.generated import audit_pb2, secret_pb2
+from plexspaces_node.api.generated import audit_pb2, quota_pb2, secret_pb2
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ApplicationService"]
 _SECRETS = secret_pb2.DESCRIPTOR.services_by_name["SecretService"]
 _AUDIT = audit_pb2.DESCRIPTOR.services_by_name["AuditService"]
+_QUOTAS = quota_pb2.DESCRIPTOR.services_by_name["QuotaService"]
 
 _PARAMETER = re.compile(r"\{(\w+)\}")
 
@@ -171,6 +172,23 @@ ROUTES = (
         "Return the audit log, one JSON object a line.",
         query=("tenant", "follow", "tail"),
         service=_AUDIT,
+    ),
+    Route(
+        "GET",
+        "/v1/quotas",
+        "GetQuota",
+        "Return quotas, and how much of each is used.",
+        query=("tenant", "application"),
+        service=_QUOTAS,
+    ),
+    Route(
+        "POST",
+        "/v1/quotas",
+        "SetQuota",
+        "Set quotas of a tenant or of an application; 0 removes one.",
+        has_body=True,
+        answer="subject",
+        service=_QUOTAS,
     ),
 )
 """Every method of every service; a test holds that none is missing."""

@@ -117,7 +117,7 @@ class Machine:
         self._host = host
         self.application = ""
         self.missing_walls = driver.capabilities.missing_walls
-        self.not_enforced = ""
+        self.cpu_not_enforced = ""
         self.steps = list(steps)
         self.vm_ns = vm_ns
         self.started_unix_ns = time_ns()
@@ -243,6 +243,7 @@ class Machine:
             application=self.application,
             uptime_ns=perf_counter_ns() - self._hello_ns,
             missing_walls=self.missing_walls,
+            cpu_not_enforced=self.cpu_not_enforced,
         )
 
     async def inspect(self) -> VmInspection:
