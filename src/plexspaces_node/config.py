@@ -44,6 +44,9 @@ FILE_NAME = "release.toml"
 FILE_VARIABLE = "PLEXSPACES_CONFIG"
 COMPOSE_VARIABLES = ("PLEXSPACES_NODE_PORT", "PLEXSPACES_HTTP_PORT")
 """Only compose.yaml reads them, but they may be set in a shell in which commands run too."""
+TENANT_VARIABLE = "PLEXSPACES_TENANT"
+"""Only commands read it: see `cli.options.in_tenant`."""
+_OTHERS = (FILE_VARIABLE, TENANT_VARIABLE, *COMPOSE_VARIABLES)
 DATA_DIR_WITHOUT_HOME = Path("/var/lib/plexspaces")
 SYSTEM_FILE = Path("/etc/plexspaces") / FILE_NAME
 """The file of the host's service, which commands on that host find too."""
@@ -281,9 +284,9 @@ def _from_environment(variables: Mapping[str, str]) -> dict[str, _Given]:
     given: dict[str, _Given] = {}
     for name in sorted(variables):
         if name not in keys:
-            if name.startswith(PREFIX) and name not in (FILE_VARIABLE, *COMPOSE_VARIABLES):
+            if name.startswith(PREFIX) and name not in _OTHERS:
                 names = {one: settings()[key].variable for one, key in keys.items()}
-                names[FILE_VARIABLE] = FILE_VARIABLE
+                names |= {one: one for one in (FILE_VARIABLE, TENANT_VARIABLE)}
                 raise unknown_name("environment variable", name, names)
             continue
         key, origin = keys[name], f"environment {name}"

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from plexspaces_node.model import (
+    DEFAULT_TENANT,
     ApplicationState,
     ArtifactKind,
     Language,
@@ -127,6 +128,7 @@ class ApplicationInfo:
     """An application as its node sees it now.
 
     Attributes:
+        name: its full name.
         vm: its VM, or None.
         timings: of its last deploy or start.
         restarts: VMs started since the deploy to replace one that had ended by itself.
@@ -134,6 +136,7 @@ class ApplicationInfo:
         args: a command's arguments after its name.
         concurrency: how many messages or requests it handles at the same time.
         allow_hosts: the hosts that it may send HTTP requests to; empty in a listing.
+        tenant: whose it is; the part of its full name before the slash.
     """
 
     id: str
@@ -153,6 +156,7 @@ class ApplicationInfo:
     args: tuple[str, ...] = ()
     concurrency: int = 1
     allow_hosts: tuple[str, ...] = ()
+    tenant: str = DEFAULT_TENANT
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,6 +176,7 @@ class ApplicationSpec:
     """A user's request for a deploy; checked on construction.
 
     Attributes:
+        name: its full name.
         digest: SHA-256 of the artifact, 64 lowercase hex digits.
         language: what the user says, or None to read it from the artifact.
         env: environment variables of the application; never shown in listings.
@@ -199,7 +200,7 @@ class ApplicationSpec:
     secrets: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_name(self.name)
+        check_full_name(self.name)
         if not VERSION_PATTERN.fullmatch(self.version):
             raise InvalidArgument(
                 f"version {self.version!r} is not valid",
@@ -293,11 +294,30 @@ def split_name(full: str) -> tuple[str, str]:
     return (tenant, name) if slash else (DEFAULT_TENANT, full)
 
 
-def check_full_name(full: str) -> None:
+def check_full_name(full: str, *, what: str = "application name") -> None:
     """Raise `InvalidArgument` unless `full` is NAME or TENANT/NAME; see `check_name`."""
+    if "/" not in full:
+        check_name(full, what=what)
+    elif not all(map(NAME_PATTERN.fullmatch, split_name(full))):
+        raise InvalidArgument(
+            f"{what} {full!r} is not valid",
+            hint="write TENANT/NAME, each 1 to 63 of a-z, 0-9 and -, starting and ending with a "
+            "letter or digit",
+        )
+
+
+def file_name(full: str) -> str:
+    """Return a full name as one segment of a path: `TENANT~NAME`.
+
+    A name that was not checked stays one segment too.
+    """
+    return full.replace("/", "~")
+
+
+def host_name(full: str) -> str:
+    """Return a full name as the host that it has below the node's: `NAME.TENANT`."""
     tenant, name = split_name(full)
-    check_name(tenant, what="tenant")
-    check_name(name)
+    return name if tenant == DEFAULT_TENANT else f"{name}.{tenant}"
 
 
 def _check_environment(env: dict[str, str], args: tuple[str, ...]) -> None:

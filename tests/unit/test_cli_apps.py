@@ -316,3 +316,57 @@ class TestName:
         ran = plexspaces("stop", "one", "--name", "two")
         assert (ran.status, ran.stdout) == (2, b"")
         assert "two different names given" in ran.stderr
+
+
+class TestTenants:
+    """Names with a tenant, in the argument or in the environment."""
+
+    @pytest.mark.parametrize(
+        ("tenant", "name", "full"),
+        [
+            ("", "calc", "calc"),
+            ("", "shop/calc", "shop/calc"),
+            ("shop", "calc", "shop/calc"),
+            ("shop", "rival/calc", "rival/calc"),
+            ("default", "calc", "default/calc"),
+        ],
+    )
+    def test_command_when_a_tenant_is_set_then_it_is_that_of_bare_names(
+        self,
+        plexspaces: Command,
+        fake_node: FakeNode,
+        wasm: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        tenant: str,
+        name: str,
+        full: str,
+    ) -> None:
+        """Of every command alike; a name that says its tenant stays."""
+        monkeypatch.setenv("PLEXSPACES_TENANT", tenant)
+        assert plexspaces("deploy", "--name", name, "--wasm", wasm).status == 0
+        assert full in fake_node.applications
+        for command in ("inspect", "stop", "start", "invoke", "undeploy"):
+            ended = plexspaces(command, name)
+            assert ended.status == 0, (command, ended.stderr)
+        assert full not in fake_node.applications
+
+    def test_deploy_when_the_name_is_that_of_the_file_then_in_the_tenant_too(
+        self,
+        plexspaces: Command,
+        fake_node: FakeNode,
+        wasm: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """As for a name that is given."""
+        monkeypatch.setenv("PLEXSPACES_TENANT", "shop")
+        assert plexspaces("deploy", wasm).status == 0
+        assert [name.partition("/")[0] for name in fake_node.applications] == ["shop"]
+
+    def test_deploy_when_the_tenant_is_none_then_refused(
+        self, plexspaces: Command, wasm: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """With what the name became."""
+        monkeypatch.setenv("PLEXSPACES_TENANT", "../x")
+        ended = plexspaces("deploy", "--name", "calc", "--wasm", wasm)
+        assert ended.status == 2
+        assert "'../x/calc'" in ended.stderr

@@ -319,7 +319,7 @@ def test_path_when_the_system_refuses_it_then_it_is_named(
 ) -> None:
     """A fault that no check foresaw tells where it was; without a path it is our own output's."""
 
-    async def refused(_: NodeClient) -> Listing:
+    async def refused(_: NodeClient, **_options: object) -> Listing:
         raise PermissionError(errno.EACCES, "Permission denied", path)
 
     monkeypatch.setattr(NodeClient, "list", refused)
@@ -331,7 +331,7 @@ def test_command_when_interrupted_then_status_130_and_quiet(
 ) -> None:
     """Ctrl-C is no failure to explain."""
 
-    async def interrupted(_: NodeClient) -> Listing:
+    async def interrupted(_: NodeClient, **_options: object) -> Listing:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(NodeClient, "list", interrupted)

@@ -154,7 +154,7 @@ def test_status_when_ended_by_a_signal_then_it_tells_which(
     """A script knows whether it was interrupted or told to end; what is under way is undone."""
     handlers = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)]
 
-    async def signalled(_: NodeClient) -> Listing:
+    async def signalled(_: NodeClient, **_options: object) -> Listing:
         os.kill(os.getpid(), number)
         await asyncio.Event().wait()
         raise AssertionError("the wait above ends by being cancelled")
@@ -195,7 +195,7 @@ def test_status_when_told_to_end_as_a_background_job_then_it_ends(
 ) -> None:
     """A script's shell makes its background jobs deaf to Ctrl-C, not to SIGTERM."""
 
-    async def signalled(_: NodeClient) -> Listing:
+    async def signalled(_: NodeClient, **_options: object) -> Listing:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)
         await asyncio.Event().wait()

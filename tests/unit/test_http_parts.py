@@ -305,6 +305,8 @@ class TestOrigins:
             ("SHOP.LOCALHOST", "shop"),
             ("node.example", ""),
             ("shop.node.example:80", "shop"),
+            ("cart.shop.localhost:8080", "shop/cart"),
+            ("Cart.SHOP.node.example", "shop/cart"),
         ],
     )
     def test_host_of_the_node(self, host: str, application: str) -> None:
@@ -314,7 +316,7 @@ class TestOrigins:
 
     @pytest.mark.parametrize(
         "host",
-        ["", "example.com", "localhost.example.com", "xlocalhost", "8.8.8.8", "a.b.localhost"],
+        ["", "example.com", "localhost.example.com", "xlocalhost", "8.8.8.8", "a.b.c.localhost"],
     )
     def test_host_of_somebody_else(self, host: str) -> None:
         """Misdirected, with what helps."""

@@ -342,11 +342,11 @@ class TestEnd:
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         """Logs of applications that are not there go, both halves; other files are not touched."""
-        stay = ["one.log", "one.log.1", "notes.txt", "two.log.gz"]
-        for name in (*stay, "two.log", "two.log.1", "on.log"):
+        stay = ["one.log", "one.log.1", "shop~one.log", "notes.txt", "two.log.gz"]
+        for name in (*stay, "two.log", "two.log.1", "on.log", "rival~one.log"):
             (tmp_path / name).touch()
         (tmp_path / "stuck.log").mkdir()
-        remove_all_but(tmp_path, ("one",))
+        remove_all_but(tmp_path, ("one", "shop/one"))
         assert {path.name for path in tmp_path.iterdir()} == {*stay, "stuck.log"}
         assert "stuck.log, which belongs to no application" in caplog.text
 

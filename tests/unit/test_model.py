@@ -14,7 +14,9 @@ from plexspaces_node.model import (
     VmConfig,
     check_full_name,
     check_name,
+    file_name,
     full_name,
+    host_name,
     split_name,
 )
 
@@ -60,6 +62,20 @@ def test_full_name_outside_the_rule_is_refused(full: str) -> None:
     """No name leads out of its tenant."""
     with pytest.raises(InvalidArgument):
         check_full_name(full)
+
+
+@pytest.mark.parametrize(
+    ("full", "file", "host"),
+    [
+        ("cart", "cart", "cart"),
+        ("shop/cart", "shop~cart", "cart.shop"),
+        ("../x", "..~x", "x..."),
+        ("a/../../x", "a~..~..~x", "../../x.a"),
+    ],
+)
+def test_full_name_when_on_disk_then_one_segment(full: str, file: str, host: str) -> None:
+    """Also one that was not checked, which is nobody's host."""
+    assert (file_name(full), host_name(full)) == (file, host)
 
 
 @pytest.mark.parametrize(("vcpus", "memory_mib"), [(0, 256), (-1, 256), (1, 0), (1, -5)])

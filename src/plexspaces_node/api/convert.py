@@ -40,6 +40,7 @@ from plexspaces_node.info import (
 )
 from plexspaces_node.link.frames import cut
 from plexspaces_node.model import (
+    DEFAULT_TENANT,
     LANGUAGES,
     ApplicationSpec,
     ApplicationState,
@@ -224,6 +225,7 @@ def application_from_proto(message: pb.Application) -> ApplicationInfo:
         # A node that does not say handles one at a time.
         concurrency=message.concurrency or 1,
         allow_hosts=tuple(message.allow_hosts),
+        tenant=message.tenant or DEFAULT_TENANT,
     )
 
 

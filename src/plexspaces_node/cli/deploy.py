@@ -21,6 +21,7 @@ from plexspaces_node.cli.options import (
     check_project,
     complete_language,
     environment_of,
+    in_tenant,
 )
 from plexspaces_node.cli.output import (
     print_fields,
@@ -93,8 +94,9 @@ def deploy(  # noqa: PLR0913 - a command has a parameter for each of its flags
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Application name.",
+            help="Application name, also TENANT/NAME.",
             show_default="the name of the project or file",
+            callback=in_tenant,
         ),
     ] = None,
     language: Annotated[
@@ -145,7 +147,8 @@ def deploy(  # noqa: PLR0913 - a command has a parameter for each of its flags
         named, options = _of_project(project, name, options)
         deploying = _deploy_project(address, named, project, options)
     elif wasm is not None and project is None:
-        deploying = _deploy_file(address, name or application_name(wasm.stem), wasm, options)
+        named = name or _named(application_name(wasm.stem))
+        deploying = _deploy_file(address, named, wasm, options)
     else:
         raise InvalidArgument(
             "deploy takes either a project directory or a WebAssembly file",
@@ -175,7 +178,12 @@ def _of_project(
             f"{project} is a {language} project, not a {options.language} project",
             hint=f"omit --language, or pass --language {language}",
         )
-    return project_name(project) if name is None else name, replace(options, language=language)
+    named = _named(project_name(project)) if name is None else name
+    return named, replace(options, language=language)
+
+
+def _named(name: str) -> str:
+    return in_tenant(name) or name
 
 
 async def _deploy_project(

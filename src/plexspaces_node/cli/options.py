@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,8 +11,19 @@ import typer
 from typer.core import TyperCommand
 
 import plexspaces_node
+from plexspaces_node.config import TENANT_VARIABLE
 from plexspaces_node.errors import InvalidArgument, quoted
 from plexspaces_node.model import LANGUAGES, LEVELS
+
+
+def in_tenant(name: str | None) -> str | None:
+    """Return a name of an application with the tenant that `PLEXSPACES_TENANT` says.
+
+    Unless it has one: a name that is TENANT/NAME stays what it is.
+    """
+    tenant = os.environ.get(TENANT_VARIABLE, "")
+    return f"{tenant}/{name}" if tenant and name and "/" not in name else name
+
 
 NodeAddress = Annotated[
     str | None,
@@ -23,13 +35,27 @@ NodeAddress = Annotated[
         help="Address of the node.",
     ),
 ]
+Tenant = Annotated[
+    str | None,
+    typer.Option(
+        "--tenant",
+        metavar="TENANT",
+        envvar=TENANT_VARIABLE,
+        show_default="all that the token allows",
+        help="Only the applications of this tenant.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Application name.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Application name.", callback=in_tenant)]
 GivenName = Annotated[
-    str | None, typer.Argument(metavar="NAME", help="Application name.", show_default=False)
+    str | None,
+    typer.Argument(
+        metavar="NAME", help="Application name.", show_default=False, callback=in_tenant
+    ),
 ]
 NameOption = Annotated[
-    str | None, typer.Option("--name", metavar="NAME", help="Alternative to NAME.")
+    str | None,
+    typer.Option("--name", metavar="NAME", help="Alternative to NAME.", callback=in_tenant),
 ]
 Operations = Annotated[
     int, typer.Option("--operations", min=1, max=1_000_000, help="Messages per application.")

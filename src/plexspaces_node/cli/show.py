@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from plexspaces_node.cli.options import Json, Name, NodeAddress, address_of
+from plexspaces_node.cli.options import Json, Name, NodeAddress, Tenant, address_of
 from plexspaces_node.cli.output import (
     columns,
     counted,
@@ -34,12 +34,12 @@ app = typer.Typer()
 
 
 @app.command("list", epilog="Example:  plexspaces list --json")
-def list_(node_address: NodeAddress = None, as_json: Json = False) -> None:
+def list_(tenant: Tenant = None, node_address: NodeAddress = None, as_json: Json = False) -> None:
     """List a node's applications and their VMs."""
 
     async def fetch() -> Listing:
         async with NodeClient(address_of(node_address)) as client:
-            return await client.list()
+            return await client.list(tenant=tenant or "")
 
     listing = asyncio.run(fetch())
     if as_json:

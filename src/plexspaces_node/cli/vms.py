@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from plexspaces_node.cli.options import Json, NodeAddress, address_of
+from plexspaces_node.cli.options import Json, NodeAddress, address_of, in_tenant
 from plexspaces_node.cli.output import (
     columns,
     milliseconds,
@@ -33,7 +33,10 @@ app = typer.Typer()
 vms_app = typer.Typer()
 app.add_typer(vms_app, name="vms")
 
-VmName = Annotated[str, typer.Argument(metavar="NAME", help="Application name or VM ID.")]
+VmName = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="Application name or VM ID.", callback=in_tenant),
+]
 
 
 @vms_app.callback(epilog="Example:  plexspaces vms list")

@@ -15,7 +15,7 @@ from plexspaces_node.client.node import NodeClient
 from plexspaces_node.client.options import DeployOptions, OnProgress
 from plexspaces_node.errors import InvalidArgument, NotFound
 from plexspaces_node.info import ApplicationInfo, InvokeResult, LogLine
-from plexspaces_node.model import Language, VmConfig, check_name
+from plexspaces_node.model import Language, VmConfig, check_full_name, check_name
 
 
 class ApplicationDeployment:
@@ -25,7 +25,7 @@ class ApplicationDeployment:
     """
 
     def __init__(self, name: str) -> None:
-        check_name(name)
+        check_full_name(name)
         self._name = name
         self._wasm: Path | bytes | None = None
         self._options = DeployOptions()

@@ -184,7 +184,7 @@ def _head(message: Message) -> bytes | None:
         return None
     wait = f"prefer: wait={message.timeout_ms / 1000:.3f}\r\n" if message.timeout_ms else ""
     return (
-        f"POST /apps/{message.name}/{msg_type} HTTP/1.1\r\nhost: localhost\r\n"
+        f"POST /apps/{message.name.replace('/', '%2F')}/{msg_type} HTTP/1.1\r\nhost: localhost\r\n"
         f"plexspaces-client: 1\r\n{wait}content-length: {len(message.payload)}\r\n\r\n"
     ).encode("ascii")
 

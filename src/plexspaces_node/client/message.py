@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 from plexspaces_node.errors import InvalidArgument
-from plexspaces_node.model import MAX_MESSAGE_LIMIT_BYTES, check_name
+from plexspaces_node.model import MAX_MESSAGE_LIMIT_BYTES, check_full_name
 
 MAX_INVOKE_TIMEOUT_S = 86_400.0
 
@@ -38,7 +38,7 @@ class Message(NamedTuple):
 
     def check(self) -> None:
         """Raise `InvalidArgument` for a message that no node accepts."""
-        check_name(self.name)
+        check_full_name(self.name)
         if self.timeout_s is not None and not 0 < self.timeout_s <= MAX_INVOKE_TIMEOUT_S:
             raise InvalidArgument(
                 f"a timeout of {self.timeout_s:g} s is not valid",

@@ -42,7 +42,7 @@ from plexspaces_node.info import (
     VmInfo,
     VmInspection,
 )
-from plexspaces_node.model import ApplicationSpec, VmConfig, check_name
+from plexspaces_node.model import ApplicationSpec, VmConfig, check_full_name, check_name
 
 READ_TIMEOUT_S = 15.0
 """For calls that only read."""
@@ -132,7 +132,7 @@ class NodeClient(SecretCalls, QuotaCalls):
 
     async def undeploy(self, name: str) -> None:
         """Remove an application with its VM, state and log; raises `NotFound`."""
-        check_name(name)
+        check_full_name(name)
         request = pb.UndeployRequest(name=name)
         await self._answer(self._stub.Undeploy(request, timeout=CHANGE_TIMEOUT_S))
 
@@ -142,14 +142,14 @@ class NodeClient(SecretCalls, QuotaCalls):
         If its state cannot be saved it keeps running, and `WrongState` says why. With `force` it is
         stopped anyway; `last_error` then says what was lost.
         """
-        check_name(name)
+        check_full_name(name)
         request = pb.StopRequest(name=name, force=force)
         reply = await self._answer(self._stub.Stop(request, timeout=CHANGE_TIMEOUT_S))
         return convert.application_from_proto(reply.application)
 
     async def start(self, name: str) -> ApplicationInfo:
         """Start a stopped application from its last snapshot; idempotent. Raises `NotFound`."""
-        check_name(name)
+        check_full_name(name)
         request = pb.StartRequest(name=name)
         reply = await self._answer(self._stub.Start(request, timeout=DEPLOY_TIMEOUT_S))
         return convert.application_from_proto(reply.application)
@@ -184,14 +184,18 @@ class NodeClient(SecretCalls, QuotaCalls):
         round_trip_ns = time.perf_counter_ns() - begin_ns
         return decode_reply(reply, round_trip_ns=round_trip_ns)
 
-    async def list(self) -> Listing:
-        """Return every application and every empty VM."""
-        reply = await self._answer(self._stub.List(pb.ListRequest(), timeout=READ_TIMEOUT_S))
+    async def list(self, *, tenant: str = "") -> Listing:
+        """Return every application and every empty VM that this client may see.
+
+        With a tenant only its applications.
+        """
+        request = pb.ListRequest(tenant=tenant)
+        reply = await self._answer(self._stub.List(request, timeout=READ_TIMEOUT_S))
         return convert.listing_from_proto(reply)
 
     async def inspect(self, name: str) -> ApplicationInfo:
         """Return one application; raises `NotFound`."""
-        check_name(name)
+        check_full_name(name)
         request = pb.InspectRequest(name=name)
         reply = await self._answer(self._stub.Inspect(request, timeout=READ_TIMEOUT_S))
         return convert.application_from_proto(reply.application)
@@ -204,7 +208,7 @@ class NodeClient(SecretCalls, QuotaCalls):
         With `follow` it continues until the application is undeployed or the caller stops; close
         the iterator (`contextlib.aclosing`) to end the call at once. `tail` 0 means all.
         """
-        check_name(name)
+        check_full_name(name)
         if tail < 0:
             raise InvalidArgument(f"tail must be 0 or more, not {tail}")
         request = pb.LogsRequest(name=name, follow=follow, tail=tail)
@@ -238,7 +242,7 @@ class NodeClient(SecretCalls, QuotaCalls):
 
         Raises `NotFound`. A silent agent is not an error, see `VmInspection`.
         """
-        check_name(name, what="application or VM")
+        check_full_name(name, what="application or VM")
         request = pb.InspectVmRequest(name=name)
         reply = await self._answer(self._stub.InspectVm(request, timeout=READ_TIMEOUT_S))
         return convert.inspection_from_proto(reply)
@@ -253,7 +257,7 @@ class NodeClient(SecretCalls, QuotaCalls):
         call at once. The bytes are the guest's: do not send them to a terminal unescaped. Raises
         `NotFound`.
         """
-        check_name(name, what="application or VM")
+        check_full_name(name, what="application or VM")
         if tail < 0:
             raise InvalidArgument(f"tail must be 0 or more, not {tail}")
         request = pb.VmConsoleRequest(name=name, follow=follow, tail=tail)

@@ -1,8 +1,8 @@
 """An application's log: what its actor logged and wrote, kept on disk within a limit.
 
 This module defines the files of one log, `NAME.log` and the older `NAME.log.1`, with one JSON
-object per line. It does not know where lines come from. They come from guests, so neither their
-number nor their length is trusted.
+object per line; outside of the tenant `default`, `TENANT~NAME.log`. It does not know where lines
+come from. They come from guests, so neither their number nor their length is trusted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import msgspec
 
 from plexspaces_node.errors import InvalidArgument, ResourceExhausted
 from plexspaces_node.info import LogLine
-from plexspaces_node.model import MIB
+from plexspaces_node.model import MIB, file_name
 
 _log = logging.getLogger(__name__)
 
@@ -53,13 +53,14 @@ _decoder = msgspec.json.Decoder(LogLine)
 
 
 def remove_all_but(directory: Path, names: Collection[str]) -> None:
-    """Remove the logs of all applications but those named.
+    """Remove the logs of all applications but those with these full names.
 
     A log that cannot be removed stays, with a warning. Blocks.
     """
+    kept = {file_name(name) for name in names}
     for path in sorted(directory.glob("*.log*")):
         name, _, rest = path.name.partition(".log")
-        if name not in names and rest in ("", ".1"):
+        if name not in kept and rest in ("", ".1"):
             try:
                 path.unlink()
             except OSError as error:

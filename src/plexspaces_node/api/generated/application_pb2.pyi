@@ -7,6 +7,9 @@ Errors are gRPC statuses with a google.rpc.Status in grpc-status-details-bin tha
 google.rpc.ErrorInfo: domain "plexspaces", reason the error's code, metadata "hint" and "step".
 An actor's own failure is not an RPC error: see InvokeResponse.failure. All times are measured
 wall time in nanoseconds.
+
+An application's name in a request is TENANT/NAME, or NAME alone in the caller's own tenant: that of
+its token, and default for who has to do with all of them.
 """
 
 from collections import abc as _abc
@@ -183,8 +186,10 @@ class Application(_message.Message):
     ARGS_FIELD_NUMBER: _builtins.int
     CONCURRENCY_FIELD_NUMBER: _builtins.int
     ALLOW_HOSTS_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     name: _builtins.str
+    """Its full name: TENANT/NAME, and NAME alone in the tenant default."""
     version: _builtins.str
     state: _builtins.str
     """Starting, Running, Restarting, Stopping, Stopped or Failed."""
@@ -203,6 +208,8 @@ class Application(_message.Message):
     """Why it is Restarting or Failed, else empty."""
     concurrency: _builtins.int
     """How many messages or requests it handles at the same time."""
+    tenant: _builtins.str
+    """Whose it is: the part of its name before the slash, or default."""
     @_builtins.property
     def config(self) -> Global___VmConfig: ...
     @_builtins.property
@@ -241,10 +248,11 @@ class Application(_message.Message):
         args: _abc.Iterable[_builtins.str] | None = ...,
         concurrency: _builtins.int = ...,
         allow_hosts: _abc.Iterable[_builtins.str] | None = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "counters", b"counters", "timings", b"timings", "vm", b"vm"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_hosts", b"allow_hosts", "args", b"args", "concurrency", b"concurrency", "config", b"config", "counters", b"counters", "created_unix_ns", b"created_unix_ns", "digest", b"digest", "id", b"id", "kind", b"kind", "language", b"language", "last_error", b"last_error", "name", b"name", "restarts", b"restarts", "state", b"state", "timings", b"timings", "version", b"version", "vm", b"vm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_hosts", b"allow_hosts", "args", b"args", "concurrency", b"concurrency", "config", b"config", "counters", b"counters", "created_unix_ns", b"created_unix_ns", "digest", b"digest", "id", b"id", "kind", b"kind", "language", b"language", "last_error", b"last_error", "name", b"name", "restarts", b"restarts", "state", b"state", "tenant", b"tenant", "timings", b"timings", "version", b"version", "vm", b"vm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -891,12 +899,17 @@ Global___MessageTimings: _TypeAlias = MessageTimings  # noqa: Y015
 class ListRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    TENANT_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Empty for those of all tenants that the caller may see."""
     def __init__(
         self,
+        *,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,6 +7,9 @@ Errors are gRPC statuses with a google.rpc.Status in grpc-status-details-bin tha
 google.rpc.ErrorInfo: domain "plexspaces", reason the error's code, metadata "hint" and "step".
 An actor's own failure is not an RPC error: see InvokeResponse.failure. All times are measured
 wall time in nanoseconds.
+
+An application's name in a request is TENANT/NAME, or NAME alone in the caller's own tenant: that of
+its token, and default for who has to do with all of them.
 """
 
 from collections import abc as _abc

@@ -21,10 +21,9 @@ from plexspaces_node.api.invoke import (
     encode_reply,
 )
 from plexspaces_node.errors import InvalidArgument
-from plexspaces_node.info import ApplicationInfo, NodeInfo, VmInfo
+from plexspaces_node.info import ApplicationInfo, NodeInfo
 from plexspaces_node.model import VmConfig
 from plexspaces_node.node.access.gate import Call, Gate
-from plexspaces_node.node.access.identity import Identity
 from plexspaces_node.node.access.policy import START_VM, Target
 from plexspaces_node.node.api.boundary import Boundary, Handler
 from plexspaces_node.node.api.untaken import UntakenReplies
@@ -134,7 +133,9 @@ class ApplicationService:
         return pb.StartResponse(application=convert.application_to_proto(info))
 
     async def List(self, request: pb.ListRequest, call: Call) -> pb.ListResponse:
-        return convert.listing_to_proto(await self._applications.list(call.identity))
+        return convert.listing_to_proto(
+            await self._applications.list(call.identity, request.tenant)
+        )
 
     async def Inspect(self, request: pb.InspectRequest, call: Call) -> pb.InspectResponse:
         info = await self._applications.inspect(call.name)
@@ -160,20 +161,18 @@ class ApplicationService:
         return pb.StopVmResponse()
 
     async def ListVms(self, request: pb.ListVmsRequest, call: Call) -> pb.ListVmsResponse:
-        vms, identity = await self._applications.vms.list(), call.identity
-        seen = [vm for vm in vms if identity.is_of_all() or _is_of(identity, vm)]
-        return pb.ListVmsResponse(vms=[convert.vm_to_proto(vm) for vm in seen])
+        vms = await self._applications.vms.list(call.identity)
+        return pb.ListVmsResponse(vms=[convert.vm_to_proto(vm) for vm in vms])
 
     async def InspectVm(self, request: pb.InspectVmRequest, call: Call) -> pb.InspectVmResponse:
-        self._check_vm(call)
-        return convert.inspection_to_proto(await self._applications.vms.inspect(call.name))
+        found = await self._applications.vms.inspect(call.name, call.identity)
+        return convert.inspection_to_proto(found)
 
     async def VmConsole(
         self, request: pb.VmConsoleRequest, call: Call
     ) -> AsyncIterator[pb.VmConsoleResponse]:
-        self._check_vm(call)
         console = self._applications.vms.console(
-            call.name, tail=request.tail, follow=request.follow
+            call.name, tail=request.tail, follow=request.follow, viewer=call.identity
         )
         async with aclosing(console) as chunks:
             async for chunk in chunks:
@@ -195,11 +194,6 @@ class ApplicationService:
             await asyncio.sleep(0)
         return reply
 
-    def _check_vm(self, call: Call) -> None:
-        """Raise `NotFound` for a VM without an application, which is the node's."""
-        if not call.identity.is_of_all():
-            self._applications.roster.named(call.name)
-
     def _default_vm(self, request: pb.DeployRequest) -> VmConfig:
         default = self._info.default_vm
         if not request.replace:
@@ -213,10 +207,6 @@ class ApplicationService:
             left = call.time_remaining()
             timeout_s = self._limits.message_timeout_s if left is None else left
         return int(min(timeout_s, self._limits.max_timeout_s) * 1e9)
-
-
-def _is_of(identity: Identity, vm: VmInfo) -> bool:
-    return vm.application != "" and identity.covers(vm.application)
 
 
 def add_to_server(service: ApplicationService, boundary: Boundary) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from plexspaces_node.info import ApplicationInfo, Counters
+from plexspaces_node.model import split_name
 from plexspaces_node.node.applications.roster import in_flight_of
 from plexspaces_node.node.applications.supervisor import Supervisor
 
@@ -34,4 +35,5 @@ async def describe(supervisor: Supervisor) -> ApplicationInfo:
         args=record.args,
         concurrency=record.at_once,
         allow_hosts=record.allow_hosts,
+        tenant=split_name(record.name)[0],
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from plexspaces_node.model import file_name
 from plexspaces_node.node.applications.actor_host import Router
 from plexspaces_node.node.applications.context import NodeContext
 from plexspaces_node.node.applications.supervisor import Supervisor
@@ -16,9 +17,7 @@ _log = logging.getLogger(__name__)
 def supervise(record: ApplicationRecord, node: NodeContext, router: Router) -> Supervisor:
     """Return a supervisor for an application, which holds its artifact until `release`."""
     node.artifacts.hold(record.digest)
-    # An unreadable name can be anything, but it must not lead out of the directory.
-    file = record.name.replace("/", "_")
-    journal = ApplicationLog(node.logs / f"{file}.log", node.limits.log_bytes)
+    journal = ApplicationLog(node.logs / f"{file_name(record.name)}.log", node.limits.log_bytes)
     return Supervisor(record, node, router, journal)
 
 

@@ -19,6 +19,7 @@ from plexspaces_node.model import (
     ArtifactKind,
     PhaseTimings,
     environment_bytes,
+    split_name,
 )
 from plexspaces_node.node.applications.actor_host import ActorHost
 from plexspaces_node.node.applications.context import NodeContext
@@ -197,7 +198,8 @@ class Instance:
         limits = self._node.limits
         secrets = await self._node.secrets.values_of(record.name, record.secrets)
         frame = link.Load(
-            application=record.name,
+            # All that it is told of its name.
+            application=split_name(record.name)[1],
             kind=KINDS[record.kind],
             env=_environment(record, secrets),
             args=record.args,
@@ -210,6 +212,7 @@ class Instance:
             vcpus=record.vm_config.vcpus,
         )
         timeout_s = limits.deploy_timeout_s + LOAD_SLACK_S
+        machine.application = record.name
         return await machine.load(
             self._host, compiled.path, partial(self._at, frame), state, timeout_s
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from functools import partial
 from time import perf_counter_ns
 from typing import NamedTuple, TypeAlias
@@ -20,11 +21,13 @@ from plexspaces_node.errors import (
     DeadlineExceeded,
     Internal,
     InvalidArgument,
+    NotFound,
     PlexSpacesError,
+    no_application,
 )
 from plexspaces_node.info import MessageTimings
 from plexspaces_node.link import frames as link
-from plexspaces_node.model import ArtifactKind
+from plexspaces_node.model import ArtifactKind, full_name, host_name, split_name
 from plexspaces_node.node.applications.roster import Roster
 from plexspaces_node.node.applications.supervisor import Supervisor
 from plexspaces_node.node.applications.tally import Tally
@@ -62,14 +65,21 @@ Sent: TypeAlias = Callable[[Exchange | PlexSpacesError], None]
 """Called once, on the event loop, with a request that was sent or with why it was not."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Wait:
+    """What an actor that is in `ask` waits for: the application of this full name."""
+
+    on: str
+
+
 class Messages:
     """Passes messages on; an `actor_host.Router`. Used only on the event loop."""
 
     def __init__(self, limits: LimitsSection, roster: Roster) -> None:
         self._limits = limits
         self._roster = roster
-        # Which application waits for which: one entry per actor that is in `ask`.
-        self._asks: dict[str, link.Ask] = {}
+        # Which application waits for which, by full names: one entry per actor that is in `ask`.
+        self._asks: dict[str, _Wait] = {}
         # The messages to components: nothing else refers to the task of one that was told.
         self._at_components: set[asyncio.Task[Outcome]] = set()
         self._closed = False
@@ -208,7 +218,7 @@ class Messages:
         head = link.RequestHead(
             method="POST",
             scheme="http",
-            authority=f"{name}.localhost",
+            authority=f"{host_name(name)}.localhost",
             path="/" + quote(msg_type.lstrip("/"), safe="/"),
             headers=[link.Header(name="content-length", value=b"%d" % len(payload))],
             more=len(payload) > link.WINDOW_BYTES,
@@ -249,22 +259,21 @@ class Messages:
 
     async def ask(self, sender: str, request: link.Ask, payload: link.Body) -> link.Body:
         """Pass an actor's message on and return the reply; see `actor_host.Router`."""
-        waits_for = request.to
+        to, local = self._beside(sender, request.to), split_name(sender)[1]
+        waits_for = to
         while waits_for != sender and waits_for in self._asks:
-            waits_for = self._asks[waits_for].to
+            waits_for = self._asks[waits_for].on
         if waits_for == sender:
             raise ActorFailed(
-                f"{sender!r} asks {request.to!r}, which would wait for {sender!r} itself",
+                f"{local!r} asks {request.to!r}, which would wait for {local!r} itself",
                 code="call-cycle",
             )
-        self._asks[sender] = request
+        wait = self._asks[sender] = _Wait(to)
         try:
-            outcome = await self.invoke(
-                request.to, request.type, payload, request.timeout_ns, sender=sender
-            )
+            outcome = await self.invoke(to, request.type, payload, request.timeout_ns, sender=local)
         finally:
             # An actor whose ask timed out may have asked again: that entry must stay.
-            if self._asks.get(sender) is request:
+            if self._asks.get(sender) is wait:
                 del self._asks[sender]
         if outcome.failure is not None:
             raise outcome.failure
@@ -272,7 +281,8 @@ class Messages:
 
     def tell(self, sender: str, request: link.Tell, payload: link.Body) -> None:
         """Queue an actor's message with another application; see `actor_host.Router`."""
-        target = self._roster.named(request.to)
+        to, local = self._beside(sender, request.to), split_name(sender)[1]
+        target = self._roster.named(to)
         timeout_ns = int(self._limits.message_timeout_s * 1e9)
         self._check_message(request.type, payload, timeout_ns)
         begin_ns = perf_counter_ns()
@@ -280,7 +290,7 @@ class Messages:
         def send(agent: AgentClient) -> Leave:
             left_ns = max(1, timeout_ns - (perf_counter_ns() - begin_ns))
             return agent.post(
-                settled, sender=sender, msg_type=request.type, payload=payload, timeout_ns=left_ns
+                settled, sender=local, msg_type=request.type, payload=payload, timeout_ns=left_ns
             )
 
         def settled(answer: Answered | PlexSpacesError) -> None:
@@ -301,13 +311,27 @@ class Messages:
         def note(why: str) -> None:
             if why:
                 # Nobody waits for it, so the failure can only be seen in the log.
-                target.journal.note("warn", f"a message from {sender!r}: {why}")
+                target.journal.note("warn", f"a message from {local!r}: {why}")
 
         if target.record.kind is ArtifactKind.HTTP_COMPONENT:
-            self._post_to_component(request.to, request.type, payload, timeout_ns, answered)
+            self._post_to_component(to, request.type, payload, timeout_ns, answered)
         else:
             _admit(target)
             target.intake.post(send, settled, size=len(payload), timeout_ns=timeout_ns)
+
+    def _beside(self, sender: str, name: str) -> str:
+        """Return the full name of the application that has a name in its sender's tenant.
+
+        Raises `NotFound`, the same for one that only another tenant has: what is not a name within
+        a tenant is nobody's.
+        """
+        full = "" if "/" in name else full_name(split_name(sender)[0], name)
+        try:
+            self._roster.named(full)
+        except NotFound:
+            # By the name that the sender knows.
+            raise no_application(name) from None
+        return full
 
     def close(self) -> None:
         """Stop waiting for the messages of `tell`."""

@@ -16,7 +16,7 @@ from plexspaces_node.errors import PlexSpacesError, WrongState
 from plexspaces_node.info import ApplicationInfo, Listing
 from plexspaces_node.link import frames as link
 from plexspaces_node.link.frames import Body
-from plexspaces_node.model import ApplicationState, ArtifactKind
+from plexspaces_node.model import ApplicationState, ArtifactKind, split_name
 from plexspaces_node.node.applications.capacity import Bounds, Capacity
 from plexspaces_node.node.applications.context import NodeContext
 from plexspaces_node.node.applications.deploy import Deployer
@@ -199,13 +199,19 @@ class Applications:
                     await supervisor.start()
             return await describe(supervisor)
 
-    async def list(self, viewer: Viewer | None = None) -> Listing:
-        """Describe every application and every empty VM, by name; or what a viewer may see."""
+    async def list(self, viewer: Viewer | None = None, tenant: str = "") -> Listing:
+        """Describe every application and every empty VM, by name; or what a viewer may see.
+
+        With a tenant only its applications.
+        """
         begin = perf_counter_ns()
         supervisors = sorted(self.roster.supervisors(), key=lambda one: one.name)
         machines = tuple(self.roster.empty_vms.values())
         if viewer is not None and not viewer.is_of_all():
             supervisors = [one for one in supervisors if viewer.covers(one.name)]
+            machines = ()
+        if tenant:
+            supervisors = [one for one in supervisors if split_name(one.name)[0] == tenant]
             machines = ()
         # Sequentially: none of it waits, and a task for each would take just as long.
         applications = [await describe(supervisor) for supervisor in supervisors]

@@ -1,7 +1,7 @@
 """The VMs of a node for users: all of them, one of them, its console.
 
 Finds a VM by its application's name or its own id, among the running ones and among the bundles of
-those that are still starting. Changes nothing.
+those that are still starting; for a viewer among those they may see. Changes nothing.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from plexspaces_node.errors import NotFound, ResourceExhausted
 from plexspaces_node.info import VmInfo, VmInspection
-from plexspaces_node.model import ApplicationState, VmState
+from plexspaces_node.model import ApplicationState, VmState, split_name
 from plexspaces_node.node.applications.context import NodeContext
 from plexspaces_node.node.applications.roster import Roster
 from plexspaces_node.node.machines.console import read_console
@@ -34,6 +35,16 @@ class _Starting:
     info: VmInfo
 
 
+class Viewer(Protocol):
+    """Somebody who sees the VMs of some applications, or all."""
+
+    def covers(self, full: str) -> bool:
+        """Return whether they may see an application."""
+
+    def is_of_all(self) -> bool:
+        """Return whether they may see everything."""
+
+
 class Vms:
     """Every VM of a node. Used on the node's event loop."""
 
@@ -45,20 +56,22 @@ class Vms:
     def __repr__(self) -> str:
         return f"<Vms {len(self._roster.machines())} ready, {self._followers} consoles followed>"
 
-    async def list(self) -> tuple[VmInfo, ...]:
+    async def list(self, viewer: Viewer | None = None) -> tuple[VmInfo, ...]:
         """Describe every VM: those with an application by its name, then the others by id."""
         starting = await self._starting()
         infos = list(await asyncio.gather(*(machine.info() for machine in self._roster.machines())))
         known = {vm.id for vm in infos}
         infos += [one.info for one in starting if one.info.id not in known]
+        infos = [vm for vm in infos if _sees(viewer, vm.application)]
         return tuple(sorted(infos, key=lambda vm: (not vm.application, vm.application, vm.id)))
 
-    async def inspect(self, name: str) -> VmInspection:
+    async def inspect(self, name: str, viewer: Viewer | None = None) -> VmInspection:
         """Return everything known about one VM; takes about a second if its agent is silent.
 
+        `name` is its application's full name, or its id in place of the name within a tenant.
         Raises `NotFound`.
         """
-        found = await self._find(name)
+        found = await self._find(name, viewer)
         if isinstance(found, Machine):
             return await found.inspect()
         return VmInspection(
@@ -69,13 +82,14 @@ class Vms:
         )
 
     async def console(
-        self, name: str, *, tail: int = 0, follow: bool = False
+        self, name: str, *, tail: int = 0, follow: bool = False, viewer: Viewer | None = None
     ) -> AsyncGenerator[bytes, None]:
         """Yield a VM's console output, see `read_console`; close it with `aclosing`.
 
-        Raises `NotFound`, and `ResourceExhausted` if there are `MAX_FOLLOWERS` already.
+        `name` is as in `inspect`. Raises `NotFound`, and `ResourceExhausted` if there are
+        `MAX_FOLLOWERS` already.
         """
-        bundle = (await self._find(name)).bundle
+        bundle = (await self._find(name, viewer)).bundle
         if follow and self._followers >= MAX_FOLLOWERS:
             raise ResourceExhausted(
                 f"too many followed consoles ({MAX_FOLLOWERS})",
@@ -89,15 +103,21 @@ class Vms:
         finally:
             self._followers -= follow
 
-    async def _find(self, name: str) -> Machine | _Starting:
+    async def _find(self, name: str, viewer: Viewer | None) -> Machine | _Starting:
         named: list[tuple[str, str, Machine | _Starting]] = [
             (one.info.application, one.info.id, one) for one in await self._starting()
         ]
         named += [(machine.application, machine.id, machine) for machine in self._roster.machines()]
-        for place in (0, 1):
-            for entry in named:
-                if entry[place] == name:
-                    return entry[2]
+        seen = [entry for entry in named if _sees(viewer, entry[0])]
+        for application, _, found in seen:
+            if application == name:
+                return found
+        tenant, id_ = split_name(name)
+        for application, vm_id, found in seen:
+            # Who sees all of them need not know whose it is.
+            is_meant = _sees(viewer, "") or split_name(application)[0] == tenant
+            if vm_id == id_ and is_meant:
+                return found
         raise self._not_found(name)
 
     async def _starting(self) -> tuple[_Starting, ...]:
@@ -115,6 +135,13 @@ class Vms:
                     hint=f"plexspaces {act}",
                 )
         return NotFound(f"there is no application or VM {name!r}", hint="plexspaces vms list")
+
+
+def _sees(viewer: Viewer | None, application: str) -> bool:
+    """Return whether somebody may see the VM of an application, "" for an empty one."""
+    if viewer is None or viewer.is_of_all():
+        return True
+    return application != "" and viewer.covers(application)
 
 
 def _bundled(root: Path, isolation: str) -> list[_Starting]:

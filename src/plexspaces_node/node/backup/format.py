@@ -20,6 +20,7 @@ from typing import BinaryIO
 import msgspec
 
 from plexspaces_node.errors import NotFound, WrongState, quoted
+from plexspaces_node.model import NAME_PATTERN
 from plexspaces_node.node.backup.registry_copy import Contents
 from plexspaces_node.node.datadir import DataDirectory
 from plexspaces_node.node.disk import is_whole
@@ -31,8 +32,9 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 REGISTRY = "registry.db"
 SUMS = "SHA256SUMS"
+_NAME = NAME_PATTERN.pattern
 ENTRY = re.compile(
-    r"registry\.db|artifacts/[0-9a-f]{64}\.wasm|logs/[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.log(\.1)?"
+    rf"registry\.db|artifacts/[0-9a-f]{{64}}\.wasm|logs/({_NAME}~)?({_NAME})\.log(\.1)?"
 )
 DIGEST = re.compile(r"[0-9a-f]{64}")
 CHUNK_BYTES = 1024 * 1024

@@ -14,7 +14,10 @@ from plexspaces_node.node.http.message import Headers, Request, Response
 from plexspaces_node.node.http.problem import HttpFault
 
 _LABEL = rb"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
-_HOST = re.compile(rb"(?:(" + _LABEL + rb")\.)?localhost\.?(?::\d+)?\Z", re.IGNORECASE)
+_NAMED = rb"(?:(" + _LABEL + rb")\.(?:(" + _LABEL + rb")\.)?)?"
+"""What is before the node's own name: NAME, or NAME.TENANT."""
+
+_HOST = re.compile(_NAMED + rb"localhost\.?(?::\d+)?\Z", re.IGNORECASE)
 _PORT = re.compile(r":\d+\Z")
 _REMEMBERED = 1024
 """Hosts of which the answer is kept; an attacker may send any number."""
@@ -34,9 +37,14 @@ class Origins:
     def __init__(self, *, hosts: str = "", origins: str = "", any_address: bool = False) -> None:
         """`hosts` and `origins` are separated by commas; an origin of ``*`` is any.
 
-        Accepts `localhost`, NAME.localhost, loopback addresses, and any address if `any_address`.
+        Accepts `localhost`, NAME.localhost, NAME.TENANT.localhost, loopback addresses, and any
+        address if `any_address`. Of hosts below each other the longest is meant.
         """
-        self._hosts = {each.strip().lower() for each in hosts.split(",") if each.strip()}
+        listed = {each.strip().lower() for each in hosts.split(",") if each.strip()}
+        self._hosts = sorted(listed, key=len, reverse=True)
+        self._below = [
+            re.compile(_NAMED + re.escape(each.encode()) + rb"\Z") for each in self._hosts
+        ]
         self._origins = {each.strip().encode() for each in origins.split(",") if each.strip()}
         self._any_address = any_address
         self._known: dict[bytes, str | None] = {}
@@ -47,6 +55,8 @@ class Origins:
 
     def application_of(self, request: Request) -> str:
         """Return the application that the host names, "" for the node itself.
+
+        As it is written, with its tenant or without.
 
         Raises `HttpFault` for a host that is not this node's, and for a page of another origin.
         """
@@ -93,15 +103,12 @@ class Origins:
 
     def _application_of(self, host: bytes) -> str:
         if match := _HOST.match(host):
-            return (match[1] or b"").decode().lower()
+            return _name_in(match)
         text = host.decode("latin-1").lower()
         name = _PORT.sub("", text)
-        if name in self._hosts:
-            return ""
-        for each in self._hosts:
-            label, _, rest = name.partition(".")
-            if rest == each:
-                return label
+        for below in self._below:
+            if match := below.match(name.encode("latin-1")):
+                return _name_in(match)
         try:
             address = ip_address(name.strip("[]"))
         except ValueError:
@@ -122,6 +129,12 @@ class Origins:
 
     def _is_accepted(self, origin: bytes) -> bool:
         return origin in self._origins or b"*" in self._origins
+
+
+def _name_in(match: re.Match[bytes]) -> str:
+    """Return the application's name in a host that has the form of `_NAMED`."""
+    name, tenant = ((label or b"").decode().lower() for label in match.groups())
+    return f"{tenant}/{name}" if tenant else name
 
 
 def _other_origin(origin: bytes) -> HttpFault:

@@ -81,7 +81,13 @@ ROUTES = (
         "Upload an artifact; under another name, such as app.wasm, its digest is the answer.",
         status=201,
     ),
-    Route("GET", "/v1/applications", "List", "List applications and empty VMs."),
+    Route(
+        "GET",
+        "/v1/applications",
+        "List",
+        "List applications and empty VMs.",
+        query=("tenant",),
+    ),
     Route(
         "POST",
         "/v1/applications",

@@ -153,7 +153,6 @@ class Machine:
         path = await self._vm.attach(artifact)
         attached = perf_counter_ns()
         request = frame(path)
-        self.application = request.application
         loading = asyncio.ensure_future(self.agent.load(request, state, timeout_s))
         ended = asyncio.ensure_future(self._vm.wait())
         try:

@@ -42,7 +42,7 @@ from plexspaces_node.model import (
     Language,
     PhaseTimings,
     VmConfig,
-    check_name,
+    check_full_name,
 )
 from plexspaces_node.node.registry import keyvalue, snapshots
 from plexspaces_node.node.registry.database import Database, Value
@@ -412,7 +412,7 @@ def _record(row: tuple[Any, ...]) -> ApplicationRecord:
         created_ns=created_ns,
     )
     try:
-        check_name(name)
+        check_full_name(name)
         return replace(
             bare,
             language=Language(language),
