@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
@@ -16,6 +19,7 @@ from support.certificates import ended, serial_of
 from support.nodes import builder
 from support.patience import patient
 
+from plexspaces_node import programs
 from plexspaces_node.address import split_address
 from plexspaces_node.certificates import (
     Pair,
@@ -23,10 +27,12 @@ from plexspaces_node.certificates import (
     make_client_certificate,
     make_node_certificate,
 )
+from plexspaces_node.cli.embedded import node_or_embedded
 from plexspaces_node.client import ClientTls, NodeClient
+from plexspaces_node.client.http_messages import MOST_BYTES
 from plexspaces_node.config import ConfigBootstrap
 from plexspaces_node.doctor.ports import check_address, check_http_address
-from plexspaces_node.errors import InvalidArgument, PlexSpacesError, Unavailable, WrongState
+from plexspaces_node.errors import InvalidArgument, Unauthenticated, Unavailable, WrongState
 from plexspaces_node.node.node import Node
 from plexspaces_node.private_file import replace
 
@@ -254,7 +260,7 @@ async def test_both_doors_when_they_ask_for_a_certificate_then_only_one_of_the_c
         assert await by_grpc(node, files.admin) == "node-test"
         assert await by_http(node, files.admin) == "node-test"
         for words, tls in refused.items():
-            with pytest.raises(PlexSpacesError, match=words):
+            with pytest.raises(Unauthenticated, match=words):
                 await by_grpc(node, tls)
             with pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)):
                 await by_http(node, tls)
@@ -311,7 +317,7 @@ async def test_both_doors_when_another_ca_is_for_clients_then_the_former_ones_ar
         next_client = files.put("next", make_client_certificate(other, "admin"))
         former = ClientTls(trusted, files.admin.certificate, files.admin.key)
         taken = ClientTls(trusted, next_client.certificate, next_client.key)
-        with pytest.raises(PlexSpacesError, match="does not accept"):
+        with pytest.raises(Unauthenticated, match="does not accept"):
             await by_grpc(node, former)
         with pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)):
             await by_http(node, former)
@@ -395,3 +401,95 @@ async def test_doctor_when_the_node_runs_then_it_knows_it_by_its_certificate(
         [finding] = await check_address(config)
         assert finding.ok is False
         assert "another program is using it" in finding.detail
+
+
+async def test_messages_when_the_ports_speak_tls_then_they_go_by_http_as_before(
+    running: Running, files: Files, probe_wasm: Path
+) -> None:
+    """Small ones on the HTTP port, large ones by gRPC; both with the client's certificate."""
+    async with (
+        running(asks_clients=True) as node,
+        NodeClient(node.address, tls=files.admin) as client,
+    ):
+        await client.deploy("one", probe_wasm)
+        for size, way in ((0, "http"), (200_000, "http"), (MOST_BYTES + 1, "grpc")):
+            result = await client.invoke("one", b"x" * size, type="e")
+            assert (result.payload, result.transport) == (b"x" * size, way)
+
+
+async def test_commands_when_the_host_trusts_the_ca_then_https_is_enough(
+    running: Running, files: Files, probe_wasm: Path
+) -> None:
+    """Also by HTTP; without the scheme the error says what to do, and nothing but an error."""
+    async with (
+        running() as node,
+        NodeClient(node.address, tls=files.client) as client,
+    ):
+        await client.deploy("one", probe_wasm)
+        trusting = {**os.environ, "SSL_CERT_FILE": str(files.ca)}
+        invoke = ("invoke", "one", "--type", "e", "--data", "hi", "--stats", "--node-address")
+        done = await command(*invoke, f"https://{node.address}", environ=trusting)
+        assert (done.returncode, done.stdout) == (0, b"hi")
+        assert b"http" in done.stderr.splitlines()[-1]
+        listed = await command(
+            "list", "--node-address", f"https://{node.address}", environ=trusting
+        )
+        assert (listed.returncode, listed.stderr) == (0, b"")
+        plain = await command("list", "--node-address", node.address, environ=trusting)
+        assert plain.returncode == 2
+        assert plain.stderr.decode().splitlines() == [
+            f"error: the node at {node.address} speaks TLS, and this client does not",
+            f"hint: give its address as https://{node.address}, and its CA's certificate",
+        ]
+
+
+async def test_http_when_curl_sends_a_large_file_then_it_arrives(
+    running: Running, files: Files, tmp_path: Path
+) -> None:
+    """With the CA's certificate; without it curl sends nothing."""
+    assert files.ca is not None
+    wasm = tmp_path / "large.wasm"
+    # A custom section of 8 MiB.
+    wasm.write_bytes(b"\0asm\1\0\0\0\0\x86\x80\x80\x04\x01x" + b"\0" * (8 * 1024 * 1024 + 4))
+    async with running() as node:
+        url = f"https://{node.http_address}"
+        curl = ("curl", "-sS", "--cacert", str(files.ca))
+        sent = await ran(*curl, "-T", str(wasm), f"{url}/v1/artifacts/")
+        assert json.loads(sent.stdout)["size_bytes"] == wasm.stat().st_size
+        refused = await ran("curl", "-sS", url)
+        assert refused.returncode == 60
+        unsafe = await ran("curl", "-sS", f"http://{node.http_address}")
+        assert (unsafe.returncode, unsafe.stdout) != (0, b"")
+
+
+async def test_embedded_node_when_tls_is_configured_then_it_does_without(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody but its command knows of it; the configuration is for the node that serves."""
+    config = tmp_path / "release.toml"
+    config.write_text(
+        f'[tls]\ncertificate = "{files.node.certificate}"\nkey = "{files.node.key}"\n'
+    )
+    monkeypatch.setenv("PLEXSPACES_CONFIG", str(config))
+    built = programs.programs_cache()
+    monkeypatch.setattr(programs, "programs_cache", lambda *_: built)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{holder.getsockname()[1]}"
+        async with node_or_embedded(address, "process") as client:
+            assert (await client.inspect_node()).node_id == "embedded"
+
+
+async def command(*arguments: str, environ: dict[str, str]) -> subprocess.CompletedProcess[bytes]:
+    """Run the command."""
+    return await ran(sys.executable, "-m", "plexspaces_node.cli.main", *arguments, environ=environ)
+
+
+async def ran(
+    *arguments: str, environ: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a program while the node serves."""
+    return await asyncio.to_thread(
+        subprocess.run, arguments, capture_output=True, env=environ, timeout=patient(60)
+    )

@@ -80,6 +80,10 @@ class EmbeddedBuilder:
         self.said["data_dir"] = str(path)
         return self
 
+    def without_tls(self) -> Self:
+        self.said["tls"] = "off"
+        return self
+
     def with_setting(self, key: str, value: object) -> Self:
         self.said[key] = str(value)
         return self

@@ -97,6 +97,7 @@ async def _built(isolation: str | None, data_dir: Path) -> AsyncIterator[Node]:
     builder = (
         plexspaces_node.NodeBuilder(NODE_ID)
         .with_address("127.0.0.1:0")
+        .without_tls()
         .with_data_dir(data_dir)
         .with_setting("limits.unused_artifact_bytes", KEPT_BYTES)
         .with_setting("node.metrics_address", "")

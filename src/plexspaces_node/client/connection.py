@@ -12,7 +12,7 @@ from plexspaces_node.address import DEFAULT_ADDRESS
 from plexspaces_node.api.generated.application_pb2_grpc import ApplicationServiceStub
 from plexspaces_node.api.invoke import METHOD, SERVICE
 from plexspaces_node.api.options import client_options
-from plexspaces_node.api.status import from_grpc
+from plexspaces_node.api.status import DETAILS_KEY, from_grpc
 from plexspaces_node.client.address import parts_of
 from plexspaces_node.client.http_messages import HttpMessages
 from plexspaces_node.client.tls import ClientTls, explain
@@ -133,6 +133,8 @@ class NodeConnection:
 
     async def _error_of(self, error: grpc.aio.AioRpcError) -> PlexSpacesError | ActorError:
         told = from_grpc(error, address=self.address)
-        if error.code() is not grpc.StatusCode.UNAVAILABLE or self.address.startswith("unix:"):
+        said_so = any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ())
+        is_silent = error.code() is grpc.StatusCode.UNAVAILABLE and not said_so
+        if not is_silent or self.address.startswith("unix:"):
             return told
         return await explain(self.address, self.tls) or told

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plexspaces_node.address import split_address
-from plexspaces_node.errors import InvalidArgument, PlexSpacesError, WrongState, quoted
+from plexspaces_node.errors import (
+    InvalidArgument,
+    PlexSpacesError,
+    Unauthenticated,
+    WrongState,
+    quoted,
+)
 from plexspaces_node.private_file import read_private
 
 EXPLAIN_S = 3.0
@@ -206,11 +212,11 @@ def _not_trusted(address: str, error: ssl.SSLCertVerificationError) -> PlexSpace
 def _refused(address: str, tls: ClientTls, reason: str | None) -> PlexSpacesError:
     why = f" ({reason.lower().replace('_', ' ')})" if reason else ""
     if tls.certificate is None:
-        return InvalidArgument(
+        return Unauthenticated(
             f"the node at {address} requires a client certificate{why}",
             hint="use one that the node's client_ca has signed",
         )
-    return InvalidArgument(
+    return Unauthenticated(
         f"the node at {address} does not accept the client certificate "
         f"{str(tls.certificate)!r}{why}",
         hint="use one that the node's client_ca has signed, and that has not expired",

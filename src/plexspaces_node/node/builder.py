@@ -88,6 +88,7 @@ class NodeBuilder:
         self._driver: Driver | None = None
         self._timeouts = Timeouts()
         self._passphrase: str | None = None
+        self._speaks_tls = True
 
     def with_address(self, address: str) -> Self:
         """Listen on HOST:PORT; port 0 takes a free one, which `Node.address` then contains."""
@@ -119,6 +120,11 @@ class NodeBuilder:
         self._flags[key] = value
         return self
 
+    def without_tls(self) -> Self:
+        """Speak no TLS, whatever `[tls]` says; for a node that only its own program uses."""
+        self._speaks_tls = False
+        return self
+
     def with_driver(self, driver: Driver) -> Self:
         """Start VMs with this driver, whatever the isolation setting says."""
         self._driver = driver
@@ -144,7 +150,7 @@ class NodeBuilder:
         """
         config = self._config or ConfigBootstrap.load(self._config_file, self._flags)
         config.check_listen()
-        tls = NodeTls.of(config.tls)
+        tls = NodeTls.of(config.tls) if self._speaks_tls else None
         async with AsyncExitStack() as stack:
             data = stack.enter_context(DataDirectory.open(config.node.data_dir, config.node.id))
             if data.unfinished.exists():
