@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from plexspaces_node.config import ConfigBootstrap
+from plexspaces_node.doctor.shares import check_shares
 from plexspaces_node.errors import Unsupported
 from plexspaces_node.vm.host.cgroups import LEAF, GroupBounds, NodeCgroups, Place, find_place
 
@@ -184,3 +186,29 @@ class TestGroups:
         (groups.root / "shop" / "cpu.stat").write_text("usage_usec 123\nuser_usec 100\n")
         assert groups.cpu_us("shop") == 123
         assert groups.cpu_us("shop", "app-1") == 0
+
+
+class TestDoctor:
+    def test_doctor_when_shares_hold_then_where_and_what_is_missing(self, tmp_path: Path) -> None:
+        """One line that names the place."""
+        config = ConfigBootstrap.load(flags={"node.data_dir": str(tmp_path)})
+        place = Place(Path("/sys/fs/cgroup/x"), True, ("cpu", "memory"))
+        [found] = check_shares(config, find=lambda: place)
+        assert found.ok
+        assert found.detail == "enforced, by cgroups below /sys/fs/cgroup/x, without pids"
+
+    def test_doctor_when_they_do_not_then_no_fault_and_what_helps(self, tmp_path: Path) -> None:
+        """A node runs without, and the line is not to be overlooked."""
+        config = ConfigBootstrap.load(flags={"node.data_dir": str(tmp_path)})
+
+        def find() -> Place:
+            raise Unsupported("this host has no cgroup v2", hint="another host")
+
+        [found] = check_shares(config, find=find)
+        assert found.ok is None
+        assert (found.detail, found.hint) == (
+            "not enforced: this host has no cgroup v2",
+            "another host",
+        )
+        off = ConfigBootstrap.load(flags={"node.data_dir": str(tmp_path), "node.cgroups": False})
+        assert "cgroups is off" in check_shares(off, find=find)[0].detail

@@ -37,6 +37,7 @@ from plexspaces_node.doctor.ports import (
     check_http_address,
     check_tls,
 )
+from plexspaces_node.doctor.shares import check_shares
 from plexspaces_node.errors import DeadlineExceeded, PlexSpacesError, quoted
 from plexspaces_node.model import ENGINE, LEVELS, MIB
 from plexspaces_node.programs import INIT, PROGRAMS, checkout_of, find_program
@@ -109,6 +110,7 @@ async def examine(
         asyncio.to_thread(check_data_directory, config),
         asyncio.to_thread(check_memory, config),
         asyncio.to_thread(check_descriptors, config),
+        asyncio.to_thread(check_shares, config),
     )
     return [finding for group in groups for finding in group]
 

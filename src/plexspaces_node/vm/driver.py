@@ -69,6 +69,8 @@ class Capabilities:
         missing_walls: the walls of every VM's agent that this host does not support.
         host_memory_mib: how much of the host's memory a VM's processes can need beyond
             `VmConfig.memory_mib`; 0 if that is not known, and then no cgroup bounds it.
+        host_processes: how many processes and threads of the host a VM can have, beyond one for
+            each virtual CPU.
     """
 
     link: LinkEnd
@@ -80,6 +82,7 @@ class Capabilities:
     memory_promised: int = 1
     missing_walls: tuple[str, ...] = ()
     host_memory_mib: int = 0
+    host_processes: int = 128
 
     def check(self, config: VmConfig) -> None:
         """Raise `InvalidArgument` unless a VM can have this size."""

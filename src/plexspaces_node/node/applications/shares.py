@@ -21,9 +21,6 @@ from plexspaces_node.vm.host import procfs
 from plexspaces_node.vm.host.cgroups import GroupBounds, NodeCgroups, find_place
 
 OFF = "[node] cgroups is off"
-MORE_PROCESSES = 128
-"""How many processes and threads a VM can have on the host beyond one for each virtual CPU."""
-
 _log = logging.getLogger(__name__)
 
 
@@ -93,7 +90,7 @@ class Shares:
         own = GroupBounds(
             cpu_percent=(config.vcpus + 1) * 100,
             memory_mib=config.memory_mib + can.host_memory_mib if can.host_memory_mib else 0,
-            processes=config.vcpus + MORE_PROCESSES,
+            processes=config.vcpus + can.host_processes,
         )
         self._entered[name] = group, own
         tenant = split_name(name)[0]

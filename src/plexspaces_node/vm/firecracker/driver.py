@@ -33,6 +33,7 @@ from plexspaces_node.vm.firecracker.host import FirecrackerHost, Installation, f
 from plexspaces_node.vm.firecracker.jailer import (
     CONSOLE_LIMIT_BYTES,
     VMM_MEMORY_MIB,
+    VMM_THREADS,
     Places,
     find_cgroups,
     remove_cgroup,
@@ -193,6 +194,7 @@ class FirecrackerDriver(HostDriver[FirecrackerVm]):
             isolation=f"a virtual machine of its own, in Firecracker{self._holds()}",
             overhead_mib=OVERHEAD_MIB,
             host_memory_mib=VMM_MEMORY_MIB,
+            host_processes=VMM_THREADS,
         )
 
     async def probe(self) -> Health:

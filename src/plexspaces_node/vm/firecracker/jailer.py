@@ -45,7 +45,7 @@ WANTED_CONTROLLERS = ("cpu", "memory", "pids")
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 """The whole environment; the jailer clears even that."""
 
-_VMM_THREADS = 16
+VMM_THREADS = 16
 _CGROUP_TIMEOUT_S = 1.0
 _API_SOCKET = "api.sock"
 _VSOCK = "v.sock"
@@ -238,7 +238,7 @@ def cgroup_settings(config: VmConfig, controllers: Collection[str]) -> list[str]
     settings = {
         "cpu": f"cpu.max={config.vcpus * 100_000} 100000",
         "memory": f"memory.max={(config.memory_mib + VMM_MEMORY_MIB) * MIB}",
-        "pids": f"pids.max={config.vcpus + _VMM_THREADS}",
+        "pids": f"pids.max={config.vcpus + VMM_THREADS}",
     }
     return [setting for name, setting in settings.items() if name in controllers]
 
