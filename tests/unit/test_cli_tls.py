@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import stat
 from pathlib import Path
@@ -103,6 +104,42 @@ def test_renew_when_run_then_the_certificate_is_new_and_all_else_stays(
     assert after["node.pem"][0] == 0o644
     text = command("tls", "renew", "--host", "new.example", "--dir", made).text
     assert "For: new.example, localhost, 127.0.0.1, ::1" in text
+
+
+def test_renew_when_a_certificate_is_configured_then_it_is_that_one(
+    command: Command, made: Path, tmp_path: Path
+) -> None:
+    """Without --dir; one that something else has made is left to it."""
+    configured = tmp_path / "release.toml"
+    configured.write_text('[tls]\ncertificate = "tls/node.pem"\nkey = "tls/node-key.pem"\n')
+    before = files(made)
+    assert command("tls", "renew").status == 0
+    assert files(made)["node.pem"] != before["node.pem"]
+    assert command("tls", "client", "ci").status == 0
+    assert "clients/ci/key.pem" in files(made)
+    (tmp_path / "other.pem").write_bytes(before["node.pem"][1])
+    configured.write_text('[tls]\ncertificate = "other.pem"\nkey = "tls/node-key.pem"\n')
+    refused = command("tls", "renew")
+    assert (refused.status, refused.stdout) == (1, b"")
+    assert "was not made by plexspaces tls init\nhint: renew it with what made it" in refused.stderr
+
+
+def test_init_when_a_group_is_named_then_it_reads_the_nodes_key_alone(
+    command: Command, tmp_path: Path
+) -> None:
+    """A service has its own user; the CA's key stays root's."""
+    group = grp.getgrgid(os.getgid()).gr_name
+    ran = command("tls", "init", "--host", "x", "--dir", tmp_path / "tls", "--group", group)
+    if os.geteuid() != 0:
+        assert (ran.status, os.listdir(tmp_path)) == (2, [])
+        return
+    modes = {name: mode for name, (mode, _) in files(tmp_path / "tls").items()}
+    assert (modes["node-key.pem"], modes["ca-key.pem"]) == (0o640, 0o600)
+    assert stat.S_IMODE((tmp_path / "tls").stat().st_mode) == 0o750
+    assert stat.S_IMODE((tmp_path / "tls" / "clients").stat().st_mode) == 0o700
+    assert (tmp_path / "tls" / "node-key.pem").stat().st_gid == os.getgid()
+    unknown = command("tls", "init", "--host", "x", "--dir", tmp_path / "b", "--group", "no-such")
+    assert (unknown.status, os.listdir(tmp_path)) == (2, ["tls"])
 
 
 def test_client_when_made_then_it_has_its_own_bundle(command: Command, made: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import grp
 import json
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +23,7 @@ from plexspaces_node.cli.tls_directory import (
     read_info,
 )
 from plexspaces_node.config import ConfigBootstrap
-from plexspaces_node.errors import NotFound
+from plexspaces_node.errors import InvalidArgument, NotFound
 
 app = typer.Typer()
 tls_app = typer.Typer()
@@ -58,6 +60,14 @@ def init(
     ],
     directory: Directory = None,
     days: Days = DAYS,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            "--group",
+            metavar="GROUP",
+            help="Group that may read the node's key, such as that of its service; for root.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make a small CA, the node's certificate and a client's.
@@ -65,7 +75,7 @@ def init(
     Overwrites nothing. Loopback names are always in the node's certificate.
     """
     made = TlsDirectory(_absolute(directory))
-    made.create(host, days=days)
+    made.create(host, days=days, group=None if group is None else _number_of(group))
     client = made.client(FIRST_CLIENT)
     if as_json:
         print_json(
@@ -105,6 +115,7 @@ def init(
 @tls_app.command(epilog="Example:  plexspaces tls client ci")
 def client(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the client.")],
+    config: ConfigFile = None,
     directory: Directory = None,
     days: Days = DAYS,
     as_json: Json = False,
@@ -113,7 +124,7 @@ def client(
 
     With `[tls] client_ca` the name says who it is.
     """
-    bundle = TlsDirectory(_absolute(directory)).add_client(name, days=days)
+    bundle = _place(config, directory).add_client(name, days=days)
     info = read_info(bundle.certificate)
     if as_json:
         print_json({"client": bundle.path, "certificate": _record(name, bundle.certificate, info)})
@@ -123,7 +134,7 @@ def client(
 
 
 @tls_app.command(epilog="Example:  plexspaces tls renew")
-def renew(
+def renew(  # noqa: PLR0913 - each a flag
     host: Annotated[
         list[str] | None,
         typer.Option(
@@ -136,15 +147,17 @@ def renew(
         str | None,
         typer.Option("--client", metavar="NAME", help="Renew this client's instead."),
     ] = None,
+    config: ConfigFile = None,
     directory: Directory = None,
     days: Days = DAYS,
     as_json: Json = False,
 ) -> None:
     """Renew the node's certificate, or a client's, from the CA that is there.
 
-    The key stays. A running node takes the new certificate with its next connection.
+    It is the configured one, unless --dir names another. The key stays. A running node takes the
+    new certificate with its next connection.
     """
-    place = TlsDirectory(_absolute(directory))
+    place = _place(config, directory)
     if client_name is None:
         info, path = place.renew(host or [], days=days), place.certificate
     else:
@@ -223,6 +236,25 @@ def _described(info: CertificateInfo) -> list[tuple[str, str]]:
     if fault:
         fields.append(("!", fault))
     return fields
+
+
+def _place(config: str | None, directory: Path | None) -> TlsDirectory:
+    """Return the directory that is named, else that of the configured certificate."""
+    if directory is None and (certificate := ConfigBootstrap.load(config).tls.certificate):
+        return TlsDirectory.of(certificate)
+    return TlsDirectory(_absolute(directory))
+
+
+def _number_of(group: str) -> int:
+    if os.geteuid() != 0:
+        # Of another owner, the node would refuse a key that a group can read.
+        raise InvalidArgument("--group is for root", hint="run it with sudo, or omit --group")
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError as error:
+        raise InvalidArgument(
+            f"there is no group {group!r}", hint="plexspaces install-service makes its own"
+        ) from error
 
 
 def _configured(config: str | None) -> list[tuple[str, Path]]:

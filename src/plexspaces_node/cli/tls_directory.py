@@ -111,11 +111,26 @@ class TlsDirectory:
         except OSError:
             return []
 
-    def create(self, hosts: Sequence[str], *, days: int) -> None:
+    @staticmethod
+    def of(certificate: Path) -> TlsDirectory:
+        """Return the directory in which the node's certificate was made.
+
+        Raises `NotFound` for one that something else has made.
+        """
+        found = TlsDirectory(certificate.parent)
+        if certificate != found.certificate or not found.ca.exists():
+            raise NotFound(
+                f"the certificate {str(certificate)!r} was not made by plexspaces tls init",
+                hint="renew it with what made it, or name another directory with --dir DIR",
+            )
+        return found
+
+    def create(self, hosts: Sequence[str], *, days: int, group: int | None = None) -> None:
         """Make a CA, the node's certificate for these hosts and a bundle for the client `admin`.
 
-        All of it or nothing. Raises `AlreadyExists` if there is something in the directory, and
-        `InvalidArgument` for hosts or days that no certificate can have.
+        All of it or nothing. The group with the number `group` may read the node's key. Raises
+        `AlreadyExists` if there is something in the directory, and `InvalidArgument` for hosts or
+        days that no certificate can have.
         """
         authority = make_authority(_CA_NAME.format(hosts[0])[:_LONGEST_NAME])
         node = make_node_certificate(authority, [*hosts, *LOOPBACK], days=days)
@@ -127,6 +142,10 @@ class TlsDirectory:
             write_new(made.certificate, node.certificate, mode=_CERTIFICATE_MODE)
             write_new(made.key, node.key)
             made._add_client(authority, FIRST_CLIENT, days)
+            if group is not None:
+                for path, mode in ((made.key, 0o640), (made.path, 0o750)):
+                    os.chown(path, -1, group)
+                    path.chmod(mode)
 
     def add_client(self, name: str, *, days: int) -> Bundle:
         """Make a bundle for a client. Raises `AlreadyExists` for one that is there."""
