@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import NoReturn, Self
 
 import grpc
+from support.fake_secrets import FakeAudit, FakeSecrets
 
 from plexspaces_node.api import convert
 from plexspaces_node.api.generated import application_pb2 as pb
@@ -24,10 +25,12 @@ from plexspaces_node.api.generated.application_pb2_grpc import (
     ApplicationServiceServicer,
     add_ApplicationServiceServicer_to_server,
 )
+from plexspaces_node.api.generated.audit_pb2_grpc import add_AuditServiceServicer_to_server
 from plexspaces_node.api.generated.quota_pb2_grpc import (
     QuotaServiceServicer,
     add_QuotaServiceServicer_to_server,
 )
+from plexspaces_node.api.generated.secret_pb2_grpc import add_SecretServiceServicer_to_server
 from plexspaces_node.api.invoke import encode_reply
 from plexspaces_node.api.options import server_options
 from plexspaces_node.api.quota import use_to_proto, values_from_proto
@@ -41,6 +44,7 @@ from plexspaces_node.errors import (
 )
 from plexspaces_node.info import (
     ApplicationInfo,
+    AuditEntry,
     Listing,
     LogLine,
     MessageTimings,
@@ -104,6 +108,20 @@ LOG = (
     LogLine(1_700_000_000_500_000_000, "stdout", "info", "hello"),
     LogLine(1_700_000_001_000_000_000, "stderr", "error", "two\nlines"),
 )
+AUDIT = (
+    AuditEntry(
+        *("2026-11-29T13:00:00.000001Z", "token", "ci", "10.0.0.7", "shop"),
+        *("ApplicationService/Deploy", "shop/cart", "ok"),
+        duration_ns=250_000_000,
+    ),
+    AuditEntry(
+        *("2026-11-29T13:00:01.000000Z", "anonymous", "anonymous", "unix", ""),
+        *("ApplicationService/List", "", "unauthenticated"),
+        duration_ns=0,
+        count=17,
+        lost=3,
+    ),
+)
 
 
 def echo(name: str, type: str, payload: bytes) -> bytes:
@@ -159,6 +177,8 @@ class FakeNode(ApplicationServiceServicer):
         consoles: the requests for a console.
         unsaved: why no application's state can be saved, "" where it can.
         lost: what a stop loses, "" for nothing.
+        secrets: what it keeps of them.
+        audit: its audit log.
     """
 
     def __init__(self, behave: Behaviour = echo, *, message_limit: int = 64 * MIB) -> None:
@@ -181,6 +201,9 @@ class FakeNode(ApplicationServiceServicer):
         add_ApplicationServiceServicer_to_server(self, self._server)
         self.quotas = FakeQuotas()
         add_QuotaServiceServicer_to_server(self.quotas, self._server)
+        self.secrets, self.audit = FakeSecrets(self._enter), FakeAudit(AUDIT)
+        add_SecretServiceServicer_to_server(self.secrets, self._server)
+        add_AuditServiceServicer_to_server(self.audit, self._server)
         port = self._server.add_insecure_port("127.0.0.1:0")
         self.address = f"127.0.0.1:{port}"
 

@@ -193,6 +193,8 @@ _EVERY_COMMAND = (
     ("run", *_NODE),
     ("empty-vm-typescript", "--vm-id", "x", "--wasm", "x.wasm", *_NODE),
     *(("vms", "list", *_NODE), ("vms", "inspect", "x", *_NODE), ("vms", "console", "x", *_NODE)),
+    *(("secret", "set", "x", *_NODE), ("secret", "list", *_NODE)),
+    *(("secret", "delete", "x", *_NODE), ("audit", *_NODE)),
     ("start-node", "--node-id", "x"),
     *(("new", "python", "x"), ("build", "x"), ("toolchain", "install", "go")),
     *(("image", "build"), ("image", "list"), ("image", "verify")),

@@ -20,8 +20,8 @@ from plexspaces_node.cli.options import (
     arguments_of,
     check_project,
     complete_language,
-    environment_of,
     in_tenant,
+    pairs_of,
 )
 from plexspaces_node.cli.output import (
     print_fields,
@@ -41,7 +41,19 @@ app = typer.Typer()
 Variables = Annotated[
     list[str] | None,
     typer.Option(
-        "--env", metavar="K=V", help="Environment variable of the application; repeatable."
+        "--env",
+        metavar="K=V",
+        help="Environment variable of the application; repeatable. Not for secrets: whoever can "
+        "read the node's data directory or a backup sees it.",
+    ),
+]
+SecretVariables = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--secret",
+        metavar="K=NAME",
+        help="Environment variable K whose value is the secret NAME of the application's tenant; "
+        "repeatable. See: plexspaces secret.",
     ),
 ]
 Concurrency = Annotated[
@@ -71,7 +83,7 @@ Replace = Annotated[
     typer.Option(
         "--replace",
         help="Replace the running version; its state, keys and logs carry over, as do the "
-        "size, variables, arguments, concurrency and allowed hosts that are not given.",
+        "size, variables, secrets, arguments, concurrency and allowed hosts that are not given.",
     ),
 ]
 
@@ -116,6 +128,7 @@ def deploy(  # noqa: PLR0913 - a command has a parameter for each of its flags
     ] = None,
     version: Annotated[str, typer.Option(help="Application version.")] = DEFAULT_VERSION,
     env: Variables = None,
+    secret: SecretVariables = None,
     concurrency: Concurrency = None,
     allow_host: AllowHosts = None,
     replace_: Replace = False,
@@ -125,19 +138,20 @@ def deploy(  # noqa: PLR0913 - a command has a parameter for each of its flags
     """Deploy a project or a WebAssembly file as an application in its own VM.
 
     A WASI command gets everything after -- as its arguments, the same for every
-    message. `inspect` shows them, so pass secrets with --env. Variables and
-    arguments take at most 128 KiB together.
+    message. `inspect` shows them, so pass secrets with --secret. Variables, secrets
+    and arguments take at most 128 KiB together.
     """
     options = DeployOptions(
         language=language_named(language or ""),
         version=version,
         vcpus=vcpus,
         memory_mib=memory,
-        env=environment_of(env or ()),
+        env=pairs_of(env or (), "--env", "GREETING=hello"),
         replace=replace_,
         args=arguments_of(ctx),
         concurrency=concurrency,
         allow_hosts=allow_host or (),
+        secrets=pairs_of(secret or (), "--secret", "DB_URL=db-url"),
     )
     # Before a build, which would make the user wait long for a refusal.
     AllowedHosts.parse(options.allow_hosts)

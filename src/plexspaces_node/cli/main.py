@@ -50,6 +50,8 @@ HOMES: dict[str, str] = {
     "backup": "backup",
     "restore": "backup",
     "verify": "backup",
+    "secret": "secret",
+    "audit": "audit",
     "vms": "vms",
     "new": "build",
     "build": "build",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from contextlib import suppress
+from getpass import getpass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,21 +17,25 @@ from plexspaces_node.cli import node_log
 from plexspaces_node.cli.options import ConfigFile, IsolationOption
 from plexspaces_node.cli.output import note, print_fields, say
 from plexspaces_node.cli.status import DONE, FAILED, status_of_signal
+from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.node.api import descriptors
+from plexspaces_node.node.secrets import core_files
 from plexspaces_node.systemd.notify import ServiceManager
 from plexspaces_node.systemd.unit import stop_limit_s
 
 if TYPE_CHECKING:
+    from plexspaces_node.config import Config
     from plexspaces_node.node.builder import NodeBuilder
     from plexspaces_node.node.node import Node
 
 app = typer.Typer()
 
+_PASSPHRASE_BYTES = 4096
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @app.command("start-node", epilog="Example:  plexspaces start-node --node-id my-node")
-def start_node(
+def start_node(  # noqa: PLR0913 - a command has a parameter for each of its flags
     node_id: Annotated[
         str | None,
         typer.Option("--node-id", metavar="ID", help="Node ID.", show_default="node-1"),
@@ -50,8 +56,19 @@ def start_node(
             show_default="~/.local/share/plexspaces/ID",
         ),
     ] = None,
+    passphrase_fd: Annotated[
+        int | None,
+        typer.Option(
+            "--passphrase-fd",
+            metavar="N",
+            min=0,
+            help="Read the passphrase of the secrets from this file descriptor.",
+            show_default="asked for if [secrets] passphrase is set",
+        ),
+    ] = None,
 ) -> None:
     """Start an empty node; Ctrl-C stops it gracefully, a second one at once."""
+    core_files.forbid()
     flags = {
         "node.id": node_id,
         "node.address": address,
@@ -64,10 +81,30 @@ def start_node(
     with node_log.to_stderr(loaded.node.log_level, loaded.node.log_format):
         say(f"Starting empty PlexSpaces node: {loaded.node.id}")
         builder = plexspaces_node.NodeBuilder(loaded.node.id).with_config(loaded)
+        if (passphrase := _passphrase(loaded, passphrase_fd)) is not None:
+            builder.with_passphrase(passphrase)
         manager = ServiceManager.of(os.environ)
         status = asyncio.run(_Service(builder, manager, stop_limit_s(loaded.node.grace_s)).run())
     if status:
         raise typer.Exit(status)
+
+
+def _passphrase(config: Config, descriptor: int | None) -> str | None:
+    """Return the passphrase of the secrets, None if there is none or nobody can be asked."""
+    if descriptor is not None:
+        try:
+            with open(descriptor, "rb") as file:
+                given = file.read(_PASSPHRASE_BYTES)
+        except OSError as error:
+            raise InvalidArgument(
+                f"the passphrase cannot be read from file descriptor {descriptor}: "
+                f"{error.strerror}",
+                hint="plexspaces start-node --passphrase-fd 3 3< FILE",
+            ) from error
+        return given.removesuffix(b"\n").decode("utf-8", "surrogateescape")
+    if config.secrets.passphrase and sys.stdin.isatty():
+        return getpass("Passphrase of the secrets: ")
+    return None
 
 
 class _Service:

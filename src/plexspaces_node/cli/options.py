@@ -158,19 +158,19 @@ def name_of(given: str | None, option: str | None) -> str:
     return name
 
 
-def environment_of(pairs: Iterable[str]) -> dict[str, str]:
-    """Read `K=V` texts; raises `InvalidArgument` for one without `=`."""
-    env: dict[str, str] = {}
+def pairs_of(pairs: Iterable[str], flag: str, example: str) -> dict[str, str]:
+    """Read the `K=V` texts of a flag; raises `InvalidArgument` for one without `=`."""
+    found: dict[str, str] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
             # The text is not repeated, because it may be a secret in the wrong place.
             raise InvalidArgument(
-                "--env takes NAME=VALUE, but one value has no '='",
-                hint="plexspaces deploy … --env GREETING=hello",
+                f"{flag} takes NAME=VALUE, but one value has no '='",
+                hint=f"plexspaces deploy … {flag} {example}",
             )
-        env[key] = value
-    return env
+        found[key] = value
+    return found
 
 
 def complete_language(incomplete: str) -> list[str]:

@@ -212,7 +212,7 @@ class AuditLog:
         if follow and len(self._followers) >= MAX_FOLLOWERS:
             raise ResourceExhausted(
                 f"too many followers of the audit log ({MAX_FOLLOWERS})",
-                hint="end another follower of it",
+                hint="stop another `plexspaces audit -f`",
             )
         follower = _Follower(tenant)
         if follow:

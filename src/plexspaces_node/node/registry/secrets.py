@@ -165,7 +165,10 @@ def _delete(connection: sqlite3.Connection, tenant: str, name: str, force: bool)
         "DELETE FROM secrets WHERE tenant = ? AND name = ?", (tenant, name)
     ).rowcount
     if not deleted:
-        raise NotFound(f"there is no secret {name!r} in tenant {tenant!r}")
+        raise NotFound(
+            f"there is no secret {name!r} in tenant {tenant!r}",
+            hint=f"plexspaces secret list --tenant {tenant}",
+        )
     return users
 
 

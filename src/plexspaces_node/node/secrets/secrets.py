@@ -211,5 +211,6 @@ def _listed(ids: Iterable[str]) -> str:
 
 def _missing(tenant: str, name: str) -> NotFound:
     return NotFound(
-        f"there is no secret {name!r} in tenant {tenant!r}", hint="set it, from its value on stdin"
+        f"there is no secret {name!r} in tenant {tenant!r}",
+        hint=f"plexspaces secret set {name} --tenant {tenant}",
     )
