@@ -13,6 +13,8 @@ from support.records import record_of
 
 from plexspaces_node.node.datadir import DataDirectory
 from plexspaces_node.node.registry.registry import Registry
+from plexspaces_node.node.secrets.key import KeyFile, KeySource
+from plexspaces_node.node.secrets.secrets import Secrets, of_passphrase
 
 ARTIFACT = b"\0asm"
 DIGEST = hashlib.sha256(ARTIFACT).hexdigest()
@@ -62,6 +64,37 @@ def test_backup_when_for_programs_then_one_record(
     restored = command("restore", file, "--data-dir", target, "--node-id", "node-b", "--json").json
     assert (restored["node_id"], restored["data_dir"]) == ("node-b", str(target))
     assert command("verify", target, "--json").json["whole"]
+
+
+@pytest.mark.parametrize("is_passphrase", [False, True])
+async def test_backup_when_there_are_secrets_then_their_key_is_named_and_not_in_it(
+    command: Command, data_dir: Path, tmp_path: Path, is_passphrase: bool
+) -> None:
+    """Neither value nor key; the three commands say what has to be kept and brought back."""
+    file, key_file = tmp_path / "b.tar", tmp_path / "k" / "node.key"
+    async with Registry.open(data_dir / "registry.db") as registry:
+        source: KeySource = (
+            await of_passphrase(registry.secrets, "many words")
+            if is_passphrase
+            else KeyFile(key_file, data_dir)
+        )
+        await Secrets(registry.secrets, source).set("shop", "db", b"s3cret-value")
+    key = source.read()
+    assert key is not None
+    what = (
+        "the passphrase of the secrets" if is_passphrase else f"the key of the secrets ({key.id})"
+    )
+    written = command("backup", file, "--data-dir", data_dir)
+    assert "Secrets:      encrypted, without their key" in written.text
+    assert f"keep a copy of {what} elsewhere" in written.stderr
+    content = file.read_bytes()
+    assert b"s3cret-value" not in content
+    assert b"many words" not in content
+    assert is_passphrase or key_file.read_bytes().strip() not in content
+    assert command("verify", file, "--json").json["secret_keys"] == [key.id]
+    restored = command("restore", file, "--data-dir", tmp_path / "c")
+    where = "" if is_passphrase else f", for example in {tmp_path}/.config/plexspaces/node-a.key"
+    assert f"applications that use secrets need {what}{where}\n" in restored.stderr
 
 
 def test_backup_when_it_goes_to_stdout_then_nothing_else_does(

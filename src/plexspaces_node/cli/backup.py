@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,9 @@ from plexspaces_node.cli.status import FAILED
 from plexspaces_node.errors import InvalidArgument, quoted
 from plexspaces_node.node.backup import read, write
 from plexspaces_node.node.backup.format import BackupInfo
+
+if TYPE_CHECKING:
+    from plexspaces_node.config import Config
 
 app = typer.Typer()
 
@@ -62,7 +65,8 @@ def backup(  # noqa: PLR0913 - a parameter a flag
     """Write a node's applications, states, keys, logs and artifacts to one file.
 
     The node may keep running. The file contains the environment variables of
-    applications: protect it as you protect those.
+    applications: protect it as you protect those. Secrets are in it encrypted, and
+    their key is not.
     """
     place = _place(config, node_id, data_dir)
     artifacts = not without_artifacts
@@ -84,6 +88,8 @@ def backup(  # noqa: PLR0913 - a parameter a flag
         _print(info, f"✓ Backup written: {file}")
     if artifacts:
         _tell(info.missing)
+    if info.secret_keys:
+        note(f"keep a copy of {_keys_of(info)} elsewhere: without it secrets cannot be restored")
 
 
 @app.command(epilog="Example:  plexspaces restore node-1.tar --data-dir /var/lib/plexspaces/node-1")
@@ -99,7 +105,8 @@ def restore(
     The whole backup is checked before any of it is used. Start the node afterwards.
     """
     node_id = node_id or read.read_manifest(file).node_id
-    place = _place(config, node_id, data_dir)
+    loaded = _configuration(config, node_id, data_dir)
+    place = loaded.node.data_dir
     with working(f"restoring {file}"):
         info = read.restore(file, place, node_id)
     if as_json:
@@ -108,6 +115,10 @@ def restore(
         _print(info, f"✓ Restored into {place}")
         say(f"Start it:  plexspaces start-node --node-id {node_id} --data-dir {quoted(place)}")
     _tell(info.missing)
+    if info.secret_keys:
+        key_file = loaded.secrets.key_file
+        where = "" if info.passphrase_key in info.secret_keys else f", for example in {key_file}"
+        note(f"applications that use secrets need {_keys_of(info)}{where}")
 
 
 @app.command(epilog="Example:  plexspaces verify node-1.tar")
@@ -141,11 +152,22 @@ def verify(
         raise typer.Exit(FAILED)
 
 
+def _keys_of(info: BackupInfo) -> str:
+    """Return in words what reads the secrets of a backup."""
+    if info.passphrase_key in info.secret_keys:
+        return "the passphrase of the secrets"
+    return f"the key of the secrets ({printable(', '.join(info.secret_keys))})"
+
+
 def _place(config: str | None, node_id: str | None, data_dir: str | None) -> Path:
+    return _configuration(config, node_id, data_dir).node.data_dir
+
+
+def _configuration(config: str | None, node_id: str | None, data_dir: str | None) -> Config:
     flags = {"node.id": node_id, "node.data_dir": data_dir}
     if data_dir == "":
         raise InvalidArgument("--data-dir is empty", hint="pass a directory, or omit --data-dir")
-    return plexspaces_node.ConfigBootstrap.load(config, flags).node.data_dir
+    return plexspaces_node.ConfigBootstrap.load(config, flags)
 
 
 def _print(info: BackupInfo, headline: str) -> None:
@@ -158,6 +180,7 @@ def _fields(info: BackupInfo) -> list[tuple[str, str]]:
         ("Node", f"{info.manifest.node_id}, {info.manifest.created}"),
         ("Applications", str(len(info.applications))),
         ("Artifacts", "included" if info.manifest.artifacts else "not included"),
+        ("Secrets", "encrypted, without their key" if info.secret_keys else "none"),
         ("Size", f"{info.size_bytes / 2**20:.1f} MiB"),
         ("SHA-256", info.sha256),
     ]
@@ -173,6 +196,7 @@ def _described(info: BackupInfo) -> dict[str, Any]:
         "applications": list(info.applications),
         "artifacts": manifest.artifacts,
         "missing_artifacts": list(info.missing),
+        "secret_keys": list(info.secret_keys),
         "size_bytes": info.size_bytes,
         "sha256": info.sha256,
     }

@@ -67,6 +67,8 @@ class BackupInfo:
 
     Attributes:
         missing: applications whose artifact it does not contain, by name.
+        secret_keys: ids of the keys without which its secrets cannot be read.
+        passphrase_key: the id of the one that is made of a passphrase, "" for none.
         sha256: digest of the whole file.
     """
 
@@ -75,6 +77,8 @@ class BackupInfo:
     missing: tuple[str, ...]
     size_bytes: int
     sha256: str
+    secret_keys: tuple[str, ...] = ()
+    passphrase_key: str = ""
 
 
 class Hashing(io.RawIOBase):

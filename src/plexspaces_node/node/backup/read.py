@@ -121,6 +121,8 @@ def _read(file: Path, keep: Callable[[str], BinaryIO | None], registry: Path) ->
             missing_artifacts(contents, digests),
             hashing.size_bytes,
             hashing.sha256,
+            contents.secret_keys,
+            contents.passphrase_key,
         )
 
 

@@ -27,10 +27,14 @@ class Contents:
     Attributes:
         schema: the number of its last migration.
         digests: artifact of each application whose deploy was done, by name.
+        secret_keys: ids of the keys with which its secrets are encrypted.
+        passphrase_key: the id of the one that is made of a passphrase, "" for none.
     """
 
     schema: int
     digests: dict[str, str]
+    secret_keys: tuple[str, ...] = ()
+    passphrase_key: str = ""
 
 
 def copy(registry: Path, target: Path) -> Contents:
@@ -71,7 +75,18 @@ def check(registry: Path) -> Contents:
         rows = connection.execute(
             "SELECT name, digest FROM applications WHERE generation > 0 ORDER BY name"
         )
-        return Contents(schema, dict(rows.fetchall()))
+        return Contents(schema, dict(rows.fetchall()), *_keys(connection))
+
+
+def _keys(connection: sqlite3.Connection) -> tuple[tuple[str, ...], str]:
+    tables = "SELECT 1 FROM sqlite_schema WHERE name = 'secrets'"
+    if connection.execute(tables).fetchone() is None:
+        return (), ""
+    # Limited, whatever somebody has put there.
+    keys = "SELECT DISTINCT SUBSTR(key_id, 1, 64) FROM secrets ORDER BY 1 LIMIT 10"
+    found = tuple(key for (key,) in connection.execute(keys))
+    salt = connection.execute("SELECT SUBSTR(key_id, 1, 64) FROM secret_salt").fetchone()
+    return found, "" if salt is None else salt[0]
 
 
 @contextmanager

@@ -110,6 +110,8 @@ def _write(data_dir: Path, out: BinaryIO, scratch: Path, *, artifacts: bool) -> 
         missing_artifacts(contents, set(held)),
         hashing.size_bytes,
         hashing.sha256,
+        contents.secret_keys,
+        contents.passphrase_key,
     )
 
 
