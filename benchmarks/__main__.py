@@ -14,15 +14,16 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks import applications, http, languages, machines, node
+from benchmarks import applications, http, languages, machines, node, quotas
 from benchmarks.applications import ApplicationsReport
 from benchmarks.languages import LanguageRow
 from benchmarks.machines import MachineReport
 from benchmarks.node import Row
+from benchmarks.quotas import QuotasReport
 from benchmarks.serving import serving
 from plexspaces_node import NodeClient
 
-_PARTS = ("node", "http", "languages", "applications", "machines")
+_PARTS = ("node", "http", "languages", "applications", "machines", "quotas")
 
 
 async def main() -> None:
@@ -47,6 +48,7 @@ class Report:
     languages: list[LanguageRow]
     applications: ApplicationsReport | None
     machines: MachineReport | None
+    quotas: QuotasReport | None
 
 
 def _text(report: Report) -> str:
@@ -65,6 +67,8 @@ def _text(report: Report) -> str:
         parts.append(applications.table(report.applications))
     if report.machines is not None:
         parts.append(machines.table(report.machines))
+    if report.quotas is not None:
+        parts.append(quotas.table(report.quotas))
     return "\n\n".join(parts)
 
 
@@ -72,7 +76,7 @@ async def _measure(scratch: Path, only: str | None) -> Report:
     wasm = node.probe(scratch)
     rows: list[Row] = []
     by_language: list[LanguageRow] = []
-    of_many = by_machine = None
+    of_many = by_machine = of_quotas = None
     if only in (None, "node", "languages"):
         host = [sys.executable, "-m", "benchmarks.host", str(scratch / "data")]
         with serving(host) as addresses:
@@ -92,7 +96,9 @@ async def _measure(scratch: Path, only: str | None) -> Report:
         of_many = await applications.measure(wasm, scratch / "many", note=_note)
     if only in (None, "machines"):
         by_machine = await machines.measure(wasm, scratch, note=_note)
-    return Report(rows, by_language, of_many, by_machine)
+    if only in (None, "quotas"):
+        of_quotas = await quotas.measure(wasm, scratch)
+    return Report(rows, by_language, of_many, by_machine, of_quotas)
 
 
 def _note(line: str) -> None:
