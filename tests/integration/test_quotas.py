@@ -153,3 +153,26 @@ async def test_vm_when_there_are_no_cgroups_then_every_listing_says_so(client: N
     [cpu] = [one for one in use.quotas if one.key is Key.CPU_PERCENT]
     assert application.vm.cpu_not_enforced == cpu.note
     assert cpu.enforced is (not cpu.note)
+
+
+async def test_tenant_when_at_its_quotas_then_another_is_not_touched(
+    client: NodeClient, probe_wasm: Path
+) -> None:
+    """Rate, applications and keys, which the applications of a tenant share."""
+    for name in ("shop/one", "shop/two", "blog/one"):
+        await client.deploy(name, probe_wasm)
+    values = {"messages_per_s": 2, "applications": 2, "memory_mib": 512}
+    await client.set_quota(values, tenant="shop")
+    await client.invoke("shop/one", b"hi", type="e")
+    await client.invoke("shop/two", b"hi", type="e")
+    for name in ("shop/one", "shop/two"):
+        with pytest.raises(ResourceExhausted, match="tenant 'shop'"):
+            await client.invoke(name, b"hi", type="e")
+    with pytest.raises(ResourceExhausted, match="tenant 'shop' has reached its quota applications"):
+        await client.deploy("shop/three", probe_wasm)
+    for _ in range(5):
+        assert (await client.invoke("blog/one", b"hi", type="e")).payload == b"hi"
+    await client.deploy("blog/two", probe_wasm)
+    tenants = {use.subject.tenant: use for use in await client.quotas()}
+    assert used(tenants["shop"], Key.APPLICATIONS) == used(tenants["blog"], Key.APPLICATIONS) == 2
+    assert used(tenants["shop"], Key.MEMORY_MIB) == 512

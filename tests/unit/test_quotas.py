@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from support.fake_driver import FakeDriver
@@ -13,11 +16,14 @@ from support.records import record_of
 
 from plexspaces_node.errors import InvalidArgument, ResourceExhausted
 from plexspaces_node.model import VmConfig
-from plexspaces_node.node.applications.quotas import Quotas, TokenBucket
+from plexspaces_node.node.applications.quota_upkeep import QuotaUpkeep
+from plexspaces_node.node.applications.quotas import Gate, Quotas, TokenBucket
+from plexspaces_node.node.applications.roster import Roster
 from plexspaces_node.node.applications.shares import Shares
 from plexspaces_node.node.outgoing.call import CallFailed
 from plexspaces_node.node.registry.registry import Registry
 from plexspaces_node.quota import Key, Subject, key_of, parsed, shown
+from plexspaces_node.tasks import called_back
 from plexspaces_node.vm.host.cgroups import NodeCgroups
 
 SHOP = Subject("shop")
@@ -94,36 +100,38 @@ class TestValues:
 class TestTokenBucket:
     def test_burst_when_it_is_used_up_then_the_wait_is_exact(self) -> None:
         """One second's worth at once, then each token when it is due, to the nanosecond."""
-        clock = Clock()
-        bucket = TokenBucket(10, clock)
+        now = 5 * S
+        bucket = TokenBucket(10, now)
         for _ in range(10):
-            assert bucket.wait_ns() == 0
-            bucket.take()
-        assert bucket.used == 10
-        wait = bucket.wait_ns()
+            assert bucket.wait_ns(now) == 0
+            bucket.take(now)
+        assert bucket.used(now) == 10
+        wait = bucket.wait_ns(now)
         assert 0 < wait <= S // 10 + 1
-        clock.now += wait - 2
-        assert bucket.wait_ns() > 0
-        clock.now += 2
-        assert bucket.wait_ns() == 0
+        assert bucket.wait_ns(now + wait - 2) > 0
+        assert bucket.wait_ns(now + wait) == 0
 
     def test_rate_when_asked_for_long_then_it_holds(self) -> None:
         """In ten seconds: the burst and ten seconds' worth, not more."""
-        clock = Clock()
-        bucket, taken = TokenBucket(7, clock), 0
-        end = clock.now + 10 * S
-        while clock.now < end:
-            if not bucket.wait_ns():
-                bucket.take()
+        bucket, taken = TokenBucket(7, 0), 0
+        for now in range(0, 10 * S, S // 100):
+            if not bucket.wait_ns(now):
+                bucket.take(now)
                 taken += 1
-            clock.now += S // 100
         assert 75 <= taken <= 78
 
     def test_spend_when_more_than_there_is_then_the_pause_pays_it_back(self) -> None:
         """A large piece is paid for afterwards."""
-        bucket = TokenBucket(1000, Clock())
-        assert bucket.spend(1000) == 0
-        assert bucket.spend(500) == pytest.approx(0.5)
+        bucket = TokenBucket(1000, 0)
+        assert bucket.spend(1000, 0) == 0
+        assert bucket.spend(500, 0) == pytest.approx(0.5)
+
+
+def refused(gate: Gate) -> ResourceExhausted:
+    """Return the error of a message that is not admitted."""
+    refusal = gate.admit()
+    assert refusal is not None
+    return refusal.error()
 
 
 class TestGate:
@@ -131,7 +139,7 @@ class TestGate:
         """Nothing is counted for an application without quotas."""
         gate = Quotas().gate("cart")
         assert gate.is_open
-        gate.admit()
+        assert gate.admit() is None
 
     def test_messages_when_over_the_rate_then_says_whose_quota_and_when_to_come_back(self) -> None:
         """The time is the one after which a message is admitted."""
@@ -139,16 +147,16 @@ class TestGate:
         quotas = Quotas(clock=clock)
         gate = quotas.gate("shop/cart")
         quotas.change(SHOP, {Key.MESSAGES_PER_S: 2})
-        gate.admit()
-        gate.admit()
-        with pytest.raises(ResourceExhausted, match=r"tenant 'shop'.* messages_per_s=2") as caught:
-            gate.admit()
-        assert "quota show --tenant shop" in (caught.value.hint or "")
-        after_s = caught.value.retry_after_s
+        assert [gate.admit(), gate.admit()] == [None, None]
+        error = refused(gate)
+        assert "tenant 'shop' has reached its quota messages_per_s=2" in error.message
+        assert "come back in 501 ms" in error.message or "in 500 ms" in error.message
+        assert error.hint == "plexspaces quota show --tenant shop"
+        after_s = error.retry_after_s
         assert after_s == pytest.approx(0.5)
         assert after_s is not None
         clock.now += int(after_s * S) + 1
-        gate.admit()
+        assert gate.admit() is None
 
     def test_messages_when_one_of_two_quotas_is_used_up_then_the_other_is_not_charged(self) -> None:
         """A refused message costs no token of the tenant."""
@@ -157,22 +165,20 @@ class TestGate:
             {SHOP: {Key.MESSAGES_PER_S: 10}, CART: {Key.MESSAGES_PER_S: 1}}, clock=clock
         )
         gate = quotas.gate("shop/cart")
-        gate.admit()
+        assert gate.admit() is None
         for _ in range(50):
-            with pytest.raises(ResourceExhausted, match="application 'shop/cart'"):
-                gate.admit()
+            assert "application 'shop/cart'" in refused(gate).message
         bucket = quotas.meter(SHOP).messages
         assert bucket is not None
-        assert bucket.used == 1
+        assert bucket.used(clock()) == 1
 
     def test_tenant_when_its_applications_share_a_quota_then_others_are_untouched(self) -> None:
         """Both applications of the tenant use one bucket; another tenant has its own."""
         quotas = Quotas({SHOP: {Key.MESSAGES_PER_S: 2}}, clock=Clock())
-        quotas.gate("shop/cart").admit()
-        quotas.gate("shop/stock").admit()
-        with pytest.raises(ResourceExhausted):
-            quotas.gate("shop/cart").admit()
-        quotas.gate("cart").admit()
+        assert quotas.gate("shop/cart").admit() is None
+        assert quotas.gate("shop/stock").admit() is None
+        refused(quotas.gate("shop/cart"))
+        assert quotas.gate("cart").admit() is None
 
     def test_in_flight_when_reached_then_refused_until_one_is_answered(self) -> None:
         """The number is asked for, so that a quota set meanwhile counts what is in flight."""
@@ -181,10 +187,11 @@ class TestGate:
         quotas.in_flight = flying.__getitem__
         gate = quotas.gate("shop/cart")
         quotas.change(SHOP, {Key.IN_FLIGHT: 4})
-        with pytest.raises(ResourceExhausted, match="in_flight=4: 4 are in flight"):
-            gate.admit()
+        error = refused(gate)
+        assert "in_flight=4: 4 are in flight" in error.message
+        assert error.retry_after_s is None
         flying[SHOP] = 3
-        gate.admit()
+        assert gate.admit() is None
 
     def test_quota_when_removed_then_the_gate_is_open(self) -> None:
         """None is as if there had never been one."""
@@ -214,6 +221,57 @@ class TestGate:
         assert quotas.log_bytes("shop/cart", beside=2, most=2_000_000) == 20_000
         assert quotas.log_bytes("shop/stock", beside=2, most=10_000) == 10_000
         assert quotas.log_bytes("cart", beside=2, most=2_000_000) == 2_000_000
+
+
+class TestRefusals:
+    @pytest.mark.virtual_time
+    async def test_refusals_when_somebody_comes_back_at_once_then_as_often_as_they_may_send(
+        self,
+    ) -> None:
+        """Of eight callers that never wait, about as many messages are refused as admitted."""
+        loop = asyncio.get_running_loop()
+        quotas = Quotas({SHOP: {Key.MESSAGES_PER_S: 50}}, clock=lambda: int(loop.time() * S))
+        gate, counts = quotas.gate("shop/cart"), [0, 0]
+        end = loop.time() + 10
+
+        async def call() -> None:
+            while loop.time() < end:
+                refusal = gate.admit()
+                if refusal is None:
+                    counts[0] += 1
+                    await asyncio.sleep(0.001)
+                    continue
+                counts[1] += 1
+                with pytest.raises(ResourceExhausted):
+                    await called_back(partial(refusal.tell, size=10))
+
+        await asyncio.gather(*(call() for _ in range(8)))
+        assert 500 <= counts[0] <= 560
+        assert counts[1] <= 600
+        assert quotas.meter(SHOP).held == 0
+
+    @pytest.mark.virtual_time
+    async def test_refusal_when_its_sender_leaves_or_it_is_long_then_it_is_not_held(self) -> None:
+        """Neither keeps a place among those that are held, nor the memory of a payload."""
+        quotas = Quotas({CART: {Key.MESSAGES_PER_S: 1}})
+        gate, told = quotas.gate("shop/cart"), list[ResourceExhausted]()
+        assert gate.admit() is None
+        refusals = [gate.admit() for _ in range(4)]
+        assert all(refusals)
+        first, second, long, left = (one for one in refusals if one is not None)
+        with pytest.raises(ResourceExhausted):
+            first.tell(told.append, size=10)
+        second.tell(told.append, size=10)
+        with pytest.raises(ResourceExhausted):
+            long.tell(told.append, size=1 << 20)
+        leave = left.tell(told.append, size=10)
+        assert quotas.meter(SHOP).held == 2
+        leave()
+        leave()
+        assert quotas.meter(SHOP).held == 1
+        await asyncio.sleep(2)
+        assert len(told) == 1
+        assert quotas.meter(SHOP).held == 0
 
 
 class TestRows:
@@ -255,6 +313,17 @@ class TestRows:
             assert (await registry.quotas.stores("shop", ("shop/cart",)))[1][0].keys == 0
             default, _ = await registry.quotas.stores("default", ())
             assert default.keys == 1
+
+
+def test_upload_when_no_deploy_could_have_it_then_refused() -> None:
+    """Before its bytes are sent; of one tenant only."""
+    quotas = Quotas({SHOP: {Key.ARTIFACT_BYTES: 1000}})
+    node: Any = SimpleNamespace(quotas=quotas)
+    upkeep = QuotaUpkeep(node, Roster())
+    upkeep.check_upload("shop", 1000)
+    upkeep.check_upload("*", 1001)
+    with pytest.raises(ResourceExhausted, match="artifact_bytes=1000"):
+        upkeep.check_upload("shop", 1001)
 
 
 class TestShares:

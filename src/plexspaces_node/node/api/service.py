@@ -74,6 +74,11 @@ class ApplicationService:
     ) -> pb.FindArtifactResponse:
         return pb.FindArtifactResponse(found=await self._artifacts.has(request.digest))
 
+    def check_upload(self, size_bytes: int, call: Call) -> None:
+        """Raise `ResourceExhausted` for an artifact over a quota of the caller's tenant."""
+        # Whoever is of all tenants, `*`, has no quota.
+        self._applications.quotas.check_upload(call.identity.tenant, size_bytes)
+
     async def UploadArtifact(
         self, request_iterator: AsyncIterator[pb.UploadArtifactRequest], call: Call
     ) -> pb.UploadArtifactResponse:
@@ -81,6 +86,7 @@ class ApplicationService:
         if first is None or first.WhichOneof("part") != "header":
             raise InvalidArgument("an upload must start with its header")
         header = first.header
+        self.check_upload(header.size_bytes, call)
         receiving = self._artifacts.receive(header.digest, header.size_bytes, owner=call.peer())
         async with receiving as upload:
             async for part in upload.in_time(request_iterator):

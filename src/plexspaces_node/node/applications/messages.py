@@ -28,6 +28,7 @@ from plexspaces_node.errors import (
 from plexspaces_node.info import MessageTimings
 from plexspaces_node.link import frames as link
 from plexspaces_node.model import ArtifactKind, full_name, host_name, split_name
+from plexspaces_node.node.applications.quotas import Refusal
 from plexspaces_node.node.applications.roster import Roster
 from plexspaces_node.node.applications.supervisor import Supervisor
 from plexspaces_node.node.applications.tally import Tally
@@ -116,7 +117,8 @@ class Messages:
         if supervisor.record.kind is ArtifactKind.HTTP_COMPONENT:
             return self._post_to_component(name, msg_type, payload, timeout_ns, done)
         tally, waited_ns = supervisor.tally, 0
-        _admit(supervisor)
+        if (refusal := _refusal(supervisor)) is not None:
+            return refusal.tell(done, size=len(payload))
 
         def send(agent: AgentClient) -> Leave:
             nonlocal waited_ns
@@ -154,7 +156,8 @@ class Messages:
         begin_ns = perf_counter_ns()
         supervisor = self._roster.named(name)
         tally = supervisor.tally
-        _admit(supervisor)
+        if (refusal := _refusal(supervisor)) is not None:
+            return refusal.tell(sent, size=len(body))
 
         def send(agent: AgentClient) -> Leave:
             def replied(answer: Answered | PlexSpacesError) -> None:
@@ -316,7 +319,8 @@ class Messages:
         if target.record.kind is ArtifactKind.HTTP_COMPONENT:
             self._post_to_component(to, request.type, payload, timeout_ns, answered)
         else:
-            _admit(target)
+            if (refusal := _refusal(target)) is not None:
+                raise refusal.error()
             target.intake.post(send, settled, size=len(payload), timeout_ns=timeout_ns)
 
     def _beside(self, sender: str, name: str) -> str:
@@ -350,15 +354,13 @@ class Messages:
             raise InvalidArgument("the timeout must be more than 0", hint="--timeout 30")
 
 
-def _admit(supervisor: Supervisor) -> None:
-    """Count a message for the quotas; raises `ResourceExhausted`."""
-    if supervisor.gate.is_open:
-        return
-    try:
-        supervisor.gate.admit()
-    except PlexSpacesError:
+def _refusal(supervisor: Supervisor) -> Refusal | None:
+    """Count a message for the quotas; return why it is refused."""
+    gate = supervisor.gate
+    refusal = None if gate.is_open else gate.admit()
+    if refusal is not None:
         supervisor.tally.failures += 1
-        raise
+    return refusal
 
 
 async def _once(piece: bytes) -> AsyncIterator[bytes]:

@@ -84,6 +84,11 @@ class QuotaUpkeep:
         ]
         return SubjectUse(subject, tuple(uses))
 
+    def check_upload(self, tenant: str, size_bytes: int) -> None:
+        """Raise `ResourceExhausted` for an artifact that no deploy of a tenant could have."""
+        subject, key = Subject(tenant), Key.ARTIFACT_BYTES
+        check_total(subject, key, self._node.quotas.limit(subject, key), had=0, wanted=size_bytes)
+
     async def check_artifacts(self, name: str, digest: str, others: Iterable[str]) -> None:
         """Raise `ResourceExhausted` if a deploy's artifact exceeds a quota.
 
@@ -130,6 +135,7 @@ class QuotaUpkeep:
         tenant, each = await self._node.registry.quotas.stores(
             subject.tenant, [subject.full] if subject.application else []
         )
+        now_ns = self._node.quotas.now_ns
         store = each[0] if each else tenant
         cpu = await self._cpu_percent(subject)
         logs = await asyncio.to_thread(lambda: sum(one.journal.size_bytes for one in found))
@@ -139,11 +145,11 @@ class QuotaUpkeep:
             Key.KEYVALUE_BYTES: store.bytes,
             Key.KEYVALUE_KEYS: store.keys,
             Key.LOG_BYTES: logs,
-            Key.MESSAGES_PER_S: 0 if meter.messages is None else meter.messages.used,
+            Key.MESSAGES_PER_S: 0 if meter.messages is None else meter.messages.used(now_ns),
             Key.IN_FLIGHT: self._roster.in_flight(subject),
             Key.CPU_PERCENT: cpu,
             Key.OUTGOING_CALLS: meter.calls,
-            Key.OUTGOING_BYTES: 0 if meter.bandwidth is None else meter.bandwidth.used,
+            Key.OUTGOING_BYTES: 0 if meter.bandwidth is None else meter.bandwidth.used(now_ns),
         }
 
     async def _cpu_percent(self, subject: Subject) -> int:

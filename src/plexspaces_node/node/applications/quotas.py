@@ -6,7 +6,8 @@ Nothing here blocks or waits. Used only on the event loop.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import asyncio
+from collections.abc import Callable, Mapping
 from time import monotonic_ns
 
 from plexspaces_node.errors import ResourceExhausted
@@ -20,47 +21,55 @@ from plexspaces_node.quota import (
     exceeded,
     tenant_of,
 )
+from plexspaces_node.tasks import Leave
 
 Clock = Callable[[], int]
 Values = Mapping[Subject, Mapping[Key, int]]
 
 _S = 1_000_000_000
 
+REFUSALS_PER_S = 50
+"""How often a subject without a rate is refused before refusals are held back."""
+LONGEST_HOLD_S = 1.0
+MOST_HELD = 1000
+"""How many refusals of a tenant are held back; each keeps a call of the node."""
+HELD_BYTES = 16 * 1024
+"""The longest message whose refusal is held back."""
+
 
 class TokenBucket:
-    """A rate with a burst of one second's worth: GCRA, one number and no timer."""
+    """A rate with a burst of one second's worth: GCRA, one number and no timer.
 
-    __slots__ = ("_clock", "_full_ns", "_room_ns", "_step_ns", "per_s")
+    Times are nanoseconds of one clock.
+    """
 
-    def __init__(self, per_s: int, clock: Clock = monotonic_ns) -> None:
+    __slots__ = ("_full_ns", "_room_ns", "_step_ns", "per_s")
+
+    def __init__(self, per_s: int, now_ns: int) -> None:
         self.per_s = per_s
-        self._clock = clock
         self._step_ns = _S / per_s
         self._room_ns = max(_S, self._step_ns)
         # When all tokens will be back.
-        self._full_ns: float = clock()
+        self._full_ns: float = now_ns
 
-    def wait_ns(self) -> int:
+    def wait_ns(self, now_ns: int) -> int:
         """Return after how many nanoseconds there is a token; 0 for now."""
-        now = self._clock()
-        wait = max(self._full_ns, now) + self._step_ns - self._room_ns - now
+        wait = max(self._full_ns, now_ns) + self._step_ns - self._room_ns - now_ns
         # Rounded up, so that whoever comes back then is served.
         return int(wait) + 1 if wait > 0 else 0
 
-    def take(self) -> None:
+    def take(self, now_ns: int) -> None:
         """Take a token that there is."""
-        self._full_ns = max(self._full_ns, self._clock()) + self._step_ns
+        self._full_ns = max(self._full_ns, now_ns) + self._step_ns
 
-    def spend(self, count: int) -> float:
+    def spend(self, count: int, now_ns: int) -> float:
         """Take `count` tokens, also more than there are; return for how many seconds to pause."""
-        now = self._clock()
-        self._full_ns = max(self._full_ns, now) + count * self._step_ns
-        return max(0.0, self._full_ns - self._room_ns - now) / _S
+        self._full_ns = max(self._full_ns, now_ns) + count * self._step_ns
+        return max(0.0, self._full_ns - self._room_ns - now_ns) / _S
 
-    @property
-    def used(self) -> int:
-        """How many tokens are not back yet."""
-        return int(max(0.0, self._full_ns - self._clock()) / self._step_ns)
+    def used(self, now_ns: int) -> int:
+        """Return how many tokens are not back yet."""
+        return int(max(0.0, self._full_ns - now_ns) / self._step_ns)
 
 
 class Meter:
@@ -69,33 +78,107 @@ class Meter:
     Attributes:
         limits: its quotas; those it does not have are missing.
         messages: the bucket of its messages, or None.
+        refusals: the bucket of its refusals: as many as messages.
+        held: of a tenant, how many refusals are held back now.
         bandwidth: the bucket of the bytes of its outgoing HTTP, or None.
         calls: its outgoing HTTP requests now.
     """
 
-    __slots__ = ("bandwidth", "calls", "limits", "messages", "subject")
+    __slots__ = ("bandwidth", "calls", "held", "limits", "messages", "refusals", "subject")
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
         self.limits: dict[Key, int] = {}
         self.messages: TokenBucket | None = None
+        self.refusals: TokenBucket | None = None
         self.bandwidth: TokenBucket | None = None
-        self.calls = 0
+        self.held = self.calls = 0
 
     def __repr__(self) -> str:
         return f"<Meter of {self.subject}: {self.limits}>"
 
-    def set(self, limits: Mapping[Key, int], clock: Clock) -> None:
+    def set(self, limits: Mapping[Key, int], now_ns: int) -> None:
         """Use these quotas from now on; buckets whose rate stays keep what is in them."""
         self.limits = dict(limits)
-        self.messages = _bucket(self.messages, limits.get(Key.MESSAGES_PER_S, 0), clock)
-        self.bandwidth = _bucket(self.bandwidth, limits.get(Key.OUTGOING_BYTES, 0), clock)
+        rate = limits.get(Key.MESSAGES_PER_S, 0)
+        self.messages = _bucket(self.messages, rate, now_ns)
+        self.refusals = _bucket(self.refusals, rate or REFUSALS_PER_S, now_ns)
+        self.bandwidth = _bucket(self.bandwidth, limits.get(Key.OUTGOING_BYTES, 0), now_ns)
+
+    def hold_s(self, now_ns: int) -> float:
+        """Return for how many seconds to hold a refusal back, 0 for not at all; see `Refusal`."""
+        if self.refusals is None:
+            return 0.0
+        wait_s = self.refusals.wait_ns(now_ns) / _S
+        if wait_s >= LONGEST_HOLD_S:
+            return LONGEST_HOLD_S
+        self.refusals.take(now_ns)
+        return wait_s
 
 
-def _bucket(before: TokenBucket | None, per_s: int, clock: Clock) -> TokenBucket | None:
+def _bucket(before: TokenBucket | None, per_s: int, now_ns: int) -> TokenBucket | None:
     if before is not None and before.per_s == per_s:
         return before
-    return TokenBucket(per_s, clock) if per_s else None
+    return TokenBucket(per_s, now_ns) if per_s else None
+
+
+class Refusal:
+    """A message that is not admitted.
+
+    Whoever comes again at once, however often they are refused, would keep the node from others. So
+    a subject is refused as often as it may send: further refusals are held back until it is their
+    turn, for up to `LONGEST_HOLD_S` and up to `MOST_HELD` of a tenant, and of short messages only,
+    whose payloads may stay in memory.
+    """
+
+    __slots__ = ("_clock", "_key", "_meter", "_tenant", "_why")
+
+    def __init__(self, meter: Meter, tenant: Meter, key: Key, why: str, clock: Clock) -> None:
+        self._meter = meter
+        self._tenant = tenant
+        self._key = key
+        self._why = why
+        self._clock = clock
+
+    def error(self) -> ResourceExhausted:
+        """Return what the sender is told now."""
+        meter, limit = self._meter, self._meter.limits.get(self._key, 0)
+        if self._key is Key.IN_FLIGHT:
+            return exceeded(meter.subject, self._key, limit, self._why)
+        wait_ns = meter.messages.wait_ns(self._clock()) if meter.messages is not None else 0
+        why = f"come back in {-(-wait_ns // 1_000_000)} ms"
+        return exceeded(meter.subject, self._key, limit, why, retry_after_s=wait_ns / _S)
+
+    def tell(self, told: Callable[[ResourceExhausted], None], *, size: int) -> Leave:
+        """Call `told` with the error of a message of this size when it is its turn.
+
+        Raises the error if that is now. The returned function gives it up.
+        """
+        tenant = self._tenant
+        may_wait = size <= HELD_BYTES and tenant.held < MOST_HELD
+        hold_s = self._meter.hold_s(self._clock()) if may_wait else 0.0
+        if not hold_s:
+            raise self.error()
+        tenant.held += 1
+        over = False
+
+        def end() -> bool:
+            nonlocal over
+            before, over = over, True
+            tenant.held -= not before
+            return before
+
+        def turn() -> None:
+            if not end():
+                told(self.error())
+
+        timer = asyncio.get_running_loop().call_later(hold_s, turn)
+
+        def leave() -> None:
+            timer.cancel()
+            end()
+
+        return leave
 
 
 class Gate:
@@ -105,11 +188,17 @@ class Gate:
         is_open: whether there is none for messages, so that nothing has to be asked.
     """
 
-    __slots__ = ("_in_flight", "_meters", "is_open")
+    __slots__ = ("_clock", "_flying", "_in_flight", "_meters", "_rated", "is_open")
 
-    def __init__(self, meters: tuple[Meter, ...], in_flight: Callable[[Subject], int]) -> None:
+    def __init__(
+        self, meters: tuple[Meter, ...], in_flight: Callable[[Subject], int], clock: Clock
+    ) -> None:
+        """`meters` are the application's and, as the last one, its tenant's."""
         self._meters = meters
         self._in_flight = in_flight
+        self._clock = clock
+        self._flying: list[tuple[Meter, int]] = []
+        self._rated: list[tuple[Meter, TokenBucket]] = []
         self.is_open = True
         self.reset()
 
@@ -118,27 +207,28 @@ class Gate:
 
     def reset(self) -> None:
         """Take note of changed quotas."""
-        bounds = (Key.MESSAGES_PER_S, Key.IN_FLIGHT)
-        self.is_open = not any(key in meter.limits for meter in self._meters for key in bounds)
+        key, meters = Key.IN_FLIGHT, self._meters
+        self._flying = [(one, one.limits[key]) for one in meters if key in one.limits]
+        self._rated = [(one, one.messages) for one in meters if one.messages is not None]
+        self.is_open = not (self._flying or self._rated)
 
-    def admit(self) -> None:
-        """Count a message; raises `ResourceExhausted`, and then nothing is counted."""
-        if self.is_open:
-            return
-        for meter in self._meters:
-            if (most := meter.limits.get(Key.IN_FLIGHT, 0)) and (
-                found := self._in_flight(meter.subject)
-            ) >= most:
-                raise exceeded(meter.subject, Key.IN_FLIGHT, most, f"{found} are in flight")
-        late: tuple[int, Meter] | None = None
-        for meter in self._meters:
-            if meter.messages is not None and (wait_ns := meter.messages.wait_ns()):
-                late = max(late or (0, meter), (wait_ns, meter), key=lambda one: one[0])
+    def admit(self) -> Refusal | None:
+        """Count a message; return why it is refused, and then nothing is counted."""
+        for meter, most in self._flying:
+            if (found := self._in_flight(meter.subject)) >= most:
+                return self._refusal(meter, Key.IN_FLIGHT, f"{found} are in flight")
+        now_ns, longest, late = self._clock(), 0, None
+        for meter, bucket in self._rated:
+            if (wait_ns := bucket.wait_ns(now_ns)) > longest:
+                longest, late = wait_ns, meter
         if late is not None:
-            raise _too_fast(*late)
-        for meter in self._meters:
-            if meter.messages is not None:
-                meter.messages.take()
+            return self._refusal(late, Key.MESSAGES_PER_S)
+        for _, bucket in self._rated:
+            bucket.take(now_ns)
+        return None
+
+    def _refusal(self, meter: Meter, key: Key, why: str = "") -> Refusal:
+        return Refusal(meter, self._meters[-1], key, why, self._clock)
 
     def begin_call(self) -> None:
         """Count an outgoing HTTP request until `end_call`; raises `CallFailed` for one too many."""
@@ -161,8 +251,9 @@ class Gate:
 
     def spend(self, count: int) -> float:
         """Count bytes of outgoing HTTP; return for how many seconds its bodies have to pause."""
-        pauses = [one.bandwidth.spend(count) for one in self._meters if one.bandwidth is not None]
-        return max(pauses, default=0.0)
+        now_ns = self._clock()
+        buckets = [one.bandwidth for one in self._meters if one.bandwidth is not None]
+        return max((bucket.spend(count, now_ns) for bucket in buckets), default=0.0)
 
 
 class Quotas:
@@ -175,7 +266,7 @@ class Quotas:
         self._watchers: list[Callable[[Subject], None]] = []
         self.in_flight: Callable[[Subject], int] = _none_known
         for subject, limits in (values or {}).items():
-            self.meter(subject).set(limits, clock)
+            self.meter(subject).set(limits, clock())
 
     def __repr__(self) -> str:
         return f"<Quotas of {', '.join(str(one) for one in self._meters)}>"
@@ -192,7 +283,9 @@ class Quotas:
         found = self._gates.get(name)
         if found is None:
             meters = (self.meter(application_of(name)), self.meter(tenant_of(name)))
-            found = self._gates[name] = Gate(meters, lambda subject: self.in_flight(subject))
+            found = self._gates[name] = Gate(
+                meters, lambda subject: self.in_flight(subject), self._clock
+            )
         return found
 
     def find(self, subject: Subject) -> Meter | None:
@@ -213,11 +306,16 @@ class Quotas:
         """Return the tenants and applications that have quotas."""
         return {subject for subject, meter in self._meters.items() if meter.limits}
 
+    @property
+    def now_ns(self) -> int:
+        """The time by the clock of the buckets."""
+        return self._clock()
+
     def change(self, subject: Subject, changes: Mapping[Key, int]) -> None:
         """Set some quotas of a subject from now on; 0 removes one."""
         meter = self.meter(subject)
         limits = {**meter.limits, **changes}
-        meter.set({key: value for key, value in limits.items() if value}, self._clock)
+        meter.set({key: value for key, value in limits.items() if value}, self._clock())
         for gate in self._gates.values():
             gate.reset()
         for told in self._watchers:
@@ -258,18 +356,5 @@ class Quotas:
         return max(LEAST_LOG_BYTES, min([most, *bounds]))
 
 
-def _too_fast(wait_ns: int, meter: Meter) -> ResourceExhausted:
-    rate = meter.limits[Key.MESSAGES_PER_S]
-    wait_ms = -(-wait_ns // 1_000_000)
-    why = f"come back in {wait_ms} ms"
-    return exceeded(meter.subject, Key.MESSAGES_PER_S, rate, why, retry_after_s=wait_ns / _S)
-
-
 def _none_known(_subject: Subject) -> int:
     return 0
-
-
-def subjects(names: Iterable[str]) -> set[Subject]:
-    """Return the tenants and the applications of these full names."""
-    known = tuple(names)
-    return {one(name) for name in known for one in (tenant_of, application_of)}

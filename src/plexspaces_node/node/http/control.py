@@ -188,6 +188,7 @@ class Control:
                 f"{digest!r} is no digest, which has 64 of the digits 0-9 and a-f",
                 hint="sha256sum app.wasm; or upload it as /v1/artifacts/app.wasm",
             )
+        self._servicers[SERVICE.full_name].check_upload(size, call)
         async with self._artifacts.receive_unnamed(size, owner=request.peer) as upload:
             async for piece in upload.in_time(pieces):
                 await upload.write(piece)
