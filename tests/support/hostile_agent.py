@@ -29,6 +29,17 @@ FLOODS = {
     + link.encode(link.Part(id=1, of_fetch=True), b"x") * 500
     + link.encode(link.Window(id=1, of_fetch=True, bytes=1 << 62)) * 100
     + b"".join(link.encode(link.Abandon(id=n)) for n in range(200)),
+    "ask": link.encode(link.Ask(id=1, to="other", type="t")) * 500,
+    "delete": link.encode(link.Delete(id=1, key="key")) * 500,
+    "foreign": b"".join(
+        link.encode(link.Response(id=n, last=True))
+        + link.encode(link.Part(id=n, last=True), b"x")
+        + link.encode(link.Window(id=n, bytes=1 << 40))
+        + link.encode(link.Failed(id=n))
+        for n in range(1 << 50, (1 << 50) + 200)
+    ),
+    "leave": link.encode(link.Stopped()) * 500,
+    "tell": link.encode(link.Tell(id=1, to="other", type="t"), b"x" * 100) * 500,
     "get": link.encode(link.Get(id=1, key="key")) * 500,
     "put": link.encode(link.Put(id=1, key="key"), bytes(1 << 20)),
     "hello": HELLO * 200,

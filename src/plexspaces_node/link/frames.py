@@ -17,8 +17,14 @@ from plexspaces_node.errors import (
     ActorError,
     ActorFailed,
     ActorTrapped,
+    DeadlineExceeded,
+    Internal,
+    InvalidArgument,
     PlexSpacesError,
+    ResourceExhausted,
+    Unavailable,
     VmStartFailed,
+    WrongState,
     platform_error,
 )
 from plexspaces_node.link.generated.link_pb2 import Abandon as Abandon
@@ -70,6 +76,19 @@ TEXT_BYTES = 16 * 1024
 
 CODE_BYTES = 256
 """The longest code of an actor's error, and the longest type of a message."""
+
+AGENT_ERRORS = frozenset(
+    error.code
+    for error in (
+        DeadlineExceeded,
+        Internal,
+        InvalidArgument,
+        ResourceExhausted,
+        Unavailable,
+        WrongState,
+    )
+)
+"""The codes of the platform's errors that an agent has reason to report."""
 
 WINDOW_BYTES = 256 * 1024
 """How much of an HTTP body may be sent before its receiver allows more; the longest part of one."""
@@ -349,7 +368,11 @@ def failure_of(error: PlexSpacesError | ActorError) -> Failure:
 
 
 def error_of(failure: Failure) -> PlexSpacesError | ActorError:
-    """Convert an error from its form on the link."""
+    """Convert an error from its form on the link.
+
+    An agent speaks for its application: an error of the platform that it has no reason to report,
+    such as that a caller may not do something, becomes `Internal`.
+    """
     # An agent may send more than users are shown.
     hint, message = cut(failure.hint, TEXT_BYTES) or None, cut(failure.message, TEXT_BYTES)
     code = cut(failure.code, CODE_BYTES)
@@ -357,8 +380,10 @@ def error_of(failure: Failure) -> PlexSpacesError | ActorError:
         cls: type[ActorError] = ActorTrapped
     elif failure.origin == Failure.ORIGIN_ACTOR:
         cls = ActorFailed
+    elif code in AGENT_ERRORS:
+        return platform_error(code, message, hint=hint)
     else:
-        return platform_error(code, message, hint=hint, step=cut(failure.step, CODE_BYTES))
+        return Internal(f"{message} (the agent says {code!r})", hint=hint)
     return cls(message, code=code, retryable=failure.retryable, hint=hint)
 
 

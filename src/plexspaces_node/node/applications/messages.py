@@ -384,12 +384,11 @@ def timings_of(
     """
     if times is None:
         return MessageTimings(total_ns, 0, 0, 0)
-    return MessageTimings(
-        total_ns,
-        plausible_ns(times.compute_ns, total_ns),
-        plausible_ns(times.wait_ns, total_ns),
-        plausible_ns(times.queue_ns + waited_ns, total_ns),
-    )
+    # They follow one another, so together they cannot be longer either.
+    compute_ns = plausible_ns(times.compute_ns, total_ns)
+    wait_ns = plausible_ns(times.wait_ns, total_ns - compute_ns)
+    queue_ns = plausible_ns(times.queue_ns + waited_ns, total_ns - compute_ns - wait_ns)
+    return MessageTimings(total_ns, compute_ns, wait_ns, queue_ns)
 
 
 def _outcome(

@@ -14,8 +14,11 @@ FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 30.0
 WINDOW_S = 600.0
 MOST_IN_WINDOW = 10
-
-
+LONGEST_LEAVE_WAIT_S = 0.8
+"""The longest wait after an agent said that its actor starts again in another VM. That is no
+failure, and messages wait for it; but an agent that says so again and again must not keep the host
+busy with starts."""
+MOST_REMEMBERED = 64
 _MOST_DOUBLINGS = 16
 
 
@@ -24,6 +27,7 @@ class Failures:
 
     def __init__(self) -> None:
         self._ends_s: list[float] = []
+        self._leaves_s: list[float] = []
         self._refusals = 0
         self._final = False
 
@@ -33,6 +37,7 @@ class Failures:
     def clear(self) -> None:
         """Forget everything, because a user asked for a start."""
         self._ends_s.clear()
+        self._leaves_s.clear()
         self._refusals = 0
         self._final = False
 
@@ -50,13 +55,26 @@ class Failures:
             self._refusals += 1
         else:
             self._refusals = 0
-            self._ends_s = [end for end in self._ends_s if now_s - end < WINDOW_S] + [now_s]
+            self._ends_s = _recent(self._ends_s, now_s)
+
+    def leave(self, now_s: float) -> None:
+        """Count that an agent left for another VM: no failure, whatever the next start does."""
+        self._final = False
+        self._leaves_s = _recent(self._leaves_s, now_s)
 
     def wait_s(self, now_s: float) -> float | None:
         """Return how many seconds to wait before the next attempt, None to give up."""
         if self._final:
             return None
-        return wait_before_restart(self._ends_s, now_s, refusals=self._refusals)
+        wait_s = wait_before_restart(self._ends_s, now_s, refusals=self._refusals)
+        leaves = sum(1 for leave_s in self._leaves_s if now_s - leave_s < WINDOW_S)
+        return None if wait_s is None else max(wait_s, backoff_s(leaves, LONGEST_LEAVE_WAIT_S))
+
+
+def _recent(times_s: Sequence[float], now_s: float) -> list[float]:
+    """Return the times of the window, of which there are enough, and now."""
+    kept = [time_s for time_s in times_s if now_s - time_s < WINDOW_S]
+    return [*kept[-MOST_REMEMBERED:], now_s]
 
 
 def wait_before_restart(

@@ -213,7 +213,7 @@ class Supervisor:
             ended = await self.machine.wait()
             # If the agent has left, the start that follows counts its own failures.
             why = f"VM {self.machine.id} ended: {ended.reason}"
-            self._ended(why, by_host=self.machine.agent.left)
+            self._ended(why, by_host=False, left=self.machine.agent.left)
             await self._instance.discard()
             if not await self._try_again():
                 return
@@ -251,10 +251,13 @@ class Supervisor:
             return False
         return True
 
-    def _ended(self, why: str, *, by_host: bool, final: bool = False) -> None:
+    def _ended(self, why: str, *, by_host: bool, final: bool = False, left: bool = False) -> None:
         self.last_error = why
         now_s = asyncio.get_running_loop().time()
-        self._failures.add(now_s, by_host=by_host, final=final)
+        if left:
+            self._failures.leave(now_s)
+        else:
+            self._failures.add(now_s, by_host=by_host, final=final)
         self.move(ApplicationState.RESTARTING)
         self.journal.note("error", why)
 

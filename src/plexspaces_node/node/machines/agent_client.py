@@ -12,6 +12,7 @@ import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
+from time import time_ns
 from typing import Protocol, TypeAlias
 
 from plexspaces_node.errors import (
@@ -116,6 +117,7 @@ class AgentClient:
         self._in_flight_limit = in_flight_limit
         self._in_flight = in_flight or InFlight()
         self._ids = itertools.count(1)
+        self._since_ns = time_ns()
         self._calls = Calls(host.answer)
         self._fetches = Fetches(host.fetch)
         self._idle: list[asyncio.Future[None]] = []
@@ -352,7 +354,7 @@ class AgentClient:
             self._calls.take(connection, frame, body)
         elif isinstance(frame, link.Log):
             connection.reading.unasked(len(frame.lines), frame, body)
-            self._host.log(lines_of(frame))
+            self._host.log(lines_of(frame, since_ns=self._since_ns, now_ns=time_ns()))
         elif isinstance(frame, link.Snapshot):
             connection.reading.unasked(1, frame, body)
             self._requests.part_came(first=frame.offset == 0)
@@ -360,8 +362,10 @@ class AgentClient:
         elif isinstance(frame, link.Hello):
             raise link.LinkBroken("a second hello")
         elif isinstance(frame, link.Stopped) and not frame.id:
-            self.left = True
-            self._host.link_changed()
+            connection.reading.unasked(1, frame, body)
+            if not self.left:
+                self.left = True
+                self._host.link_changed()
         elif isinstance(frame, link.Fetch | link.Abandon) or (
             isinstance(frame, link.Part | link.Window) and frame.of_fetch
         ):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from time import time_ns
-
 from plexspaces_node.info import LogLine
 from plexspaces_node.link import frames as link
 
@@ -27,8 +25,12 @@ LEVELS = {
 }
 
 
-def lines_of(frame: link.Log) -> list[LogLine]:
-    """Return the lines; raises `LinkBroken` for lines that no agent sends."""
+def lines_of(frame: link.Log, *, since_ns: int, now_ns: int) -> list[LogLine]:
+    """Return the lines; raises `LinkBroken` for lines that no agent sends.
+
+    Their times are what the agent says, but not before `since_ns`, when its VM was started, and not
+    after `now_ns`: a guest's clock can be wrong, and an agent can lie.
+    """
     if len(frame.lines) > LOG_LINES:
         raise link.LinkBroken(f"{len(frame.lines)} lines in a frame, at most {LOG_LINES}")
     lines = []
@@ -36,5 +38,6 @@ def lines_of(frame: link.Log) -> list[LogLine]:
         stream, level = STREAMS.get(line.stream), LEVELS.get(line.level)
         if stream is None or level is None:
             raise link.LinkBroken("a line of the log that no agent sends")
-        lines.append(LogLine(line.time_unix_ns or time_ns(), stream, level, line.message))
+        said_ns = line.time_unix_ns or now_ns
+        lines.append(LogLine(max(since_ns, min(said_ns, now_ns)), stream, level, line.message))
     return lines

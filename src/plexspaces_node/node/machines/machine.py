@@ -24,7 +24,7 @@ from plexspaces_node.errors import (
 )
 from plexspaces_node.info import LogLine, VmInfo, VmInspection, VmMemory, VmStep
 from plexspaces_node.link import frames as link
-from plexspaces_node.model import VmState
+from plexspaces_node.model import MIB, VmState
 from plexspaces_node.node.machines.agent_client import (
     AgentClient,
     HostCalls,
@@ -46,6 +46,8 @@ MEASURE_TIMEOUT_S = 1.0
 """How long an agent may take to report its memory."""
 
 _MOST_WALLS = 8
+_BESIDE_MEMORY_BYTES = 256 * MIB
+"""What an agent that is a process may allocate besides its VM's memory."""
 _WALL = re.compile(r"[A-Za-z ]{1,40}")
 _log = logging.getLogger(__name__)
 
@@ -250,7 +252,7 @@ class Machine:
         memory, unknown = None, ""
         try:
             told = await self.agent.measure(MEASURE_TIMEOUT_S)
-            memory = VmMemory(told.guest, told.total_bytes, told.used_bytes, told.available_bytes)
+            memory = plausible_memory(told, self.config.memory_mib)
         except PlexSpacesError as error:
             unknown = f"{error.message} ({error.hint})" if error.hint else error.message
         return VmInspection(
@@ -261,6 +263,16 @@ class Machine:
             memory=memory,
             memory_unknown=unknown,
         )
+
+
+def plausible_memory(told: link.Measured, memory_mib: int) -> VmMemory:
+    """Return the memory that an agent reports, as far as its VM can have so much."""
+    most_bytes = memory_mib * MIB + _BESIDE_MEMORY_BYTES
+    total_bytes = min(told.total_bytes, most_bytes)
+    bound = total_bytes or most_bytes
+    return VmMemory(
+        told.guest, total_bytes, min(told.used_bytes, bound), min(told.available_bytes, bound)
+    )
 
 
 def _names(walls: Sequence[str]) -> tuple[str, ...]:
