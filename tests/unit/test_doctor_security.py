@@ -240,6 +240,18 @@ def test_files_when_others_may_read_one_then_a_fault_with_its_mend(
     assert str(tmp_path / opened) in str(fault.hint)
 
 
+def test_files_when_the_secrets_key_is_in_the_data_directory_then_a_fault(tmp_path: Path) -> None:
+    """A backup would have both, the lock and its key."""
+    inside = config(tmp_path, secrets__key_file=str(tmp_path / "data" / "key"))
+    outside = config(tmp_path, secrets__key_file=str(tmp_path / "key"))
+    (tmp_path / "key").write_text("k")
+    (tmp_path / "key").chmod(0o600)
+    assert by_name(check_files(inside, Host(tmp_path)))["secrets key"].ok is False
+    assert by_name(check_files(outside, Host(tmp_path)))["secrets key"].ok is True
+    (tmp_path / "key").chmod(0o604)
+    assert by_name(check_files(outside, Host(tmp_path)))["secrets key"].ok is False
+
+
 def test_files_when_the_credential_is_open_then_a_fault(tmp_path: Path) -> None:
     """The service manager reads it as root; nobody else needs to."""
     store = tmp_path / "etc" / "credstore"

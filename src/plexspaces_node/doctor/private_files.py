@@ -72,20 +72,35 @@ def _data(directory: Path) -> Iterator[Finding]:
 
 def _keys(config: Config, host: Host) -> Iterator[Finding]:
     if config.tls.key is not None:
-        yield from _private("TLS key", config.tls.key)
+        yield from _private("TLS key", config.tls.key, group_of_root=True)
+    secrets = config.secrets
+    if not secrets.passphrase:
+        if secrets.key_file.is_relative_to(config.node.data_dir):
+            detail = f"{secrets.key_file} is in the data directory: every backup of it has both"
+            yield Finding(AREA, "secrets key", False, detail, "[secrets] key_file elsewhere")
+        yield from _private(
+            "secrets key", secrets.key_file, missing_is_fine=True, group_of_root=True
+        )
     yield from _private("credential", host.root / _CREDENTIAL, missing_is_fine=True)
 
 
-def _private(name: str, path: Path, *, missing_is_fine: bool = False) -> Iterator[Finding]:
-    """Report a file that others may read or write."""
+def _private(
+    name: str, path: Path, *, missing_is_fine: bool = False, group_of_root: bool = False
+) -> Iterator[Finding]:
+    """Report a file that others may read or write.
+
+    With `group_of_root` the group may read a file of root, as services have it.
+    """
     try:
-        mode = stat.S_IMODE(path.stat().st_mode)
+        status = path.stat()
     except OSError as error:
         if not missing_is_fine:
             hint = f"ls -l {quoted(path)}"
             yield Finding(AREA, name, False, f"{path}: {error.strerror}", hint)
         return
-    if mode & _OTHERS:
+    mode = stat.S_IMODE(status.st_mode)
+    allowed = stat.S_IRGRP if group_of_root and status.st_uid == 0 else 0
+    if mode & _OTHERS & ~allowed:
         detail = f"others may read or write {path} (mode {mode:04o})"
         yield Finding(AREA, name, False, detail, f"chmod 600 {quoted(path)}")
     else:
