@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from pathlib import Path
 
 from support.patience import patient
@@ -43,3 +44,57 @@ async def ended(data_dir: Path) -> None:
     async with asyncio.timeout(patient(20)):
         while agents_of(data_dir):
             await asyncio.sleep(0.01)
+
+
+def forms_of(value: bytes) -> dict[str, bytes]:
+    """Return how a value can be written down: in clear, in hex, and in base64 at any place."""
+    forms = {"clear": value, "hex": value.hex().encode(), "HEX": value.hex().upper().encode()}
+    for offset in range(3):
+        encoded = base64.b64encode(bytes(offset) + value)
+        # Without what depends on the bytes before and behind it.
+        forms[f"base64+{offset}"] = encoded[4 if offset else 0 : len(encoded) - 4]
+    return forms
+
+
+def traces_of(value: bytes, *places: Path) -> list[str]:
+    """Return in which files below these places a value is, and in which form."""
+    files = [path for place in places for path in sorted(place.rglob("*"))]
+    return [
+        f"{path}: {form}"
+        for path in files
+        if path.is_file() and not path.is_symlink()
+        for form in _forms_in(path, value)
+    ]
+
+
+def processes_with(value: bytes) -> list[str]:
+    """Return the arguments, environments and names of processes of this host that have a value."""
+    return [
+        f"{path}: {form}"
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit()
+        for path in (entry / "cmdline", entry / "environ", entry / "comm")
+        for form in _forms_in(path, value)
+    ]
+
+
+def memories_with(value: bytes, pid: int) -> list[str]:
+    """Return in which files that are memory, as a template's is, a process holds a value."""
+    found = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            is_memory = str(link.readlink()).startswith("/memfd:")
+        except OSError:
+            continue
+        if is_memory:
+            found += [f"{link}: {form}" for form in _forms_in(link, value)]
+    return found
+
+
+def _forms_in(path: Path, value: bytes) -> list[str]:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        # A process that has ended, or is somebody else's.
+        return []
+    return [name for name, form in forms_of(value).items() if form in content]
