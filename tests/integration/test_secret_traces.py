@@ -129,10 +129,11 @@ async def make_errors(client: NodeClient, http: str, home: Path, value: bytes) -
     # Refused by the node, which the command does not ask.
     with pytest.raises(PlexSpacesError):
         await client.set_secret("db", value + b"\0")
-    for body in (
+    bodies: tuple[dict[str, object], ...] = (
         {"value": value.decode() + "!"},
         {"value": "AAAA", "name": 3, "x": value.decode()},
-    ):
+    )
+    for body in bodies:
         assert await asyncio.to_thread(set_by_http, http, body) == 400
     assert command("secret", "set", "a/b", *flag, home=home, given=value).returncode != 0
     assert command("deploy", home / "x.wasm", "--secret", "A", *flag, home=home).returncode != 0

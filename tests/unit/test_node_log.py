@@ -75,3 +75,24 @@ def test_log_when_it_is_read_again_then_it_tells_how_many_lines_are_missing(
 def _read(reader: int, said: bytearray) -> None:
     while data := os.read(reader, 65536):
         said += data
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_traceback_when_logged_then_without_local_variables(
+    capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    """They can be an application's environment, with its secrets."""
+
+    def fail(environment: dict[str, str]) -> None:
+        raise RuntimeError(f"of {len(environment)}")
+
+    with node_log.to_stderr("info", form):
+        environment = {"DB_URL": "-".join(("s3cret", form))}
+        try:
+            fail(environment)
+        except RuntimeError:
+            _log.exception("it failed")
+    said = capsys.readouterr().err
+    assert "RuntimeError: of 1" in said
+    assert "fail(environment)" in said
+    assert f"s3cret-{form}" not in said

@@ -123,8 +123,10 @@ def _formatter(for_people: bool, *, on_terminal: bool) -> logging.Formatter:
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    # The renderer's own tracebacks show local variables, and with them what must not be in a log.
+    plain = structlog.dev.plain_traceback
     last: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=on_terminal)]
+        [structlog.dev.ConsoleRenderer(colors=on_terminal, exception_formatter=plain)]
         if for_people
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
