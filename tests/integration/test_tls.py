@@ -36,7 +36,7 @@ from plexspaces_node.errors import InvalidArgument, Unauthenticated, Unavailable
 from plexspaces_node.node.node import Node
 from plexspaces_node.private_file import replace
 
-HOSTS = ["node.example", "localhost", "127.0.0.1"]
+HOSTS = ["node.example", "192.0.2.7", "2001:db8::7", "localhost", "127.0.0.1"]
 
 Running = Callable[..., AbstractAsyncContextManager[Node]]
 
@@ -155,6 +155,10 @@ async def test_both_doors_when_the_client_trusts_the_ca_then_they_answer(
         assert (tls.version(), tls.selected_alpn_protocol()) == ("TLSv1.3", "http/1.1")
         # By a name of its certificate, which is in no setting.
         assert await connection.node_id("node.example:8080") == "node-test"
+        assert await connection.node_id("192.0.2.7:8080") == "node-test"
+        assert await connection.node_id("[2001:db8::7]:8080") == "node-test"
+        connection.writer.write(b"GET /v1/node HTTP/1.1\r\nhost: 192.0.2.8\r\n\r\n")
+        assert (await connection.reader.readline()).startswith(b"HTTP/1.1 421 ")
         connection.close()
 
 

@@ -41,7 +41,7 @@ def authority() -> Pair:
 
 @pytest.fixture
 def pair(authority: Pair) -> Pair:
-    return make_node_certificate(authority, ["node.example", "*.node.example", "127.0.0.1"])
+    return make_node_certificate(authority, ["node.example", "*.node.example", "127.0.0.1", "::2"])
 
 
 class Files:
@@ -88,7 +88,7 @@ def test_settings_when_there_is_no_certificate_then_no_tls(files: Files) -> None
     assert NodeTls.of(TlsSection()) is None
     tls = NodeTls.of(TlsSection(certificate=files.certificate, key=files.key))
     assert tls is not None
-    assert (tls.hosts, tls.asks_clients) == (("node.example", "127.0.0.1"), False)
+    assert (tls.hosts, tls.asks_clients) == (("node.example", "127.0.0.1", "[::2]"), False)
 
 
 def test_files_when_unchanged_then_nothing_is_made_anew(files: Files, said: list[str]) -> None:

@@ -302,8 +302,9 @@ def _http_server(  # noqa: PLR0913 - each by its name
 ) -> HttpServer:
     http, limits = config.http, config.limits
     hosts = [http.hosts, *(tls.hosts if tls else ())]
-    any_address = config.node.allow_remote or tls is not None
-    origins = Origins(hosts=",".join(hosts), origins=http.cors_origins, any_address=any_address)
+    origins = Origins(
+        hosts=",".join(hosts), origins=http.cors_origins, any_address=config.node.allow_remote
+    )
     door = Door(
         applications,
         control,

@@ -73,8 +73,9 @@ class NodeTls:
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """The names and addresses of the certificate, without wildcards."""
-        return tuple(each for each in self._loaded.info.hosts if not each.startswith("*"))
+        """The names and addresses of the certificate as URLs have them, without wildcards."""
+        found = self._loaded.info.hosts
+        return tuple(f"[{each}]" if ":" in each else each for each in found if each[0] != "*")
 
     @property
     def asks_clients(self) -> bool:
