@@ -27,6 +27,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from plexspaces_node import token_text
 from plexspaces_node.address import is_loopback, split_address
 from plexspaces_node.errors import InvalidArgument, quoted
 from plexspaces_node.settings import (
@@ -42,11 +43,13 @@ from plexspaces_node.settings import (
 
 FILE_NAME = "release.toml"
 FILE_VARIABLE = "PLEXSPACES_CONFIG"
+TOKEN_VARIABLES = (token_text.VARIABLE, token_text.FILE_VARIABLE)
+"""Not of the configuration: what a client proves itself with."""
 COMPOSE_VARIABLES = ("PLEXSPACES_NODE_PORT", "PLEXSPACES_HTTP_PORT")
 """Only compose.yaml reads them, but they may be set in a shell in which commands run too."""
 TENANT_VARIABLE = "PLEXSPACES_TENANT"
 """Only commands read it: see `cli.options.in_tenant`."""
-_OTHERS = (FILE_VARIABLE, TENANT_VARIABLE, *COMPOSE_VARIABLES)
+_OTHERS = (FILE_VARIABLE, TENANT_VARIABLE, *TOKEN_VARIABLES, *COMPOSE_VARIABLES)
 DATA_DIR_WITHOUT_HOME = Path("/var/lib/plexspaces")
 SYSTEM_FILE = Path("/etc/plexspaces") / FILE_NAME
 """The file of the host's service, which commands on that host find too."""

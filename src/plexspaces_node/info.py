@@ -318,3 +318,56 @@ class SetSecret:
 
     version: int
     restarted: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenInfo:
+    """A token, without its secret.
+
+    Attributes:
+        tenant: whose applications it is for, `*` for every tenant's.
+        scopes: `admin`, `deploy`, `invoke`, `read`.
+        applications: a pattern for the names within the tenant, `*` for all.
+        id: what its secret begins with.
+        expires_unix_ns: 0 for never.
+        last_used_unix_ns: 0 for never; after a crash up to a minute behind.
+        state: `valid`, `expired`, or `without-secret`: it needs a new one.
+    """
+
+    name: str
+    tenant: str
+    scopes: tuple[str, ...]
+    applications: str
+    id: str
+    created_unix_ns: int
+    expires_unix_ns: int
+    last_used_unix_ns: int
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewSecret:
+    """A token and its new secret, which the node tells once."""
+
+    token: TokenInfo
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class WhoAmI:
+    """Who a node says that calls.
+
+    Attributes:
+        kind: `token`, `certificate`, `local` (by a unix socket) or `anonymous`.
+        name: of the token; else the kind.
+        tenant: whose applications they have to do with, `*` for every tenant's.
+        applications: a pattern for the names within the tenant, `*` for all.
+        expires_unix_ns: 0 for never.
+    """
+
+    kind: str
+    name: str
+    tenant: str
+    scopes: tuple[str, ...]
+    applications: str
+    expires_unix_ns: int = 0

@@ -202,7 +202,9 @@ async def test_no_client_is_led_to_a_port_that_a_node_has_left(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process may listen there from then on: the notice is gone before."""
-    assert find(node.address) == node.http_address
+    notice = find(node.address)
+    assert notice is not None
+    assert notice.http_address == node.http_address
     drain, found = HttpServer.drain, []
 
     async def noted(server: HttpServer, grace_s: float) -> None:

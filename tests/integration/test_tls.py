@@ -202,12 +202,15 @@ async def test_a_client_when_it_does_not_know_the_ca_then_it_says_so(
 
 
 async def test_a_client_when_it_does_not_speak_tls_then_it_says_so(
-    running: Running, files: Files, tmp_path: Path
+    running: Running, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Plain text to the ports of TLS gets no answer; TLS to a port without it is told apart."""
     async with running() as node:
-        with pytest.raises(InvalidArgument, match="speaks TLS, and this client does not"):
-            await by_grpc(node, None)
+        with monkeypatch.context() as patch:
+            # Otherwise it would be reached by its unix socket.
+            patch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+            with pytest.raises(InvalidArgument, match="speaks TLS, and this client does not"):
+                await by_grpc(node, None)
         with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
             await by_http(node, None)
     async with builder(tmp_path / "plain").build() as plain:
@@ -422,9 +425,9 @@ async def test_messages_when_the_ports_speak_tls_then_they_go_by_http_as_before(
 
 
 async def test_commands_when_the_host_trusts_the_ca_then_https_is_enough(
-    running: Running, files: Files, probe_wasm: Path
+    running: Running, files: Files, probe_wasm: Path, tmp_path: Path
 ) -> None:
-    """Also by HTTP; without the scheme the error says what to do, and nothing but an error."""
+    """Also by HTTP; without the scheme another user is told what to do, and nothing else."""
     async with (
         running() as node,
         NodeClient(node.address, tls=files.client) as client,
@@ -439,7 +442,10 @@ async def test_commands_when_the_host_trusts_the_ca_then_https_is_enough(
             "list", "--node-address", f"https://{node.address}", environ=trusting
         )
         assert (listed.returncode, listed.stderr) == (0, b"")
-        plain = await command("list", "--node-address", node.address, environ=trusting)
+        own = await command("list", "--node-address", node.address, environ=trusting)
+        assert own.returncode == 0, "by the unix socket"
+        other = {**trusting, "XDG_CACHE_HOME": str(tmp_path)}
+        plain = await command("list", "--node-address", node.address, environ=other)
         assert plain.returncode == 2
         assert plain.stderr.decode().splitlines() == [
             f"error: the node at {node.address} speaks TLS, and this client does not",

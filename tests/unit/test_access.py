@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,13 @@ from google.protobuf.descriptor_pool import Default
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
-from plexspaces_node.api.generated import application_pb2, audit_pb2, quota_pb2, secret_pb2
+from plexspaces_node.api.generated import (
+    application_pb2,
+    audit_pb2,
+    quota_pb2,
+    secret_pb2,
+    token_pb2,
+)
 from plexspaces_node.errors import PermissionDenied, Unauthenticated
 from plexspaces_node.node.access.audit import Event
 from plexspaces_node.node.access.gate import Gate, NoGrants
@@ -22,7 +29,7 @@ from plexspaces_node.node.access.identity import (
     Kind,
     Scope,
 )
-from plexspaces_node.node.access.policy import INVOKE, RULES, About, Target, decide
+from plexspaces_node.node.access.policy import INVOKE, RULES, About, Target, decide, may_grant
 from plexspaces_node.node.access.record import Recorder
 from plexspaces_node.node.http.routes import ROUTES
 
@@ -31,6 +38,7 @@ SERVICES = (
     *quota_pb2.DESCRIPTOR.services_by_name.values(),
     *secret_pb2.DESCRIPTOR.services_by_name.values(),
     *audit_pb2.DESCRIPTOR.services_by_name.values(),
+    *token_pb2.DESCRIPTOR.services_by_name.values(),
     Default().FindServiceByName(health.SERVICE_NAME),
     Default().FindServiceByName(reflection.SERVICE_NAME),
 )
@@ -46,6 +54,7 @@ DEPLOYS = READS | {
     _A + name for name in ("Deploy", "FindArtifact", "Start", "Stop", "Undeploy", "UploadArtifact")
 }
 ANY = {verb for verb in RULES if verb.startswith(("grpc.", "HTTP /"))} | {_A + "InspectNode"}
+ANY |= {"plexspaces.node.v1.TokenService/WhoAmI"}
 ALLOWED = {
     Scope.ADMIN: set(RULES),
     Scope.DEPLOY: DEPLOYS | ANY,
@@ -189,6 +198,9 @@ class Grants:
     def by_certificate(self, name: str) -> Identity | None:
         return who(Scope.READ, kind=Kind.CERTIFICATE) if name == "ci" else None
 
+    def watch(self, identity: Identity, ended: Callable[[], None]) -> Callable[[], None]:
+        return lambda: None
+
 
 def test_gate_when_the_node_has_no_grants_then_everybody_is_its_owner() -> None:
     """As before the first token."""
@@ -215,10 +227,43 @@ def test_gate_when_there_is_no_token_then_by_certificate_by_socket_or_nobody() -
     """A certificate that nothing is granted to is worth nothing."""
     gate = Gate(Grants(), RECORDER)
     assert gate.identify(None, certificate="ci").kind is Kind.CERTIFICATE
-    assert gate.identify(b"Bearer wrong", is_local=True) is LOCAL
+    assert gate.identify(None, is_local=True) is LOCAL
+    assert gate.identify(b"Bearer of an application's own", is_local=True) is LOCAL
+    with pytest.raises(Unauthenticated):
+        gate.identify(b"Bearer plx_wrong", is_local=True)
     assert gate.identify(None) is NOBODY
     with pytest.raises(Unauthenticated, match="'cd'"):
         gate.identify(None, certificate="cd")
+
+
+def test_gate_when_the_owner_brings_a_token_before_there_are_any_then_still_the_owner() -> None:
+    """It is of another node, or of one that was."""
+    assert Gate(NoGrants(), RECORDER).identify(b"Bearer plx_x", is_local=True) is LOCAL
+
+
+@pytest.mark.parametrize(
+    ("of", "wanted", "allowed"),
+    [
+        (who(Scope.ADMIN), ({Scope.ADMIN}, "shop", ALL), True),
+        (who(Scope.ADMIN), ({Scope.DEPLOY, Scope.INVOKE, Scope.READ}, "shop", "cart-*"), True),
+        (who(Scope.ADMIN), ({Scope.READ}, "rival", ALL), False),
+        (who(Scope.ADMIN), ({Scope.READ}, ALL, ALL), False),
+        (who(Scope.ADMIN, tenant=ALL), ({Scope.ADMIN}, ALL, ALL), True),
+        (LOCAL, ({Scope.ADMIN}, "rival", ALL), True),
+        (who(Scope.ADMIN, applications="cart-*"), ({Scope.READ}, "shop", ALL), False),
+        (who(Scope.ADMIN, applications="cart-*"), ({Scope.READ}, "shop", "c*"), False),
+        (who(Scope.ADMIN, applications="cart-*"), ({Scope.READ}, "shop", "cart-*"), True),
+        (who(Scope.DEPLOY), ({Scope.READ}, "shop", ALL), True),
+        (who(Scope.DEPLOY), ({Scope.INVOKE}, "shop", ALL), False),
+        (who(Scope.READ), ({Scope.DEPLOY}, "shop", ALL), False),
+        (NOBODY, ({Scope.READ}, "default", ""), False),
+    ],
+)
+def test_grant_when_it_is_more_than_the_granter_has_then_not_allowed(
+    of: Identity, wanted: tuple[set[Scope], str, str], allowed: bool
+) -> None:
+    """In scopes, tenant and applications."""
+    assert may_grant(of, *wanted) is allowed
 
 
 def test_gate_when_it_refuses_then_it_says_what_is_missing_and_not_what_exists() -> None:

@@ -201,6 +201,9 @@ _EVERY_COMMAND = (
     *(("backup", "x.tar"), ("restore", "x.tar"), ("verify", "x.tar")),
     *(("quota", "set", "vcpus=1", *_NODE), ("quota", "show", *_NODE)),
     *(("tls", "init", "--host", "x"), ("tls", "client", "x"), ("tls", "renew"), ("tls", "show")),
+    *(("token", "create", "--name", "x", "--scope", "read", *_NODE), ("token", "list", *_NODE)),
+    *(("token", "revoke", "x", *_NODE), ("token", "rotate", "x", *_NODE)),
+    *(("login", *_NODE), ("logout", *_NODE), ("whoami", *_NODE)),
     *(("doctor",), ("config", "show"), ("version",), ("install-service", "--print")),
 )
 

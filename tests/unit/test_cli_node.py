@@ -79,6 +79,7 @@ class ScriptedNode:
 
     isolation = "process"
     speaks_tls = False
+    is_unguarded = False
     isolation_note = "a sandbox"
 
     def __init__(self, script: Script) -> None:

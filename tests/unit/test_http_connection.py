@@ -100,6 +100,10 @@ class Waiting:
             return of_error(error)
         return Response(200, [], self.reply)
 
+    def watch(self, request: Request, ended: Callable[[], None]) -> Callable[[], None]:
+        """Nobody's token ends."""
+        return lambda: None
+
     def refusal(self, request: Request, fault: HttpFault) -> Response:
         del request
         return fault.response

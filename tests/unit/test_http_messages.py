@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from plexspaces_node.client.http_messages import (
 )
 from plexspaces_node.client.message import Message
 from plexspaces_node.client.tls import ClientTls
+from plexspaces_node.client.way import Way
 from plexspaces_node.errors import (
     ActorFailed,
     ActorTrapped,
@@ -30,6 +32,7 @@ from plexspaces_node.errors import (
 TIMES = (
     b"server-timing: compute;dur=0.000002, wait;dur=1.5, queue;dur=0.000003, coordination;dur=2\r\n"
 )
+WAY = Way("127.0.0.1:9000", "127.0.0.1:9000")
 MESSAGE = Message("calc", "add", b"12", None)
 
 
@@ -101,7 +104,7 @@ async def server() -> AsyncIterator[Server]:
 
 @pytest.fixture
 async def messages(server: Server) -> AsyncIterator[HttpMessages]:
-    messages = HttpMessages("127.0.0.1:9000", http_address=server.look)
+    messages = HttpMessages(WAY, find=server.look)
     yield messages
     messages.close()
 
@@ -154,7 +157,7 @@ async def test_port_at_which_nobody_listens_is_left_to_grpc(
 ) -> None:
     """Nothing was sent, so it can be sent again."""
     server.address = free_address
-    messages = HttpMessages("127.0.0.1:9000", http_address=server.look)
+    messages = HttpMessages(WAY, find=server.look)
     assert await messages.send(MESSAGE) is None
     assert await messages.send(MESSAGE) is None
     assert server.looks == 1
@@ -296,7 +299,7 @@ async def test_reply_without_times_is_none_of_a_node(
 @pytest.mark.virtual_time
 async def test_connection_that_was_idle_for_long_is_not_used(server: Server) -> None:
     """The node may be about to close it."""
-    messages = HttpMessages("127.0.0.1:9000", http_address=server.look)
+    messages = HttpMessages(WAY, find=server.look)
     server.answer()
     await messages.send(MESSAGE)
     await asyncio.sleep(IDLE_S)
@@ -313,7 +316,7 @@ async def test_messages_when_the_notice_says_tls_and_the_client_has_none_then_go
     address = server.address
     for tls, told in ((None, f"https://{address}"), (ClientTls(), address)):
         server.address = told
-        messages = HttpMessages("127.0.0.1:9000", tls=tls, http_address=server.look)
+        messages = HttpMessages(replace(WAY, tls=tls), find=server.look)
         assert await messages.send(MESSAGE) is None
         messages.close()
     assert server.connections == 0

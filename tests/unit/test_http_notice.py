@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from plexspaces_node.http_notice import find, posted
+from plexspaces_node import http_notice
+from plexspaces_node.http_notice import Notice
 
 NODE, HTTP = "127.0.0.1:9000", "127.0.0.1:8080"
+
+
+def posted(address: str, http_address: str, directory: Path) -> AbstractContextManager[None]:
+    """Keep the notice of a node that has no unix sockets."""
+    return http_notice.posted(address, Notice(http_address), directory)
+
+
+def find(address: str, directory: Path) -> str | None:
+    """Return where a notice says that HTTP is served."""
+    found = http_notice.find(address, directory)
+    return None if found is None else found.http_address
 
 
 def names(directory: Path) -> list[str]:
@@ -88,6 +101,13 @@ def test_notice_of_another_host_or_of_nobody_is_not_believed(
         [path] = tmp_path.iterdir()
         path.write_bytes(content)
         assert find(NODE, tmp_path) is None
+
+
+def test_notice_has_the_sockets_also_where_http_is_not_served_here(tmp_path: Path) -> None:
+    """A path can have any character but a line feed, which no data directory has."""
+    notice = Notice("192.0.2.1:8080", "/var/lib/a b%20/node.sock", "/var/lib/a b%20/http.sock")
+    with http_notice.posted(NODE, notice, tmp_path):
+        assert http_notice.find(NODE, tmp_path) == notice._replace(http_address="")
 
 
 def test_notice_when_the_address_is_none_then_nothing_is_found(tmp_path: Path) -> None:

@@ -208,6 +208,9 @@ class Naming:
     async def answer(self, request: Request) -> Response:
         return Response(200, [(b"x-certificate", request.certificate.encode())])
 
+    def watch(self, request: Request, ended: Callable[[], None]) -> Callable[[], None]:
+        return lambda: None
+
     def refusal(self, request: Request, fault: HttpFault) -> Response:
         return Response(fault.status, [])
 

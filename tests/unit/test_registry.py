@@ -260,7 +260,7 @@ class TestApplications:
         counts = rows(path)
         assert counts.pop("migrations") == len(MIGRATIONS)
         assert counts.pop("removed") == 0
-        for table in ("quotas", "secrets", "secret_salt"):
+        for table in ("quotas", "secrets", "secret_salt", "tokens"):
             assert counts.pop(table) == 0
         assert set(counts.values()) == {1}
 

@@ -17,10 +17,9 @@ import typer
 from plexspaces_node.cli.message import message_of
 from plexspaces_node.cli.options import Json, Name, NodeAddress, address_of
 from plexspaces_node.cli.output import milliseconds, note, print_json
-from plexspaces_node.client.address import parts_of
 from plexspaces_node.client.http_messages import HttpMessages
 from plexspaces_node.client.message import Message
-from plexspaces_node.client.tls import ClientTls
+from plexspaces_node.client.way import way_to
 from plexspaces_node.errors import ActorError, ActorFailed, ActorTrapped
 from plexspaces_node.info import InvokeResult
 
@@ -95,8 +94,7 @@ def invoke(  # noqa: PLR0913 - a command has a parameter for each of its flags
 
 async def _send(address: str, message: Message) -> InvokeResult:
     message.check()
-    target, is_https = parts_of(address)
-    by_http = HttpMessages(target, tls=ClientTls() if is_https else None)
+    by_http = HttpMessages(way_to(address))
     try:
         if (result := await by_http.send(message)) is not None:
             return result

@@ -61,6 +61,10 @@ HOMES: dict[str, str] = {
     "tls": "tls",
     "doctor": "doctor",
     "install-service": "service",
+    "token": "token",
+    "login": "login",
+    "logout": "login",
+    "whoami": "login",
     "config": "doctor",
     "version": "main",
 }

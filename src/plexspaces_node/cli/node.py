@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import plexspaces_node
+from plexspaces_node.address import is_loopback, split_address
 from plexspaces_node.cli import node_log
 from plexspaces_node.cli.options import ConfigFile, IsolationOption
 from plexspaces_node.cli.output import note, print_fields, say
@@ -176,6 +177,10 @@ def _announce(node: Node) -> None:
         fields.append(("HTTP", f"{'https' if node.speaks_tls else 'http'}://{node.http_address}"))
     elif node.http_fault:
         fields.append(("HTTP", f"off ({node.http_fault})"))
+    if node.is_unguarded:
+        here = is_loopback(split_address(node.address)[0])
+        who = "every user of this host" if here else "everybody who reaches a port"
+        fields.append(("Access", f"{who}, for no token exists (plexspaces token create)"))
     if node.recovered:
         fields.append(("Restarting", ", ".join(node.recovered)))
     print_fields(fields)

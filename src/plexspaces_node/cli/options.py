@@ -13,6 +13,7 @@ from typer.core import TyperCommand
 import plexspaces_node
 from plexspaces_node.config import TENANT_VARIABLE
 from plexspaces_node.errors import InvalidArgument, quoted
+from plexspaces_node.http_notice import GRPC_SOCKET, UNIX, find, is_answering
 from plexspaces_node.model import LANGUAGES, LEVELS
 
 
@@ -119,6 +120,8 @@ def arguments_of(ctx: typer.Context) -> tuple[str, ...]:
 def address_of(flag: str | None) -> str:
     """Return the node's address: the flag's or variable's, else the configuration's.
 
+    A node of the configuration that runs on this host, and of which no notice tells this user, is
+    reached by the unix socket in its data directory, into which the kernel lets its user and root.
     Reads the configuration only if it is needed; raises `InvalidArgument` if that is wrong, and for
     an empty flag. An empty variable counts as not set.
     """
@@ -127,7 +130,12 @@ def address_of(flag: str | None) -> str:
         raise InvalidArgument(
             "--node-address is empty", hint="pass HOST:PORT, or omit --node-address"
         )
-    return flag or plexspaces_node.ConfigBootstrap.load().node.address
+    if flag:
+        return flag
+    node = plexspaces_node.ConfigBootstrap.load().node
+    if find(node.address) is None and is_answering(path := node.data_dir / GRPC_SOCKET):
+        return f"{UNIX}{path}"
+    return node.address
 
 
 def check_project(project: Path) -> None:

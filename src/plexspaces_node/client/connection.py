@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, cast
 
 import grpc
 
@@ -16,14 +17,35 @@ from plexspaces_node.api.status import DETAILS_KEY, from_grpc
 from plexspaces_node.client.address import parts_of
 from plexspaces_node.client.http_messages import HttpMessages
 from plexspaces_node.client.tls import ClientTls, explain
-from plexspaces_node.errors import ActorError, InvalidArgument, PlexSpacesError, WrongState
+from plexspaces_node.client.way import check_tls, way_to
+from plexspaces_node.errors import ActorError, PlexSpacesError, WrongState
 
 if TYPE_CHECKING:
     # The stubs' type files have this class, but not the generated code.
     from plexspaces_node.api.generated.application_pb2_grpc import ApplicationServiceAsyncStub
 
+_KINDS = frozenset({"unary_unary", "unary_stream", "stream_unary", "stream_stream"})
+
 _Q = TypeVar("_Q")
 _T = TypeVar("_T")
+
+
+class _Authorized:
+    """A channel whose calls bring a token; as far as generated stubs use a channel."""
+
+    def __init__(self, channel: grpc.aio.Channel, token: str) -> None:
+        self._channel = channel
+        self._metadata = (("authorization", f"Bearer {token}"),)
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._channel, name)
+        return self._bringing(found) if name in _KINDS else found
+
+    def _bringing(self, kind: Callable[..., Any]) -> Callable[..., Any]:
+        def make(*args: Any, **named: Any) -> Any:
+            return partial(kind(*args, **named), metadata=self._metadata)
+
+        return make
 
 
 class _Open(NamedTuple):
@@ -51,19 +73,20 @@ class NodeConnection:
         *,
         http: bool = True,
         tls: ClientTls | None = None,
+        token: str | None = None,
     ) -> None:
         """Set the address without connecting; raises `InvalidArgument` if it is invalid.
 
         Unless `http`, messages go by gRPC even if they could go by HTTP. With `tls`, or an address
         that begins with `https://`, the connection is encrypted and the node has to prove its name.
+        Without `token` it is the one that the commands would use: of the environment, or kept by
+        `plexspaces login`; "" brings none.
         """
         self.address, is_https = parts_of(address)
         self.tls = tls or (ClientTls() if is_https else None)
-        if self.tls is not None and self.address.startswith("unix:"):
-            raise InvalidArgument(
-                f"the node at {self.address} is reached without TLS: nobody is in between",
-                hint="omit what is for TLS",
-            )
+        check_tls(self.address, self.tls)
+        # The credentials are looked for when the client is opened.
+        self._way = partial(way_to, address, tls=tls, token=token)
         self._http = http
         self._opened: _Open | None = None
 
@@ -73,16 +96,20 @@ class NodeConnection:
     async def __aenter__(self) -> Self:
         if self._opened is not None:
             raise WrongState(f"the client of {self.address} is already open")
-        if self.tls is None:
-            channel = grpc.aio.insecure_channel(self.address, options=client_options())
+        way = self._way()
+        self.tls = way.tls
+        if way.tls is None:
+            channel = grpc.aio.insecure_channel(way.target, options=client_options())
         else:
-            credentials = grpc.ssl_channel_credentials(*self.tls.contents())
-            channel = grpc.aio.secure_channel(self.address, credentials, options=client_options())
+            credentials = grpc.ssl_channel_credentials(*way.tls.contents())
+            channel = grpc.aio.secure_channel(way.target, credentials, options=client_options())
+        if way.token:
+            channel = cast(grpc.aio.Channel, _Authorized(channel, way.token))
         self._opened = _Open(
             channel,
             ApplicationServiceStub(channel),
             channel.unary_unary(f"/{SERVICE}/{METHOD}"),
-            HttpMessages(self.address, tls=self.tls) if self._http else None,
+            HttpMessages(way) if self._http else None,
         )
         return self
 

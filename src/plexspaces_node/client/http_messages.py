@@ -13,13 +13,14 @@ import ssl
 import time
 from base64 import b64decode
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
 from plexspaces_node.address import split_address
 from plexspaces_node.client.http_connection import ConnectionEnded, HttpConnection, Response
 from plexspaces_node.client.message import Message
-from plexspaces_node.client.tls import ClientTls
+from plexspaces_node.client.way import Way, http_address
 from plexspaces_node.errors import (
     PLATFORM_ERRORS,
     ActorError,
@@ -32,7 +33,7 @@ from plexspaces_node.errors import (
     Unavailable,
     platform_error,
 )
-from plexspaces_node.http_notice import TLS_SCHEME, find
+from plexspaces_node.http_notice import TLS_SCHEME, UNIX
 from plexspaces_node.info import InvokeResult, MessageTimings
 
 MOST_CONNECTIONS = 100
@@ -59,25 +60,20 @@ _PLATFORM_CODES = frozenset(error.code for error in PLATFORM_ERRORS)
 class HttpMessages:
     """The messages to the node at one address. Used on one event loop."""
 
-    def __init__(
-        self,
-        address: str,
-        *,
-        tls: ClientTls | None = None,
-        http_address: Callable[[str], str | None] = find,
-    ) -> None:
-        """Set the address of the node's gRPC API, without connecting.
+    def __init__(self, way: Way, *, find: Callable[[str], str | None] | None = None) -> None:
+        """Set the way to the node, without connecting.
 
-        `http_address` returns for it where the node serves HTTP, or None. Raises `InvalidArgument`
-        for files of `tls` that cannot be used.
+        `find` returns for its address where it serves HTTP, as `way.http_address` does. Raises
+        `InvalidArgument` for files of TLS that cannot be used.
         """
-        self._address = address
+        self._address = way.address
         self._tls: ssl.SSLContext | None = None
         self._server_name: str | None = None
-        if tls is not None:
+        if way.tls is not None:
             # The name that the caller knows: the notice has an address of this host.
-            self._tls, self._server_name = tls.context(), split_address(address)[0]
-        self._http_address = http_address
+            self._tls, self._server_name = way.tls.context(), split_address(way.address)[0]
+        self._find = find or partial(http_address, tls=way.tls is not None)
+        self._authorization = f"authorization: Bearer {way.token}\r\n" if way.token else ""
         self._connections: set[HttpConnection] = set()
         self._idle: list[HttpConnection] = []
         self._connecting = 0
@@ -91,7 +87,7 @@ class HttpMessages:
 
         Raises what `NodeClient.invoke` raises. If the caller cancels, the connection is closed.
         """
-        if len(message.payload) > MOST_BYTES or (head := _head(message)) is None:
+        if len(message.payload) > MOST_BYTES or (head := self._head(message)) is None:
             return None
         begin_ns = time.perf_counter_ns()
         connection = await self._connection()
@@ -132,17 +128,14 @@ class HttpMessages:
             self._drop(kept)
         if now_s < self._look_at_s or len(self._connections) + self._connecting >= MOST_CONNECTIONS:
             return None
-        address = self._http_address(self._address)
+        address = self._find(self._address)
         # By gRPC, the caller learns what is wrong.
         if address is None or address.startswith(TLS_SCHEME) != (self._tls is not None):
             self._look_at_s = now_s + LOOK_AGAIN_S
             return None
-        host, port = split_address(address.removeprefix(TLS_SCHEME))
         self._connecting += 1
         try:
-            _, connection = await loop.create_connection(
-                HttpConnection, host, port, ssl=self._tls, server_hostname=self._server_name
-            )
+            connection = await self._connected(address)
         except OSError:
             self._look_at_s = now_s + LOOK_AGAIN_S
             return None
@@ -150,6 +143,16 @@ class HttpMessages:
             self._connecting -= 1
         self._connections.add(connection)
         return connection
+
+    async def _connected(self, address: str) -> HttpConnection:
+        loop = asyncio.get_running_loop()
+        if address.startswith(UNIX):
+            return (await loop.create_unix_connection(HttpConnection, address[len(UNIX) :]))[1]
+        host, port = split_address(address.removeprefix(TLS_SCHEME))
+        opening = loop.create_connection(
+            HttpConnection, host, port, ssl=self._tls, server_hostname=self._server_name
+        )
+        return (await opening)[1]
 
     def _put_back(self, connection: HttpConnection) -> None:
         if connection.is_usable and connection in self._connections:
@@ -160,6 +163,22 @@ class HttpMessages:
     def _drop(self, connection: HttpConnection) -> None:
         connection.close()
         self._connections.discard(connection)
+
+    def _head(self, message: Message) -> bytes | None:
+        """Return the head of a request, None for a message that HTTP cannot carry."""
+        try:
+            msg_type = quote(message.type, safe="")
+        except UnicodeEncodeError:
+            return None
+        if len(msg_type) > _TYPE_BYTES:
+            return None
+        name = message.name.replace("/", "%2F")
+        wait = f"prefer: wait={message.timeout_ms / 1000:.3f}\r\n" if message.timeout_ms else ""
+        return (
+            f"POST /apps/{name}/{msg_type} HTTP/1.1\r\nhost: localhost\r\n"
+            f"plexspaces-client: 1\r\n{self._authorization}{wait}"
+            f"content-length: {len(message.payload)}\r\n\r\n"
+        ).encode("ascii")
 
     def _error_of(self, response: Response, message: Message) -> PlexSpacesError | ActorError:
         if response.status == _TOO_LARGE:
@@ -172,21 +191,6 @@ class HttpMessages:
             return _error(json.loads(response.body), response.status)
         except (ValueError, KeyError, TypeError, AttributeError):
             return Internal(f"the node's reply cannot be read: {response.body[:200]!r}")
-
-
-def _head(message: Message) -> bytes | None:
-    """Return the head of a request, None for a message that HTTP cannot carry."""
-    try:
-        msg_type = quote(message.type, safe="")
-    except UnicodeEncodeError:
-        return None
-    if len(msg_type) > _TYPE_BYTES:
-        return None
-    wait = f"prefer: wait={message.timeout_ms / 1000:.3f}\r\n" if message.timeout_ms else ""
-    return (
-        f"POST /apps/{message.name.replace('/', '%2F')}/{msg_type} HTTP/1.1\r\nhost: localhost\r\n"
-        f"plexspaces-client: 1\r\n{wait}content-length: {len(message.payload)}\r\n\r\n"
-    ).encode("ascii")
 
 
 def _timings(response: Response) -> MessageTimings:

@@ -28,17 +28,24 @@ from plexspaces_node import __version__
 from plexspaces_node.api.options import ChannelOptions, server_options
 from plexspaces_node.config import Config, ConfigBootstrap
 from plexspaces_node.errors import InvalidArgument, Unavailable, WrongState, quoted
-from plexspaces_node.http_notice import TLS_SCHEME, posted
+from plexspaces_node.http_notice import TLS_SCHEME, Notice, posted
 from plexspaces_node.info import NodeInfo
 from plexspaces_node.isolation import choose_driver, make_drivers
 from plexspaces_node.model import ENGINE, ENGINE_REVISION, VmConfig
+from plexspaces_node.node import unix_sockets
 from plexspaces_node.node.access import audit
-from plexspaces_node.node.access.gate import Gate, NoGrants
+from plexspaces_node.node.access.gate import Gate
 from plexspaces_node.node.access.record import Recorder
+from plexspaces_node.node.access.tokens import Tokens
 from plexspaces_node.node.api import descriptors
 from plexspaces_node.node.api.boundary import Boundary
 from plexspaces_node.node.api.health import NodeHealth
-from plexspaces_node.node.api.listen import bind, check_can_listen, peer_certificate_name
+from plexspaces_node.node.api.listen import (
+    bind,
+    bind_unix,
+    check_can_listen,
+    peer_certificate_name,
+)
 from plexspaces_node.node.api.service import ApplicationService, ServiceLimits
 from plexspaces_node.node.api.services import Services, services_of
 from plexspaces_node.node.applications.context import NodeContext
@@ -176,10 +183,9 @@ class NodeBuilder:
             info = _describe(config, driver, note)
             server = grpc.aio.server(options=_server_options(config))
             calls = ServiceLimits(limits.message_timeout_s, context.agent_limits.in_flight)
-            gate = Gate(grants := NoGrants(), Recorder(audit_log.note))
-            config.check_grants(exist=grants.exist())
+            tokens, gate = await _gate(stack, config, context.registry, data, audit_log)
             service = ApplicationService(applications, artifacts, info, calls, gate)
-            services = services_of(service, applications, context.secrets, audit_log)
+            services = services_of(service, applications, context.secrets, audit_log, tokens)
             _register(server, services, gate, node_health, most_calls=limits.calls, tls=tls)
             metrics_port = stack.enter_context(
                 _metrics(config, applications, artifacts, node_health)
@@ -191,6 +197,7 @@ class NodeBuilder:
             stack.callback(http.close)
             address = bind(server, config.node.address, tls.credentials() if tls else None)
             http_address, http_fault = await _bind(http, config)
+            sockets = await _bind_unix(stack, server, http if config.http.address else None, data)
             notice = stack.enter_context(ExitStack())
             node = Node(
                 info,
@@ -198,6 +205,7 @@ class NodeBuilder:
                 http_address=http_address,
                 http_fault=http_fault,
                 speaks_tls=tls is not None,
+                is_unguarded=lambda: not tokens.exist(),
                 metrics_port=metrics_port,
                 recovered=await applications.recover(),
                 applications=applications,
@@ -215,23 +223,60 @@ class NodeBuilder:
             await server.start()
             await http.serve()
             await node_health.serve()
-            notice.enter_context(_notice(address, http_address, tls))
+            notice.enter_context(_notice(address, http_address, tls, sockets))
             _watch(stack, config, tls)
             stack.push_async_callback(node.drain)
             yield node
 
 
+async def _gate(
+    stack: AsyncExitStack,
+    config: Config,
+    registry: Registry,
+    data: DataDirectory,
+    audit_log: audit.AuditLog,
+) -> tuple[Tokens, Gate]:
+    """Open the tokens; `stack` closes them. Raises `InvalidArgument` if a port needs some."""
+    tokens = await stack.enter_async_context(Tokens.open(registry.tokens, data.token_key))
+    config.check_grants(exist=tokens.exist())
+    return tokens, Gate(tokens.known, Recorder(audit_log.note))
+
+
 @contextmanager
-def _notice(address: str, http_address: str, tls: NodeTls | None) -> Iterator[None]:
+def _notice(
+    address: str, http_address: str, tls: NodeTls | None, sockets: Notice
+) -> Iterator[None]:
     if tls is not None and http_address:
         http_address = TLS_SCHEME + http_address
     with ExitStack() as stack:
         try:
-            stack.enter_context(posted(address, http_address))
+            stack.enter_context(posted(address, sockets._replace(http_address=http_address)))
         except (OSError, InvalidArgument) as error:
-            # Clients use gRPC then.
-            _log.info("clients are not told the HTTP address: %s", error)
+            # Clients use gRPC, by TCP, then.
+            _log.info("clients are not told the node's sockets: %s", error)
         yield
+
+
+async def _bind_unix(
+    stack: AsyncExitStack, server: grpc.aio.Server, http: HttpServer | None, data: DataDirectory
+) -> Notice:
+    """Reserve the unix sockets, as far as there can be some; `stack` removes them."""
+    grpc_socket = http_socket = ""
+    for path in (data.grpc_socket, data.http_socket):
+        is_grpc = path == data.grpc_socket
+        if not unix_sockets.has_room(path) or (http is None and not is_grpc):
+            continue
+        stack.callback(unix_sockets.remove, path)
+        try:
+            if is_grpc:
+                bind_unix(server, path)
+                grpc_socket = str(path)
+            elif http is not None:
+                await http.bind_unix(path)
+                http_socket = str(path)
+        except OSError as error:
+            _log.warning("no unix socket %s: %s", path, error.strerror)
+    return Notice(grpc_socket=grpc_socket, http_socket=http_socket)
 
 
 def _watch(stack: AsyncExitStack, config: Config, tls: NodeTls | None) -> None:

@@ -10,6 +10,9 @@ the content of the files.
       restoring     there as long as a backup is being restored: what is here is not whole
       registry.db   the truth about applications
       registry.reserve  room on the disk for what makes room on it
+      tokens.key    the key of the tokens' hashes; from its first token on a node has it
+      node.sock     where the running node serves gRPC to its user and root
+      http.sock     where it serves HTTP to them
       artifacts/    WebAssembly files by digest
       cache/        compiled artifacts: native code, never from a user
       vms/          one bundle per VM
@@ -31,6 +34,7 @@ from pathlib import Path
 import msgspec
 
 from plexspaces_node.errors import InvalidArgument, WrongState, quoted
+from plexspaces_node.http_notice import GRPC_SOCKET, HTTP_SOCKET
 from plexspaces_node.model import check_name
 from plexspaces_node.vm.bundle import check_socket_room, open_plain
 
@@ -183,6 +187,21 @@ class DataDirectory:
     def logs(self) -> Path:
         """The directory of application logs."""
         return self.path / "logs"
+
+    @property
+    def token_key(self) -> Path:
+        """The file with the key of the tokens' hashes."""
+        return self.path / "tokens.key"
+
+    @property
+    def grpc_socket(self) -> Path:
+        """The unix socket on which the running node serves gRPC."""
+        return self.path / GRPC_SOCKET
+
+    @property
+    def http_socket(self) -> Path:
+        """The unix socket on which it serves HTTP."""
+        return self.path / HTTP_SOCKET
 
     @property
     def audit(self) -> Path:

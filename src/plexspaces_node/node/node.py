@@ -38,6 +38,7 @@ class Node:
         http_address: str,
         http_fault: str,
         speaks_tls: bool,
+        is_unguarded: Callable[[], bool],
         metrics_port: int | None,
         recovered: tuple[str, ...],
         applications: Applications,
@@ -52,6 +53,7 @@ class Node:
         self.http_address = http_address
         self.http_fault = http_fault
         self.speaks_tls = speaks_tls
+        self._is_unguarded = is_unguarded
         self.metrics_port = metrics_port
         self.recovered = recovered
         self.applications = applications
@@ -80,6 +82,11 @@ class Node:
     def isolation_note(self) -> str:
         """One line on what the isolation level protects against."""
         return self.info.isolation_note
+
+    @property
+    def is_unguarded(self) -> bool:
+        """Whether whoever reaches a port may do everything, because no token exists."""
+        return self._is_unguarded()
 
     @property
     def is_empty(self) -> bool:

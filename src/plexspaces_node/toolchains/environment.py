@@ -13,6 +13,7 @@ from pathlib import Path
 
 from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.programs import cache_home
+from plexspaces_node.token_text import FILE_VARIABLE, VARIABLE
 
 BUILD_TIMEOUT_S = 600.0
 """A first build on a slow host compiles the language's whole standard library."""
@@ -50,7 +51,8 @@ class BuildEnvironment:
             cache=cache_home(os.environ) / "plexspaces" / "build",
             # Not resolved: in a virtual environment the link is beside the compilers.
             search=((Path(sys.executable).parent,) if sys.executable else ()) + on_path,
-            variables=dict(os.environ),
+            # A compiler runs code of packages that the user has not read.
+            variables={k: v for k, v in os.environ.items() if k not in (VARIABLE, FILE_VARIABLE)},
         )
 
     @property

@@ -14,14 +14,21 @@ from plexspaces_node.node.access.identity import (
     UNGUARDED,
     Identity,
     Kind,
+    Scope,
 )
 from plexspaces_node.node.access.policy import RULES, About, Rule, Target, decide
 from plexspaces_node.node.access.record import Recorder
+from plexspaces_node.token_text import PREFIX
 
 BEARER = b"bearer "
 """How the header `authorization` begins that brings a token; in lower case."""
 
-_TOKEN_HINT = "set PLEXSPACES_TOKEN to a token of this node"
+_TOKEN = BEARER + PREFIX.encode()
+
+_CREATE = "plexspaces token create --name NAME --scope"
+_NEEDED_HINT = f"plexspaces login, with a token made on the node's host: {_CREATE} SCOPE"
+_VALID_HINT = "plexspaces whoami tells who a token is; a new one: plexspaces login"
+_WEAKEST_FIRST = (Scope.READ, Scope.INVOKE, Scope.DEPLOY, Scope.ADMIN)
 
 
 class Grants(Protocol):
@@ -35,6 +42,12 @@ class Grants(Protocol):
 
     def by_certificate(self, name: str) -> Identity | None:
         """Return the grant of the name in a certificate, as `by_token` does."""
+
+    def watch(self, identity: Identity, ended: Callable[[], None]) -> Callable[[], None]:
+        """Call `ended` once an identity, the object that was returned, is no longer proved.
+
+        The returned function ends the watch, and may be called twice.
+        """
 
 
 class NoGrants:
@@ -50,6 +63,10 @@ class NoGrants:
     def by_certificate(self, name: str) -> Identity | None:
         del name
         return None
+
+    def watch(self, identity: Identity, ended: Callable[[], None]) -> Callable[[], None]:
+        del identity, ended
+        return lambda: None
 
 
 class Call:
@@ -123,19 +140,19 @@ class Gate:
         `certificate` is the name in a client's certificate that was verified, "" for none. Raises
         `Unauthenticated` for a token that is not valid, and for another way than a token.
         """
-        if is_local:
+        if is_local and not self._is_token_of_ours(authorization):
             return LOCAL
         if not self._grants.exist():
             return UNGUARDED
         if authorization is not None:
             if authorization[: len(BEARER)].lower() != BEARER:
                 raise Unauthenticated(
-                    "the header authorization does not begin with Bearer", hint=_TOKEN_HINT
+                    "the header authorization does not begin with Bearer", hint=_NEEDED_HINT
                 )
             identity = self._grants.by_token(authorization[len(BEARER) :].strip())
             if identity is None:
                 raise Unauthenticated(
-                    "the token is not valid: unknown, revoked or expired", hint=_TOKEN_HINT
+                    "the token is not valid: unknown, revoked or expired", hint=_VALID_HINT
                 )
             return identity
         if certificate:
@@ -143,10 +160,24 @@ class Gate:
             if identity is None:
                 raise Unauthenticated(
                     f"nothing is granted to the certificate {certificate!r}",
-                    hint=f"create a token of the name {certificate}",
+                    hint="on the node's host: plexspaces token create "
+                    f"--name {certificate} --scope SCOPE",
                 )
             return identity
         return NOBODY
+
+    def watch(self, identity: Identity, ended: Callable[[], None]) -> Callable[[], None]:
+        """Call `ended` once what proved an identity that this has returned is revoked or expires.
+
+        For what lasts long. The returned function ends the watch, and may be called twice.
+        """
+        return self._grants.watch(identity, ended)
+
+    def _is_token_of_ours(self, authorization: bytes | None) -> bool:
+        """Return whether somebody, who need not, brings a token: to have no more than it has."""
+        if authorization is None or not self._grants.exist():
+            return False
+        return authorization[: len(_TOKEN)].lower() == _TOKEN
 
     def rule(self, verb: str) -> Rule:
         """Return what a call needs; raises `KeyError` for one that is not in the policy."""
@@ -189,24 +220,26 @@ class Gate:
 
 
 def _unknown() -> Unauthenticated:
-    return Unauthenticated("this node needs a token", hint=_TOKEN_HINT)
+    return Unauthenticated("this node needs a token", hint=_NEEDED_HINT)
 
 
 def _denied(verb: str, rule: Rule, identity: Identity, target: Target) -> PermissionDenied:
     who, what = f"{identity.kind} {identity.name!r}", verb.rpartition("/")[2]
     assert rule.scopes is not None
+    weakest = next(scope for scope in _WEAKEST_FIRST if scope in rule.scopes)
     if not identity.scopes & rule.scopes:
         needed = " or ".join(sorted(rule.scopes))
         has = ", ".join(sorted(identity.scopes)) or "none"
         return PermissionDenied(
             f"{who} may not {what}: that needs the scope {needed}, and it has {has}",
-            hint="use a token with that scope",
+            hint=f"ask an admin for a token: {_CREATE} {weakest}",
         )
     about = target.application or (f"tenant {target.tenant!r}" if target.tenant != ALL else "")
     covered = f"tenant {identity.tenant!r}"
     if identity.applications != ALL:
         covered = f"the applications {identity.applications!r} of {covered}"
+    tenant = "'*'" if target.tenant == ALL else target.tenant
     return PermissionDenied(
         f"{who} may not {what} {about or 'what all tenants share'}: it is for {covered}",
-        hint="use a token that covers it",
+        hint=f"ask an admin for a token: {_CREATE} {weakest} --tenant {tenant}",
     )

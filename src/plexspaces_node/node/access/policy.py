@@ -5,7 +5,7 @@ Nothing is looked up for a decision: a refusal tells nothing about what there is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
@@ -67,6 +67,7 @@ ANYBODY_KNOWN = frozenset(Scope)
 _APPLICATIONS = "plexspaces.node.v1.ApplicationService/"
 _QUOTAS = "plexspaces.node.v1.QuotaService/"
 _SECRETS = "plexspaces.node.v1.SecretService/"
+_TOKENS = "plexspaces.node.v1.TokenService/"
 
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
@@ -92,6 +93,11 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         _SECRETS + "ListSecrets": Rule(ADMINS, About.TENANT, changes=True),
         _SECRETS + "DeleteSecret": Rule(ADMINS, About.TENANT, changes=True),
         "plexspaces.node.v1.AuditService/ReadAudit": Rule(ADMINS, About.TENANT, changes=True),
+        _TOKENS + "CreateToken": Rule(ADMINS, About.TENANT, changes=True),
+        _TOKENS + "ListTokens": Rule(ADMINS, About.TENANT, changes=True),
+        _TOKENS + "RevokeToken": Rule(ADMINS, About.TENANT, changes=True),
+        _TOKENS + "RotateToken": Rule(ADMINS, About.TENANT, changes=True),
+        _TOKENS + "WhoAmI": Rule(ANYBODY_KNOWN),
         "grpc.health.v1.Health/Check": Rule(ANYBODY_KNOWN),
         "grpc.health.v1.Health/List": Rule(ANYBODY_KNOWN),
         "grpc.health.v1.Health/Watch": Rule(ANYBODY_KNOWN),
@@ -119,3 +125,29 @@ def decide(identity: Identity, rule: Rule, target: Target) -> bool:
     if rule.about is About.TENANT:
         return identity.applications == ALL and identity.tenant in (ALL, target.tenant)
     return rule.about is not About.NODE or identity.is_of_all()
+
+
+_REACH: Mapping[Scope, frozenset[Scope]] = MappingProxyType(
+    {
+        Scope.ADMIN: frozenset(Scope),
+        Scope.DEPLOY: frozenset({Scope.DEPLOY, Scope.READ}),
+        Scope.INVOKE: frozenset({Scope.INVOKE}),
+        Scope.READ: frozenset({Scope.READ}),
+    }
+)
+"""What each scope includes."""
+
+
+def may_grant(
+    identity: Identity, scopes: Collection[Scope], tenant: str, applications: str
+) -> bool:
+    """Return whether somebody may hand out as much: not more than they have themselves.
+
+    Whether one pattern includes another is not looked at: it is the same one, or theirs is all.
+    """
+    reach = frozenset[Scope]().union(*(_REACH[each] for each in identity.scopes))
+    return (
+        reach.issuperset(scopes)
+        and identity.tenant in (ALL, tenant)
+        and identity.applications in (ALL, applications)
+    )

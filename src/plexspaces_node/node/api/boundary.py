@@ -30,6 +30,7 @@ from plexspaces_node.node.access.identity import NOBODY, Identity
 from plexspaces_node.node.access.policy import About, Target
 from plexspaces_node.node.access.record import REFUSALS
 from plexspaces_node.node.api import descriptors
+from plexspaces_node.node.api.granted import replied, streamed
 
 _log = logging.getLogger(__name__)
 
@@ -38,8 +39,9 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 _Behavior = Callable[[Any, Any], Any]
 
-_Enter = Callable[[Any, Context], tuple[Any, Any]]
-"""From a call as gRPC has it to its request, and the `Call` or the context for the behavior."""
+_Enter = Callable[[Any, Context], tuple[Identity, Any, Any]]
+"""From a call as gRPC has it to who makes it, its request, and the `Call` or the context for the
+behavior."""
 
 _GRPC_LOG = "grpc._cython.cygrpc"
 
@@ -116,8 +118,10 @@ class Boundary:
         enter = self._entering(verb, handler.request_deserializer, each=kind[0])
         # For streams of replies gRPC also allows coroutines that write the replies themselves.
         is_generator = inspect.isasyncgenfunction(behavior)
-        wrap = self._yielding if is_generator else self._replying
-        guarded = wrap(enter, behavior)
+        if is_generator:
+            guarded: Any = self._yielding(enter, behavior)
+        else:
+            guarded = self._replying(enter, behavior, lasts=any(kind))
         return _FACTORIES[kind](guarded, response_serializer=handler.response_serializer)
 
     def _entering(self, verb: str, read: Any, *, each: bool) -> _Enter:
@@ -127,7 +131,7 @@ class Boundary:
         # The services of gRPC itself are written for its own context.
         is_foreign = verb.startswith("grpc.")
 
-        def enter(raw: Any, context: Context) -> tuple[Any, Any]:
+        def enter(raw: Any, context: Context) -> tuple[Identity, Any, Any]:
             identity = NOBODY
             try:
                 identity = self._identify(context)
@@ -136,14 +140,18 @@ class Boundary:
                 recorder.refused(error, verb, peer=context.peer(), identity=identity)
                 raise
             if is_foreign:
-                return request, context
-            return request, Call(
+                return identity, request, context
+            return (
                 identity,
-                target,
-                peer=context.peer,
-                left_s=context.time_remaining,
-                # The stubs require a class where any function works.
-                done=cast(Any, context.add_done_callback),
+                request,
+                Call(
+                    identity,
+                    target,
+                    peer=context.peer,
+                    left_s=context.time_remaining,
+                    # The stubs require a class where any function works.
+                    done=cast(Any, context.add_done_callback),
+                ),
             )
 
         def admit(raw: Any, identity: Identity) -> tuple[Any, Target]:
@@ -172,14 +180,18 @@ class Boundary:
         )
 
     def _replying(
-        self, enter: _Enter, behavior: _Behavior
+        self, enter: _Enter, behavior: _Behavior, *, lasts: bool
     ) -> Callable[[Any, Context], Awaitable[Any]]:
+        """Return what handles a call with one reply, or that writes its replies itself."""
+
         async def call(raw: Any, context: Context) -> Any:
             self.calls += 1
             try:
                 if self.calls > self._most_calls:
                     raise self._too_many()
-                return await behavior(*enter(raw, context))
+                identity, request, entered = enter(raw, context)
+                reply = behavior(request, entered)
+                return await (replied(self._gate, identity, reply) if lasts else reply)
             except Exception as error:  # noqa: BLE001 - the boundary
                 await _abort(error, context)
             finally:
@@ -199,7 +211,9 @@ class Boundary:
                     raise self._too_many()
                 if self._streams[peer] > max(1, self._most_calls // 2):
                     raise self._too_many_streams()
-                async with aclosing(behavior(*enter(raw, context))) as responses:
+                identity, request, entered = enter(raw, context)
+                responses = streamed(self._gate, identity, behavior(request, entered))
+                async with aclosing(responses):
                     async for response in responses:
                         yield response
             except Exception as error:  # noqa: BLE001 - the boundary

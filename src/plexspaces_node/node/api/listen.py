@@ -8,12 +8,16 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 
 from plexspaces_node.address import split_address
 from plexspaces_node.errors import Unavailable
+from plexspaces_node.http_notice import UNIX
+from plexspaces_node.node.unix_sockets import for_the_owner
 
 _IN_USE = (
     "the port is in use",
@@ -78,6 +82,16 @@ def bind(
         reason, hint = _IN_USE
         raise Unavailable(f"cannot listen on {address}: {reason}", hint=hint) from fault
     return f"{address.rpartition(':')[0]}:{port}"
+
+
+def bind_unix(server: grpc.aio.Server, path: Path) -> None:
+    """Make the server listen on a unix socket too, of mode 0600; raises `OSError`."""
+    try:
+        with for_the_owner():
+            # Otherwise gRPC would take a percent sign for the beginning of a code.
+            server.add_insecure_port(UNIX + quote(str(path)))
+    except RuntimeError as error:
+        raise OSError(errno.EADDRNOTAVAIL, str(error)) from error
 
 
 def peer_certificate_name(context: grpc.aio.ServicerContext[Any, Any]) -> str:

@@ -11,12 +11,16 @@ from plexspaces_node.api.generated.quota_pb2 import DESCRIPTOR as QUOTA
 from plexspaces_node.api.generated.quota_pb2_grpc import add_QuotaServiceServicer_to_server
 from plexspaces_node.api.generated.secret_pb2 import DESCRIPTOR as SECRET
 from plexspaces_node.api.generated.secret_pb2_grpc import add_SecretServiceServicer_to_server
+from plexspaces_node.api.generated.token_pb2 import DESCRIPTOR as TOKEN
+from plexspaces_node.api.generated.token_pb2_grpc import add_TokenServiceServicer_to_server
 from plexspaces_node.api.invoke import SERVICE
 from plexspaces_node.node.access.audit import AuditLog
+from plexspaces_node.node.access.tokens import Tokens
 from plexspaces_node.node.api.audit import AuditService
 from plexspaces_node.node.api.quotas import QuotaService
 from plexspaces_node.node.api.secrets import SecretService
 from plexspaces_node.node.api.service import ApplicationService, add_to_server
+from plexspaces_node.node.api.tokens import TokenService
 from plexspaces_node.node.applications.operations import Applications
 from plexspaces_node.node.secrets.secrets import Secrets
 
@@ -25,7 +29,11 @@ Services: TypeAlias = Mapping[str, tuple[Any, Callable[..., None]]]
 
 
 def services_of(
-    service: ApplicationService, applications: Applications, secrets: Secrets, audit_log: AuditLog
+    service: ApplicationService,
+    applications: Applications,
+    secrets: Secrets,
+    audit_log: AuditLog,
+    tokens: Tokens,
 ) -> Services:
     """Return every service of a node."""
     return {
@@ -41,5 +49,9 @@ def services_of(
         AUDIT.services_by_name["AuditService"].full_name: (
             AuditService(audit_log),
             add_AuditServiceServicer_to_server,
+        ),
+        TOKEN.services_by_name["TokenService"].full_name: (
+            TokenService(tokens),
+            add_TokenServiceServicer_to_server,
         ),
     }

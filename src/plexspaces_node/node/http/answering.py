@@ -95,6 +95,8 @@ class Answering:
     async def _handle(self, response: Response | None = None) -> None:
         """Answer a request that `post` did not take, or send a stream that it answered with."""
         request, self._leave = self.request, None
+        # Who sends it may lose what let it in.
+        unwatch = self._server.handler.watch(request, self._writer.abort)
         try:
             response = response or await self._server.handler.answer(request)
             if response.is_stream:
@@ -108,6 +110,8 @@ class Answering:
         except asyncio.CancelledError:
             self._writer.abort()
             raise
+        finally:
+            unwatch()
 
     def _replied(self, response: Response) -> None:
         """Write a response that came without a task."""

@@ -216,6 +216,10 @@ class Door:
         self._origins.allow(request, response.headers)
         return response
 
+    def watch(self, request: Request, ended: Callable[[], None]) -> Callable[[], None]:
+        """Call `ended` once whoever has sent a request may not any more."""
+        return self._gate.watch(request.identity, ended)
+
     def refusal(self, request: Request, fault: HttpFault) -> Response:
         """Return the response for a request of which no more is read."""
         response = fault.response

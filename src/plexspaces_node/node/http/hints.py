@@ -15,6 +15,12 @@ _RULES = tuple(
     (re.compile(pattern), said)
     for pattern, said in (
         (r"`(plexspaces [^`]+)`", r"\1"),
+        (r"plexspaces login, with a.*", "send Authorization: Bearer TOKEN"),
+        (r"plexspaces token create --name NAME --scope (\w+)", r"POST /v1/tokens with scope \1"),
+        (r"with scope (\w+) --tenant (\S+)", r"with scope \1 and tenant \2"),
+        (r"plexspaces whoami tells who a token is.*", "GET /v1/whoami tells who a token is"),
+        (r"plexspaces token list", "GET /v1/tokens"),
+        (rf"plexspaces token rotate {_NAME}", r"POST /v1/tokens/\1/rotate"),
         (rf"plexspaces stop (?:--name )?{_NAME} --force", rf"POST {_ONE}/\1/stop?force"),
         (rf"plexspaces (stop|start) --name {_NAME}", rf"POST {_ONE}/\2/\1"),
         (rf"plexspaces undeploy --name {_NAME}", rf"DELETE {_ONE}/\1"),

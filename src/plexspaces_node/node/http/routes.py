@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
 from plexspaces_node.api.generated import application_pb2 as pb
-from plexspaces_node.api.generated import audit_pb2, quota_pb2, secret_pb2
+from plexspaces_node.api.generated import audit_pb2, quota_pb2, secret_pb2, token_pb2
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ApplicationService"]
 _SECRETS = secret_pb2.DESCRIPTOR.services_by_name["SecretService"]
 _AUDIT = audit_pb2.DESCRIPTOR.services_by_name["AuditService"]
 _QUOTAS = quota_pb2.DESCRIPTOR.services_by_name["QuotaService"]
+_TOKENS = token_pb2.DESCRIPTOR.services_by_name["TokenService"]
 
 _PARAMETER = re.compile(r"\{(\w+)\}")
 
@@ -195,6 +196,34 @@ ROUTES = (
         has_body=True,
         answer="subject",
         service=_QUOTAS,
+    ),
+    Route("GET", "/v1/whoami", "WhoAmI", "Tell who calls, and what they may do.", service=_TOKENS),
+    Route("GET", "/v1/tokens", "ListTokens", "List tokens.", query=("tenant",), service=_TOKENS),
+    Route(
+        "POST",
+        "/v1/tokens",
+        "CreateToken",
+        "Create a token; its secret is in this answer alone.",
+        has_body=True,
+        status=201,
+        service=_TOKENS,
+    ),
+    Route(
+        "DELETE",
+        "/v1/tokens/{name}",
+        "RevokeToken",
+        "Revoke a token.",
+        query=("tenant",),
+        status=204,
+        service=_TOKENS,
+    ),
+    Route(
+        "POST",
+        "/v1/tokens/{name}/rotate",
+        "RotateToken",
+        "Give a token a new secret.",
+        query=("tenant",),
+        service=_TOKENS,
     ),
 )
 """Every method of every service; a test holds that none is missing."""

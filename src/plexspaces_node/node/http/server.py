@@ -8,9 +8,11 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from email.utils import formatdate
+from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from plexspaces_node.address import split_address
+from plexspaces_node.node import unix_sockets
 from plexspaces_node.node.http.connection import Connection
 from plexspaces_node.node.http.message import Request, Response
 from plexspaces_node.node.http.problem import HttpFault
@@ -44,6 +46,12 @@ class Handler(Protocol):
 
     async def answer(self, request: Request) -> Response:
         """Answer a request; raises nothing but for a defect. Cancelled when the client leaves."""
+
+    def watch(self, request: Request, ended: Callable[[], None]) -> Callable[[], None]:
+        """Call `ended` once a request that takes long is no longer allowed.
+
+        The returned function ends the watch, and may be called twice.
+        """
 
     def refusal(self, request: Request, fault: HttpFault) -> Response:
         """Return the response for a request of which no more is read."""
@@ -84,7 +92,7 @@ class HttpServer:
         self._connections: set[_Held] = set()
         # Without a request, the one that has been so for longest first.
         self._idle: dict[_Held, None] = {}
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
@@ -96,24 +104,39 @@ class HttpServer:
         Clients can connect, and wait for `serve`.
         """
         host, port = split_address(address)
-        self._server = await self.loop.create_server(
+        server = await self.loop.create_server(
             self._begin, host, port, backlog=BACKLOG, start_serving=False
         )
         try:
-            for each in self._server.sockets:
+            for each in server.sockets:
                 with each.dup() as listening:
                     listening.listen(BACKLOG)
         except OSError:
-            self._server.close()
+            server.close()
             raise
-        name = self._server.sockets[0].getsockname()
-        shown = f"[{name[0]}]" if self._server.sockets[0].family == socket.AF_INET6 else name[0]
+        self._servers.append(server)
+        name = server.sockets[0].getsockname()
+        shown = f"[{name[0]}]" if server.sockets[0].family == socket.AF_INET6 else name[0]
         return f"{shown}:{name[1]}"
 
+    async def bind_unix(self, path: Path) -> None:
+        """Reserve a unix socket for the node's own user, as `bind`; raises `OSError`."""
+        listening = unix_sockets.listening(path, BACKLOG)
+        try:
+            self._servers.append(
+                await self.loop.create_unix_server(
+                    lambda: Connection(self), sock=listening, backlog=BACKLOG, start_serving=False
+                )
+            )
+        except OSError:
+            listening.close()
+            raise
+
     async def serve(self) -> None:
-        """Accept connections from now on; does nothing if no port is bound."""
-        if self._server is not None:
-            await self._server.start_serving()
+        """Accept connections from now on; does nothing if nothing is bound."""
+        for server in self._servers:
+            await server.start_serving()
+        if self._servers:
             self._sweep()
 
     async def drain(self, grace_s: float) -> None:
@@ -131,8 +154,8 @@ class HttpServer:
     def stop_listening(self) -> None:
         """Take no more connections, and close those that have no request. Idempotent."""
         self.closing = True
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         for connection in tuple(self._idle):
             connection.end()
         self._note_end()
@@ -147,9 +170,17 @@ class HttpServer:
 
     @staticmethod
     def is_local(transport: asyncio.Transport) -> bool:
-        """Return whether a client came by a unix socket of the node."""
-        socket_of = transport.get_extra_info("socket")
-        return socket_of is not None and socket_of.family == socket.AF_UNIX
+        """Return whether a client came by a unix socket of the node.
+
+        One of another user, which the socket's mode does not let in either, is closed.
+        """
+        connected = transport.get_extra_info("socket")
+        if connected is None or connected.family != socket.AF_UNIX:
+            return False
+        if not unix_sockets.is_of_owner(connected):
+            transport.abort()
+            return False
+        return True
 
     @staticmethod
     def certificate_of(transport: asyncio.Transport) -> str:

@@ -221,6 +221,28 @@ def _secrets(connection: sqlite3.Connection) -> None:
         ) STRICT
         """
     )
+
+
+def _tokens(connection: sqlite3.Connection) -> None:
+    connection.execute(
+        """
+        CREATE TABLE tokens (
+            tenant TEXT NOT NULL,
+            name TEXT NOT NULL,
+            id TEXT NOT NULL,
+            scopes TEXT NOT NULL,
+            applications TEXT NOT NULL,
+            created_ns INTEGER NOT NULL,
+            expires_ns INTEGER NOT NULL,
+            hash BLOB NOT NULL,
+            key_check BLOB NOT NULL,
+            used_ns INTEGER NOT NULL,
+            previous_hash BLOB NOT NULL,
+            previous_until_ns INTEGER NOT NULL,
+            PRIMARY KEY (tenant, name)
+        ) STRICT
+        """
+    )
     # At most one row.
     connection.execute("CREATE TABLE secret_salt (salt BLOB NOT NULL, key_id TEXT NOT NULL) STRICT")
     connection.execute("ALTER TABLE applications ADD COLUMN secrets TEXT NOT NULL DEFAULT '{}'")
@@ -235,6 +257,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     _allowed_hosts,
     _quotas,
     _secrets,
+    _tokens,
 )
 """Step N of the schema is element N-1; append only."""
 

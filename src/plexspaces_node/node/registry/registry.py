@@ -53,6 +53,7 @@ from plexspaces_node.node.registry.secrets import SecretRows
 from plexspaces_node.node.registry.snapshots import Parts, SnapshotRecord
 from plexspaces_node.node.registry.sqlite_errors import Damaged
 from plexspaces_node.node.registry.sqlite_file import DEFAULT_BOUNDS, Bounds, Mode
+from plexspaces_node.node.registry.tokens import TokenRows
 
 _log = logging.getLogger(__name__)
 
@@ -130,12 +131,14 @@ class Registry:
         is_new: whether there was no file, or an empty one, before it was opened.
         quotas: the quotas of tenants and applications.
         secrets: the secrets of tenants, encrypted.
+        tokens: who may call the node.
     """
 
     def __init__(self, database: Database, *, keyvalue_limit_bytes: int, is_new: bool) -> None:
         self.is_new = is_new
         self.quotas = QuotaRows(database)
         self.secrets = SecretRows(database)
+        self.tokens = TokenRows(database)
         self._database = database
         self._call = database.call
         self._free = database.free
