@@ -190,6 +190,10 @@ async def test_secret_when_used_in_every_way_then_it_is_nowhere(
         backup = ("backup", home / "backup.tar", "--data-dir", home / "data")
         assert command(*backup, home=home).returncode == 0
         await nowhere(pid)
+        for each in (pid, *agents_of(home / "data")):
+            assert re.search(
+                r"Max core file size +0 +0 ", Path(f"/proc/{each}/limits").read_text()
+            ), each
         os.kill(pid, signal.SIGABRT)
     if level == "process":
         # Others outlive their node, and are ended by the next one.

@@ -224,6 +224,7 @@ class NodeBuilder:
             await http.serve()
             await node_health.serve()
             notice.enter_context(_notice(address, http_address, tls, sockets))
+            notice.callback(audit_log.end_followers)
             _watch(stack, config, tls)
             stack.push_async_callback(node.drain)
             yield node

@@ -167,6 +167,7 @@ class AuditLog:
         self._files = asyncio.Lock()
         self._writing: asyncio.Task[None] | None = None
         self._failing = False
+        self._ending = False
         self._closed = False
 
     def __repr__(self) -> str:
@@ -204,7 +205,7 @@ class AuditLog:
     ) -> AsyncGenerator[AuditEntry, None]:
         """Yield the last `tail` lines (0: all that are kept), oldest first; then each new one.
 
-        Only those of `tenant`, unless it is None. With `follow` it goes on until the log is closed,
+        Only those of `tenant`, unless it is None. With `follow` it goes on until `end_followers`,
         without gap or repetition, except for lines dropped because the consumer is too slow, which
         the next one counts. Close it with `aclosing`. Raises `ResourceExhausted` if there are
         `MAX_FOLLOWERS` already.
@@ -227,11 +228,11 @@ class AuditLog:
             with snapshot:
                 async for entry in _past(snapshot, pending, tail, tenant):
                     yield entry
-            while follow and (follower.queue or not self._closed):
+            while follow and (follower.queue or not self._ending):
                 follower.wake.clear()
                 for entry in follower.queue.take():
                     yield entry
-                if not follower.queue and not self._closed:
+                if not follower.queue and not self._ending:
                     await follower.wake.wait()
         finally:
             self._followers.discard(follower)
@@ -240,10 +241,15 @@ class AuditLog:
         """Write what waits and end every follower after its last line. Idempotent."""
         self._end_merging()
         self._closed = True
-        for follower in self._followers:
-            follower.wake.set()
+        self.end_followers()
         if self._writing is not None:
             await asyncio.shield(self._writing)
+
+    def end_followers(self) -> None:
+        """End every follower after its last line; what is noted later, they do not get."""
+        self._ending = True
+        for follower in self._followers:
+            follower.wake.set()
 
     def _end_merging(self) -> None:
         if self._merging is not None:
