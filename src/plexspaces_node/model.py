@@ -219,6 +219,11 @@ class ApplicationSpec:
                 hint="omit it for the default",
             )
 
+    @property
+    def artifact(self) -> str:
+        """The full name of its artifact: its digest, in its tenant."""
+        return beside(self.name, self.digest)
+
     def check_kind(self, kind: ArtifactKind) -> None:
         """Raise `InvalidArgument` if an actor is given a command's parameters."""
         if kind is not ArtifactKind.ACTOR:
@@ -304,6 +309,11 @@ def check_full_name(full: str, *, what: str = "application name") -> None:
             hint="write TENANT/NAME, each 1 to 63 of a-z, 0-9 and -, starting and ending with a "
             "letter or digit",
         )
+
+
+def beside(full: str, name: str) -> str:
+    """Return the full name of what has a name in the tenant of the application `full`."""
+    return full_name(split_name(full)[0], name)
 
 
 def file_name(full: str) -> str:

@@ -14,7 +14,8 @@ from support.raw_http import Caller
 from support.traces import assert_nothing_left
 
 from plexspaces_node import NodeClient
-from plexspaces_node.errors import ActorFailed, NotFound
+from plexspaces_node.client import DeployOptions
+from plexspaces_node.errors import ActorFailed, AlreadyExists, NotFound
 from plexspaces_node.node.backup.read import restore, verify
 from plexspaces_node.node.backup.write import back_up
 from plexspaces_node.node.node import Node
@@ -66,6 +67,34 @@ async def test_names_when_the_same_in_two_tenants_then_two_applications(
     assert (await client.invoke("rival/cart", type="c")).payload[0] == 4
     with pytest.raises(NotFound):
         await client.inspect("shop/cart")
+
+
+async def test_artifact_when_another_tenant_has_it_then_nobody_is_told(
+    client: NodeClient, probe_wasm: Path
+) -> None:
+    """It is uploaded and compiled again: neither an answer nor a time tells that it is there."""
+    first = await client.deploy("shop/cart", probe_wasm)
+    for tenant, found in (("shop", True), ("rival", False), ("default", False), ("", False)):
+        assert await client.find_artifact(first.digest, tenant=tenant) is found
+    for name in ("rival/cart", "cart"):
+        again = await client.deploy(name, probe_wasm)
+        assert again.timings.upload_ns > 0
+        assert not again.timings.compile_cached
+    assert (await client.deploy("shop/till", probe_wasm)).timings.compile_cached
+
+
+async def test_deploy_when_another_tenant_used_the_request_id_then_it_is_free(
+    client: NodeClient, probe_wasm: Path
+) -> None:
+    """A request id is of one tenant, and no answer tells of another's."""
+    options = DeployOptions(request_id="once")
+    first = await client.deploy("shop/cart", probe_wasm, options=options)
+    for name in ("rival/cart", "cart"):
+        await client.deploy(name, probe_wasm, options=options)
+    with pytest.raises(AlreadyExists, match="has deployed application 'shop/cart'"):
+        await client.deploy("shop/till", probe_wasm, options=options)
+    again = await client.deploy("shop/cart", probe_wasm, options=options)
+    assert again.id == first.id
 
 
 @pytest.mark.usefixtures("carts")

@@ -17,7 +17,7 @@ from plexspaces_node.api.generated import (
     secret_pb2,
     token_pb2,
 )
-from plexspaces_node.errors import PermissionDenied, Unauthenticated
+from plexspaces_node.errors import InvalidArgument, PermissionDenied, Unauthenticated
 from plexspaces_node.node.access.audit import Event
 from plexspaces_node.node.access.gate import Gate, NoGrants
 from plexspaces_node.node.access.identity import (
@@ -78,7 +78,7 @@ def target_of(verb: str, tenant: str) -> Target:
     match RULES[verb].about:
         case About.APPLICATION:
             return Target(tenant, f"{tenant}/cart")
-        case About.TENANT:
+        case About.TENANT | About.ARTIFACT:
             return Target(tenant)
         case _:
             return Target()
@@ -114,7 +114,7 @@ def test_scope_when_a_call_is_made_about_its_own_then_as_the_table_says(
     allowed = verb in ALLOWED[scope]
     assert decide(who(scope, tenant=ALL), rule, target) is allowed
     assert decide(who(scope), rule, target) is (allowed and not is_node)
-    about_one = rule.about in (About.APPLICATION, About.TENANT)
+    about_one = rule.about in (About.APPLICATION, About.TENANT, About.ARTIFACT)
     others = allowed and not is_node and not about_one
     assert decide(who(scope, tenant="rival"), rule, target) is others
 
@@ -184,6 +184,19 @@ def test_token_limited_to_applications_when_it_asks_for_its_tenant_then_refused(
         limited = who(Scope.ADMIN, applications="cart-*")
         if rule.about in (About.TENANT, About.NODE):
             assert not decide(limited, rule, target_of(verb, "shop"))
+
+
+def test_token_limited_to_applications_when_it_uploads_then_to_its_tenant() -> None:
+    """It could deploy nothing otherwise; another tenant's artifacts are not its business."""
+    limited, rule = who(Scope.DEPLOY, applications="cart-*"), RULES[_A + "FindArtifact"]
+    gate = Gate(Grants(), RECORDER)
+    for tenant, target in (("", Target("shop")), ("shop", Target("shop"))):
+        assert gate.target(rule, limited, SimpleNamespace(tenant=tenant)) == target
+        assert decide(limited, rule, target)
+    assert not decide(limited, rule, gate.target(rule, limited, SimpleNamespace(tenant="rival")))
+    assert gate.target(rule, LOCAL, SimpleNamespace(tenant="")) == Target("default")
+    with pytest.raises(InvalidArgument):
+        gate.target(rule, LOCAL, SimpleNamespace(tenant="../rival"))
 
 
 class Grants:

@@ -51,12 +51,14 @@ def digest_of(data: bytes) -> str:
 
 def leftovers(root: Path) -> list[str]:
     """Files of the store that are neither an artifact nor a valid cache entry."""
-    notes = {file.stem for file in (root / "cache").glob("*.json")}
+    notes = {file.stem for file in (root / "cache").rglob("*.json")}
     return [
         file.name
         for directory in ("artifacts", "cache")
-        for file in (root / directory).iterdir()
-        if file.suffix != ".wasm" and (file.stem not in notes or file.name.startswith("."))
+        for file in (root / directory).rglob("*")
+        if file.is_file()
+        and file.suffix != ".wasm"
+        and (file.stem not in notes or file.name.startswith("."))
     ]
 
 
@@ -138,7 +140,7 @@ class TestReceive:
         self, store: ArtifactStore, root: Path
     ) -> None:
         """It is stored as any other, and can be deployed for a while."""
-        async with store.receive_unnamed(len(WASM)) as incoming:
+        async with store.receive_unnamed("default", len(WASM)) as incoming:
             await incoming.write(WASM[:100])
             assert [file.name[:5] for file in (root / "artifacts").iterdir()] == [".tmp-"]
             await incoming.write(WASM[100:])
@@ -151,7 +153,7 @@ class TestReceive:
     ) -> None:
         """Neither the file nor a record of it."""
         with pytest.raises(InvalidArgument, match="ended after 100"):
-            async with store.receive_unnamed(len(WASM)) as incoming:
+            async with store.receive_unnamed("default", len(WASM)) as incoming:
                 await incoming.write(WASM[:100])
         assert list((root / "artifacts").iterdir()) == []
         assert store.total_bytes == 0
@@ -685,3 +687,75 @@ say(ok=True, kind="command", languages={languages!r}, processed_by={processed_by
 
 def report_of(language: Language) -> ArtifactReport:
     return ArtifactReport(ArtifactKind.ACTOR, language, (), ())
+
+
+class TestTenants:
+    """Artifacts of several tenants in one store."""
+
+    async def test_artifact_when_two_tenants_send_it_then_each_has_its_own(
+        self, store: ArtifactStore, root: Path
+    ) -> None:
+        """Neither is told of the other's, before it is compiled or after."""
+        await upload(store)
+        assert await store.has(DIGEST)
+        assert not await store.has(f"shop/{DIGEST}")
+        with pytest.raises(NotFound, match=f"artifact {DIGEST} is missing"):
+            await store.compile(f"shop/{DIGEST}")
+        ours = await store.compile(DIGEST)
+        async with store.receive(f"shop/{DIGEST}", len(WASM)) as incoming:
+            await incoming.write(WASM)
+        theirs = await store.compile(f"shop/{DIGEST}")
+        assert (ours.cached, theirs.cached) == (False, False)
+        assert ours.path != theirs.path
+        assert (await store.compile(f"shop/{DIGEST}")).cached
+        assert not await store.has(f"rival/{DIGEST}")
+        files = {path.relative_to(root).parent for path in root.rglob("*.*") if path.is_file()}
+        assert files == {
+            Path(one) for one in ("artifacts", "artifacts/shop", "cache", "cache/shop")
+        }
+
+    async def test_artifact_when_a_tenant_does_not_name_it_then_it_is_in_its_own_place(
+        self, store: ArtifactStore
+    ) -> None:
+        """As for who names it."""
+        async with store.receive_unnamed("shop", len(WASM)) as incoming:
+            await incoming.write(WASM)
+        assert await store.has(f"shop/{DIGEST}")
+        assert not await store.has(DIGEST)
+
+    @pytest.mark.parametrize("tenant", ["..", ".", "", "a/b", "Shop", "~", "a" * 64])
+    async def test_artifact_when_the_tenant_is_none_then_refused(
+        self, store: ArtifactStore, root: Path, tenant: str
+    ) -> None:
+        """Nothing leaves the directory, and nothing is made in it."""
+        for ask in (store.has, store.compile, store.size_bytes):
+            with pytest.raises(InvalidArgument):
+                await ask(f"{tenant}/{DIGEST}")
+        with pytest.raises(InvalidArgument):
+            async with store.receive_unnamed(tenant, len(WASM)):
+                raise AssertionError
+        assert list((root / "artifacts").iterdir()) == []
+
+    async def test_store_when_opened_again_then_everybodys_are_there_and_one_limit_for_all(
+        self, root: Path
+    ) -> None:
+        """The least recently used goes first, whose ever it is; empty directories go too."""
+        names = (DIGEST, f"shop/{DIGEST}", f"rival/{DIGEST}")
+        async with opened(root, limits=LIMITS) as store:
+            for name in names:
+                async with store.receive(name, len(WASM)) as incoming:
+                    await incoming.write(WASM)
+                await store.compile(name)
+            before = store.total_bytes
+        async with opened(root, limits=LIMITS) as store:
+            assert store.total_bytes == before
+            for name in names:
+                assert (await store.compile(name)).cached
+        (root / "artifacts" / "shop" / f"{DIGEST}.wasm").unlink()
+        async with opened(root, engine="e2", limits=LIMITS) as store:
+            assert not await store.has(f"shop/{DIGEST}")
+            assert await store.has(f"rival/{DIGEST}")
+            assert not any((root / "cache").rglob("*.cwasm"))
+        async with opened(root, engine="e2", limits=LIMITS):
+            assert not (root / "artifacts" / "shop").exists()
+            assert not (root / "cache" / "rival").exists()

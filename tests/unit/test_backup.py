@@ -396,9 +396,9 @@ class TestRefused:
             (lambda entries: entries.update({"manifest.json": b"{}"}), "cannot be read"),
             (
                 lambda entries: entries.update(
-                    {"manifest.json": entries["manifest.json"].replace(b'at": 1', b'at": 2')}
+                    {"manifest.json": entries["manifest.json"].replace(b'at": 2', b'at": 3')}
                 ),
-                "format 2, written by version",
+                "format 3, written by version",
             ),
         ],
     )
@@ -420,6 +420,19 @@ class TestRefused:
         with pytest.raises(WrongState, match=why):
             restore(file, tmp_path / "b")
         assert not (tmp_path / "b").exists()
+
+    async def test_restore_when_it_is_of_an_earlier_format_then_all_is_there(
+        self, data_dir: Path, file: Path, tmp_path: Path
+    ) -> None:
+        """As it was before tenants had directories."""
+        back_up(data_dir, file)
+        entries = unpacked(file)
+        manifest = entries["manifest.json"]
+        entries["manifest.json"] = manifest.replace(b'at": 2', b'at": 1')
+        assert entries["manifest.json"] != manifest
+        pack(file, entries)
+        found = restore(file, tmp_path / "b")
+        assert (found.applications, found.missing) == (("one",), ())
 
     async def test_verify_when_an_entry_is_no_file_or_comes_twice_then_refused(
         self, data_dir: Path, file: Path
@@ -556,7 +569,7 @@ class TestData:
         assert contents(data_dir) == before
         (data_dir / "artifacts" / f"{DIGEST}.wasm").write_bytes(ARTIFACT[:-1] + b"?")
         found, missing = verify_data(data_dir)
-        assert (found.digests, missing) == ({"one": DIGEST}, ("one",))
+        assert (found.artifacts, missing) == ({"one": DIGEST}, ("one",))
         (data_dir / "artifacts" / f"{DIGEST}.wasm").unlink()
         assert verify_data(data_dir)[1] == ("one",)
         with pytest.raises(NotFound):

@@ -170,8 +170,8 @@ def test_artifacts_when_several_are_deployed_at_once_then_the_later_know_the_ear
     """Of the same tenant, and without the application's own."""
     node, size = Node(), VmConfig(memory_mib=1)
     with (
-        node.capacity.for_application("shop/cart", size, digest="a") as first,
-        node.capacity.for_application("shop/stock", size, digest="b") as second,
-        node.capacity.for_application("cart", size, digest="c") as third,
+        node.capacity.for_application("shop/cart", size, artifact="a") as first,
+        node.capacity.for_application("shop/stock", size, artifact="b") as second,
+        node.capacity.for_application("cart", size, artifact="c") as third,
     ):
         assert [set(one) for one in (first, second, third)] == [set(), {"a"}, set()]

@@ -131,6 +131,22 @@ class TestApplications:
         await registry.insert_application(RECORD)
         assert [a.name for a in await registry.list_applications()] == ["calculator", "other"]
 
+    async def test_insert_when_another_tenant_has_the_request_id_then_it_is_free(
+        self, registry: Registry
+    ) -> None:
+        """Nobody can find out about another tenant's; within one it is unique as ever."""
+        await registry.insert_application(RECORD)
+        shop = replace(OTHER, name="shop/other", request_id="request-1")
+        await registry.check_request("request-1", "shop/other")
+        await registry.insert_application(shop)
+        for taken in ("shop/third", "third"):
+            with pytest.raises(AlreadyExists, match="request-1"):
+                await registry.check_request("request-1", taken)
+            with pytest.raises(AlreadyExists, match="request-1"):
+                await registry.insert_application(replace(shop, name=taken, id="app-3"))
+        await registry.check_request("request-1", "rival/third")
+        await registry.check_request("request-1", "shop/other")
+
     async def test_insert_when_without_request_id_then_many_may_be(
         self, registry: Registry
     ) -> None:

@@ -20,7 +20,7 @@ class Crowd:
         self._leave: dict[str, asyncio.Event] = {}
 
     async def come(self, *names: str) -> None:
-        """Have these want a place; the first letter is who owns it."""
+        """Have these want a place; the first letter is who owns it, after a dot its group."""
         for name in names:
             self._leave[name] = asyncio.Event()
             self._tasks[name] = asyncio.create_task(self._stay(name))
@@ -42,7 +42,7 @@ class Crowd:
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def _stay(self, name: str) -> None:
-        async with self.turns.place(name[0]):
+        async with self.turns.place(name[0], name.partition(".")[2]):
             self.inside.append(name)
             try:
                 await self._leave[name].wait()
@@ -128,4 +128,32 @@ async def test_place_when_a_waiter_gives_up_as_a_place_is_freed_then_the_next_ha
     assert crowd.inside == ["b2"]
     await crowd.go("b2")
     assert crowd.inside == ["c1"]
+    await crowd.close()
+
+
+async def test_place_when_groups_wait_then_each_has_its_turn_whatever_its_owners() -> None:
+    """A tenant with many connections does not delay another by each of them."""
+    crowd = Crowd(Turns(1))
+    await crowd.come("a1.x", "b1.x", "c1.x", "d1.x", "b2.x", "e1.y", "e2.y", "f1.y")
+    order = []
+    for _ in range(8):
+        [inside] = crowd.inside
+        order.append(inside)
+        await crowd.go(inside)
+    assert order == ["a1.x", "b1.x", "e1.y", "c1.x", "f1.y", "d1.x", "e2.y", "b2.x"]
+    assert crowd.turns.waiting == 0
+    await crowd.close()
+
+
+async def test_place_when_a_group_waits_for_its_own_share_then_the_next_comes() -> None:
+    """One that may have no more holds up nobody, and what gives up leaves nothing."""
+    crowd = Crowd(Turns(2, share=1))
+    await crowd.come("a1.x", "a2.x", "b1.y", "b2.y", "c1.y", "c2.z")
+    assert crowd.inside == ["a1.x", "b1.y"]
+    await crowd.go("c1.y", "b1.y")
+    assert crowd.inside == ["a1.x", "b2.y"]
+    await crowd.go("b2.y")
+    assert crowd.inside == ["a1.x", "c2.z"]
+    await crowd.go("a2.x")
+    assert crowd.turns.waiting == 0
     await crowd.close()

@@ -136,8 +136,8 @@ def verify(
     with working(f"checking {path}"):
         if path.is_dir():
             contents, missing = read.verify_data(path)
-            facts = {"schema": contents.schema, "applications": list(contents.digests)}
-            fields = [("Applications", str(len(contents.digests)))]
+            facts = {"schema": contents.schema, "applications": list(contents.artifacts)}
+            fields = [("Applications", str(len(contents.artifacts)))]
         else:
             info = read.verify(path)
             facts, fields = _described(info), _fields(info)

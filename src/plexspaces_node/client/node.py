@@ -66,15 +66,23 @@ class NodeClient(TokenCalls, SecretCalls, QuotaCalls):
         reply = await self._answer(self._stub.InspectNode(request, timeout=timeout_s))
         return convert.node_from_proto(reply)
 
-    async def find_artifact(self, digest: str) -> bool:
-        """Return whether the node already has the artifact with this SHA-256."""
-        request = pb.FindArtifactRequest(digest=digest)
+    async def find_artifact(self, digest: str, *, tenant: str = "") -> bool:
+        """Return whether the node already has the artifact with this SHA-256.
+
+        Of this tenant, by default the client's own: each has its own artifacts.
+        """
+        request = pb.FindArtifactRequest(digest=digest, tenant=tenant)
         reply = await self._answer(self._stub.FindArtifact(request, timeout=READ_TIMEOUT_S))
         return reply.found
 
-    async def upload(self, artifact: Artifact, *, on_progress: OnProgress | None = None) -> None:
-        """Send an artifact to the node, which checks its digest; on failure nothing is stored."""
-        stream = _upload_stream(artifact, on_progress)
+    async def upload(
+        self, artifact: Artifact, *, tenant: str = "", on_progress: OnProgress | None = None
+    ) -> None:
+        """Send an artifact to the node, which checks its digest; on failure nothing is stored.
+
+        `tenant` is as in `find_artifact`.
+        """
+        stream = _upload_stream(artifact, tenant, on_progress)
         call = self._stub.UploadArtifact(stream, timeout=DEPLOY_TIMEOUT_S)
         await self._answer(call)
 
@@ -294,7 +302,8 @@ class NodeClient(TokenCalls, SecretCalls, QuotaCalls):
         spec: ApplicationSpec,
         on_progress: OnProgress | None,
     ) -> None:
-        if await self.find_artifact(artifact.digest):
+        tenant = spec.name.rpartition("/")[0]
+        if await self.find_artifact(artifact.digest, tenant=tenant):
             if on_progress is not None:
                 on_progress(Progress("cached"))
             return
@@ -303,14 +312,16 @@ class NodeClient(TokenCalls, SecretCalls, QuotaCalls):
             spec.check_kind(found.kind)
             memory_mib = spec.vm_config.memory_mib
             check_memory(found.memory_bytes, memory_mib=memory_mib, overhead_mib=node.overhead_mib)
-        await self.upload(artifact, on_progress=on_progress)
+        await self.upload(artifact, tenant=tenant, on_progress=on_progress)
 
 
 async def _upload_stream(
-    artifact: Artifact, on_progress: OnProgress | None
+    artifact: Artifact, tenant: str, on_progress: OnProgress | None
 ) -> AsyncIterator[pb.UploadArtifactRequest]:
     total = artifact.size_bytes
-    header = pb.UploadArtifactRequest.Header(digest=artifact.digest, size_bytes=total)
+    header = pb.UploadArtifactRequest.Header(
+        digest=artifact.digest, size_bytes=total, tenant=tenant
+    )
     yield pb.UploadArtifactRequest(header=header)
     for start in range(0, total, UPLOAD_CHUNK_BYTES):
         if on_progress is not None:

@@ -13,8 +13,8 @@ the content of the files.
       tokens.key    the key of the tokens' hashes; from its first token on a node has it
       node.sock     where the running node serves gRPC to its user and root
       http.sock     where it serves HTTP to them
-      artifacts/    WebAssembly files by digest
-      cache/        compiled artifacts: native code, never from a user
+      artifacts/    WebAssembly files by digest; of a tenant in a directory of its name
+      cache/        compiled artifacts, likewise: native code, never from a user
       vms/          one bundle per VM
       logs/         one log per application
       audit/        who did what

@@ -97,6 +97,18 @@ def using_disk(path: Path) -> Iterator[None]:
         raise Unavailable(f"disk error in {path}: {error.strerror}", hint="dmesg") from error
 
 
+def lay_out(directory: Path) -> None:
+    """Create a directory for its owner alone, safe from a power loss; nothing if there is one.
+
+    Blocks; raises `OSError`.
+    """
+    try:
+        directory.mkdir(mode=0o700)
+    except FileExistsError:
+        return
+    sync(directory.parent)
+
+
 def sync(path: Path) -> None:
     """Return when a file or directory is on the disk, safe from a power loss. Blocks."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

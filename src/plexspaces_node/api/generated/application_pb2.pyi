@@ -366,15 +366,19 @@ class FindArtifactRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DIGEST_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
+    tenant: _builtins.str
+    """Whose artifacts are meant: each tenant has its own. Empty for the caller's own tenant."""
     def __init__(
         self,
         *,
         digest: _builtins.str = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -409,17 +413,21 @@ class UploadArtifactRequest(_message.Message):
 
         DIGEST_FIELD_NUMBER: _builtins.int
         SIZE_BYTES_FIELD_NUMBER: _builtins.int
+        TENANT_FIELD_NUMBER: _builtins.int
         digest: _builtins.str
         size_bytes: _builtins.int
+        tenant: _builtins.str
+        """As in FindArtifactRequest."""
         def __init__(
             self,
             *,
             digest: _builtins.str = ...,
             size_bytes: _builtins.int = ...,
+            tenant: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "size_bytes", b"size_bytes"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "size_bytes", b"size_bytes", "tenant", b"tenant"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -531,7 +539,7 @@ class DeployRequest(_message.Message):
     language: _builtins.str
     """Empty means read from the artifact."""
     request_id: _builtins.str
-    """Chosen by the client; a retry with the same id gets the same answer."""
+    """Chosen by the client, for one deploy of its tenant; a retry with the same id gets the same answer."""
     vm_id: _builtins.str
     """An empty VM to deploy into; empty means a new one."""
     @_builtins.property

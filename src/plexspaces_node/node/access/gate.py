@@ -203,6 +203,11 @@ class Gate:
             if tenant != ALL:
                 check_name(tenant, what="tenant")
             return Target(tenant)
+        if rule.about is About.ARTIFACT:
+            # A stream says it only in its first part: see `ApplicationService.UploadArtifact`.
+            tenant = getattr(request, "tenant", "") or identity.home
+            check_name(tenant, what="tenant")
+            return Target(tenant)
         return Target()
 
     def target_of(self, full: str) -> Target:

@@ -22,6 +22,11 @@ class About(StrEnum):
     """One application, or what is to become one: the request's `name`."""
     TENANT = "tenant"
     """What a tenant has, such as its secrets: the request's `tenant`."""
+    ARTIFACT = "artifact"
+    """What a tenant's applications are deployed from: the request's `tenant`, or the caller's own.
+
+    Who has to do with some of its applications has to do with all of it.
+    """
     NODE = "node"
     """What all tenants share."""
 
@@ -72,8 +77,8 @@ _TOKENS = "plexspaces.node.v1.TokenService/"
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
         _APPLICATIONS + "InspectNode": Rule(ANYBODY_KNOWN),
-        _APPLICATIONS + "FindArtifact": Rule(DEPLOYERS),
-        _APPLICATIONS + "UploadArtifact": Rule(DEPLOYERS, changes=True),
+        _APPLICATIONS + "FindArtifact": Rule(DEPLOYERS, About.ARTIFACT),
+        _APPLICATIONS + "UploadArtifact": Rule(DEPLOYERS, About.ARTIFACT, changes=True),
         _APPLICATIONS + "Deploy": Rule(DEPLOYERS, About.APPLICATION, changes=True),
         _APPLICATIONS + "Undeploy": Rule(DEPLOYERS, About.APPLICATION, changes=True),
         _APPLICATIONS + "Stop": Rule(DEPLOYERS, About.APPLICATION, changes=True),
@@ -111,6 +116,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
 
 INVOKE = _APPLICATIONS + "Invoke"
 """A message, and a request to an HTTP component, however it is sent."""
+UPLOAD_ARTIFACT = _APPLICATIONS + "UploadArtifact"
 START_VM = _APPLICATIONS + "StartVm"
 
 
@@ -124,6 +130,8 @@ def decide(identity: Identity, rule: Rule, target: Target) -> bool:
         return identity.covers(target.application)
     if rule.about is About.TENANT:
         return identity.applications == ALL and identity.tenant in (ALL, target.tenant)
+    if rule.about is About.ARTIFACT:
+        return identity.tenant in (ALL, target.tenant)
     return rule.about is not About.NODE or identity.is_of_all()
 
 

@@ -22,9 +22,9 @@ from plexspaces_node.api.invoke import (
 )
 from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.info import ApplicationInfo, NodeInfo
-from plexspaces_node.model import VmConfig
+from plexspaces_node.model import VmConfig, full_name
 from plexspaces_node.node.access.gate import Call, Gate
-from plexspaces_node.node.access.policy import START_VM, Target
+from plexspaces_node.node.access.policy import START_VM, UPLOAD_ARTIFACT, Target
 from plexspaces_node.node.api.boundary import Boundary, Handler
 from plexspaces_node.node.api.untaken import UntakenReplies
 from plexspaces_node.node.applications.operations import Applications
@@ -72,12 +72,13 @@ class ApplicationService:
     async def FindArtifact(
         self, request: pb.FindArtifactRequest, call: Call
     ) -> pb.FindArtifactResponse:
-        return pb.FindArtifactResponse(found=await self._artifacts.has(request.digest))
+        return pb.FindArtifactResponse(
+            found=await self._artifacts.has(full_name(call.tenant, request.digest))
+        )
 
-    def check_upload(self, size_bytes: int, call: Call) -> None:
-        """Raise `ResourceExhausted` for an artifact over a quota of the caller's tenant."""
-        # Whoever is of all tenants, `*`, has no quota.
-        self._applications.quotas.check_upload(call.identity.tenant, size_bytes)
+    def check_upload(self, tenant: str, size_bytes: int) -> None:
+        """Raise `ResourceExhausted` for an artifact over a quota of its tenant."""
+        self._applications.quotas.check_upload(tenant, size_bytes)
 
     async def UploadArtifact(
         self, request_iterator: AsyncIterator[pb.UploadArtifactRequest], call: Call
@@ -85,9 +86,11 @@ class ApplicationService:
         first = await anext(request_iterator, None)
         if first is None or first.WhichOneof("part") != "header":
             raise InvalidArgument("an upload must start with its header")
-        header = first.header
-        self.check_upload(header.size_bytes, call)
-        receiving = self._artifacts.receive(header.digest, header.size_bytes, owner=call.peer())
+        header, tenant = first.header, first.header.tenant or call.identity.home
+        self._gate.check(UPLOAD_ARTIFACT, call.identity, Target(tenant))
+        self.check_upload(tenant, header.size_bytes)
+        name = full_name(tenant, header.digest)
+        receiving = self._artifacts.receive(name, header.size_bytes, owner=call.peer())
         async with receiving as upload:
             async for part in upload.in_time(request_iterator):
                 if part.WhichOneof("part") != "chunk":

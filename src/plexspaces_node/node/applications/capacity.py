@@ -60,7 +60,7 @@ class _Claim:
     vm_id: str
     memory_mib: int
     vcpus: int = 0
-    digest: str = ""
+    artifact: str = ""
 
 
 class Capacity:
@@ -83,7 +83,7 @@ class Capacity:
 
     @contextmanager
     def for_application(
-        self, name: str, size: VmConfig, *, vm_id: str = "", digest: str = ""
+        self, name: str, size: VmConfig, *, vm_id: str = "", artifact: str = ""
     ) -> Iterator[frozenset[str]]:
         """Reserve capacity for an application while it is deployed or started.
 
@@ -96,11 +96,11 @@ class Capacity:
             memory_mib = self._held().empty_vms.get(vm_id, memory_mib)
         tenant = tenant_of(name)
         others = frozenset(
-            one.digest
+            one.artifact
             for one in self._claims
-            if one.digest and one.application != name and tenant_of(one.application) == tenant
+            if one.artifact and one.application != name and tenant_of(one.application) == tenant
         )
-        with self._claimed(_Claim(name, vm_id, memory_mib, size.vcpus, digest)):
+        with self._claimed(_Claim(name, vm_id, memory_mib, size.vcpus, artifact)):
             yield others
 
     @contextmanager

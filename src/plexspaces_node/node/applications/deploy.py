@@ -76,7 +76,7 @@ class Deployer:
         begin = perf_counter_ns()
         spec = request.spec
         self._node.driver.capabilities.check(spec.vm_config)
-        artifact = self._node.artifacts.holding(spec.digest)
+        artifact = self._node.artifacts.holding(spec.artifact)
         async with self._scope.cancellable(), artifact, self._locks.held(spec.name):
             known = self._roster.applications.get(spec.name)
             if known is not None:
@@ -89,9 +89,9 @@ class Deployer:
                 self._empty_vms.check(request.vm_id)
             await self._node.secrets.check(spec.name, spec.secrets)
             with self._capacity.for_application(
-                spec.name, spec.vm_config, vm_id=request.vm_id, digest=spec.digest
+                spec.name, spec.vm_config, vm_id=request.vm_id, artifact=spec.artifact
             ) as others:
-                await self._quotas.check_artifacts(spec.name, spec.digest, others)
+                await self._quotas.check_artifacts(spec.name, spec.artifact, others)
                 compiled = await self._compile(request, progress)
                 if known is not None:
                     await self._replace(known, request, compiled, progress)
@@ -136,7 +136,7 @@ class Deployer:
     async def _compile(self, request: DeployRequest, progress: Progress) -> Compiled:
         overhead_mib = self._node.driver.capabilities.overhead_mib
         return await self._node.artifacts.compile(
-            request.spec.digest,
+            request.spec.artifact,
             owner=request.owner,
             check=partial(check_artifact, request.spec, overhead_mib),
             on_miss=lambda: progress("compile"),

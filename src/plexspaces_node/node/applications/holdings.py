@@ -16,14 +16,14 @@ _log = logging.getLogger(__name__)
 
 def supervise(record: ApplicationRecord, node: NodeContext, router: Router) -> Supervisor:
     """Return a supervisor for an application, which holds its artifact until `release`."""
-    node.artifacts.hold(record.digest)
+    node.artifacts.hold(record.artifact)
     journal = ApplicationLog(node.logs / f"{file_name(record.name)}.log", node.limits.log_bytes)
     return Supervisor(record, node, router, journal)
 
 
 async def release(supervisor: Supervisor, node: NodeContext) -> None:
     """Release an application's artifact, remove its log, and drop unsaved states."""
-    node.artifacts.release(supervisor.record.digest)
+    node.artifacts.release(supervisor.record.artifact)
     node.quotas.forget(supervisor.name)
     supervisor.saver.forget()
     try:

@@ -101,7 +101,7 @@ class Instance:
         try:
             # Before a VM is started for nothing.
             await self._node.secrets.check_usable(record.name, record.secrets)
-            compiled = compiled or await self._node.artifacts.compile(record.digest)
+            compiled = compiled or await self._node.artifacts.compile(record.artifact)
             if machine is None:
                 progress("vm")
                 machine = await self._new_machine(record)

@@ -27,7 +27,7 @@ from plexspaces_node.errors import (
 )
 from plexspaces_node.info import MessageTimings
 from plexspaces_node.link import frames as link
-from plexspaces_node.model import ArtifactKind, full_name, host_name, split_name
+from plexspaces_node.model import ArtifactKind, beside, host_name, split_name
 from plexspaces_node.node.applications.quotas import Refusal
 from plexspaces_node.node.applications.roster import Roster
 from plexspaces_node.node.applications.supervisor import Supervisor
@@ -329,7 +329,7 @@ class Messages:
         Raises `NotFound`, the same for one that only another tenant has: what is not a name within
         a tenant is nobody's.
         """
-        full = "" if "/" in name else full_name(split_name(sender)[0], name)
+        full = "" if "/" in name else beside(sender, name)
         try:
             self._roster.named(full)
         except NotFound:

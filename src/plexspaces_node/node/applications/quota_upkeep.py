@@ -89,7 +89,7 @@ class QuotaUpkeep:
         subject, key = Subject(tenant), Key.ARTIFACT_BYTES
         check_total(subject, key, self._node.quotas.limit(subject, key), had=0, wanted=size_bytes)
 
-    async def check_artifacts(self, name: str, digest: str, others: Iterable[str]) -> None:
+    async def check_artifacts(self, name: str, artifact: str, others: Iterable[str]) -> None:
         """Raise `ResourceExhausted` if a deploy's artifact exceeds a quota.
 
         `others` are the artifacts of the tenant's other applications that are being deployed.
@@ -99,13 +99,13 @@ class QuotaUpkeep:
         if not (limit(own, key) or limit(tenant, key)):
             return
         before = self._roster.applications.get(name)
-        replaced = {before.record.digest} if before is not None else set()
+        replaced = {before.record.artifact} if before is not None else set()
         had = await self._size_of(replaced)
-        check_total(own, key, limit(own, key), had=had, wanted=await self._size_of({digest}))
-        kept = {one.record.digest for one in self._roster.of(tenant) if one.name != name}
+        check_total(own, key, limit(own, key), had=had, wanted=await self._size_of({artifact}))
+        kept = {one.record.artifact for one in self._roster.of(tenant) if one.name != name}
         kept |= set(others)
         had = await self._size_of(kept | replaced)
-        wanted = await self._size_of(kept | {digest})
+        wanted = await self._size_of(kept | {artifact})
         check_total(tenant, key, limit(tenant, key), had=had, wanted=wanted)
 
     def bound_logs(self, name: str) -> None:
@@ -126,8 +126,8 @@ class QuotaUpkeep:
         bound = self._node.quotas.log_bytes(supervisor.name, beside=beside, most=most)
         supervisor.journal.bound(bound)
 
-    async def _size_of(self, digests: Iterable[str]) -> int:
-        return sum([await self._node.artifacts.size_bytes(digest) for digest in set(digests)])
+    async def _size_of(self, artifacts: Iterable[str]) -> int:
+        return sum([await self._node.artifacts.size_bytes(name) for name in set(artifacts)])
 
     async def _used(self, subject: Subject) -> dict[Key, int]:
         found = self._roster.of(subject)
@@ -141,7 +141,7 @@ class QuotaUpkeep:
         logs = await asyncio.to_thread(lambda: sum(one.journal.size_bytes for one in found))
         return {
             **self._roster.held().of(subject),
-            Key.ARTIFACT_BYTES: await self._size_of(one.record.digest for one in found),
+            Key.ARTIFACT_BYTES: await self._size_of(one.record.artifact for one in found),
             Key.KEYVALUE_BYTES: store.bytes,
             Key.KEYVALUE_KEYS: store.keys,
             Key.LOG_BYTES: logs,

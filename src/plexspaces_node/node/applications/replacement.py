@@ -56,7 +56,7 @@ class Replacement:
         `Supervisor.stop` and `Supervisor.start` raise.
         """
         supervisor = self._supervisor
-        self._node.artifacts.hold(self._next.digest)
+        self._node.artifacts.hold(self._next.artifact)
         self._hold_messages(True)
         try:
             progress("stop")
@@ -87,7 +87,7 @@ class Replacement:
         supervisor.timings = record.timings or supervisor.timings
         supervisor.end_trial()
         self._hold_messages(False)
-        self._node.artifacts.release(self._record.digest)
+        self._node.artifacts.release(self._record.artifact)
 
     async def _roll_back(self) -> None:
         try:
@@ -99,7 +99,7 @@ class Replacement:
         supervisor, artifacts = self._supervisor, self._node.artifacts
         if supervisor.state is ApplicationState.RUNNING and not supervisor.saver.on_trial:
             # It could not be stopped, and keeps running.
-            artifacts.release(self._next.digest)
+            artifacts.release(self._next.artifact)
             return
         try:
             # At once: the next version's state is not meant for the previous one.
@@ -109,7 +109,7 @@ class Replacement:
                 supervisor.saver.forget()
             supervisor.end_trial()
             supervisor.record, supervisor.timings = self._record, self._timings
-            artifacts.release(self._next.digest)
+            artifacts.release(self._next.artifact)
         if self._state is ApplicationState.FAILED:
             supervisor.move(ApplicationState.FAILED)
             supervisor.last_error = self._last_error

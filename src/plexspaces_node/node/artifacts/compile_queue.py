@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from plexspaces_node.errors import ResourceExhausted, Unavailable
-from plexspaces_node.model import MIB
+from plexspaces_node.model import MIB, split_name
 from plexspaces_node.node.artifacts.compiler import CompileLimits, compile_to, inspect
 from plexspaces_node.node.artifacts.fair_slots import Turns
 from plexspaces_node.node.artifacts.files import ArtifactFiles
@@ -95,8 +95,8 @@ class CompileQueue:
         self._compiler = tuple(compiler)
         self._output_limit_bytes = output_limit_bytes
         self._lanes = Lanes(limits)
-        self._inspections = asyncio.Semaphore(_INSPECTIONS_AT_ONCE)
-        # Compilations that others can join, by digest; and every task that still runs.
+        self._inspections = Turns(_INSPECTIONS_AT_ONCE)
+        # Compilations that others can join, by the artifact; and every task that still runs.
         self._joinable: dict[str, _Compilation] = {}
         self._tasks: set[asyncio.Task[Entry]] = set()
         self._closed = False
@@ -109,28 +109,29 @@ class CompileQueue:
         self._closed = True
         await _end_tasks(self._tasks)
 
-    async def inspect(self, digest: str) -> ArtifactReport:
+    async def inspect(self, name: str, owner: str) -> ArtifactReport:
         """Inspect an artifact without compiling it; raises what `compile` raises."""
-        async with self._inspections:
-            await self._files.check_whole(digest)
-            program, source = await self._program(), self._files.path(digest)
+        async with self._inspections.place(owner, split_name(name)[0]):
+            await self._files.check_whole(name)
+            program, source = await self._program(), self._files.path(name)
             scratch = self._files.native.directory
             return report_of(await inspect(program, source, scratch, limits=self._limits))
 
-    async def compile(self, digest: str, owner: str) -> Entry:
+    async def compile(self, name: str, owner: str) -> Entry:
         """Compile an artifact, or wait for a running compilation of it; the code is then cached.
 
-        It is compiled at the turn of the first caller's `owner`, and continues as long as one
-        caller waits. Raises `NotFound` if the artifact is missing or damaged, `InvalidArgument` if
-        it cannot run here or crashes the compiler, `ResourceExhausted` if it needs too much, and
-        `Unavailable` after `close`; then no code is left.
+        It is compiled at the turn of its tenant, in that of the first caller's `owner`, and
+        continues as long as one caller waits. Raises `NotFound` if the artifact is missing or
+        damaged, `InvalidArgument` if it cannot run here or crashes the compiler,
+        `ResourceExhausted` if it needs too much, and `Unavailable` after `close`; then no code is
+        left.
         """
         if self._closed:
             raise Unavailable("the artifact store is closed", hint="the node is stopping")
-        compilation = self._joinable.get(digest)
+        compilation = self._joinable.get(name)
         if compilation is None:
-            compilation = _Compilation(asyncio.create_task(self._compile(digest, owner)))
-            self._joinable[digest] = compilation
+            compilation = _Compilation(asyncio.create_task(self._compile(name, owner)))
+            self._joinable[name] = compilation
             self._tasks.add(compilation.task)
             compilation.task.add_done_callback(self._tasks.discard)
         compilation.waiters += 1
@@ -139,41 +140,39 @@ class CompileQueue:
         finally:
             compilation.waiters -= 1
             if compilation.waiters == 0:
-                if self._joinable.get(digest) is compilation:
-                    del self._joinable[digest]
+                if self._joinable.get(name) is compilation:
+                    del self._joinable[name]
                 await _end_tasks({compilation.task})
 
-    async def _compile(self, digest: str, owner: str) -> Entry:
-        *tried, last = self._lanes.of(await self._files.size_bytes(digest) or 0)
+    async def _compile(self, name: str, owner: str) -> Entry:
+        *tried, last = self._lanes.of(await self._files.size_bytes(name) or 0)
         for lane in tried:
             try:
-                return await self._compile_in(lane, digest, owner)
+                return await self._compile_in(lane, name, owner)
             except DiskFull:
                 raise
             except ResourceExhausted:
-                _log.info("artifact %s needs more than a short compilation may use", digest)
-        return await self._compile_in(last, digest, owner)
+                _log.info("artifact %s needs more than a short compilation may use", name)
+        return await self._compile_in(last, name, owner)
 
-    async def _compile_in(self, lane: Lane, digest: str, owner: str) -> Entry:
+    async def _compile_in(self, lane: Lane, name: str, owner: str) -> Entry:
         native = self._files.native
-        async with lane.turns.place(owner):
+        async with lane.turns.place(owner, split_name(name)[0]):
             # Another compilation of it may have finished while this one waited for its turn.
-            if (entry := await self._files.find_native(digest)) is not None:
+            if (entry := await self._files.find_native(name)) is not None:
                 return entry
-            await self._files.check_whole(digest)
+            await self._files.check_whole(name)
             output = native.scratch()
             try:
                 said = await compile_to(
                     await self._program(),
-                    self._files.path(digest),
+                    self._files.path(name),
                     output,
                     limits=lane.limits,
                     output_limit_bytes=self._output_limit_bytes,
                 )
                 # Not cancelled: its output would not be counted after the clean-up.
-                keeping = asyncio.to_thread(
-                    native.keep, output, native.key(digest), report_of(said)
-                )
+                keeping = asyncio.to_thread(native.keep, output, native.key(name), report_of(said))
                 return await finished(keeping)
             finally:
                 await asyncio.shield(asyncio.to_thread(output.unlink, missing_ok=True))

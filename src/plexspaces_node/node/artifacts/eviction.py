@@ -16,13 +16,13 @@ class Item:
     """An artifact and its native code.
 
     Attributes:
-        digest: digest of the artifact, or "" if only native code was found.
+        name: of the artifact, or "" if only native code was found.
         holds: how many need it.
         promised_until_s: somebody was told that it exists and has until then to use it.
         refused: it cannot be used and is not worth keeping.
     """
 
-    digest: str = ""
+    name: str = ""
     wasm_bytes: int = 0
     native_bytes: int = 0
     holds: int = 0
@@ -58,7 +58,7 @@ class Inventory:
     def put(
         self,
         key: str,
-        digest: str = "",
+        name: str = "",
         *,
         wasm_bytes: int | None = None,
         native_bytes: int | None = None,
@@ -68,17 +68,17 @@ class Inventory:
         if item is None:
             item = self._items[key] = self._idle[key] = Item()
         before = item.size_bytes
-        item.digest = digest or item.digest
+        item.name = name or item.name
         if wasm_bytes is not None:
             item.wasm_bytes, item.refused = wasm_bytes, False
         if native_bytes is not None:
             item.native_bytes = native_bytes
         self._grow(key, item.size_bytes - before)
 
-    def hold(self, key: str, digest: str) -> None:
+    def hold(self, key: str, name: str) -> None:
         """Hold an item, known or not, until `release` was called as often."""
         item = self._items.setdefault(key, Item())
-        item.digest = digest
+        item.name = name
         item.holds += 1
         if self._idle.pop(key, None) is not None:
             self.idle_bytes -= item.size_bytes

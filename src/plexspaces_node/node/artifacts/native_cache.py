@@ -2,9 +2,11 @@
 
     ROOT/<key>.cwasm     native code made by the compiler, never by a user
     ROOT/<key>.json      its report and digest, written last: without it the entry is not valid
+    ROOT/<tenant>/...    the same of another tenant than `default`
 
-A key is made from the artifact's digest and the engine's identity. This module defines that layout;
-others run the compiler and decide how long an entry stays. Everything blocks.
+A key is made from the artifact's digest and the engine's identity, with its tenant before. This
+module defines that layout; others run the compiler and decide how long an entry stays. Everything
+blocks.
 
 The digest is checked because damaged code could run and do anything. It only protects against
 damage: whoever can write here as the node's user can write a report too.
@@ -23,9 +25,10 @@ from pathlib import Path
 import msgspec
 
 from plexspaces_node.errors import Internal
+from plexspaces_node.model import DEFAULT_TENANT, NAME_PATTERN, full_name, split_name
 from plexspaces_node.node.artifacts.report import ArtifactReport
 from plexspaces_node.node.artifacts.upload import TEMPORARY
-from plexspaces_node.node.disk import clear, is_whole, room_of, sync, using_disk
+from plexspaces_node.node.disk import clear, is_whole, lay_out, room_of, sync, using_disk
 
 _log = logging.getLogger(__name__)
 
@@ -60,9 +63,10 @@ class NativeCache:
     def __repr__(self) -> str:
         return f"<NativeCache {self.directory}>"
 
-    def key(self, digest: str) -> str:
+    def key(self, name: str) -> str:
         """Return the key of an artifact's native code. Does not block."""
-        return hashlib.sha256(f"{digest}\n{self._engine}".encode()).hexdigest()
+        tenant, digest = split_name(name)
+        return full_name(tenant, hashlib.sha256(f"{digest}\n{self._engine}".encode()).hexdigest())
 
     def code(self, key: str) -> Path:
         """Return the path of the native code, existing or not. Does not block."""
@@ -74,14 +78,17 @@ class NativeCache:
 
     def prune(self) -> Iterator[tuple[str, Entry, float]]:
         """Remove invalid entries, as after a crash; yield key, entry and time of the others."""
-        for path in list(self.directory.iterdir()):
-            code, note = path.with_suffix(".cwasm"), path.with_suffix(".json")
-            entry = _read(note)
-            if entry is None or entry.engine != self._engine or not code.exists():
-                clear(note)
-                clear(code)
-            elif path == note:
-                yield code.stem, entry, code.stat().st_mtime
+        for tenant, place in places(self.directory):
+            for path in list(place.iterdir()):
+                if path.is_dir():
+                    continue
+                code, note = path.with_suffix(".cwasm"), path.with_suffix(".json")
+                entry = _read(note)
+                if entry is None or entry.engine != self._engine or not code.exists():
+                    clear(note)
+                    clear(code)
+                elif path == note:
+                    yield full_name(tenant, code.stem), entry, code.stat().st_mtime
 
     def find(self, key: str) -> Entry | None:
         """Return a valid entry, or None; an invalid one is removed.
@@ -133,13 +140,14 @@ class NativeCache:
             try:
                 output.chmod(0o600)
                 sync(output)
+                lay_out(code.parent)
                 # Everything that needs space comes before anything appears under its name.
                 draft.touch(mode=0o600)
                 draft.write_bytes(msgspec.json.encode(entry))
                 sync(draft)
                 output.replace(code)
                 # The report makes the entry valid, so it must not reach the disk before the code.
-                sync(self.directory)
+                sync(code.parent)
                 draft.replace(code.with_suffix(".json"))
                 self._whole[key] = _version(status)
             except OSError:
@@ -155,6 +163,21 @@ class NativeCache:
         self._whole.pop(key, None)
         code.with_suffix(".json").unlink(missing_ok=True)
         code.unlink(missing_ok=True)
+
+
+def places(directory: Path) -> list[tuple[str, Path]]:
+    """Return where each tenant's files are: directly here, or in a directory of its name.
+
+    Of those that are left empty nothing stays. Blocks.
+    """
+    found = [(DEFAULT_TENANT, directory)]
+    for path in sorted(directory.iterdir()):
+        if path.is_dir() and not path.is_symlink() and NAME_PATTERN.fullmatch(path.name):
+            try:
+                path.rmdir()
+            except OSError:
+                found.append((path.name, path))
+    return found
 
 
 def _version(status: os.stat_result) -> tuple[int, int, int]:

@@ -52,14 +52,14 @@ class Pruner:
         await asyncio.gather(*self._removals.values())
         await asyncio.to_thread(self._files.write_down, self._used)
 
-    def promise(self, digest: str) -> None:
+    def promise(self, name: str) -> None:
         """Keep an artifact for `promise_s`, for somebody who was told that it exists."""
-        self._inventory.promise(self._files.native.key(digest), time.monotonic() + self._promise_s)
-        self.used(digest)
+        self._inventory.promise(self._files.native.key(name), time.monotonic() + self._promise_s)
+        self.used(name)
 
-    def used(self, digest: str) -> None:
+    def used(self, name: str) -> None:
         """Record that an artifact was used now."""
-        self._used[digest] = time.time_ns()
+        self._used[name] = time.time_ns()
         self._due.set()
 
     @contextmanager
@@ -107,16 +107,16 @@ class Pruner:
 
     async def _remove(self, key: str, item: Item) -> bool:
         try:
-            await asyncio.to_thread(self._files.remove, key, item.digest)
+            await asyncio.to_thread(self._files.remove, key, item.name)
         except OSError as error:
-            _log.warning("artifact %s cannot be removed: %s", item.digest or key, error)
+            _log.warning("artifact %s cannot be removed: %s", item.name or key, error)
             # As the one used last, so that it does not prevent others from being removed.
             self._inventory.put(
-                key, item.digest, wasm_bytes=item.wasm_bytes, native_bytes=item.native_bytes
+                key, item.name, wasm_bytes=item.wasm_bytes, native_bytes=item.native_bytes
             )
             return False
         else:
-            _log.info("removed artifact %s, %d bytes", item.digest or key, item.size_bytes)
+            _log.info("removed artifact %s, %d bytes", item.name or key, item.size_bytes)
             return True
         finally:
             del self._removals[key]

@@ -1,7 +1,8 @@
 """The artifacts of a node: uploaded, compiled, held while somebody needs them.
 
 Combines who needs an artifact (`eviction`), its files (`files`), uploads, the compile queue and the
-pruner. Knows nothing of applications: they say what they hold.
+pruner. Knows nothing of applications: they say what they hold. An artifact is named by its digest,
+with its tenant before as in an application's full name (`files` says why).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from plexspaces_node.errors import InvalidArgument
-from plexspaces_node.model import MIB
+from plexspaces_node.model import MIB, check_name, full_name, split_name
 from plexspaces_node.node.artifacts.compile_queue import CompileQueue
 from plexspaces_node.node.artifacts.compiler import CompileLimits
 from plexspaces_node.node.artifacts.eviction import Inventory
@@ -101,59 +102,68 @@ class ArtifactStore:
         """The disk space that artifacts and their native code use."""
         return self._inventory.total_bytes
 
-    async def size_bytes(self, digest: str) -> int:
+    async def size_bytes(self, name: str) -> int:
         """Return the length of an artifact, 0 if it is missing."""
-        return await self._files.size_bytes(digest) or 0
+        return await self._files.size_bytes(name) or 0
 
-    async def has(self, digest: str) -> bool:
+    async def has(self, name: str) -> bool:
         """Return whether the artifact can be deployed; raises `InvalidArgument` for a bad digest.
 
         If so it stays for `promise_s`. One that is damaged and not compiled is removed.
         """
-        path, key = self._files.path(digest), self._files.native.key(digest)
+        path, key = self._files.path(name), self._files.native.key(name)
         if self._pruner.is_removing(key) or not path.is_file():
             return False
-        async with self.holding(digest):
-            entry = await self._files.find_native(digest)
-            if entry is None and not await self._files.is_whole(digest):
+        async with self.holding(name):
+            entry = await self._files.find_native(name)
+            if entry is None and not await self._files.is_whole(name):
                 return False
-            self._pruner.promise(digest)
+            self._pruner.promise(name)
             return True
 
     @asynccontextmanager
     async def receive(
-        self, digest: str, size_bytes: int, *, owner: str = ""
+        self, name: str, size_bytes: int, *, owner: str = ""
     ) -> AsyncIterator[Upload]:
         """Receive an artifact: write its bytes in the context, leaving it stores the artifact.
 
         Stored means on disk even after a power loss, and kept for at least `promise_s`. If the
         context is left by an error or a cancellation, or the bytes are not what was announced,
         nothing is stored and the error is raised: `InvalidArgument` for a bad digest, size,
-        beginning or content, `ResourceExhausted` for a full disk. Several uploads of the same
-        digest can run at once; the total is limited, and the others wait for their `owner`'s turn.
+        beginning or content, `ResourceExhausted` for a full disk. Several uploads of one
+        name can run at once; the total is limited, and the others wait for the turn of their tenant
+        and in it of their `owner`.
         """
-        self._files.path(digest)
-        upload = self._upload(size_bytes)
-        async with self._uploads.place(upload, owner), self.holding(digest), self._storing(upload):
-            yield upload
-            await self._store(upload, digest, owner)
-
-    @asynccontextmanager
-    async def receive_unnamed(self, size_bytes: int, *, owner: str = "") -> AsyncIterator[Upload]:
-        """Do the same for an artifact of an unknown digest; `Upload.digest` has it in the end."""
-        upload = self._upload(size_bytes)
+        self._files.path(name)
+        tenant, upload = split_name(name)[0], self._upload(size_bytes)
         async with (
-            self._uploads.place(upload, owner),
-            AsyncExitStack() as holds,
-            self._storing(upload),
+            self._uploads.place(upload, owner, tenant),
+            self.holding(name),
+            self._storing(upload, tenant),
         ):
             yield upload
-            await holds.enter_async_context(self.holding(upload.digest))
-            await self._store(upload, upload.digest, owner)
+            await self._store(upload, name, owner)
+
+    @asynccontextmanager
+    async def receive_unnamed(
+        self, tenant: str, size_bytes: int, *, owner: str = ""
+    ) -> AsyncIterator[Upload]:
+        """Do the same for an artifact of an unknown digest; `Upload.digest` has it in the end."""
+        check_name(tenant, what="tenant")
+        upload = self._upload(size_bytes)
+        async with (
+            self._uploads.place(upload, owner, tenant),
+            AsyncExitStack() as holds,
+            self._storing(upload, tenant),
+        ):
+            yield upload
+            name = full_name(tenant, upload.digest)
+            await holds.enter_async_context(self.holding(name))
+            await self._store(upload, name, owner)
 
     async def compile(
         self,
-        digest: str,
+        name: str,
         *,
         owner: str = "",
         check: Callable[[ArtifactReport], None] | None = None,
@@ -170,66 +180,66 @@ class ArtifactStore:
         time, memory or disk space. Then nothing of a compilation is left.
         """
         began_ns = time.monotonic_ns()
-        key = self._files.native.key(digest)
-        async with self.holding(digest):
-            wasm_bytes = await self._files.size_bytes(digest)
-            entry = await self._files.find_native(digest)
+        key = self._files.native.key(name)
+        async with self.holding(name):
+            wasm_bytes = await self._files.size_bytes(name)
+            entry = await self._files.find_native(name)
             cached = entry is not None
             if entry is None:
                 if wasm_bytes is None:
-                    raise missing(digest)
+                    raise missing(name)
                 with self._pruner.noticing_full_disk():
                     if check is not None:
                         with self._refusing(key):
-                            report = await self._compilations.inspect(digest)
+                            report = await self._compilations.inspect(name, owner)
                         check(report)
                     if on_miss is not None:
                         on_miss()
                     with self._refusing(key):
-                        entry = await self._compilations.compile(digest, owner)
+                        entry = await self._compilations.compile(name, owner)
             elif check is not None:
                 check(entry.report)
             self._inventory.put(
                 key,
-                digest,
+                name,
                 wasm_bytes=None if wasm_bytes is None else room_of(wasm_bytes),
                 native_bytes=entry.room_bytes,
             )
-            self._pruner.promise(digest)
+            self._pruner.promise(name)
         return Compiled(
             path=self._files.native.code(key),
             report=entry.report,
             cached=cached,
             duration_ns=time.monotonic_ns() - began_ns,
-            upload_ns=self._upload_times.take(owner, digest, now_s=time.monotonic()),
+            upload_ns=self._upload_times.take(owner, name, now_s=time.monotonic()),
         )
 
     @asynccontextmanager
-    async def holding(self, digest: str) -> AsyncIterator[None]:
+    async def holding(self, name: str) -> AsyncIterator[None]:
         """Keep an artifact, existing or not, from being removed in the body.
 
         Waits for a removal in progress. The last one to leave removes an artifact that was refused
         meanwhile. Raises `InvalidArgument` for a bad digest.
         """
-        self._files.path(digest)
-        key = self._files.native.key(digest)
+        self._files.path(name)
+        key = self._files.native.key(name)
         await self._pruner.wait_for_removal(key)
-        self.hold(digest)
+        self.hold(name)
         try:
             yield
         finally:
-            self.release(digest)
+            self.release(name)
             if self._inventory.is_surplus(key):
                 await asyncio.shield(self._pruner.remove(key))
 
-    def hold(self, digest: str) -> None:
+    def hold(self, name: str) -> None:
         """Hold an artifact until `release` was called as often; in `holding` or at start."""
-        self._inventory.hold(self._files.native.key(digest), digest)
+        self._inventory.hold(self._files.native.key(name), name)
 
-    def release(self, digest: str) -> None:
+    def release(self, name: str) -> None:
         """Release an artifact: the last one makes it the most recently used of the unused."""
-        self._inventory.release(self._files.native.key(digest))
-        self._pruner.used(digest)
+        self._inventory.release(self._files.native.key(name))
+        self._pruner.used(name)
 
     def start_pruning(self, limit_bytes: int) -> None:
         """Keep unused artifacts within a limit from now on, in the background.
@@ -243,7 +253,7 @@ class ArtifactStore:
         return Upload(file, size_bytes, limit_bytes=limit_bytes, grace_s=self._upload_grace_s)
 
     @asynccontextmanager
-    async def _storing(self, upload: Upload) -> AsyncIterator[None]:
+    async def _storing(self, upload: Upload, tenant: str) -> AsyncIterator[None]:
         """Let an upload be written in the body; its file is an artifact in the end, or removed."""
         try:
             with self._pruner.noticing_full_disk():
@@ -251,20 +261,22 @@ class ArtifactStore:
         finally:
             # Shielded: a second cancellation must not leave the file behind. On a thread: a
             # cancelled write may still be running, and is awaited.
-            await asyncio.shield(self._settle(upload.file))
+            await asyncio.shield(self._settle(upload.file, tenant))
 
-    async def _store(self, upload: Upload, digest: str, owner: str) -> None:
+    async def _store(self, upload: Upload, name: str, owner: str) -> None:
         upload.check_whole()
-        await asyncio.to_thread(upload.file.commit, digest, self._files.path(digest))
+        digest = split_name(name)[1]
+        await asyncio.to_thread(upload.file.commit, digest, self._files.path(name))
         now_s = time.monotonic()
-        self._upload_times.add(owner, digest, upload.duration_ns, now_s=now_s)
+        self._upload_times.add(owner, name, upload.duration_ns, now_s=now_s)
 
-    async def _settle(self, file: IncomingFile) -> None:
+    async def _settle(self, file: IncomingFile, tenant: str) -> None:
         await asyncio.to_thread(file.discard)
         if file.stored_bytes is not None:
-            key = self._files.native.key(file.digest)
-            self._inventory.put(key, file.digest, wasm_bytes=room_of(file.stored_bytes))
-            self._pruner.promise(file.digest)
+            name = full_name(tenant, file.digest)
+            key = self._files.native.key(name)
+            self._inventory.put(key, name, wasm_bytes=room_of(file.stored_bytes))
+            self._pruner.promise(name)
 
     @contextmanager
     def _refusing(self, key: str) -> Iterator[None]:

@@ -24,7 +24,7 @@ from plexspaces_node.errors import (
     PlexSpacesError,
     ResourceExhausted,
 )
-from plexspaces_node.node.disk import sync, using_disk
+from plexspaces_node.node.disk import lay_out, sync, using_disk
 
 TEMPORARY = ".tmp-"
 """How the name of an incomplete file begins; leftovers of a crash are removed at start."""
@@ -203,7 +203,10 @@ class IncomingFile:
                 rest = rest[self._file.write(rest) :]
 
     def commit(self, digest: str, target: Path) -> None:
-        """Become `target`, safe from a power loss; raises `InvalidArgument` for other bytes."""
+        """Become `target`, here or in a directory here; raises `InvalidArgument` for other bytes.
+
+        Safe from a power loss.
+        """
         with self._lock, using_disk(self._directory):
             if self._file is None or self._path is None:
                 return
@@ -215,9 +218,10 @@ class IncomingFile:
                 )
             os.fsync(self._file.fileno())
             size_bytes = os.fstat(self._file.fileno()).st_size
+            lay_out(target.parent)
             self._path.replace(target)
             self.stored_bytes = size_bytes
-            sync(self._directory)
+            sync(target.parent)
 
     def discard(self) -> None:
         """Remove the file, unless it has become an artifact; nothing can be written any more."""

@@ -45,12 +45,15 @@ class Uploads:
         return f"<Uploads {len(self._long.running)} long, {len(self._short.running)} short>"
 
     @asynccontextmanager
-    async def place(self, upload: Upload, owner: str) -> AsyncIterator[None]:
-        """Wait until an upload may begin, and let it run in the body, on `owner`'s turn."""
+    async def place(self, upload: Upload, owner: str, tenant: str = "") -> AsyncIterator[None]:
+        """Wait until an upload may begin, and let it run in the body.
+
+        At the turn of the tenant, and in it of `owner`.
+        """
         kind = self._short if upload.size_bytes <= SHORT_BYTES else self._long
         impatience = asyncio.create_task(kind.end_slow_ones(owner))
         try:
-            async with kind.turns.place(owner):
+            async with kind.turns.place(owner, tenant):
                 impatience.cancel()
                 upload.begin()
                 kind.running.add(upload)

@@ -20,23 +20,25 @@ from typing import BinaryIO
 import msgspec
 
 from plexspaces_node.errors import NotFound, WrongState, quoted
-from plexspaces_node.model import NAME_PATTERN
+from plexspaces_node.model import NAME_PATTERN, split_name
 from plexspaces_node.node.backup.registry_copy import Contents
 from plexspaces_node.node.datadir import DataDirectory
 from plexspaces_node.node.disk import is_whole
 from plexspaces_node.node.registry.sqlite_errors import how_to_restore
 
-FORMAT = 1
-"""The version of the files that this program writes; it reads them up to this version."""
+FORMAT = 2
+"""The version of the files that this program writes; it reads them up to this version.
+
+Since 2 an artifact can lie in a directory of its tenant.
+"""
 
 MANIFEST = "manifest.json"
 REGISTRY = "registry.db"
 SUMS = "SHA256SUMS"
 _NAME = NAME_PATTERN.pattern
 ENTRY = re.compile(
-    rf"registry\.db|artifacts/[0-9a-f]{{64}}\.wasm|logs/({_NAME}~)?({_NAME})\.log(\.1)?"
+    rf"registry\.db|artifacts/({_NAME}/)?[0-9a-f]{{64}}\.wasm|logs/({_NAME}~)?({_NAME})\.log(\.1)?"
 )
-DIGEST = re.compile(r"[0-9a-f]{64}")
 CHUNK_BYTES = 1024 * 1024
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
@@ -136,14 +138,19 @@ def of_data(data_dir: Path) -> Iterator[None]:
         raise WrongState(error.message, hint=error.hint or how_to_restore(data_dir)) from error
 
 
-def is_there(data_dir: Path, digest: str) -> bool:
+def entry_of(artifact: str) -> str:
+    """Return the name of the file of an artifact, in a data directory as in a backup."""
+    return f"artifacts/{artifact}.wasm"
+
+
+def is_there(data_dir: Path, artifact: str) -> bool:
     """Return whether a data directory has an artifact, complete and intact. Blocks."""
+    entry, digest = entry_of(artifact), split_name(artifact)[1]
     with suppress(FileNotFoundError):
-        artifact = DataDirectory(data_dir, "").artifacts / f"{digest}.wasm"
-        return bool(DIGEST.fullmatch(digest)) and is_whole(artifact, digest)
+        return bool(ENTRY.fullmatch(entry)) and is_whole(data_dir / entry, digest)
     return False
 
 
-def missing_artifacts(contents: Contents, digests: Collection[str]) -> tuple[str, ...]:
-    """Return the applications whose artifact is not among `digests`."""
-    return tuple(name for name, digest in contents.digests.items() if digest not in digests)
+def missing_artifacts(contents: Contents, artifacts: Collection[str]) -> tuple[str, ...]:
+    """Return the applications whose artifact is not among these."""
+    return tuple(name for name, used in contents.artifacts.items() if used not in artifacts)

@@ -18,7 +18,7 @@ from typing import BinaryIO
 import msgspec
 
 from plexspaces_node.errors import AlreadyExists, InvalidArgument, WrongState, quoted
-from plexspaces_node.model import LEVELS
+from plexspaces_node.model import LEVELS, split_name
 from plexspaces_node.node.backup import registry_copy
 from plexspaces_node.node.backup.format import (
     CHUNK_BYTES,
@@ -38,7 +38,7 @@ from plexspaces_node.node.backup.format import (
 )
 from plexspaces_node.node.backup.registry_copy import Contents
 from plexspaces_node.node.datadir import DataDirectory
-from plexspaces_node.node.disk import sync, using_disk
+from plexspaces_node.node.disk import lay_out, sync, using_disk
 
 _SMALL_BYTES = 16 * 1024 * 1024
 _ANOTHER = "use another backup"
@@ -69,7 +69,7 @@ def verify_data(data_dir: Path) -> tuple[Contents, tuple[str, ...]]:
     registry = registry_of(data_dir)
     with of_data(data_dir):
         contents = registry_copy.check(registry)
-    whole = {digest for digest in set(contents.digests.values()) if is_there(data_dir, digest)}
+    whole = {name for name in set(contents.artifacts.values()) if is_there(data_dir, name)}
     return contents, missing_artifacts(contents, whole)
 
 
@@ -96,12 +96,14 @@ def restore(file: Path, data_dir: Path, node_id: str = "") -> BackupInfo:
             directory.lay_out()
 
             def keep(name: str) -> BinaryIO:
+                lay_out((directory.path / name).parent)
                 return os.fdopen(os.open(directory.path / name, NEW, 0o600), "wb")
 
             info = _read(file, keep, directory.registry)
             if info.manifest.isolation in LEVELS:
                 directory.isolation_file.write_text(f"{info.manifest.isolation}\n", "utf-8")
-            for place in (directory.artifacts, directory.logs, directory.path):
+            tenants = [each for each in directory.artifacts.iterdir() if each.is_dir()]
+            for place in (*tenants, directory.artifacts, directory.logs, directory.path):
                 sync(place)
             directory.unfinished.unlink()
             sync(directory.path)
@@ -113,12 +115,12 @@ def _read(file: Path, keep: Callable[[str], BinaryIO | None], registry: Path) ->
     """Read a backup to its end, pass every entry to a file that `keep` opens, and check all."""
     with _opened_backup(file) as raw:
         hashing = Hashing(raw)
-        manifest, digests = _unpack(hashing, os.fstat(raw.fileno()).st_size, keep)
+        manifest, artifacts = _unpack(hashing, os.fstat(raw.fileno()).st_size, keep)
         contents = registry_copy.check(registry)
         return BackupInfo(
             manifest,
-            tuple(contents.digests),
-            missing_artifacts(contents, digests),
+            tuple(contents.artifacts),
+            missing_artifacts(contents, artifacts),
             hashing.size_bytes,
             hashing.sha256,
             contents.secret_keys,
@@ -131,7 +133,7 @@ def _unpack(
 ) -> tuple[Manifest, set[str]]:
     entries = _entries(source, size)
     manifest, line = _manifest_in(entries)
-    sums, names, digests = [line], set[str](), set[str]()
+    sums, names, artifacts = [line], set[str](), set[str]()
     for name, entry in entries:
         if name == SUMS:
             if entry.read(_SMALL_BYTES).decode("utf-8", "replace") != "".join(sums):
@@ -143,9 +145,10 @@ def _unpack(
         digest = _copy(entry, keep(name))
         sums.append(f"{digest}  {name}\n")
         if name.startswith("artifacts/"):
-            if name != f"artifacts/{digest}.wasm":
+            artifact = name.removeprefix("artifacts/").removesuffix(".wasm")
+            if split_name(artifact)[1] != digest:
                 raise WrongState(f"{name} has the digest {digest}")
-            digests.add(digest)
+            artifacts.add(artifact)
     else:
         raise WrongState("it is truncated")
     if REGISTRY not in names:
@@ -154,7 +157,7 @@ def _unpack(
     while rest := source.read(CHUNK_BYTES):
         if rest.strip(b"\0"):
             raise WrongState("it has data after its end")
-    return manifest, digests
+    return manifest, artifacts
 
 
 def read_manifest(file: Path) -> Manifest:

@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from plexspaces_node.errors import ResourceExhausted, WrongState
+from plexspaces_node.model import beside
 from plexspaces_node.node.registry.migrations import MIGRATIONS, migrate
 
 _BUSY_TIMEOUT_S = 30.0
@@ -26,13 +27,14 @@ class Contents:
 
     Attributes:
         schema: the number of its last migration.
-        digests: artifact of each application whose deploy was done, by name.
+        artifacts: the artifact of each application whose deploy was done, by name: its digest, in
+            its tenant.
         secret_keys: ids of the keys with which its secrets are encrypted.
         passphrase_key: the id of the one that is made of a passphrase, "" for none.
     """
 
     schema: int
-    digests: dict[str, str]
+    artifacts: dict[str, str]
     secret_keys: tuple[str, ...] = ()
     passphrase_key: str = ""
 
@@ -75,7 +77,8 @@ def check(registry: Path) -> Contents:
         rows = connection.execute(
             "SELECT name, digest FROM applications WHERE generation > 0 ORDER BY name"
         )
-        return Contents(schema, dict(rows.fetchall()), *_keys(connection))
+        artifacts = {name: beside(name, digest) for name, digest in rows}
+        return Contents(schema, artifacts, *_keys(connection))
 
 
 def _keys(connection: sqlite3.Connection) -> tuple[tuple[str, ...], str]:

@@ -19,9 +19,9 @@ import msgspec
 
 from plexspaces_node import __version__
 from plexspaces_node.errors import AlreadyExists, InvalidArgument
+from plexspaces_node.model import split_name
 from plexspaces_node.node.backup import registry_copy
 from plexspaces_node.node.backup.format import (
-    DIGEST,
     ENTRY,
     FORMAT,
     MANIFEST,
@@ -31,6 +31,7 @@ from plexspaces_node.node.backup.format import (
     BackupInfo,
     Hashing,
     Manifest,
+    entry_of,
     missing_artifacts,
     of_data,
     registry_of,
@@ -106,7 +107,7 @@ def _write(data_dir: Path, out: BinaryIO, scratch: Path, *, artifacts: bool) -> 
         _write_entries(archive, manifest, copied, held, paths.logs)
     return BackupInfo(
         manifest,
-        tuple(contents.digests),
+        tuple(contents.artifacts),
         missing_artifacts(contents, set(held)),
         hashing.size_bytes,
         hashing.sha256,
@@ -200,8 +201,8 @@ def _write_entries(
         add(REGISTRY, opened, os.fstat(opened.fileno()).st_size)
     # The largest part, and not needed any more.
     registry.unlink()
-    for digest, file in artifacts.items():
-        add(f"artifacts/{digest}.wasm", file, os.fstat(file.fileno()).st_size)
+    for name, file in artifacts.items():
+        add(entry_of(name), file, os.fstat(file.fileno()).st_size)
     for path in sorted(logs.glob("*.log*")):
         if ENTRY.fullmatch(f"logs/{path.name}"):
             # At once, because a running node writes to it.
@@ -214,11 +215,12 @@ def _whole_artifacts(
     paths: DataDirectory, contents: Contents, stack: ExitStack
 ) -> dict[str, BinaryIO]:
     held: dict[str, BinaryIO] = {}
-    for digest in sorted(set(contents.digests.values())):
-        if DIGEST.fullmatch(digest):
+    for name in sorted(set(contents.artifacts.values())):
+        entry = entry_of(name)
+        if ENTRY.fullmatch(entry):
             with suppress(FileNotFoundError):
-                file = stack.enter_context((paths.artifacts / f"{digest}.wasm").open("rb"))
-                if has_digest(file, digest):
+                file = stack.enter_context((paths.path / entry).open("rb"))
+                if has_digest(file, split_name(name)[1]):
                     file.seek(0)
-                    held[digest] = file
+                    held[name] = file
     return held

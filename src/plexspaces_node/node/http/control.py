@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, TypeVar, cast
 from urllib.parse import parse_qs, unquote
 
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
@@ -94,7 +95,9 @@ class Control:
         rule = self._gate.rule(route.verb)
         self._gate.check_known(rule, request.identity)
         if route.rpc == "UploadArtifact":
-            with self._call(route, None, request) as call:
+            members = {**_queried(route, request), **parameters}
+            asked = from_json(pb.UploadArtifactRequest.Header, b"", members)
+            with self._call(route, asked, request) as call:
                 upload = partial(self._upload, parameters["digest"])
                 perform = self._gate.recorder.recorded(route.verb, rule, upload)
                 return cast(Response, await perform(request, call))
@@ -109,7 +112,7 @@ class Control:
             return await self._answer(route, message, request, call)
 
     @contextmanager
-    def _call(self, route: Route, message: Message | None, request: Request) -> Iterator[Call]:
+    def _call(self, route: Route, message: Message, request: Request) -> Iterator[Call]:
         """Let a call in; raises what the gate does."""
         gate, identity = self._gate, request.identity
         target = gate.target(gate.rule(route.verb), identity, message)
@@ -188,8 +191,8 @@ class Control:
                 f"{digest!r} is no digest, which has 64 of the digits 0-9 and a-f",
                 hint="sha256sum app.wasm; or upload it as /v1/artifacts/app.wasm",
             )
-        self._servicers[SERVICE.full_name].check_upload(size, call)
-        async with self._artifacts.receive_unnamed(size, owner=request.peer) as upload:
+        self._servicers[SERVICE.full_name].check_upload(call.tenant, size)
+        async with self._artifacts.receive_unnamed(call.tenant, size, owner=request.peer) as upload:
             async for piece in upload.in_time(pieces):
                 await upload.write(piece)
         received = pb.UploadArtifactResponse(digest=upload.digest, size_bytes=size)
@@ -199,7 +202,9 @@ class Control:
         self, digest: str, size: int, pieces: AsyncIterator[bytes], call: Call
     ) -> Message:
         async def parts() -> AsyncGenerator[pb.UploadArtifactRequest, None]:
-            header = pb.UploadArtifactRequest.Header(digest=digest, size_bytes=size)
+            header = pb.UploadArtifactRequest.Header(
+                digest=digest, size_bytes=size, tenant=call.tenant
+            )
             yield pb.UploadArtifactRequest(header=header)
             async for piece in pieces:
                 yield pb.UploadArtifactRequest(chunk=piece)
@@ -236,8 +241,11 @@ def _queried(route: Route, request: Request) -> dict[str, Any]:
                 f"unknown parameter {key!r}",
                 hint=f"choose from {', '.join(route.query)}" if route.query else None,
             )
-        # As curl is used: `?force` is `?force=true`.
-        members[key] = {"true": True, "false": False, "": True}.get(values[-1], values[-1])
+        members[key] = values[-1]
+        field = route.descriptor.input_type.fields_by_name.get(key)
+        if field is not None and field.type == FieldDescriptor.TYPE_BOOL:
+            # As curl is used: `?force` is `?force=true`.
+            members[key] = {"true": True, "false": False, "": True}.get(values[-1], values[-1])
     return members
 
 

@@ -78,6 +78,9 @@ def page() -> str:
 def _operation(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
     request, response = route.descriptor.input_type, route.descriptor.output_type
     fields = request.fields_by_name
+    if route.rpc == "UploadArtifact":
+        # The rest of what is sent is the body.
+        fields = request.nested_types_by_name["Header"].fields_by_name
     operation: dict[str, Any] = {
         "operationId": route.rpc,
         "summary": route.summary,
@@ -95,9 +98,6 @@ def _operation(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
         },
     }
     if route.rpc == "UploadArtifact":
-        operation["parameters"] = [
-            {"name": "digest", "in": "path", "required": True, "schema": {"type": "string"}}
-        ]
         operation["requestBody"] = {
             "required": True,
             "content": {"application/wasm": _ANY_BYTES, "application/octet-stream": _ANY_BYTES},

@@ -73,13 +73,18 @@ _APPLICATION = "/v1/applications/{name}"
 ROUTES = (
     Route("GET", "/v1/node", "InspectNode", "Describe the node."),
     Route(
-        "GET", "/v1/artifacts/{digest}", "FindArtifact", "Check whether the node has an artifact."
+        "GET",
+        "/v1/artifacts/{digest}",
+        "FindArtifact",
+        "Check whether the node has an artifact.",
+        query=("tenant",),
     ),
     Route(
         "PUT",
         "/v1/artifacts/{digest}",
         "UploadArtifact",
         "Upload an artifact; under another name, such as app.wasm, its digest is the answer.",
+        query=("tenant",),
         status=201,
     ),
     Route(

@@ -248,6 +248,15 @@ def _tokens(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE applications ADD COLUMN secrets TEXT NOT NULL DEFAULT '{}'")
 
 
+def _tenants(connection: sqlite3.Connection) -> None:
+    # The tenant with the slash behind it, as it begins the names; '' in the tenant `default`.
+    connection.execute("DROP INDEX applications_request_id")
+    connection.execute(
+        "CREATE UNIQUE INDEX applications_request_id"
+        " ON applications (request_id, SUBSTR(name, 1, INSTR(name, '/'))) WHERE request_id <> ''"
+    )
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     _applications,
     _state,
@@ -258,6 +267,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     _quotas,
     _secrets,
     _tokens,
+    _tenants,
 )
 """Step N of the schema is element N-1; append only."""
 

@@ -42,6 +42,7 @@ from plexspaces_node.model import (
     Language,
     PhaseTimings,
     VmConfig,
+    beside,
     check_full_name,
 )
 from plexspaces_node.node.registry import keyvalue, snapshots
@@ -80,7 +81,7 @@ class ApplicationRecord:
         env: not in the repr, because users put secrets there; nor are the arguments.
         concurrency: 0 for the default of its kind, see `at_once`.
         generation: 0 until the deploy is done, which raises it, as every change of `desired` does.
-        request_id: of the deploy that created it, or ""; unique otherwise.
+        request_id: of the deploy that created it, or ""; unique in its tenant otherwise.
         timings: of the deploy; None until they are known.
         allow_hosts: in the form of `AllowedHosts.texts`.
         secrets: the secret's name for each variable whose value is one.
@@ -106,6 +107,11 @@ class ApplicationRecord:
     allow_hosts: tuple[str, ...] = ()
     secrets: Mapping[str, str] = field(default_factory=dict)
     fault: str = ""
+
+    @property
+    def artifact(self) -> str:
+        """The full name of its artifact: its digest, in its tenant."""
+        return beside(self.name, self.digest)
 
     @property
     def at_once(self) -> int:
@@ -188,7 +194,7 @@ class Registry:
         self._untidy.set()
 
     async def check_request(self, request_id: str, name: str) -> None:
-        """Raise `AlreadyExists` if this request has deployed an application of another name."""
+        """Raise `AlreadyExists` if this request has deployed another application of the tenant."""
         await self._call(Mode.READ, lambda connection: _check_request(connection, request_id, name))
 
     async def replace_application(self, record: ApplicationRecord) -> None:
@@ -346,10 +352,15 @@ def _replace(connection: sqlite3.Connection, record: ApplicationRecord) -> None:
 
 
 def _check_request(connection: sqlite3.Connection, request_id: str, name: str) -> None:
-    other = _find(connection, "request_id", request_id) if request_id else None
-    if other is not None and other.name != name:
+    # Within the tenant, for the answer tells the name: as the index has it.
+    row = connection.execute(
+        "SELECT name FROM applications WHERE request_id = ? AND request_id <> ''"
+        " AND SUBSTR(name, 1, INSTR(name, '/')) = ?",
+        (request_id, name[: name.find("/") + 1]),
+    ).fetchone()
+    if row is not None and row[0] != name:
         raise AlreadyExists(
-            f"request id {request_id!r} has deployed application {other.name!r}",
+            f"request id {request_id!r} has deployed application {row[0]!r}",
             hint="choose a new request id for every deploy",
         )
 
