@@ -58,6 +58,7 @@ KEYS_WITHOUT_HOME = Path("/etc/plexspaces")
 
 _METRICS = "node.metrics_address"
 _ANY_ADDRESS = ("0.0.0.0", "::")
+_CREATE_TOKEN = "plexspaces token create --name admin --scope admin"
 _OPT_OUT = "or use 127.0.0.1, or set node.allow_remote = true if something else protects the port"
 
 
@@ -106,7 +107,8 @@ class Config(Settings, BaseSettings):
             raise InvalidArgument(
                 f"{name} {address!r}, from {self.origin(name)}, can be reached from other hosts, "
                 "and the node has no certificate",
-                hint=f"plexspaces tls init --host {_named_by_clients(address)}; {_OPT_OUT}",
+                hint=f"plexspaces tls init --host {_named_by_clients(address)}, and then "
+                f"{_CREATE_TOKEN}; {_OPT_OUT}",
             )
 
     def check_grants(self, *, exist: bool) -> None:
@@ -117,7 +119,7 @@ class Config(Settings, BaseSettings):
             raise InvalidArgument(
                 f"{name} {address!r}, from {self.origin(name)}, can be reached from other hosts, "
                 "and no token exists",
-                hint=f"create a token while the node listens on 127.0.0.1 alone; {_OPT_OUT}",
+                hint=f"{_CREATE_TOKEN}; {_OPT_OUT}",
             )
 
     def open_addresses(self) -> list[tuple[str, str]]:

@@ -449,7 +449,7 @@ async def test_commands_when_the_host_trusts_the_ca_then_https_is_enough(
         assert plain.returncode == 2
         assert plain.stderr.decode().splitlines() == [
             f"error: the node at {node.address} speaks TLS, and this client does not",
-            f"hint: give its address as https://{node.address}, and its CA's certificate",
+            f"hint: plexspaces login --node-address https://{node.address} --ca FILE",
         ]
 
 
@@ -503,3 +503,51 @@ async def ran(
     return await asyncio.to_thread(
         subprocess.run, arguments, capture_output=True, env=environ, timeout=patient(60)
     )
+
+
+async def test_certificate_when_its_name_has_a_token_then_it_may_what_that_may(
+    running: Running, files: Files
+) -> None:
+    """By both doors, without the token; another name, or the token revoked, may nothing."""
+    stranger = files.put("bo", make_client_certificate(files.authority, "bo"))
+    async with (
+        running(asks_clients=True) as node,
+        NodeClient(node.address, tls=files.admin, http=False) as admin,
+    ):
+        await admin.create_token("admin", scopes=["admin"])
+        who = await admin.whoami()
+        assert (who.kind, who.name, who.scopes) == ("certificate", "admin", ("admin",))
+        assert await by_http(node, files.admin) == "node-test"
+        with pytest.raises(Unauthenticated, match="nothing is granted to the certificate 'bo'"):
+            await by_grpc(node, stranger)
+        assert await http_status(node, stranger) == 401
+        await admin.revoke_token("admin")
+        with pytest.raises(Unauthenticated, match="nothing is granted"):
+            await admin.whoami()
+        assert await http_status(node, files.admin) == 401
+
+
+async def test_node_when_other_hosts_reach_it_then_a_token_is_needed_before_it_serves(
+    files: Files, tmp_path: Path
+) -> None:
+    """A certificate alone is not enough; nothing of the data directory is left."""
+    refused = builder(tmp_path / "data").with_address("0.0.0.0:0")
+    with pytest.raises(InvalidArgument, match="and the node has no certificate"):
+        async with refused.build():
+            pass
+    refused.with_setting("tls.certificate", str(files.node.certificate))
+    refused.with_setting("tls.key", str(files.node.key))
+    with pytest.raises(InvalidArgument, match="and no token exists") as raised:
+        async with refused.build():
+            pass
+    assert "plexspaces token create --name admin --scope admin" in str(raised.value.hint)
+    assert not (tmp_path / "data").exists()
+
+
+async def http_status(node: Node, tls: ClientTls) -> int:
+    """Return with which status the HTTP port answers."""
+    connection = await Http.connect(node, tls.context())
+    connection.writer.write(b"GET /v1/node HTTP/1.1\r\nhost: localhost\r\n\r\n")
+    head = await connection.reader.readuntil(b"\r\n\r\n")
+    connection.close()
+    return int(head.split()[1])

@@ -79,6 +79,7 @@ def test_init_when_its_lines_are_copied_then_the_configuration_has_the_files(
     assert tls.client_ca == directory / "ca.pem"
     assert "For:         192.0.2.7, ::2, localhost, 127.0.0.1, ::1\n" in text
     assert "plexspaces start-node --address 192.0.2.7:9000\n" in text
+    assert "plexspaces login --node-address https://192.0.2.7:9000 --ca ca.pem\n" in text
 
 
 def test_init_when_a_host_is_none_then_nothing_is_made(command: Command, tmp_path: Path) -> None:

@@ -628,8 +628,9 @@ class TestListen:
         config.check_listen()
         config.check_grants(exist=True)
         assert config.open_addresses() == []
-        with pytest.raises(InvalidArgument, match="and no token exists"):
+        with pytest.raises(InvalidArgument, match="and no token exists") as caught:
             config.check_grants(exist=False)
+        assert str(caught.value.hint).startswith("plexspaces token create --name admin --scope ")
         metrics = load(flags={"node.metrics_address": "0.0.0.0:1", **tls})
         with pytest.raises(InvalidArgument, match="metrics have neither TLS nor tokens"):
             metrics.check_listen()
@@ -650,7 +651,10 @@ class TestListen:
         """With the host, where the address has one that clients can use."""
         with pytest.raises(InvalidArgument) as caught:
             load(flags={"node.address": address}).check_listen()
-        assert str(caught.value.hint).startswith(f"plexspaces tls init --host {host}; or use 127")
+        assert str(caught.value.hint).startswith(
+            f"plexspaces tls init --host {host}, and then plexspaces token create --name admin "
+            "--scope admin; or use 127.0.0.1"
+        )
 
     @pytest.mark.parametrize("names", [("certificate",), ("key",), ("client_ca",)])
     def test_check_listen_when_a_part_of_tls_is_missing_then_it_is_refused(

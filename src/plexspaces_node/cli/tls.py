@@ -107,9 +107,11 @@ def init(
     say(f"key = {_toml(made.key)}")
     say("# With this, clients need a certificate of the CA too:")
     say(f"#client_ca = {_toml(made.ca)}")
-    say("\nThen start the node, and see what it uses:\n")
-    say(f"plexspaces start-node --address {_bracketed(info.hosts[0])}:9000")
-    say("plexspaces tls show")
+    address = f"{_bracketed(info.hosts[0])}:9000"
+    say("\nThen make a token and start the node, and log in where you work:\n")
+    say("plexspaces token create --name admin --scope admin")
+    say(f"plexspaces start-node --address {address}")
+    say(f"plexspaces login --node-address https://{address} --ca ca.pem")
 
 
 @tls_app.command(epilog="Example:  plexspaces tls client ci")

@@ -173,7 +173,7 @@ async def _speaks_tls(address: str) -> bool:
 def _plain_client(address: str) -> PlexSpacesError:
     return InvalidArgument(
         f"the node at {address} speaks TLS, and this client does not",
-        hint=f"give its address as https://{address}, and its CA's certificate",
+        hint=f"plexspaces login --node-address https://{address} --ca FILE",
     )
 
 
@@ -189,19 +189,21 @@ def _not_trusted(address: str, error: ssl.SSLCertVerificationError) -> PlexSpace
     if code in (_OTHER_HOST, _OTHER_ADDRESS):
         return InvalidArgument(
             f"the certificate of the node at {address} is not for the name {host}",
-            hint="call the node by a name of its certificate, or make one for this name",
+            hint="call the node by a name of its certificate, or on its host: "
+            f"plexspaces tls renew --host {host}",
         )
     if code in (_EXPIRED, _NOT_YET_VALID):
         when = "has expired" if code == _EXPIRED else "is not valid yet"
         return WrongState(
             f"the certificate of the node at {address} {when}",
-            hint="renew it on the node's host, and compare the clocks: date",
+            hint="on the node's host: plexspaces tls renew; and compare the clocks: date",
         )
     if code in _UNKNOWN_CA:
         return InvalidArgument(
             f"the certificate of the node at {address} is signed by an authority that this client "
             "does not know",
-            hint="use the CA's certificate (ca.pem) that was made with the node's",
+            hint="use the CA's certificate (ca.pem) that was made with the node's: "
+            f"plexspaces login --node-address https://{address} --ca ca.pem",
         )
     return InvalidArgument(
         f"the certificate of the node at {address} is not valid: {error.verify_message}",
@@ -214,7 +216,7 @@ def _refused(address: str, tls: ClientTls, reason: str | None) -> PlexSpacesErro
     if tls.certificate is None:
         return Unauthenticated(
             f"the node at {address} requires a client certificate{why}",
-            hint="use one that the node's client_ca has signed",
+            hint="on the node's host: plexspaces tls client NAME",
         )
     return Unauthenticated(
         f"the node at {address} does not accept the client certificate "
