@@ -33,7 +33,7 @@ def recorder(events: list[Event]) -> Recorder:
 def call(identity: Identity = CI, target: Target | None = None) -> Call:
     about = target or Target("shop", "shop/cart")
     return Call(
-        identity, about, peer=lambda: "ipv4:10.0.0.7:4711", left_s=lambda: None, done=lambda _: None
+        identity, about, peer="ipv4:10.0.0.7:4711", left_s=lambda: None, done=lambda _: None
     )
 
 

@@ -85,7 +85,7 @@ class Call:
         identity: Identity,
         target: Target,
         *,
-        peer: Callable[[], str],
+        peer: str,
         left_s: Callable[[], float | None],
         done: Callable[[Callable[[Any], None]], None],
     ) -> None:
@@ -102,7 +102,7 @@ class Call:
 
     def peer(self) -> str:
         """Return the connection that the call came by."""
-        return self._peer()
+        return self._peer
 
     def time_remaining(self) -> float | None:
         """Return how long the caller still waits, in seconds; None for no limit."""

@@ -132,12 +132,13 @@ class Boundary:
         is_foreign = verb.startswith("grpc.")
 
         def enter(raw: Any, context: Context) -> tuple[Identity, Any, Any]:
-            identity = NOBODY
+            # Asked for once, and now: after the end of a call gRPC's context crashes the process.
+            identity, peer = NOBODY, context.peer()
             try:
-                identity = self._identify(context)
+                identity = self._identify(context, peer)
                 request, target = admit(raw, identity)
             except REFUSALS as error:
-                recorder.refused(error, verb, peer=context.peer(), identity=identity)
+                recorder.refused(error, verb, peer=peer, identity=identity)
                 raise
             if is_foreign:
                 return identity, request, context
@@ -147,7 +148,7 @@ class Boundary:
                 Call(
                     identity,
                     target,
-                    peer=context.peer,
+                    peer=peer,
                     left_s=context.time_remaining,
                     # The stubs require a class where any function works.
                     done=cast(Any, context.add_done_callback),
@@ -167,7 +168,7 @@ class Boundary:
 
         return enter
 
-    def _identify(self, context: Context) -> Identity:
+    def _identify(self, context: Context, peer: str) -> Identity:
         authorization = None
         for key, value in context.invocation_metadata() or ():
             if key == "authorization":
@@ -176,7 +177,7 @@ class Boundary:
         return self._gate.identify(
             authorization,
             certificate=self._certificate_of(context),
-            is_local=context.peer().startswith("unix"),
+            is_local=peer.startswith("unix"),
         )
 
     def _replying(

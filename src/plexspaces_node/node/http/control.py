@@ -118,9 +118,7 @@ class Control:
         target = gate.target(gate.rule(route.verb), identity, message)
         gate.check(route.verb, identity, target)
         ends: list[Callable[[Any], None]] = []
-        call = Call(
-            identity, target, peer=lambda: request.peer, left_s=lambda: None, done=ends.append
-        )
+        call = Call(identity, target, peer=request.peer, left_s=lambda: None, done=ends.append)
         try:
             yield call
         finally:
