@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ from plexspaces_node.node.node import Node
 from plexspaces_node.quota import Key, Subject, application_of
 from plexspaces_node.vm.host.cgroups import GroupBounds, NodeCgroups, find_place
 
+SOURCES = Path(__file__).parents[2] / "src"
 ENOUGH_US = 3_000_000
 """How much processor time is shared out before it is looked who got it."""
 
@@ -112,6 +113,56 @@ async def test_tenant_when_its_quota_is_a_part_of_a_cpu_then_the_other_gets_the_
         groups.bound_tenant("shop", GroupBounds(cpu_percent=20))
         found = await shares([groups.root / "shop", groups.root / "blog"])
     assert found == pytest.approx([20, 80], abs=5)
+
+
+_DELEGATED = """
+import subprocess
+from pathlib import Path
+from plexspaces_node.vm.host.cgroups import GroupBounds, NodeCgroups, find_place
+def group(pid):
+    return Path(f"/proc/{pid}/cgroup").read_text().splitlines()[-1]
+place = find_place()
+groups = NodeCgroups.open(place, "n")
+child = subprocess.Popen(["sleep", "60"])
+groups.enter("shop", "a", [child.pid], GroupBounds(cpu_percent=20))
+print(place.moves, group("self"), group(child.pid))
+child.kill()
+child.wait()
+print(groups.leave("shop", "a"), groups.close())
+"""
+
+
+def test_node_when_its_cgroup_is_delegated_then_no_root_is_needed() -> None:
+    """As systemd delegates one: its directory and these files belong to the node's user."""
+    # Of the system: the one that runs this may be in a directory that is root's alone.
+    python = Path("/usr/bin/python3")
+    if os.geteuid() != 0 or not python.exists():
+        pytest.skip("delegates a cgroup, which needs root, to a Python that everybody may run")
+    base = Path("/sys/fs/cgroup/delegated.service")
+    base.mkdir()
+    (base.parent / "cgroup.subtree_control").write_text("+cpu +memory +pids")
+    try:
+        for path in (base, *(base / f"cgroup.{name}" for name in ("procs", "subtree_control"))):
+            os.chown(path, 65534, 65534)
+        user = "setpriv --reuid 65534 --regid 65534 --clear-groups"
+        program = f'echo $$ > {base}/cgroup.procs && exec {user} "$@"'
+        ran = subprocess.run(
+            ["sh", "-c", program, "sh", python, "-c", _DELEGATED],
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(SOURCES)},
+            capture_output=True,
+            text=True,
+            cwd="/",
+            check=False,
+        )
+        assert ran.stdout.splitlines() == [
+            "True 0::/delegated.service/plexspaces-node 0::/delegated.service/plexspaces@n/shop/a",
+            "True None",
+        ], ran.stderr
+        assert not (base / "plexspaces@n").exists()
+    finally:
+        for left in (base / "plexspaces-node", base):
+            with suppress(FileNotFoundError):
+                left.rmdir()
 
 
 @asynccontextmanager

@@ -25,6 +25,7 @@ from plexspaces_node.errors import (
     DeadlineExceeded,
     Internal,
     InvalidArgument,
+    ResourceExhausted,
     Unavailable,
     VmStartFailed,
 )
@@ -265,6 +266,7 @@ def problem(kind: str, code: str, **members: Any) -> bytes:
         (500, problem("trapped", "unreachable"), ActorTrapped, "said"),
         (503, problem("unavailable", "unavailable", hint="wait"), Unavailable, "said"),
         (503, problem("vm_start_failed", "vm_start_failed", step="s"), VmStartFailed, "said"),
+        (429, problem(*2 * ("resource_exhausted",), retry_after_s=0.2), ResourceExhausted, "said"),
         (421, problem("misdirected_request", "misdirected_request"), InvalidArgument, "said"),
         (413, b"", InvalidArgument, "a message of 2 bytes exceeds the limit of the node at"),
         (500, b"<html>", Internal, "cannot be read: b'<html>'"),
@@ -285,6 +287,8 @@ async def test_errors_are_those_of_grpc(
         assert caught.value.hint == "wait"
     if error is VmStartFailed:
         assert caught.value.step == "s"
+    if error is ResourceExhausted:
+        assert caught.value.retry_after_s == 0.2
 
 
 async def test_reply_without_times_is_none_of_a_node(

@@ -30,6 +30,7 @@ from plexspaces_node.errors import (
     Internal,
     InvalidArgument,
     PlexSpacesError,
+    ResourceExhausted,
     Unavailable,
     platform_error,
 )
@@ -210,6 +211,9 @@ def _error(problem: dict[str, Any], status: int) -> PlexSpacesError | ActorError
         output = b64decode(problem.get("output_base64", ""))
         return cls(message, code=code, retryable=problem["retryable"], hint=hint, output=output)
     if code in _PLATFORM_CODES:
-        return platform_error(code, message, hint=hint, step=problem.get("step", ""))
+        error = platform_error(code, message, hint=hint, step=problem.get("step", ""))
+        if isinstance(error, ResourceExhausted) and "retry_after_s" in problem:
+            error.retry_after_s = float(problem["retry_after_s"])
+        return error
     # HTTP's own: the request was not as it should be.
     return (Internal if status >= _SERVER_ERRORS else InvalidArgument)(message, hint=hint)
