@@ -286,6 +286,9 @@ parameters = { name = "echo" }
 include-operation-id = ["Logs", "VmConsole"]
 parameters = { name = "echo", follow = false }
 [[operations]]
+include-operation-id = "ReadAudit"
+parameters = { follow = false }
+[[operations]]
 include-operation-id = "SendMessage"
 parameters = { name = "echo", type = "e" }
 """
