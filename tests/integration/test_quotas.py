@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from support.actors import http_component
 from support.nodes import builder, node_process, reached
 from support.raw_http import Caller
 
@@ -176,3 +177,34 @@ async def test_tenant_when_at_its_quotas_then_another_is_not_touched(
     tenants = {use.subject.tenant: use for use in await client.quotas()}
     assert used(tenants["shop"], Key.APPLICATIONS) == used(tenants["blog"], Key.APPLICATIONS) == 2
     assert used(tenants["shop"], Key.MEMORY_MIB) == 512
+
+
+async def test_component_when_its_quota_is_reached_then_its_clients_are_told_when_to_come_back(
+    client: NodeClient, http: Caller, tmp_path: Path
+) -> None:
+    """A browser and a webhook get the same status, and the component is not asked."""
+    wasm = tmp_path / "hello.wasm"
+    wasm.write_bytes(http_component())
+    await client.deploy("shop/hello", wasm)
+    await client.set_quota({"messages_per_s": 1}, tenant="shop", application="hello")
+    assert (await http.send("GET", "/apps/shop%2Fhello/")).status == 200
+    refused = await http.send("GET", "/apps/shop%2Fhello/")
+    assert (refused.status, refused.headers["retry-after"]) == (429, "1")
+    assert (await client.inspect("shop/hello")).counters.failures == 1
+
+
+@pytest.mark.usefixtures("echo")
+async def test_quota_when_set_then_the_audit_log_says_whose(
+    client: NodeClient, data_dir: Path
+) -> None:
+    """So that an admin of the tenant sees it too."""
+    await client.set_quota({"vcpus": 4}, tenant="shop", application="cart")
+    async with asyncio.timeout(10):
+        while True:
+            lines = "".join(path.read_text() for path in (data_dir / "audit").iterdir())
+            told = [json.loads(line) for line in lines.splitlines() if "SetQuota" in line]
+            if told:
+                break
+            await asyncio.sleep(0.01)
+    assert "shop" in told[0].values()
+    assert "cart" in told[0].values()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 REFUSALS = (Unauthenticated, PermissionDenied)
 
-_NAMES = ("name", "vm_id", "digest")
+_NAMES = ("name", "vm_id", "digest", "application")
 """The fields of requests that say what a call is about."""
 
 Note = Callable[[Event], None]
@@ -94,6 +94,9 @@ class Recorder:
 
     def _ended(self, verb: str, request: Any, call: Call, result: str, begin_ns: int) -> None:
         tenant = call.tenant if call.identity.tenant == ALL else call.identity.tenant
+        if tenant == ALL:
+            # Done by somebody of all tenants, to one of them.
+            tenant = getattr(request, "tenant", "") or ALL
         named = next((said for name in _NAMES if (said := getattr(request, name, ""))), "")
         self._note(
             Event(
