@@ -43,7 +43,7 @@ def scratch() -> Iterator[Path]:
 def test_program_of_the_client_page_runs_as_it_is(scratch: Path) -> None:
     """The Python example prints a reply, its compute time and the machine, and leaves nothing."""
     page = (ROOT / "docs" / "python-client.md").read_text()
-    [program] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    program, *_ = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     calculator = next(e.path for e in examples() if e.name == "python-calculator")
     wasm = scratch / "calculator.wasm"
     asyncio.run(build(calculator, wasm, progress=lambda _line: None))
