@@ -381,6 +381,9 @@ def _bad_value(exc: ValidationError, given: Mapping[str, _Given]) -> InvalidArgu
     key = ".".join(str(part) for part in exc.errors(include_url=False)[0]["loc"])
     one = given[key]
     shown = repr(str(one.value) if isinstance(one.value, Path) else one.value)
+    if key == "secrets.passphrase":
+        # Somebody may take it for the passphrase itself.
+        shown = "…"
     return InvalidArgument(
         f"{key} = {shown[:120]}, from {one.origin}, is not allowed",
         hint=f"{key} takes {settings()[key].allowed}",

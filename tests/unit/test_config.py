@@ -525,6 +525,12 @@ class TestValues:
         )
         assert error.hint == "firecracker.no_seccomp takes true or false"
 
+    def test_load_when_the_passphrase_itself_is_set_then_it_is_not_repeated(self) -> None:
+        """The setting only says that there is one."""
+        error = refused(environ={"PLEXSPACES_SECRETS_PASSPHRASE": "many words"})
+        assert "secrets.passphrase" in error.message
+        assert "many words" not in f"{error.message} {error.hint}"
+
     def test_load_when_a_flag_is_bad_then_it_is_named(self) -> None:
         """The message says which flag to mend."""
         error = refused(flags={"node.address": "nowhere"})
