@@ -96,6 +96,10 @@ class TestDeploy:
         assert (await environment(client))["DB_URL"] == "1"
         await client.deploy("one", wasm, options=DeployOptions(replace=True, env={"DB_URL": "2"}))
         assert await environment(client) == {"DB_URL": "2"}
+        await client.deploy("one", wasm, options=DeployOptions(replace=True, secrets={"A": "db"}))
+        await client.deploy("one", wasm, options=DeployOptions(replace=True, no_secrets=True))
+        assert await environment(client) == {"DB_URL": "2"}
+        assert await client.delete_secret("db") == ()
 
 
 class TestChange:

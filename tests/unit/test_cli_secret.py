@@ -156,6 +156,20 @@ class TestDeploy:
         assert dict(request.env) == {"A": "1"}
         assert dict(request.secrets) == {"DB_URL": "db", "KEY": "api.key"}
 
+    def test_deploy_when_none_is_named_then_those_before_are_taken_away(
+        self, plexspaces: Command, fake_node: FakeNode, wasm: Path
+    ) -> None:
+        """Alone, or beside those that it is to have."""
+        for wish, secrets in (((), {}), (("--secret", "A=b"), {"A": "b"})):
+            ran = plexspaces(
+                *("deploy", "--name", "one", "--wasm", wasm, "--replace", "--secret", "none"), *wish
+            )
+            assert ran.status == 0
+            request = fake_node.deploys[-1]
+            assert (request.no_secrets, dict(request.secrets)) == (True, secrets)
+        plexspaces("deploy", "--name", "two", "--wasm", wasm, "--secret", "A=b")
+        assert not fake_node.deploys[-1].no_secrets
+
     @pytest.mark.parametrize(
         ("wish", "said"),
         [

@@ -83,6 +83,14 @@ def test_next_version_when_a_variable_becomes_a_secret_then_its_value_goes(
     assert (record.env, record.secrets) == (env, secrets)
 
 
+def test_next_version_when_it_is_to_keep_no_secrets_then_only_its_own() -> None:
+    """So that a secret that is not needed any more can be deleted."""
+    before = replace(BEFORE, secrets={"DB": "db", "KEY": "key"})
+    for secrets in ({}, {"KEY": "other"}):
+        asked = replace(request(secrets=secrets), no_secrets=True)
+        assert next_record(before, asked, compiled(ACTOR)).secrets == secrets
+
+
 def test_next_version_when_it_is_an_actor_then_what_only_a_command_has_goes() -> None:
     """An actor in place of a command is no error for what the command was given."""
     record = next_record(BEFORE, request(), compiled(ACTOR))

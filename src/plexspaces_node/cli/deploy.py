@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -53,7 +54,9 @@ SecretVariables = Annotated[
         "--secret",
         metavar="K=NAME",
         help="Environment variable K whose value is the secret NAME of the application's tenant; "
-        "repeatable. See: plexspaces secret.",
+        "repeatable. With --replace, those given replace all of the running version; `none` takes "
+        "them away. See: plexspaces secret.",
+        show_default="none",
     ),
 ]
 Concurrency = Annotated[
@@ -151,8 +154,8 @@ def deploy(  # noqa: PLR0913 - a command has a parameter for each of its flags
         args=arguments_of(ctx),
         concurrency=concurrency,
         allow_hosts=allow_host or (),
-        secrets=pairs_of(secret or (), "--secret", "DB_URL=db-url"),
     )
+    options = _with_secrets(options, secret or ())
     # Before a build, which would make the user wait long for a refusal.
     AllowedHosts.parse(options.allow_hosts)
     address = address_of(node_address)
@@ -168,11 +171,13 @@ def deploy(  # noqa: PLR0913 - a command has a parameter for each of its flags
             "deploy takes either a project directory or a WebAssembly file",
             hint="plexspaces deploy DIR, or plexspaces deploy FILE --name NAME",
         )
-    application = asyncio.run(deploying)
-    if as_json:
-        print_json(application)
-    else:
-        _print_deployed(application)
+    _print_deployed(asyncio.run(deploying), as_json)
+
+
+def _with_secrets(options: DeployOptions, given: Sequence[str]) -> DeployOptions:
+    named = [each for each in given if each != "none"]
+    secrets = pairs_of(named, "--secret", "DB_URL=db-url")
+    return replace(options, secrets=secrets, no_secrets=len(named) < len(given))
 
 
 def _told_apart(project: Path | None, wasm: Path | None) -> tuple[Path | None, Path | None]:
@@ -227,7 +232,10 @@ async def _deploy(
         return await client.deploy(name, wasm, options=options, on_progress=display)
 
 
-def _print_deployed(application: ApplicationInfo) -> None:
+def _print_deployed(application: ApplicationInfo, as_json: bool) -> None:
+    if as_json:
+        print_json(application)
+        return
     vm = application.vm
     say(f"✓ Deployed {application.name}")
     print_fields(

@@ -117,6 +117,7 @@ class NodeClient(TokenCalls, SecretCalls, QuotaCalls):
             vm_id=wish.vm_id,
         )
         request.replace = wish.replace
+        request.no_secrets = wish.no_secrets
         call = self._stub.Deploy(request, timeout=timeout_s)
         deployed: ApplicationInfo | None = None
         async with aclosing(self._stream(call)) as events:

@@ -54,6 +54,7 @@ class DeployOptions:
         replace: an application of the name is replaced and keeps its state, its keys and values
             and its log; also its size, its environment, its arguments, its concurrency and its
             allowed hosts and its secrets where this names none.
+        no_secrets: of the version that is replaced no secrets are kept.
         args: a command's arguments after its name, the same for every message.
         allow_hosts: the hosts that the application may send HTTP requests to, each `HOST` or
             `HOST:PORT`; "none" alone takes away those of the version that is replaced.
@@ -71,6 +72,7 @@ class DeployOptions:
     vm_id: str = ""
     request_id: str = ""
     replace: bool = False
+    no_secrets: bool = False
     args: Sequence[str] = ()
     concurrency: int | None = None
     allow_hosts: Sequence[str] = ()

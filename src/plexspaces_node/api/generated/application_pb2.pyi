@@ -532,6 +532,7 @@ class DeployRequest(_message.Message):
     CONCURRENCY_FIELD_NUMBER: _builtins.int
     ALLOW_HOSTS_FIELD_NUMBER: _builtins.int
     SECRETS_FIELD_NUMBER: _builtins.int
+    NO_SECRETS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     digest: _builtins.str
     version: _builtins.str
@@ -564,6 +565,8 @@ class DeployRequest(_message.Message):
     own instance; 0 means one per virtual CPU for a command, 100 for an HTTP component. An actor
     handles one; more is refused.
     """
+    no_secrets: _builtins.bool
+    """A replacement keeps no secrets but those that this sets."""
     @_builtins.property
     def config(self) -> Global___VmConfig: ...
     @_builtins.property
@@ -604,10 +607,11 @@ class DeployRequest(_message.Message):
         concurrency: _builtins.int = ...,
         allow_hosts: _abc.Iterable[_builtins.str] | None = ...,
         secrets: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        no_secrets: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_hosts", b"allow_hosts", "args", b"args", "concurrency", b"concurrency", "config", b"config", "digest", b"digest", "env", b"env", "language", b"language", "name", b"name", "replace", b"replace", "request_id", b"request_id", "secrets", b"secrets", "upload_ns", b"upload_ns", "version", b"version", "vm_id", b"vm_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_hosts", b"allow_hosts", "args", b"args", "concurrency", b"concurrency", "config", b"config", "digest", b"digest", "env", b"env", "language", b"language", "name", b"name", "no_secrets", b"no_secrets", "replace", b"replace", "request_id", b"request_id", "secrets", b"secrets", "upload_ns", b"upload_ns", "version", b"version", "vm_id", b"vm_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

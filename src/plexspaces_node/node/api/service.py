@@ -110,6 +110,7 @@ class ApplicationService:
             request_id=request.request_id,
             vm_id=request.vm_id,
             replace=request.replace,
+            no_secrets=request.no_secrets,
             owner=call.peer(),
         )
         events: asyncio.Queue[str | None] = asyncio.Queue()

@@ -26,6 +26,7 @@ class DeployRequest:
         request_id: "" for none; a second deploy with the same one gets the first one's answer.
         vm_id: an empty VM to deploy into, or "" for a new one.
         replace: replace an application of this name; see `next_record`.
+        no_secrets: keep none of the secrets of the version that is replaced.
         owner: who asks, for fair turns at compiling.
     """
 
@@ -33,6 +34,7 @@ class DeployRequest:
     request_id: str = ""
     vm_id: str = ""
     replace: bool = False
+    no_secrets: bool = False
     owner: str = ""
 
 
@@ -85,11 +87,12 @@ def next_record(
     """
     asked = request.spec
     is_command = compiled.report.kind is not ArtifactKind.ACTOR
+    kept = {} if request.no_secrets else before.secrets
     # Checked again: old and new values may together be too long.
     spec = replace(
         asked,
         env=asked.env or _without(before.env, asked.secrets),
-        secrets=asked.secrets or _without(before.secrets, asked.env),
+        secrets=asked.secrets or _without(kept, asked.env),
         args=asked.args or (before.args if is_command else ()),
         allow_hosts=asked.allow_hosts or before.allow_hosts,
         concurrency=asked.concurrency or (before.concurrency if is_command else 0),
