@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
 from support.nodes import builder
+from support.small_disk import run_on_small_disk
 
 from plexspaces_node import NodeClient
 
@@ -33,3 +34,42 @@ async def test_audit_when_the_node_stops_then_followers_end_after_its_last_line(
         assert (await anext(lines)).verb == "SecretService/SetSecret"
         assert await node.drain()
         assert [entry async for entry in lines] == []
+
+
+_FULL = """
+import asyncio, json, logging, sys
+from pathlib import Path
+from plexspaces_node.node.access.audit import AuditLog, Event
+
+async def main(place):
+    said = []
+    logging.getLogger().addHandler(handler := logging.Handler())
+    handler.emit = lambda record: said.append(record.getMessage())
+    blocks = place / "others"
+    async with AuditLog(place) as log:
+        blocks.write_bytes(bytes(200 * 1024))
+        for number in range(2000):
+            log.note(Event("token", "ci", "", "", "Verb", f"{number}{'x' * 200}"))
+            while log._writing is not None:
+                await asyncio.shield(log._writing)
+        blocks.unlink()
+        log.note(Event("token", "ci", "", "", "Verb", "after"))
+    lines = (place / "audit.jsonl").read_bytes().split(b"\\n")
+    assert lines.pop() == b""
+    entries = [json.loads(line) for line in lines]
+    assert entries[-1]["object"] == "after"
+    assert entries[-1]["lost"] == 2000 - (len(entries) - 1), (len(entries), entries[-1])
+    assert len(said) == 1, said
+    print("ok", len(entries))
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
+
+
+def test_audit_when_the_disk_is_full_then_whole_lines_and_the_number_of_those_lost(
+    tmp_path: Path,
+) -> None:
+    """No line is there in part, and none is lost without being counted."""
+    done = run_on_small_disk(_FULL, tmp_path, "400k")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("ok")
