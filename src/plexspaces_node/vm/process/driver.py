@@ -50,8 +50,6 @@ HANDLE_VERSION = 2
 MIN_MEMORY_MIB = 64
 
 _PROBE_TIMEOUT_S = 20.0
-_HOST_MEMORY_MIB = 64
-"""For what the limit on an agent's data does not count: stacks, and files that it has mapped."""
 _NONE_KNOWN = Walls(own_user=False, missing=(SECCOMP, LANDLOCK))
 
 
@@ -115,7 +113,6 @@ class ProcessDriver(HostDriver[ProcessVm]):
             # A ceiling: an agent takes what its application uses, and gives it back.
             memory_promised=4,
             missing_walls=self._walls.missing if self._walls is not None else (),
-            host_memory_mib=_HOST_MEMORY_MIB,
         )
 
     async def probe(self) -> Health:
