@@ -311,6 +311,21 @@ async def test_security_when_the_configuration_opens_something_then_it_is_named(
     assert (found.hint is None) is (ok is True)
 
 
+async def test_security_when_there_is_no_token_then_a_warning(tmp_path: Path) -> None:
+    """From the first one on everybody needs one; the node keeps its key as long as that is so."""
+    told, where = config(tmp_path), host(tmp_path)
+    none = by_name(await examine_security(told, where))["tokens"]
+    assert none.ok is None
+    assert str(none.hint).startswith("plexspaces token create")
+    told.node.data_dir.mkdir(mode=0o700)
+    key = told.node.data_dir / "tokens.key"
+    key.write_text("k")
+    key.chmod(0o600)
+    assert by_name(await examine_security(told, where))["tokens"].ok is True
+    key.chmod(0o644)
+    assert by_name(await examine_security(told, where))["tokens' key"].ok is False
+
+
 async def test_security_when_the_unit_lacks_a_wall_then_a_warning(tmp_path: Path) -> None:
     """An edited or an older unit."""
     unit = "etc/systemd/system/plexspaces.service"

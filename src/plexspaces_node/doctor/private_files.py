@@ -12,6 +12,7 @@ from plexspaces_node.config import FILE_NAME, Config
 from plexspaces_node.doctor.finding import Finding
 from plexspaces_node.doctor.host_walls import Host
 from plexspaces_node.errors import PlexSpacesError, quoted
+from plexspaces_node.node.datadir import DataDirectory
 from plexspaces_node.programs import PROGRAMS, find_program
 
 AREA = "Files"
@@ -65,9 +66,14 @@ def _data(directory: Path) -> Iterator[Finding]:
     else:
         detail = f"{directory} is for its owner only (mode {mode:04o})"
         yield Finding(AREA, "data directory", True, detail)
-    for name, path in (("gRPC socket", "node.sock"), ("HTTP socket", "http.sock")):
-        yield from _private(name, directory / path, missing_is_fine=True)
-    yield from _private("registry", directory / "registry.db", missing_is_fine=True)
+    laid_out = DataDirectory(directory, "")
+    for name, path in (
+        ("gRPC socket", laid_out.grpc_socket),
+        ("HTTP socket", laid_out.http_socket),
+        ("registry", laid_out.registry),
+        ("tokens' key", laid_out.token_key),
+    ):
+        yield from _private(name, path, missing_is_fine=True)
 
 
 def _keys(config: Config, host: Host) -> Iterator[Finding]:

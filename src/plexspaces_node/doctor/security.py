@@ -16,6 +16,7 @@ from plexspaces_node.doctor.finding import Finding
 from plexspaces_node.doctor.host_walls import Host, check_host
 from plexspaces_node.doctor.private_files import check_files
 from plexspaces_node.doctor.versions import check_versions
+from plexspaces_node.node.datadir import DataDirectory
 
 _NETWORK = "Network"
 _LEVEL = "Isolation"
@@ -74,6 +75,7 @@ def _network(config: Config) -> Iterator[Finding]:
     for name, address in named:
         if address:
             yield _listening(config, name, address)
+    yield _tokens(config)
     metrics = config.node.metrics_address
     if metrics and not is_loopback(split_address(metrics)[0]):
         detail = f"{metrics}: whoever reaches it reads names and sizes of all applications"
@@ -82,6 +84,22 @@ def _network(config: Config) -> Iterator[Finding]:
         detail = "every web page may send requests and read replies"
         hint = "[http] cors_origins = https://the.site.you.mean"
         yield Finding(_NETWORK, "origins", None, detail, hint)
+
+
+def _tokens(config: Config) -> Finding:
+    try:
+        # A node makes it with its first token, and from then on everybody needs one.
+        DataDirectory(config.node.data_dir, "").token_key.stat()
+    except PermissionError:
+        hint = "sudo plexspaces doctor --security"
+        return Finding(_NETWORK, "tokens", None, "this user may not look for them", hint)
+    except OSError:
+        who = "every user of this host who reaches loopback is admin of the node"
+        detail = f"none: until the first one exists, {who}"
+        hint = "plexspaces token create --name admin --scope admin"
+        return Finding(_NETWORK, "tokens", None, detail, hint)
+    detail = "callers need one, except the node's user and root by its unix sockets"
+    return Finding(_NETWORK, "tokens", True, detail)
 
 
 def _listening(config: Config, name: str, address: str) -> Finding:
