@@ -37,6 +37,7 @@ def planned(tmp_path: Path, *, user: str = "games", data_dir: Path | None = None
         data_dir=data_dir,
         directory=tmp_path / "units",
         program=PROGRAM,
+        interpreter=Path("/usr/bin/python3"),
     )
 
 
@@ -75,7 +76,7 @@ def test_unit_when_verified_by_systemd_then_it_has_nothing_to_say(
 
 
 @needs_systemd
-@pytest.mark.parametrize(("service", "most"), [(USER, 2.2), (ROOT, 4.2)], ids=["user", "root"])
+@pytest.mark.parametrize(("service", "most"), [(USER, 2.4), (ROOT, 4.3)], ids=["user", "root"])
 def test_unit_when_its_exposure_is_told_then_it_is_bounded(service: Service, most: float) -> None:
     """Whoever removes a wall finds out here; systemd's own services have 9.6 without any."""
     found = exposure_of(unit(service))
@@ -99,6 +100,13 @@ def test_unit_when_the_user_is_root_then_vms_can_have_users_and_the_jailer_its_j
         assert f"CAP_{needed}" in bounds
     assert "CapabilityBoundingSet=" in lines(unit(USER))
     assert "PrivateUsers=yes" in lines(unit(USER))
+
+
+def test_unit_when_the_user_has_no_privilege_then_an_agent_may_still_give_up_capabilities() -> None:
+    """It calls capset, which is among the privileged calls, also where it has none."""
+    filters = [one for one in lines(unit(USER)) if one.startswith("SystemCallFilter=")]
+    assert filters[1].startswith("SystemCallFilter=~@privileged")
+    assert filters[2] == "SystemCallFilter=capset"
 
 
 @pytest.mark.parametrize(("service", "kept"), [(USER, False), (ROOT, True)], ids=["user", "root"])
@@ -217,12 +225,22 @@ def test_warnings_when_the_user_cannot_reach_the_program_then_told(tmp_path: Pat
         configuration=tmp_path / "release.toml",
         directory=tmp_path,
         program=[str(program)],
+        interpreter=Path("/usr/bin/python3"),
     )
     (told, *_) = install.warnings(plan)
     assert "only its owner may enter" in told
     assert "/opt/plexspaces" in told
     as_root = install.plan(user="root", configuration=tmp_path / "x.toml", program=[str(program)])
     assert install.warnings(as_root) == []
+
+
+def test_plan_when_the_interpreter_is_in_a_home_then_it_can_be_read(tmp_path: Path) -> None:
+    """As one of pyenv's, to which a virtual environment elsewhere is linked."""
+    link = tmp_path / "python"
+    link.symlink_to("/root/.pyenv/bin/python3")
+    plan = install.plan(user="games", directory=tmp_path, program=PROGRAM, interpreter=link)
+    assert "ProtectHome=read-only" in lines(plan.text)
+    assert "ProtectHome=yes" in lines(planned(tmp_path).text)
 
 
 def test_create_user_when_run_then_it_cannot_log_in() -> None:

@@ -50,6 +50,7 @@ class Plan:
         configuration: where the configuration is to be.
         content: what is to be in it, or None because it exists.
         service: what the unit was made from.
+        interpreter: the Python that runs the program.
     """
 
     unit: Path
@@ -57,21 +58,23 @@ class Plan:
     configuration: Path
     content: str | None
     service: Service
+    interpreter: Path
 
 
-def plan(
+def plan(  # noqa: PLR0913 - each by its name
     *,
     user: str,
     configuration: Path = SYSTEM_FILE,
     data_dir: Path | None = None,
     directory: Path = UNITS,
     program: Sequence[str] = (),
+    interpreter: Path = Path(sys.executable),
 ) -> Plan:
     """Decide what to write; reads the configuration if it exists, and changes nothing.
 
-    `program` is the command of this program if it is not the installed one. Raises
-    `InvalidArgument` for a configuration that a node refuses, and for paths that a service cannot
-    reach.
+    `program` is the command of this program if it is not the installed one, and `interpreter` the
+    Python that runs it. Raises `InvalidArgument` for a configuration that a node refuses, and for
+    paths that a service cannot reach.
     """
     exists = configuration.exists()
     # The service has none of our variables, nor our home directory.
@@ -91,10 +94,10 @@ def plan(
         stop_s=stop_limit_s(config.node.grace_s),
         descriptors=descriptors.reserve(config.limits.applications) + connections,
         low_port=_has_low_port(config),
-        reads_homes=in_a_home(Path(command[0]).resolve()) or in_a_home(configuration),
+        reads_homes=any(map(in_a_home, _read_by(Path(command[0]), interpreter, configuration))),
     )
     content = None if exists else _CONFIGURATION.format(data_dir=place)
-    return Plan(directory / NAME, unit(service), configuration, content, service)
+    return Plan(directory / NAME, unit(service), configuration, content, service, interpreter)
 
 
 def difference(planned: Plan) -> str:
@@ -138,8 +141,8 @@ def warnings(planned: Plan) -> list[str]:
     if service.user == "root":
         return []
     found = []
-    program = Path(service.command[0])
-    closed = sorted({one for name in (program, program.resolve()) for one in _closed(name)})
+    files = _read_by(Path(service.command[0]), planned.interpreter)
+    closed = sorted({directory for file in files for directory in _closed(file)})
     if closed:
         found.append(
             f"only its owner may enter {closed[0]}, so user {service.user} cannot start the "
@@ -193,6 +196,11 @@ def _unit_there(planned: Plan) -> str | None:
         raise Unavailable(
             f"{planned.unit} cannot be read: {error}", hint=f"ls -l {quoted(planned.unit)}"
         ) from error
+
+
+def _read_by(*files: Path) -> set[Path]:
+    """Return where files are, by their names and by where links of theirs lead."""
+    return {place for file in files for place in (file, file.resolve())}
 
 
 def _closed(path: Path) -> list[Path]:

@@ -218,6 +218,8 @@ def _as_user(service: Service) -> list[str]:
         "RestrictNamespaces=user net ipc uts",
         f"SystemCallFilter=@system-service {' '.join(_CONFINING)}",
         f"SystemCallFilter=~@privileged {' '.join(_HARMFUL)}",
+        "# By which an agent gives up capabilities, those that it has not too.",
+        "SystemCallFilter=capset",
     ]
 
 
