@@ -76,7 +76,7 @@ def test_unit_when_verified_by_systemd_then_it_has_nothing_to_say(
 
 
 @needs_systemd
-@pytest.mark.parametrize(("service", "most"), [(USER, 2.4), (ROOT, 4.3)], ids=["user", "root"])
+@pytest.mark.parametrize(("service", "most"), [(USER, 2.6), (ROOT, 4.3)], ids=["user", "root"])
 def test_unit_when_its_exposure_is_told_then_it_is_bounded(service: Service, most: float) -> None:
     """Whoever removes a wall finds out here; systemd's own services have 9.6 without any."""
     found = exposure_of(unit(service))

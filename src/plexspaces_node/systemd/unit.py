@@ -198,7 +198,8 @@ def _confines(service: Service) -> list[str]:
         "SystemCallErrorNumber=EPERM",
         "# Not set, because the node could not work: ProtectControlGroups (a VM has a group),",
         "# MemoryDenyWriteExecute (native code, QEMU), PrivateDevices (/dev/kvm),",
-        "# ProcSubset (the host's memory), NoExecPaths (native code is mapped from files).",
+        "# ProcSubset (the host's memory), ProtectProc (an agent lets nobody look into it),",
+        "# NoExecPaths (native code is mapped from files).",
     ]
 
 
@@ -211,7 +212,6 @@ def _as_user(service: Service) -> list[str]:
         privileges = ["CapabilityBoundingSet=", "AmbientCapabilities=", "PrivateUsers=yes"]
     return [
         *privileges,
-        "ProtectProc=invisible",
         "RemoveIPC=yes",
         "DeviceAllow=/dev/kvm rw",
         "# For QEMU, which leaves the host's network before it starts.",
