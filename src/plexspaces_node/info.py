@@ -137,6 +137,7 @@ class ApplicationInfo:
         concurrency: how many messages or requests it handles at the same time.
         allow_hosts: the hosts that it may send HTTP requests to; empty in a listing.
         tenant: whose it is; the part of its full name before the slash.
+        public: whether everybody may send messages and requests to it.
     """
 
     id: str
@@ -157,6 +158,7 @@ class ApplicationInfo:
     concurrency: int = 1
     allow_hosts: tuple[str, ...] = ()
     tenant: str = DEFAULT_TENANT
+    public: bool = False
 
 
 @dataclass(frozen=True, slots=True)

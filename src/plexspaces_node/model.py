@@ -186,6 +186,8 @@ class ApplicationSpec:
             concurrency over one is only known once it has been inspected: see `check_kind`.
         allow_hosts: the hosts that it may send HTTP requests to, as `AllowedHosts` reads them.
         secrets: for each variable whose value is a secret, the secret's name.
+        public: whether everybody may send messages to it; None for no, and as it was where it is
+            replaced.
     """
 
     name: str
@@ -198,6 +200,7 @@ class ApplicationSpec:
     concurrency: int = 0
     allow_hosts: tuple[str, ...] = ()
     secrets: dict[str, str] = field(default_factory=dict)
+    public: bool | None = None
 
     def __post_init__(self) -> None:
         check_full_name(self.name)

@@ -461,4 +461,5 @@ def _application(spec: ApplicationSpec, vm_id: str, upload_ns: int) -> Applicati
         args=spec.args,
         concurrency=spec.concurrency or 1,
         allow_hosts=spec.allow_hosts,
+        public=bool(spec.public),
     )

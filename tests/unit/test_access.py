@@ -49,11 +49,12 @@ METHODS = {
 }
 _A = "plexspaces.node.v1.ApplicationService/"
 READS = {_A + name for name in ("Inspect", "InspectVm", "List", "ListVms", "Logs", "VmConsole")}
-READS |= {"plexspaces.node.v1.QuotaService/GetQuota"}
+READS |= {"plexspaces.node.v1.QuotaService/GetQuota", "HTTP /metrics"}
 DEPLOYS = READS | {
     _A + name for name in ("Deploy", "FindArtifact", "Start", "Stop", "Undeploy", "UploadArtifact")
 }
-ANY = {verb for verb in RULES if verb.startswith(("grpc.", "HTTP /"))} | {_A + "InspectNode"}
+OPEN = {"HTTP /", "HTTP /openapi.json"}
+ANY = {verb for verb in RULES if verb.startswith("grpc.")} | OPEN | {_A + "InspectNode"}
 ANY |= {"plexspaces.node.v1.TokenService/WhoAmI"}
 ALLOWED = {
     Scope.ADMIN: set(RULES),
@@ -123,9 +124,9 @@ def test_scope_when_a_call_is_made_about_its_own_then_as_the_table_says(
 def test_nobody_when_a_call_is_made_then_only_what_is_open(verb: str) -> None:
     """A page of documentation, and what was deployed for everybody."""
     rule, target = RULES[verb], target_of(verb, "default")
-    assert decide(NOBODY, rule, target) is verb.startswith("HTTP /")
+    assert decide(NOBODY, rule, target) is (verb in OPEN)
     public = Target("default", "cart", is_public=True)
-    assert decide(NOBODY, rule, public) is (verb.startswith("HTTP /") or verb == INVOKE)
+    assert decide(NOBODY, rule, public) is (verb in OPEN or verb == INVOKE)
 
 
 @pytest.mark.parametrize("verb", RULES)

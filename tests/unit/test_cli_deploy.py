@@ -96,6 +96,25 @@ class TestFile:
         assert "  Allowed hosts:  api.example.com:443, *.example.org\n" in shown.text
         assert plexspaces("inspect", "calc", "--json").json["allow_hosts"] == [flags[1], flags[3]]
 
+    @pytest.mark.parametrize(
+        ("flags", "public"), [((), None), (("--public",), True), (("--no-public",), False)]
+    )
+    def test_deploy_when_public_then_it_reaches_the_node_as_it_was_said(
+        self,
+        plexspaces: Command,
+        fake_node: FakeNode,
+        wasm: Path,
+        flags: tuple[str, ...],
+        public: bool | None,
+    ) -> None:
+        """Not said is neither: a replacement keeps what it is."""
+        assert plexspaces("deploy", "--name", "calc", "--wasm", wasm, *flags).status == 0
+        asked = fake_node.deploys[0]
+        assert (asked.public if asked.HasField("public") else None) is public
+        shown = plexspaces("inspect", "calc").text
+        assert ("everybody may send messages and requests" in shown) is (public is True)
+        assert plexspaces("inspect", "calc", "--json").json["public"] is (public is True)
+
     @pytest.mark.parametrize("given", [("-l", "--version", "--", "", "two words"), ("--help",)])
     def test_deploy_when_arguments_follow_two_dashes_then_each_reaches_the_node_as_it_is(
         self, plexspaces: Command, fake_node: FakeNode, wasm: Path, given: tuple[str, ...]

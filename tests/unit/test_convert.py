@@ -62,6 +62,8 @@ APPLICATIONS = st.builds(
     counters=COUNTERS,
     args=st.lists(TEXT, max_size=3).map(tuple),
     concurrency=UINT32,
+    tenant=TEXT.filter(bool),
+    public=st.booleans(),
     allow_hosts=st.lists(TEXT, max_size=3).map(tuple),
 )
 SPEC = ApplicationSpec(

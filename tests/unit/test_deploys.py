@@ -49,6 +49,16 @@ def test_next_version_when_it_does_not_say_then_it_keeps(wish: Any, kept: object
     assert (record.id, record.generation) == (BEFORE.id, BEFORE.generation + 1)
 
 
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("wish", [None, False, True])
+def test_next_version_when_it_does_not_say_whether_it_is_public_then_as_before(
+    before: bool, wish: bool | None
+) -> None:
+    """Only who says so opens an application, or closes it."""
+    record = next_record(replace(BEFORE, public=before), request(public=wish), compiled(ACTOR))
+    assert record.public is (before if wish is None else wish)
+
+
 @pytest.mark.parametrize(
     ("wish", "kept"),
     [

@@ -8,6 +8,7 @@ import pytest
 
 from plexspaces_node.errors import ActorTrapped
 from plexspaces_node.link import frames as link
+from plexspaces_node.node.access.identity import NOBODY, Identity, Kind
 from plexspaces_node.node.http import components
 from plexspaces_node.node.http.components import HEADERS_BYTES, MOST_HEADERS
 from plexspaces_node.node.http.message import Headers, Request, Response
@@ -45,10 +46,15 @@ class Component:
         self.is_closed = True
 
     async def get(
-        self, *headers: tuple[bytes, bytes], prefix: bytes = b"", method: bytes = b"GET"
+        self,
+        *headers: tuple[bytes, bytes],
+        prefix: bytes = b"",
+        method: bytes = b"GET",
+        identity: Identity = NOBODY,
     ) -> Response:
         """Send a request and return the response, when all is closed."""
         request = Request(method, BELOW + b"/a?b", [(b"host", b"localhost"), *headers])
+        request.identity = identity
         applications: Any = self
         try:
             return (await components.answer(applications, "x", prefix, request, 1))[0]
@@ -72,6 +78,28 @@ async def test_component_below_the_nodes_paths_gets_no_cookies() -> None:
     assert "cookie" not in {each.name for each in component.asked.headers}
     await component.get(cookie)
     assert "cookie" in {each.name for each in component.asked.headers}
+
+
+@pytest.mark.parametrize(
+    ("authorization", "kind", "passed"),
+    [
+        (b"Bearer of-the-application", Kind.ANONYMOUS, True),
+        (b"Basic dTpw", Kind.ANONYMOUS, True),
+        (b"Basic dTpw", Kind.LOCAL, True),
+        (b"Bearer of-the-application", Kind.CERTIFICATE, True),
+        (b"Bearer x", Kind.TOKEN, False),
+        (b"Bearer plx_of-another-node", Kind.ANONYMOUS, False),
+        (b"bearer   PLX_of-another-node", Kind.LOCAL, False),
+    ],
+)
+async def test_component_never_gets_a_token_of_a_node(
+    authorization: bytes, kind: Kind, passed: bool
+) -> None:
+    """With it an application could do what its sender may; those of its own users it gets."""
+    component = Component()
+    who = Identity(kind, "ci", frozenset(), "shop")
+    await component.get((b"authorization", authorization), identity=who)
+    assert ("authorization" in {each.name for each in component.asked.headers}) is passed
 
 
 async def test_client_cannot_say_that_it_is_another() -> None:

@@ -125,6 +125,7 @@ def deploy_to_proto(
         concurrency=spec.concurrency,
         allow_hosts=spec.allow_hosts,
         secrets=spec.secrets,
+        public=spec.public,
     )
 
 
@@ -141,6 +142,7 @@ def spec_from_proto(message: pb.DeployRequest, *, default_vm: VmConfig) -> Appli
         concurrency=message.concurrency,
         allow_hosts=tuple(message.allow_hosts),
         secrets=dict(message.secrets),
+        public=message.public if message.HasField("public") else None,
     )
 
 

@@ -90,6 +90,24 @@ Replace = Annotated[
     ),
 ]
 
+ApplicationName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Application name, also TENANT/NAME.",
+        show_default="the name of the project or file",
+        callback=in_tenant,
+    ),
+]
+Public = Annotated[
+    bool | None,
+    typer.Option(
+        "--public/--no-public",
+        help="Let everybody send messages and requests to it, without a token; nothing else.",
+        show_default="no; with --replace as before",
+    ),
+]
+
 
 @app.command(
     cls=WithArguments,
@@ -105,15 +123,7 @@ def deploy(  # noqa: PLR0913 - a command has a parameter for each of its flags
     wasm: Annotated[
         Path | None, typer.Option(metavar="FILE", help="WebAssembly file; alternative to PROJECT.")
     ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Application name, also TENANT/NAME.",
-            show_default="the name of the project or file",
-            callback=in_tenant,
-        ),
-    ] = None,
+    name: ApplicationName = None,
     language: Annotated[
         str | None,
         typer.Option(
@@ -134,6 +144,7 @@ def deploy(  # noqa: PLR0913 - a command has a parameter for each of its flags
     secret: SecretVariables = None,
     concurrency: Concurrency = None,
     allow_host: AllowHosts = None,
+    public: Public = None,
     replace_: Replace = False,
     node_address: NodeAddress = None,
     as_json: Json = False,
@@ -151,6 +162,7 @@ def deploy(  # noqa: PLR0913 - a command has a parameter for each of its flags
         memory_mib=memory,
         env=pairs_of(env or (), "--env", "GREETING=hello"),
         replace=replace_,
+        public=public,
         args=arguments_of(ctx),
         concurrency=concurrency,
         allow_hosts=allow_host or (),

@@ -129,6 +129,8 @@ def _print_application(application: ApplicationInfo) -> None:
             ("Concurrency", f"{counted(application.concurrency, unit)} at the same time"),
         ]
     fields.append(("Allowed hosts", ", ".join(application.allow_hosts) or "none"))
+    if application.public:
+        fields.append(("Public", "everybody may send messages and requests to it"))
     if vm is not None:
         fields += [
             ("VM", f"{vm.id}: {vm.state} ({vm.socket})"),

@@ -71,6 +71,10 @@ class ApplicationDeployment:
         AllowedHosts.parse(allowed)
         return self._with(replace(self._options, allow_hosts=allowed))
 
+    def with_public(self, public: bool = True) -> Self:
+        """Let everybody send messages and requests to it, without a token; or no longer."""
+        return self._with(replace(self._options, public=public))
+
     def with_version(self, version: str) -> Self:
         """Set the version of the application."""
         return self._with(replace(self._options, version=version))

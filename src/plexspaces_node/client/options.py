@@ -77,6 +77,7 @@ class DeployOptions:
     concurrency: int | None = None
     allow_hosts: Sequence[str] = ()
     secrets: Mapping[str, str] = field(default_factory=dict)
+    public: bool | None = None
 
 
 def spec_of(name: str, wish: DeployOptions) -> ApplicationSpec:
@@ -96,6 +97,7 @@ def spec_of(name: str, wish: DeployOptions) -> ApplicationSpec:
         concurrency=wish.concurrency or 0,
         allow_hosts=tuple(wish.allow_hosts),
         secrets=dict(wish.secrets),
+        public=wish.public,
     )
 
 

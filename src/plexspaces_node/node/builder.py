@@ -10,12 +10,12 @@ import logging
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import (
-    AbstractContextManager,
     AsyncExitStack,
     ExitStack,
     asynccontextmanager,
     contextmanager,
 )
+from functools import partial
 from pathlib import Path
 from time import time_ns
 from typing import Self
@@ -63,7 +63,7 @@ from plexspaces_node.node.http.server import HttpServer
 from plexspaces_node.node.machines.in_flight import InFlight, default_bytes, give_back_memory
 from plexspaces_node.node.machines.leftovers import end_machines
 from plexspaces_node.node.machines.machine import AgentLimits
-from plexspaces_node.node.metrics import serve_metrics
+from plexspaces_node.node.metrics import Readings, scraped, serve_metrics
 from plexspaces_node.node.node import Node
 from plexspaces_node.node.outgoing.outgoing import OutgoingHttp
 from plexspaces_node.node.registry.registry import Registry
@@ -184,15 +184,14 @@ class NodeBuilder:
             server = grpc.aio.server(options=_server_options(config))
             calls = ServiceLimits(limits.message_timeout_s, context.agent_limits.in_flight)
             tokens, gate = await _gate(stack, config, context.registry, data, audit_log)
+            gate.is_public = applications.is_public
             service = ApplicationService(applications, artifacts, info, calls, gate)
             services = services_of(service, applications, context.secrets, audit_log, tokens)
             _register(server, services, gate, node_health, most_calls=limits.calls, tls=tls)
-            metrics_port = stack.enter_context(
-                _metrics(config, applications, artifacts, node_health)
-            )
-            control = Control(
-                {name: one for name, (one, _) in services.items()}, gate, artifacts, info
-            )
+            readings = _readings(applications, artifacts, node_health)
+            metrics_port = stack.enter_context(serve_metrics(config.node.metrics_address, readings))
+            servicers = {name: one for name, (one, _) in services.items()}
+            control = Control(servicers, gate, artifacts, info, partial(scraped, readings))
             http = _http_server(config, context, applications, control, gate, tls)
             stack.callback(http.close)
             address = bind(server, config.node.address, tls.credentials() if tls else None)
@@ -369,11 +368,10 @@ def _http_server(  # noqa: PLR0913 - each by its name
     )
 
 
-def _metrics(
-    config: Config, applications: Applications, artifacts: ArtifactStore, node_health: NodeHealth
-) -> AbstractContextManager[int | None]:
-    return serve_metrics(
-        config.node.metrics_address,
+def _readings(
+    applications: Applications, artifacts: ArtifactStore, node_health: NodeHealth
+) -> Readings:
+    return Readings(
         applications.roster.supervisors,
         lambda: artifacts.total_bytes,
         lambda: node_health.damages,

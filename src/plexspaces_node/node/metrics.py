@@ -1,5 +1,8 @@
 """Prometheus metrics of a node, collected during a scrape and not on any message's path.
 
+A port of its own serves all of them to whoever reaches it; the HTTP port serves what the caller has
+to do with, by `scraped`.
+
 Every metric is in `METRICS`; `docs/metrics.md` is compared with it by a test.
 """
 
@@ -12,15 +15,23 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    generate_latest,
+    make_wsgi_app,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from plexspaces_node.errors import Unavailable
+from plexspaces_node.model import split_name
 from plexspaces_node.node.applications.supervisor import Supervisor
+from plexspaces_node.node.applications.vms import Viewer
 
 _NANO = 1e-9
 
@@ -65,46 +76,58 @@ SCRAPE_S = 10.0
 """How long a connection can last: one that asks for nothing holds a thread and a descriptor."""
 
 
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """Where the values come from; each is called on the thread that serves a scrape."""
+
+    supervisors: Callable[[], Iterable[Supervisor]]
+    store_bytes: Callable[[], int]
+    damages: Callable[[], int]
+
+
 class NodeCollector(Collector):
     """Reads the node's values on the thread that serves the scrape."""
 
-    def __init__(
-        self,
-        supervisors: Callable[[], Iterable[Supervisor]],
-        store_bytes: Callable[[], int],
-        damages: Callable[[], int],
-    ) -> None:
-        self._supervisors = supervisors
-        self._store_bytes = store_bytes
-        self._damages = damages
+    def __init__(self, readings: Readings, viewer: Viewer | None = None) -> None:
+        """Collect what a viewer may see, None for everything."""
+        self._readings = readings
+        self._viewer = viewer
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
         """Yield every metric with its current value."""
-        supervisors = list(self._supervisors())
+        readings, viewer = self._readings, self._viewer
+        supervisors = list(readings.supervisors())
+        if viewer is not None:
+            supervisors = [one for one in supervisors if viewer.covers(one.name)]
         for name, (meaning, value) in METRICS.items():
             family = CounterMetricFamily(
-                name.removesuffix("_total"), meaning, labels=["application"]
+                name.removesuffix("_total"), meaning, labels=["application", "tenant"]
             )
             for supervisor in supervisors:
-                family.add_metric([supervisor.name], value(supervisor))
+                tenant, application = split_name(supervisor.name)
+                family.add_metric([application, tenant], value(supervisor))
             yield family
         states = GaugeMetricFamily(*APPLICATIONS, labels=["state"])
         for state, count in Counter(s.state for s in supervisors).items():
             states.add_metric([state], count)
         yield states
-        yield GaugeMetricFamily(*STORE, value=self._store_bytes())
+        if viewer is not None and not viewer.is_of_all():
+            return
+        yield GaugeMetricFamily(*STORE, value=readings.store_bytes())
         name, meaning = DAMAGES
-        yield CounterMetricFamily(name.removesuffix("_total"), meaning, value=self._damages())
+        yield CounterMetricFamily(name.removesuffix("_total"), meaning, value=readings.damages())
+
+
+def scraped(readings: Readings, viewer: Viewer) -> tuple[str, bytes]:
+    """Return the metrics that a viewer may see, after their content type; on any thread."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(NodeCollector(readings, viewer))
+    return CONTENT_TYPE_LATEST, generate_latest(registry)
 
 
 @contextmanager
 def serve_metrics(
-    address: str,
-    supervisors: Callable[[], Iterable[Supervisor]],
-    store_bytes: Callable[[], int],
-    damages: Callable[[], int],
-    *,
-    scrape_s: float = SCRAPE_S,
+    address: str, readings: Readings, *, scrape_s: float = SCRAPE_S
 ) -> Iterator[int | None]:
     """Serve metrics over HTTP at HOST:PORT in the body, and yield the port; "" serves nothing.
 
@@ -115,7 +138,7 @@ def serve_metrics(
         return
     host, _, port = address.rpartition(":")
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(NodeCollector(supervisors, store_bytes, damages))
+    registry.register(NodeCollector(readings))
     try:
         server = _listen(host.strip("[]"), int(port), registry, scrape_s)
     except OSError as error:

@@ -187,6 +187,7 @@ class Application(_message.Message):
     CONCURRENCY_FIELD_NUMBER: _builtins.int
     ALLOW_HOSTS_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
+    PUBLIC_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     name: _builtins.str
     """Its full name: TENANT/NAME, and NAME alone in the tenant default."""
@@ -210,6 +211,8 @@ class Application(_message.Message):
     """How many messages or requests it handles at the same time."""
     tenant: _builtins.str
     """Whose it is: the part of its name before the slash, or default."""
+    public: _builtins.bool
+    """Whether everybody may send messages and requests to it."""
     @_builtins.property
     def config(self) -> Global___VmConfig: ...
     @_builtins.property
@@ -249,10 +252,11 @@ class Application(_message.Message):
         concurrency: _builtins.int = ...,
         allow_hosts: _abc.Iterable[_builtins.str] | None = ...,
         tenant: _builtins.str = ...,
+        public: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "counters", b"counters", "timings", b"timings", "vm", b"vm"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_hosts", b"allow_hosts", "args", b"args", "concurrency", b"concurrency", "config", b"config", "counters", b"counters", "created_unix_ns", b"created_unix_ns", "digest", b"digest", "id", b"id", "kind", b"kind", "language", b"language", "last_error", b"last_error", "name", b"name", "restarts", b"restarts", "state", b"state", "tenant", b"tenant", "timings", b"timings", "version", b"version", "vm", b"vm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_hosts", b"allow_hosts", "args", b"args", "concurrency", b"concurrency", "config", b"config", "counters", b"counters", "created_unix_ns", b"created_unix_ns", "digest", b"digest", "id", b"id", "kind", b"kind", "language", b"language", "last_error", b"last_error", "name", b"name", "public", b"public", "restarts", b"restarts", "state", b"state", "tenant", b"tenant", "timings", b"timings", "version", b"version", "vm", b"vm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -533,6 +537,7 @@ class DeployRequest(_message.Message):
     ALLOW_HOSTS_FIELD_NUMBER: _builtins.int
     SECRETS_FIELD_NUMBER: _builtins.int
     NO_SECRETS_FIELD_NUMBER: _builtins.int
+    PUBLIC_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     digest: _builtins.str
     version: _builtins.str
@@ -567,6 +572,10 @@ class DeployRequest(_message.Message):
     """
     no_secrets: _builtins.bool
     """A replacement keeps no secrets but those that this sets."""
+    public: _builtins.bool
+    """Whether everybody may send messages and requests to it, without a token, and nothing else. Not
+    set: no, and with replace as it was.
+    """
     @_builtins.property
     def config(self) -> Global___VmConfig: ...
     @_builtins.property
@@ -608,12 +617,15 @@ class DeployRequest(_message.Message):
         allow_hosts: _abc.Iterable[_builtins.str] | None = ...,
         secrets: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         no_secrets: _builtins.bool = ...,
+        public: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_public", b"_public", "config", b"config", "public", b"public"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_hosts", b"allow_hosts", "args", b"args", "concurrency", b"concurrency", "config", b"config", "digest", b"digest", "env", b"env", "language", b"language", "name", b"name", "no_secrets", b"no_secrets", "replace", b"replace", "request_id", b"request_id", "secrets", b"secrets", "upload_ns", b"upload_ns", "version", b"version", "vm_id", b"vm_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_public", b"_public", "allow_hosts", b"allow_hosts", "args", b"args", "concurrency", b"concurrency", "config", b"config", "digest", b"digest", "env", b"env", "language", b"language", "name", b"name", "no_secrets", b"no_secrets", "public", b"public", "replace", b"replace", "request_id", b"request_id", "secrets", b"secrets", "upload_ns", b"upload_ns", "version", b"version", "vm_id", b"vm_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__public: _TypeAlias = _typing.Literal["public"]  # noqa: Y015
+    _WhichOneofArgType__public: _TypeAlias = _typing.Literal["_public", b"_public"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__public) -> _WhichOneofReturnType__public | None: ...
 
 Global___DeployRequest: _TypeAlias = DeployRequest  # noqa: Y015
 

@@ -23,12 +23,17 @@ from plexspaces_node.token_text import PREFIX
 BEARER = b"bearer "
 """How the header `authorization` begins that brings a token; in lower case."""
 
-_TOKEN = BEARER + PREFIX.encode()
-
 _CREATE = "plexspaces token create --name NAME --scope"
 _NEEDED_HINT = f"plexspaces login, with a token made on the node's host: {_CREATE} SCOPE"
 _VALID_HINT = "plexspaces whoami tells who a token is; a new one: plexspaces login"
 _WEAKEST_FIRST = (Scope.READ, Scope.INVOKE, Scope.DEPLOY, Scope.ADMIN)
+
+
+def is_token(authorization: bytes | None) -> bool:
+    """Return whether a header has the form of a token of a node, this one or another."""
+    if authorization is None or authorization[: len(BEARER)].lower() != BEARER:
+        return False
+    return authorization[len(BEARER) :].strip().lower().startswith(PREFIX.encode())
 
 
 class Grants(Protocol):
@@ -177,7 +182,7 @@ class Gate:
         """Return whether somebody, who need not, brings a token: to have no more than it has."""
         if authorization is None or not self._grants.exist():
             return False
-        return authorization[: len(_TOKEN)].lower() == _TOKEN
+        return is_token(authorization)
 
     def rule(self, verb: str) -> Rule:
         """Return what a call needs; raises `KeyError` for one that is not in the policy."""

@@ -110,12 +110,14 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         # Of HTTP alone; every other route is a method above.
         "HTTP /": Rule(None),
         "HTTP /openapi.json": Rule(None),
+        "HTTP /metrics": Rule(READERS),
     }
 )
 """Every call, by service and method; a test holds that none is missing."""
 
 INVOKE = _APPLICATIONS + "Invoke"
 """A message, and a request to an HTTP component, however it is sent."""
+METRICS = "HTTP /metrics"
 UPLOAD_ARTIFACT = _APPLICATIONS + "UploadArtifact"
 START_VM = _APPLICATIONS + "StartVm"
 

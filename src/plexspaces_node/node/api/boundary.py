@@ -24,6 +24,7 @@ from plexspaces_node.errors import (
     InvalidArgument,
     PlexSpacesError,
     ResourceExhausted,
+    Unauthenticated,
 )
 from plexspaces_node.node.access.gate import Call, Gate
 from plexspaces_node.node.access.identity import NOBODY, Identity
@@ -135,8 +136,15 @@ class Boundary:
             # Asked for once, and now: after the end of a call gRPC's context crashes the process.
             identity, peer = NOBODY, context.peer()
             try:
-                identity = self._identify(context, peer)
-                request, target = admit(raw, identity)
+                try:
+                    identity = self._identify(context, peer)
+                except Unauthenticated as error:
+                    if not rule.public:
+                        raise
+                    # To what is public somebody may come with a token that the node does not know.
+                    request, target = admit_anybody(raw, error)
+                else:
+                    request, target = admit(raw, identity)
             except REFUSALS as error:
                 recorder.refused(error, verb, peer=peer, identity=identity)
                 raise
@@ -154,6 +162,13 @@ class Boundary:
                     done=cast(Any, context.add_done_callback),
                 ),
             )
+
+        def admit_anybody(raw: Any, unproved: Unauthenticated) -> tuple[Any, Target]:
+            request = take(raw)
+            target = gate.target(rule, NOBODY, request)
+            if not target.is_public:
+                raise unproved
+            return request, target
 
         def admit(raw: Any, identity: Identity) -> tuple[Any, Target]:
             if rule.about is About.NOTHING:

@@ -36,4 +36,5 @@ async def describe(supervisor: Supervisor) -> ApplicationInfo:
         concurrency=record.at_once,
         allow_hosts=record.allow_hosts,
         tenant=split_name(record.name)[0],
+        public=record.public,
     )

@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable
 from time import perf_counter_ns
-from typing import Protocol
 
 from plexspaces_node.errors import PlexSpacesError, WrongState
 from plexspaces_node.info import ApplicationInfo, Listing
@@ -30,7 +29,7 @@ from plexspaces_node.node.applications.roster import Roster
 from plexspaces_node.node.applications.secret_users import SecretUsers
 from plexspaces_node.node.applications.supervisor import Supervisor
 from plexspaces_node.node.applications.task_scope import TaskScope
-from plexspaces_node.node.applications.vms import Vms
+from plexspaces_node.node.applications.vms import Viewer, Vms
 from plexspaces_node.node.logs import ApplicationLog, remove_all_but
 from plexspaces_node.node.machines.agent_client import StopRefused
 from plexspaces_node.node.machines.exchanges import Exchange
@@ -39,16 +38,6 @@ from plexspaces_node.node.registry.registry import Desired
 from plexspaces_node.tasks import Leave
 
 _log = logging.getLogger(__name__)
-
-
-class Viewer(Protocol):
-    """Somebody who sees some of the applications, or all and the empty VMs."""
-
-    def covers(self, full: str) -> bool:
-        """Return whether they may see an application."""
-
-    def is_of_all(self) -> bool:
-        """Return whether they may see everything."""
 
 
 class Applications:
@@ -108,6 +97,11 @@ class Applications:
         """Send a message and call `done` with the outcome: see `Messages.post`."""
         self._scope.check_open()
         return self._messages.post(name, msg_type, payload, timeout_ns, done)
+
+    def is_public(self, name: str) -> bool:
+        """Return whether everybody may send messages to an application; False for none."""
+        supervisor = self.roster.applications.get(name)
+        return supervisor is not None and supervisor.record.public
 
     def is_component(self, name: str) -> bool:
         """Return whether an application handles HTTP requests itself."""

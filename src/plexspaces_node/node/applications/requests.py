@@ -73,6 +73,7 @@ def record_of(request: DeployRequest, compiled: Compiled) -> ApplicationRecord:
         concurrency=spec.concurrency,
         allow_hosts=AllowedHosts.parse(spec.allow_hosts).texts,
         secrets=spec.secrets,
+        public=bool(spec.public),
     )
 
 
@@ -93,6 +94,7 @@ def next_record(
         asked,
         env=asked.env or _without(before.env, asked.secrets),
         secrets=asked.secrets or _without(kept, asked.env),
+        public=before.public if asked.public is None else asked.public,
         args=asked.args or (before.args if is_command else ()),
         allow_hosts=asked.allow_hosts or before.allow_hosts,
         concurrency=asked.concurrency or (before.concurrency if is_command else 0),

@@ -36,7 +36,7 @@ class _Starting:
 
 
 class Viewer(Protocol):
-    """Somebody who sees the VMs of some applications, or all."""
+    """Somebody who sees some of the applications with their VMs, or all and the empty VMs."""
 
     def covers(self, full: str) -> bool:
         """Return whether they may see an application."""

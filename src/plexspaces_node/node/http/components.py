@@ -15,6 +15,7 @@ from plexspaces_node.errors import ActorTrapped, PlexSpacesError
 from plexspaces_node.info import MessageTimings
 from plexspaces_node.link import frames as link
 from plexspaces_node.link.frames import Body
+from plexspaces_node.node.access.gate import is_token
 from plexspaces_node.node.access.identity import Kind
 from plexspaces_node.node.applications.messages import timings_of
 from plexspaces_node.node.applications.operations import Applications
@@ -156,8 +157,9 @@ def _head_of(request: Request, prefix: bytes, more: bool) -> link.RequestHead:
         dropped = dropped | {b"cookie"}
     if request.header(b"connection") is not None:
         dropped = dropped | named_by_connection(request.headers)
-    if request.identity.kind is Kind.TOKEN:
-        # It is for the node: with it an application could do what its sender may.
+    if request.identity.kind is Kind.TOKEN or is_token(request.header(b"authorization")):
+        # It is for the node: with it an application could do what its sender may. Also one that
+        # this node does not know, for another may.
         dropped = dropped | {b"authorization"}
     path = request.path[len(prefix) :] or b"/"
     target = path + b"?" + request.query if request.query else path

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 from urllib.parse import parse_qs, unquote
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -19,6 +20,8 @@ from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.info import NodeInfo
 from plexspaces_node.model import MIB
 from plexspaces_node.node.access.gate import Call, Gate
+from plexspaces_node.node.access.identity import Identity
+from plexspaces_node.node.access.policy import METRICS, Target
 from plexspaces_node.node.artifacts.store import ArtifactStore
 from plexspaces_node.node.http.message import Headers, Request, Response
 from plexspaces_node.node.http.openapi import document, page
@@ -42,11 +45,16 @@ _HTML: Headers = [
 ]
 _P = TypeVar("_P", bound=Chunks)
 _UPLOADS = "/v1/artifacts/"
+_INVOKE = next(route for route in ROUTES if route.rpc == "Invoke")
 _BEFORE: Mapping[str, tuple[str, Any]] = {
     "Logs": ("Inspect", pb.InspectRequest),
     "VmConsole": ("InspectVm", pb.InspectVmRequest),
 }
 """What tells whether there is what a stream is to be of."""
+
+
+Scrape: TypeAlias = Callable[[Identity], tuple[str, bytes]]
+"""Returns the metrics that somebody may see, after their content type."""
 
 
 class Control:
@@ -58,17 +66,28 @@ class Control:
         gate: Gate,
         artifacts: ArtifactStore,
         info: NodeInfo,
+        scrape: Scrape,
     ) -> None:
-        """`servicers` has what serves each gRPC service, by its full name."""
+        """`servicers` has what serves each gRPC service, by its full name.
+
+        `scrape` is called on a thread.
+        """
         self._servicers = servicers
         self._gate = gate
         self._artifacts = artifacts
+        self._scrape = scrape
         self._artifact_bytes = info.artifact_limit_bytes
         # In base64, and with what is around it.
         self._invoke_bytes = info.message_limit_bytes * 4 // 3 + BODY_BYTES
 
     def __repr__(self) -> str:
         return f"<Control {len(ROUTES)} routes>"
+
+    def invoked_by(self, request: Request) -> str | None:
+        """Return the application that a request sends a message to, as it is written; or None."""
+        found = _INVOKE.pattern.match(request.path.decode("latin-1"))
+        is_message = found is not None and request.method.decode("latin-1") == _INVOKE.method
+        return unquote(found["name"]) if found is not None and is_message else None
 
     def body_limit(self, request: Request) -> int:
         """Return how long a body may be, -1 for an upload.
@@ -91,6 +110,8 @@ class Control:
             return Response(200, list(_JSON), line(document()))
         if method == "GET" and path == "/":
             return Response(200, list(_HTML), page().encode())
+        if method == "GET" and path == "/metrics":
+            return await self._metrics(request)
         route, parameters = _find(method, path)
         rule = self._gate.rule(route.verb)
         self._gate.check_known(rule, request.identity)
@@ -110,6 +131,11 @@ class Control:
         request.body = b""
         with self._call(route, message, request) as call:
             return await self._answer(route, message, request, call)
+
+    async def _metrics(self, request: Request) -> Response:
+        self._gate.check(METRICS, request.identity, Target())
+        kind, text = await asyncio.to_thread(self._scrape, request.identity)
+        return Response(200, [(b"content-type", kind.encode())], text)
 
     @contextmanager
     def _call(self, route: Route, message: Message, request: Request) -> Iterator[Call]:

@@ -261,7 +261,8 @@ class Door:
                 is_local=request.is_local,
             )
         except Unauthenticated:
-            if named is None or not gate.is_public(NOBODY.full(named)):
+            asked = self._control.invoked_by(request) if named is None else named
+            if asked is None or not gate.is_public(NOBODY.full(asked)):
                 raise
             request.identity = NOBODY
         if named is None:

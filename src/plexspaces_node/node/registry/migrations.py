@@ -257,6 +257,10 @@ def _tenants(connection: sqlite3.Connection) -> None:
     )
 
 
+def _public(connection: sqlite3.Connection) -> None:
+    connection.execute("ALTER TABLE applications ADD COLUMN public INTEGER NOT NULL DEFAULT 0")
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     _applications,
     _state,
@@ -268,6 +272,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     _secrets,
     _tokens,
     _tenants,
+    _public,
 )
 """Step N of the schema is element N-1; append only."""
 

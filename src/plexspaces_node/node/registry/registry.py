@@ -85,6 +85,7 @@ class ApplicationRecord:
         timings: of the deploy; None until they are known.
         allow_hosts: in the form of `AllowedHosts.texts`.
         secrets: the secret's name for each variable whose value is one.
+        public: whether everybody may send messages to it.
         fault: why the row cannot be read, "" for one that can. What could not be read is then a
             placeholder, and all that can be done with the application is to remove it.
     """
@@ -106,6 +107,7 @@ class ApplicationRecord:
     concurrency: int = 0
     allow_hosts: tuple[str, ...] = ()
     secrets: Mapping[str, str] = field(default_factory=dict)
+    public: bool = False
     fault: str = ""
 
     @property
@@ -325,7 +327,7 @@ class Registry:
 
 _COLUMNS = (
     "name, id, version, language, kind, digest, vcpus, memory_mib, env, desired, generation,"
-    " request_id, created_ns, timings, args, concurrency, allow_hosts, secrets"
+    " request_id, created_ns, timings, args, concurrency, allow_hosts, secrets, public"
 )
 _PLACES = ", ".join("?" * len(_COLUMNS.split(",")))
 
@@ -386,6 +388,7 @@ def _row(record: ApplicationRecord) -> tuple[Any, ...]:
         record.concurrency,
         _json(record.allow_hosts),
         _json(record.secrets),
+        int(record.public),
     )
 
 
@@ -410,7 +413,8 @@ def _list(connection: sqlite3.Connection) -> list[ApplicationRecord]:
 
 def _record(row: tuple[Any, ...]) -> ApplicationRecord:
     name, id_, version, language, kind, digest, vcpus, memory_mib, env, desired, *rest = row
-    generation, request_id, created_ns, timings, args, concurrency, allow_hosts, secrets = rest
+    generation, request_id, created_ns, timings, args, concurrency, allow_hosts, *rest = rest
+    secrets, public = rest
     bare = ApplicationRecord(
         name=name,
         id=id_,
@@ -441,6 +445,7 @@ def _record(row: tuple[Any, ...]) -> ApplicationRecord:
                 msgspec.json.decode(allow_hosts, type=tuple[str, ...])
             ).texts,
             secrets=msgspec.json.decode(secrets, type=dict[str, str]),
+            public=bool(public),
         )
     except (ValueError, InvalidArgument) as error:
         # A newer version may have written it, and will read it again.
