@@ -46,8 +46,9 @@ MEASURE_TIMEOUT_S = 1.0
 """How long an agent may take to report its memory."""
 
 _MOST_WALLS = 8
-_BESIDE_MEMORY_BYTES = 256 * MIB
-"""What an agent that is a process may allocate besides its VM's memory."""
+_BESIDE_MEMORY_BYTES = 288 * MIB
+"""What an agent that is a process may allocate besides its VM's memory: DATA_RESERVE_MIB of the
+agent."""
 _WALL = re.compile(r"[A-Za-z ]{1,40}")
 _log = logging.getLogger(__name__)
 
