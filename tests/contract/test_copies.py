@@ -83,9 +83,15 @@ def arguments_of(bundle: Bundle) -> list[str]:
     return Path(f"/proc/{handle.state['pid']}/cmdline").read_text().split("\0")
 
 
-async def start(stand_in: FakeQemuHarness, driver: QemuDriver, config: VmConfig = SMALL) -> bool:
+async def start(
+    stand_in: FakeQemuHarness,
+    driver: QemuDriver,
+    config: VmConfig = SMALL,
+    *,
+    application: str = "",
+) -> bool:
     """Start a machine as a node does and end it; tell whether it was a copy."""
-    bundle = stand_in.bundle(config)
+    bundle = stand_in.bundle(config, application=application)
     async with asyncio.timeout(BOUND_S):
         machine = await start_machine(driver, bundle, LIMITS)
         arguments = arguments_of(bundle)
@@ -114,6 +120,23 @@ async def test_two_of_a_size_at_once_make_one_template(stand_in: FakeQemuHarness
     copied = await asyncio.gather(start(stand_in, driver), start(stand_in, driver))
     assert all(copied)
     assert len(files_of_templates()) == 1
+    driver.close()
+
+
+async def test_template_when_another_tenant_starts_a_machine_then_it_has_its_own(
+    stand_in: FakeQemuHarness,
+) -> None:
+    """Copies share pages: by how fast they are read, one could tell what another has read."""
+    driver = stand_in.ready()
+    await start(stand_in, driver, application="cart")
+    first = files_of_templates()
+    await start(stand_in, driver, application="cart")
+    await start(stand_in, driver)
+    assert files_of_templates() == first
+    await start(stand_in, driver, application="shop/cart")
+    assert len(files_of_templates()) == 2
+    await start(stand_in, driver, application="shop/books")
+    assert len(files_of_templates()) == 2
     driver.close()
 
 

@@ -84,9 +84,9 @@ class Harness:
         self.root = root
         self.driver = driver
 
-    def bundle(self, config: VmConfig = SMALL) -> Bundle:
+    def bundle(self, config: VmConfig = SMALL, *, application: str = "") -> Bundle:
         """Make a bundle."""
-        return Bundle.create(self.root, new_vm_id(), config)
+        return Bundle.create(self.root, new_vm_id(), config, application=application)
 
     @asynccontextmanager
     async def machine(self, driver: Driver | None = None) -> AsyncIterator[Machine]:

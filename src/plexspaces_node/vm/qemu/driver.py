@@ -33,7 +33,7 @@ from plexspaces_node.errors import (
     Unavailable,
     VmStartFailed,
 )
-from plexspaces_node.model import VmConfig
+from plexspaces_node.model import VmConfig, split_name
 from plexspaces_node.vm.bundle import Bundle
 from plexspaces_node.vm.driver import Capabilities, Health, LinkEnd
 from plexspaces_node.vm.host import procfs
@@ -309,7 +309,9 @@ def _kind_of(host: QemuHost, config: VmConfig, bundle: Bundle) -> TemplateKind:
     with step("validate", bundle):
         found = os.stat(emulator.program)
     program = (emulator.program, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
-    return TemplateKind(host.image.digest, program, emulator.accelerator, config)
+    # An empty VM has no application, and so the tenant `default`.
+    tenant, _ = split_name(bundle.application)
+    return TemplateKind(host.image.digest, program, emulator.accelerator, config, tenant)
 
 
 def _holds(host: QemuHost | None) -> str:

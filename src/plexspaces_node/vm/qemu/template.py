@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from plexspaces_node.errors import DeadlineExceeded, Unavailable
-from plexspaces_node.model import MIB, VmConfig
+from plexspaces_node.model import DEFAULT_TENANT, MIB, VmConfig
 from plexspaces_node.vm.bundle import Bundle
 from plexspaces_node.vm.qemu.command import Accelerator
 from plexspaces_node.vm.qemu.qmp import QmpClient, connect_qmp
@@ -43,7 +43,10 @@ _HANDED = "state"
 
 
 class TemplateKind(NamedTuple):
-    """What a VM and its template have in common."""
+    """What a VM and its template have in common.
+
+    The VM that is tried when the node starts, and empty VMs, are of the tenant `default`.
+    """
 
     image: str
     """The guest image's digest."""
@@ -51,6 +54,9 @@ class TemplateKind(NamedTuple):
     """QEMU's path, and what distinguishes its file from one that replaced it."""
     accelerator: Accelerator
     config: VmConfig
+    tenant: str = DEFAULT_TENANT
+    """Whose VMs are copies of it: copies share pages, by whose access times they could tell which
+    of these another one uses."""
 
 
 class Template:
