@@ -492,6 +492,8 @@ class TestHints:
         [
             ("plexspaces list", "GET /v1/applications"),
             ("plexspaces start --name a-1", "POST /v1/applications/a-1/start"),
+            ("plexspaces start --name shop/a", "POST /v1/applications/shop%2Fa/start"),
+            ("plexspaces logs shop/a and more", "GET /v1/applications/shop%2Fa/logs and more"),
             ("x; plexspaces stop a --force", "x; POST /v1/applications/a/stop?force"),
             (
                 "stop another `plexspaces logs -f`",

@@ -159,8 +159,9 @@ class Capacity:
         had_mib, wanted_mib = _memory_of(before), _memory_of(after)
         if had_mib < wanted_mib > most.memory_mib:
             raise ResourceExhausted(
-                f"the VMs of this node have {had_mib} MiB in total, {wanted_mib - had_mib} MiB "
-                f"more would exceed its limit of {most.memory_mib}",
+                # Not how much they have: that would tell one tenant of the others.
+                f"{wanted_mib - had_mib} MiB more would exceed this node's limit of "
+                f"{most.memory_mib} MiB for all VMs",
                 hint="stop an application, deploy with less --memory, or raise [limits] memory_mib",
             )
 

@@ -199,14 +199,14 @@ class Applications:
         With a tenant only its applications.
         """
         begin = perf_counter_ns()
-        supervisors = sorted(self.roster.supervisors(), key=lambda one: one.name)
-        machines = tuple(self.roster.empty_vms.values())
+        supervisors, machines = self.roster.supervisors(), tuple(self.roster.empty_vms.values())
         if viewer is not None and not viewer.is_of_all():
-            supervisors = [one for one in supervisors if viewer.covers(one.name)]
+            supervisors = tuple(one for one in supervisors if viewer.covers(one.name))
             machines = ()
         if tenant:
-            supervisors = [one for one in supervisors if split_name(one.name)[0] == tenant]
+            supervisors = tuple(one for one in supervisors if split_name(one.name)[0] == tenant)
             machines = ()
+        supervisors = tuple(sorted(supervisors, key=lambda one: one.name))
         # Sequentially: none of it waits, and a task for each would take just as long.
         applications = [await describe(supervisor) for supervisor in supervisors]
         empties = [await machine.info() for machine in machines]

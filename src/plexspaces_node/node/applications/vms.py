@@ -59,10 +59,15 @@ class Vms:
     async def list(self, viewer: Viewer | None = None) -> tuple[VmInfo, ...]:
         """Describe every VM: those with an application by its name, then the others by id."""
         starting = await self._starting()
-        infos = list(await asyncio.gather(*(machine.info() for machine in self._roster.machines())))
+        # Only those: how long it takes tells nothing of the others.
+        seen = [one for one in self._roster.machines() if _sees(viewer, one.application)]
+        infos = list(await asyncio.gather(*(machine.info() for machine in seen)))
         known = {vm.id for vm in infos}
-        infos += [one.info for one in starting if one.info.id not in known]
-        infos = [vm for vm in infos if _sees(viewer, vm.application)]
+        infos += [
+            one.info
+            for one in starting
+            if one.info.id not in known and _sees(viewer, one.info.application)
+        ]
         return tuple(sorted(infos, key=lambda vm: (not vm.application, vm.application, vm.id)))
 
     async def inspect(self, name: str, viewer: Viewer | None = None) -> VmInspection:

@@ -310,7 +310,7 @@ def _not_post(name: str, request: Request) -> HttpFault:
     return HttpFault(
         405,
         f"A message to an application is sent with POST, not {request.method.decode()}",
-        hint=f"curl -d PAYLOAD http://HOST/apps/{name}/TYPE",
+        hint=f"curl -d PAYLOAD http://HOST/apps/{name.replace('/', '%2F')}/TYPE",
         headers=[(b"allow", b"POST")],
     )
 

@@ -7,10 +7,12 @@ header or a member of a body. What only whoever runs the node can do stays as it
 from __future__ import annotations
 
 import re
+from functools import partial
 
-_NAME = r"([\w.-]+)"
+_NAME = r"([\w.-]+(?:/[\w.-]+)?)"
 _ONE = "/v1/applications"
 
+_GROUP = re.compile(r"\\(\d)")
 _RULES = tuple(
     (re.compile(pattern), said)
     for pattern, said in (
@@ -61,5 +63,10 @@ _RULES = tuple(
 def for_http(hint: str) -> str:
     """Return a hint in the words of HTTP."""
     for pattern, said in _RULES:
-        hint = pattern.sub(said, hint)
+        hint = pattern.sub(partial(_expanded, said), hint)
     return hint
+
+
+def _expanded(said: str, found: re.Match[str]) -> str:
+    """Put what was found into a text; a full name is one segment of a path."""
+    return _GROUP.sub(lambda group: found[int(group[1])].replace("/", "%2F"), said)
