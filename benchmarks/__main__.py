@@ -14,7 +14,7 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks import applications, http, languages, machines, node, quotas
+from benchmarks import applications, http, languages, machines, node, quotas, tokens
 from benchmarks.applications import ApplicationsReport
 from benchmarks.languages import LanguageRow
 from benchmarks.machines import MachineReport
@@ -23,7 +23,7 @@ from benchmarks.quotas import QuotasReport
 from benchmarks.serving import serving
 from plexspaces_node import NodeClient
 
-_PARTS = ("node", "http", "languages", "applications", "machines", "quotas")
+_PARTS = ("node", "http", "languages", "applications", "machines", "quotas", "tokens")
 
 
 async def main() -> None:
@@ -92,6 +92,11 @@ async def _measure(scratch: Path, only: str | None) -> Report:
             _note(f"HTTP is not measured: {why}")
         else:
             rows += await http.measure(wasm, scratch, note=_note)
+    if only in (None, "tokens"):
+        if why := http.missing():
+            _note(f"tokens are not measured: {why}")
+        else:
+            rows += await tokens.measure(wasm, scratch, note=_note)
     if only in (None, "applications"):
         of_many = await applications.measure(wasm, scratch / "many", note=_note)
     if only in (None, "machines"):

@@ -35,6 +35,7 @@ QUIET_PER_S = 250
 _HELLO = ROOT / "examples" / "rust-hello-http"
 
 _PER_SECOND = re.compile(r"Requests/sec:\s+([\d.]+)")
+_REQUESTS = re.compile(r"(\d+) requests in")
 _MEDIAN = re.compile(r"50%\s+([\d.]+)(us|ms|s)")
 _MICROSECONDS = {"us": 1.0, "ms": 1e3, "s": 1e6}
 
@@ -63,13 +64,13 @@ async def measure(wasm: Path, scratch: Path, *, note: Callable[[str], None]) -> 
             echo = "/apps/echo/e"
 
             async def per_second(address: str) -> float:
-                return _rate(await _wrk(address + echo, 32, script))
+                return rate_of(await wrk(address + echo, 32, script))
 
             async def hellos_per_second(address: str) -> float:
-                return _rate(await _wrk(f"{address}/apps/hello/", 32))
+                return rate_of(await wrk(f"{address}/apps/hello/", 32))
 
             async def median_us(address: str) -> float:
-                return _median_us(await _wrk(address + echo, 1, script))
+                return _median_us(await wrk(address + echo, 1, script))
 
             async def over_grpc(_: str) -> float:
                 return await _grpc_per_second(client)
@@ -176,7 +177,8 @@ async def _hello(scratch: Path, note: Callable[[str], None]) -> Path | None:
     return output
 
 
-async def _wrk(url: str, connections: int, script: Path | None = None) -> str:
+async def wrk(url: str, connections: int, script: Path | None = None) -> str:
+    """Return what wrk says about `SECONDS` of load; raises `RuntimeError` if something failed."""
     process = await asyncio.create_subprocess_exec(
         *("wrk", "-t1", f"-c{connections}", f"-d{SECONDS}s", "--latency"),
         *(() if script is None else ("-s", str(script))),
@@ -190,7 +192,15 @@ async def _wrk(url: str, connections: int, script: Path | None = None) -> str:
     return text
 
 
-def _rate(said: str) -> float:
+def count_of(said: str) -> int:
+    """Return how many requests wrk says that it has made."""
+    found = _REQUESTS.search(said)
+    assert found is not None, said
+    return int(found[1])
+
+
+def rate_of(said: str) -> float:
+    """Return the requests a second of what wrk says."""
     found = _PER_SECOND.search(said)
     assert found is not None, said
     return float(found[1])

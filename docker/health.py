@@ -1,8 +1,8 @@
 #!/opt/plexspaces/bin/python -I
 """Ends with status 0 when the node of this container serves; for Docker's HEALTHCHECK.
 
-Asks by gRPC's health protocol, by the node's unix socket: neither a token nor a certificate is in
-the way. Without one, at the address at which the node was told to listen; a wildcard address is as
+Asks by gRPC's health protocol at the node's unix socket, which needs neither a token nor TLS; or,
+where there is none, at the address at which the node was told to listen. A wildcard address is as
 good as loopback to connect to.
 """
 
@@ -15,6 +15,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 DEFAULT_ADDRESS = "127.0.0.1:9000"
+SOCKET = "node.sock"
 TIMEOUT_S = 5.0
 # A proxy of the container's environment is not for this.
 OPTIONS = (("grpc.enable_http_proxy", 0),)
@@ -22,11 +23,8 @@ OPTIONS = (("grpc.enable_http_proxy", 0),)
 
 def main() -> int:
     """Ask once; return 0 for a node that serves, else 1 and say why."""
-    address = os.environ.get("PLEXSPACES_NODE_ADDRESS") or DEFAULT_ADDRESS
-    # Not by the node's notice: the file system may be read-only but for the data directory.
-    path = os.path.join(os.environ.get("PLEXSPACES_NODE_DATA_DIR", ""), "node.sock")
-    target = f"unix:{path}" if os.path.isabs(path) and os.path.exists(path) else address
-    with grpc.insecure_channel(target, options=OPTIONS) as channel:
+    address = address_of_node()
+    with grpc.insecure_channel(address, options=OPTIONS) as channel:
         try:
             # The published types know no method of the stub.
             check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]
@@ -37,6 +35,14 @@ def main() -> int:
     status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
     sys.stdout.write(f"{address}: {status}\n")
     return 0 if answer.status == health_pb2.HealthCheckResponse.SERVING else 1
+
+
+def address_of_node() -> str:
+    """Return where the node of this container is asked."""
+    directory = os.environ.get("PLEXSPACES_NODE_DATA_DIR")
+    if directory and os.path.exists(socket := os.path.join(directory, SOCKET)):
+        return f"unix:{socket}"
+    return os.environ.get("PLEXSPACES_NODE_ADDRESS") or DEFAULT_ADDRESS
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from support.patience import patient
 
+from plexspaces_node import NodeClient
 from plexspaces_node.node.node import Node
 
 ROOT = Path(__file__).parent.parent.parent
@@ -108,10 +109,10 @@ def test_compose_and_dockerfile_have_the_same_defaults() -> None:
     assert sorted(defaults) == sorted(re.findall(r"^ARG (\w+)=(.*)$", dockerfile, re.M))
 
 
-async def health(address: str) -> tuple[int, str]:
+async def health(address: str, **more: str) -> tuple[int, str]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-I", str(ROOT / "docker" / "health.py")),
-        env={"PLEXSPACES_NODE_ADDRESS": address, "http_proxy": "http://127.0.0.1:9"},
+        env={"PLEXSPACES_NODE_ADDRESS": address, "http_proxy": "http://127.0.0.1:9", **more},
         stdout=asyncio.subprocess.PIPE,
     )
     async with asyncio.timeout(patient(60)):
@@ -128,3 +129,17 @@ async def test_health_check_tells_a_node_that_serves_from_none(node: Node) -> No
     status, said = await health("127.0.0.1:9")
     assert status == 1
     assert "UNAVAILABLE" in said
+
+
+async def test_health_check_when_the_node_has_tokens_then_it_asks_by_the_socket(
+    node: Node, data_dir: Path
+) -> None:
+    """Where it needs none; by TCP it is told that it needs one."""
+    async with NodeClient(node.address) as owner:
+        await owner.create_token("ops", scopes=["admin"])
+    socket = f"unix:{data_dir}/node.sock"
+    asked = await health(node.address, PLEXSPACES_NODE_DATA_DIR=str(data_dir))
+    assert asked == (0, f"{socket}: SERVING\n")
+    status, said = await health(node.address)
+    assert status == 1
+    assert "UNAUTHENTICATED: this node needs a token" in said

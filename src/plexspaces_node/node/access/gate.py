@@ -16,6 +16,7 @@ from plexspaces_node.node.access.identity import (
     Kind,
     Scope,
 )
+from plexspaces_node.node.access.pace import Pace
 from plexspaces_node.node.access.policy import RULES, About, Rule, Target, decide
 from plexspaces_node.node.access.record import Recorder
 from plexspaces_node.token_text import PREFIX
@@ -48,6 +49,9 @@ class Grants(Protocol):
     def by_certificate(self, name: str) -> Identity | None:
         """Return the grant of the name in a certificate, as `by_token` does."""
 
+    def is_current(self, identity: Identity) -> bool:
+        """Return whether an identity, the object that was returned, is still proved."""
+
     def watch(self, identity: Identity, ended: Callable[[], None]) -> Callable[[], None]:
         """Call `ended` once an identity, the object that was returned, is no longer proved.
 
@@ -68,6 +72,10 @@ class NoGrants:
     def by_certificate(self, name: str) -> Identity | None:
         del name
         return None
+
+    def is_current(self, identity: Identity) -> bool:
+        del identity
+        return False
 
     def watch(self, identity: Identity, ended: Callable[[], None]) -> Callable[[], None]:
         del identity, ended
@@ -123,6 +131,8 @@ class Gate:
 
     Attributes:
         recorder: notes in the audit log what was done, and what was refused.
+        pace: how soon somebody unknown is told so.
+        is_current: returns whether the token of an identity that this has returned is still valid.
         is_public: returns whether the application of a full name takes messages from everybody.
     """
 
@@ -130,6 +140,9 @@ class Gate:
         self, grants: Grants, recorder: Recorder, rules: Mapping[str, Rule] = RULES
     ) -> None:
         self.recorder = recorder
+        self.pace = Pace()
+        # Asked for each request: not by a method that only passes it on.
+        self.is_current = grants.is_current
         self._grants = grants
         self._rules = rules
         self.is_public: Callable[[str], bool] = lambda _: False

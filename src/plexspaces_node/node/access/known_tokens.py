@@ -85,6 +85,17 @@ class KnownTokens:
                 return held.by_certificate.taken()
         return None
 
+    def is_current(self, identity: Identity) -> bool:
+        """Return whether a token or a certificate still proves this identity.
+
+        It is one that this has returned: the object.
+        """
+        proof = self._proofs.get(id(identity))
+        if proof is None:
+            return False
+        proof.used_ns = now_ns = self._clock()
+        return not proof.until_ns or now_ns < proof.until_ns
+
     def watch(self, identity: Identity, ended: Ended) -> Callable[[], None]:
         """Call `ended` once what proved this identity is revoked or expires.
 

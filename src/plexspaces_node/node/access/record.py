@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from functools import lru_cache
 from ipaddress import ip_address
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
@@ -112,6 +113,7 @@ class Recorder:
         )
 
 
+@lru_cache(maxsize=1024)
 def address_of(peer: str) -> str:
     """Return the address in the name of a connection, without its port; `unix` for a socket.
 

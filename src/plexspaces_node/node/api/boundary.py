@@ -7,6 +7,7 @@ is an error of the caller and reported only to the caller. Knows no service.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from collections import Counter
@@ -44,6 +45,9 @@ _Enter = Callable[[Any, Context], tuple[Identity, Any, Any]]
 """From a call as gRPC has it to who makes it, its request, and the `Call` or the context for the
 behavior."""
 
+MOST_WAITING = 2000
+"""How many unknown callers wait to be told so; more are told at once, for each takes memory."""
+
 _GRPC_LOG = "grpc._cython.cygrpc"
 
 _FACTORIES: Mapping[tuple[bool, bool], Callable[..., Handler]] = {
@@ -79,6 +83,8 @@ class Boundary:
         self._gate = gate
         self._certificate_of = certificate_of
         self._most_calls = most_calls
+        # Of callers that are unknown, until they are told so.
+        self._waiting = 0
         self.calls = 0
         """How many calls are being handled."""
         self._streams: Counter[str] = Counter()
@@ -202,16 +208,22 @@ class Boundary:
 
         async def call(raw: Any, context: Context) -> Any:
             self.calls += 1
+            unknown: Unauthenticated | None = None
             try:
                 if self.calls > self._most_calls:
                     raise self._too_many()
                 identity, request, entered = enter(raw, context)
                 reply = behavior(request, entered)
                 return await (replied(self._gate, identity, reply) if lasts else reply)
+            except Unauthenticated as error:
+                unknown = error
             except Exception as error:  # noqa: BLE001 - the boundary
                 await _abort(error, context)
             finally:
                 self.calls -= 1
+            if unknown is not None:
+                await self._refuse(unknown, context)
+            return None
 
         return call
 
@@ -222,6 +234,7 @@ class Boundary:
             peer = context.peer()
             self.calls += 1
             self._streams[peer] += 1
+            unknown: Unauthenticated | None = None
             try:
                 if self.calls > self._most_calls:
                     raise self._too_many()
@@ -232,6 +245,8 @@ class Boundary:
                 async with aclosing(responses):
                     async for response in responses:
                         yield response
+            except Unauthenticated as error:
+                unknown = error
             except Exception as error:  # noqa: BLE001 - the boundary
                 await _abort(error, context)
             finally:
@@ -239,8 +254,21 @@ class Boundary:
                 self._streams[peer] -= 1
                 if not self._streams[peer]:
                     del self._streams[peer]
+            if unknown is not None:
+                await self._refuse(unknown, context)
 
         return call
+
+    async def _refuse(self, error: Unauthenticated, context: Context) -> None:
+        """Tell somebody unknown so; it does not count as a call that is handled."""
+        delay_s = self._gate.pace.next_s()
+        if delay_s and self._waiting < MOST_WAITING:
+            self._waiting += 1
+            try:
+                await asyncio.sleep(delay_s)
+            finally:
+                self._waiting -= 1
+        await _abort(error, context)
 
     def _too_many_streams(self) -> ResourceExhausted:
         return ResourceExhausted(

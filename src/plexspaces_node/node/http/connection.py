@@ -10,7 +10,7 @@ from math import inf
 from typing import TYPE_CHECKING, cast
 
 from plexspaces_node.node.http.answering import Answering
-from plexspaces_node.node.http.message import Request, Response
+from plexspaces_node.node.http.message import Request, Response, Seen
 from plexspaces_node.node.http.problem import HttpFault
 from plexspaces_node.node.http.reader import RequestReader
 from plexspaces_node.node.http.share import Share
@@ -38,6 +38,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: HttpServer) -> None:
         self._server = server
         self._peer = ""
+        self._seen = Seen()
         self._idle_until_s = inf
         self._queue: deque[Request] = deque()
         self._ends = False
@@ -138,6 +139,7 @@ class Connection(asyncio.Protocol):
         request.peer = self._peer
         request.certificate = self._certificate
         request.is_local = self._is_local
+        request.seen = self._seen
         return self._server.handler.body_limit(request)
 
     def _received(self, request: Request) -> None:

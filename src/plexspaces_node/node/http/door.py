@@ -19,7 +19,7 @@ from plexspaces_node.errors import PlexSpacesError, ResourceExhausted, Unauthent
 from plexspaces_node.info import MessageTimings
 from plexspaces_node.link.frames import Body
 from plexspaces_node.node.access.gate import Gate
-from plexspaces_node.node.access.identity import NOBODY
+from plexspaces_node.node.access.identity import NOBODY, Identity, Kind
 from plexspaces_node.node.access.policy import INVOKE
 from plexspaces_node.node.access.record import REFUSALS
 from plexspaces_node.node.applications.messages import Outcome
@@ -95,7 +95,8 @@ class Door:
             name = self._enter(request, named)
         except PlexSpacesError as error:
             if _has_short_body(request):
-                # `answer` says it, and the connection stays.
+                # `post` or `answer` says it, and the connection stays.
+                request.refusal = error
                 return _UNLOOKED_BYTES
             self._note(request, error)
             raise HttpFault.of(error) from error
@@ -120,7 +121,7 @@ class Door:
         """
         try:
             named, prefix = self._application_of(request)
-            if named is None or _is_preflight(request):
+            if _is_preflight(request) or (named is None and request.refusal is None):
                 return None
             name = self._enter(request, named)
             assert name is not None
@@ -135,8 +136,11 @@ class Door:
         except Exception as error:  # noqa: BLE001 - the boundary
             self._note(request, error)
             response = of_exception(error, by_client=_is_by_client(request))
+            is_unknown = isinstance(error, Unauthenticated)
         self._origins.allow(request, response.headers)
-        return asyncio.get_running_loop().call_soon(done, response).cancel
+        delay_s = self._gate.pace.next_s() if is_unknown else 0.0
+        # Never before this returns.
+        return asyncio.get_running_loop().call_later(delay_s, done, response).cancel
 
     def _send(self, name: str, raw_type: bytes, request: Request, done: Replied) -> Leave:
         if self._calls >= self._most_calls:
@@ -191,6 +195,7 @@ class Door:
     async def answer(self, request: Request) -> Response:
         """Answer a request that `post` does not take; never raises but for a defect."""
         self._calls += 1
+        delay_s = 0.0
         try:
             if self._calls > self._most_calls:
                 raise self._too_many()
@@ -211,8 +216,12 @@ class Door:
         except Exception as error:  # noqa: BLE001 - the boundary
             self._note(request, error)
             response = of_exception(error, by_client=_is_by_client(request))
+            if isinstance(error, Unauthenticated):
+                delay_s = self._gate.pace.next_s()
         finally:
             self._calls -= 1
+        if delay_s:
+            await asyncio.sleep(delay_s)
         self._origins.allow(request, response.headers)
         return response
 
@@ -253,13 +262,11 @@ class Door:
         The control API asks the gate itself. A public application may have users, and tokens of
         theirs, that the node knows nothing of.
         """
+        if request.refusal is not None:
+            raise request.refusal
         gate = self._gate
         try:
-            request.identity = gate.identify(
-                request.header(b"authorization"),
-                certificate=request.certificate,
-                is_local=request.is_local,
-            )
+            request.identity = self._identity_of(request)
         except Unauthenticated:
             asked = self._control.invoked_by(request) if named is None else named
             if asked is None or not gate.is_public(NOBODY.full(asked)):
@@ -270,6 +277,20 @@ class Door:
         name = request.identity.full(named)
         gate.check(INVOKE, request.identity, gate.target_of(name))
         return name
+
+    def _identity_of(self, request: Request) -> Identity:
+        """Return who sends a request; raises as `Gate.identify` does."""
+        authorization, seen = request.header(b"authorization"), request.seen
+        if authorization is not None and seen is not None:
+            is_same = seen.authorization == authorization
+            if is_same and self._gate.is_current(seen.identity):
+                return seen.identity
+        identity = self._gate.identify(
+            authorization, certificate=request.certificate, is_local=request.is_local
+        )
+        if authorization is not None and seen is not None and identity.kind is Kind.TOKEN:
+            seen.authorization, seen.identity = authorization, identity
+        return identity
 
     def _note(self, request: Request, error: Exception) -> None:
         """Note a request that the gate did not let in."""

@@ -7,7 +7,7 @@ header or a member of a body. What only whoever runs the node can do stays as it
 from __future__ import annotations
 
 import re
-from functools import partial
+from functools import lru_cache, partial
 
 _NAME = r"([\w.-]+(?:/[\w.-]+)?)"
 _ONE = "/v1/applications"
@@ -60,6 +60,7 @@ _RULES = tuple(
 )
 
 
+@lru_cache(maxsize=256)
 def for_http(hint: str) -> str:
     """Return a hint in the words of HTTP."""
     for pattern, said in _RULES:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import TypeAlias
 
+from plexspaces_node.errors import PlexSpacesError
 from plexspaces_node.link.frames import Body
 from plexspaces_node.node.access.identity import NOBODY
 
@@ -112,6 +113,20 @@ class BodyStream:
             self._waiting.set_result(None)
 
 
+class Seen:
+    """The token that a connection has brought last, so that it need not be hashed each time.
+
+    Attributes:
+        authorization: the header, b"" for none yet.
+    """
+
+    __slots__ = ("authorization", "identity")
+
+    def __init__(self) -> None:
+        self.authorization = b""
+        self.identity = NOBODY
+
+
 class Request:
     """A request of which the head has come.
 
@@ -126,6 +141,8 @@ class Request:
         certificate: the name in the client's certificate, "" without one.
         is_local: whether it came by a unix socket of the node.
         identity: who sends it, once that is known.
+        seen: what its connection has brought before, None if that is not kept.
+        refusal: why it is not let in, once that is known.
     """
 
     __slots__ = (
@@ -141,7 +158,9 @@ class Request:
         "path",
         "peer",
         "query",
+        "refusal",
         "released",
+        "seen",
         "stream",
     )
 
@@ -159,6 +178,8 @@ class Request:
         self.certificate = ""
         self.is_local = False
         self.identity = NOBODY
+        self.seen: Seen | None = None
+        self.refusal: PlexSpacesError | None = None
 
     def __repr__(self) -> str:
         return f"<Request {self.method!r} {self.path!r}>"
