@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,7 @@ from plexspaces_node.node.access.proof import Proof
 from plexspaces_node.node.access.stopped import StoppedNode
 from plexspaces_node.node.access.tokens import MOST_OF_A_TENANT, Tokens
 from plexspaces_node.node.registry.registry import Registry
+from plexspaces_node.node.registry.tokens import TokenRecord, TokenRows
 from plexspaces_node.token_text import LENGTH, check_secret, new_secret
 
 S = 1_000_000_000
@@ -56,6 +58,33 @@ async def secret_of(
     """Create a token and return its secret."""
     made = await tokens.create(LOCAL, name, scopes=["deploy"], tenant=tenant, lifetime_s=lifetime_s)
     return made.secret.encode()
+
+
+class _SlowRows(TokenRows):
+    """Rows that are written long before their writer is told."""
+
+    def __init__(self, rows: TokenRows) -> None:
+        self.rows = rows
+        self.written, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def insert(self, record: TokenRecord) -> None:
+        await self.rows.insert(record)
+        await self._told()
+
+    async def replace(self, record: TokenRecord) -> None:
+        await self.rows.replace(record)
+        await self._told()
+
+    async def delete(self, tenant: str, name: str) -> None:
+        await self.rows.delete(tenant, name)
+        await self._told()
+
+    async def write_used(self, used: Mapping[tuple[str, str], int]) -> None:
+        await self.rows.write_used(used)
+
+    async def _told(self) -> None:
+        self.written.set()
+        await self.go_on.wait()
 
 
 class TestText:
@@ -194,6 +223,46 @@ class TestLife:
             assert tokens.known.by_token(shop) is not None
             with pytest.raises(AlreadyExists):
                 await secret_of(tokens)
+            with pytest.raises(InvalidArgument, match="tenant 'x y' is not valid"):
+                await secret_of(tokens, tenant="x y")
+
+    async def test_token_of_all_when_a_tenant_has_its_name_then_it_is_found_all_the_same(
+        self, tmp_path: Path
+    ) -> None:
+        """Otherwise a tenant's admin could keep it from being revoked."""
+        async with opened(tmp_path) as tokens:
+            ops = await secret_of(tokens, "ops", tenant=ALL)
+            await tokens.create(ADMIN, "ops", scopes=["read"], tenant="shop")
+            assert tokens.known.find(ALL, "ops").tenant == ALL
+            with pytest.raises(InvalidArgument, match=r"\*, shop"):
+                await tokens.revoke("ops")
+            await tokens.revoke("ops", tenant=ALL)
+            assert tokens.known.by_token(ops) is None
+            assert [each.tenant for each in tokens.list()] == ["shop"]
+
+    async def test_change_when_its_caller_leaves_then_what_is_known_is_what_is_written(
+        self, tmp_path: Path
+    ) -> None:
+        """Of a token that is only on disk nobody would know until the next start."""
+        async with opened(tmp_path) as tokens:
+            rows = tokens._rows = _SlowRows(tokens._rows)
+
+            async def leave(change: Coroutine[Any, Any, object]) -> None:
+                task = asyncio.ensure_future(change)
+                await rows.written.wait()
+                task.cancel()
+                rows.go_on.set()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                rows.written.clear()
+                rows.go_on.clear()
+
+            await leave(secret_of(tokens))
+            assert [each.name for each in tokens.list()] == ["ci"]
+            await leave(tokens.rotate("ci"))
+            assert tokens.known.find("", "ci").hash == (await rows.rows.load())[0].hash
+            await leave(tokens.revoke("ci"))
+            assert tokens.list() == []
 
     async def test_certificate_when_it_names_a_token_then_it_is_its_grant(
         self, tmp_path: Path

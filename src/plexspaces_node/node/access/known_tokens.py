@@ -116,14 +116,15 @@ class KnownTokens:
         return [held.told() for _, held in sorted(self._held.items())]
 
     def find(self, tenant: str, name: str) -> TokenRecord:
-        """Return a token; `ALL` finds one of any tenant, if no other has its name.
+        """Return a token; without a tenant one of any, if no other has its name.
 
-        Raises `NotFound`, and `InvalidArgument` for a name that several tenants have.
+        `ALL` finds one that is for all tenants: no tenant can stand in its way. Raises `NotFound`,
+        and `InvalidArgument` for a name that several tenants have.
         """
         check_name(name, what="token name")
-        keys = [key for key in self._held if key[1] == name and tenant in (ALL, key[0])]
+        keys = [key for key in self._held if key[1] == name and tenant in ("", key[0])]
         if not keys:
-            of = "" if tenant == ALL else f" of tenant {tenant!r}"
+            of = f" of tenant {tenant!r}" if tenant else ""
             raise NotFound(f"there is no token {name!r}{of}", hint="plexspaces token list")
         if len(keys) > 1:
             tenants = ", ".join(sorted(key[0] for key in keys))

@@ -64,11 +64,11 @@ class StoppedNode:
         return tuple(self._tokens.list(tenant or ALL))
 
     async def revoke_token(self, name: str, *, tenant: str = "") -> None:
-        await self._tokens.revoke(name, tenant=tenant or ALL)
+        await self._tokens.revoke(name, tenant=tenant)
 
     async def rotate_token(
         self, name: str, *, tenant: str = "", grace_s: int = 0, lifetime_s: int = 0
     ) -> NewSecret:
         return await self._tokens.rotate(
-            name, tenant=tenant or ALL, grace_s=grace_s, lifetime_s=lifetime_s
+            name, tenant=tenant, grace_s=grace_s, lifetime_s=lifetime_s
         )

@@ -32,6 +32,7 @@ from plexspaces_node.node.access.known_tokens import KnownTokens
 from plexspaces_node.node.access.policy import may_grant
 from plexspaces_node.node.access.token_key import TokenKey
 from plexspaces_node.node.registry.tokens import TokenRecord, TokenRows
+from plexspaces_node.tasks import finished
 from plexspaces_node.token_text import ID_LENGTH, new_secret
 
 _log = logging.getLogger(__name__)
@@ -117,6 +118,8 @@ class Tokens:
         a name that the tenant has, `ResourceExhausted` if it has too many.
         """
         check_name(name, what="token name")
+        if tenant not in ("", ALL):
+            check_name(tenant, what="tenant")
         check_pattern(applications)
         _check_time(lifetime_s)
         granted = scopes_of(scopes)
@@ -145,12 +148,13 @@ class Tokens:
                 hash=self._key.hash(secret.encode()),
                 key_check=self._key.check,
             )
-            await self._rows.insert(record)
-            self.known.add(record)
+            await finished(self._insert(record))
         return NewSecret(self._told(record), secret)
 
-    async def revoke(self, name: str, *, tenant: str = ALL) -> None:
+    async def revoke(self, name: str, *, tenant: str = "") -> None:
         """Remove a token and end what streams by it; from now on it is not valid.
+
+        `tenant` is as in `KnownTokens.find`.
 
         Raises as `KnownTokens.find` does. If the registry fails it is not valid until the node
         ends: revoke it again.
@@ -158,16 +162,15 @@ class Tokens:
         async with self._changing:
             record = self.known.find(tenant, name)
             self.known.end(record)
-            await self._rows.delete(record.tenant, record.name)
-            self.known.forget(record)
+            await finished(self._delete(record))
 
     async def rotate(
-        self, name: str, *, tenant: str = ALL, grace_s: int = 0, lifetime_s: int = 0
+        self, name: str, *, tenant: str = "", grace_s: int = 0, lifetime_s: int = 0
     ) -> NewSecret:
         """Give a token a new secret and return both; the one before works for `grace_s` seconds.
 
-        `lifetime_s` sets anew when it expires, 0 leaves that. Raises as `KnownTokens.find` does,
-        and `WrongState` for one that has expired.
+        `lifetime_s` sets anew when it expires, 0 leaves that; `tenant` is as in `KnownTokens.find`.
+        Raises as that does, and `WrongState` for one that has expired.
         """
         _check_time(max(grace_s, lifetime_s))
         async with self._changing:
@@ -188,9 +191,22 @@ class Tokens:
                 previous_hash=before.hash if grace_s else b"",
                 previous_until_ns=now_ns + grace_s * _S_NS if grace_s else 0,
             )
-            await self._rows.replace(record)
-            self.known.renew(record)
+            await finished(self._replace(record))
         return NewSecret(self._told(record), secret)
+
+    # Each to its end, though a caller may leave before: what is known is what is written.
+
+    async def _insert(self, record: TokenRecord) -> None:
+        await self._rows.insert(record)
+        self.known.add(record)
+
+    async def _delete(self, record: TokenRecord) -> None:
+        await self._rows.delete(record.tenant, record.name)
+        self.known.forget(record)
+
+    async def _replace(self, record: TokenRecord) -> None:
+        await self._rows.replace(record)
+        self.known.renew(record)
 
     def _told(self, record: TokenRecord) -> TokenInfo:
         state = "valid" if record.key_check == self._key.check else "without-secret"

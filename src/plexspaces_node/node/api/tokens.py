@@ -37,7 +37,7 @@ class TokenService:
     async def RevokeToken(
         self, request: pb.RevokeTokenRequest, call: Call
     ) -> pb.RevokeTokenResponse:
-        await self._tokens.revoke(request.name, tenant=call.tenant)
+        await self._tokens.revoke(request.name, tenant=_searched(request.tenant, call))
         return pb.RevokeTokenResponse()
 
     async def RotateToken(
@@ -45,7 +45,7 @@ class TokenService:
     ) -> pb.RotateTokenResponse:
         renewed = await self._tokens.rotate(
             request.name,
-            tenant=call.tenant,
+            tenant=_searched(request.tenant, call),
             grace_s=request.grace_s,
             lifetime_s=request.lifetime_s,
         )
@@ -63,3 +63,8 @@ class TokenService:
             applications=identity.applications,
             expires_unix_ns=expires_ns,
         )
+
+
+def _searched(asked: str, call: Call) -> str:
+    """Return where a token of a name is looked for, "" for everywhere."""
+    return "" if call.tenant == ALL and not asked else call.tenant

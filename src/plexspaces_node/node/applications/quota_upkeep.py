@@ -24,6 +24,7 @@ from plexspaces_node.quota import (
     checked,
     tenant_of,
 )
+from plexspaces_node.tasks import finished
 
 _MEASURE_S = 0.2
 
@@ -51,11 +52,14 @@ class QuotaUpkeep:
                 "no quota is named", hint="for example: messages_per_s=100 memory_mib=2GiB"
             )
         values = {key: checked(key, value) for key, value in changes.items()}
-        await self._node.registry.quotas.store(subject, values)
-        self._node.quotas.change(subject, values)
+        await finished(self._put_into_force(subject, values))
         if Key.LOG_BYTES in values:
             for supervisor in self._roster.of(subject):
                 self._bound_log(supervisor)
+
+    async def _put_into_force(self, subject: Subject, values: Mapping[Key, int]) -> None:
+        await self._node.registry.quotas.store(subject, values)
+        self._node.quotas.change(subject, values)
 
     def subjects(self, tenant: str = "") -> list[Subject]:
         """Return a tenant and those of its applications that have quotas; all of all for ""."""
