@@ -18,14 +18,17 @@ _ALL_BUT_GROUP_READS = _OTHERS & ~stat.S_IRGRP
 _LARGEST_BYTES = 1024 * 1024
 
 
-def read_private(path: Path, *, what: str) -> bytes:
+def read_private(path: Path, *, what: str, of_user: bool = False) -> bytes:
     """Return the content of a file of at most 1 MiB; blocks for one small read.
 
     Raises `InvalidArgument` if it cannot be read, or if others than its owner may read or write it.
-    A group may read a file of root, as services have it. `what` says in the error what it is.
+    A group may read a file of root, as services have it. With `of_user` its owner is this user or
+    root. `what` says in the error what it is.
     """
     try:
-        with path.open("rb") as file:
+        # Without waiting: nobody may ever write to what is a pipe.
+        opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(opened, "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise InvalidArgument(f"{what} {str(path)!r} is not a regular file")
@@ -35,6 +38,11 @@ def read_private(path: Path, *, what: str) -> bytes:
                     f"{what} {str(path)!r} can be read or written by others: its mode is "
                     f"{stat.S_IMODE(status.st_mode):04o}",
                     hint=f"chmod 600 {quoted(path)}",
+                )
+            if of_user and status.st_uid not in (0, os.geteuid()):
+                raise InvalidArgument(
+                    f"{what} {str(path)!r} is another user's",
+                    hint=f"chown {os.geteuid()} {quoted(path)}",
                 )
             return file.read(_LARGEST_BYTES)
     except OSError as error:

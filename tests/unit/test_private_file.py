@@ -80,6 +80,25 @@ def test_a_file_when_there_is_none_or_it_is_a_directory_then_the_error_says_so(
         read_private(tmp_path, what="the key")
 
 
+def test_a_file_when_it_is_a_pipe_then_refused_and_not_waited_for(tmp_path: Path) -> None:
+    """Nobody may ever write to it."""
+    os.mkfifo(tmp_path / "key", 0o600)
+    with pytest.raises(InvalidArgument, match="is not a regular file"):
+        read_private(tmp_path / "key", what="the key")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_file_when_another_user_owns_it_then_refused_where_that_matters(tmp_path: Path) -> None:
+    """That user knows it; a private key may be of whoever renews the certificate."""
+    (tmp_path / "key").write_bytes(b"secret")
+    (tmp_path / "key").chmod(0o600)
+    os.chown(tmp_path / "key", 4711, -1)
+    assert read_private(tmp_path / "key", what="the key") == b"secret"
+    with pytest.raises(InvalidArgument, match="is another user's") as raised:
+        read_private(tmp_path / "key", what="the key", of_user=True)
+    assert raised.value.hint == f"chown 0 {tmp_path / 'key'}"
+
+
 def test_a_directory_when_made_then_its_owner_alone_enters(tmp_path: Path) -> None:
     """Also those above it; one that is open to others is refused with its mend."""
     make_private_directory(tmp_path / "a" / "b")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 import traceback
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -110,12 +111,19 @@ class TestKeyFile:
         """Two that make one at the same time have one key."""
         assert file.make().id == file.make().id
 
-    @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o620])
+    def test_make_when_several_do_at_once_then_they_have_one_key(self, file: KeyFile) -> None:
+        """As for the first secrets of a node, which several clients set."""
+        with ThreadPoolExecutor(8) as pool:
+            made = list(pool.map(lambda _: file.make().id, range(64)))
+        assert len(set(made)) == 1
+        assert [path.name for path in file.path.parent.iterdir()] == ["node.key"]
+
+    @pytest.mark.parametrize("mode", [0o604, 0o660, 0o620])
     def test_read_when_others_may_read_it_then_refused(self, file: KeyFile, mode: int) -> None:
         """The hint is the command that mends it."""
         file.make()
         file.path.chmod(mode)
-        with pytest.raises(SecretUnusable, match="others may read") as caught:
+        with pytest.raises(SecretUnusable, match="by others") as caught:
             file.read()
         assert "chmod 600" in str(caught.value.hint)
 

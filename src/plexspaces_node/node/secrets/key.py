@@ -6,9 +6,7 @@ Everything here blocks.
 
 from __future__ import annotations
 
-import binascii
 import os
-import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,14 +15,12 @@ from typing import Protocol
 
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from plexspaces_node.errors import InvalidArgument, quoted
-from plexspaces_node.node.disk import sync
+from plexspaces_node.errors import AlreadyExists, InvalidArgument, quoted
 from plexspaces_node.node.secrets.cipher import KEY_BYTES, Key, SecretUnusable
+from plexspaces_node.private_file import read_private, write_new
 
 CREDENTIAL = "plexspaces-secrets-key"
 SALT_BYTES = 16
-_OTHERS = stat.S_IRWXG | stat.S_IRWXO
-_LONGEST_FILE = 128
 # What OWASP recommends for passphrases: 128 MiB of memory, about half a second.
 _SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 2**17, 8, 1
 
@@ -61,33 +57,32 @@ class KeyFile:
     def read(self) -> Key | None:
         self._check_place()
         try:
-            return _read(self.path, of_user=True)
+            self.path.stat()
         except FileNotFoundError:
             return None
+        except OSError:
+            pass  # told by what follows
+        return self._read()
 
     def make(self) -> Key:
         self._check_place()
-        new = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(binascii.hexlify(os.urandom(KEY_BYTES)) + b"\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-                # A link and not a rename: a key that is there already stays.
-                with suppress(FileExistsError):
-                    os.link(new, self.path)
-            finally:
-                new.unlink()
-            sync(self.path.parent)
-            return _read(self.path, of_user=True)
-        except OSError as error:
+            with suppress(AlreadyExists):
+                write_new(self.path, os.urandom(KEY_BYTES).hex().encode() + b"\n")
+        except (OSError, InvalidArgument) as error:
             raise SecretUnusable(
-                f"the key of the secrets cannot be kept in {self.path}: {error.strerror}",
+                f"the key of the secrets cannot be kept in {self.path}: {error}",
                 hint="set [secrets] key_file to a path that the node may write",
             ) from error
+        return self._read()
+
+    def _read(self) -> Key:
+        try:
+            content = read_private(self.path, what="the key of the secrets", of_user=True)
+        except InvalidArgument as error:
+            raise SecretUnusable(error.message, hint=error.hint) from error
+        return _key_in(content, self.path)
 
     def _check_place(self) -> None:
         # Where it really is, so that a link does not lead there either.
@@ -110,7 +105,13 @@ class Credential:
 
     def read(self) -> Key | None:
         # systemd sees to its rights, and gives the group some for its own access lists.
-        return _read(self.path, of_user=False)
+        try:
+            content = self.path.read_bytes()
+        except OSError as error:
+            raise SecretUnusable(
+                f"{self.place} cannot be read: {error.strerror}", hint=f"ls -l {quoted(self.path)}"
+            ) from error
+        return _key_in(content, self.path)
 
     def make(self) -> Key:
         raise SecretUnusable(f"{self.place} cannot be made by the node", hint=_HOW_CREDENTIAL)
@@ -161,25 +162,8 @@ def derive(passphrase: str, salt: bytes) -> Key:
     return Key(scrypt.derive(passphrase.encode("utf-8", "surrogateescape")))
 
 
-def _read(path: Path, *, of_user: bool) -> Key:
-    """Read a key: 32 bytes, or those in hex. Raises `FileNotFoundError`, `SecretUnusable`."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(file.fileno())
-            if of_user and (status.st_mode & _OTHERS or status.st_uid not in (0, os.geteuid())):
-                raise SecretUnusable(
-                    f"others may read the key of the secrets, {path}",
-                    hint=f"chown {os.geteuid()} {quoted(path)}; chmod 600 {quoted(path)}",
-                )
-            content = file.read(_LONGEST_FILE)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise SecretUnusable(
-            f"the key of the secrets, {path}, cannot be read: {error.strerror}",
-            hint=f"ls -l {quoted(path)}",
-        ) from error
+def _key_in(content: bytes, path: Path) -> Key:
+    """Return the key in a file: 32 bytes, or those in hex. Raises `SecretUnusable`."""
     key = _parsed(content)
     if key is None:
         raise SecretUnusable(
