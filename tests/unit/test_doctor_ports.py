@@ -7,12 +7,14 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from support.certificates import ended
 
 from plexspaces_node.api.generated.application_pb2 import InspectNodeRequest, InspectNodeResponse
+from plexspaces_node.api.status import to_grpc
 from plexspaces_node.certificates import Pair, make_authority, make_node_certificate
 from plexspaces_node.config import Config, ConfigBootstrap
 from plexspaces_node.doctor.ports import (
@@ -21,7 +23,9 @@ from plexspaces_node.doctor.ports import (
     check_http_address,
     check_tls,
 )
+from plexspaces_node.errors import Internal, PermissionDenied, PlexSpacesError, Unauthenticated
 from plexspaces_node.node.api.descriptors import reserve
+from plexspaces_node.node.http.problem import of_error
 from plexspaces_node.private_file import replace
 
 
@@ -42,10 +46,14 @@ def configured(*, http: str | None = None, **flags: object) -> Config:
 
 
 @asynccontextmanager
-async def fake_node() -> AsyncIterator[int]:
-    """Serve the one call by which a node says who it is."""
+async def fake_node(refusal: PlexSpacesError | None = None) -> AsyncIterator[int]:
+    """Serve the one call by which a node says who it is, or refuse it as a node does."""
 
-    async def inspect(request: InspectNodeRequest, context: object) -> InspectNodeResponse:
+    async def inspect(
+        request: InspectNodeRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> InspectNodeResponse:
+        if refusal is not None:
+            await context.abort(*to_grpc(refusal))
         return InspectNodeResponse(node_id="n1", version="0.1.0")
 
     handler = grpc.unary_unary_rpc_method_handler(
@@ -101,6 +109,17 @@ class TestAddress:
             (finding,) = await check_address(configured(address=f"127.0.0.1:{port}"))
         assert finding.ok is True
         assert finding.detail == (f"127.0.0.1:{port}: PlexSpaces node n1 (0.1.0) is running here")
+
+    async def test_check_address_when_a_node_with_tokens_runs_there_then_it_is_ok(self) -> None:
+        """It does not say who it is, but that it is one."""
+        for refusal in (Unauthenticated("this node needs a token"), PermissionDenied("no")):
+            async with fake_node(refusal) as port:
+                (finding,) = await check_address(configured(address=f"127.0.0.1:{port}"))
+            assert finding.ok is True
+            assert "a PlexSpaces node that needs a token is running here" in finding.detail
+        async with fake_node(Internal("no token, another fault")) as port:
+            (finding,) = await check_address(configured(address=f"127.0.0.1:{port}"))
+        assert finding.ok is False
 
     async def test_check_address_when_another_program_answers_then_it_is_a_fault(self) -> None:
         """Something that is no node in the way of the node is found by talking to it."""
@@ -174,6 +193,15 @@ class TestHttp:
             (finding,) = await check_http_address(configured(http=f"127.0.0.1:{port}"))
         assert (finding.ok, said in finding.detail) == (ok, True)
         assert ok or f"sport = :{port}" in str(finding.hint)
+
+    async def test_node_with_tokens_is_told(self) -> None:
+        """By how it asks for one."""
+        response = of_error(Unauthenticated("this node needs a token"))
+        head = b"".join(b"%b: %b\r\n" % header for header in response.headers)
+        async with await http_node(b"HTTP/1.1 401 \r\n" + head + b"\r\n")() as server:
+            port = server.sockets[0].getsockname()[1]
+            (finding,) = await check_http_address(configured(http=f"127.0.0.1:{port}"))
+        assert (finding.ok, "that needs a token is running" in finding.detail) == (True, True)
 
     async def test_program_that_speaks_no_http_is_another(self) -> None:
         """Its bytes are not taken for an answer."""

@@ -19,13 +19,17 @@ from plexspaces_node.address import is_loopback, split_address
 from plexspaces_node.api.generated.application_pb2 import InspectNodeRequest
 from plexspaces_node.api.generated.application_pb2_grpc import ApplicationServiceStub
 from plexspaces_node.api.options import client_options
+from plexspaces_node.api.status import DETAILS_KEY
 from plexspaces_node.certificates import describe, read_file, read_pair
 from plexspaces_node.config import Config
 from plexspaces_node.doctor.finding import Finding, one_line
 from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.node.api import descriptors
 from plexspaces_node.node.api.listen import bind_fault
+from plexspaces_node.node.http.problem import CHALLENGE
 
+_GUARDED = "a PlexSpaces node that needs a token"
+_REFUSALS = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 _CONNECT_TIMEOUT_S = 3.0
 _ANSWER_BYTES = 64 * 1024
 
@@ -122,8 +126,9 @@ async def _ask_node(address: str) -> str | None:
             node = await ApplicationServiceStub(channel).InspectNode(
                 InspectNodeRequest(), timeout=_CONNECT_TIMEOUT_S
             )
-        except grpc.RpcError:
-            return None
+        except grpc.aio.AioRpcError as error:
+            says_so = DETAILS_KEY in dict(error.trailing_metadata() or ())
+            return _GUARDED if says_so and error.code() in _REFUSALS else None
     return f"PlexSpaces node {one_line(node.node_id)} ({one_line(node.version)})"
 
 
@@ -135,7 +140,10 @@ def _get_node(host: str, port: int) -> str | None:
     connection = HTTPConnection(host, port, timeout=_CONNECT_TIMEOUT_S)
     try:
         connection.request("GET", "/v1/node", headers={"Host": "localhost"})
-        node = json.loads(connection.getresponse().read(_ANSWER_BYTES))
+        response = connection.getresponse()
+        if response.getheader("www-authenticate") == CHALLENGE:
+            return _GUARDED
+        node = json.loads(response.read(_ANSWER_BYTES))
         return f"PlexSpaces node {one_line(node['node_id'])} ({one_line(node['version'])})"
     except (OSError, HTTPException, ValueError, TypeError, KeyError, AttributeError):
         return None

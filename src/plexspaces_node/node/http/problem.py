@@ -32,6 +32,9 @@ from plexspaces_node.node.http.transcode import line
 RETRY_AFTER_S = 1
 """After this a client that was told to come back is likely to be served."""
 
+CHALLENGE = 'Bearer realm="plexspaces"'
+"""How a node asks for a token."""
+
 STATUSES: dict[type[PlexSpacesError], tuple[int, str]] = {
     InvalidArgument: (400, "The request is not valid"),
     Unauthenticated: (401, "The node does not know who calls"),
@@ -190,7 +193,7 @@ def _problem(
 ) -> Response:
     told: Headers = [(b"content-type", b"application/problem+json"), *headers]
     if status == 401:
-        told.append((b"www-authenticate", b'Bearer realm="plexspaces"'))
+        told.append((b"www-authenticate", CHALLENGE.encode()))
     if status in (429, 503):
         # In whole seconds, as HTTP has it: whoever waits that long does not come too early.
         after_s = math.ceil(members.get("retry_after_s", RETRY_AFTER_S))
