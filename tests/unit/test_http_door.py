@@ -17,6 +17,7 @@ from plexspaces_node.errors import NotFound, ResourceExhausted
 from plexspaces_node.node.access.audit import Event
 from plexspaces_node.node.access.gate import Gate, NoGrants
 from plexspaces_node.node.access.record import Recorder
+from plexspaces_node.node.http.control import Control
 from plexspaces_node.node.http.door import Door
 from plexspaces_node.node.http.message import Request, Response
 from plexspaces_node.node.http.origin import Origins
@@ -109,6 +110,49 @@ async def test_requests_beyond_the_limit_are_refused() -> None:
     gate.set()
     assert (await first).status == 200
     assert (await busy.answer(request())).status == 200
+
+
+class _Guarded(NoGrants):
+    """The grants of a node that has some, of which nobody here has one."""
+
+    def exist(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        (b"POST", b"/v1/applications"),
+        (b"POST", b"/v1/applications/cart/invoke"),
+        (b"PUT", b"/v1/artifacts/app.wasm"),
+    ],
+)
+@pytest.mark.parametrize("framing", [(b"content-length", b"900000"), (b"transfer-encoding", b"")])
+async def test_long_body_of_a_stranger_is_not_read(
+    method: bytes, path: bytes, framing: tuple[bytes, bytes]
+) -> None:
+    """Two connections could fill what all bodies share; a short one is answered as ever."""
+    events: list[Event] = []
+    gate = Gate(_Guarded(), Recorder(events.append))
+    none: Any = None
+    info: Any = SimpleNamespace(artifact_limit_bytes=1, message_limit_bytes=1_000_000)
+    guarded = Door(
+        none,
+        Control({}, gate, none, info, none),
+        Origins(),
+        gate,
+        message_bytes=1,
+        message_timeout_s=1,
+        most_calls=8,
+    )
+    with pytest.raises(HttpFault) as refused:
+        guarded.body_limit(Request(method, path, [(b"host", b"localhost"), framing]))
+    assert refused.value.response.status == 401
+    assert [event.result for event in events] == ["unauthenticated"]
+    gate.is_public = lambda name: name == "cart"
+    if path.endswith(b"/invoke"):
+        asked = Request(method, path, [(b"host", b"localhost"), framing])
+        assert guarded.body_limit(asked) > 1_000_000
 
 
 async def test_page_may_read_why_its_request_is_read_no_further() -> None:

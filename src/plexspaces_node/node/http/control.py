@@ -102,6 +102,18 @@ class Control:
             raise HttpFault(413, f"The body has {length} bytes; the limit is {limit}")
         return limit
 
+    def check_sender(self, request: Request) -> None:
+        """Raise what the gate does for nobody known, before the body of a request is read.
+
+        Raises `HttpFault` for a path or a method that there is not.
+        """
+        route, found = _find(request.method.decode("latin-1"), request.path.decode("latin-1"))
+        rule, identity = self._gate.rule(route.verb), request.identity
+        self._gate.check_known(rule, identity)
+        if rule.public:
+            target = self._gate.target_of(identity.full(found["name"]))
+            self._gate.check(route.verb, identity, target)
+
     async def answer(self, request: Request) -> Response:
         """Answer a request; raises `HttpFault`, and what the gate and the service do."""
         method = "GET" if request.method == b"HEAD" else request.method.decode("latin-1")

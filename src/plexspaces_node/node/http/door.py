@@ -93,6 +93,9 @@ class Door:
         named, _ = self._application_of(request)
         try:
             name = self._enter(request, named)
+            if name is None and not _has_short_body(request):
+                # Otherwise strangers could fill the memory that all bodies share.
+                self._control.check_sender(request)
         except PlexSpacesError as error:
             if _has_short_body(request):
                 # `post` or `answer` says it, and the connection stays.
