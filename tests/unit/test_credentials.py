@@ -20,6 +20,7 @@ from plexspaces_node.client.way import Way, http_address, way_to
 from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.http_notice import Notice, posted
 from plexspaces_node.token_text import new_secret
+from plexspaces_node.toolchains.environment import BuildEnvironment
 
 NODE = "node.example:9000"
 
@@ -106,6 +107,15 @@ class TestKept:
             with pytest.raises(InvalidArgument, match="not what plexspaces login writes") as caught:
                 credentials_of(NODE)
             assert token[10:40] not in str(caught.value)
+
+
+def test_build_when_the_environment_has_a_token_then_compilers_do_not_inherit_it(
+    token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They run code of packages that nobody has read."""
+    monkeypatch.setenv("PLEXSPACES_TOKEN", token)
+    monkeypatch.setenv("PLEXSPACES_TOKEN_FILE", "/run/token")
+    assert not [name for name in BuildEnvironment.here().variables if "TOKEN" in name]
 
 
 class TestWay:
