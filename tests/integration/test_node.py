@@ -593,7 +593,7 @@ async def test_metrics_tell_what_was_done(data_dir: Path, probe_wasm: Path) -> N
         await client.invoke("one", type="e")
         url = f"http://127.0.0.1:{node.metrics_port}/metrics"
         page = (await asyncio.to_thread(urlopen, url, timeout=10)).read().decode()
-    assert 'plexspaces_messages_total{application="one"} 1.0' in page
+    assert 'plexspaces_messages_total{application="one",tenant="default"} 1.0' in page
     assert 'plexspaces_applications{state="Running"} 1.0' in page
     assert "plexspaces_artifact_store_bytes " in page
 

@@ -172,7 +172,7 @@ class Boundary:
         def admit_anybody(raw: Any, unproved: Unauthenticated) -> tuple[Any, Target]:
             request = take(raw)
             target = gate.target(rule, NOBODY, request)
-            if not target.is_public:
+            if not gate.is_public(target.application):
                 raise unproved
             return request, target
 
