@@ -32,7 +32,7 @@ SENDERS = 8
 """How many messages the noisy tenant has on their way at once."""
 WORK = b"200000"
 """What it asks for each time: the primes up to this number, some 10 ms of computing."""
-QUOTA = {"applications": 1, "messages_per_s": 5, "in_flight": 2, "cpu_percent": 10}
+QUOTA = {"applications": 1, "messages_per_s": 2, "in_flight": 1, "cpu_percent": 10}
 """What it is then held to."""
 ROUNDS = 3
 PAUSE_S = 0.01

@@ -243,6 +243,16 @@ def test_plan_when_the_interpreter_is_in_a_home_then_it_can_be_read(tmp_path: Pa
     assert "ProtectHome=yes" in lines(planned(tmp_path).text)
 
 
+def test_plan_when_the_configuration_names_a_file_in_a_home_then_it_can_be_read(
+    tmp_path: Path,
+) -> None:
+    """As the certificate that `tls init` makes without --dir."""
+    config = tmp_path / "etc" / "release.toml"
+    config.parent.mkdir()
+    config.write_text('[tls]\ncertificate = "/root/tls/node.pem"\nkey = "/etc/ssl/node.key"\n')
+    assert "ProtectHome=read-only" in lines(planned(tmp_path).text)
+
+
 def test_create_user_when_run_then_it_cannot_log_in() -> None:
     """A system user without a password or a shell; the error says what useradd says."""
     ran: list[list[str]] = []

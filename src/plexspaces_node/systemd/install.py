@@ -94,7 +94,9 @@ def plan(  # noqa: PLR0913 - each by its name
         stop_s=stop_limit_s(config.node.grace_s),
         descriptors=descriptors.reserve(config.limits.applications) + connections,
         low_port=_has_low_port(config),
-        reads_homes=any(map(in_a_home, _read_by(Path(command[0]), interpreter, configuration))),
+        reads_homes=any(
+            map(in_a_home, _read_by(Path(command[0]), interpreter, configuration, *_named(config)))
+        ),
     )
     content = None if exists else _CONFIGURATION.format(data_dir=place)
     return Plan(directory / NAME, unit(service), configuration, content, service, interpreter)
@@ -196,6 +198,12 @@ def _unit_there(planned: Plan) -> str | None:
         raise Unavailable(
             f"{planned.unit} cannot be read: {error}", hint=f"ls -l {quoted(planned.unit)}"
         ) from error
+
+
+def _named(config: Config) -> list[Path]:
+    """Return the files that a configuration names itself: keys, certificates, programs, images."""
+    told = (value for key, value, origin in config.items() if origin != "default")
+    return [value for value in told if isinstance(value, Path)]
 
 
 def _read_by(*files: Path) -> set[Path]:
