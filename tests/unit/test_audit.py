@@ -7,7 +7,7 @@ import json
 import logging
 import stat
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,13 @@ import pytest
 from plexspaces_node.errors import ResourceExhausted
 from plexspaces_node.info import AuditEntry
 from plexspaces_node.model import MIB
-from plexspaces_node.node.access.audit import MAX_FOLLOWERS, MOST_REFUSALS, AuditLog, Event
+from plexspaces_node.node.access.audit import (
+    MAX_READERS,
+    MOST_HELD,
+    MOST_REFUSALS,
+    AuditLog,
+    Event,
+)
 from plexspaces_node.node.access.audit_file import FILES, AuditFile
 
 
@@ -182,6 +188,22 @@ class TestDisk:
             kept = await objects(log)
         assert kept == [str(number) for number in range(2000 - len(kept), 2000)]
 
+    async def test_note_when_many_come_at_once_then_within_the_limit_too(
+        self, tmp_path: Path
+    ) -> None:
+        """What waits can be longer than a file may be."""
+        limit = 64 * 1024
+        async with AuditLog(tmp_path, limit) as log:
+            for _ in range(3):
+                for number in range(1000):
+                    log.note(event(object=str(number)))
+                await written(log)
+                sizes = [path.stat().st_size for path in tmp_path.iterdir()]
+                assert sum(sizes) <= limit
+            kept = await objects(log)
+        assert len(kept) > 100
+        assert kept == [str(number) for number in range(1000 - len(kept), 1000)]
+
     def test_append_when_the_last_line_was_cut_short_then_the_next_begins_anew(
         self, tmp_path: Path
     ) -> None:
@@ -262,10 +284,35 @@ class TestRead:
             found += [entry.object async for entry in lines]
         assert found == ["1", "2", "3"]
 
+    async def test_read_when_the_tail_is_long_then_the_same_lines(self, log: AuditLog) -> None:
+        """Counted first, and not kept in memory; those of others do not count."""
+        for number in range(MOST_HELD + 500):
+            log.note(event(object=str(number)))
+            log.note(event(tenant="rival"))
+            if number % 1000 == 0:
+                await written(log)
+        newest = [str(number) for number in range(MOST_HELD + 500)]
+        for _ in range(2):
+            for tail in (MOST_HELD - 1, MOST_HELD + 1, MOST_HELD + 499, 4 * MOST_HELD):
+                assert await objects(log, tail=tail, tenant="shop") == newest[-tail:]
+            await written(log)
+
+    async def test_read_when_one_tenant_reads_much_then_others_can_too(self, log: AuditLog) -> None:
+        """A tenant's admin cannot keep the node's from reading."""
+        log.note(event())
+        async with AsyncExitStack() as stack:
+            for _ in range(MAX_READERS // 2):
+                lines = await stack.enter_async_context(aclosing(log.read(tenant="shop")))
+                await anext(lines)
+            with pytest.raises(ResourceExhausted, match="half of them of one tenant"):
+                await read(log, tenant="shop")
+            assert len(await read(log)) == 1
+        assert len(await read(log, tenant="shop")) == 1
+
     async def test_follow_when_there_are_too_many_then_refused(self, log: AuditLog) -> None:
         """A follower holds memory; those who leave make room."""
         log.note(event())
-        followers = [log.read(follow=True) for _ in range(MAX_FOLLOWERS)]
+        followers = [log.read(follow=True) for _ in range(MAX_READERS)]
         for one in followers:
             await anext(one)
         with pytest.raises(ResourceExhausted):

@@ -11,9 +11,9 @@ import asyncio
 import logging
 import os
 import pwd
-from collections import deque
-from collections.abc import AsyncGenerator
-from contextlib import suppress
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +32,10 @@ _log = logging.getLogger(__name__)
 DEFAULT_LIMIT_BYTES = 64 * MIB
 PENDING_LINES = 4096
 """Lines not yet on disk, or not yet read by a follower; more are dropped and counted."""
-MAX_FOLLOWERS = 16
+MAX_READERS = 16
+"""How many read it at once; those of one tenant are at most half of them."""
+MOST_HELD = 1000
+"""Past lines that are kept for a reader; of a longer tail the lines are counted first."""
 MERGE_S = 1.0
 """Equal refusals within this time become one line."""
 MOST_REFUSALS = 64
@@ -163,6 +166,8 @@ class AuditLog:
         self._refusals: dict[tuple[str, ...], tuple[Event, int]] = {}
         self._merging: asyncio.TimerHandle | None = None
         self._followers: set[_Follower] = set()
+        # By tenant, None for who reads every line.
+        self._readers: Counter[str | None] = Counter()
         # Held while a thread works on the files, so that a reader knows what is not there yet.
         self._files = asyncio.Lock()
         self._writing: asyncio.Task[None] | None = None
@@ -208,17 +213,10 @@ class AuditLog:
         Only those of `tenant`, unless it is None. With `follow` it goes on until `end_followers`,
         without gap or repetition, except for lines dropped because the consumer is too slow, which
         the next one counts. Close it with `aclosing`. Raises `ResourceExhausted` if there are
-        `MAX_FOLLOWERS` already.
+        `MAX_READERS` already, or half of them of this tenant.
         """
-        if follow and len(self._followers) >= MAX_FOLLOWERS:
-            raise ResourceExhausted(
-                f"too many followers of the audit log ({MAX_FOLLOWERS})",
-                hint="stop another `plexspaces audit -f`",
-            )
         follower = _Follower(tenant)
-        if follow:
-            self._followers.add(follower)
-        try:
+        with self._reading(follower, follow):
             async with self._files:
                 # Nothing is being written, so that every line is in one place: on disk, pending or,
                 # from now on, sent to the follower.
@@ -234,8 +232,26 @@ class AuditLog:
                     yield entry
                 if not follower.queue and not self._ending:
                     await follower.wake.wait()
+
+    @contextmanager
+    def _reading(self, reader: _Follower, follow: bool) -> Iterator[None]:
+        tenant, most = reader.tenant, MAX_READERS
+        of_tenant = 0 if tenant is None else 2 * self._readers[tenant]
+        if max(self._readers.total(), of_tenant) >= most:
+            raise ResourceExhausted(
+                f"too many read the audit log ({most}, half of them of one tenant)",
+                hint="stop another `plexspaces audit -f`",
+            )
+        self._readers[tenant] += 1
+        if follow:
+            self._followers.add(reader)
+        try:
+            yield
         finally:
-            self._followers.discard(follower)
+            self._followers.discard(reader)
+            self._readers[tenant] -= 1
+            if not self._readers[tenant]:
+                del self._readers[tenant]
 
     async def close(self) -> None:
         """Write what waits and end every follower after its last line. Idempotent."""
@@ -275,7 +291,9 @@ class AuditLog:
                     entries = self._pending.take()
                     lines = [_line(entry) for entry in entries]
                     try:
-                        await asyncio.to_thread(self._file.append, lines)
+                        while lines:
+                            count = await asyncio.to_thread(self._file.append, lines)
+                            del lines[:count], entries[:count]
                         self._failing = False
                     except OSError as error:
                         self._lose(entries, error)
@@ -300,18 +318,26 @@ async def _past(
         entry = _decoded(line)
         return entry if entry is not None and _is_for(entry, tenant) else None
 
-    if tail:
-        left = tail - len(pending)
+    left = tail - len(pending)
+    if tail and left <= MOST_HELD:
         past = await asyncio.to_thread(snapshot.last, left, read) if left > 0 else []
         for entry in (*past, *pending[-tail:]):
             yield entry
         return
+    skipped = await asyncio.to_thread(_count, snapshot, read) - left if tail else 0
     chunks = snapshot.chunks()
     while (lines := await asyncio.to_thread(next, chunks, None)) is not None:
         for entry in filter(None, await asyncio.to_thread(lambda some: [*map(read, some)], lines)):
-            yield entry
+            if skipped > 0:
+                skipped -= 1
+            else:
+                yield entry
     for entry in pending:
         yield entry
+
+
+def _count(snapshot: Snapshot, read: Callable[[bytes], AuditEntry | None]) -> int:
+    return sum(read(line) is not None for lines in snapshot.chunks() for line in lines)
 
 
 def _is_for(entry: AuditEntry, tenant: str | None) -> bool:

@@ -38,14 +38,22 @@ class AuditFile:
     def __repr__(self) -> str:
         return f"<AuditFile {self._path}>"
 
-    def append(self, lines: Sequence[bytes]) -> None:
-        """Append complete lines: all of them, or none and `OSError`."""
-        descriptor = self._opened(sum(map(len, lines)))
+    def append(self, lines: Sequence[bytes]) -> int:
+        """Append complete lines, as many as a file can have; return how many, or raise `OSError`.
+
+        Then none is appended.
+        """
+        count, more_bytes = 0, 0
+        for line in lines:
+            if count and more_bytes + len(line) > self._each_bytes:
+                break
+            count, more_bytes = count + 1, more_bytes + len(line)
+        descriptor = self._opened(more_bytes)
         try:
             size = os.fstat(descriptor).st_size
             # A crash may have cut the last line short: what follows is a line of its own.
             torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-            rest = memoryview(b"\n" * torn + b"".join(lines))
+            rest = memoryview(b"\n" * torn + b"".join(lines[:count]))
             try:
                 while rest:
                     rest = rest[os.write(descriptor, rest) :]
@@ -55,6 +63,7 @@ class AuditFile:
                 raise
         finally:
             os.close(descriptor)
+        return count
 
     def snapshot(self) -> Snapshot:
         """Open what there is now, for reading; not while `append` runs."""
