@@ -19,7 +19,7 @@ LEAST_LOG_BYTES = 4096
 LEAST_BANDWIDTH = 1024
 """In bytes per second; with less, a single piece of a body would take minutes."""
 
-_NUMBER = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z%/]*)")
+_NUMBER = re.compile(r"([0-9]{1,18}(?:\.[0-9]+)?) ?([A-Za-z%/]*)")
 _BYTES = {
     **{"": 1, "B": 1},
     **{"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12},

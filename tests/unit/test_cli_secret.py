@@ -96,6 +96,20 @@ class TestSet:
         ran = plexspaces("secret", "set", "db", "--restart", stdin=b"x")
         assert (ran.status, ran.stderr) == (0, "no running application uses it\n")
 
+    def test_tenant_when_the_environment_says_it_then_that_of_names_is_that_of_secrets(
+        self, plexspaces: Command, fake_node: FakeNode, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Otherwise a secret would be where the applications of another tenant can have it."""
+        monkeypatch.setenv("PLEXSPACES_TENANT", "shop")
+        assert plexspaces("secret", "set", "db", stdin=b"x").status == 0
+        assert [one["tenant"] for one in plexspaces("secret", "list", "--json").json] == ["shop"]
+        use = plexspaces("quota", "set", "in_flight=5", "--json").json
+        assert use["subject"] == {"tenant": "shop", "application": ""}
+        (asked,) = plexspaces("quota", "show", "--json").json
+        assert asked["subject"]["tenant"] == "shop"
+        assert plexspaces("audit").status == 0
+        assert fake_node.audit.requests[-1].tenant == "shop"
+
     @pytest.mark.parametrize("name", ["a/b", "../x", "-x", "x y"])
     def test_set_when_the_name_is_none_then_refused_before_anything_is_sent(
         self, plexspaces: Command, fake_node: FakeNode, name: str

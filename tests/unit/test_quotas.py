@@ -72,6 +72,8 @@ class TestValues:
             (Key.LOG_BYTES, "100"),
             (Key.OUTGOING_BYTES, "1"),
             (Key.IN_FLIGHT, str(2**60)),
+            (Key.IN_FLIGHT, "9" * 5000),
+            (Key.LOG_BYTES, "9" * 400 + ".5"),
             (Key.APPLICATIONS, ""),
         ],
     )

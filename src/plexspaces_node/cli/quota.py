@@ -11,6 +11,7 @@ import typer
 from plexspaces_node.cli.options import Json, NodeAddress, address_of
 from plexspaces_node.cli.output import columns, note, print_json, say
 from plexspaces_node.client import NodeClient
+from plexspaces_node.config import TENANT_VARIABLE
 from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.model import DEFAULT_TENANT
 from plexspaces_node.quota import Key, QuotaUse, SubjectUse, key_of, parsed, shown
@@ -44,7 +45,8 @@ def set_quota(
         typer.Argument(metavar="KEY=VALUE…", help="What to bound; KEY=none removes a quota."),
     ],
     tenant: Annotated[
-        str, typer.Option("--tenant", metavar="TENANT", help="The tenant.")
+        str,
+        typer.Option("--tenant", metavar="TENANT", envvar=TENANT_VARIABLE, help="The tenant."),
     ] = DEFAULT_TENANT,
     application: Application = "",
     node_address: NodeAddress = None,
@@ -75,7 +77,11 @@ def show(
     tenant: Annotated[
         str,
         typer.Option(
-            "--tenant", metavar="TENANT", help="The tenant.", show_default="every tenant you see"
+            "--tenant",
+            metavar="TENANT",
+            envvar=TENANT_VARIABLE,
+            help="The tenant.",
+            show_default="every tenant you see",
         ),
     ] = "",
     application: Application = "",

@@ -16,6 +16,7 @@ from plexspaces_node.cli.options import Json, NodeAddress, address_of
 from plexspaces_node.cli.output import columns, moment, note, print_json, printable, say
 from plexspaces_node.cli.status import FAILED
 from plexspaces_node.client import NodeClient
+from plexspaces_node.config import TENANT_VARIABLE
 from plexspaces_node.errors import InvalidArgument, quoted
 from plexspaces_node.info import SecretInfo, SetSecret
 
@@ -40,7 +41,11 @@ SecretName = Annotated[
 Tenant = Annotated[
     str,
     typer.Option(
-        "--tenant", metavar="TENANT", help="Tenant of the secret.", show_default="your own"
+        "--tenant",
+        metavar="TENANT",
+        envvar=TENANT_VARIABLE,
+        help="Tenant of the secret.",
+        show_default="your own",
     ),
 ]
 
