@@ -8,13 +8,20 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from threading import Thread
 
 import grpc
 import pytest
 
 from plexspaces_node.http_notice import is_answering
 from plexspaces_node.node.api.listen import bind_unix
-from plexspaces_node.node.unix_sockets import has_room, is_of_owner, listening, remove
+from plexspaces_node.node.unix_sockets import (
+    for_the_owner,
+    has_room,
+    is_of_owner,
+    listening,
+    remove,
+)
 
 _CONNECT = """
 import os, socket, sys
@@ -63,6 +70,18 @@ async def test_socket_of_grpc_when_made_then_its_owner_alone_may_connect(short_d
         await server.stop(None)
     finally:
         os.umask(before)
+
+
+def test_directory_when_made_meanwhile_by_another_thread_then_it_can_be_entered(
+    place: Path,
+) -> None:
+    """The umask is that of all threads of the program that a node is part of."""
+    with for_the_owner(place), socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(place))
+        other = Thread(target=(place.parent / "other").mkdir)
+        other.start()
+        other.join()
+    assert stat.S_IMODE((place.parent / "other").stat().st_mode) == 0o700
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")

@@ -22,18 +22,23 @@ _log = logging.getLogger(__name__)
 _CREDENTIALS = struct.Struct("3i")
 """Process, user and group: `struct ucred`."""
 
-_FOR_THE_OWNER = 0o177
-"""The umask that leaves a file to its owner, to read and write."""
+_FOR_THE_OWNER = 0o077
+"""The umask that leaves a file to its owner. It is that of all threads: others make directories."""
+_MODE = 0o600
 
 
 @contextmanager
-def for_the_owner() -> Iterator[None]:
-    """Have every file that is made meanwhile, by any thread, for its owner alone."""
+def for_the_owner(path: Path) -> Iterator[None]:
+    """Have the socket that is made in the body for its owner alone, from the first moment on.
+
+    So is every file that any thread makes meanwhile.
+    """
     before = os.umask(_FOR_THE_OWNER)
     try:
         yield
     finally:
         os.umask(before)
+    path.chmod(_MODE)
 
 
 def has_room(path: Path) -> bool:
@@ -64,7 +69,7 @@ def listening(path: Path, backlog: int) -> socket.socket:
     """Return a socket that listens there, for its owner alone; raises `OSError`."""
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        with for_the_owner():
+        with for_the_owner(path):
             made.bind(os.fspath(path))
         made.listen(backlog)
     except OSError:

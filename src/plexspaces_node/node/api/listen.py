@@ -87,7 +87,7 @@ def bind(
 def bind_unix(server: grpc.aio.Server, path: Path) -> None:
     """Make the server listen on a unix socket too, of mode 0600; raises `OSError`."""
     try:
-        with for_the_owner():
+        with for_the_owner(path):
             # Otherwise gRPC would take a percent sign for the beginning of a code.
             server.add_insecure_port(UNIX + quote(str(path)))
     except RuntimeError as error:
