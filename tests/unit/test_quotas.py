@@ -7,6 +7,7 @@ import os
 import shutil
 from functools import partial
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
@@ -328,6 +329,21 @@ def test_upload_when_no_deploy_could_have_it_then_refused() -> None:
         upkeep.check_upload("shop", 1001)
 
 
+class SlowGroups(NodeCgroups):
+    """Groups that are made only once a test says so."""
+
+    began, go_on, left = Event(), Event(), Event()
+
+    def enter(self, *wanted: Any) -> None:
+        self.began.set()
+        self.go_on.wait()
+        super().enter(*wanted)
+
+    def leave(self, tenant: str, group: str) -> bool:
+        self.left.set()
+        return super().leave(tenant, group)
+
+
 class TestShares:
     async def test_shares_when_there_are_no_cgroups_then_said_and_nothing_done(self) -> None:
         """The reason is what listings show."""
@@ -363,6 +379,27 @@ class TestShares:
         await shares.leave("shop/cart")
         await shares.leave("shop/cart")
         assert not (tmp_path / "shop/app-cart").exists()
+
+    async def test_shares_when_a_start_is_cancelled_then_no_group_is_left(
+        self, tmp_path: Path
+    ) -> None:
+        """A thread that still makes it is waited for, before it is removed."""
+        groups = SlowGroups(tmp_path, ["cpu"], remove=shutil.rmtree)
+        shares, can = Shares(groups), FakeDriver().capabilities
+        entering = asyncio.ensure_future(
+            shares.enter("shop/cart", "app-1", os.getpid(), VmConfig(), can)
+        )
+        await asyncio.to_thread(groups.began.wait)
+        entering.cancel()
+        leaving = asyncio.ensure_future(shares.leave("shop/cart"))
+        for _ in range(100):
+            await asyncio.sleep(0)
+        was_early = groups.left.is_set()
+        groups.go_on.set()
+        await asyncio.wait({entering, leaving})
+        assert not was_early
+        assert entering.cancelled()
+        assert list(tmp_path.iterdir()) == []
 
     async def test_shares_when_the_kernel_refuses_then_the_application_runs_and_it_is_said(
         self, tmp_path: Path

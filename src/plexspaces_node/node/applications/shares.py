@@ -16,6 +16,7 @@ from plexspaces_node.errors import Unsupported
 from plexspaces_node.model import VmConfig, split_name
 from plexspaces_node.node.applications.quotas import Quotas
 from plexspaces_node.quota import Key, Subject, application_of
+from plexspaces_node.tasks import finished
 from plexspaces_node.vm.driver import Capabilities
 from plexspaces_node.vm.host import procfs
 from plexspaces_node.vm.host.cgroups import GroupBounds, NodeCgroups, find_place
@@ -151,7 +152,8 @@ class Shares:
     async def _run(self, act: Callable[[], object], failed: str) -> str:
         async with self._turn:
             try:
-                await asyncio.to_thread(act)
+                # To its end, also for a start that is cancelled: then the group is removed.
+                await finished(asyncio.to_thread(act))
             except OSError as error:
                 why = f"{failed}: {error}"
                 _log.warning("%s", why)
