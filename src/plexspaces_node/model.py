@@ -209,10 +209,7 @@ class ApplicationSpec:
                 f"version {self.version!r} is not valid",
                 hint="use letters, digits and . _ + - only, at most 64 characters",
             )
-        if not re.fullmatch(r"[0-9a-f]{64}", self.digest):
-            raise InvalidArgument(
-                f"{self.digest!r} is not a SHA-256 digest (64 hexadecimal digits)"
-            )
+        check_digest(self.digest)
         _check_environment(self.env, self.args)
         _check_secrets(self.secrets, self.env)
         AllowedHosts.parse(self.allow_hosts)
@@ -317,6 +314,24 @@ def check_full_name(full: str, *, what: str = "application name") -> None:
 def beside(full: str, name: str) -> str:
     """Return the full name of what has a name in the tenant of the application `full`."""
     return full_name(split_name(full)[0], name)
+
+
+def check_digest(digest: str) -> None:
+    """Raise `InvalidArgument` unless it is a SHA-256: 64 lowercase hexadecimal digits."""
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise InvalidArgument(
+            f"{digest[:80]!r} is not a SHA-256 digest (64 lowercase hexadecimal digits)",
+            hint="sha256sum FILE",
+        )
+
+
+def artifact_name(tenant: str, digest: str) -> str:
+    """Return the full name of a tenant's artifact.
+
+    Raises `InvalidArgument` for a digest that is none: one with a slash would be another tenant's.
+    """
+    check_digest(digest)
+    return full_name(tenant, digest)
 
 
 def file_name(full: str) -> str:

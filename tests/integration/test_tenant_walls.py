@@ -326,6 +326,32 @@ async def test_digest_when_of_another_tenants_artifact_then_unknown(
     assert answer.status == 403
 
 
+async def test_digest_when_it_names_another_tenant_then_refused_whatever_exists(
+    sides: dict[str, Side], admin: Side, node: Node, http: Caller, command_wasm: Path
+) -> None:
+    """The tenant `default` is not written, so that a slash must not lead out of it."""
+    theirs = await sides["rival"].client.deploy("wc", command_wasm)
+    made = await admin.client.create_token("ci", scopes=("deploy",), tenant="default")
+    headers: dict[str, Any] = {"authorization": f"Bearer {made.secret}"}
+    data = read_artifact(command_wasm).data
+    async with grpc.aio.insecure_channel(node.address) as channel:
+        stub = pb_grpc.ApplicationServiceStub(channel)
+        for digest in (f"rival/{theirs.digest}", f"rival/{'0' * 64}"):
+            metadata = tuple(headers.items())
+            header = pb.UploadArtifactRequest.Header(digest=digest, size_bytes=len(data))
+            parts = [pb.UploadArtifactRequest(header=header), pb.UploadArtifactRequest(chunk=data)]
+            for call in (
+                stub.FindArtifact(pb.FindArtifactRequest(digest=digest), metadata=metadata),
+                stub.UploadArtifact(iter(parts), metadata=metadata),
+            ):
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await call
+                assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            escaped = digest.replace("/", "%2F")
+            answer = await http.send("GET", f"/v1/artifacts/{escaped}", **headers)
+            assert answer.status == 400
+
+
 async def test_digest_when_deployed_by_two_tenants_then_no_time_tells(
     shop: Side, sides: dict[str, Side], command_wasm: Path
 ) -> None:

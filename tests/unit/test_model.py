@@ -12,6 +12,7 @@ from plexspaces_node.model import (
     ApplicationState,
     ArtifactKind,
     VmConfig,
+    artifact_name,
     check_full_name,
     check_name,
     file_name,
@@ -62,6 +63,17 @@ def test_full_name_outside_the_rule_is_refused(full: str) -> None:
     """No name leads out of its tenant."""
     with pytest.raises(InvalidArgument):
         check_full_name(full)
+
+
+@pytest.mark.parametrize("before", ["rival/", "default/", "../", "a/b/", " ", "F"])
+def test_digest_when_something_is_before_it_then_it_names_no_artifact(before: str) -> None:
+    """Not that of another tenant either, for whom `default` is written without a name."""
+    digest = "0" * 64
+    assert artifact_name("default", digest) == digest
+    assert artifact_name("shop", digest) == f"shop/{digest}"
+    for tenant in ("default", "shop"):
+        with pytest.raises(InvalidArgument):
+            artifact_name(tenant, before + digest)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from plexspaces_node.api.invoke import (
 )
 from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.info import ApplicationInfo, NodeInfo
-from plexspaces_node.model import VmConfig, full_name
+from plexspaces_node.model import VmConfig, artifact_name
 from plexspaces_node.node.access.gate import Call, Gate
 from plexspaces_node.node.access.policy import START_VM, UPLOAD_ARTIFACT, Target
 from plexspaces_node.node.api.boundary import Boundary, Handler
@@ -73,7 +73,7 @@ class ApplicationService:
         self, request: pb.FindArtifactRequest, call: Call
     ) -> pb.FindArtifactResponse:
         return pb.FindArtifactResponse(
-            found=await self._artifacts.has(full_name(call.tenant, request.digest))
+            found=await self._artifacts.has(artifact_name(call.tenant, request.digest))
         )
 
     def check_upload(self, tenant: str, size_bytes: int) -> None:
@@ -89,7 +89,7 @@ class ApplicationService:
         header, tenant = first.header, first.header.tenant or call.identity.home
         self._gate.check(UPLOAD_ARTIFACT, call.identity, Target(tenant))
         self.check_upload(tenant, header.size_bytes)
-        name = full_name(tenant, header.digest)
+        name = artifact_name(tenant, header.digest)
         receiving = self._artifacts.receive(name, header.size_bytes, owner=call.peer())
         async with receiving as upload:
             async for part in upload.in_time(request_iterator):
