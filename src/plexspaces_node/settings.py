@@ -273,7 +273,11 @@ class LimitsSection(Section):
         "host's memory, at least 64 MiB. Each takes up to three times its size.",
     )
     calls: int = _number(
-        10_000, 16, 1_000_000, "Calls that the node handles at once, including followed logs."
+        10_000,
+        16,
+        1_000_000,
+        "Calls that the node handles at once, including followed logs; of one tenant no more than "
+        "are left.",
     )
 
 

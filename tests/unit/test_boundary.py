@@ -7,7 +7,7 @@ import errno
 import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, cast
 
 import grpc
@@ -18,7 +18,8 @@ from plexspaces_node.api.options import client_options, server_options
 from plexspaces_node.api.status import from_grpc
 from plexspaces_node.errors import PlexSpacesError, ResourceExhausted, Unavailable
 from plexspaces_node.node.access.audit import Event
-from plexspaces_node.node.access.gate import Gate, NoGrants
+from plexspaces_node.node.access.gate import Gate, Grants, NoGrants
+from plexspaces_node.node.access.identity import Identity, Kind
 from plexspaces_node.node.access.policy import Rule
 from plexspaces_node.node.access.record import Recorder
 from plexspaces_node.node.api.boundary import Boundary
@@ -78,10 +79,13 @@ def handlers(echo: Echo) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def served(echo: Echo, *, calls: int = 100, connections: int = 100) -> AsyncIterator[str]:
+async def served(
+    echo: Echo, *, calls: int = 100, connections: int = 100, grants: Grants | None = None
+) -> AsyncIterator[str]:
     options = server_options(calls=calls, connections=connections)
     server = grpc.aio.server(options=options)
-    gate = Gate(NoGrants(), Recorder(list[Event]().append), defaultdict(lambda: Rule(None)))
+    recorder = Recorder(list[Event]().append)
+    gate = Gate(grants or NoGrants(), recorder, defaultdict(lambda: Rule(None)))
     Boundary(server, gate, most_calls=calls).add_registered_method_handlers(SERVICE, handlers(echo))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -159,6 +163,50 @@ async def test_calls_when_as_many_are_handled_as_may_be_then_the_next_is_told(ec
         echo.go_on.set()
         assert await waiting == [b"x"]
         assert await call(channel, "one", REQUEST) == [b"x"]
+
+
+class _Named(NoGrants):
+    """Grants in which the name of a tenant is a token of it."""
+
+    def exist(self) -> bool:
+        return True
+
+    def by_token(self, token: bytes) -> Identity:
+        return Identity(Kind.TOKEN, "ci", frozenset(), token.decode())
+
+
+async def test_calls_when_a_tenant_makes_very_many_then_others_still_can(echo: Echo) -> None:
+    """Over however many connections: half of those that the node handles are left."""
+
+    def begin(channel: Any, tenant: str) -> Any:
+        metadata = (("authorization", f"Bearer {tenant}"),)
+        return channel.unary_unary(f"/{SERVICE}/wait")(REQUEST, metadata=metadata)
+
+    options = [*client_options(), ("grpc.use_local_subchannel_pool", 1)]
+    async with AsyncExitStack() as stack:
+        address = await stack.enter_async_context(served(echo, calls=8, grants=_Named()))
+        channels = [
+            await stack.enter_async_context(grpc.aio.insecure_channel(address, options=options))
+            for _ in range(3)
+        ]
+        calls = {
+            asyncio.create_task(refused(begin(channel, "shop")))
+            for channel in channels
+            for _ in range(4)
+        }
+        told = set[asyncio.Task[PlexSpacesError]]()
+        while len(told) < 8:
+            done, calls = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+            told |= done
+        assert all("tenant 'shop'" in task.result().message for task in told)
+        echo.arrived.clear()
+        theirs = asyncio.ensure_future(begin(channels[0], "rival"))
+        await echo.arrived.wait()
+        echo.go_on.set()
+        assert await theirs == b"x"
+        assert len(calls) == 4
+        # They were answered, which is what these tasks do not expect.
+        await asyncio.gather(*calls, return_exceptions=True)
 
 
 async def test_calls_when_thousands_come_on_one_connection_then_each_is_handled_or_told(

@@ -15,7 +15,8 @@ import pytest
 from plexspaces_node.api.generated import application_pb2 as pb
 from plexspaces_node.errors import NotFound, ResourceExhausted
 from plexspaces_node.node.access.audit import Event
-from plexspaces_node.node.access.gate import Gate, NoGrants
+from plexspaces_node.node.access.gate import Gate, Grants, NoGrants
+from plexspaces_node.node.access.identity import Identity, Kind
 from plexspaces_node.node.access.record import Recorder
 from plexspaces_node.node.http.control import Control
 from plexspaces_node.node.http.door import Door
@@ -27,12 +28,17 @@ from plexspaces_node.node.http.streams import Lines
 PAGE = "https://shop.example"
 
 
-def door(answer: Callable[[Request], Awaitable[Response]], *, most_calls: int = 8) -> Door:
+def door(
+    answer: Callable[[Request], Awaitable[Response]],
+    *,
+    most_calls: int = 8,
+    grants: Grants | None = None,
+) -> Door:
     """A door with this in place of the control API."""
     control: Any = SimpleNamespace(answer=answer)
     none: Any = None
     origins = Origins(origins=PAGE)
-    gate = Gate(NoGrants(), Recorder(list[Event]().append))
+    gate = Gate(grants or NoGrants(), Recorder(list[Event]().append))
     return Door(
         none,
         control,
@@ -110,6 +116,43 @@ async def test_requests_beyond_the_limit_are_refused() -> None:
     gate.set()
     assert (await first).status == 200
     assert (await busy.answer(request())).status == 200
+
+
+async def test_requests_of_one_tenant_leave_room_for_others() -> None:
+    """As many as it has are left, whoever comes next."""
+    gate, asked = asyncio.Event(), asyncio.Semaphore(0)
+
+    async def wait(_: Request) -> Response:
+        asked.release()
+        await gate.wait()
+        return Response(200, [])
+
+    def by(tenant: bytes) -> Request:
+        return request((b"authorization", b"Bearer " + tenant))
+
+    busy = door(wait, most_calls=4, grants=_Named())
+    held = []
+    for tenant in (b"shop", b"shop", b"rival"):
+        held.append(asyncio.create_task(busy.answer(by(tenant))))
+        await asked.acquire()
+    for tenant in (b"shop", b"rival"):
+        refused = await busy.answer(by(tenant))
+        assert (refused.status, tenant.decode() in told(refused)["detail"]) == (429, True)
+    held.append(asyncio.create_task(busy.answer(by(b"blog"))))
+    await asked.acquire()
+    gate.set()
+    assert [(await task).status for task in held] == [200] * 4
+    assert (await busy.answer(by(b"shop"))).status == 200
+
+
+class _Named(NoGrants):
+    """Grants in which the name of a tenant is a token of it."""
+
+    def exist(self) -> bool:
+        return True
+
+    def by_token(self, token: bytes) -> Identity:
+        return Identity(Kind.TOKEN, "ci", frozenset(), token.decode())
 
 
 class _Guarded(NoGrants):

@@ -27,6 +27,7 @@ from plexspaces_node.errors import (
     ResourceExhausted,
     Unauthenticated,
 )
+from plexspaces_node.node.access import fair_share
 from plexspaces_node.node.access.gate import Call, Gate
 from plexspaces_node.node.access.identity import NOBODY, Identity
 from plexspaces_node.node.access.policy import About, Target
@@ -87,6 +88,7 @@ class Boundary:
         self._waiting = 0
         self.calls = 0
         """How many calls are being handled."""
+        self._share = fair_share.calls(most_calls)
         self._streams: Counter[str] = Counter()
         """How many of them are streams of replies, which can last long, by connection."""
 
@@ -209,10 +211,12 @@ class Boundary:
         async def call(raw: Any, context: Context) -> Any:
             self.calls += 1
             unknown: Unauthenticated | None = None
+            tenant: str | None = None
             try:
                 if self.calls > self._most_calls:
                     raise self._too_many()
                 identity, request, entered = enter(raw, context)
+                tenant = self._count(identity)
                 reply = behavior(request, entered)
                 return await (replied(self._gate, identity, reply) if lasts else reply)
             except Unauthenticated as error:
@@ -221,6 +225,8 @@ class Boundary:
                 await _abort(error, context)
             finally:
                 self.calls -= 1
+                if tenant is not None:
+                    self._share.give(tenant)
             if unknown is not None:
                 await self._refuse(unknown, context)
             return None
@@ -235,12 +241,14 @@ class Boundary:
             self.calls += 1
             self._streams[peer] += 1
             unknown: Unauthenticated | None = None
+            tenant: str | None = None
             try:
                 if self.calls > self._most_calls:
                     raise self._too_many()
                 if self._streams[peer] > max(1, self._most_calls // 2):
                     raise self._too_many_streams()
                 identity, request, entered = enter(raw, context)
+                tenant = self._count(identity)
                 responses = streamed(self._gate, identity, behavior(request, entered))
                 async with aclosing(responses):
                     async for response in responses:
@@ -251,6 +259,8 @@ class Boundary:
                 await _abort(error, context)
             finally:
                 self.calls -= 1
+                if tenant is not None:
+                    self._share.give(tenant)
                 self._streams[peer] -= 1
                 if not self._streams[peer]:
                     del self._streams[peer]
@@ -258,6 +268,13 @@ class Boundary:
                 await self._refuse(unknown, context)
 
         return call
+
+    def _count(self, identity: Identity) -> str:
+        """Count a call for whoever makes it; return for whom. Raises `ResourceExhausted`."""
+        tenant = fair_share.tenant_of(identity)
+        self._share.check(tenant, self.calls - 1)
+        self._share.take(tenant)
+        return tenant
 
     async def _refuse(self, error: Unauthenticated, context: Context) -> None:
         """Tell somebody unknown so; it does not count as a call that is handled."""

@@ -18,6 +18,7 @@ import msgspec
 from plexspaces_node.errors import PlexSpacesError, ResourceExhausted, Unauthenticated
 from plexspaces_node.info import MessageTimings
 from plexspaces_node.link.frames import Body
+from plexspaces_node.node.access import fair_share
 from plexspaces_node.node.access.gate import Gate
 from plexspaces_node.node.access.identity import NOBODY, Identity, Kind
 from plexspaces_node.node.access.policy import INVOKE
@@ -74,6 +75,7 @@ class Door:
         """`control` answers what is no message; at most `most_calls` requests at once."""
         self._most_calls = most_calls
         self._calls = 0
+        self._share = fair_share.calls(most_calls)
         self._applications = applications
         self._control = control
         self._origins = origins
@@ -146,14 +148,13 @@ class Door:
         return asyncio.get_running_loop().call_later(delay_s, done, response).cancel
 
     def _send(self, name: str, raw_type: bytes, request: Request, done: Replied) -> Leave:
-        if self._calls >= self._most_calls:
-            raise self._too_many()
+        tenant = self._check_room(request.identity)
         msg_type, timeout_ns = _type_of(raw_type), self._timeout_ns(request)
         # The application counts it from here on.
         request.release()
 
         def replied(outcome: Outcome | PlexSpacesError) -> None:
-            self._calls -= 1
+            self._give(tenant)
             try:
                 response = _reply(outcome, request)
             except Exception as error:  # noqa: BLE001 - the boundary
@@ -162,22 +163,21 @@ class Door:
             done(response)
 
         def leave() -> None:
-            self._calls -= 1
+            self._give(tenant)
             left()
 
         left = self._applications.post(name, msg_type, request.body, timeout_ns, replied)
-        self._calls += 1
+        self._take(tenant)
         return leave
 
     def _pass_on(self, name: str, prefix: bytes, request: Request, done: Replied) -> Leave:
-        if self._calls >= self._most_calls:
-            raise self._too_many()
+        tenant = self._check_room(request.identity)
         waits = True
 
         def answered(answer: components.Answer | Exception) -> None:
             nonlocal waits
             waits = False
-            self._calls -= 1
+            self._give(tenant)
             if isinstance(answer, Exception):
                 response = of_exception(answer, by_client=False)
             else:
@@ -187,25 +187,25 @@ class Door:
 
         def leave() -> None:
             if waits:
-                self._calls -= 1
+                self._give(tenant)
             left()
 
         timeout_ns = self._timeout_ns(request)
         left = components.post(self._applications, name, prefix, request, timeout_ns, answered)
-        self._calls += 1
+        self._take(tenant)
         return leave
 
     async def answer(self, request: Request) -> Response:
         """Answer a request that `post` does not take; never raises but for a defect."""
-        self._calls += 1
+        tenant: str | None = None
         delay_s = 0.0
         try:
-            if self._calls > self._most_calls:
-                raise self._too_many()
             named, prefix = self._application_of(request)
             if _is_preflight(request):
                 return self._origins.preflight(request)
             name = self._enter(request, named)
+            tenant = self._check_room(request.identity)
+            self._take(tenant)
             if name is None:
                 response = await self._control.answer(request)
             elif self._applications.is_component(name):
@@ -222,7 +222,8 @@ class Door:
             if isinstance(error, Unauthenticated):
                 delay_s = self._gate.pace.next_s()
         finally:
-            self._calls -= 1
+            if tenant is not None:
+                self._give(tenant)
         if delay_s:
             await asyncio.sleep(delay_s)
         self._origins.allow(request, response.headers)
@@ -238,11 +239,24 @@ class Door:
         self._origins.allow(request, response.headers)
         return response
 
-    def _too_many(self) -> ResourceExhausted:
-        return ResourceExhausted(
-            f"too many requests at once ({self._most_calls})",
-            hint="send fewer at a time, or raise [limits] calls",
-        )
+    def _check_room(self, identity: Identity) -> str:
+        """Return for whom a request counts; raises `ResourceExhausted` if there are too many."""
+        if self._calls >= self._most_calls:
+            raise ResourceExhausted(
+                f"too many requests at once ({self._most_calls})",
+                hint="send fewer at a time, or raise [limits] calls",
+            )
+        tenant = fair_share.tenant_of(identity)
+        self._share.check(tenant, self._calls)
+        return tenant
+
+    def _take(self, tenant: str) -> None:
+        self._calls += 1
+        self._share.take(tenant)
+
+    def _give(self, tenant: str) -> None:
+        self._calls -= 1
+        self._share.give(tenant)
 
     def _application_of(self, request: Request) -> tuple[str | None, bytes]:
         """Return the application that is asked, None for the node, and how its paths begin.
