@@ -196,6 +196,36 @@ class TestGate:
         flying[SHOP] = 3
         assert gate.admit() is None
 
+    def test_in_flight_when_far_from_it_then_not_counted_for_each_message(self) -> None:
+        """All applications of a tenant are asked; never more are admitted than may be."""
+        asked: list[int] = []
+        flying = 0
+
+        def count(_: Subject) -> int:
+            asked.append(flying)
+            return flying
+
+        quotas = Quotas({SHOP: {Key.IN_FLIGHT: 100}})
+        quotas.in_flight = count
+        gates = [quotas.gate("shop/cart"), quotas.gate("shop/stock")]
+        for number in range(100):
+            assert gates[number % 2].admit() is None
+            flying += 1
+        assert asked == [0]
+        for gate in gates:
+            refused(gate)
+        flying -= 30
+        for number in range(30):
+            assert gates[number % 2].admit() is None
+            flying += 1
+        assert asked == [0, 100, 100, 70]
+        refused(gates[0])
+        # What is admitted while there is none is not counted.
+        quotas.change(SHOP, {Key.IN_FLIGHT: 0})
+        flying = 150
+        quotas.change(SHOP, {Key.IN_FLIGHT: 120})
+        refused(gates[1])
+
     def test_quota_when_removed_then_the_gate_is_open(self) -> None:
         """None is as if there had never been one."""
         quotas = Quotas({CART: {Key.MESSAGES_PER_S: 1}})

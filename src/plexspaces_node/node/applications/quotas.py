@@ -15,6 +15,7 @@ from plexspaces_node.node.outgoing.call import CallFailed, Code
 from plexspaces_node.node.registry.keyvalue import StoreBound
 from plexspaces_node.quota import (
     LEAST_LOG_BYTES,
+    MOST,
     Key,
     Subject,
     application_of,
@@ -27,6 +28,7 @@ Clock = Callable[[], int]
 Values = Mapping[Subject, Mapping[Key, int]]
 
 _S = 1_000_000_000
+_NOT_COUNTED = MOST
 
 REFUSALS_PER_S = 50
 """How often a subject without a rate is refused before refusals are held back."""
@@ -82,9 +84,20 @@ class Meter:
         held: of a tenant, how many refusals are held back now.
         bandwidth: the bucket of the bytes of its outgoing HTTP, or None.
         calls: its outgoing HTTP requests now.
+        most_flying: how many messages can be in flight at most: those that were when they were
+            counted last, and those admitted since.
     """
 
-    __slots__ = ("bandwidth", "calls", "held", "limits", "messages", "refusals", "subject")
+    __slots__ = (
+        "bandwidth",
+        "calls",
+        "held",
+        "limits",
+        "messages",
+        "most_flying",
+        "refusals",
+        "subject",
+    )
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
@@ -93,6 +106,7 @@ class Meter:
         self.refusals: TokenBucket | None = None
         self.bandwidth: TokenBucket | None = None
         self.held = self.calls = 0
+        self.most_flying = _NOT_COUNTED
 
     def __repr__(self) -> str:
         return f"<Meter of {self.subject}: {self.limits}>"
@@ -100,6 +114,8 @@ class Meter:
     def set(self, limits: Mapping[Key, int], now_ns: int) -> None:
         """Use these quotas from now on; buckets whose rate stays keep what is in them."""
         self.limits = dict(limits)
+        # While there is no quota, those admitted are not counted.
+        self.most_flying = _NOT_COUNTED
         rate = limits.get(Key.MESSAGES_PER_S, 0)
         self.messages = _bucket(self.messages, rate, now_ns)
         self.refusals = _bucket(self.refusals, rate or REFUSALS_PER_S, now_ns)
@@ -215,8 +231,11 @@ class Gate:
     def admit(self) -> Refusal | None:
         """Count a message; return why it is refused, and then nothing is counted."""
         for meter, most in self._flying:
-            if (found := self._in_flight(meter.subject)) >= most:
-                return self._refusal(meter, Key.IN_FLIGHT, f"{found} are in flight")
+            # To count them, every application of a tenant is asked: not for each message.
+            if meter.most_flying >= most:
+                meter.most_flying = found = self._in_flight(meter.subject)
+                if found >= most:
+                    return self._refusal(meter, Key.IN_FLIGHT, f"{found} are in flight")
         now_ns, longest, late = self._clock(), 0, None
         for meter, bucket in self._rated:
             if (wait_ns := bucket.wait_ns(now_ns)) > longest:
@@ -225,6 +244,8 @@ class Gate:
             return self._refusal(late, Key.MESSAGES_PER_S)
         for _, bucket in self._rated:
             bucket.take(now_ns)
+        for meter, _ in self._flying:
+            meter.most_flying += 1
         return None
 
     def _refusal(self, meter: Meter, key: Key, why: str = "") -> Refusal:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from plexspaces_node.errors import WrongState, no_application
-from plexspaces_node.model import ApplicationState, VmConfig
+from plexspaces_node.model import ApplicationState, VmConfig, split_name
 from plexspaces_node.node.applications.capacity import Held
 from plexspaces_node.node.applications.supervisor import Supervisor
 from plexspaces_node.node.machines.machine import Machine
-from plexspaces_node.quota import Subject, tenant_of
+from plexspaces_node.quota import Subject
 
 _WITHOUT_MACHINE = (ApplicationState.STOPPED, ApplicationState.FAILED)
 
@@ -78,7 +78,7 @@ class Roster:
         if subject.application:
             found = self.applications.get(subject.full)
             return [found] if found is not None else []
-        return [one for one in self.supervisors() if tenant_of(one.name) == subject]
+        return [one for one in self.supervisors() if split_name(one.name)[0] == subject.tenant]
 
     def in_flight(self, subject: Subject) -> int:
         """Return how many messages of an application, or of a tenant's, are in flight."""
