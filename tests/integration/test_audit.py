@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
+import httpx
 from support.nodes import builder
 from support.small_disk import run_on_small_disk
 
 from plexspaces_node import NodeClient
+from plexspaces_node.client.artifact import read_artifact
 
 
 async def test_audit_when_a_node_has_run_then_its_start_and_end_are_there(data_dir: Path) -> None:
@@ -19,6 +22,26 @@ async def test_audit_when_a_node_has_run_then_its_start_and_end_are_there(data_d
     lines = (data_dir / "audit" / "audit.jsonl").read_text().splitlines()
     found = [(one["kind"], one["verb"], one["result"]) for one in map(json.loads, lines)]
     assert found == [("local", "Node/Start", "ok"), ("local", "Node/Stop", "ok")]
+
+
+async def test_audit_when_something_is_uploaded_then_what_and_whose(
+    data_dir: Path, probe_wasm: Path
+) -> None:
+    """However it was sent: a stream says it only in its first part, and a file not at all."""
+    data = probe_wasm.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    build = builder(data_dir).with_setting("http.address", "127.0.0.1:0").build()
+    async with build as node:
+        url = f"http://{node.http_address}/v1/artifacts"
+        async with NodeClient(node.address) as client, httpx.AsyncClient() as web:
+            await client.upload(read_artifact(probe_wasm), tenant="shop")
+            for name in ("probe.wasm", digest):
+                sent = await web.put(f"{url}/{name}?tenant=shop", content=data)
+                assert sent.status_code == 201
+            seen = [entry async for entry in client.read_audit(tenant="shop")]
+    assert [(one.verb, one.object) for one in seen] == [
+        ("ApplicationService/UploadArtifact", digest)
+    ] * 3
 
 
 async def test_audit_when_the_node_stops_then_followers_end_after_its_last_line(

@@ -90,9 +90,10 @@ class Call:
         identity: who makes it.
         name: the full name of the application it is about, "" for none.
         tenant: the tenant it is about; that of the application, or `ALL`.
+        object: what it is about, for the audit log, if its request does not say it; else "".
     """
 
-    __slots__ = ("_done", "_left_s", "_peer", "identity", "name", "tenant")
+    __slots__ = ("_done", "_left_s", "_peer", "identity", "name", "object", "tenant")
 
     def __init__(
         self,
@@ -107,6 +108,7 @@ class Call:
         self.identity = identity
         self.name = target.application
         self.tenant = target.tenant
+        self.object = ""
         self._peer = peer
         self._left_s = left_s
         self._done = done

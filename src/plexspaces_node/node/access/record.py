@@ -106,7 +106,7 @@ class Recorder:
                 address_of(call.peer()),
                 "" if tenant == ALL else tenant,
                 _short(verb),
-                call.name or named,
+                call.name or named or call.object,
                 result,
                 perf_counter_ns() - begin_ns,
             )

@@ -87,6 +87,8 @@ class ApplicationService:
         if first is None or first.WhichOneof("part") != "header":
             raise InvalidArgument("an upload must start with its header")
         header, tenant = first.header, first.header.tenant or call.identity.home
+        # Only here a stream says it, for the audit log too.
+        call.tenant, call.object = tenant, header.digest
         self._gate.check(UPLOAD_ARTIFACT, call.identity, Target(tenant))
         self.check_upload(tenant, header.size_bytes)
         name = artifact_name(tenant, header.digest)

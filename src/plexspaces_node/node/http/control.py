@@ -231,6 +231,7 @@ class Control:
         async with self._artifacts.receive_unnamed(call.tenant, size, owner=request.peer) as upload:
             async for piece in upload.in_time(pieces):
                 await upload.write(piece)
+        call.object = upload.digest
         received = pb.UploadArtifactResponse(digest=upload.digest, size_bytes=size)
         return Response(201, list(_JSON), line(to_json(received)))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import msgspec
@@ -179,8 +180,10 @@ def _users(connection: sqlite3.Connection) -> Mapping[tuple[str, str], list[str]
         "SELECT name, secrets FROM applications WHERE secrets <> '{}' ORDER BY name"
     ):
         tenant, _ = split_name(application)
-        for name in sorted(set(msgspec.json.decode(text, type=dict[str, str]).values())):
-            users.setdefault((tenant, name), []).append(application)
+        with suppress(msgspec.DecodeError):
+            # Nobody can start what a newer version has written there.
+            for name in sorted(set(msgspec.json.decode(text, type=dict[str, str]).values())):
+                users.setdefault((tenant, name), []).append(application)
     return users
 
 
