@@ -314,6 +314,17 @@ class TestOrigins:
         origins = Origins(hosts="node.example")
         assert origins.application_of(asking(host)) == application
 
+    def test_host_of_a_renewed_certificate(self) -> None:
+        """Taken without a restart, as the certificate itself; what was remembered is forgotten."""
+        certified = ["old.example"]
+        origins = Origins(hosts="node.example", certified=lambda: tuple(certified))
+        assert origins.application_of(asking("cart.old.example")) == "cart"
+        certified[:] = ["New.example", "old.example.new.example"]
+        assert origins.application_of(asking("cart.new.example:8080")) == "cart"
+        assert origins.application_of(asking("node.example")) == ""
+        with pytest.raises(HttpFault, match="is not a host name"):
+            origins.application_of(asking("cart.old.example"))
+
     @pytest.mark.parametrize(
         "host",
         ["", "example.com", "localhost.example.com", "xlocalhost", "8.8.8.8", "a.b.c.localhost"],

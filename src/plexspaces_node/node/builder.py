@@ -346,9 +346,11 @@ def _http_server(  # noqa: PLR0913 - each by its name
     tls: NodeTls | None,
 ) -> HttpServer:
     http, limits = config.http, config.limits
-    hosts = [http.hosts, *(tls.hosts if tls else ())]
     origins = Origins(
-        hosts=",".join(hosts), origins=http.cors_origins, any_address=config.node.allow_remote
+        hosts=http.hosts,
+        origins=http.cors_origins,
+        any_address=config.node.allow_remote,
+        certified=lambda: tls.hosts if tls is not None else (),
     )
     door = Door(
         applications,

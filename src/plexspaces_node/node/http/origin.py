@@ -8,6 +8,7 @@ rebinding), and one sent by a page of another origin is refused unless a setting
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from ipaddress import ip_address
 
 from plexspaces_node.node.http.message import Headers, Request, Response
@@ -34,20 +35,26 @@ _ALLOWED_METHODS = b"GET, HEAD, POST, PUT, DELETE, OPTIONS"
 class Origins:
     """Which hosts and which origins of pages a node accepts."""
 
-    def __init__(self, *, hosts: str = "", origins: str = "", any_address: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        hosts: str = "",
+        origins: str = "",
+        any_address: bool = False,
+        certified: Callable[[], tuple[str, ...]] = tuple,
+    ) -> None:
         """`hosts` and `origins` are separated by commas; an origin of ``*`` is any.
 
         Accepts `localhost`, NAME.localhost, NAME.TENANT.localhost, loopback addresses, and any
-        address if `any_address`. Of hosts below each other the longest is meant.
+        address if `any_address`; and the hosts that `certified` returns, which may be others later.
+        Of hosts below each other the longest is meant.
         """
-        listed = {each.strip().lower() for each in hosts.split(",") if each.strip()}
-        self._hosts = sorted(listed, key=len, reverse=True)
-        self._below = [
-            re.compile(_NAMED + re.escape(each.encode()) + rb"\Z") for each in self._hosts
-        ]
+        self._listed = {each.strip().lower() for each in hosts.split(",") if each.strip()}
+        self._certified = certified
         self._origins = {each.strip().encode() for each in origins.split(",") if each.strip()}
         self._any_address = any_address
         self._known: dict[bytes, str | None] = {}
+        self._take(certified())
 
     def __repr__(self) -> str:
         known = len(self._known)
@@ -101,14 +108,29 @@ class Origins:
         self.allow(request, headers)
         return Response(204, headers)
 
+    def _take(self, certified: tuple[str, ...]) -> None:
+        self._taken = certified
+        hosts = self._listed.union(each.lower() for each in certified)
+        self._hosts = sorted(hosts, key=len, reverse=True)
+        self._below = [
+            re.compile(_NAMED + re.escape(each.encode()) + rb"\Z") for each in self._hosts
+        ]
+        self._known.clear()
+
+    def _below_ours(self, name: bytes) -> re.Match[bytes] | None:
+        return next((match for each in self._below if (match := each.match(name))), None)
+
     def _application_of(self, host: bytes) -> str:
         if match := _HOST.match(host):
             return _name_in(match)
         text = host.decode("latin-1").lower()
         name = _PORT.sub("", text)
-        for below in self._below:
-            if match := below.match(name.encode("latin-1")):
-                return _name_in(match)
+        match = self._below_ours(name.encode("latin-1"))
+        if match is None and (certified := self._certified()) != self._taken:
+            self._take(certified)
+            match = self._below_ours(name.encode("latin-1"))
+        if match is not None:
+            return _name_in(match)
         try:
             address = ip_address(name.strip("[]"))
         except ValueError:
