@@ -875,6 +875,25 @@ async def test_bodies_when_over_the_allowance_then_they_pause_and_are_whole(worl
     assert allowance.calls == 0
 
 
+async def test_calls_when_they_wait_for_their_allowance_then_others_have_room(
+    world: World,
+) -> None:
+    """What one tenant has to pay for does not keep the node's calls from another."""
+    world.serve("example.com", answering(OK))
+    poor = Outgoing(
+        world.http,
+        AllowedHosts.parse(["example.com"]),
+        lambda *line: None,
+        allowance=Allowed(free=-1_000_000),
+    )
+    waiting = [asyncio.create_task(read(poor, request())) for _ in range(bounds.MOST_CALLS)]
+    await asyncio.sleep(1)
+    assert (await read(world.outgoing("example.com"), request()))[0] == 200
+    for call in waiting:
+        call.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+
+
 async def test_call_when_the_allowance_refuses_then_nothing_is_sent(world: World) -> None:
     """The application is told why."""
     allowance = Allowed(free=0)

@@ -21,7 +21,8 @@ from plexspaces_node.node.applications.quota_upkeep import QuotaUpkeep
 from plexspaces_node.node.applications.quotas import Gate, Quotas, TokenBucket
 from plexspaces_node.node.applications.roster import Roster
 from plexspaces_node.node.applications.shares import Shares
-from plexspaces_node.node.outgoing.call import CallFailed
+from plexspaces_node.node.outgoing.call import CallFailed, Code
+from plexspaces_node.node.outgoing.outgoing import MOST_OF_TENANT
 from plexspaces_node.node.registry.registry import Registry
 from plexspaces_node.quota import Key, Subject, key_of, parsed, shown
 from plexspaces_node.tasks import called_back
@@ -247,6 +248,19 @@ class TestGate:
         quotas.gate("shop/stock").begin_call()
         assert quotas.meter(Subject("shop", "cart")).calls == 0
 
+    def test_outgoing_calls_when_a_tenant_has_most_of_the_nodes_then_no_more(self) -> None:
+        """Without a quota too: the rest is for others."""
+        quotas = Quotas()
+        gates = [quotas.gate(f"shop/cart-{number}") for number in range(4)]
+        for number in range(MOST_OF_TENANT):
+            gates[number % 4].begin_call()
+        with pytest.raises(CallFailed, match="192 HTTP requests of tenant 'shop'") as refused:
+            gates[0].begin_call()
+        assert refused.value.code is Code.CONNECTION_LIMIT_REACHED
+        quotas.gate("rival/till").begin_call()
+        gates[0].end_call()
+        gates[1].begin_call()
+
     def test_log_bytes_when_the_tenant_has_several_applications_then_they_share(self) -> None:
         """A tenant's bound is divided; the node's and the application's own bounds hold too."""
         quotas = Quotas({SHOP: {Key.LOG_BYTES: 100_000}, CART: {Key.LOG_BYTES: 20_000}})
@@ -397,6 +411,8 @@ class TestShares:
         def percent(group: str) -> str:
             return (tmp_path / group / "cpu.max").read_text().split()[0]
 
+        await shares.enter("shop/none", "app-none", 0, config, can)
+        assert not (tmp_path / "shop/app-none/cgroup.procs").exists()
         assert percent("shop") == "max"
         assert percent("shop/app-cart") == "20000"
         assert percent("shop/app-stock") == "300000"

@@ -12,6 +12,7 @@ from time import monotonic_ns
 
 from plexspaces_node.errors import ResourceExhausted
 from plexspaces_node.node.outgoing.call import CallFailed, Code
+from plexspaces_node.node.outgoing.outgoing import MOST_OF_TENANT
 from plexspaces_node.node.registry.keyvalue import StoreBound
 from plexspaces_node.quota import (
     LEAST_LOG_BYTES,
@@ -262,6 +263,12 @@ class Gate:
                 raise CallFailed(
                     Code.CONNECTION_LIMIT_REACHED, error.message, hint=error.hint or ""
                 )
+        if self._meters[-1].calls >= MOST_OF_TENANT:
+            raise CallFailed(
+                Code.CONNECTION_LIMIT_REACHED,
+                f"{MOST_OF_TENANT} HTTP requests of {self._meters[-1].subject} are in progress",
+                hint="try again",
+            )
         for meter in self._meters:
             meter.calls += 1
 

@@ -97,7 +97,8 @@ class Shares:
         tenant = split_name(name)[0]
 
         def act() -> None:
-            pids = [one.pid for one in procfs.tree(pid)]
+            # Below the number 0 there are all processes of the host.
+            pids = [one.pid for one in procfs.tree(pid)] if pid else []
             groups.enter(tenant, group, pids, self._bounds(name, own))
             groups.bound_tenant(tenant, self._tenant_bounds(tenant))
 

@@ -47,6 +47,9 @@ CALL_S = 3600.0
 MOST_CALLS = 256
 """The maximum number of calls of a node at once; another one fails."""
 
+MOST_OF_TENANT = MOST_CALLS * 3 // 4
+"""That of one tenant's applications, so that another's have some."""
+
 _SHOWN = 200
 _METHOD = 16
 _SAFE_TO_REPEAT = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -177,18 +180,18 @@ class Outgoing:
 
     @asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
-        if self._shared.slots.locked():
-            raise CallFailed(
-                Code.CONNECTION_LIMIT_REACHED,
-                f"{MOST_CALLS} HTTP requests of this node's applications are in progress",
-                hint="try again",
-            )
         self._allowance.begin_call()
         try:
+            # Bytes of earlier calls may not be paid for yet. Meanwhile others can make calls.
+            if pause_s := self._allowance.spend(0):
+                await asyncio.sleep(pause_s)
+            if self._shared.slots.locked():
+                raise CallFailed(
+                    Code.CONNECTION_LIMIT_REACHED,
+                    f"{MOST_CALLS} HTTP requests of this node's applications are in progress",
+                    hint="try again",
+                )
             async with self._shared.slots:
-                # Bytes of earlier calls may not be paid for yet.
-                if pause_s := self._allowance.spend(0):
-                    await asyncio.sleep(pause_s)
                 yield
         finally:
             self._allowance.end_call()
