@@ -27,7 +27,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from plexspaces_node import token_text
+from plexspaces_node import token_text, xdg
 from plexspaces_node.address import is_loopback, split_address
 from plexspaces_node.errors import InvalidArgument, quoted
 from plexspaces_node.settings import (
@@ -231,9 +231,9 @@ class _ComputedDefaults(_Source):
 
     def __call__(self) -> dict[str, Any]:
         node_id = self.current_state.get("node", {}).get("id", settings()["node.id"].default)
-        data = _xdg("XDG_DATA_HOME", ".local/share", self._variables)
+        data = xdg.directory(xdg.DATA, self._variables)
         root = data / "plexspaces" if data else DATA_DIR_WITHOUT_HOME
-        config = _xdg("XDG_CONFIG_HOME", ".config", self._variables)
+        config = xdg.directory(xdg.CONFIG, self._variables)
         keys = config / "plexspaces" if config else KEYS_WITHOUT_HOME
         return {
             "node": {"data_dir": root / str(node_id)},
@@ -254,20 +254,12 @@ def _find_file(
                 hint=f"pass an existing file with --config or {FILE_VARIABLE}",
             )
         return path
-    config_home = _xdg("XDG_CONFIG_HOME", ".config", variables)
+    config_home = xdg.directory(xdg.CONFIG, variables)
     places = [Path(FILE_NAME)]
     if config_home:
         places.append(config_home / "plexspaces" / FILE_NAME)
     places.append(system_file)
     return next((place.absolute() for place in places if os.path.isfile(place)), None)
-
-
-def _xdg(variable: str, below_home: str, variables: Mapping[str, str]) -> Path | None:
-    # The XDG base directory specification tells programs to ignore a relative value.
-    if variables.get(variable, "").startswith("/"):
-        return Path(variables[variable])
-    home = _home(variables)
-    return home / below_home if home else None
 
 
 def _home(variables: Mapping[str, str]) -> Path | None:

@@ -54,6 +54,8 @@ OTHER_VARIABLES: Mapping[str, str] = MappingProxyType(
 )
 """Variables that are not named after a key, and the settings they mean."""
 
+SECRETS_CREDENTIAL = "plexspaces-secrets-key"
+"""The systemd credential that is the key of the secrets."""
 COMPUTED_DEFAULTS: Mapping[str, str] = MappingProxyType(
     {
         "node.data_dir": "$XDG_DATA_HOME/plexspaces/<node.id>",
@@ -286,7 +288,7 @@ class SecretsSection(Section):
 
     key_file: Path = Field(
         description="Key of the secrets, outside of the data directory; made with the first "
-        "secret. The systemd credential `plexspaces-secrets-key` is used instead if there is one."
+        f"secret. The systemd credential `{SECRETS_CREDENTIAL}` is used instead if there is one."
     )
     passphrase: bool = _setting(
         False, "Make the key of a passphrase that is asked for when the node starts."

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from plexspaces_node import xdg
 from plexspaces_node.certificates import (
     CertificateInfo,
     Pair,
@@ -39,16 +40,12 @@ def default_directory(variables: Mapping[str, str] = os.environ) -> Path:
 
     Raises `InvalidArgument` if there is no home directory.
     """
-    named = Path(variables.get("XDG_CONFIG_HOME", ""))
-    # The XDG base directory specification tells programs to ignore a relative path.
-    if named.is_absolute():
-        return named / "plexspaces" / "tls"
-    home = Path(variables.get("HOME", ""))
-    if not home.is_absolute():
+    place = xdg.directory(xdg.CONFIG, variables)
+    if place is None:
         raise InvalidArgument(
             "there is no home directory for certificates", hint="name one with --dir DIR"
         )
-    return home / ".config" / "plexspaces" / "tls"
+    return place / "plexspaces" / "tls"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from plexspaces_node import xdg
 from plexspaces_node.client.address import parts_of
 from plexspaces_node.client.tls import ClientTls
 from plexspaces_node.errors import InvalidArgument, quoted
@@ -46,13 +47,13 @@ def credentials_file(variables: Mapping[str, str] = os.environ) -> Path:
 
     Raises `InvalidArgument` if there is no home directory.
     """
-    for variable, below in (("XDG_CONFIG_HOME", ""), ("HOME", ".config")):
-        if (named := Path(variables.get(variable, ""))).is_absolute():
-            return named / below / "plexspaces" / "credentials.toml"
-    raise InvalidArgument(
-        "there is no home directory for credentials",
-        hint="set XDG_CONFIG_HOME to a directory of your own",
-    )
+    place = xdg.directory(xdg.CONFIG, variables)
+    if place is None:
+        raise InvalidArgument(
+            "there is no home directory for credentials",
+            hint="set XDG_CONFIG_HOME to a directory of your own",
+        )
+    return place / "plexspaces" / "credentials.toml"
 
 
 def credentials_of(address: str, variables: Mapping[str, str] = os.environ) -> Credentials:

@@ -14,12 +14,13 @@ from plexspaces_node.doctor.host_walls import Host
 from plexspaces_node.errors import PlexSpacesError, quoted
 from plexspaces_node.node.datadir import DataDirectory
 from plexspaces_node.programs import PROGRAMS, find_program
+from plexspaces_node.settings import SECRETS_CREDENTIAL
 
 AREA = "Files"
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
-_CREDENTIAL = "etc/credstore/plexspaces-secrets-key"
+_CREDENTIAL = f"etc/credstore/{SECRETS_CREDENTIAL}"
 _FROM_FILE = re.compile(rf"{re.escape(FILE_NAME)} \((.+?)\)")
 
 

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.settings import SECRETS_CREDENTIAL
 
 NAME = "plexspaces.service"
 USER = "plexspaces"
 STATE = Path("/var/lib/plexspaces")
 """The home directory of a service; a node's data directory is in it by default."""
-SECRETS_KEY = "plexspaces-secrets-key"
-"""The credential that holds the key of secrets, for `$CREDENTIALS_DIRECTORY`."""
 
 STOP_MARGIN_S = 20.0
 """What a shutdown may need beyond the grace time: to save states, to end VMs and calls."""
@@ -171,7 +170,7 @@ def _places(service: Service) -> list[str]:
         *written,
         "UMask=0077",
         "# The key of secrets, if /etc/credstore has one.",
-        f"LoadCredential={SECRETS_KEY}",
+        f"LoadCredential={SECRETS_CREDENTIAL}",
     ]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from plexspaces_node import xdg
 from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.programs import cache_home
 from plexspaces_node.token_text import FILE_VARIABLE, VARIABLE
@@ -61,13 +62,10 @@ class BuildEnvironment:
 
         Raises `InvalidArgument` if there is no directory for it.
         """
-        named = Path(self.variables.get("XDG_DATA_HOME", ""))
-        if named.is_absolute():
-            return named / "plexspaces" / "toolchains"
-        home = Path(self.variables.get("HOME", ""))
-        if home.is_absolute():
-            return home / ".local" / "share" / "plexspaces" / "toolchains"
-        raise InvalidArgument(
-            "there is no home directory for compilers",
-            hint="set XDG_DATA_HOME to a directory you can write to",
-        )
+        place = xdg.directory(xdg.DATA, self.variables)
+        if place is None:
+            raise InvalidArgument(
+                "there is no home directory for compilers",
+                hint="set XDG_DATA_HOME to a directory you can write to",
+            )
+        return place / "plexspaces" / "toolchains"

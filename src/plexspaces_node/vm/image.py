@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from plexspaces_node import xdg
 from plexspaces_node.errors import InvalidArgument, NotFound, WrongState, quoted
 from plexspaces_node.model import ENGINE
 from plexspaces_node.vm.erofs import MAGIC, MAGIC_OFFSET
@@ -219,17 +220,13 @@ def default_directory(variables: Mapping[str, str]) -> Path:
 
     Raises `InvalidArgument` for a user without a home directory.
     """
-    named = Path(variables.get("XDG_DATA_HOME", ""))
-    # The XDG base directory specification tells programs to ignore a relative path.
-    if not named.is_absolute():
-        home = Path(variables.get("HOME", ""))
-        if not home.is_absolute():
-            raise InvalidArgument(
-                "there is no home directory for the guest image",
-                hint="set XDG_DATA_HOME, or choose a directory: plexspaces image build --dir DIR",
-            )
-        named = home / ".local" / "share"
-    return named / "plexspaces" / "image"
+    place = xdg.directory(xdg.DATA, variables)
+    if place is None:
+        raise InvalidArgument(
+            "there is no home directory for the guest image",
+            hint="set XDG_DATA_HOME, or choose a directory: plexspaces image build --dir DIR",
+        )
+    return place / "plexspaces" / "image"
 
 
 def find_directory(kernel_path: Path, rootfs_path: Path, default: Path) -> Path:

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from plexspaces_node.errors import AlreadyExists, InvalidArgument, quoted
 from plexspaces_node.node.secrets.cipher import KEY_BYTES, Key, SecretUnusable
 from plexspaces_node.private_file import read_private, write_new
+from plexspaces_node.settings import SECRETS_CREDENTIAL
 
-CREDENTIAL = "plexspaces-secrets-key"
 SALT_BYTES = 16
 # What OWASP recommends for passphrases: 128 MiB of memory, about half a second.
 _SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 2**17, 8, 1
@@ -101,7 +101,7 @@ class Credential:
 
     @property
     def place(self) -> str:
-        return f"the systemd credential {CREDENTIAL}"
+        return f"the systemd credential {SECRETS_CREDENTIAL}"
 
     def read(self) -> Key | None:
         # systemd sees to its rights, and gives the group some for its own access lists.
@@ -138,7 +138,7 @@ class Passphrase:
 
 
 _HOW_CREDENTIAL = (
-    "openssl rand -hex 32 | systemd-creds encrypt --name=plexspaces-secrets-key - FILE, and "
+    f"openssl rand -hex 32 | systemd-creds encrypt --name={SECRETS_CREDENTIAL} - FILE, and "
     "LoadCredentialEncrypted= in the unit"
 )
 
@@ -146,7 +146,7 @@ _HOW_CREDENTIAL = (
 def file_or_credential(path: Path, data_dir: Path, environ: Mapping[str, str]) -> KeySource:
     """Return the systemd credential if there is one, else the file."""
     directory = environ.get("CREDENTIALS_DIRECTORY", "")
-    if directory and (credential := Path(directory, CREDENTIAL)).exists():
+    if directory and (credential := Path(directory, SECRETS_CREDENTIAL)).exists():
         return Credential(credential)
     return KeyFile(path, data_dir)
 
