@@ -38,10 +38,15 @@ async def test_audit_when_something_is_uploaded_then_what_and_whose(
             for name in ("probe.wasm", digest):
                 sent = await web.put(f"{url}/{name}?tenant=shop", content=data)
                 assert sent.status_code == 201
+            here = httpx.AsyncHTTPTransport(uds=str(data_dir / "http.sock"))
+            async with httpx.AsyncClient(transport=here) as local:
+                wish = "http://localhost/v1/artifacts/x.wasm?tenant=shop"
+                assert (await local.put(wish, content=data)).status_code == 201
             seen = [entry async for entry in client.read_audit(tenant="shop")]
     assert [(one.verb, one.object) for one in seen] == [
         ("ApplicationService/UploadArtifact", digest)
-    ] * 3
+    ] * 4
+    assert [one.address for one in seen] == ["unix", "127.0.0.1", "127.0.0.1", "unix"]
 
 
 async def test_audit_when_the_node_stops_then_followers_end_after_its_last_line(

@@ -191,7 +191,14 @@ async def test_long_body_of_a_stranger_is_not_read(
     with pytest.raises(HttpFault) as refused:
         guarded.body_limit(Request(method, path, [(b"host", b"localhost"), framing]))
     assert refused.value.response.status == 401
-    assert [event.result for event in events] == ["unauthenticated"]
+    done, about = {
+        b"/v1/applications": ("Deploy", ""),
+        b"/v1/applications/cart/invoke": ("Invoke", "cart"),
+        b"/v1/artifacts/app.wasm": ("UploadArtifact", "app.wasm"),
+    }[path]
+    assert [(event.result, event.verb, event.object) for event in events] == [
+        ("unauthenticated", f"ApplicationService/{done}", about)
+    ]
     gate.is_public = lambda name: name == "cart"
     if path.endswith(b"/invoke"):
         asked = Request(method, path, [(b"host", b"localhost"), framing])

@@ -66,7 +66,7 @@ class Connection(asyncio.Protocol):
             clock=server.loop.time,
         )
         peer = self._transport.get_extra_info("peername")
-        self._peer = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else ""
+        self._peer = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "unix:"
         self._is_local = server.is_local(self._transport)
         self._certificate = server.certificate_of(self._transport)
         server.connected(self)

@@ -102,6 +102,15 @@ class Control:
             raise HttpFault(413, f"The body has {length} bytes; the limit is {limit}")
         return limit
 
+    def asked(self, request: Request) -> tuple[str, str]:
+        """Return what a request wants done, as the policy names it, and on what; for the log."""
+        method, path = request.method.decode("latin-1"), request.path.decode("latin-1")
+        try:
+            route, found = _find(method, path)
+        except HttpFault:
+            return f"HTTP/{method}", path
+        return route.verb, next(iter(found.values()), "")
+
     def check_sender(self, request: Request) -> None:
         """Raise what the gate does for nobody known, before the body of a request is read.
 

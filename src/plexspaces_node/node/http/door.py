@@ -312,9 +312,11 @@ class Door:
     def _note(self, request: Request, error: Exception) -> None:
         """Note a request that the gate did not let in."""
         if isinstance(error, REFUSALS):
-            method, path = request.method.decode("latin-1"), request.path.decode("latin-1")
-            verb, who = f"HTTP/{method}", request.identity
-            self._gate.recorder.refused(error, verb, peer=request.peer, identity=who, about=path)
+            named, _ = self._application_of(request)
+            verb, about = (INVOKE, named) if named is not None else self._control.asked(request)
+            self._gate.recorder.refused(
+                error, verb, peer=request.peer, identity=request.identity, about=about
+            )
 
     def _timeout_ns(self, request: Request) -> int:
         prefer = request.header(b"prefer")
