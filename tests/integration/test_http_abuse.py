@@ -260,7 +260,8 @@ HOSTS = {
     "Echo.LocalHost:8080": 200,
     "echo.localhost.:8080": 200,
     "nobody.localhost": 404,
-    "a.echo.localhost": 421,
+    # The application a of a tenant echo, which nobody knows.
+    "a.echo.localhost": 404,
     ".localhost": 421,
     "-.localhost": 421,
     "..localhost": 421,

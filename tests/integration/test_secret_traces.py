@@ -33,6 +33,7 @@ from plexspaces_node import NodeClient
 from plexspaces_node.client import DeployOptions
 from plexspaces_node.errors import ActorTrapped, PlexSpacesError
 from plexspaces_node.programs import cache_home
+from plexspaces_node.vm.image import default_directory
 
 COMMAND = (sys.executable, "-m", "plexspaces_node.cli.main")
 USES = DeployOptions(memory_mib=128, secrets={"DB_URL": "db", "AGAIN": "db"})
@@ -60,7 +61,14 @@ def environment(home: Path) -> dict[str, str]:
     """This machine's settings for images, and nothing else of its user's."""
     others = ("PLEXSPACES_NODE", "PLEXSPACES_SECRETS", "XDG_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
-    return {**kept, "HOME": str(home), "XDG_CACHE_HOME": str(cache_home())}
+    image = default_directory(os.environ)
+    return {
+        **kept,
+        "HOME": str(home),
+        "XDG_CACHE_HOME": str(cache_home()),
+        "PLEXSPACES_GUEST_KERNEL_PATH": str(image / "vmlinux"),
+        "PLEXSPACES_GUEST_ROOTFS_PATH": str(image / "rootfs.erofs"),
+    }
 
 
 @asynccontextmanager

@@ -405,8 +405,10 @@ class TestShares:
         shares.follow(quotas)
         can = FakeDriver().capabilities
         config = VmConfig(vcpus=2)
+        # One without children, who are moved too.
+        vm = await asyncio.create_subprocess_exec("cat", stdin=asyncio.subprocess.PIPE)
         for name in ("shop/cart", "shop/stock"):
-            await shares.enter(name, f"app-{name[5:]}", os.getpid(), config, can)
+            await shares.enter(name, f"app-{name[5:]}", vm.pid, config, can)
 
         def percent(group: str) -> str:
             return (tmp_path / group / "cpu.max").read_text().split()[0]
@@ -416,7 +418,8 @@ class TestShares:
         assert percent("shop") == "max"
         assert percent("shop/app-cart") == "20000"
         assert percent("shop/app-stock") == "300000"
-        assert str(os.getpid()) in (tmp_path / "shop/app-cart/cgroup.procs").read_text()
+        assert str(vm.pid) in (tmp_path / "shop/app-cart/cgroup.procs").read_text()
+        await vm.communicate(b"")
         quotas.change(SHOP, {Key.CPU_PERCENT: 50})
         quotas.change(CART, {Key.CPU_PERCENT: 0})
         await asyncio.gather(*shares._changes)

@@ -60,7 +60,8 @@ class Shares:
         try:
             groups = await asyncio.to_thread(lambda: NodeCgroups.open(find_place(), node_id))
         except Unsupported as error:
-            _log.info("CPU shares are not enforced: %s", error.message)
+            # Listings and `doctor` say it too.
+            _log.debug("CPU shares are not enforced: %s", error.message)
             yield cls(note=error.message, hint=error.hint or "")
             return
         shares = cls(groups)
