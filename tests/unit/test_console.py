@@ -6,16 +6,22 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.patience import patient
 
-from plexspaces_node.errors import NotFound, WrongState
+from plexspaces_node.errors import NotFound, ResourceExhausted, WrongState
 from plexspaces_node.model import VmConfig
+from plexspaces_node.node.access.identity import LOCAL, Identity, Kind, Scope
+from plexspaces_node.node.applications.roster import Roster
+from plexspaces_node.node.applications.vms import MAX_FOLLOWERS, Vms
 from plexspaces_node.node.machines.console import CHUNK_BYTES, read_console
 from plexspaces_node.vm.bundle import Bundle
 
@@ -131,3 +137,29 @@ async def test_console_when_there_is_none_then_not_found(bundle: Bundle) -> None
         await read(bundle)
     bundle.console_log.touch()
     assert await read(bundle) == b""
+
+
+async def test_consoles_when_one_tenant_follows_many_then_others_can_too(short_dir: Path) -> None:
+    """Half of the places are left for others, and who sees all may have each."""
+    for number, name in enumerate(("shop/cart", "rival/till")):
+        bundle = Bundle.create(short_dir, f"vm-{number}", VmConfig(), application=name)
+        bundle.console_log.write_bytes(b"booted")
+    node: Any = SimpleNamespace(vms=short_dir, driver=SimpleNamespace(name="process"))
+    vms = Vms(Roster(), node)
+    shop = Identity(Kind.TOKEN, "ci", frozenset({Scope.READ}), "shop")
+    async with AsyncExitStack() as stack:
+
+        async def follow(name: str, viewer: Identity) -> None:
+            console = vms.console(name, follow=True, viewer=viewer)
+            assert await anext(await stack.enter_async_context(aclosing(console))) == b"booted"
+
+        for _ in range(MAX_FOLLOWERS // 2):
+            await follow("shop/cart", shop)
+        with pytest.raises(ResourceExhausted, match="half of them of one tenant"):
+            await follow("shop/cart", shop)
+        await follow("rival/till", replace(shop, tenant="rival"))
+        for _ in range(MAX_FOLLOWERS // 2 - 1):
+            await follow("shop/cart", LOCAL)
+        with pytest.raises(ResourceExhausted):
+            await follow("rival/till", LOCAL)
+    assert "0 consoles followed" in repr(vms)

@@ -7,6 +7,7 @@ those that are still starting; for a viewer among those they may see. Changes no
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -51,10 +52,11 @@ class Vms:
     def __init__(self, roster: Roster, node: NodeContext) -> None:
         self._roster = roster
         self._node = node
-        self._followers = 0
+        self._followers: Counter[str] = Counter()
 
     def __repr__(self) -> str:
-        return f"<Vms {len(self._roster.machines())} ready, {self._followers} consoles followed>"
+        followed = self._followers.total()
+        return f"<Vms {len(self._roster.machines())} ready, {followed} consoles followed>"
 
     async def list(self, viewer: Viewer | None = None) -> tuple[VmInfo, ...]:
         """Describe every VM: those with an application by its name, then the others by id."""
@@ -92,21 +94,24 @@ class Vms:
         """Yield a VM's console output, see `read_console`; close it with `aclosing`.
 
         `name` is as in `inspect`. Raises `NotFound`, and `ResourceExhausted` if there are
-        `MAX_FOLLOWERS` already.
+        `MAX_FOLLOWERS` already, or half of them of this tenant for who does not see all.
         """
-        bundle = (await self._find(name, viewer)).bundle
-        if follow and self._followers >= MAX_FOLLOWERS:
+        bundle, tenant = (await self._find(name, viewer)).bundle, split_name(name)[0]
+        of_tenant = 0 if _sees(viewer, "") else 2 * self._followers[tenant]
+        if follow and max(self._followers.total(), of_tenant) >= MAX_FOLLOWERS:
             raise ResourceExhausted(
-                f"too many followed consoles ({MAX_FOLLOWERS})",
+                f"too many followed consoles ({MAX_FOLLOWERS}, half of them of one tenant)",
                 hint="stop another `plexspaces vms console --follow`",
             )
-        self._followers += follow
+        self._followers[tenant] += follow
         try:
             async with aclosing(read_console(bundle, tail=tail, follow=follow)) as chunks:
                 async for chunk in chunks:
                     yield chunk
         finally:
-            self._followers -= follow
+            self._followers[tenant] -= follow
+            if not self._followers[tenant]:
+                del self._followers[tenant]
 
     async def _find(self, name: str, viewer: Viewer | None) -> Machine | _Starting:
         named: list[tuple[str, str, Machine | _Starting]] = [
