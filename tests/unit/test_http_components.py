@@ -91,11 +91,13 @@ async def test_request_that_is_all_there_gets_the_same() -> None:
     assert broken.is_closed
 
 
-async def told(*headers: tuple[bytes, bytes], target: bytes = b"/", prefix: bytes = b"") -> Any:
+async def told(
+    *headers: tuple[bytes, bytes], target: bytes = b"/", prefix: bytes = b"", scheme: str = "http"
+) -> Any:
     """Return the head that a component gets of a request."""
     component = Component(200, [])
     request = Request(b"GET", target, [(b"host", b"app.localhost:8080"), *headers])
-    request.peer = "192.0.2.1:5000"
+    request.peer, request.scheme = "192.0.2.1:5000", scheme
     await ask(component, request, prefix)
     return component.head
 
@@ -130,6 +132,22 @@ async def test_headers_of_the_request_are_passed_on() -> None:
         ("x-forwarded-for", b"192.0.2.1"),
     ]
     assert (head.method, head.scheme, head.authority) == ("GET", "http", "app.localhost:8080")
+
+
+async def test_request_over_tls_is_one_of_https() -> None:
+    """So that the links which a component makes are too, and its cookies secure."""
+    head = await told(scheme="https")
+    assert head.scheme == "https"
+    assert ("x-forwarded-proto", b"https") in [(each.name, each.value) for each in head.headers]
+
+
+async def test_request_by_the_unix_socket_has_no_address() -> None:
+    """There is none, and an application would have to parse a word."""
+    component = Component(200, [])
+    request = Request(b"GET", b"/", [(b"host", b"app.localhost:8080")])
+    request.peer, request.is_local = "unix:", True
+    await ask(component, request, b"")
+    assert "x-forwarded-for" not in [each.name for each in component.head.headers]
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ def _head_of(request: Request, prefix: bytes, more: bool) -> link.RequestHead:
     target = path + b"?" + request.query if request.query else path
     head = link.RequestHead(
         method=request.method.decode("latin-1"),
-        scheme="http",
+        scheme=request.scheme,
         authority=host.decode("latin-1"),
         path=target.decode("latin-1"),
         more=more,
@@ -176,8 +176,8 @@ def _head_of(request: Request, prefix: bytes, more: bool) -> link.RequestHead:
         if name not in dropped:
             add(name=name.decode("latin-1"), value=value)
     add(name="x-forwarded-host", value=host)
-    add(name="x-forwarded-proto", value=b"http")
-    if request.peer:
+    add(name="x-forwarded-proto", value=request.scheme.encode())
+    if request.peer and not request.is_local:
         add(name="x-forwarded-for", value=request.peer.rpartition(":")[0].encode())
     if prefix:
         add(name="x-forwarded-prefix", value=prefix)

@@ -68,6 +68,7 @@ class Connection(asyncio.Protocol):
         peer = self._transport.get_extra_info("peername")
         self._peer = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "unix:"
         self._is_local = server.is_local(self._transport)
+        self._scheme = "https" if self._transport.get_extra_info("ssl_object") else "http"
         self._certificate = server.certificate_of(self._transport)
         server.connected(self)
         self._idle()
@@ -139,6 +140,7 @@ class Connection(asyncio.Protocol):
         request.peer = self._peer
         request.certificate = self._certificate
         request.is_local = self._is_local
+        request.scheme = self._scheme
         request.seen = self._seen
         return self._server.handler.body_limit(request)
 

@@ -140,6 +140,7 @@ class Request:
         peer: the client's address, for turns and logs.
         certificate: the name in the client's certificate, "" without one.
         is_local: whether it came by a unix socket of the node.
+        scheme: `https` if it came over TLS, else `http`.
         identity: who sends it, once that is known.
         seen: what its connection has brought before, None if that is not kept.
         refusal: why it is not let in, once that is known.
@@ -160,6 +161,7 @@ class Request:
         "query",
         "refusal",
         "released",
+        "scheme",
         "seen",
         "stream",
     )
@@ -177,6 +179,7 @@ class Request:
         self.peer = ""
         self.certificate = ""
         self.is_local = False
+        self.scheme = "http"
         self.identity = NOBODY
         self.seen: Seen | None = None
         self.refusal: PlexSpacesError | None = None
