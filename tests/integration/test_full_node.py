@@ -118,3 +118,25 @@ async def test_messages_of_all_applications_share_one_bound(
             await busy
         assert (await waits).payload == long
         assert (await client.invoke("other", long, type="e")).payload == long
+
+
+async def test_messages_when_an_application_holds_much_then_as_much_is_left_for_others(
+    data_dir: Path, probe_wasm: Path
+) -> None:
+    """The memory of all does not go to whoever takes it first."""
+    build = builder(data_dir).with_setting("limits.in_flight_bytes", 1_000_000).build()
+    long = b"x" * 300_000
+    async with build as node, NodeClient(node.address) as client:
+        for name in ("busy", "other"):
+            await client.deploy(name, probe_wasm)
+        busy = asyncio.create_task(client.invoke("busy", type="l", timeout_s=patient(4.0)))
+        waits = asyncio.create_task(client.invoke("busy", long, type="e", timeout_s=patient(30.0)))
+        async with asyncio.timeout(patient(20)):
+            while (await client.inspect("busy")).counters.in_flight < 2:
+                await asyncio.sleep(0)
+        with pytest.raises(ResourceExhausted, match="in flight on this node"):
+            await client.invoke("busy", long, type="e")
+        assert (await client.invoke("other", long, type="e")).payload == long
+        with pytest.raises(DeadlineExceeded):
+            await busy
+        assert (await waits).payload == long

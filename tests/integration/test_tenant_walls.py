@@ -20,7 +20,14 @@ from plexspaces_node.api.generated import application_pb2 as pb
 from plexspaces_node.api.generated import application_pb2_grpc as pb_grpc
 from plexspaces_node.client import DeployOptions
 from plexspaces_node.client.artifact import read_artifact
-from plexspaces_node.errors import NotFound, PermissionDenied, PlexSpacesError, Unauthenticated
+from plexspaces_node.errors import (
+    NotFound,
+    PermissionDenied,
+    PlexSpacesError,
+    Unauthenticated,
+)
+from plexspaces_node.node.access.identity import Identity
+from plexspaces_node.node.applications import operations
 from plexspaces_node.node.node import Node
 
 NAMES = ("cart", "shop/cart", "rival/cart")
@@ -283,6 +290,28 @@ async def test_vm_when_named_by_its_id_then_found_by_its_tenant_alone(
     for name in (ids["rival/cart"], f"shop/{ids['shop/cart']}", "spare"):
         assert (await sides["admin"].client.inspect_vm(name)).vm.id == name.rpartition("/")[2]
     await sides["admin"].client.stop_vm("spare")
+
+
+async def test_list_when_of_one_tenant_then_its_time_is_not_that_of_looking_at_others(
+    shop: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer has it in nanoseconds, from which their number could be told."""
+    events: list[str] = []
+    covers = Identity.covers
+
+    def noted(self: Identity, full: str) -> bool:
+        events.append(full)
+        return covers(self, full)
+
+    def now_ns() -> int:
+        events.append("time")
+        return 0
+
+    monkeypatch.setattr(Identity, "covers", noted)
+    monkeypatch.setattr(operations, "perf_counter_ns", now_ns)
+    await shop.client.list()
+    assert events.index("time") == len(NAMES)
+    assert set(events[len(NAMES) :]) == {"time"}
 
 
 async def test_empty_vm_when_a_tenant_wants_it_then_the_same_whether_it_exists(

@@ -28,11 +28,28 @@ def test_payload_when_there_is_no_room_then_the_bound_is_named() -> None:
     in_flight = InFlight(100)
     in_flight.add(60)
     in_flight.check(40)
-    with pytest.raises(ResourceExhausted, match="of 60 bytes are in flight") as caught:
+    with pytest.raises(ResourceExhausted, match="on this node: 41 bytes") as caught:
         in_flight.check(41)
     assert "[limits] in_flight_bytes" in (caught.value.hint or "")
     in_flight.remove(60)
     in_flight.check(100)
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_payload_when_applications_want_all_then_there_is_room_for_the_next(size: int) -> None:
+    """However many they are, and however long their messages."""
+    in_flight, held = InFlight(1000), dict.fromkeys(range(9), 0)
+    for _ in range(1000):
+        for application, bytes_ in held.items():
+            try:
+                in_flight.check(size, held=bytes_)
+            except ResourceExhausted:
+                continue
+            in_flight.add(size)
+            held[application] += size
+    assert in_flight.bytes > 600
+    assert max(held.values()) <= in_flight.limit_bytes - in_flight.bytes
+    in_flight.check(1, held=0)
 
 
 def test_payload_when_it_is_alone_then_it_passes_whatever_its_length() -> None:

@@ -155,7 +155,7 @@ class Intake:
                 hint="send more slowly: at most "
                 f"{IN_FLIGHT_BYTES // MIB} MiB, or one message, can wait at a time",
             )
-        limits.in_flight.check(size)
+        limits.in_flight.check(size, held=self._bytes)
 
     def _error(self) -> PlexSpacesError:
         return shutting_down() if self._closed else self._refusal()

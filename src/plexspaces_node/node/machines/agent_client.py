@@ -282,7 +282,7 @@ class AgentClient:
                 hint="send more slowly: one application can have at most "
                 f"{IN_FLIGHT_BYTES // MIB} MiB, or one message, at a time",
             )
-        self._in_flight.check(len(payload))
+        self._in_flight.check(len(payload), held=self._messages.bytes)
         message_id = next(self._ids)
         frame = link.Invoke(
             id=message_id, sender=sender, type=msg_type, timeout_ns=timeout_ns, request=request

@@ -59,12 +59,17 @@ class InFlight:
     def __repr__(self) -> str:
         return f"<InFlight {self.bytes} of {self.limit_bytes} bytes>"
 
-    def check(self, size: int) -> None:
-        """Raise `ResourceExhausted` if a payload does not fit; a single one always does."""
-        if self.bytes and self.bytes + size > self.limit_bytes:
+    def check(self, size: int, *, held: int | None = None) -> None:
+        """Raise `ResourceExhausted` if a payload does not fit; a single one always does.
+
+        `held` is how much its application has already: with this payload it may have no more than
+        is left then, so that applications that want everything leave some for the next one.
+        """
+        kept = 0 if held is None else held + size
+        if self.bytes and self.bytes + size + kept > self.limit_bytes:
             raise ResourceExhausted(
-                f"messages and replies of {self.bytes} bytes are in flight on this node, and "
-                f"this one would exceed its limit of {self.limit_bytes}",
+                f"as many messages and replies as may be are in flight on this node: {size} bytes "
+                f"more would exceed its limit of {self.limit_bytes}",
                 hint="send more slowly, or raise [limits] in_flight_bytes",
             )
 
