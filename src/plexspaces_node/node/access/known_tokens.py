@@ -129,7 +129,8 @@ class KnownTokens:
         if len(keys) > 1:
             tenants = ", ".join(sorted(key[0] for key in keys))
             raise InvalidArgument(
-                f"several tenants have a token {name!r}: {tenants}", hint="choose one with --tenant"
+                f"several tenants have a token {name!r}: {tenants}",
+                hint="choose one with --tenant; that of all tenants with --tenant '*'",
             )
         return self._held[keys[0]].told()
 
