@@ -103,6 +103,12 @@ class TestPlace:
         with pytest.raises(Unsupported, match="no cgroup v2"):
             kernel.place()
 
+    def test_place_when_proc_cannot_be_read_then_said(self, tmp_path: Path) -> None:
+        """A node starts without shares, as on any host that has none."""
+        (tmp_path / "mounts").write_text("")
+        with pytest.raises(Unsupported, match="cannot be seen: No such file"):
+            find_place(tmp_path / "mounts", tmp_path / "missing")
+
 
 class TestOpen:
     def test_open_when_the_base_has_processes_then_they_move_and_controllers_are_passed_on(

@@ -20,9 +20,8 @@ def check_shares(config: Config, *, find: Callable[[], Place] = find_place) -> l
         return [Finding("Node", "CPU shares", None, detail, "[node] cgroups = true")]
     try:
         place = find()
-    except (Unsupported, OSError) as error:
-        hint = error.hint if isinstance(error, Unsupported) else None
-        return [Finding("Node", "CPU shares", None, f"not enforced: {error}", hint)]
+    except Unsupported as error:
+        return [Finding("Node", "CPU shares", None, f"not enforced: {error}", error.hint)]
     return [Finding("Node", "CPU shares", True, describe(place))]
 
 

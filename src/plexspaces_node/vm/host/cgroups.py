@@ -68,10 +68,15 @@ def find_place(mounts: Path = _MOUNTS, own: Path = _OWN) -> Place:
 
     Raises `Unsupported` with what is missing on this host.
     """
-    mount = _mount(mounts.read_text())
+    try:
+        mount, lines = _mount(mounts.read_text()), own.read_text().splitlines()
+    except OSError as error:
+        raise Unsupported(
+            f"the cgroups of this process cannot be seen: {error.strerror}", hint=f"ls -l {own}"
+        ) from error
     if mount is None:
         raise Unsupported("this host has no cgroup v2", hint=_boot_hint())
-    line = next((one for one in own.read_text().splitlines() if one.startswith("0::")), "0::")
+    line = next((one for one in lines if one.startswith("0::")), "0::")
     name = line[3:].strip("/")
     base = mount / name if name and ".." not in name.split("/") else mount
     if base.name == LEAF:
