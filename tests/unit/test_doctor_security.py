@@ -275,6 +275,23 @@ def test_files_when_the_configuration_can_be_changed_then_a_fault(tmp_path: Path
     assert by_name(check_files(told, Host(tmp_path)))["configuration"].ok is False
 
 
+def test_image_when_it_is_the_users_own_then_its_files_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is booted where the configured files do not exist."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    own = tmp_path / "plexspaces" / "image"
+    own.mkdir(parents=True)
+    for name in ("vmlinux", "initrd", "rootfs.erofs"):
+        (own / name).write_text("")
+        (own / name).chmod(0o644)
+    (own / "initrd").chmod(0o666)
+    found = by_name(check_files(config(tmp_path), Host(tmp_path)))
+    assert found["guest kernel"].ok is True
+    assert found["guest root"].detail.startswith(str(own))
+    assert found["guest initrd"].ok is False
+
+
 def test_program_when_it_is_a_link_then_where_it_leads_counts(tmp_path: Path) -> None:
     """Who may change the target changes what is run."""
     (tmp_path / "real").mkdir()

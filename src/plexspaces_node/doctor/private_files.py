@@ -15,6 +15,7 @@ from plexspaces_node.errors import PlexSpacesError, quoted
 from plexspaces_node.node.datadir import DataDirectory
 from plexspaces_node.programs import PROGRAMS, find_program
 from plexspaces_node.settings import SECRETS_CREDENTIAL
+from plexspaces_node.vm.image import INITRD, KERNEL, ROOTFS, default_directory, find_directory
 
 AREA = "Files"
 
@@ -123,5 +124,11 @@ def _read_by_all(config: Config) -> Iterator[tuple[str, Path]]:
             yield name, find_program(name)
         except PlexSpacesError:
             continue  # told by the other checks
-    yield "guest kernel", config.guest.kernel_path
-    yield "guest root", config.guest.rootfs_path
+    try:
+        image = find_directory(
+            config.guest.kernel_path, config.guest.rootfs_path, default_directory(os.environ)
+        )
+    except PlexSpacesError:
+        return  # told by the other checks
+    for name, file in (("guest kernel", KERNEL), ("guest initrd", INITRD), ("guest root", ROOTFS)):
+        yield name, image / file
