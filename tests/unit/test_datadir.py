@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pwd
 import signal
 import stat
 import sys
@@ -174,6 +175,23 @@ def test_open_when_others_may_write_then_refused_with_the_command_that_helps(
     ):
         pass
     assert f"chmod 700 {path}" in (caught.value.hint or "")
+    assert list(path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives directories away")
+@pytest.mark.parametrize(("user", "name"), [(pwd.getpwall()[1].pw_uid, None), (4711, "'#4711'")])
+def test_open_when_root_opens_that_of_a_service_then_its_user_is_named(
+    path: Path, user: int, name: str | None
+) -> None:
+    """What root would make there, such as a token's key, the service could not read."""
+    path.mkdir(parents=True, mode=0o700)
+    os.chown(path, user, -1)
+    with (
+        pytest.raises(InvalidArgument, match=f"belongs to user {user}, and this is") as raised,
+        DataDirectory.open(path, "node-a"),
+    ):
+        pass
+    assert f"sudo -u {name or pwd.getpwuid(user).pw_name} plexspaces" in str(raised.value.hint)
     assert list(path.iterdir()) == []
 
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pwd
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
@@ -254,6 +255,13 @@ def _make_private(path: Path, *, parents: bool = False) -> None:
         _check_private(path)
 
 
+def _name_of(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return f"'#{user}'"
+
+
 def _check_private(path: Path) -> None:
     # It contains native code and sockets: whoever can write here runs code as us.
     status = path.stat()
@@ -262,9 +270,13 @@ def _check_private(path: Path) -> None:
             f"{path} is not a directory", hint="choose another with --data-dir DIR"
         )
     if status.st_uid != os.geteuid():
+        mend = f"chown {os.geteuid()} {quoted(path)}"
+        if os.geteuid() == 0:
+            # That of a service, which must not be taken from it.
+            mend = f"do it as that user: sudo -u {_name_of(status.st_uid)} plexspaces …"
         raise InvalidArgument(
-            f"{path} belongs to user {status.st_uid}, the node runs as user {os.geteuid()}",
-            hint=f"chown {os.geteuid()} {quoted(path)}, or choose another with --data-dir DIR",
+            f"{path} belongs to user {status.st_uid}, and this is user {os.geteuid()}",
+            hint=f"{mend}, or choose another with --data-dir DIR",
         )
     if status.st_mode & _OTHERS_MAY_WRITE:
         raise InvalidArgument(
