@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography import x509
@@ -168,6 +169,22 @@ def describe(pem: bytes, *, place: str = "") -> CertificateInfo:
         not_after=found.not_valid_after_utc,
         serial=f"{found.serial_number:x}",
     )
+
+
+@lru_cache(maxsize=1024)
+def client_name(certificate: bytes) -> str:
+    """Return the name that a client's certificate, in PEM or DER, gives it: its only common name.
+
+    "" if it has none, or more than one. Which one is meant is not guessed, and none is taken from a
+    library that ends it at a zero byte: an authority may sign names that its clients choose.
+    """
+    is_pem = certificate.startswith(b"-----BEGIN")
+    load = x509.load_pem_x509_certificate if is_pem else x509.load_der_x509_certificate
+    try:
+        names = load(certificate).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    except ValueError:
+        return ""
+    return str(names[0].value) if len(names) == 1 and "\0" not in str(names[0].value) else ""
 
 
 def _parse(pem: bytes, place: str) -> x509.Certificate:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from plexspaces_node.certificates import Pair
 
@@ -30,6 +31,34 @@ def ended(pair: Pair, authority: Pair, *, days_ago: float = 1) -> Pair:
         builder = builder.add_extension(extension.value, critical=extension.critical)
     made = builder.sign(signing, hashes.SHA256())
     return Pair(made.public_bytes(serialization.Encoding.PEM), pair.key)
+
+
+def of_client(authority: Pair, *names: str) -> Pair:
+    """A client's certificate with these common names, however many and whatever is in them."""
+    issuer = x509.load_pem_x509_certificate(authority.certificate)
+    signing = serialization.load_pem_private_key(authority.key, password=None)
+    assert isinstance(signing, ec.EllipticCurvePrivateKey)
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name) for name in names]))
+        .issuer_name(issuer.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=5))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+        .sign(signing, hashes.SHA256())
+    )
+    return Pair(
+        made.public_bytes(serialization.Encoding.PEM),
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ),
+    )
 
 
 def serial_of(der: bytes) -> str:

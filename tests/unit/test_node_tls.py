@@ -11,12 +11,13 @@ from pathlib import Path
 
 import grpc
 import pytest
-from support.certificates import ended
+from support.certificates import ended, of_client
 from support.patience import patient
 
 from plexspaces_node.address import split_address
 from plexspaces_node.certificates import (
     Pair,
+    client_name,
     make_authority,
     make_client_certificate,
     make_node_certificate,
@@ -194,6 +195,40 @@ async def test_name_when_a_client_has_a_certificate_then_grpc_tells_it(
     async with grpc.aio.secure_channel(address, credentials) as channel:
         call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/any/call")
         assert await call(b"") == (name or "").encode()
+
+
+@pytest.mark.parametrize(
+    "names", [("root\0.example",), ("\0root",), ("ci", "root"), ("root", "ci"), ()]
+)
+async def test_name_when_it_could_be_read_in_two_ways_then_there_is_none(
+    files: Files,
+    authority: Pair,
+    tmp_path: Path,
+    server: grpc.aio.Server,
+    asking: tuple[str, HttpServer],
+    names: tuple[str, ...],
+) -> None:
+    """By both doors: whoever may choose a part of a name is not who the other part is."""
+    bundle = Files(tmp_path, "client", of_client(authority, *names))
+    client = ClientTls(tmp_path / "ca.pem", bundle.certificate, bundle.key)
+    tls = NodeTls(files.certificate, files.key, tmp_path / "ca.pem")
+    address = bind(server, "127.0.0.1:0", tls.credentials())
+    await server.start()
+    credentials = grpc.ssl_channel_credentials(*client.contents())
+    async with grpc.aio.secure_channel(address, credentials) as channel:
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/any/call")
+        assert await call(b"") == b""
+    context = client.context()
+    reader, writer = await asyncio.open_connection(*split_address(asking[0]), ssl=context)
+    writer.write(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
+    assert b"\r\nx-certificate: \r\n" in await reader.readuntil(b"\r\n\r\n")
+    writer.transport.abort()
+
+
+def test_name_when_it_is_no_certificate_then_there_is_none() -> None:
+    """Never an error on the way of a call."""
+    for text in (b"", b"x", b"-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n"):
+        assert client_name(text) == ""
 
 
 class Naming:

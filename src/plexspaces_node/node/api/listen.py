@@ -15,6 +15,7 @@ from urllib.parse import quote
 import grpc
 
 from plexspaces_node.address import split_address
+from plexspaces_node.certificates import client_name
 from plexspaces_node.errors import Unavailable
 from plexspaces_node.http_notice import UNIX
 from plexspaces_node.node.unix_sockets import for_the_owner
@@ -95,9 +96,10 @@ def bind_unix(server: grpc.aio.Server, path: Path) -> None:
 
 
 def peer_certificate_name(context: grpc.aio.ServicerContext[Any, Any]) -> str:
-    """Return the common name of a client's certificate, which was verified; "" if it has none."""
-    for name in context.auth_context().get("x509_common_name", ()):
-        return bytes(name).decode("utf-8", "replace")
+    """Return the name in a client's certificate, which was verified; "" if it has none."""
+    # Not `x509_common_name`, which ends at a zero byte.
+    for certificate in context.auth_context().get("x509_pem_cert", ()):
+        return client_name(bytes(certificate))
     return ""
 
 

@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
+from plexspaces_node.certificates import client_name
 from plexspaces_node.node.http.connection import Connection
 
 if TYPE_CHECKING:
@@ -116,11 +117,7 @@ class _First(asyncio.Protocol):
 
 
 def peer_certificate_name(transport: asyncio.BaseTransport) -> str:
-    """Return the common name of a client's certificate, which was verified; "" if it has none."""
+    """Return the name in a client's certificate, which was verified; "" if it has none."""
     tls = transport.get_extra_info("ssl_object")
-    found = tls.getpeercert() if tls is not None else None
-    for part in (found or {}).get("subject", ()):
-        for key, value in part:
-            if key == "commonName":
-                return str(value)
-    return ""
+    found = tls.getpeercert(binary_form=True) if tls is not None else None
+    return client_name(found) if found else ""
