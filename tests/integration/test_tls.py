@@ -551,3 +551,15 @@ async def http_status(node: Node, tls: ClientTls) -> int:
     head = await connection.reader.readuntil(b"\r\n\r\n")
     connection.close()
     return int(head.split()[1])
+
+
+async def test_node_when_its_program_wants_no_tls_then_it_does_not_listen_beyond_loopback(
+    data_dir: Path,
+) -> None:
+    """A certificate that is configured and not used protects nothing."""
+    wanted = builder(data_dir).with_address("0.0.0.0:0").without_tls()
+    for key in ("certificate", "key"):
+        wanted.with_setting(f"tls.{key}", str(data_dir / key))
+    with pytest.raises(InvalidArgument, match="can be reached from other hosts"):
+        async with wanted.build():
+            pass

@@ -71,7 +71,7 @@ from plexspaces_node.node.registry.sqlite_file import Bounds
 from plexspaces_node.node.secrets.secrets import open_secrets
 from plexspaces_node.node.timeouts import Timeouts
 from plexspaces_node.node.tls import NodeTls
-from plexspaces_node.settings import LimitsSection
+from plexspaces_node.settings import LimitsSection, TlsSection
 from plexspaces_node.vm.driver import Driver
 from plexspaces_node.vm.host import procfs
 
@@ -147,6 +147,14 @@ class NodeBuilder:
         self._timeouts = timeouts
         return self
 
+    def _checked_config(self) -> Config:
+        config = self._config or ConfigBootstrap.load(self._config_file, self._flags)
+        if not self._speaks_tls:
+            # As if there were no certificate, so that no port is open to other hosts.
+            config = config.model_copy(update={"tls": TlsSection()})
+        config.check_listen()
+        return config
+
     @asynccontextmanager
     async def build(self) -> AsyncIterator[Node]:
         """Start the node; drain it at the end.
@@ -155,9 +163,8 @@ class NodeBuilder:
         port in use, `Unsupported` for an isolation level that does not work here. A node that
         does not start leaves nothing of a data directory that it would have been the first in.
         """
-        config = self._config or ConfigBootstrap.load(self._config_file, self._flags)
-        config.check_listen()
-        tls = NodeTls.of(config.tls) if self._speaks_tls else None
+        config = self._checked_config()
+        tls = NodeTls.of(config.tls)
         async with AsyncExitStack() as stack:
             data = stack.enter_context(DataDirectory.open(config.node.data_dir, config.node.id))
             if data.unfinished.exists():
