@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from plexspaces_node.address import DEFAULT_ADDRESS
 from plexspaces_node.errors import InvalidArgument
-
-_TLS_SCHEME = "https://"
+from plexspaces_node.http_notice import TLS_SCHEME, UNIX
 
 
 def parts_of(address: str) -> tuple[str, bool]:
@@ -14,7 +13,7 @@ def parts_of(address: str) -> tuple[str, bool]:
     Raises `InvalidArgument` for anything but HOST:PORT, https://HOST:PORT and unix:PATH.
     """
     checked = check_address(address)
-    return checked.removeprefix(_TLS_SCHEME), checked.startswith(_TLS_SCHEME)
+    return checked.removeprefix(TLS_SCHEME), checked.startswith(TLS_SCHEME)
 
 
 def check_address(address: str) -> str:
@@ -22,11 +21,11 @@ def check_address(address: str) -> str:
 
     A slash at its end is taken away. Raises `InvalidArgument` for anything else.
     """
-    if address.startswith("unix:") and len(address) > len("unix:"):
+    if address.startswith(UNIX) and len(address) > len(UNIX):
         return address
-    if address.startswith(_TLS_SCHEME):
+    if address.startswith(TLS_SCHEME):
         address = address.removesuffix("/")
-    host, colon, port = address.removeprefix(_TLS_SCHEME).rpartition(":")
+    host, colon, port = address.removeprefix(TLS_SCHEME).rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     digits = port.isascii() and port.isdigit()
     named = bracketed or not {":", "/"} & set(host)

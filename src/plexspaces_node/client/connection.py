@@ -19,6 +19,7 @@ from plexspaces_node.client.http_messages import HttpMessages
 from plexspaces_node.client.tls import ClientTls, explain
 from plexspaces_node.client.way import check_tls, way_to
 from plexspaces_node.errors import ActorError, PlexSpacesError, WrongState
+from plexspaces_node.http_notice import UNIX
 
 if TYPE_CHECKING:
     # The stubs' type files have this class, but not the generated code.
@@ -162,6 +163,6 @@ class NodeConnection:
         told = from_grpc(error, address=self.address)
         said_so = any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ())
         is_silent = error.code() is grpc.StatusCode.UNAVAILABLE and not said_so
-        if not is_silent or self.address.startswith("unix:"):
+        if not is_silent or self.address.startswith(UNIX):
             return told
         return await explain(self.address, self.tls) or told
