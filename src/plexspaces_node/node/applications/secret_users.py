@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from plexspaces_node.errors import Unavailable
 from plexspaces_node.model import ApplicationState, split_name
 from plexspaces_node.node.applications.capacity import Capacity
 from plexspaces_node.node.applications.instance import FAULTS
@@ -71,8 +72,15 @@ class SecretUsers:
     async def _stop_and_start(self, supervisor: Supervisor) -> str:
         supervisor.replacing = True
         supervisor.direct()
+        lost = ""
         try:
-            lost = await supervisor.stop(self._grace_s)
+            try:
+                lost = await supervisor.stop(self._grace_s)
+            except Unavailable as error:
+                if supervisor.state is not ApplicationState.STOPPED:
+                    raise
+                # Its state is not stored yet, and kept for the start.
+                _log.warning("application %s is restarted all the same: %s", supervisor.name, error)
             await supervisor.start()
         finally:
             supervisor.replacing = False
