@@ -53,13 +53,13 @@ class QuotaUpkeep:
             )
         values = {key: checked(key, value) for key, value in changes.items()}
         await finished(self._put_into_force(subject, values))
-        if Key.LOG_BYTES in values:
-            for supervisor in self._roster.of(subject):
-                self._bound_log(supervisor)
 
     async def _put_into_force(self, subject: Subject, values: Mapping[Key, int]) -> None:
         await self._node.registry.quotas.store(subject, values)
         self._node.quotas.change(subject, values)
+        if Key.LOG_BYTES in values:
+            for supervisor in self._roster.of(subject):
+                self._bound_log(supervisor)
 
     def subjects(self, tenant: str = "") -> list[Subject]:
         """Return a tenant and those of its applications that have quotas; all of all for ""."""
