@@ -8,10 +8,12 @@ import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
+from types import SimpleNamespace
 from typing import Any, cast
 
 import grpc
 import pytest
+from support.patience import patient
 
 from plexspaces_node.api.generated.application_pb2 import StopVmRequest
 from plexspaces_node.api.options import client_options, server_options
@@ -19,10 +21,10 @@ from plexspaces_node.api.status import from_grpc
 from plexspaces_node.errors import PlexSpacesError, ResourceExhausted, Unavailable
 from plexspaces_node.node.access.audit import Event
 from plexspaces_node.node.access.gate import Gate, Grants, NoGrants
-from plexspaces_node.node.access.identity import Identity, Kind
+from plexspaces_node.node.access.identity import Identity, Kind, Scope
 from plexspaces_node.node.access.policy import Rule
 from plexspaces_node.node.access.record import Recorder
-from plexspaces_node.node.api.boundary import Boundary
+from plexspaces_node.node.api.boundary import SHORT_BYTES, Boundary
 
 SERVICE = "grpc.test.Echo"
 """Of gRPC itself by its name: its methods get the context, which one of them writes to."""
@@ -80,12 +82,20 @@ def handlers(echo: Echo) -> dict[str, Any]:
 
 @asynccontextmanager
 async def served(
-    echo: Echo, *, calls: int = 100, connections: int = 100, grants: Grants | None = None
+    echo: Echo,
+    *,
+    calls: int = 100,
+    connections: int = 100,
+    grants: Grants | None = None,
+    refused_after_s: float = 0.0,
 ) -> AsyncIterator[str]:
     options = server_options(calls=calls, connections=connections)
     server = grpc.aio.server(options=options)
     recorder = Recorder(list[Event]().append)
-    gate = Gate(grants or NoGrants(), recorder, defaultdict(lambda: Rule(None)))
+    rule = Rule(None if grants is None or isinstance(grants, _Named) else frozenset(Scope))
+    gate = Gate(grants or NoGrants(), recorder, defaultdict(lambda: rule))
+    if refused_after_s:
+        gate.pace = cast(Any, SimpleNamespace(next_s=lambda: refused_after_s))
     Boundary(server, gate, most_calls=calls).add_registered_method_handlers(SERVICE, handlers(echo))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -207,6 +217,41 @@ async def test_calls_when_a_tenant_makes_very_many_then_others_still_can(echo: E
         assert len(calls) == 4
         # They were answered, which is what these tasks do not expect.
         await asyncio.gather(*calls, return_exceptions=True)
+
+
+class _NoOne(NoGrants):
+    """Grants of which nobody here has one."""
+
+    def exist(self) -> bool:
+        return True
+
+
+async def test_refusals_when_many_then_nobody_waits_with_a_long_request(echo: Echo) -> None:
+    """Strangers would fill the memory with what they sent while they wait to be refused."""
+    async with (
+        served(echo, grants=_NoOne(), refused_after_s=3600) as address,
+        channel_to(address) as channel,
+        channel_to(address) as other,
+        asyncio.timeout(patient(20)),
+    ):
+        short = asyncio.create_task(call(channel, "one", REQUEST))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(other, "one", b"\xff" * (SHORT_BYTES + 1))
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert not short.done()
+        short.cancel()
+
+
+async def test_method_when_nobody_has_written_it_then_it_is_no_defect(
+    echo: Echo, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The generated classes have each method of their service, and say so; the log has nothing."""
+    echo.error = NotImplementedError("Method not implemented!")
+    async with served(echo) as address, channel_to(address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(channel, "one", REQUEST)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_calls_when_thousands_come_on_one_connection_then_each_is_handled_or_told(

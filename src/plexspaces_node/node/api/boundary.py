@@ -26,6 +26,7 @@ from plexspaces_node.errors import (
     PlexSpacesError,
     ResourceExhausted,
     Unauthenticated,
+    Unsupported,
 )
 from plexspaces_node.node.access import fair_share
 from plexspaces_node.node.access.gate import Call, Gate
@@ -45,6 +46,9 @@ _Behavior = Callable[[Any, Any], Any]
 _Enter = Callable[[Any, Context], tuple[Identity, Any, Any]]
 """From a call as gRPC has it to who makes it, its request, and the `Call` or the context for the
 behavior."""
+
+SHORT_BYTES = 4 * 1024
+"""The longest request whose sender, unknown, waits to be told so."""
 
 MOST_WAITING = 2000
 """How many unknown callers wait to be told so; more are told at once, for each takes memory."""
@@ -228,7 +232,7 @@ class Boundary:
                 if tenant is not None:
                     self._share.give(tenant)
             if unknown is not None:
-                await self._refuse(unknown, context)
+                await self._refuse(unknown, raw, context)
             return None
 
         return call
@@ -265,7 +269,7 @@ class Boundary:
                 if not self._streams[peer]:
                     del self._streams[peer]
             if unknown is not None:
-                await self._refuse(unknown, context)
+                await self._refuse(unknown, raw, context)
 
         return call
 
@@ -276,10 +280,14 @@ class Boundary:
         self._share.take(tenant)
         return tenant
 
-    async def _refuse(self, error: Unauthenticated, context: Context) -> None:
-        """Tell somebody unknown so; it does not count as a call that is handled."""
+    async def _refuse(self, error: Unauthenticated, raw: Any, context: Context) -> None:
+        """Tell somebody unknown so; it does not count as a call that is handled.
+
+        With a long request nobody waits: gRPC keeps it in memory until the end of its call.
+        """
         delay_s = self._gate.pace.next_s()
-        if delay_s and self._waiting < MOST_WAITING:
+        is_short = not isinstance(raw, bytes) or len(raw) <= SHORT_BYTES
+        if delay_s and is_short and self._waiting < MOST_WAITING:
             self._waiting += 1
             try:
                 await asyncio.sleep(delay_s)
@@ -340,5 +348,8 @@ def known_error(error: Exception) -> PlexSpacesError | ActorError:
         return descriptors.none_left()
     if isinstance(error, PlexSpacesError | ActorError):
         return error
+    if isinstance(error, NotImplementedError):
+        # As the generated classes have it; of health checks, `List`.
+        return Unsupported("this node does not have this method")
     _log.error("internal error in a call", exc_info=error)
     return Internal(f"internal error: {error!r}", hint="see the node's log, and report it")
