@@ -107,8 +107,8 @@ class Config(Settings, BaseSettings):
             raise InvalidArgument(
                 f"{name} {address!r}, from {self.origin(name)}, can be reached from other hosts, "
                 "and the node has no certificate",
-                hint=f"plexspaces tls init --host {_named_by_clients(address)}, and then "
-                f"{_CREATE_TOKEN}; {_OPT_OUT}",
+                hint=f"plexspaces tls init --host {_named_by_clients(address)}, which prints the "
+                f"lines for release.toml, and then {self._create_token()}; {_OPT_OUT}",
             )
 
     def check_grants(self, *, exist: bool) -> None:
@@ -119,8 +119,16 @@ class Config(Settings, BaseSettings):
             raise InvalidArgument(
                 f"{name} {address!r}, from {self.origin(name)}, can be reached from other hosts, "
                 "and no token exists",
-                hint=f"{_CREATE_TOKEN}; {_OPT_OUT}",
+                hint=f"{self._create_token()}; {_OPT_OUT}",
             )
+
+    def _create_token(self) -> str:
+        """Return the command that makes a token of this node, also if flags have named it."""
+        flags = [self.origin(key).startswith("flag ") for key in ("node.id", "node.data_dir")]
+        by_flag = any(flags) or self.origin("node.address").startswith("flag ")
+        node_id = f" --node-id {self.node.id}" if by_flag else ""
+        data_dir = f" --data-dir {quoted(self.node.data_dir)}" if flags[1] else ""
+        return f"{_CREATE_TOKEN}{node_id}{data_dir}"
 
     def open_addresses(self) -> list[tuple[str, str]]:
         """Return key and value of each address that other hosts can reach without TLS."""

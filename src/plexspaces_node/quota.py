@@ -184,7 +184,7 @@ def parsed(key: Key, text: str) -> int:
 
     Raises `InvalidArgument`.
     """
-    if text.lower() in ("none", "0"):
+    if text.lower() == "none":
         return 0
     found = _NUMBER.fullmatch(text.strip())
     value = None if found is None else _value(key, found[1], found[2])
@@ -192,6 +192,12 @@ def parsed(key: Key, text: str) -> int:
         example = "2GiB" if key in IN_BYTES else "100"
         raise InvalidArgument(
             f"{key} cannot be {text!r}", hint=f"for example {key}={example}, or {key}=none"
+        )
+    if not value:
+        # 0 means no quota inside; who writes it may mean the opposite.
+        raise InvalidArgument(
+            f"{key} cannot be 0",
+            hint=f"{key}=none removes the quota; plexspaces stop NAME stops an application",
         )
     return checked(key, value)
 

@@ -299,3 +299,27 @@ def test_boundary_when_a_method_has_no_rule_then_it_is_not_served() -> None:
     """A new call that nobody has thought about fails at once."""
     with pytest.raises(KeyError):
         Gate(NoGrants(), RECORDER).rule("plexspaces.node.v1.ApplicationService/New")
+
+
+def test_gate_when_a_scope_is_missing_then_the_hint_keeps_the_tenant() -> None:
+    """A token made without it would be for `default`, where the application is not."""
+    gate, identity = Gate(Grants(), RECORDER), who(Scope.DEPLOY)
+    with pytest.raises(PermissionDenied) as caught:
+        gate.check(_A + "Invoke", identity, Target("shop", "shop/cart"))
+    assert str(caught.value.hint).endswith("--scope invoke --tenant shop")
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("other", "--name other --scope SCOPE"),
+        ("shop/other", "--name other --scope SCOPE --tenant shop"),
+    ],
+)
+def test_gate_when_a_certificate_has_no_token_then_the_hint_makes_that_one(
+    name: str, command: str
+) -> None:
+    """With the tenant, if its name has one."""
+    with pytest.raises(Unauthenticated, match="nothing is granted") as caught:
+        Gate(Grants(), RECORDER).identify(None, certificate=name)
+    assert f"plexspaces token create {command}" in str(caught.value.hint)

@@ -11,7 +11,7 @@ import pytest
 from support.command import Command
 
 from plexspaces_node.certificates import make_authority, make_node_certificate
-from plexspaces_node.cli.tls_directory import default_directory
+from plexspaces_node.cli.tls_directory import default_directory, read_info
 from plexspaces_node.config import ConfigBootstrap
 from plexspaces_node.errors import InvalidArgument
 
@@ -214,3 +214,25 @@ def test_default_directory_when_asked_then_it_is_the_users() -> None:
     assert default_directory(relative) == Path("/h/.config/plexspaces/tls")
     with pytest.raises(InvalidArgument, match="no home directory"):
         default_directory({})
+
+
+def test_client_when_of_a_tenant_then_its_certificate_has_the_full_name(
+    command: Command, made: Path
+) -> None:
+    """By it the node finds the token; on disk it is one segment."""
+    assert command("tls", "client", "shop/ci", "--dir", made).status == 0
+    bundle = made / "clients" / "shop~ci"
+    assert read_info(bundle / "certificate.pem").name == "shop/ci"
+    assert "client shop/ci: " in command("tls", "show", "--dir", made).text
+    assert command("tls", "renew", "--client", "shop/ci", "--dir", made).status == 0
+
+
+@pytest.mark.parametrize("name", ["../ci", "shop/../ci", "a/b/c", f"{'t' * 40}/{'n' * 40}"])
+def test_client_when_the_name_is_none_then_nothing_is_made(
+    command: Command, made: Path, name: str
+) -> None:
+    """It would leave the directory, or no certificate could have it."""
+    refused = command("tls", "client", name, "--dir", made)
+    assert refused.status == 2
+    assert "error: client name " in refused.stderr
+    assert os.listdir(made / "clients") == ["admin"]

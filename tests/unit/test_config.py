@@ -637,6 +637,10 @@ class TestListen:
         with pytest.raises(InvalidArgument, match="and no token exists") as caught:
             config.check_grants(exist=False)
         assert str(caught.value.hint).startswith("plexspaces token create --name admin --scope ")
+        named = load(flags={key: "0.0.0.0:1", "node.id": "n1", "node.data_dir": "/srv/d", **tls})
+        with pytest.raises(InvalidArgument) as caught:
+            named.check_grants(exist=False)
+        assert "--scope admin --node-id n1 --data-dir /srv/d;" in str(caught.value.hint)
         metrics = load(flags={"node.metrics_address": "0.0.0.0:1", **tls})
         with pytest.raises(InvalidArgument, match="metrics have neither TLS nor tokens"):
             metrics.check_listen()
@@ -658,8 +662,8 @@ class TestListen:
         with pytest.raises(InvalidArgument) as caught:
             load(flags={"node.address": address}).check_listen()
         assert str(caught.value.hint).startswith(
-            f"plexspaces tls init --host {host}, and then plexspaces token create --name admin "
-            "--scope admin; or use 127.0.0.1"
+            f"plexspaces tls init --host {host}, which prints the lines for release.toml, and then "
+            "plexspaces token create --name admin --scope admin --node-id node-1; or use 127.0.0.1"
         )
 
     @pytest.mark.parametrize("names", [("certificate",), ("key",), ("client_ca",)])

@@ -57,7 +57,6 @@ class TestValues:
             (Key.CPU_PERCENT, "50%", 50),
             (Key.MESSAGES_PER_S, "100", 100),
             (Key.MESSAGES_PER_S, "none", 0),
-            (Key.IN_FLIGHT, "0", 0),
         ],
     )
     def test_value_when_written_then_read(self, key: Key, text: str, value: int) -> None:
@@ -77,6 +76,8 @@ class TestValues:
             (Key.IN_FLIGHT, "9" * 5000),
             (Key.LOG_BYTES, "9" * 400 + ".5"),
             (Key.APPLICATIONS, ""),
+            (Key.APPLICATIONS, "0"),
+            (Key.MEMORY_MIB, "0 GiB"),
         ],
     )
     def test_value_when_it_means_nothing_then_invalid_with_an_example(

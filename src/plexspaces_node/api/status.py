@@ -235,8 +235,13 @@ def _unreachable(said: str, address: str) -> PlexSpacesError:
             )
         nobody = any(sign in lowered for sign in _NOBODY_THERE)
         why = "" if nobody else f" ({said.rpartition('last error: ')[2]})"
-        there = f" --address {address}" if address != DEFAULT_ADDRESS and _is_here(address) else ""
-        return Unavailable(f"no node answers at {address}{why}", hint=START_NODE_HINT + there)
+        if not _is_here(address):
+            # A command that starts one on this host would not help.
+            hint = "check the address, and on its host that the node runs: plexspaces whoami"
+        else:
+            there = "" if address in (DEFAULT_ADDRESS, "") else f" --address {address}"
+            hint = START_NODE_HINT + there
+        return Unavailable(f"no node answers at {address}{why}", hint=hint)
     return Unavailable(
         f"the connection to the node at {address} was lost ({said})",
         hint="check the node's own output, then try again",

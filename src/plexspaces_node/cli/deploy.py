@@ -188,7 +188,7 @@ def deploy(  # noqa: PLR0913 - a command has a parameter for each of its flags
 
 def _with_secrets(options: DeployOptions, given: Sequence[str]) -> DeployOptions:
     named = [each for each in given if each != "none"]
-    secrets = pairs_of(named, "--secret", "DB_URL=db-url")
+    secrets = pairs_of(named, "--secret", "DB_URL=db-url", form="VARIABLE=SECRET")
     return replace(options, secrets=secrets, no_secrets=len(named) < len(given))
 
 

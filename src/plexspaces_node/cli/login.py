@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from plexspaces_node.cli.options import Json, NodeAddress, address_of
+from plexspaces_node.cli.options import ADDRESS_VARIABLE, Json, NodeAddress, address_of
 from plexspaces_node.cli.output import moment, note, print_fields, print_json, say
 from plexspaces_node.client import ClientTls, NodeClient
 from plexspaces_node.client.address import parts_of
@@ -58,7 +59,12 @@ def login(
     if is_https or ca or certificate or key:
         tls = ClientTls(*(each and each.absolute() for each in (ca, certificate, key)))
     token = _token_of_user(named)
-    if token or certificate is None:
+    if not token and certificate is None:
+        raise InvalidArgument(
+            "no token was given",
+            hint="paste it when it is asked for, or: plexspaces login < FILE",
+        )
+    if token:
         check_secret(token, source="stdin")
     who = asyncio.run(_ask(address, tls, token))
     if who.kind == "anonymous":
@@ -73,6 +79,8 @@ def login(
         say(f"✓ Logged in at {named}")
         _print(who)
         note(f"kept in {path}; plexspaces logout removes it")
+        if node_address and node_address != os.environ.get(ADDRESS_VARIABLE):
+            note(f"other commands need its address too: export {ADDRESS_VARIABLE}={node_address}")
 
 
 @app.command(epilog="Example:  plexspaces logout --node-address https://node.example:9000")

@@ -26,12 +26,14 @@ def in_tenant(name: str | None) -> str | None:
     return f"{tenant}/{name}" if tenant and name and "/" not in name else name
 
 
+ADDRESS_VARIABLE = "PLEXSPACES_NODE_ADDRESS"
+
 NodeAddress = Annotated[
     str | None,
     typer.Option(
         "--node-address",
         metavar="HOST:PORT",
-        envvar="PLEXSPACES_NODE_ADDRESS",
+        envvar=ADDRESS_VARIABLE,
         show_default="node.address in the configuration, else 127.0.0.1:9000",
         help="Address of the node.",
     ),
@@ -166,7 +168,9 @@ def name_of(given: str | None, option: str | None) -> str:
     return name
 
 
-def pairs_of(pairs: Iterable[str], flag: str, example: str) -> dict[str, str]:
+def pairs_of(
+    pairs: Iterable[str], flag: str, example: str, *, form: str = "NAME=VALUE"
+) -> dict[str, str]:
     """Read the `K=V` texts of a flag; raises `InvalidArgument` for one without `=`."""
     found: dict[str, str] = {}
     for pair in pairs:
@@ -174,7 +178,7 @@ def pairs_of(pairs: Iterable[str], flag: str, example: str) -> dict[str, str]:
         if not equals:
             # The text is not repeated, because it may be a secret in the wrong place.
             raise InvalidArgument(
-                f"{flag} takes NAME=VALUE, but one value has no '='",
+                f"{flag} takes {form}, but one value has no '='",
                 hint=f"plexspaces deploy … {flag} {example}",
             )
         found[key] = value

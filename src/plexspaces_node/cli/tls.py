@@ -101,7 +101,7 @@ def init(
             ("Client", f"{client.path} (copy it to who manages the node)"),
         ]
     )
-    say("\nAdd to release.toml:\n")
+    say("\nAdd to release.toml, in ., ~/.config/plexspaces or /etc/plexspaces:\n")
     say("[tls]")
     say(f"certificate = {_toml(made.certificate)}")
     say(f"key = {_toml(made.key)}")
@@ -114,9 +114,11 @@ def init(
     say(f"plexspaces login --node-address https://{address} --ca ca.pem")
 
 
-@tls_app.command(epilog="Example:  plexspaces tls client ci")
+@tls_app.command(epilog="Example:  plexspaces tls client shop/ci")
 def client(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the client.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of its token: NAME, or TENANT/NAME.")
+    ],
     config: ConfigFile = None,
     directory: Directory = None,
     days: Days = DAYS,
@@ -124,7 +126,8 @@ def client(
 ) -> None:
     """Make a bundle for one more client: the CA's certificate, its own and its key.
 
-    With `[tls] client_ca` the name says who it is.
+    If the node has tls.client_ca, the client may do what the token of this name may. NAME without
+    a tenant is a token of all tenants, else of the tenant default.
     """
     bundle = _place(config, directory).add_client(name, days=days)
     info = read_info(bundle.certificate)

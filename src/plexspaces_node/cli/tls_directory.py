@@ -23,7 +23,7 @@ from plexspaces_node.certificates import (
     read_pair,
 )
 from plexspaces_node.errors import AlreadyExists, InvalidArgument, NotFound, quoted
-from plexspaces_node.model import check_name
+from plexspaces_node.model import check_full_name, file_name
 from plexspaces_node.private_file import make_private_directory, replace, write_new
 
 FIRST_CLIENT = "admin"
@@ -97,16 +97,25 @@ class TlsDirectory:
         return self.path / "node-key.pem"
 
     def client(self, name: str) -> Bundle:
-        """Return the bundle of a client; raises `InvalidArgument` for a name that is none."""
-        check_name(name, what="client name")
-        return Bundle(self.path / "clients" / name)
+        """Return the bundle of a client, by its name or TENANT/NAME.
+
+        Raises `InvalidArgument` for a name that is none, or that no certificate can have.
+        """
+        check_full_name(name, what="client name")
+        if len(name) > _LONGEST_NAME:
+            raise InvalidArgument(
+                f"client name {name!r} is longer than {_LONGEST_NAME} characters",
+                hint="a certificate has no longer name: choose a shorter one",
+            )
+        return Bundle(self.path / "clients" / file_name(name))
 
     def clients(self) -> list[str]:
         """Return the names of the clients that have a bundle."""
         try:
-            return sorted(each.name for each in (self.path / "clients").iterdir() if each.is_dir())
+            found = [each.name for each in (self.path / "clients").iterdir() if each.is_dir()]
         except OSError:
             return []
+        return sorted(name.replace("~", "/") for name in found)
 
     @staticmethod
     def of(certificate: Path) -> TlsDirectory:

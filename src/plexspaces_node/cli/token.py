@@ -17,6 +17,7 @@ from plexspaces_node.cli.output import columns, moment, note, print_json, say
 from plexspaces_node.client import NodeClient
 from plexspaces_node.config import TENANT_VARIABLE, Config
 from plexspaces_node.errors import InvalidArgument, Unavailable
+from plexspaces_node.http_notice import GRPC_SOCKET, UNIX, is_answering
 from plexspaces_node.info import NewSecret, TokenInfo
 
 app = typer.Typer()
@@ -97,6 +98,24 @@ def create(  # noqa: PLR0913 - the flags of the command
     ] = "*",
     expires: Expires = None,
     node_address: NodeAddress = None,
+    node_id: Annotated[
+        str | None,
+        typer.Option(
+            "--node-id",
+            metavar="ID",
+            help="A node of this host and user, by its ID instead of its address.",
+            show_default="node.id in the configuration",
+        ),
+    ] = None,
+    data_dir: Annotated[
+        str | None,
+        typer.Option(
+            "--data-dir",
+            metavar="DIR",
+            help="Its data directory.",
+            show_default="~/.local/share/plexspaces/ID",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Create a token and print its secret, which is shown this once.
@@ -104,14 +123,18 @@ def create(  # noqa: PLR0913 - the flags of the command
     From the first token on everybody needs one, except the user of the node and root on its host.
     If the node does not run, the token is written into its data directory.
     """
-    lifetime_s = seconds_of(expires)
+    lifetime_s = _lifetime_of(expires)
 
     async def act(tokens: _Tokens) -> NewSecret:
         return await tokens.create_token(
             name, scopes=scope, tenant=tenant, applications=application, lifetime_s=lifetime_s
         )
 
-    _print_secret(_run(node_address, act), "Created", as_json=as_json)
+    if node_id is None and data_dir is None:
+        made = _run(node_address, act)
+    else:
+        made = asyncio.run(_run_here(node_id, data_dir, act))
+    _print_secret(made, "Created", as_json=as_json)
 
 
 @token_app.command("list", epilog="Example:  plexspaces token list --json")
@@ -161,7 +184,7 @@ def rotate(  # noqa: PLR0913 - the flags of the command
     as_json: Json = False,
 ) -> None:
     """Give a token a new secret and print it, which is shown this once."""
-    grace_s, lifetime_s = seconds_of(grace), seconds_of(expires)
+    grace_s, lifetime_s = seconds_of(grace), _lifetime_of(expires)
 
     async def act(tokens: _Tokens) -> NewSecret:
         return await tokens.rotate_token(
@@ -182,6 +205,20 @@ def seconds_of(text: str | None) -> int:
             hint=f"a number and one of {', '.join(_UNITS)}, for example 90d or 10m",
         )
     return int(match[1]) * _UNITS[match[2]]
+
+
+def _lifetime_of(expires: str | None) -> int:
+    """Return a token's lifetime in seconds, 0 if it never ends.
+
+    None that is given is 0: who computes one must not get a token that is valid forever.
+    """
+    lifetime_s = seconds_of(expires)
+    if expires is not None and not lifetime_s:
+        raise InvalidArgument(
+            f"a token cannot expire after {expires}",
+            hint="at least 1s; omit --expires for one that never expires",
+        )
+    return lifetime_s
 
 
 def _print_secret(made: NewSecret, what: str, *, as_json: bool) -> None:
@@ -212,12 +249,29 @@ def _run(node_address: str | None, act: Callable[[_Tokens], Coroutine[Any, Any, 
                 # It was looked for on another host, or by another's name.
                 if node_address is not None:
                     raise
-        config = plexspaces_node.ConfigBootstrap.load()
-        async with _of_stopped(config) as tokens:
-            note(f"the node does not run: using its data directory {config.node.data_dir}")
-            return await act(tokens)
+        return await _in_data_directory(plexspaces_node.ConfigBootstrap.load(), act)
 
     return asyncio.run(run())
+
+
+async def _run_here(
+    node_id: str | None, data_dir: str | None, act: Callable[[_Tokens], Coroutine[Any, Any, _T]]
+) -> _T:
+    """Act on a node of this host that the flags of `start-node` name, whether or not it runs."""
+    flags = {"node.id": node_id, "node.data_dir": data_dir}
+    config = plexspaces_node.ConfigBootstrap.load(None, flags)
+    if is_answering(path := config.node.data_dir / GRPC_SOCKET):
+        async with NodeClient(f"{UNIX}{path}") as client:
+            return await act(client)
+    return await _in_data_directory(config, act)
+
+
+async def _in_data_directory(
+    config: Config, act: Callable[[_Tokens], Coroutine[Any, Any, _T]]
+) -> _T:
+    async with _of_stopped(config) as tokens:
+        note(f"the node does not run: using its data directory {config.node.data_dir}")
+        return await act(tokens)
 
 
 @asynccontextmanager

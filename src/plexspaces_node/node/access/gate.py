@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from plexspaces_node.errors import PermissionDenied, Unauthenticated
-from plexspaces_node.model import check_name, split_name
+from plexspaces_node.model import DEFAULT_TENANT, check_name, split_name
 from plexspaces_node.node.access.identity import (
     ALL,
     LOCAL,
@@ -27,7 +27,7 @@ BEARER = b"bearer "
 
 _CREATE = "plexspaces token create --name NAME --scope"
 _NEEDED_HINT = f"plexspaces login, with a token made on the node's host: {_CREATE} SCOPE"
-_VALID_HINT = "plexspaces whoami tells who a token is; a new one: plexspaces login"
+_VALID_HINT = "ask an admin for a new one, and keep it with: plexspaces login"
 _WEAKEST_FIRST = (Scope.READ, Scope.INVOKE, Scope.DEPLOY, Scope.ADMIN)
 
 
@@ -181,8 +181,7 @@ class Gate:
             if identity is None:
                 raise Unauthenticated(
                     f"nothing is granted to the certificate {certificate!r}",
-                    hint="on the node's host: plexspaces token create "
-                    f"--name {certificate} --scope SCOPE",
+                    hint=_hint_for_certificate(certificate),
                 )
             return identity
         return NOBODY
@@ -250,6 +249,19 @@ class Gate:
         raise _denied(verb, rule, identity, target)
 
 
+def _hint_for_certificate(name: str) -> str:
+    tenant, slash, rest = name.partition("/")
+    if slash:
+        return (
+            "on the node's host: plexspaces token create "
+            f"--name {rest} --scope SCOPE --tenant {tenant}"
+        )
+    return (
+        f"on the node's host: plexspaces token create --name {name} --scope SCOPE; "
+        f"for a token of a tenant make another certificate: plexspaces tls client TENANT/{name}"
+    )
+
+
 def _unknown() -> Unauthenticated:
     return Unauthenticated("this node needs a token", hint=_NEEDED_HINT)
 
@@ -260,10 +272,12 @@ def _denied(verb: str, rule: Rule, identity: Identity, target: Target) -> Permis
     weakest = next(scope for scope in _WEAKEST_FIRST if scope in rule.scopes)
     if not identity.scopes & rule.scopes:
         needed = " or ".join(sorted(rule.scopes))
+        # For the same applications: without --tenant it would be for those of `default`.
+        own = "" if identity.tenant in (ALL, DEFAULT_TENANT) else f" --tenant {identity.tenant}"
         has = ", ".join(sorted(identity.scopes)) or "none"
         return PermissionDenied(
             f"{who} may not {what}: that needs the scope {needed}, and it has {has}",
-            hint=f"ask an admin for a token: {_CREATE} {weakest}",
+            hint=f"ask an admin for a token: {_CREATE} {weakest}{own}",
         )
     about = target.application or (f"tenant {target.tenant!r}" if target.tenant != ALL else "")
     covered = f"tenant {identity.tenant!r}"

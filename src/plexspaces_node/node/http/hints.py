@@ -20,7 +20,7 @@ _RULES = tuple(
         (r"plexspaces login, with a.*", "send Authorization: Bearer TOKEN"),
         (r"plexspaces token create --name NAME --scope (\w+)", r"POST /v1/tokens with scope \1"),
         (r"with scope (\w+) --tenant (\S+)", r"with scope \1 and tenant \2"),
-        (r"plexspaces whoami tells who a token is.*", "GET /v1/whoami tells who a token is"),
+        (r", and keep it with: plexspaces login", ""),
         (r"plexspaces token list", "GET /v1/tokens"),
         (rf"plexspaces token rotate {_NAME}", r"POST /v1/tokens/\1/rotate"),
         (rf"plexspaces stop (?:--name )?{_NAME} --force", rf"POST {_ONE}/\1/stop?force"),
