@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from support.command import Command, Ran, Terminal
 from support.fake_node import FakeNode
 
 import plexspaces_node
-from plexspaces_node.cli.main import HOMES, root
+from plexspaces_node.cli.main import HOMES, PANELS, root
 from plexspaces_node.client import NodeClient
 from plexspaces_node.errors import PLATFORM_ERRORS, ActorFailed, PlexSpacesError, VmStartFailed
 from plexspaces_node.info import Listing
@@ -58,6 +59,22 @@ def test_help_when_no_command_is_named_then_all_are_listed(
     ran = command(*arguments)
     assert ran.status == 0
     assert all(name in ran.text for name in HOMES)
+
+
+def test_help_when_commands_are_listed_then_each_is_below_its_heading(command: Command) -> None:
+    """In the order of the table, so that a newcomer reads from the top."""
+    shown = command("--help").text
+    places = [shown.index(f"─ {panel} ─") for panel in PANELS]
+    assert places == sorted(places)
+    for panel, place, end in zip(PANELS, places, [*places[1:], len(shown)], strict=True):
+        assert re.findall(r"^│ ([a-z-]+)", shown[place:end], re.MULTILINE) == [*PANELS[panel]]
+
+
+def test_help_when_it_has_paragraphs_then_they_fill_the_lines(command: Command) -> None:
+    """Lines end where the terminal does, not where those of the source do."""
+    assert "user of the node and\n root on its host. If the node" in re.sub(
+        r" +\n", "\n", command("token", "create", "--help").text
+    )
 
 
 def test_version_when_asked_in_any_way_then_it_is_the_packages(command: Command) -> None:

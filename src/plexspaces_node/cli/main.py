@@ -6,8 +6,10 @@ The exit statuses are those of `status`. A command's module is loaded when it is
 
 from __future__ import annotations
 
+import inspect
 import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -35,40 +37,57 @@ from plexspaces_node.errors import ActorError, ActorTrapped, PlexSpacesError
 
 ALIAS = "polyglot_wasm_deployment"
 
-HOMES: dict[str, str] = {
-    "start-node": "node",
-    "deploy": "deploy",
-    "invoke": "invoke",
-    "list": "show",
-    "inspect": "show",
-    "logs": "show",
-    "stop": "applications",
-    "start": "applications",
-    "undeploy": "applications",
-    "run": "run",
-    "empty-vm-typescript": "run",
-    "backup": "backup",
-    "restore": "backup",
-    "verify": "backup",
-    "secret": "secret",
-    "audit": "audit",
-    "vms": "vms",
-    "new": "build",
-    "build": "build",
-    "toolchain": "toolchain",
-    "image": "image",
-    "quota": "quota",
-    "tls": "tls",
-    "doctor": "doctor",
-    "install-service": "service",
-    "token": "token",
-    "login": "login",
-    "logout": "login",
-    "whoami": "login",
-    "config": "doctor",
-    "version": "main",
+PANELS: dict[str, dict[str, str]] = {
+    "Node": {
+        "start-node": "node",
+        "doctor": "doctor",
+        "config": "doctor",
+        "install-service": "service",
+        "version": "main",
+    },
+    "Applications": {
+        "deploy": "deploy",
+        "invoke": "invoke",
+        "list": "show",
+        "inspect": "show",
+        "logs": "show",
+        "stop": "applications",
+        "start": "applications",
+        "undeploy": "applications",
+    },
+    "Build": {
+        "new": "build",
+        "build": "build",
+        "toolchain": "toolchain",
+        "image": "image",
+    },
+    "Access and limits": {
+        "token": "token",
+        "login": "login",
+        "logout": "login",
+        "whoami": "login",
+        "tls": "tls",
+        "secret": "secret",
+        "quota": "quota",
+        "audit": "audit",
+    },
+    "Backups": {
+        "backup": "backup",
+        "restore": "backup",
+        "verify": "backup",
+    },
+    "VMs and measurements": {
+        "vms": "vms",
+        "run": "run",
+        "empty-vm-typescript": "run",
+    },
 }
-"""Every command and the module of this folder that defines it, in the order of the help."""
+"""The headings of the help; below each its commands, and the module of this folder with each."""
+
+HOMES: dict[str, str] = {
+    name: home for commands in PANELS.values() for name, home in commands.items()
+}
+"""Every command and its module, in the order of the help."""
 
 app = typer.Typer()
 _HELP = frozenset({"-h", "--help"})
@@ -83,7 +102,13 @@ class _Commands(MutableMapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         if name not in self._made:
             module = import_module(f"plexspaces_node.cli.{HOMES[name]}")
-            self._made |= typer.main.get_group(module.app).commands
+            made = typer.main.get_group(module.app).commands
+            for panel, names in PANELS.items():
+                for one in names.keys() & made.keys():
+                    made[one].rich_help_panel = panel
+            for command in made.values():
+                _join_lines(command)
+            self._made |= made
         return self._made[name]
 
     def __setitem__(self, name: str, command: Any) -> None:
@@ -97,6 +122,13 @@ class _Commands(MutableMapping[str, Any]):
 
     def __len__(self) -> int:
         return len(HOMES)
+
+
+def _join_lines(command: Any) -> None:
+    """Make a paragraph of help one line, which a terminal wraps at its own width."""
+    command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(command.help or ""))
+    for one in getattr(command, "commands", {}).values():
+        _join_lines(one)
 
 
 class _Root(TyperGroup):
