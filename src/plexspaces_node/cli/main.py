@@ -102,7 +102,7 @@ class _Commands(MutableMapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         if name not in self._made:
             module = import_module(f"plexspaces_node.cli.{HOMES[name]}")
-            made = typer.main.get_group(module.app).commands
+            made: dict[str, Any] = {**typer.main.get_group(module.app).commands}
             for panel, names in PANELS.items():
                 for one in names.keys() & made.keys():
                     made[one].rich_help_panel = panel
