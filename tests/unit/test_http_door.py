@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from plexspaces_node.api.generated import application_pb2 as pb
-from plexspaces_node.errors import NotFound, ResourceExhausted
+from plexspaces_node.errors import NotFound, ResourceExhausted, Unauthenticated
 from plexspaces_node.node.access.audit import Event
 from plexspaces_node.node.access.gate import Gate, Grants, NoGrants
 from plexspaces_node.node.access.identity import Identity, Kind
@@ -199,6 +199,11 @@ async def test_long_body_of_a_stranger_is_not_read(
     assert [(event.result, event.verb, event.object) for event in events] == [
         ("unauthenticated", f"ApplicationService/{done}", about)
     ]
+    short = Request(method, path, [(b"host", b"localhost"), (b"content-length", b"9")])
+    guarded.body_limit(short)
+    assert isinstance(short.refusal, Unauthenticated)
+    # Its frames would keep all that was read with the request.
+    assert short.refusal.__traceback__ is None
     gate.is_public = lambda name: name == "cart"
     if path.endswith(b"/invoke"):
         asked = Request(method, path, [(b"host", b"localhost"), framing])

@@ -6,6 +6,7 @@ import ast
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from math import inf
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,14 @@ from google.protobuf.message import Message
 
 from plexspaces_node.api.generated import application_pb2 as pb
 from plexspaces_node.api.generated import audit_pb2, quota_pb2, secret_pb2, token_pb2
-from plexspaces_node.errors import PLATFORM_ERRORS, ActorFailed, ActorTrapped, InvalidArgument
+from plexspaces_node.errors import (
+    PLATFORM_ERRORS,
+    ActorFailed,
+    ActorTrapped,
+    InvalidArgument,
+    PlexSpacesError,
+    Unauthenticated,
+)
 from plexspaces_node.node.artifacts.upload import LEAST_BYTES_PER_S
 from plexspaces_node.node.http import problem
 from plexspaces_node.node.http.hints import for_http
@@ -48,6 +56,7 @@ class Reading:
         self.now_s = 100.0
         self.requests: list[Request] = []
         self.told: list[str] = []
+        self.refusal: PlexSpacesError | None = None
         self.in_flight = InFlight(in_flight_bytes)
         transport: Any = SimpleNamespace(
             pause_reading=lambda: self.told.append("pause"),
@@ -55,12 +64,16 @@ class Reading:
         )
         self.reader = RequestReader(
             transport,
-            body_limit=lambda _request: limit,
+            body_limit=partial(self._limit_of, limit),
             on_request=self.requests.append,
             proceed=lambda: self.told.append("continue"),
             share=Share(self.in_flight),
             clock=lambda: self.now_s,
         )
+
+    def _limit_of(self, limit: int, request: Request) -> int:
+        request.refusal = self.refusal
+        return limit
 
 
 class TestReader:
@@ -109,6 +122,16 @@ class TestReader:
         reading.requests[0].release()
         reading.requests[0].release()
         assert reading.in_flight.bytes == 0
+
+    def test_body_of_a_request_that_is_not_let_in_is_not_kept(self) -> None:
+        """Strangers would fill the memory while they wait to be refused; what follows is read."""
+        reading = Reading()
+        reading.refusal = Unauthenticated("who?")
+        for _ in range(3):
+            reading.reader.feed(HEAD + b"content-length: 60000\r\n\r\n" + b"x" * 60000)
+        reading.refusal = None
+        reading.reader.feed(HEAD + b"content-length: 2\r\n\r\nab")
+        assert [bytes(request.body) for request in reading.requests] == [b"", b"", b"", b"ab"]
 
     def test_bodies_that_wait_take_half_of_the_nodes_limit(self) -> None:
         """One connection does not keep the others from sending."""

@@ -224,7 +224,8 @@ class Boundary:
                 reply = behavior(request, entered)
                 return await (replied(self._gate, identity, reply) if lasts else reply)
             except Unauthenticated as error:
-                unknown = error
+                # Without its frames: this one has the request, and would be in a cycle.
+                unknown = error.with_traceback(None)
             except Exception as error:  # noqa: BLE001 - the boundary
                 await _abort(error, context)
             finally:
@@ -258,7 +259,8 @@ class Boundary:
                     async for response in responses:
                         yield response
             except Unauthenticated as error:
-                unknown = error
+                # Without its frames: this one has the request, and would be in a cycle.
+                unknown = error.with_traceback(None)
             except Exception as error:  # noqa: BLE001 - the boundary
                 await _abort(error, context)
             finally:

@@ -95,13 +95,15 @@ class Door:
         named, _ = self._application_of(request)
         try:
             name = self._enter(request, named)
-            if name is None and not _has_short_body(request):
+            is_strangers = request.identity is NOBODY and _length(request) > 0
+            if name is None and (is_strangers or not _has_short_body(request)):
                 # Otherwise strangers could fill the memory that all bodies share.
                 self._control.check_sender(request)
         except PlexSpacesError as error:
             if _has_short_body(request):
                 # `post` or `answer` says it, and the connection stays.
-                request.refusal = error
+                # Without the frames of all who called, which have what was read with it.
+                request.refusal = error.with_traceback(None)
                 return _UNLOOKED_BYTES
             self._note(request, error)
             raise HttpFault.of(error) from error
@@ -109,12 +111,9 @@ class Door:
             return self._control.body_limit(request)
         if self._applications.is_component(name) and not _is_by_client(request):
             return components.body_limit(request)
-        if name not in self._applications.roster.applications:
-            length = int(request.header(b"content-length") or 0)
-            if length > self._message_bytes:
-                raise HttpFault(
-                    404, f"there is no application {name!r}", hint="GET /v1/applications"
-                )
+        is_unknown = name not in self._applications.roster.applications
+        if is_unknown and _length(request) > self._message_bytes:
+            raise HttpFault(404, f"there is no application {name!r}", hint="GET /v1/applications")
         return self._message_bytes
 
     def post(self, request: Request, done: Replied) -> Leave | None:
@@ -328,7 +327,11 @@ class Door:
 def _has_short_body(request: Request) -> bool:
     if request.header(b"transfer-encoding") is not None:
         return False
-    return int(request.header(b"content-length") or 0) <= _UNLOOKED_BYTES
+    return _length(request) <= _UNLOOKED_BYTES
+
+
+def _length(request: Request) -> int:
+    return int(request.header(b"content-length") or 0)
 
 
 def _complete(response: Response, timings: MessageTimings, prefix: bytes) -> Response:

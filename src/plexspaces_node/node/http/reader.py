@@ -276,6 +276,9 @@ class RequestReader:
         if request is not None and request.stream is not None:
             request.stream.feed(body)
             return
+        if request is not None and request.refusal is not None:
+            # Nobody looks at it: many of them, waiting for their turn, would fill the memory.
+            return
         if not self._body:
             self._body = body
         else:
