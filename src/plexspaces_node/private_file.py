@@ -5,6 +5,7 @@ Written so that nobody else can read them at any moment, and read only if nobody
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import ExitStack, suppress
@@ -110,9 +111,10 @@ def _write(path: Path, content: bytes, mode: int, *, replace: bool) -> None:
             f"{str(path)!r} is there already", hint=f"ls -l {quoted(path)}"
         ) from error
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise InvalidArgument(
             f"{str(path)!r} cannot be written: {error.strerror}",
-            hint=f"ls -ld {quoted(path.parent)}",
+            hint="df -h, and free some space" if full else f"ls -ld {quoted(path.parent)}",
         ) from error
 
 

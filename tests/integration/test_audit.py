@@ -8,11 +8,13 @@ from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
 import httpx
+import pytest
 from support.nodes import builder
 from support.small_disk import run_on_small_disk
 
 from plexspaces_node import NodeClient
 from plexspaces_node.client.artifact import read_artifact
+from plexspaces_node.errors import PermissionDenied
 
 
 async def test_audit_when_a_node_has_run_then_its_start_and_end_are_there(data_dir: Path) -> None:
@@ -47,6 +49,26 @@ async def test_audit_when_something_is_uploaded_then_what_and_whose(
         ("ApplicationService/UploadArtifact", digest)
     ] * 4
     assert [one.address for one in seen] == ["unix", "127.0.0.1", "127.0.0.1", "unix"]
+
+
+async def test_audit_when_a_call_about_an_application_is_refused_then_it_is_named(
+    data_dir: Path,
+) -> None:
+    """By gRPC as by HTTP: somebody who tries one name after the other is seen doing so."""
+    async with builder(data_dir).build() as node, NodeClient(node.address) as client:
+        made = await client.create_token("ci", scopes=["deploy"], tenant="rival")
+        async with NodeClient(node.address, token=made.secret) as other:
+            for attempt in (other.inspect, other.undeploy):
+                with pytest.raises(PermissionDenied):
+                    await attempt("shop/cart")
+        # Refusals are written within a second.
+        async with aclosing(client.read_audit(tenant="rival", follow=True)) as lines:
+            seen = [await anext(lines) for _ in range(3)]
+    assert [(one.verb, one.object, one.result) for one in seen] == [
+        ("TokenService/CreateToken", "ci", "ok"),
+        ("ApplicationService/Inspect", "shop/cart", "permission_denied"),
+        ("ApplicationService/Undeploy", "shop/cart", "permission_denied"),
+    ]
 
 
 async def test_audit_when_the_node_stops_then_followers_end_after_its_last_line(

@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from support.small_disk import run_on_small_disk
 
 from plexspaces_node.errors import AlreadyExists, InvalidArgument
 from plexspaces_node.private_file import (
@@ -111,3 +112,22 @@ def test_a_directory_when_made_then_its_owner_alone_enters(tmp_path: Path) -> No
     (tmp_path / "file").touch()
     with pytest.raises(InvalidArgument, match="cannot be made"):
         make_private_directory(tmp_path / "file")
+
+
+_FULL = """
+import sys
+from pathlib import Path
+from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.private_file import write_new
+
+try:
+    write_new(Path(sys.argv[1]) / "key", bytes(1 << 20))
+except InvalidArgument as error:
+    print(error.hint)
+"""
+
+
+def test_write_when_the_disk_is_full_then_the_hint_is_about_space(tmp_path: Path) -> None:
+    """Not about the rights of a directory that may have been removed again."""
+    done = run_on_small_disk(_FULL, tmp_path, "200k")
+    assert done.stdout == "df -h, and free some space\n", done.stderr

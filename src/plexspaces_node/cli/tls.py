@@ -107,7 +107,10 @@ def init(
     say(f"key = {_toml(made.key)}")
     say("# With this, clients need a certificate of the CA too:")
     say(f"#client_ca = {_toml(made.ca)}")
-    address = f"{_bracketed(info.hosts[0])}:9000"
+    host_in_url = _bracketed(info.hosts[0])
+    say("# HTTP stays on this host without this:")
+    say(f'#[http]\n#address = "{host_in_url}:8080"')
+    address = f"{host_in_url}:9000"
     say("\nThen make a token and start the node, and log in where you work:\n")
     say("plexspaces token create --name admin --scope admin")
     say(f"plexspaces start-node --address {address}")

@@ -146,7 +146,7 @@ class Boundary:
 
         def enter(raw: Any, context: Context) -> tuple[Identity, Any, Any]:
             # Asked for once, and now: after the end of a call gRPC's context crashes the process.
-            identity, peer = NOBODY, context.peer()
+            identity, peer, about = NOBODY, context.peer(), ""
             try:
                 try:
                     identity = self._identify(context, peer)
@@ -157,8 +157,11 @@ class Boundary:
                     request, target = admit_anybody(raw, error)
                 else:
                     request, target = admit(raw, identity)
+                    about = target.application
+                    if rule.about is not About.NOTHING:
+                        gate.check(verb, identity, target)
             except REFUSALS as error:
-                recorder.refused(error, verb, peer=peer, identity=identity)
+                recorder.refused(error, verb, peer=peer, identity=identity, about=about)
                 raise
             if is_foreign:
                 return identity, request, context
@@ -189,9 +192,7 @@ class Boundary:
                 return take(raw), target
             gate.check_known(rule, identity)
             request = take(raw)
-            target = gate.target(rule, identity, request)
-            gate.check(verb, identity, target)
-            return request, target
+            return request, gate.target(rule, identity, request)
 
         return enter
 
