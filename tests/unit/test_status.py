@@ -20,6 +20,7 @@ from plexspaces_node.errors import (
     Internal,
     InvalidArgument,
     NotFound,
+    PermissionDenied,
     PlexSpacesError,
     ResourceExhausted,
     Unavailable,
@@ -140,6 +141,14 @@ def test_unavailable_when_the_node_is_elsewhere_then_the_hint_starts_none_here(
     error = from_grpc(received(grpc.StatusCode.UNAVAILABLE, said), address=address)
     assert "start-node" not in str(error.hint)
     assert "on its host" in str(error.hint)
+
+
+def test_socket_when_another_users_then_it_is_not_allowed_and_the_hint_is_a_token() -> None:
+    """A node does answer there; it is the kernel that does not let this user in."""
+    said = "failed to connect to all addresses; last error: connect failed: Permission denied"
+    error = from_grpc(received(grpc.StatusCode.UNAVAILABLE, said), address="unix:/srv/node.sock")
+    assert isinstance(error, PermissionDenied)
+    assert "plexspaces login" in str(error.hint)
 
 
 def test_unavailable_when_nothing_listens_elsewhere_then_the_hint_starts_a_node_there() -> None:

@@ -225,6 +225,11 @@ def _unreachable(said: str, address: str) -> PlexSpacesError:
             f"the node at {address} has too many calls of this connection",
             hint="send fewer at a time",
         )
+    if address.startswith("unix:") and "permission denied" in lowered:
+        return PermissionDenied(
+            f"the socket {address} is for the node's own user and root",
+            hint="run the command with sudo, or use the node's port and a token: plexspaces login",
+        )
     if any(sign in lowered for sign in _NO_CONNECTION):
         if any(sign in lowered for sign in _CLOSED_AT_ONCE):
             return Unavailable(
