@@ -6,8 +6,6 @@ finds some. What has no owner yet, or is of somebody unknown, counts as one tena
 
 from __future__ import annotations
 
-from collections import Counter
-
 from plexspaces_node.errors import ResourceExhausted
 from plexspaces_node.node.access.identity import ALL, NOBODY, Identity
 
@@ -23,7 +21,8 @@ class FairShare:
         self._most = most
         self._what = what
         self._hint = hint
-        self._held: Counter[str] = Counter()
+        # Of tenants that have had some, 0 too: it is asked for each message.
+        self._held: dict[str, int] = {}
 
     def __repr__(self) -> str:
         return f"<FairShare of {self._most}: {dict(self._held)}>"
@@ -33,7 +32,8 @@ class FairShare:
 
         All together hold `in_use`. `ALL` may: whoever looks after the node must reach it.
         """
-        if tenant != ALL and self._held[tenant] >= max(1, self._most - in_use):
+        held = self._held.get(tenant)
+        if held and held >= self._most - in_use and tenant != ALL:
             whose = f"tenant {tenant!r}" if tenant else "whoever brings no token"
             raise ResourceExhausted(
                 f"too many {self._what} at once for {whose}: the rest is for others",
@@ -42,13 +42,11 @@ class FairShare:
 
     def take(self, tenant: str) -> None:
         """Count one more until `give` is called."""
-        self._held[tenant] += 1
+        self._held[tenant] = self._held.get(tenant, 0) + 1
 
     def give(self, tenant: str) -> None:
         """Stop counting one."""
         self._held[tenant] -= 1
-        if not self._held[tenant]:
-            del self._held[tenant]
 
 
 def tenant_of(identity: Identity) -> str:
