@@ -30,11 +30,17 @@ SMALL = DeployOptions(memory_mib=128)
 
 
 @pytest.fixture(params=KINDS)
-async def client(request: pytest.FixtureRequest, data_dir: Path) -> AsyncIterator[NodeClient]:
-    """A node on the Firecracker driver, where it is named."""
+def kind(request: pytest.FixtureRequest) -> str:
+    """Each way to run Firecracker, where it is named."""
     kind: str = request.param
     if kind not in request.config.getoption("--drivers").split(","):
         pytest.skip(f"boots machines: name it with --drivers={kind}")
+    return kind
+
+
+@pytest.fixture
+async def client(kind: str, data_dir: Path) -> AsyncIterator[NodeClient]:
+    """A node on the Firecracker driver."""
     trials = data_dir.parent
     harness, health = await FirecrackerHarness.probed(trials, jailed=kind == KINDS[1])
     assert health.ok, f"--drivers names {kind}, but: {health.reason} (hint: {health.hint})"
@@ -84,3 +90,36 @@ async def test_microvm_that_is_killed_is_replaced(
             await asyncio.sleep(0.05)
     assert (await client.invoke("one", b"x", type="e")).payload == b"x"
     assert before not in agents_of(data_dir)
+
+
+def walls_of(pid: int) -> dict[str, str]:
+    """What a process has of its own, if it is jailed."""
+    status = dict(line.split(":\t", 1) for line in _lines(pid, "status") if ":\t" in line)
+    root = Path(f"/proc/{pid}/root").stat()
+    return {
+        "user": status["Uid"],
+        "root": f"{root.st_dev}:{root.st_ino}",
+        "processes": str(Path(f"/proc/{pid}/ns/pid").readlink()),
+        "cgroup": _lines(pid, "cgroup")[-1],
+    }
+
+
+def _lines(pid: int, file: str) -> list[str]:
+    return Path(f"/proc/{pid}/{file}").read_text().splitlines()
+
+
+async def test_tenants_when_they_deploy_the_same_then_in_microvms_of_their_own(
+    client: NodeClient, kind: str, probe_wasm: Path
+) -> None:
+    """Another process, state, and, in a jail, another user, root, PID namespace and cgroup."""
+    names = ("shop/one", "rival/one")
+    for name in names:
+        await client.deploy(name, probe_wasm, options=SMALL)
+    for name, counted in (("shop/one", ONE), ("shop/one", TWO), ("rival/one", ONE)):
+        assert (await client.invoke(name, type="c")).payload == counted
+    first, second = [(await client.inspect_vm(name)).pid for name in names]
+    assert first != second
+    if kind == KINDS[1]:
+        own = {os.getpid(), first, second}
+        for wall in walls_of(first):
+            assert len({walls_of(pid)[wall] for pid in own}) == 3, wall
