@@ -173,7 +173,7 @@ class TestEnd:
                 assert ended.status == -signal.SIGKILL
                 assert ended.reason == "killed by SIGKILL"
             else:
-                assert (ended.status, ended.reason) == (None, "Firecracker exited")
+                assert (ended.status, ended.reason) == (None, "Firecracker ended")
 
     async def test_stop_after_the_machine_died_returns_how_it_died(self, harness: Harness) -> None:
         """Stopping what is dead neither fails nor hides why it died."""
