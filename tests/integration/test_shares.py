@@ -17,14 +17,19 @@ from pathlib import Path
 import pytest
 from support.nodes import builder, node_process
 from support.patience import patient
+from support.traces import agents_of, assert_nothing_left
 
 from plexspaces_node import NodeClient
+from plexspaces_node.client import DeployOptions
 from plexspaces_node.errors import Unsupported
+from plexspaces_node.model import MIB
 from plexspaces_node.node.node import Node
 from plexspaces_node.quota import Key, Subject, application_of
 from plexspaces_node.vm.host.cgroups import GroupBounds, NodeCgroups, find_place
 
 SOURCES = Path(__file__).parents[2] / "src"
+MEMORY_MIB = 128
+SMALL = DeployOptions(memory_mib=MEMORY_MIB)
 ENOUGH_US = 3_000_000
 """How much processor time is shared out before it is looked who got it."""
 
@@ -172,7 +177,7 @@ async def computing(node: Node, wasm: Path, *names: str) -> AsyncIterator[dict[s
         groups, messages = {}, []
         try:
             for name in names:
-                await client.deploy(name, wasm)
+                await client.deploy(name, wasm, options=SMALL)
                 pid = (await client.inspect_vm(name)).pid
                 pin(pid)
                 groups[name] = group_of(pid)
@@ -209,7 +214,8 @@ async def test_applications_when_they_compute_then_equal_shares_or_as_quotas_say
             assert told[Key.CPU_PERCENT].enforced
             assert told[Key.CPU_PERCENT].used == pytest.approx(20, abs=10)
             # Known beforehand for Firecracker alone.
-            assert ((one / "memory.max").read_text() == "max\n") is (level != "firecracker")
+            memory = f"{(MEMORY_MIB + 64) * MIB}" if level == "firecracker" else "max"
+            assert (one / "memory.max").read_text() == f"{memory}\n"
         await asyncio.gather(*(node.applications.undeploy(name) for name in ("one", "two")))
         assert not one.parent.exists()
     assert not one.parent.parent.exists()
@@ -229,16 +235,23 @@ async def test_tenants_of_a_node_when_they_compute_then_each_gets_the_same(
 
 
 async def test_groups_when_the_node_was_killed_then_the_next_start_removes_them(
-    data_dir: Path, probe_wasm: Path
+    data_dir: Path, probe_wasm: Path, level: str
 ) -> None:
     """Also those of a VM that is not there any more."""
-    with node_process(data_dir) as (process, address):
+    with node_process(data_dir, isolation=level) as (process, address):
         async with NodeClient(address) as client:
-            await client.deploy("one", probe_wasm)
-            left = group_of((await client.inspect_vm("one")).pid)
+            await client.deploy("one", probe_wasm, options=SMALL)
+            pid = (await client.inspect_vm("one")).pid
+            left = group_of(pid)
             process.send_signal(signal.SIGKILL)
             process.wait()
     assert left.is_dir()
-    async with builder(data_dir).build() as node:
+    async with builder(data_dir).with_isolation(level).build() as node:
+        # A VMM outlives its node, and is ended by the next one.
+        assert pid not in agents_of(data_dir)
         await node.applications.undeploy("one")
         assert not left.exists()
+    assert_nothing_left(data_dir)
+    assert not left.parents[1].exists()
+    # The jailer's own groups.
+    assert not [*Path("/sys/fs/cgroup").glob("plexspaces/*/")]
