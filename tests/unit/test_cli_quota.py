@@ -31,6 +31,21 @@ def test_set_when_none_then_the_quota_is_removed(plexspaces: Command, fake_node:
     assert fake_node.quotas.values == {Subject("default", "cart"): {Key.IN_FLIGHT: 9}}
 
 
+def test_set_when_an_application_is_named_in_full_then_it_is_that_one(
+    plexspaces: Command, fake_node: FakeNode
+) -> None:
+    """As every listing shows it; another tenant than that of --tenant is a mistake."""
+    assert plexspaces("quota", "set", "--application", "shop/cart", "vcpus=2").status == 0
+    assert fake_node.quotas.values == {Subject("shop", "cart"): {Key.VCPUS: 2}}
+    assert (
+        "application 'shop/cart'" in plexspaces("quota", "show", "--application", "shop/cart").text
+    )
+    wrong = ("quota", "set", "--tenant", "rival", "--application", "shop/cart", "vcpus=2")
+    refused = plexspaces(*wrong)
+    assert refused.status == 2
+    assert "is not an application of the tenant 'rival'" in refused.stderr
+
+
 def test_set_when_it_is_not_enforced_here_then_it_says_so(plexspaces: Command) -> None:
     """In the table, and why beside it."""
     ran = plexspaces("quota", "set", "cpu_percent=50%")

@@ -13,7 +13,7 @@ from plexspaces_node.cli.output import columns, note, print_json, say
 from plexspaces_node.client import NodeClient
 from plexspaces_node.config import TENANT_VARIABLE
 from plexspaces_node.errors import InvalidArgument
-from plexspaces_node.model import DEFAULT_TENANT
+from plexspaces_node.model import DEFAULT_TENANT, split_name
 from plexspaces_node.quota import Key, QuotaUse, SubjectUse, key_of, parsed, shown
 
 app = typer.Typer()
@@ -25,7 +25,7 @@ Application = Annotated[
     typer.Option(
         "--application",
         metavar="NAME",
-        help="One application of the tenant, by its name within the tenant.",
+        help="One application of the tenant; also TENANT/NAME.",
         show_default=False,
     ),
 ]
@@ -59,6 +59,7 @@ def set_quota(
     (of one CPU). Bytes can have a unit, such as 2GiB. A lower quota never stops what runs.
     """
     wanted = dict(map(_value, values))
+    tenant, application = _subject(tenant, application)
 
     async def act() -> SubjectUse:
         async with NodeClient(address_of(node_address)) as client:
@@ -92,6 +93,7 @@ def show(
 
     What has neither a quota nor a use is left out, except in JSON.
     """
+    tenant, application = _subject(tenant, application)
 
     async def fetch() -> tuple[SubjectUse, ...]:
         async with NodeClient(address_of(node_address)) as client:
@@ -106,6 +108,22 @@ def show(
     if not uses:
         say("No tenant has applications or quotas.")
         note("hint: plexspaces quota set --tenant TENANT messages_per_s=100")
+
+
+def _subject(tenant: str, application: str) -> tuple[str, str]:
+    """Return tenant and name of what the flags name, of which the application may be in full.
+
+    Raises `InvalidArgument` if its tenant is not the one of --tenant.
+    """
+    if "/" not in application:
+        return tenant, application
+    of, name = split_name(application)
+    if tenant not in ("", DEFAULT_TENANT, of):
+        raise InvalidArgument(
+            f"{application!r} is not an application of the tenant {tenant!r}",
+            hint=f"plexspaces quota show --application {application}",
+        )
+    return of, name
 
 
 def _value(text: str) -> tuple[Key, int]:
