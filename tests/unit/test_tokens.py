@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 import stat
 from collections.abc import AsyncIterator, Coroutine, Mapping
@@ -304,6 +305,17 @@ class TestRefusals:
             with pytest.raises(InvalidArgument):
                 await tokens.create(LOCAL, name, **wanted)  # type: ignore[arg-type]
             assert not tokens.exist()
+
+    async def test_token_when_it_is_the_first_then_the_log_says_what_changes(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The node has told at its start that it is everybody's; the second changes nothing."""
+        caplog.set_level(logging.INFO)
+        async with opened(tmp_path) as tokens:
+            for name in ("one", "two"):
+                await tokens.create(LOCAL, name, scopes=["read"])
+        said = [one.getMessage() for one in caplog.records if "first token" in one.getMessage()]
+        assert len(said) == 1
 
     async def test_token_when_it_is_more_than_the_creators_then_refused(
         self, tmp_path: Path

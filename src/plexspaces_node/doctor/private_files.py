@@ -39,7 +39,7 @@ def changed_by_its_owner(area: str, name: str, path: Path) -> Finding:
     try:
         places = {one: one.stat() for one in (path.resolve(), path.resolve().parent)}
     except FileNotFoundError:
-        return Finding(area, name, True, f"{path} does not exist")
+        return Finding(area, name, None, f"{path} does not exist")
     except OSError as error:
         return Finding(area, name, None, f"{path}: {error.strerror}", f"ls -l {quoted(path)}")
     for place, status in places.items():

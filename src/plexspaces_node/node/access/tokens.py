@@ -135,6 +135,7 @@ class Tokens:
                     f"tenant {tenant!r} has {MOST_OF_A_TENANT} tokens, which is the limit",
                     hint="plexspaces token list, and revoke those that nobody uses",
                 )
+            is_first = not self.exist()
             await asyncio.to_thread(self._key.make)
             secret, now_ns = new_secret(), self._clock()
             record = TokenRecord(
@@ -149,6 +150,12 @@ class Tokens:
                 key_check=self._key.check,
             )
             await finished(self._insert(record))
+        if is_first:
+            # What the node has announced at its start is no longer true.
+            _log.info(
+                "there is a first token: from now on callers need one, except the node's user and "
+                "root by its unix sockets"
+            )
         return NewSecret(self._told(record), secret)
 
     async def revoke(self, name: str, *, tenant: str = "") -> None:
