@@ -52,6 +52,23 @@ def test_payload_when_applications_want_all_then_there_is_room_for_the_next(size
     in_flight.check(1, held=0)
 
 
+def test_payload_when_a_tenant_has_many_applications_then_there_is_room_for_others() -> None:
+    """It counts as one, however many it has; alone on a node each application counts."""
+    in_flight = InFlight(1000)
+    greedy = in_flight.share_of("shop")
+    greedy.add(400)
+    greedy.check(200, held=100)
+    other = in_flight.share_of("rival")
+    with pytest.raises(ResourceExhausted):
+        greedy.check(200, held=100)
+    other.check(200, held=0)
+    other.add(200)
+    assert (greedy.bytes, other.bytes, in_flight.bytes) == (400, 200, 600)
+    greedy.remove(400)
+    assert (greedy.bytes, in_flight.bytes) == (0, 200)
+    assert in_flight.share_of("shop") is greedy
+
+
 def test_payload_when_it_is_alone_then_it_passes_whatever_its_length() -> None:
     """A bound below the longest message does not forbid that message."""
     InFlight(100).check(1000)

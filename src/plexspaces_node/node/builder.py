@@ -189,7 +189,7 @@ class NodeBuilder:
             applications, artifacts = Applications(context), context.artifacts
             info = _describe(config, driver, note)
             server = grpc.aio.server(options=_server_options(config))
-            calls = ServiceLimits(limits.message_timeout_s, context.agent_limits.in_flight)
+            calls = ServiceLimits(limits.message_timeout_s, context.in_flight)
             tokens, gate = await _gate(stack, config, context.registry, data, audit_log)
             gate.is_public = applications.is_public
             service = ApplicationService(applications, artifacts, info, calls, gate)
@@ -308,8 +308,10 @@ async def _open(  # noqa: PLR0913 - each by its name
 ) -> NodeContext:
     """Open what applications share; `stack` closes it."""
     timeouts, passphrase = builder._timeouts, builder._passphrase
-    limits, agent_limits = config.limits, _agent_limits(config, timeouts)
-    stack.callback(agent_limits.in_flight.close)
+    limits = config.limits
+    most_bytes = limits.in_flight_bytes or default_bytes(procfs.granted_memory_mib())
+    in_flight = InFlight(most_bytes, give_back=give_back_memory)
+    stack.callback(in_flight.close)
     registry = Registry.open(
         data.registry,
         keyvalue_limit_bytes=limits.keyvalue_bytes,
@@ -335,7 +337,14 @@ async def _open(  # noqa: PLR0913 - each by its name
         registry=opened,
         artifacts=await stack.enter_async_context(artifacts),
         limits=limits,
-        agent_limits=agent_limits,
+        agent_limits=AgentLimits(
+            config.node.id,
+            limits.message_bytes,
+            in_flight_limit=limits.mailbox,
+            in_flight=in_flight,
+            timeouts=timeouts,
+        ),
+        in_flight=in_flight,
         outgoing=outgoing,
         quotas=quotas,
         shares=shares,
@@ -370,7 +379,7 @@ def _http_server(  # noqa: PLR0913 - each by its name
     )
     return HttpServer(
         door,
-        in_flight=context.agent_limits.in_flight,
+        in_flight=context.in_flight,
         most_connections=_connections(config),
         access_log=http.access_log,
         tls=tls.context if tls else None,
@@ -446,19 +455,6 @@ def _compile_limits(limits: LimitsSection) -> CompileLimits:
     processors = len(os.sched_getaffinity(0))
     at_once = compilers(processors, procfs.granted_memory_mib(), memory_mib)
     return CompileLimits(timeout_s, memory_mib, at_once)
-
-
-def _agent_limits(config: Config, timeouts: Timeouts) -> AgentLimits:
-    limits = config.limits
-    most_bytes = limits.in_flight_bytes or default_bytes(procfs.granted_memory_mib())
-    in_flight = InFlight(most_bytes, give_back=give_back_memory)
-    return AgentLimits(
-        config.node.id,
-        limits.message_bytes,
-        in_flight_limit=limits.mailbox,
-        in_flight=in_flight,
-        timeouts=timeouts,
-    )
 
 
 def _server_options(config: Config) -> ChannelOptions:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from plexspaces_node.model import split_name
 from plexspaces_node.node.applications.quotas import Quotas
 from plexspaces_node.node.applications.received_states import StateMemory
 from plexspaces_node.node.applications.shares import Shares
 from plexspaces_node.node.artifacts.store import ArtifactStore
+from plexspaces_node.node.machines.in_flight import InFlight
 from plexspaces_node.node.machines.machine import AgentLimits
 from plexspaces_node.node.outgoing.outgoing import OutgoingHttp
 from plexspaces_node.node.registry.registry import Registry
@@ -38,8 +40,14 @@ class NodeContext:
     agent_limits: AgentLimits
     grace_s: float
     secrets: Secrets
+    in_flight: InFlight = field(default_factory=InFlight)
     states: StateMemory = field(default_factory=StateMemory)
     outgoing: OutgoingHttp = field(default_factory=OutgoingHttp)
     quotas: Quotas = field(default_factory=Quotas)
     shares: Shares = field(default_factory=Shares)
     host_memory_mib: int = field(default_factory=procfs.granted_memory_mib)
+
+    def agent_limits_of(self, name: str) -> AgentLimits:
+        """Return the limits of an application's agent, which counts for its tenant."""
+        share = self.in_flight.share_of(split_name(name)[0])
+        return replace(self.agent_limits, in_flight=share)

@@ -180,7 +180,7 @@ class Instance:
         await self.destroy()
         bundle = Bundle.create(node.vms, new_vm_id(), record.vm_config, application=record.name)
         self._leftovers.add(bundle)
-        machine = await start_machine(node.driver, bundle, node.agent_limits)
+        machine = await start_machine(node.driver, bundle, node.agent_limits_of(record.name))
         self._leftovers.discard(bundle)
         return machine
 

@@ -78,7 +78,7 @@ class Supervisor:
         self.last_error = record.fault
         self.restarts = 0
         self.replacing = False
-        self.intake = Intake(partial(_refusal, self), node.agent_limits)
+        self.intake = Intake(partial(_refusal, self), node.agent_limits_of(record.name))
         warn = partial(_warn, record.name, journal)
         self.saver = StateSaver(record.name, node.registry, node.states, warn, sleep=sleep)
         self.host = ActorHost(

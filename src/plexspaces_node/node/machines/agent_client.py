@@ -30,7 +30,7 @@ from plexspaces_node.node.machines.connection import Connection
 from plexspaces_node.node.machines.exchanges import Exchange, Exchanges
 from plexspaces_node.node.machines.fetches import Fetches
 from plexspaces_node.node.machines.host_calls import Calls
-from plexspaces_node.node.machines.in_flight import InFlight
+from plexspaces_node.node.machines.in_flight import InFlight, TenantShare
 from plexspaces_node.node.machines.log_lines import lines_of
 from plexspaces_node.node.machines.pending import Done, Message, Pending
 from plexspaces_node.node.machines.requests import Requests, late
@@ -104,7 +104,7 @@ class AgentClient:
         node_id: str,
         message_limit: int,
         in_flight_limit: int,
-        in_flight: InFlight | None = None,
+        in_flight: InFlight | TenantShare | None = None,
     ) -> None:
         """Set up without a connection.
 

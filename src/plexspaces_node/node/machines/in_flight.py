@@ -52,6 +52,7 @@ class InFlight:
         self._calm_s = calm_s
         self.bytes = 0
         self.limit_bytes = limit_bytes
+        self._shares: dict[str, TenantShare] = {}
         self._peak_bytes = 0
         self._give_back = give_back or _nothing
         self._timer: asyncio.TimerHandle | None = None
@@ -62,8 +63,8 @@ class InFlight:
     def check(self, size: int, *, held: int | None = None) -> None:
         """Raise `ResourceExhausted` if a payload does not fit; a single one always does.
 
-        `held` is how much its application has already: with this payload it may have no more than
-        is left then, so that applications that want everything leave some for the next one.
+        `held` is how much its application, or its tenant, has already: with this payload it may
+        have no more than is left then, so that who wants everything leaves some for the next one.
         """
         kept = 0 if held is None else held + size
         if self.bytes and self.bytes + size + kept > self.limit_bytes:
@@ -72,6 +73,15 @@ class InFlight:
                 f"more would exceed its limit of {self.limit_bytes}",
                 hint="send more slowly, or raise [limits] in_flight_bytes",
             )
+
+    def share_of(self, tenant: str) -> TenantShare:
+        """Return what counts the payloads of a tenant's applications."""
+        return self._shares.setdefault(tenant, TenantShare(self))
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether there are applications of several tenants."""
+        return len(self._shares) > 1
 
     def add(self, size: int) -> None:
         """Count a payload until `remove` is called with the same size."""
@@ -101,6 +111,40 @@ class InFlight:
         asyncio.get_running_loop().run_in_executor(None, self._give_back)
         if later_s:
             self._after(*later_s)
+
+
+class TenantShare:
+    """The payloads of one tenant's applications, counted in a node's too.
+
+    Attributes:
+        bytes: how much they are.
+    """
+
+    __slots__ = ("_whole", "bytes")
+
+    def __init__(self, whole: InFlight) -> None:
+        self._whole = whole
+        self.bytes = 0
+
+    def __repr__(self) -> str:
+        return f"<TenantShare {self.bytes} bytes of {self._whole!r}>"
+
+    def check(self, size: int, *, held: int) -> None:
+        """Raise `ResourceExhausted` if a payload does not fit: see `InFlight.check`.
+
+        `held` is how much its application has already; what counts is the tenant if there are more.
+        """
+        self._whole.check(size, held=self.bytes if self._whole.is_shared else held)
+
+    def add(self, size: int) -> None:
+        """Count a payload until `remove` is called with the same size."""
+        self.bytes += size
+        self._whole.add(size)
+
+    def remove(self, size: int) -> None:
+        """Stop counting a payload."""
+        self.bytes -= size
+        self._whole.remove(size)
 
 
 def give_back_memory() -> None:

@@ -32,7 +32,7 @@ from plexspaces_node.node.machines.agent_client import (
     StopRefused,
     plausible_ns,
 )
-from plexspaces_node.node.machines.in_flight import InFlight
+from plexspaces_node.node.machines.in_flight import InFlight, TenantShare
 from plexspaces_node.node.outgoing.call import CallFailed, Code, Piece, Request, Response
 from plexspaces_node.node.timeouts import Timeouts
 from plexspaces_node.tasks import cancel
@@ -60,7 +60,7 @@ class AgentLimits:
     node_id: str
     message_limit: int
     in_flight_limit: int
-    in_flight: InFlight = field(default_factory=InFlight)
+    in_flight: InFlight | TenantShare = field(default_factory=InFlight)
     timeouts: Timeouts = field(default_factory=Timeouts)
 
 

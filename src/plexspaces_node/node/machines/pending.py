@@ -15,7 +15,7 @@ from typing import TypeAlias
 from plexspaces_node.errors import DeadlineExceeded, PlexSpacesError
 from plexspaces_node.link import frames as link
 from plexspaces_node.node.machines.connection import Connection
-from plexspaces_node.node.machines.in_flight import InFlight
+from plexspaces_node.node.machines.in_flight import InFlight, TenantShare
 
 SILENCE_NS = 1_000_000_000
 """How long past a message's deadline, or the last sign of life after it, an agent may stay silent
@@ -105,7 +105,7 @@ class Pending:
         deaf: Callable[[], None],
         late_reply: Callable[[link.Reply | None, int], None],
         emptied: Callable[[], None],
-        in_flight: InFlight,
+        in_flight: InFlight | TenantShare,
     ) -> None:
         """Set up without messages.
 
