@@ -147,7 +147,7 @@ async def make_errors(client: NodeClient, http: str, home: Path, value: bytes) -
     assert command("deploy", home / "x.wasm", "--secret", "A", *flag, home=home).returncode != 0
 
 
-@pytest.mark.parametrize("level", ["process", "qemu"])
+@pytest.mark.parametrize("level", ["process", "qemu", "firecracker"])
 async def test_secret_when_used_in_every_way_then_it_is_nowhere(
     request: pytest.FixtureRequest, data_dir: Path, level: str
 ) -> None:
@@ -162,7 +162,9 @@ async def test_secret_when_used_in_every_way_then_it_is_nowhere(
     (home / "x.wasm").write_bytes(system())
     # The search finds what it is for.
     for written in (value, value.hex().encode(), base64.b64encode(b"a:" + value + b"\n")):
-        (home / "control").write_bytes(b"x" + written + b"x")
+        with (home / "control").open("wb") as control:
+            control.seek(8 << 30)
+            control.write(b"x" + written + b"x")
         assert len(traces_of(value, home)) == 1
     (home / "control").unlink()
 
