@@ -202,11 +202,16 @@ async def test_token_when_the_node_does_not_run_then_it_is_made_in_its_data_dire
 ) -> None:
     """So that a node that may not start without one can be given one; not while it runs."""
     place = data_dir.parent / "stopped"
-    stopped = {"PLEXSPACES_NODE_ADDRESS": "", "PLEXSPACES_NODE_DATA_DIR": str(place)}
+    stopped = {
+        "PLEXSPACES_NODE_ADDRESS": "",
+        "PLEXSPACES_NODE_DATA_DIR": str(place),
+        # Without the notices of nodes that this user runs meanwhile.
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
     made = await owner("token", "create", "--name", "ops", "--scope", "admin", **stopped)
     assert made.status == 0, made
     assert made.out.startswith("plx_")
     listed = await owner("token", "list", **stopped)
     assert "ops   *       admin" in listed.out
-    del node, tmp_path
+    del node
     shutil.rmtree(place)
