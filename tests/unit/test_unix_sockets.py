@@ -13,7 +13,8 @@ from threading import Thread
 import grpc
 import pytest
 
-from plexspaces_node.http_notice import is_answering
+from plexspaces_node.cli.options import address_of
+from plexspaces_node.http_notice import Notice, is_answering
 from plexspaces_node.node.api.listen import bind_unix
 from plexspaces_node.node.unix_sockets import (
     for_the_owner,
@@ -124,3 +125,17 @@ def test_socket_when_its_path_is_too_long_then_there_is_none_and_the_log_says_so
     assert not has_room(short_dir / "node.sock")
     assert (short_dir / "node.sock").read_text() == "mine"
     assert not is_answering(short_dir / "node.sock")
+
+
+def test_directory_when_the_configuration_names_it_alone_then_its_node_is_meant(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not the one that listens at the address that is everybody's default."""
+    monkeypatch.setattr("plexspaces_node.cli.options.find", lambda _: Notice("", "/other.sock", ""))
+    monkeypatch.delenv("PLEXSPACES_NODE_ADDRESS", raising=False)
+    monkeypatch.delenv("PLEXSPACES_CONFIG", raising=False)
+    with listening(place, 8):
+        monkeypatch.setenv("PLEXSPACES_NODE_DATA_DIR", str(place.parent))
+        assert address_of(None) == f"unix:{place}"
+        monkeypatch.setenv("PLEXSPACES_NODE_ADDRESS", "127.0.0.1:9009")
+        assert address_of(None) == "127.0.0.1:9009"

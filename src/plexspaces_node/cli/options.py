@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 import plexspaces_node
-from plexspaces_node.config import TENANT_VARIABLE
+from plexspaces_node.config import TENANT_VARIABLE, Config
 from plexspaces_node.errors import InvalidArgument, quoted
 from plexspaces_node.http_notice import GRPC_SOCKET, UNIX, find, is_answering
 from plexspaces_node.model import LANGUAGES, LEVELS
@@ -122,8 +122,9 @@ def arguments_of(ctx: typer.Context) -> tuple[str, ...]:
 def address_of(flag: str | None) -> str:
     """Return the node's address: the flag's or variable's, else the configuration's.
 
-    A node of the configuration that runs on this host, and of which no notice tells this user, is
-    reached by the unix socket in its data directory, into which the kernel lets its user and root.
+    A node of the configuration that runs on this host is reached by the unix socket in its data
+    directory, into which the kernel lets its user and root, if no notice tells this user of one at
+    that address, or if the configuration names a directory and no address.
     Reads the configuration only if it is needed; raises `InvalidArgument` if that is wrong, and for
     an empty flag. An empty variable counts as not set.
     """
@@ -134,10 +135,21 @@ def address_of(flag: str | None) -> str:
         )
     if flag:
         return flag
-    node = plexspaces_node.ConfigBootstrap.load().node
-    if find(node.address) is None and is_answering(path := node.data_dir / GRPC_SOCKET):
+    config = plexspaces_node.ConfigBootstrap.load()
+    node = config.node
+    is_meant = names_directory_alone(config) or find(node.address) is None
+    if is_meant and is_answering(path := node.data_dir / GRPC_SOCKET):
         return f"{UNIX}{path}"
     return node.address
+
+
+def names_directory_alone(config: Config) -> bool:
+    """Return whether a configuration says which node is meant by its data directory alone.
+
+    At the address that is nobody's choice another node may listen.
+    """
+    is_said = config.origin("node.data_dir") != "default"
+    return is_said and config.origin("node.address") == "default"
 
 
 def check_project(project: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Protocol, TypeVar
 import typer
 
 import plexspaces_node
-from plexspaces_node.cli.options import Json, NodeAddress, address_of
+from plexspaces_node.cli.options import Json, NodeAddress, address_of, names_directory_alone
 from plexspaces_node.cli.output import columns, moment, note, print_json, say
 from plexspaces_node.client import NodeClient
 from plexspaces_node.config import TENANT_VARIABLE, Config
@@ -242,6 +242,8 @@ def _day(unix_ns: int) -> str:
 
 def _run(node_address: str | None, act: Callable[[_Tokens], Coroutine[Any, Any, _T]]) -> _T:
     async def run() -> _T:
+        if node_address is None and names_directory_alone(plexspaces_node.ConfigBootstrap.load()):
+            return await _run_here(None, None, act)
         async with NodeClient(address_of(node_address)) as client:
             try:
                 return await act(client)
