@@ -8,19 +8,24 @@ import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from plexspaces_node.api.generated import application_pb2 as pb
-from plexspaces_node.errors import NotFound, ResourceExhausted, Unauthenticated
+from plexspaces_node.errors import (
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    Unauthenticated,
+)
 from plexspaces_node.node.access.audit import Event
 from plexspaces_node.node.access.gate import Gate, Grants, NoGrants
-from plexspaces_node.node.access.identity import Identity, Kind
+from plexspaces_node.node.access.identity import Identity, Kind, Scope
 from plexspaces_node.node.access.record import Recorder
 from plexspaces_node.node.http.control import Control
 from plexspaces_node.node.http.door import Door
-from plexspaces_node.node.http.message import Request, Response
+from plexspaces_node.node.http.message import Request, Response, Seen
 from plexspaces_node.node.http.origin import Origins
 from plexspaces_node.node.http.problem import HttpFault
 from plexspaces_node.node.http.streams import Lines
@@ -278,3 +283,59 @@ def test_only_short_hosts_are_remembered() -> None:
     for digits in (4, 1000):
         origins.application_of(Request(b"GET", b"/", [(b"host", b"localhost:" + b"1" * digits)]))
     assert "1 hosts remembered" in repr(origins)
+
+
+class TwoTokens:
+    """The grants of a node with a token for each of two tenants."""
+
+    def __init__(self) -> None:
+        self.known = {
+            tenant.encode(): Identity(Kind.TOKEN, "ci", frozenset({Scope.INVOKE}), tenant)
+            for tenant in ("shop", "rival")
+        }
+
+    def exist(self) -> bool:
+        return True
+
+    def by_token(self, token: bytes) -> Identity | None:
+        return self.known.get(token)
+
+    def by_certificate(self, name: str) -> None:
+        del name
+
+    def is_current(self, identity: Identity) -> bool:
+        return identity in self.known.values()
+
+    def watch(self, identity: Identity, ended: Callable[[], None]) -> Callable[[], None]:
+        del identity, ended
+        return lambda: None
+
+
+async def test_connection_when_it_was_let_in_then_only_as_the_same_and_to_the_same() -> None:
+    """What it remembers is worth nothing for another token, another name, or a revoked one."""
+    grants, seen, none = TwoTokens(), Seen(), cast(Any, None)
+    gate = Gate(grants, Recorder(list[Event]().append))
+    entrance = Door(none, none, Origins(), gate, message_bytes=1, message_timeout_s=1, most_calls=8)
+
+    def entered(path: bytes, token: bytes | None) -> str | None:
+        headers = [(b"host", b"localhost")]
+        if token is not None:
+            headers.append((b"authorization", b"Bearer " + token))
+        asked = Request(b"POST", path, headers)
+        asked.seen = seen
+        return entrance._entered(asked)[0]
+
+    for _ in range(2):
+        assert entered(b"/apps/cart/x", b"shop") == "shop/cart"
+    assert entered(b"/apps/cart/x", b"rival") == "rival/cart"
+    assert entered(b"/apps/stock/x", b"rival") == "rival/stock"
+    for path, token, error in (
+        (b"/apps/shop%2Fcart/x", b"rival", PermissionDenied),
+        (b"/apps/stock/x", None, Unauthenticated),
+        (b"/apps/stock/x", b"wrong", Unauthenticated),
+    ):
+        with pytest.raises(error):
+            entered(path, token)
+    del grants.known[b"rival"]
+    with pytest.raises(Unauthenticated):
+        entered(b"/apps/stock/x", b"rival")

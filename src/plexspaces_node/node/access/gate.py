@@ -234,16 +234,20 @@ class Gate:
         """Return an application as what a call is about; whether it is public, `check` asks."""
         return Target(split_name(full)[0], full)
 
-    def check(self, verb: str, identity: Identity, target: Target) -> None:
-        """Raise `Unauthenticated` or `PermissionDenied` unless somebody may make a call."""
+    def check(self, verb: str, identity: Identity, target: Target) -> bool:
+        """Raise `Unauthenticated` or `PermissionDenied` unless somebody may make a call.
+
+        Returns whether by what they have been granted, which stays so; not because the application
+        is public just now.
+        """
         rule = self._rules[verb]
         if decide(identity, rule, target):
-            return
+            return True
         # Only now, for most messages are of somebody who may send them to any application.
         if rule.public and self.is_public(target.application):
             target = replace(target, is_public=True)
             if decide(identity, rule, target):
-                return
+                return False
         if identity.kind is Kind.ANONYMOUS:
             raise _unknown()
         raise _denied(verb, rule, identity, target)

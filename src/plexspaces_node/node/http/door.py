@@ -92,9 +92,8 @@ class Door:
         Raises `HttpFault` for a longer one to nobody, and for one of somebody who may not send it:
         a limit is not what is in its way.
         """
-        named, _ = self._application_of(request)
         try:
-            name = self._enter(request, named)
+            name, _ = self._entered(request)
             is_strangers = request.identity is NOBODY and _length(request) > 0
             if name is None and (is_strangers or not _has_short_body(request)):
                 # Otherwise strangers could fill the memory that all bodies share.
@@ -124,11 +123,11 @@ class Door:
         which the body comes in parts, or that is not to an application: `answer` is for those.
         """
         try:
-            named, prefix = self._application_of(request)
-            if _is_preflight(request) or (named is None and request.refusal is None):
+            if _is_preflight(request):
                 return None
-            name = self._enter(request, named)
-            assert name is not None
+            name, prefix = self._entered(request)
+            if name is None:
+                return None
             # The client asks for a message's result and its times, as by gRPC.
             if self._applications.is_component(name) and not _is_by_client(request):
                 if request.stream is not None:
@@ -199,10 +198,9 @@ class Door:
         tenant: str | None = None
         delay_s = 0.0
         try:
-            named, prefix = self._application_of(request)
             if _is_preflight(request):
                 return self._origins.preflight(request)
-            name = self._enter(request, named)
+            name, prefix = self._entered(request)
             tenant = self._check_room(request.identity)
             self._take(tenant)
             if name is None:
@@ -272,15 +270,25 @@ class Door:
         name = raw.replace(b"%2F", b"/").replace(b"%2f", b"/") if b"%" in raw else raw
         return name.decode("latin-1"), APPS + raw
 
+    def _entered(self, request: Request) -> tuple[str | None, bytes]:
+        """Let a request in, once: return to whom it is, and how its paths begin.
+
+        That is the full name of an application, None for the node.
+        """
+        if request.refusal is not None:
+            raise request.refusal
+        if request.entered is None:
+            named, prefix = self._application_of(request)
+            request.entered = self._enter(request, named), prefix
+        return request.entered
+
     def _enter(self, request: Request, named: str | None) -> str | None:
-        """Let a request in: return the full name of the application it is to, None for the node.
+        """Let a request in that asks for an application by this name, None for the node.
 
         The control API asks the gate itself. A public application may have users, and tokens of
         theirs, that the node knows nothing of.
         """
-        if request.refusal is not None:
-            raise request.refusal
-        gate = self._gate
+        gate, seen = self._gate, request.seen
         try:
             request.identity = self._identity_of(request)
         except Unauthenticated:
@@ -290,8 +298,12 @@ class Door:
             request.identity = NOBODY
         if named is None:
             return None
+        if seen is not None and seen.named == named and seen.let_in is request.identity:
+            return seen.name
         name = request.identity.full(named)
-        gate.check(INVOKE, request.identity, gate.target_of(name))
+        is_own = gate.check(INVOKE, request.identity, gate.target_of(name))
+        if is_own and seen is not None:
+            seen.let_in, seen.named, seen.name = request.identity, named, name
         return name
 
     def _identity_of(self, request: Request) -> Identity:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from plexspaces_node.errors import PlexSpacesError
 from plexspaces_node.link.frames import Body
-from plexspaces_node.node.access.identity import NOBODY
+from plexspaces_node.node.access.identity import NOBODY, Identity
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
@@ -114,17 +114,23 @@ class BodyStream:
 
 
 class Seen:
-    """The token that a connection has brought last, so that it need not be hashed each time.
+    """What a connection has brought last, so that it is not looked at each time.
 
     Attributes:
         authorization: the header, b"" for none yet.
+        identity: whose token that is.
+        named: what the application that it sent to last was called, "" for none yet.
+        name: its full name.
+        let_in: who was let in to it; the object, for another token may be of the same name.
     """
 
-    __slots__ = ("authorization", "identity")
+    __slots__ = ("authorization", "identity", "let_in", "name", "named")
 
     def __init__(self) -> None:
         self.authorization = b""
         self.identity = NOBODY
+        self.named = self.name = ""
+        self.let_in: Identity | None = None
 
 
 class Request:
@@ -144,12 +150,15 @@ class Request:
         identity: who sends it, once that is known.
         seen: what its connection has brought before, None if that is not kept.
         refusal: why it is not let in, once that is known.
+        entered: to which application it is, None for the node, and how its paths begin; once it is
+            let in.
     """
 
     __slots__ = (
         "_first",
         "body",
         "certificate",
+        "entered",
         "headers",
         "identity",
         "is_http_1_0",
@@ -183,6 +192,7 @@ class Request:
         self.identity = NOBODY
         self.seen: Seen | None = None
         self.refusal: PlexSpacesError | None = None
+        self.entered: tuple[str | None, bytes] | None = None
 
     def __repr__(self) -> str:
         return f"<Request {self.method!r} {self.path!r}>"
