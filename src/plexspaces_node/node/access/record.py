@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from functools import lru_cache
 from ipaddress import ip_address
 from time import perf_counter_ns
@@ -65,33 +65,31 @@ class Recorder:
         if inspect.isasyncgenfunction(behavior):
 
             async def generate(request: Any, call: Call) -> AsyncIterator[Any]:
-                begin_ns, result = perf_counter_ns(), "cancelled"
-                try:
+                with self._noted(verb, request, call):
                     async with aclosing(behavior(request, call)) as replies:
                         async for reply in replies:
                             yield reply
-                    result = "ok"
-                except Exception as error:
-                    result = _code_of(error)
-                    raise
-                finally:
-                    self._ended(verb, request, call, result, begin_ns)
 
             return generate
 
         async def perform(request: Any, call: Call) -> Any:
-            begin_ns, result = perf_counter_ns(), "cancelled"
-            try:
-                reply = await behavior(request, call)
-                result = "ok"
-            except Exception as error:
-                result = _code_of(error)
-                raise
-            finally:
-                self._ended(verb, request, call, result, begin_ns)
-            return reply
+            with self._noted(verb, request, call):
+                return await behavior(request, call)
 
         return perform
+
+    @contextmanager
+    def _noted(self, verb: str, request: Any, call: Call) -> Iterator[None]:
+        """Note a call at its end: also one that its caller leaves, or that is cancelled."""
+        begin_ns, result = perf_counter_ns(), "cancelled"
+        try:
+            yield
+            result = "ok"
+        except Exception as error:
+            result = _code_of(error)
+            raise
+        finally:
+            self._ended(verb, request, call, result, begin_ns)
 
     def _ended(self, verb: str, request: Any, call: Call, result: str, begin_ns: int) -> None:
         tenant = call.tenant if call.identity.tenant == ALL else call.identity.tenant
