@@ -89,22 +89,6 @@ def of_node(verb: str, node_id: str) -> Event:
     return Event("local", user, "", "", verb, node_id)
 
 
-class _Line(msgspec.Struct, omit_defaults=True):
-    """An `AuditEntry` as it is written: without count and loss where there is nothing to say."""
-
-    time: str
-    kind: str
-    who: str
-    address: str
-    tenant: str
-    verb: str
-    object: str
-    result: str
-    duration_ns: int
-    count: int = 1
-    lost: int = 0
-
-
 _decoder = msgspec.json.Decoder(AuditEntry)
 
 
@@ -366,7 +350,12 @@ def _cut(text: str) -> str:
 
 
 def _line(entry: AuditEntry) -> bytes:
-    return _encoder.encode(msgspec.convert(entry, _Line, from_attributes=True)) + b"\n"
+    told = msgspec.to_builtins(entry)
+    # Without count and loss where there is nothing to say.
+    for name, usual in (("count", 1), ("lost", 0)):
+        if told[name] == usual:
+            del told[name]
+    return _encoder.encode(told) + b"\n"
 
 
 def _decoded(line: bytes) -> AuditEntry | None:
