@@ -8,10 +8,9 @@ from typing import Annotated
 
 import typer
 
-from plexspaces_node.cli.options import NodeAddress, address_of
+from plexspaces_node.cli.options import NodeAddress, address_of, tenant_option
 from plexspaces_node.cli.output import counted, milliseconds, print_json_line, printable, say
 from plexspaces_node.client import NodeClient
-from plexspaces_node.config import TENANT_VARIABLE
 from plexspaces_node.info import AuditEntry
 
 app = typer.Typer()
@@ -27,12 +26,7 @@ def audit(
     ] = 0,
     tenant: Annotated[
         str,
-        typer.Option(
-            "--tenant",
-            metavar="TENANT",
-            envvar=TENANT_VARIABLE,
-            help="Only the lines of this tenant.",
-        ),
+        tenant_option("Only the lines of this tenant."),
     ] = "",
     node_address: NodeAddress = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")] = False,

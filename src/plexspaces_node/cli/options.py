@@ -17,6 +17,17 @@ from plexspaces_node.http_notice import GRPC_SOCKET, UNIX, find, is_answering
 from plexspaces_node.model import LANGUAGES, LEVELS
 
 
+def tenant_option(meaning: str, *, show_default: str | bool = True) -> Any:
+    """Return the option that names a tenant, which `PLEXSPACES_TENANT` does too."""
+    return typer.Option(
+        "--tenant",
+        metavar="TENANT",
+        envvar=TENANT_VARIABLE,
+        help=meaning,
+        show_default=show_default,
+    )
+
+
 def in_tenant(name: str | None) -> str | None:
     """Return a name of an application with the tenant that `PLEXSPACES_TENANT` says.
 
@@ -40,12 +51,8 @@ NodeAddress = Annotated[
 ]
 Tenant = Annotated[
     str | None,
-    typer.Option(
-        "--tenant",
-        metavar="TENANT",
-        envvar=TENANT_VARIABLE,
-        show_default="all that the token allows",
-        help="Only the applications of this tenant.",
+    tenant_option(
+        "Only the applications of this tenant.", show_default="all that the token allows"
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -8,10 +8,9 @@ from typing import Annotated
 
 import typer
 
-from plexspaces_node.cli.options import Json, NodeAddress, address_of
+from plexspaces_node.cli.options import Json, NodeAddress, address_of, tenant_option
 from plexspaces_node.cli.output import columns, note, print_json, say
 from plexspaces_node.client import NodeClient
-from plexspaces_node.config import TENANT_VARIABLE
 from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.model import DEFAULT_TENANT, split_name
 from plexspaces_node.quota import Key, QuotaUse, SubjectUse, key_of, parsed, shown
@@ -46,7 +45,7 @@ def set_quota(
     ],
     tenant: Annotated[
         str,
-        typer.Option("--tenant", metavar="TENANT", envvar=TENANT_VARIABLE, help="The tenant."),
+        tenant_option("The tenant."),
     ] = DEFAULT_TENANT,
     application: Application = "",
     node_address: NodeAddress = None,
@@ -77,13 +76,7 @@ def set_quota(
 def show(
     tenant: Annotated[
         str,
-        typer.Option(
-            "--tenant",
-            metavar="TENANT",
-            envvar=TENANT_VARIABLE,
-            help="The tenant.",
-            show_default="every tenant you see",
-        ),
+        tenant_option("The tenant.", show_default="every tenant you see"),
     ] = "",
     application: Application = "",
     node_address: NodeAddress = None,

@@ -12,11 +12,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from plexspaces_node.cli.options import Json, NodeAddress, address_of
+from plexspaces_node.cli.options import Json, NodeAddress, address_of, tenant_option
 from plexspaces_node.cli.output import columns, moment, note, print_json, printable, say
 from plexspaces_node.cli.status import FAILED
 from plexspaces_node.client import NodeClient
-from plexspaces_node.config import TENANT_VARIABLE
 from plexspaces_node.errors import InvalidArgument, quoted
 from plexspaces_node.info import SecretInfo, SetSecret
 
@@ -40,13 +39,7 @@ SecretName = Annotated[
 ]
 Tenant = Annotated[
     str,
-    typer.Option(
-        "--tenant",
-        metavar="TENANT",
-        envvar=TENANT_VARIABLE,
-        help="Tenant of the secret.",
-        show_default="your own",
-    ),
+    tenant_option("Tenant of the secret.", show_default="your own"),
 ]
 
 

@@ -12,10 +12,16 @@ from typing import Annotated, Any, Protocol, TypeVar
 import typer
 
 import plexspaces_node
-from plexspaces_node.cli.options import Json, NodeAddress, address_of, names_directory_alone
+from plexspaces_node.cli.options import (
+    Json,
+    NodeAddress,
+    address_of,
+    names_directory_alone,
+    tenant_option,
+)
 from plexspaces_node.cli.output import columns, moment, note, print_json, say
 from plexspaces_node.client import NodeClient
-from plexspaces_node.config import TENANT_VARIABLE, Config
+from plexspaces_node.config import Config
 from plexspaces_node.errors import InvalidArgument, Unavailable
 from plexspaces_node.http_notice import GRPC_SOCKET, UNIX, is_answering
 from plexspaces_node.info import NewSecret, TokenInfo
@@ -32,9 +38,7 @@ _T = TypeVar("_T")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the token.")]
 Tenant = Annotated[
     str,
-    typer.Option(
-        "--tenant", metavar="TENANT", envvar=TENANT_VARIABLE, help="Tenant.", show_default="any"
-    ),
+    tenant_option("Tenant.", show_default="any"),
 ]
 Expires = Annotated[
     str | None,
@@ -84,11 +88,8 @@ def create(  # noqa: PLR0913 - the flags of the command
     ],
     tenant: Annotated[
         str,
-        typer.Option(
-            "--tenant",
-            metavar="TENANT",
-            envvar=TENANT_VARIABLE,
-            help="Whose applications it is for; * for all.",
+        tenant_option(
+            "Whose applications it is for; * for all.",
             show_default="default, with the scope admin *",
         ),
     ] = "",
