@@ -367,7 +367,7 @@ class TestControl:
         assert (await http.send("GET", "/v1/node")).json["node_id"] == node.id
         document = (await http.send("GET", "/openapi.json")).json
         assert document["openapi"] == "3.1.0"
-        page = await http.send("GET", "/")
+        page = await http.send("GET", "/api")
         assert page.headers["x-frame-options"] == "DENY"
         assert b"/v1/applications/{name}" in page.body
 

@@ -190,7 +190,10 @@ class TestExpect:
             assert (await http.reader.read()).startswith(b"HTTP/1.1 200 ")
 
 
-HEAD_PATHS = ("/", "/openapi.json", "/v1/node", "/v1/applications", "/v1/applications/echo/logs")
+HEAD_PATHS = (
+    *("/", "/api", "/openapi.json", "/v1/node", "/v1/applications"),
+    "/v1/applications/echo/logs",
+)
 
 
 PATHS: tuple[tuple[str, str, int], ...] = (
@@ -225,6 +228,15 @@ PATHS: tuple[tuple[str, str, int], ...] = (
     ("POST", "/apps/" + quote("grüße") + "/e", 404),
     ("POST", "/apps/echo%00/e", 404),
     ("POST", "/apps/echo/%ff", 400),
+    ("GET", "/ui", 404),
+    ("GET", "/ui/", 404),
+    ("GET", "/ui/../control.py", 404),
+    ("GET", "/ui/%2e%2e/control.py", 404),
+    ("GET", "/ui//index.html", 404),
+    ("GET", "/ui/index.html", 404),
+    ("GET", "/ui/%69ndex.html", 404),
+    ("POST", "/", 405),
+    ("PUT", "/", 405),
     ("GET", "localhost", 400),
     ("CONNECT", "localhost:80", 404),
     ("OPTIONS", "*", 404),
@@ -295,7 +307,7 @@ class TestPaths:
         assert (head.status, head.body, get.status) == (200, b"", 200)
         assert head.headers.keys() == get.headers.keys()
         # What else there is can change from one to the other.
-        if path in ("/", "/openapi.json"):
+        if path in ("/", "/api", "/openapi.json"):
             assert head.headers["content-length"] == get.headers["content-length"]
 
     async def test_path_is_taken_as_it_is(self, open_: Any) -> None:

@@ -219,7 +219,7 @@ class TestBrowser:
 
     async def test_page_shows_the_api(self, browser: Browser, address: str) -> None:
         """As it is meant to look, without a script; its link leads to the document."""
-        page = await browser.page(f"{address}/")
+        page = await browser.page(f"{address}/api")
         rows = await page.run(
             "return [...document.querySelectorAll('tr')].map(row => row.innerText.split('\\t'))"
         )

@@ -53,7 +53,7 @@ READS |= {"plexspaces.node.v1.QuotaService/GetQuota", "HTTP /metrics"}
 DEPLOYS = READS | {
     _A + name for name in ("Deploy", "FindArtifact", "Start", "Stop", "Undeploy", "UploadArtifact")
 }
-OPEN = {"HTTP /", "HTTP /openapi.json"}
+OPEN = {"HTTP /", "HTTP /ui", "HTTP /api", "HTTP /openapi.json"}
 ANY = {verb for verb in RULES if verb.startswith("grpc.")} | OPEN | {_A + "InspectNode"}
 ANY |= {"plexspaces.node.v1.TokenService/WhoAmI"}
 ALLOWED = {

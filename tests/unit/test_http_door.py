@@ -27,6 +27,7 @@ from plexspaces_node.node.http.control import Control
 from plexspaces_node.node.http.door import Door
 from plexspaces_node.node.http.message import Request, Response, Seen
 from plexspaces_node.node.http.origin import Origins
+from plexspaces_node.node.http.pages import Pages
 from plexspaces_node.node.http.problem import HttpFault
 from plexspaces_node.node.http.streams import Lines
 
@@ -186,7 +187,7 @@ async def test_long_body_of_a_stranger_is_not_read(
     info: Any = SimpleNamespace(artifact_limit_bytes=1, message_limit_bytes=1_000_000)
     guarded = Door(
         none,
-        Control({}, gate, none, info, none),
+        Control({}, gate, none, info, none, Pages()),
         Origins(),
         gate,
         message_bytes=1,

@@ -362,10 +362,11 @@ class TestOrigins:
         """Whoever let it be reached calls it by its address."""
         assert Origins(any_address=True).application_of(asking("10.0.0.7:8080")) == ""
 
-    def test_link_to_the_first_page_may_be_followed(self) -> None:
+    @pytest.mark.parametrize("path", [b"/", b"/api"])
+    def test_link_to_a_page_of_the_node_may_be_followed(self, path: bytes) -> None:
         """From any site: it changes nothing, and the site does not see it."""
         request = asking("localhost", sec_fetch_site="cross-site", sec_fetch_mode="navigate")
-        request.method, request.path = b"GET", b"/"
+        request.method, request.path = b"GET", path
         assert Origins().application_of(request) == ""
 
     @pytest.mark.parametrize("site", ["cross-site", "same-site"])

@@ -59,6 +59,7 @@ from plexspaces_node.node.datadir import DataDirectory
 from plexspaces_node.node.http.control import Control
 from plexspaces_node.node.http.door import Door
 from plexspaces_node.node.http.origin import Origins
+from plexspaces_node.node.http.pages import Pages
 from plexspaces_node.node.http.server import HttpServer
 from plexspaces_node.node.machines.in_flight import InFlight, default_bytes, give_back_memory
 from plexspaces_node.node.machines.leftovers import end_machines
@@ -198,7 +199,8 @@ class NodeBuilder:
             readings = _readings(applications, artifacts, node_health)
             metrics_port = stack.enter_context(serve_metrics(config.node.metrics_address, readings))
             servicers = {name: one for name, (one, _) in services.items()}
-            control = Control(servicers, gate, artifacts, info, partial(scraped, readings))
+            scrape = partial(scraped, readings)
+            control = Control(servicers, gate, artifacts, info, scrape, Pages())
             http = _http_server(config, context, applications, control, gate, tls)
             stack.callback(http.close)
             address = bind(server, config.node.address, tls.credentials() if tls else None)

@@ -109,6 +109,8 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Rule(ANYBODY_KNOWN),
         # Of HTTP alone; every other route is a method above.
         "HTTP /": Rule(None),
+        "HTTP /ui": Rule(None),
+        "HTTP /api": Rule(None),
         "HTTP /openapi.json": Rule(None),
         "HTTP /metrics": Rule(READERS),
     }

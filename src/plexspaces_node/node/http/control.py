@@ -25,6 +25,7 @@ from plexspaces_node.node.access.policy import METRICS, Target
 from plexspaces_node.node.artifacts.store import ArtifactStore
 from plexspaces_node.node.http.message import Headers, Request, Response
 from plexspaces_node.node.http.openapi import document, page
+from plexspaces_node.node.http.pages import Pages
 from plexspaces_node.node.http.problem import HttpFault
 from plexspaces_node.node.http.routes import ROUTES, SERVICE, Route
 from plexspaces_node.node.http.streams import Chunks, Lines
@@ -58,20 +59,22 @@ Scrape: TypeAlias = Callable[[Identity], tuple[str, bytes]]
 
 
 class Control:
-    """Answers requests below `/v1/` and those for the API's description."""
+    """Answers requests below `/v1/`, those for the API's description, and for the dashboard."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it answers from
         self,
         servicers: Mapping[str, Any],
         gate: Gate,
         artifacts: ArtifactStore,
         info: NodeInfo,
         scrape: Scrape,
+        pages: Pages,
     ) -> None:
         """`servicers` has what serves each gRPC service, by its full name.
 
         `scrape` is called on a thread.
         """
+        self._pages = pages
         self._servicers = servicers
         self._gate = gate
         self._artifacts = artifacts
@@ -129,10 +132,12 @@ class Control:
         path = request.path.decode("latin-1")
         if method == "GET" and path == "/openapi.json":
             return Response(200, list(_JSON), line(document()))
-        if method == "GET" and path == "/":
+        if method == "GET" and path == "/api":
             return Response(200, list(_HTML), page().encode())
         if method == "GET" and path == "/metrics":
             return await self._metrics(request)
+        if (found := self._pages.answer(request)) is not None:
+            return found
         route, parameters = _find(method, path)
         rule = self._gate.rule(route.verb)
         self._gate.check_known(rule, request.identity)

@@ -268,6 +268,7 @@ class Door:
         raw = path[len(APPS) :].partition(b"/")[0]
         # The slash of a full name; nothing else of a name is ever encoded.
         name = raw.replace(b"%2F", b"/").replace(b"%2f", b"/") if b"%" in raw else raw
+        self._origins.check_part(request)
         return name.decode("latin-1"), APPS + raw
 
     def _entered(self, request: Request) -> tuple[str | None, bytes]:

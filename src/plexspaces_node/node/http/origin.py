@@ -29,6 +29,15 @@ _HOST_BYTES = 300
 _OTHERS = (b"cross-site", b"same-site")
 """Another port of this host, or another name below the same domain, is a site but not an origin."""
 
+_CODE = frozenset(
+    {b"audioworklet", b"paintworklet", b"script", b"serviceworker", b"sharedworker", b"style"}
+    | {b"worker", b"xslt"}
+)
+"""What a page loads that then does things in its name, as `sec-fetch-dest` calls it."""
+
+_PAGES = (b"/", b"/api")
+"""The pages of the node. No other page can do anything with them but open them."""
+
 _ALLOWED_METHODS = b"GET, HEAD, POST, PUT, DELETE, OPTIONS"
 
 
@@ -79,6 +88,18 @@ class Origins:
         elif request.header(b"sec-fetch-site") in _OTHERS and not _is_link(request, application):
             raise _other_origin(b"pages of other origins")
         return application
+
+    @staticmethod
+    def check_part(request: Request) -> None:
+        """Raise `HttpFault` if a page of the node loads code from below an application's path.
+
+        No page of the node does, so this one was made to.
+        """
+        if (
+            request.header(b"sec-fetch-site") == b"same-origin"
+            and request.header(b"sec-fetch-dest") in _CODE
+        ):
+            raise HttpFault(403, "Pages of the node load no code from applications")
 
     def allow(self, request: Request, headers: Headers) -> None:
         """Add what lets a page of an accepted origin read the response.
@@ -168,8 +189,8 @@ def _other_origin(origin: bytes) -> HttpFault:
 
 
 def _is_link(request: Request, application: str) -> bool:
-    """Return whether a user followed a link to the first page, or to an application's page."""
+    """Return whether a user followed a link to a page of the node, or of an application."""
     mode = request.header(b"sec-fetch-mode")
     if request.method != b"GET" or mode != b"navigate":
         return False
-    return bool(application) or request.path == b"/" or request.path.startswith(b"/apps/")
+    return bool(application) or request.path in _PAGES or request.path.startswith(b"/apps/")
