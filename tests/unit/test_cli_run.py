@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Self
+from xml.etree import ElementTree
 
 import pytest
 from support.command import Command
@@ -14,6 +15,7 @@ from support.fake_node import TIMINGS, WASM, FakeNode
 
 import plexspaces_node
 from plexspaces_node.cli import run as run_module
+from plexspaces_node.cli.output import milliseconds
 from plexspaces_node.cli.workload import BuiltSample, build_samples, tracker_of
 from plexspaces_node.client import NodeClient
 from plexspaces_node.errors import ActorError, ActorFailed, Unavailable, Unsupported, WrongState
@@ -276,6 +278,43 @@ class TestRun:
         assert ran.status == 2
         assert "has process isolation, not qemu" in ran.stderr
         assert "Deploy" not in fake_node.calls
+
+    def test_run_when_plotted_then_the_report_is_the_same_and_the_picture_beside_it(
+        self, working: Command, tmp_path: Path
+    ) -> None:
+        """Stdout has the data alone; the picture names each sample and the sum."""
+        ran = working("run", "--operations", "3", "--limit", LIMIT, "--json", "--plot", "run.svg")
+        assert ran.status == 0
+        root = ElementTree.fromstring((tmp_path / "run.svg").read_bytes())
+        shown = [one.text for one in root.iter("{http://www.w3.org/2000/svg}text")]
+        for result in (*ran.json["applications"], ran.json["total"]):
+            assert milliseconds(result["compute_ns"]) in shown
+            assert milliseconds(result["coordinate_ns"]) in shown
+        assert {"go-primes", "python-calc", "all 2 applications"} <= {*shown}
+        assert "3 messages per application, primes up to 1000 · isolation: process" in shown
+        assert "go-primes (go)" in ran.stderr
+        assert f"✓ Plot written to {tmp_path / 'run.svg'}" in ran.stderr
+
+    def test_run_when_plotted_in_the_terminal_then_no_file(
+        self, working: Command, tmp_path: Path
+    ) -> None:
+        """A `-` is no file's name."""
+        before = {*tmp_path.iterdir()}
+        ran = working("run", "--operations", "1", "--limit", LIMIT, "--plot", "-")
+        assert ran.status == 0
+        assert ran.text.startswith("=== Polyglot")
+        assert "Compute and coordination" not in ran.text
+        assert "Compute and coordination per language" in ran.stderr
+        assert {*tmp_path.iterdir()} == before
+
+    def test_run_when_the_plot_cannot_be_written_then_nothing_is_built(
+        self, working: Command, fake_node: FakeNode
+    ) -> None:
+        """A wrong name is found before minutes of building."""
+        ran = working("run", "--plot", "run.png")
+        assert ran.status == 2
+        assert "'run.png' does not end with .svg" in ran.stderr
+        assert fake_node.calls == []
 
 
 class TestSamples:

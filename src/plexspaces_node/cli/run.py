@@ -30,6 +30,9 @@ from plexspaces_node.cli.output import (
     print_json,
     say,
 )
+from plexspaces_node.cli.plot import Plot, Row, check_target, write_picture
+from plexspaces_node.cli.plot_svg import picture_of
+from plexspaces_node.cli.plot_text import print_plot
 from plexspaces_node.cli.progress import DeployDisplay, counting
 from plexspaces_node.cli.report import as_dict, render
 from plexspaces_node.cli.status import FAILED
@@ -61,15 +64,26 @@ Limit = Annotated[
     ),
 ]
 Stats = Annotated[bool, typer.Option("--stats", help="Print how the messages were sent to stderr.")]
+PlotTarget = Annotated[
+    str | None,
+    typer.Option(
+        "--plot",
+        metavar="FILE.svg",
+        help="Draw the reports side by side, into an SVG file and on stderr; `-` for stderr alone. "
+        "An existing file is replaced.",
+        show_default="(none)",
+    ),
+]
 
 
-@app.command(epilog="Example:  plexspaces run --operations 10")
+@app.command(epilog="Example:  plexspaces run --operations 10 --plot run.svg")
 def run(  # noqa: PLR0913 - a command has a parameter for each of its flags
     operations: Operations = 10,
     limit: Limit = DEFAULT_PRIMES_LIMIT,
     node_address: NodeAddress = None,
     isolation: IsolationOption = None,
     stats: Stats = False,
+    plot: PlotTarget = None,
     as_json: Json = False,
 ) -> None:
     """Build, deploy and measure every sample application.
@@ -80,7 +94,9 @@ def run(  # noqa: PLR0913 - a command has a parameter for each of its flags
     check_isolation(isolation)
     # Before everything is built: an invalid address is not an absent node.
     address = check_address(address_of(node_address))
-    measured = asyncio.run(_run(address, isolation, work))
+    picture = check_target(plot) if plot is not None else None
+    by_sample = asyncio.run(_run(address, isolation, work))
+    measured = list(by_sample.values())
     total = _in_sum([one.report for one in measured])
     behind = ", ".join(dict.fromkeys(one.isolation for one in measured))
     if as_json:
@@ -98,18 +114,34 @@ def run(  # noqa: PLR0913 - a command has a parameter for each of its flags
         say("\n\n".join(render(report, isolation) for report, isolation in reports))
     if stats:
         note(f"transport: {', '.join(dict.fromkeys(one.transport for one in measured))}")
+    if plot is not None:
+        rows = [Row(name, one.report.language, one.report) for name, one in by_sample.items()]
+        each = f"{counted(work.operations, 'message')} per application"
+        caption = f"{each}, primes up to {work.limit} · isolation: {behind}"
+        _draw(Plot((*rows, Row(total.actor_id, "", total)), caption), picture)
     _fail_when_wrong(measured)
+
+
+def _draw(plot: Plot, picture: Path | None) -> None:
+    # In the terminal first: a disk that is full does not take it away.
+    print_plot(plot)
+    if picture is not None:
+        write_picture(picture, picture_of(plot))
+        note(f"✓ Plot written to {picture}")
 
 
 def _as_dict(one: Measured) -> dict[str, object]:
     return {**as_dict(one.report, one.isolation), "wrong": one.wrong}
 
 
-async def _run(address: str, isolation: str | None, work: Work) -> list[Measured]:
+async def _run(address: str, isolation: str | None, work: Work) -> dict[str, Measured]:
+    """Return what was measured, by the name of the sample."""
     with tempfile.TemporaryDirectory(prefix="plexspaces-") as directory:
         samples = await build_samples(Path(directory))
         async with node_or_embedded(address, isolation) as client:
-            return [await _run_sample(client, sample, work) for sample in samples]
+            return {
+                sample.project.name: await _run_sample(client, sample, work) for sample in samples
+            }
 
 
 async def _run_sample(client: NodeClient, sample: BuiltSample, work: Work) -> Measured:
