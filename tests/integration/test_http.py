@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from support.nodes import builder, reached
+from support.patience import patient
 from support.raw_http import Answer, Caller
 from support.traces import assert_nothing_left
 
@@ -246,6 +247,37 @@ class TestControl:
             assert (await other.send("POST", "/apps/one/o", b"a line")).status == 200
             assert b"a line" in await http.reader.readuntil(b"}\n")
         http.writer.close()
+        await client.undeploy("one")
+
+    async def test_log_when_asked_for_as_events_then_each_line_is_one(
+        self, http: Caller, open_: Any, client: NodeClient, probe_wasm: Path
+    ) -> None:
+        """As a browser reads them; not kept by anybody. An error at once is a problem as ever."""
+        wanted: Any = {"accept": "text/event-stream"}
+        missing = await http.send("GET", "/v1/applications/one/logs", **wanted)
+        assert (missing.status, missing.json["code"]) == (404, "not_found")
+        await client.deploy("one", probe_wasm)
+        for line in (b"a\n\ndata: b", b"<b>c"):
+            assert (await http.send("POST", "/apps/one/o", line)).status == 200
+        follower = await open_()
+        follower.writer.write(
+            b"GET /v1/applications/one/logs?follow HTTP/1.1\r\nhost: localhost\r\n"
+            b"accept: text/event-stream\r\n\r\n"
+        )
+        async with asyncio.timeout(patient(30)):
+            head = await follower.reader.readuntil(b"\r\n\r\n")
+            assert b"content-type: text/event-stream\r\n" in head
+            assert b"cache-control: no-store\r\n" in head
+            said = b""
+            while b"<b>c" not in said:
+                said += await follower.reader.readuntil(b"}\n\n\r\n")
+        events = [part[part.index(b"data: ") + 6 :] for part in said.split(b"\n\n\r\n")[:-1]]
+        messages = [json.loads(event)["message"] for event in events]
+        assert messages == ["a", "", "data: b", "<b>c"] or messages == ["a\n\ndata: b", "<b>c"]
+        await follower.leave()
+        whole = await http.send("GET", "/v1/applications/one/logs?tail=1", **wanted)
+        assert whole.body.startswith(b"data: {")
+        assert whole.body.endswith(b"}\n\n")
         await client.undeploy("one")
 
     async def test_follower_that_leaves_makes_room(

@@ -255,8 +255,9 @@ async def test_lists_when_read_with_another_tenants_token_then_they_have_nothing
         assert [each.name for each in (await shop.list()).applications] == ["shop/cart"]
 
 
+@pytest.mark.parametrize("kind", [b"application/x-ndjson", b"text/event-stream"])
 async def test_streams_when_their_token_is_revoked_then_they_end(
-    node: Node, tokens: Tokens, data_dir: Path, probe_wasm: Path
+    node: Node, tokens: Tokens, data_dir: Path, probe_wasm: Path, kind: bytes
 ) -> None:
     """A log that is followed: by gRPC the client is told, by HTTP the connection is closed."""
     secret = tokens.of_scope[Scope.READ]
@@ -265,7 +266,7 @@ async def test_streams_when_their_token_is_revoked_then_they_end(
         follower = await Caller.connect(node.http_address)
         follower.writer.write(
             b"GET /v1/applications/shop%2Fcart/logs?follow HTTP/1.1\r\nhost: localhost\r\n"
-            b"authorization: Bearer " + secret.encode() + b"\r\n\r\n"
+            b"accept: " + kind + b"\r\nauthorization: Bearer " + secret.encode() + b"\r\n\r\n"
         )
         assert (await follower.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
         async with NodeClient(node.address, token=secret) as client:

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import logging
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -29,7 +30,7 @@ from plexspaces_node.node.http.message import Request, Response, Seen
 from plexspaces_node.node.http.origin import Origins
 from plexspaces_node.node.http.pages import Pages
 from plexspaces_node.node.http.problem import HttpFault
-from plexspaces_node.node.http.streams import Lines
+from plexspaces_node.node.http.streams import Events, Lines
 
 PAGE = "https://shop.example"
 
@@ -276,6 +277,105 @@ class TestLines:
         await lines.begin_soon()
         await lines.aclose()
         assert ended.is_set()
+
+
+def parsed(stream: bytes) -> list[dict[str, str]]:
+    """What a browser makes of a stream: the fields of each event, comments left out."""
+    found = []
+    # Each of the three ends a line.
+    for block in re.split(r"(?:\r\n|\r|\n){2}", stream.decode()):
+        lines = [part for part in re.split(r"\r\n|\r|\n", block) if part and part[0] != ":"]
+        if lines:
+            found.append(dict(part.split(": ", 1) for part in lines))
+    return found
+
+
+class TestEvents:
+    async def test_text_of_an_application_when_sent_then_it_stays_one_event(self) -> None:
+        """Whatever ends a line, or looks like a field or an event, in it."""
+        texts = (
+            "a\n\nevent: error\ndata: {}\n\n",
+            "b\r\rdata: x",
+            "c\x1b[2J\u2028\u2029\x85\x0b\x0c\0",
+            ":\ndata",
+            "<script>" * 10_000,
+        )
+
+        async def logged() -> AsyncGenerator[pb.LogsResponse, None]:
+            for text in texts:
+                yield pb.LogsResponse(message=text)
+
+        events = Events(logged())
+        await events.begin()
+        got = parsed(b"".join([piece async for piece in events]))
+        assert [set(event) for event in got] == [{"data"}] * len(texts)
+        assert [json.loads(event["data"])["message"] for event in got] == list(texts)
+
+    async def test_error_when_it_comes_later_then_it_is_an_event_of_its_own(self) -> None:
+        """With the members of the problem; the stream ends after it."""
+        later = Events(events(NotFound("gone")))
+        await later.begin()
+        first, last = parsed(b"".join([piece async for piece in later]))
+        assert json.loads(first["data"])["phase"] == "compile"
+        assert (last["event"], json.loads(last["data"])["code"]) == ("error", "not_found")
+
+    @pytest.mark.virtual_time
+    async def test_silence_when_it_lasts_then_a_comment_tells_that_the_stream_is_there(
+        self,
+    ) -> None:
+        """Which ends nothing: the message comes when it is there, once."""
+        loop, said = asyncio.get_running_loop(), asyncio.Event()
+
+        async def slow() -> AsyncGenerator[pb.LogsResponse, None]:
+            await said.wait()
+            yield pb.LogsResponse(message="at last")
+
+        stream = Events(slow())
+        await stream.begin_soon()
+        began_s = loop.time()
+        assert [await anext(stream), await anext(stream)] == [b":\n\n"] * 2
+        assert loop.time() - began_s == pytest.approx(30.0)
+        said.set()
+        assert [parsed(piece)[0].keys() async for piece in stream] == [{"data"}]
+
+    async def test_stream_when_closed_while_it_waits_then_nothing_goes_on(self) -> None:
+        """As when the client leaves between two events."""
+        ended = asyncio.Event()
+
+        async def silent() -> AsyncGenerator[pb.LogsResponse, None]:
+            try:
+                await asyncio.Event().wait()
+                yield pb.LogsResponse()
+            finally:
+                ended.set()
+
+        stream = Events(silent(), heartbeat_s=0)
+        await stream.begin_soon()
+        assert await anext(stream) == b":\n\n"
+        await stream.aclose()
+        assert ended.is_set()
+
+
+async def test_stream_counts_as_a_call_until_it_is_closed() -> None:
+    """As by gRPC; closed twice it is given back once."""
+
+    async def silent() -> AsyncGenerator[pb.LogsResponse, None]:
+        await asyncio.Event().wait()
+        yield pb.LogsResponse()
+
+    async def follow(_: Request) -> Response:
+        stream = Events(silent())
+        await stream.begin_soon()
+        return Response(200, [], stream)
+
+    busy = door(follow, most_calls=1)
+    first = await busy.answer(request())
+    assert (first.status, (await busy.answer(request())).status) == (200, 429)
+    for _ in range(2):
+        await cast(Any, first.body).aclose()
+    second = await busy.answer(request())
+    assert (second.status, (await busy.answer(request())).status) == (200, 429)
+    await cast(Any, second.body).aclose()
 
 
 def test_only_short_hosts_are_remembered() -> None:

@@ -28,7 +28,7 @@ from plexspaces_node.node.http.openapi import document, page
 from plexspaces_node.node.http.pages import Pages
 from plexspaces_node.node.http.problem import HttpFault
 from plexspaces_node.node.http.routes import ROUTES, SERVICE, Route
-from plexspaces_node.node.http.streams import Chunks, Lines
+from plexspaces_node.node.http.streams import Chunks, Events, Lines
 from plexspaces_node.node.http.transcode import from_json, line, to_json
 
 BODY_BYTES = 1 * MIB
@@ -38,6 +38,12 @@ _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _HEX = re.compile(r"[0-9a-fA-F]+\Z")
 _JSON: Headers = [(b"content-type", b"application/json")]
 _LINES: Headers = [(b"content-type", b"application/x-ndjson")]
+_EVENTS: Headers = [
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-store"),
+    # Else a proxy may keep events until it has many.
+    (b"x-accel-buffering", b"no"),
+]
 _BYTES: Headers = [(b"content-type", b"application/octet-stream")]
 _HTML: Headers = [
     (b"content-type", b"text/html; charset=utf-8"),
@@ -188,7 +194,7 @@ class Control:
         if route.rpc == "Deploy":
             return await self._deploy(route, serve(message, call), request)
         if route.descriptor.server_streaming:
-            return await self._stream(route, message, call)
+            return await self._stream(route, message, call, request)
         result = await serve(message, call)
         if route.status == 204:
             return Response(204, [])
@@ -200,24 +206,27 @@ class Control:
         return self._gate.recorder.recorded(route.verb, self._gate.rule(route.verb), method)
 
     async def _deploy(self, route: Route, events: Any, request: Request) -> Response:
-        if b"application/x-ndjson" in (request.header(b"accept") or b""):
-            return Response(200, list(_LINES), await _begun(Lines(events), is_followed=False))
+        accepted = request.header(b"accept") or b""
+        if b"application/x-ndjson" in accepted or b"text/event-stream" in accepted:
+            return await _streamed(events, request, is_followed=False)
         last = None
         async for event in events:
             last = event
         return _told(route, last)
 
-    async def _stream(self, route: Route, message: Any, call: Call) -> Response:
+    async def _stream(self, route: Route, message: Any, call: Call, request: Request) -> Response:
         servicer = self._servicers[route.service.full_name]
         if route.rpc in _BEFORE:
             # Nobody of that name is told before the stream begins, which may have nothing yet.
             look, kind = _BEFORE[route.rpc]
             await getattr(servicer, look)(kind(name=message.name), call)
         replies = self._method(route)(message, call)
+        # One that cannot be asked to end goes on.
+        is_followed = getattr(message, "follow", True)
         if route.rpc == "VmConsole":
-            chunks = await _begun(Chunks(replies), is_followed=message.follow)
+            chunks = await _begun(Chunks(replies), is_followed=is_followed)
             return Response(200, list(_BYTES), chunks)
-        return Response(200, list(_LINES), await _begun(Lines(replies), is_followed=message.follow))
+        return await _streamed(replies, request, is_followed=is_followed)
 
     async def _invoke(self, serve: Any, message: pb.InvokeRequest, call: Call) -> Response:
         asked = Invocation(message.name, message.type, message.payload, message.timeout_ms)
@@ -303,6 +312,15 @@ def _queried(route: Route, request: Request) -> dict[str, Any]:
 def _told(route: Route, result: Any) -> Response:
     message = getattr(result, route.answer) if route.answer else result
     return Response(route.status, list(_JSON), line(to_json(message)))
+
+
+async def _streamed(
+    replies: AsyncGenerator[Any, None], request: Request, *, is_followed: bool
+) -> Response:
+    """Return replies as events, if the request asks for those, or as lines."""
+    if b"text/event-stream" in (request.header(b"accept") or b""):
+        return Response(200, list(_EVENTS), await _begun(Events(replies), is_followed=is_followed))
+    return Response(200, list(_LINES), await _begun(Lines(replies), is_followed=is_followed))
 
 
 async def _begun(pieces: _P, *, is_followed: bool) -> _P:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 from urllib.parse import unquote_to_bytes
 
@@ -30,6 +31,7 @@ from plexspaces_node.node.http.control import Control
 from plexspaces_node.node.http.message import Request, Response
 from plexspaces_node.node.http.origin import Origins
 from plexspaces_node.node.http.problem import HttpFault, of_error, of_exception
+from plexspaces_node.node.http.streams import Counted
 from plexspaces_node.tasks import Leave
 
 APPS = b"/apps/"
@@ -205,6 +207,10 @@ class Door:
             self._take(tenant)
             if name is None:
                 response = await self._control.answer(request)
+                if response.is_stream:
+                    # A call until it ends, as by gRPC.
+                    closed, tenant = partial(self._give, tenant), None
+                    response.body = Counted(response.body, closed)
             elif self._applications.is_component(name):
                 timeout_ns = self._timeout_ns(request)
                 answer = components.answer(self._applications, name, prefix, request, timeout_ns)

@@ -33,9 +33,9 @@ _PROBLEM_SCHEMA = {
 }
 _SIGNED = (FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_INT64)
 _UNSIGNED = (FieldDescriptor.CPPTYPE_UINT32, FieldDescriptor.CPPTYPE_UINT64)
-_STREAMED = {"VmConsole": "application/octet-stream"}
-"""What a stream of replies is, if not JSON objects, one a line."""
-_LINES = "application/x-ndjson"
+_STREAMED = {"VmConsole": ("application/octet-stream",)}
+"""What a stream of replies is, if not JSON objects: one a line, or each an event."""
+_LINES = ("application/x-ndjson", "text/event-stream")
 
 
 @cache
@@ -111,9 +111,10 @@ def _operation(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
     if route.status != 204:
         told = (route.answer and response.fields_by_name[route.answer].message_type) or response
         is_stream = route.descriptor.server_streaming and not route.answer
-        kind = _STREAMED.get(route.rpc, _LINES) if is_stream else "application/json"
+        kinds = _STREAMED.get(route.rpc, _LINES) if is_stream else ("application/json",)
         schema = {"type": "string"} if is_stream else _reference(told, schemas)
-        operation["responses"][str(route.status)]["content"] = {kind: {"schema": schema}}
+        content = {kind: {"schema": schema} for kind in kinds}
+        operation["responses"][str(route.status)]["content"] = content
     return operation
 
 

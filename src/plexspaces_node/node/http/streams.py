@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from typing import Any, Self
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, Self, cast
 
 from plexspaces_node.node.api.boundary import known_error
 from plexspaces_node.node.http.problem import members_of
 from plexspaces_node.node.http.transcode import line, to_json
 from plexspaces_node.tasks import cancel
+
+HEARTBEAT_S = 15.0
+"""How long a stream of events says nothing before it says that it is still there."""
+
+_HEARTBEAT = b":\n\n"
 
 
 class Chunks:
@@ -75,5 +80,64 @@ class Lines(Chunks):
         except StopAsyncIteration:
             raise
         except Exception as error:  # noqa: BLE001 - the boundary
-            members = {"error": members_of(known_error(error))}
+            return self._failed(members_of(known_error(error)))
+        return self._told(members)
+
+    def _told(self, members: dict[str, Any]) -> bytes:
         return line(members)
+
+    def _failed(self, members: dict[str, Any]) -> bytes:
+        return line({"error": members})
+
+
+class Events(Lines):
+    """Messages as server-sent events, each with its JSON as data; an error is an `error` event.
+
+    JSON has no line ends of its own, so that nothing in a message can begin another event.
+    """
+
+    def __init__(
+        self, messages: AsyncGenerator[Any, None], *, heartbeat_s: float = HEARTBEAT_S
+    ) -> None:
+        super().__init__(messages)
+        self._heartbeat_s = heartbeat_s
+
+    async def __anext__(self) -> bytes:
+        # A wait that ends does not end what it waits for.
+        await asyncio.wait([self._first or self._start()], timeout=self._heartbeat_s)
+        if self._first is not None and not self._first.done():
+            return _HEARTBEAT
+        return await super().__anext__()
+
+    def _told(self, members: dict[str, Any]) -> bytes:
+        return b"data: %b\n" % line(members)
+
+    def _failed(self, members: dict[str, Any]) -> bytes:
+        return b"event: error\ndata: %b\n" % line(members)
+
+
+class Counted:
+    """A stream that counts as a call until it is closed."""
+
+    def __init__(self, pieces: Any, closed: Callable[[], None]) -> None:
+        """Take over `pieces`, an iterator that can be closed; `closed` is called once."""
+        self._pieces = pieces
+        self._closed: Callable[[], None] | None = closed
+
+    def __repr__(self) -> str:
+        return f"<Counted {self._pieces!r}>"
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        return cast(bytes, await anext(self._pieces))
+
+    async def aclose(self) -> None:
+        """Close the stream. Idempotent."""
+        try:
+            await self._pieces.aclose()
+        finally:
+            closed, self._closed = self._closed, None
+            if closed is not None:
+                closed()
