@@ -1,4 +1,4 @@
-"""The locks of the project, read into one form: Python's, cargo's, npm's, Go's and Docker's."""
+"""What the project has of others, read into one form: the locks, and what is in the repository."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 _PYTHON = "requirements.txt"
 _CARGO = ("agent/Cargo.lock", "agent/init/Cargo.lock")
 _NPM = "src/plexspaces_node/toolchains/locked/typescript/package-lock.json"
+_VENDORED = "src/plexspaces_node/node/http/vendored.json"
 _GO = "sdk/go/go.mod"
 _DOCKER = "Dockerfile"
 # What the product runs on; a requirement for another system is in the lock, and nowhere else.
@@ -51,7 +52,8 @@ class Package:
 def packages(root: Path) -> tuple[Package, ...]:
     """Return what the locks of the checkout at `root` name, each once, in the locks' order."""
     found: dict[str, Package] = {}
-    for one in (*_python(root), *_cargo(root), *_npm(root), *_go(root), *_docker(root)):
+    everything = (_python, _cargo, _npm, _vendored, _go, _docker)
+    for one in (each for read in everything for each in read(root)):
         found.setdefault(str(one.purl), one)
     return tuple(found.values())
 
@@ -93,13 +95,25 @@ def _npm(root: Path) -> Iterator[Package]:
         if not place or "linux" not in package.get("os", ["linux"]):
             continue
         namespace, _, name = place.rpartition("node_modules/")[2].rpartition("/")
-        algorithm, _, digest = package["integrity"].partition("-")
         yield Package(
             PackageURL("npm", namespace or None, name, package["version"]),
             Use.BUILDING,
             _NPM,
-            (f"{algorithm}:{base64.b64decode(digest).hex()}",),
+            (_digest(package["integrity"]),),
         )
+
+
+def _vendored(root: Path) -> Iterator[Package]:
+    """Yield what the dashboard carries, by the digest of the package that it is from."""
+    for package in json.loads((root / _VENDORED).read_text()):
+        purl = PackageURL("npm", None, package["name"], package["version"])
+        yield Package(purl, Use.RUNNING, _VENDORED, (_digest(package["integrity"]),))
+
+
+def _digest(integrity: str) -> str:
+    """Return what npm calls the integrity of a package as a digest in hex."""
+    algorithm, _, digest = integrity.partition("-")
+    return f"{algorithm}:{base64.b64decode(digest).hex()}"
 
 
 def _go(root: Path) -> Iterator[Package]:

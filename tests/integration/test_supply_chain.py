@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -24,6 +25,7 @@ from plexspaces_node.toolchains.typescript.toolchain import tools_directory
 
 ROOT = Path(__file__).parent.parent.parent
 LOCKS = ("requirements.txt", "requirements-node.txt", "requirements-build.txt")
+VENDORED = Path("src/plexspaces_node/node/http/vendored.json")
 # What makes a virtual environment puts pip into it; the project itself is what the list is about.
 NOT_LOCKED = {"pip", "plexspaces-node"}
 # Rust's standard library has crates of its own, below another directory.
@@ -82,6 +84,21 @@ def test_list_when_the_typescript_compiler_is_installed_then_it_has_every_packag
         assert f"pkg:npm/{name}@{package['version']}" in listed
 
 
+def test_vendored_files_when_compared_with_their_digests_then_they_are_the_packages_own(
+    listed: dict[str, dict[str, Any]],
+) -> None:
+    """Nobody changed one, each has its licence beside it, and each package is in the list."""
+    for package in json.loads((ROOT / VENDORED).read_text()):
+        directory = (ROOT / VENDORED).parent / package["directory"]
+        found = {
+            path.name: f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+            for path in directory.iterdir()
+        }
+        assert found == package["files"]
+        assert "LICENSE" in found
+        assert listed[f"pkg:npm/{package['name']}@{package['version']}"]["scope"] == "required"
+
+
 def test_list_when_made_then_each_component_has_a_digest_and_a_scope(
     listed: dict[str, dict[str, Any]],
 ) -> None:
@@ -121,8 +138,9 @@ def test_packages_when_the_sdk_asks_for_go_modules_then_they_are_among_them(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     npm = Path("src/plexspaces_node/toolchains/locked/typescript/package-lock.json")
-    (tmp_path / npm).parent.mkdir(parents=True)
-    shutil.copy(ROOT / npm, tmp_path / npm)
+    for path in (npm, VENDORED):
+        (tmp_path / path).parent.mkdir(parents=True)
+        shutil.copy(ROOT / path, tmp_path / path)
     go = tmp_path / "sdk/go/go.mod"
     go.write_text(
         go.read_text()
