@@ -15,6 +15,7 @@ use crate::host::{Application, ApplicationPre, Linkers, Surroundings};
 use crate::link::proto::{Failure, log::Level};
 use crate::mailbox::Message;
 use crate::node::Node;
+use crate::occasion::{Occasion, TraceId};
 use crate::output::Words;
 use crate::program::Settings;
 use crate::room::Room;
@@ -50,7 +51,7 @@ impl Actor {
         ticker: Ticker,
     ) -> wasmtime::Result<Self> {
         let pre = ApplicationPre::new(linkers.of(component)?.instantiate_pre(component)?)?;
-        let words = Words::new(node.connection().clone());
+        let words = Words::new(node.connection().clone(), TraceId::NONE);
         Ok(Self {
             engine: engine.clone(),
             pre,
@@ -82,6 +83,7 @@ impl Actor {
     /// Create a new instance from a snapshot (empty for none) and discard the present one.
     pub(crate) async fn start(&mut self, state: &[u8], deadline: Instant) -> Outcome<()> {
         self.instance = None;
+        self.words.begin(TraceId::NONE);
         let mut store = self.store(state.len(), deadline);
         let instantiate = self.pre.instantiate_async(&mut store);
         let (made, spent) = self.ticker.run(deadline, instantiate).await;
@@ -95,7 +97,7 @@ impl Actor {
         };
         self.instance = Some(Instance { store, exports });
         let (answer, spent) = self
-            .call(During::Init, deadline, async |instance| {
+            .call(During::Init, deadline, Occasion::NONE, async |instance| {
                 let actor = instance.exports.plexspaces_application_actor();
                 actor.call_init(&mut instance.store, state).await
             })
@@ -114,18 +116,23 @@ impl Actor {
     /// Afterwards the actor is `alive` unless it trapped or its deadline passed.
     pub(crate) async fn handle(&mut self, message: &Message) -> Outcome<Bytes> {
         let (answer, spent) = self
-            .call(During::Message, message.deadline, async |instance| {
-                let actor = instance.exports.plexspaces_application_actor();
-                let Message {
-                    sender,
-                    kind,
-                    payload,
-                    ..
-                } = message;
-                actor
-                    .call_handle_message(&mut instance.store, sender, kind, payload)
-                    .await
-            })
+            .call(
+                During::Message,
+                message.deadline,
+                message.occasion(),
+                async |instance| {
+                    let actor = instance.exports.plexspaces_application_actor();
+                    let Message {
+                        sender,
+                        kind,
+                        payload,
+                        ..
+                    } = message;
+                    actor
+                        .call_handle_message(&mut instance.store, sender, kind, payload)
+                        .await
+                },
+            )
             .await;
         let limit = self.settings.message_limit;
         let answer = answer.and_then(|said| match said {
@@ -158,10 +165,15 @@ impl Actor {
             usual
         });
         let (answer, spent) = self
-            .call(During::Snapshot, deadline, async |instance| {
-                let actor = instance.exports.plexspaces_application_actor();
-                actor.call_snapshot_state(&mut instance.store).await
-            })
+            .call(
+                During::Snapshot,
+                deadline,
+                Occasion::NONE,
+                async |instance| {
+                    let actor = instance.exports.plexspaces_application_actor();
+                    actor.call_snapshot_state(&mut instance.store).await
+                },
+            )
             .await;
         if let (Some(instance), Some(usual)) = (&mut self.instance, usual) {
             instance.store.set_hostcall_fuel(usual);
@@ -172,10 +184,15 @@ impl Actor {
 
     /// Call the instance's `shutdown`.
     pub(crate) async fn shutdown(&mut self, deadline: Instant) -> Result<(), Failure> {
-        self.call(During::Shutdown, deadline, async |instance| {
-            let actor = instance.exports.plexspaces_application_actor();
-            actor.call_shutdown(&mut instance.store).await
-        })
+        self.call(
+            During::Shutdown,
+            deadline,
+            Occasion::NONE,
+            async |instance| {
+                let actor = instance.exports.plexspaces_application_actor();
+                actor.call_shutdown(&mut instance.store).await
+            },
+        )
         .await
         .0
     }
@@ -185,13 +202,15 @@ impl Actor {
         &mut self,
         during: During,
         deadline: Instant,
+        occasion: Occasion,
         call: impl AsyncFnOnce(&mut Instance) -> Result<T, Error>,
     ) -> Outcome<T> {
         let Some(mut instance) = self.instance.take() else {
             let failure = Failure::platform("unavailable", "the actor is not running").retryable();
             return (Err(failure), Spent::default());
         };
-        instance.store.data_mut().deadline = deadline;
+        instance.store.data_mut().begin(deadline, occasion);
+        self.words.begin(occasion.trace);
         instance.store.set_epoch_deadline(1);
         let (ended, spent) = self.ticker.run(deadline, call(&mut instance)).await;
         let refused = instance.store.data_mut().bounds.take_refused();
@@ -228,6 +247,7 @@ impl Actor {
             Arc::clone(&self.node),
             self.settings.message_limit,
             deadline,
+            Occasion::NONE,
         );
         surroundings.store(&self.engine)
     }
@@ -236,12 +256,7 @@ impl Actor {
         let mut wasi = WasiCtx::builder();
         // Only Go reads it: its collector does not know the limit, and would trap at 40 % of it.
         let collect_at = self.settings.memory_bytes / 4 * 3;
-        if !self
-            .settings
-            .env
-            .iter()
-            .any(|(name, _)| name == "GOMEMLIMIT")
-        {
+        if !self.settings.has_variable("GOMEMLIMIT") {
             wasi.env("GOMEMLIMIT", collect_at.to_string());
         }
         wasi.envs(&self.settings.env)

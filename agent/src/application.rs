@@ -169,6 +169,7 @@ impl ActorAtWork {
 
     async fn answer(&mut self, message: Message) -> Result<(), GivenUp> {
         let (id, deadline, queue) = (message.id, message.deadline, message.arrived.elapsed());
+        let trace = message.occasion().trace;
         let (mut result, mut spent) = self.handle(message).await;
         if result.is_ok() && self.may_be_too_large() {
             let connection = self.connection.clone();
@@ -181,6 +182,8 @@ impl ActorAtWork {
                 reply(&connection, id, Bytes::new(), failure, spent, queue);
             };
             let (proof, took, in_time) = self.prove(deadline, not_yet).await;
+            // What is said of the proof from here on, the message is the reason for.
+            self.actor.words().begin(trace);
             if !in_time {
                 return match proof {
                     Ok(()) => Ok(()),

@@ -1,7 +1,7 @@
 //! WASI commands: programs that are started for every message.
 //!
 //! The payload is on stdin, the reply is what they write to stdout, and stderr is the log. The
-//! message's type and its sender are in the environment. Three binary forms behave the same: a core
+//! message's type, its sender and its trace are in the environment. Three binary forms behave the same: a core
 //! module with `_start` (preview 1), and components that export `wasi:cli/run`, 0.2 or 0.3.
 
 use std::sync::Arc;
@@ -24,6 +24,9 @@ use crate::program::Settings;
 use crate::trap::{During, End};
 
 const PREVIEW1: &str = "wasi_snapshot_preview1";
+
+/// The variable in which OpenTelemetry passes a trace to a process.
+const TRACEPARENT: &str = "TRACEPARENT";
 
 /// The names of `run` begin with one of these.
 const RUN_0_2: &str = "wasi:cli/run@0.2.";
@@ -119,7 +122,7 @@ impl Command {
 
     /// Run the program on one message.
     pub(crate) async fn handle(&self, message: &Message) -> Answer {
-        let words = Words::new(self.node.connection().clone());
+        let words = Words::new(self.node.connection().clone(), message.occasion().trace);
         let captured = Captured::new(self.settings.message_limit);
         let mut store = self.store(message, &words, &captured);
         let run = self.run(&mut store);
@@ -187,7 +190,11 @@ impl Command {
     }
 
     fn store(&self, message: &Message, words: &Words, captured: &Captured) -> Store<Surroundings> {
+        let occasion = message.occasion();
         let mut wasi = WasiCtx::builder();
+        if occasion.trace.is_some() && !self.settings.has_variable(TRACEPARENT) {
+            wasi.env(TRACEPARENT, &message.traceparent);
+        }
         wasi.args(&self.settings.args)
             .envs(&self.settings.env)
             .env("PLEXSPACES_MESSAGE_TYPE", &message.kind)
@@ -201,6 +208,7 @@ impl Command {
             Arc::clone(&self.node),
             self.settings.message_limit,
             message.deadline,
+            occasion,
         );
         surroundings.store(&self.engine)
     }

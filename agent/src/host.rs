@@ -20,6 +20,7 @@ use crate::link::proto::from_agent::Frame;
 use crate::link::proto::log::{Level, Stream};
 use crate::link::proto::{Ask, Delete, Failure, Get, Put, Tell};
 use crate::node::Node;
+use crate::occasion::Occasion;
 use crate::output::line_of;
 
 wasmtime::component::bindgen!({
@@ -54,6 +55,8 @@ pub(crate) struct Surroundings {
     pub(crate) message_limit: usize,
     /// The deadline of the current call: no host call waits beyond it.
     pub(crate) deadline: Instant,
+    /// What the current call is for.
+    pub(crate) occasion: Occasion,
     http: WasiHttpCtx,
     hooks: Hooks,
 }
@@ -82,16 +85,25 @@ impl Surroundings {
         node: Arc<Node>,
         message_limit: usize,
         deadline: Instant,
+        occasion: Occasion,
     ) -> Self {
         Self {
             wasi,
             bounds,
-            hooks: Hooks::new(Arc::clone(&node)),
+            hooks: Hooks::new(Arc::clone(&node), occasion),
             http: WasiHttpCtx::new(),
             node,
             message_limit,
             deadline,
+            occasion,
         }
+    }
+
+    /// Begin the next call of the instance.
+    pub(crate) fn begin(&mut self, deadline: Instant, occasion: Occasion) {
+        self.deadline = deadline;
+        self.occasion = occasion;
+        self.hooks.begin(occasion);
     }
 
     /// Create a store for one instance with this data.
@@ -210,14 +222,15 @@ impl logging::Host for Surroundings {
         };
         let connection = self.node.connection();
         connection.room().await;
-        connection.log(line_of(Stream::Log, level, message));
+        connection.log(line_of(Stream::Log, level, message, self.occasion.trace));
     }
 }
 
 impl keyvalue::Host for Surroundings {
     async fn get(&mut self, key: String) -> Result<Option<Vec<u8>>, String> {
         checked_key(&key)?;
-        let get = |id| Frame::Get(Get { id, key });
+        let invoke = self.occasion.invoke;
+        let get = |id| Frame::Get(Get { id, key, invoke });
         let (found, value) = self.node.ask(get, Bytes::new()).await.map_err(text)?;
         Ok(found.then(|| value.into()))
     }
@@ -230,14 +243,16 @@ impl keyvalue::Host for Surroundings {
                 "a value of {size} bytes is over the limit of {limit}"
             ));
         }
-        let put = |id| Frame::Put(Put { id, key });
+        let invoke = self.occasion.invoke;
+        let put = |id| Frame::Put(Put { id, key, invoke });
         self.node.ask(put, value.into()).await.map_err(text)?;
         Ok(())
     }
 
     async fn delete(&mut self, key: String) -> Result<(), String> {
         checked_key(&key)?;
-        let delete = |id| Frame::Delete(Delete { id, key });
+        let invoke = self.occasion.invoke;
+        let delete = |id| Frame::Delete(Delete { id, key, invoke });
         self.node.ask(delete, Bytes::new()).await.map_err(text)?;
         Ok(())
     }
@@ -246,9 +261,15 @@ impl keyvalue::Host for Surroundings {
 impl messaging::Host for Surroundings {
     async fn tell(&mut self, to: String, kind: String, payload: Vec<u8>) -> Result<(), ActorError> {
         self.checked_message(&to, &kind, &payload)?;
+        let invoke = self.occasion.invoke;
         let tell = |id| {
             let r#type = kind;
-            Frame::Tell(Tell { id, to, r#type })
+            Frame::Tell(Tell {
+                id,
+                to,
+                r#type,
+                invoke,
+            })
         };
         self.node.ask(tell, payload.into()).await.map_err(record)?;
         Ok(())
@@ -264,6 +285,7 @@ impl messaging::Host for Surroundings {
         self.checked_message(&to, &kind, &payload)?;
         let wanted = Duration::from_millis(timeout_ms.into());
         let given = wanted.min(self.deadline.saturating_duration_since(Instant::now()));
+        let invoke = self.occasion.invoke;
         let ask = |id| {
             let timeout_ns = given.as_nanos() as u64;
             let r#type = kind;
@@ -272,6 +294,7 @@ impl messaging::Host for Surroundings {
                 to,
                 r#type,
                 timeout_ns,
+                invoke,
             })
         };
         match timeout(given, self.node.ask(ask, payload.into())).await {

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::http::service::Request;
 use crate::link::proto::Failure;
+use crate::occasion::{Occasion, TraceId};
 
 /// A message on its way to the application.
 #[derive(Debug)]
@@ -24,10 +25,22 @@ pub(crate) struct Message {
     pub(crate) payload: Bytes,
     /// An HTTP request instead.
     pub(crate) request: Option<Box<Request>>,
+    /// Its place in its trace, as W3C's header has it; empty if it is not traced.
+    pub(crate) traceparent: String,
     /// When it arrived.
     pub(crate) arrived: Instant,
     /// Its deadline.
     pub(crate) deadline: Instant,
+}
+
+impl Message {
+    /// What runs to handle it runs for it.
+    pub(crate) fn occasion(&self) -> Occasion {
+        Occasion {
+            invoke: self.id,
+            trace: TraceId::of(&self.traceparent),
+        }
+    }
 }
 
 /// A request to stop the application.
@@ -181,6 +194,7 @@ mod tests {
             kind: String::new(),
             payload: Bytes::new(),
             request: None,
+            traceparent: String::new(),
             arrived: Instant::now(),
             deadline: Instant::now() + Duration::from_millis(ms),
         }

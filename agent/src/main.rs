@@ -18,6 +18,7 @@ mod loading;
 mod machine;
 mod mailbox;
 mod node;
+mod occasion;
 mod output;
 mod process;
 mod program;

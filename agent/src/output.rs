@@ -14,6 +14,7 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 use crate::link::TEXT_BYTES;
 use crate::link::connection::Connection;
 use crate::link::proto::log::{Level, Line, Stream};
+use crate::occasion::TraceId;
 use crate::trap::{ends_a_trace, gives_up};
 
 /// How much a program can write at once.
@@ -37,15 +38,26 @@ struct Lines {
     /// The last line in which a runtime said why it gives up, if it is no longer among the kept
     /// lines: the trace that follows may be longer than those.
     gave_up: Option<String>,
+    /// The trace of the message that the program handles.
+    trace: TraceId,
 }
 
 impl Words {
-    /// Start with nothing written.
-    pub(crate) fn new(connection: Connection) -> Self {
+    /// Start with nothing written, in this trace.
+    pub(crate) fn new(connection: Connection, trace: TraceId) -> Self {
+        let lines = Lines {
+            trace,
+            ..Lines::default()
+        };
         Self {
             connection,
-            lines: Arc::default(),
+            lines: Arc::new(Mutex::new(lines)),
         }
+    }
+
+    /// Begin what belongs to this trace, until the next `begin`: also lines about the program.
+    pub(crate) fn begin(&self, trace: TraceId) {
+        self.lines().trace = trace;
     }
 
     /// The stdout of a program whose stdout is a log.
@@ -60,7 +72,8 @@ impl Words {
 
     /// Add a line about the program.
     pub(crate) fn complain(&self, level: Level, message: String) {
-        self.say(Stream::Agent, level, message);
+        let trace = self.lines().trace;
+        self.say(Stream::Agent, level, message, trace);
     }
 
     /// End unfinished lines. Returns the last lines of stderr and forgets them.
@@ -117,12 +130,12 @@ impl Words {
                 Stream::Stdout => Level::Info,
                 _ => Level::Warn,
             };
-            self.say(stream, level, text.to_owned());
+            self.say(stream, level, text.to_owned(), lines.trace);
         }
     }
 
-    fn say(&self, stream: Stream, level: Level, message: String) {
-        self.connection.log(line_of(stream, level, message));
+    fn say(&self, stream: Stream, level: Level, message: String, trace: TraceId) {
+        self.connection.log(line_of(stream, level, message, trace));
     }
 
     fn lines(&self) -> MutexGuard<'_, Lines> {
@@ -140,13 +153,14 @@ impl Lines {
 }
 
 /// Make a log line with the current time.
-pub(crate) fn line_of(stream: Stream, level: Level, message: String) -> Line {
+pub(crate) fn line_of(stream: Stream, level: Level, message: String, trace: TraceId) -> Line {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     Line {
         stream: stream.into(),
         level: level.into(),
         message,
         time_unix_ns: now.unwrap_or_default().as_nanos() as u64,
+        trace_id: trace.to_string(),
     }
 }
 
@@ -317,6 +331,10 @@ impl AsyncWrite for AsyncOutput {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link::proto::{Stopped, from_agent::Frame};
+    use crate::testing::NodeEnd;
+
+    const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
     /// As many lines of a trace as are kept, and more.
     fn trace(words: &Words) {
@@ -328,7 +346,7 @@ mod tests {
 
     #[test]
     fn why_a_runtime_gave_up_is_kept_beyond_its_traces() {
-        let words = Words::new(Connection::default());
+        let words = Words::new(Connection::default(), TraceId::NONE);
         words.write(Stream::Stderr, b"fatal error: out of memory\n\n");
         trace(&words);
         let said = words.end_message();
@@ -337,9 +355,44 @@ mod tests {
         assert!(words.end_message().is_empty());
     }
 
+    #[tokio::test]
+    async fn lines_belong_to_the_trace_of_their_message_and_none_goes_on_in_the_next() {
+        let mut node = NodeEnd::new();
+        let words = Words::new(node.connection.clone(), TraceId::NONE);
+        words.write(Stream::Stdout, b"init ");
+        words.end_message();
+        words.begin(TraceId::of(TRACEPARENT));
+        words.write(Stream::Stdout, b"one\ntwo");
+        words.end_message();
+        words.complain(Level::Error, "it trapped".to_owned());
+        words.begin(TraceId::NONE);
+        words.write(Stream::Stderr, b"three\n");
+        words
+            .connection
+            .send(Frame::Stopped(Stopped::default()), Bytes::new());
+        let (Frame::Log(log), _) = node.next().await else {
+            panic!("no lines");
+        };
+        let said = log.lines.iter();
+        let said: Vec<_> = said
+            .map(|line| (&line.message[..], &line.trace_id[..]))
+            .collect();
+        let trace = &TRACEPARENT[3..35];
+        assert_eq!(
+            said,
+            [
+                ("init ", ""),
+                ("one", trace),
+                ("two", trace),
+                ("it trapped", trace),
+                ("three", "")
+            ]
+        );
+    }
+
     #[test]
     fn what_a_program_wrote_long_ago_is_no_reason_of_its_end() {
-        let words = Words::new(Connection::default());
+        let words = Words::new(Connection::default(), TraceId::NONE);
         words.write(Stream::Stderr, b"panic: and recovered\n");
         trace(&words);
         words.write(Stream::Stderr, b"bad input\n");

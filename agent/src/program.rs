@@ -36,6 +36,11 @@ impl Settings {
             message_limit,
         }
     }
+
+    /// Whether its environment has this variable: what the platform would set gives way to it.
+    pub(crate) fn has_variable(&self, name: &str) -> bool {
+        self.env.iter().any(|(one, _)| one == name)
+    }
 }
 
 /// An artifact's native code, mapped from its file.

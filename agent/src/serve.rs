@@ -275,6 +275,7 @@ impl Agent {
             kind: invoke.r#type,
             payload,
             request,
+            traceparent: invoke.traceparent,
             arrived,
             deadline: arrived + Duration::from_nanos(invoke.timeout_ns),
         };

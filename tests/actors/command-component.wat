@@ -34,19 +34,25 @@
   (core func $get-stdout (canon lower (func $stdout "get-stdout")))
   (core func $read (canon lower (func $streams "[method]input-stream.blocking-read") (memory $memory) (realloc $realloc)))
   (core func $write (canon lower (func $streams "[method]output-stream.blocking-write-and-flush") (memory $memory)))
+  ;; What it does before: nothing, unless a test replaces these two lines.
+  (core module $before-module (func (export "run")))
+  (core instance $before (instantiate $before-module))
   (core module $main
     (import "m" "memory" (memory 1))
+    (import "before" "run" (func $before))
     (import "host" "get-stdin" (func $get-stdin (result i32)))
     (import "host" "get-stdout" (func $get-stdout (result i32)))
     (import "host" "read" (func $read (param i32 i64 i32)))
     (import "host" "write" (func $write (param i32 i32 i32 i32)))
     (func (export "run") (result i32)
+      (call $before)
       (call $read (call $get-stdin) (i64.const 4096) (i32.const 16))
       (if (i32.load8_u (i32.const 16)) (then (return (i32.const 1))))
       (call $write (call $get-stdout) (i32.load (i32.const 20)) (i32.load (i32.const 24)) (i32.const 32))
       (i32.load8_u (i32.const 32))))
   (core instance $a (instantiate $main
     (with "m" (instance $m))
+    (with "before" (instance $before))
     (with "host" (instance
       (export "get-stdin" (func $get-stdin)) (export "get-stdout" (func $get-stdout))
       (export "read" (func $read)) (export "write" (func $write))))))

@@ -68,8 +68,12 @@
   (core func $set (canon waitable-set.new))
   (core func $join (canon waitable.join))
   (core func $return (canon task.return (result (result (own $response) (error $error-code))) (memory $memory)))
+  ;; What it does before: nothing, unless a test replaces these two lines.
+  (core module $before-module (func (export "run")))
+  (core instance $before (instantiate $before-module))
   (core module $main
     (import "m" "memory" (memory 1))
+    (import "before" "run" (func $before))
     (import "host" "fields" (func $fields (result i32)))
     (import "host" "response" (func $response (param i32 i32 i32 i32 i32)))
     (import "host" "drop-request" (func $drop-request (param i32)))
@@ -88,6 +92,7 @@
     (global $waiting (mut i32) (i32.const 0))
     (func (export "handle") (param $request i32) (result i32)
       (local $stream i64) (local $future i64)
+      (call $before)
       (call $drop-request (local.get $request))
       ;; The readable end is in the lower half, the writable one in the upper half.
       (local.set $stream (call $stream))
@@ -122,6 +127,7 @@
       (i32.const 0)))
   (core instance $a (instantiate $main
     (with "m" (instance $m))
+    (with "before" (instance $before))
     (with "host" (instance
       (export "fields" (func $fields)) (export "response" (func $response))
       (export "drop-request" (func $drop-request)) (export "drop-sent" (func $drop-sent))

@@ -76,8 +76,12 @@
   (core func $write (canon lower (func $streams "[method]output-stream.blocking-write-and-flush") (memory $memory)))
   (core func $drop-request (canon resource.drop $request))
   (core func $drop-stream (canon resource.drop $output))
+  ;; What it does before: nothing, unless a test replaces these two lines.
+  (core module $before-module (func (export "run")))
+  (core instance $before (instantiate $before-module))
   (core module $main
     (import "m" "memory" (memory 1))
+    (import "before" "run" (func $before))
     (import "host" "fields" (func $fields (result i32)))
     (import "host" "response" (func $response (param i32) (result i32)))
     (import "host" "body" (func $body (param i32 i32)))
@@ -89,6 +93,7 @@
     (import "host" "drop-stream" (func $drop-stream (param i32)))
     (func (export "handle") (param $request i32) (param $out i32)
       (local $response i32) (local $body i32) (local $stream i32)
+      (call $before)
       (call $drop-request (local.get $request))
       (local.set $response (call $response (call $fields)))
       ;; Each result is a discriminant and then, at 4, the resource.
@@ -103,6 +108,7 @@
       (call $finish (local.get $body) (i32.const 0) (i32.const 0) (i32.const 64))))
   (core instance $a (instantiate $main
     (with "m" (instance $m))
+    (with "before" (instance $before))
     (with "host" (instance
       (export "fields" (func $fields)) (export "response" (func $response)) (export "body" (func $body))
       (export "set" (func $set)) (export "stream" (func $stream)) (export "finish" (func $finish))

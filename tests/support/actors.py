@@ -12,6 +12,10 @@ from plexspaces_node.toolchains.wasm.assembly import assemble
 from plexspaces_node.toolchains.wasm.wrap import wrap
 
 ACTORS = Path(__file__).parent.parent / "actors"
+_NOTHING_BEFORE = """\
+  (core module $before-module (func (export "run")))
+  (core instance $before (instantiate $before-module))
+"""
 
 
 class Init(IntEnum):
@@ -34,9 +38,9 @@ def command() -> bytes:
     return assemble((ACTORS / "command.wat").read_text())
 
 
-def command_component() -> bytes:
-    """Return the WASI 0.2 command: see the comment of command-component.wat."""
-    return assemble((ACTORS / "command-component.wat").read_text())
+def command_component(*, calls: bool = False) -> bytes:
+    """Return the WASI 0.2 command: see the comments of command-component.wat and before.wat."""
+    return _component("command-component.wat", calls=calls)
 
 
 def command_async() -> bytes:
@@ -44,14 +48,14 @@ def command_async() -> bytes:
     return assemble((ACTORS / "command-async.wat").read_text())
 
 
-def http_component() -> bytes:
-    """Return the WASI 0.2 HTTP component: see the comment of http.wat."""
-    return assemble((ACTORS / "http.wat").read_text())
+def http_component(*, calls: bool = False, traps: bool = False) -> bytes:
+    """Return the WASI 0.2 HTTP component: see the comments of http.wat and before.wat."""
+    return _component("http.wat", calls=calls, traps=traps)
 
 
-def http_async() -> bytes:
-    """Return the WASI 0.3 HTTP component: see the comment of http-async.wat."""
-    return assemble((ACTORS / "http-async.wat").read_text())
+def http_async(*, calls: bool = False, traps: bool = False) -> bytes:
+    """Return the WASI 0.3 HTTP component: see the comments of http-async.wat and before.wat."""
+    return _component("http-async.wat", calls=calls, traps=traps)
 
 
 def talker() -> bytes:
@@ -62,6 +66,15 @@ def talker() -> bytes:
 def system() -> bytes:
     """Return the actor that answers from WASI, for example its environment: see preview1.wat."""
     return wrap(assemble((ACTORS / "preview1.wat").read_text()))
+
+
+def _component(name: str, *, calls: bool, traps: bool = False) -> bytes:
+    text = (ACTORS / name).read_text()
+    if calls:
+        assert _NOTHING_BEFORE in text
+        before = (ACTORS / "before.wat").read_text().replace("const TRAPS", f"const {int(traps)}")
+        text = text.replace(_NOTHING_BEFORE, before)
+    return assemble(text)
 
 
 def compiled(wasm: bytes, directory: Path) -> Path:

@@ -20,6 +20,7 @@ DIRECTORY = Path(__file__).parents[1] / "vectors" / "link"
 LIMIT = 1 << 20
 LARGEST = 2**64 - 1
 
+_TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 _FAILURE = link.Failure(
     origin=link.Failure.ORIGIN_ACTOR,
     code="größe",
@@ -29,7 +30,11 @@ _FAILURE = link.Failure(
 )
 _LINES = (
     link.Log.Line(
-        stream=link.Log.STREAM_STDERR, level=link.Log.LEVEL_WARN, message="one", time_unix_ns=1
+        stream=link.Log.STREAM_STDERR,
+        level=link.Log.LEVEL_WARN,
+        message="one",
+        time_unix_ns=1,
+        trace_id=_TRACEPARENT[3:35],
     ),
     link.Log.Line(stream=link.Log.STREAM_LOG, level=link.Log.LEVEL_INFO, message=""),
 )
@@ -105,15 +110,15 @@ def _of_agent() -> Iterable[tuple[_Frame, int]]:
         (link.Stopped(id=4), 0),
         (link.Measured(id=5, guest=True, total_bytes=1 << 40, used_bytes=1), 0),
         (link.Log(lines=_LINES), 0),
-        (link.Ask(id=6, to="other", type="größe", timeout_ns=10**9), 100),
-        (link.Tell(id=7, to="other", type=""), 1),
-        (link.Get(id=8, key="key"), 0),
-        (link.Put(id=9, key="key"), 251),
-        (link.Delete(id=10, key="ключ"), 0),
+        (link.Ask(id=6, to="other", type="größe", timeout_ns=10**9, invoke=1), 100),
+        (link.Tell(id=7, to="other", type="", invoke=LARGEST), 1),
+        (link.Get(id=8, key="key", invoke=2), 0),
+        (link.Put(id=9, key="key", invoke=3), 251),
+        (link.Delete(id=10, key="ключ", invoke=4), 0),
         (link.Response(id=2, head=_RESPONSE, last=True, compute_ns=1, wait_ns=2, queue_ns=3), 100),
         (link.Part(id=2, last=True), 300),
         (link.Window(id=2, bytes=1 << 17), 0),
-        (link.Fetch(id=11, head=_REQUEST, timeout_ns=10**9), 100),
+        (link.Fetch(id=11, head=_REQUEST, timeout_ns=10**9, invoke=5), 100),
         (link.Abandon(id=11), 0),
     ]
 
@@ -150,7 +155,12 @@ def _of_node() -> Iterable[tuple[_Frame, int]]:
             ),
             0,
         ),
-        (link.Invoke(id=2, sender="other", type="größe", timeout_ns=LARGEST), 20_000),
+        (
+            link.Invoke(
+                id=2, sender="other", type="größe", timeout_ns=LARGEST, traceparent=_TRACEPARENT
+            ),
+            20_000,
+        ),
         (link.Cancel(id=2), 0),
         (link.Answer(id=3, found=True), 252),
         (link.Kept(id=1, bytes=1 << 20), 0),

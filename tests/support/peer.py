@@ -6,6 +6,7 @@ import itertools
 import shutil
 import socket
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import time_ns
@@ -32,6 +33,9 @@ PLATFORM, ACTOR, TRAP = (
     link.Failure.ORIGIN_ACTOR,
     link.Failure.ORIGIN_TRAP,
 )
+
+NOT_ALLOWED = link.Failure(origin=ACTOR, code="http-request-denied")
+"""The answer to every HTTP request of an application."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ class NodeEnd:
     def receive(self, *kinds: type[_F]) -> tuple[_F, link.Body]:
         """Return the next frame of a kind, and its body; the others are kept in `seen`.
 
-        Host calls are answered, and parts of a snapshot kept.
+        Host calls are answered, HTTP requests refused, and parts of a snapshot kept.
         """
         while True:
             while not self._frames:
@@ -132,6 +136,8 @@ class NodeEnd:
             self.seen.append((frame, body))
             if isinstance(frame, HOST_CALLS):
                 self._answer(frame)
+            elif isinstance(frame, link.Fetch):
+                self.send(link.Answer(id=frame.id, failure=NOT_ALLOWED))
             elif isinstance(frame, link.Snapshot):
                 self.send(link.Kept(id=frame.id, bytes=frame.offset + len(body)))
 
@@ -153,6 +159,7 @@ class NodeEnd:
         memory_bytes: int = MEMORY_BYTES,
         args: tuple[str, ...] = (),
         concurrency: int = 1,
+        env: Mapping[str, str] | None = None,
     ) -> link.Loaded | link.Failed:
         """Load an artifact and return the agent's answer."""
         for at in range(0, len(state), link.PART_BYTES):
@@ -163,7 +170,7 @@ class NodeEnd:
                 application="app",
                 path=self.shown(artifact),
                 kind=KINDS[ArtifactKind(kind)],
-                env={"GREETING": "hello"},
+                env={"GREETING": "hello", **(env or {})},
                 args=args,
                 memory_bytes=memory_bytes,
                 state_bytes=len(state),
@@ -178,13 +185,26 @@ class NodeEnd:
         assert isinstance(answer, link.Loaded | link.Failed)
         return answer
 
-    def post(self, msg_type: str, payload: bytes = b"", *, timeout_s: float | None = None) -> int:
+    def post(
+        self,
+        msg_type: str,
+        payload: bytes = b"",
+        *,
+        timeout_s: float | None = None,
+        traceparent: str = "",
+        request: link.RequestHead | None = None,
+    ) -> int:
         """Send a message, which has 5 s unless told otherwise, and return its id."""
-        request_id = next(self._ids)
-        timeout_ns = int((timeout_s or self.seconds(5)) * SECOND_NS)
-        invoke = link.Invoke(id=request_id, sender="tester", type=msg_type, timeout_ns=timeout_ns)
+        invoke = link.Invoke(
+            id=next(self._ids),
+            sender="tester",
+            type=msg_type,
+            timeout_ns=int((timeout_s or self.seconds(5)) * SECOND_NS),
+            traceparent=traceparent,
+            request=request,
+        )
         self.send(invoke, payload)
-        return request_id
+        return invoke.id
 
     def reply(self) -> Replied:
         """Return the next reply."""
@@ -194,10 +214,15 @@ class NodeEnd:
         return Replied(frame.id, bytes(body), failure, *times)
 
     def invoke(
-        self, msg_type: str, payload: bytes = b"", *, timeout_s: float | None = None
+        self,
+        msg_type: str,
+        payload: bytes = b"",
+        *,
+        timeout_s: float | None = None,
+        traceparent: str = "",
     ) -> Replied:
         """Send a message and return its reply."""
-        request_id = self.post(msg_type, payload, timeout_s=timeout_s)
+        request_id = self.post(msg_type, payload, timeout_s=timeout_s, traceparent=traceparent)
         while True:
             reply = self.reply()
             if reply.id == request_id:

@@ -15,6 +15,7 @@ use super::transfer::{Incoming, Key, Transfer};
 use crate::link::connection::Connection;
 use crate::link::proto::{Failure, Fetch, Part, from_agent::Frame};
 use crate::node::Node;
+use crate::occasion::Occasion;
 
 /// How much a component may write at once to a body that it sends.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -33,12 +34,18 @@ pub(super) type Later<T> = Box<dyn Future<Output = Result<T>> + Send>;
 /// What wasmtime asks about an application's requests.
 pub(crate) struct Hooks {
     node: Arc<Node>,
+    occasion: Occasion,
 }
 
 impl Hooks {
     /// Send requests by this node.
-    pub(crate) fn new(node: Arc<Node>) -> Self {
-        Self { node }
+    pub(crate) fn new(node: Arc<Node>, occasion: Occasion) -> Self {
+        Self { node, occasion }
+    }
+
+    /// Begin the next call of the application: the requests that it sends are for this.
+    pub(crate) fn begin(&mut self, occasion: Occasion) {
+        self.occasion = occasion;
     }
 }
 
@@ -49,8 +56,9 @@ impl WasiHttpHooks for Hooks {
         options: Option<RequestOptions>,
         _: Later<()>,
     ) -> Later<(http::Response<WasiBody>, Later<()>)> {
-        let node = Arc::clone(&self.node);
-        Box::new(async move { fetch(&node, request, options.unwrap_or_default()).await })
+        let (node, occasion) = (Arc::clone(&self.node), self.occasion);
+        let options = options.unwrap_or_default();
+        Box::new(async move { fetch(&node, request, options, occasion).await })
     }
 
     fn p2_outgoing_body_buffer_chunks(&mut self) -> usize {
@@ -70,11 +78,12 @@ async fn fetch(
     node: &Node,
     request: http::Request<WasiBody>,
     options: RequestOptions,
+    occasion: Occasion,
 ) -> Result<(http::Response<WasiBody>, Later<()>)> {
     let timeout_ns = options
         .first_byte_timeout
         .map_or(NO_TIMEOUT, |timeout: Duration| timeout.as_nanos() as u64);
-    let begun = begin(node, request, Bytes::new(), timeout_ns).await;
+    let begun = begin(node, request, Bytes::new(), timeout_ns, occasion).await;
     let (response, rest) = begun.map_err(error_of)?;
     Ok((response.map(BodyExt::boxed_unsync), rest))
 }
@@ -86,6 +95,7 @@ pub(super) async fn begin(
     request: http::Request<WasiBody>,
     first: Bytes,
     timeout_ns: u64,
+    occasion: Occasion,
 ) -> Result<(http::Response<Incoming>, Later<()>), Failure> {
     let (parts, body) = request.into_parts();
     let more = !body.is_end_stream();
@@ -97,6 +107,7 @@ pub(super) async fn begin(
         id,
         head: Some(head_of_request(parts, more)),
         timeout_ns,
+        invoke: occasion.invoke,
     });
     let failed = node.answer_to(id, fetch, first);
     let begun = poll_fn(|context| transfer.poll_response(context));
@@ -187,5 +198,43 @@ fn error_of(failure: Failure) -> Error {
         "http-response-timeout" => Error::HttpResponseTimeout,
         "http-protocol-error" => Error::HttpProtocolError,
         _ => Error::InternalError(Some(failure.message)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http_body_util::Empty;
+
+    use super::*;
+    use crate::testing::NodeEnd;
+
+    #[tokio::test]
+    async fn a_request_is_for_the_message_in_which_it_was_made() {
+        let mut end = NodeEnd::new();
+        let node = Arc::new(Node::new(end.connection.clone()));
+        let mut hooks = Hooks::new(node, Occasion::NONE);
+        let mut requests = Vec::new();
+        for invoke in [0, 7, 8] {
+            hooks.begin(Occasion {
+                invoke,
+                ..Occasion::NONE
+            });
+            let body = Empty::new().map_err(|never: Infallible| match never {});
+            let request = http::Request::new(body.boxed_unsync());
+            let sent = hooks.send_request(request, None, Box::new(async { Ok(()) }));
+            requests.push((invoke, Box::into_pin(sent)));
+        }
+        for (invoke, sent) in &mut requests {
+            let (frame, _) = tokio::select! {
+                _ = sent => panic!("nobody answered"),
+                next = end.next() => next,
+            };
+            let Frame::Fetch(fetch) = frame else {
+                panic!("{frame:?}");
+            };
+            assert_eq!(fetch.invoke, *invoke);
+        }
     }
 }

@@ -27,6 +27,7 @@ use crate::link::connection::Connection;
 use crate::link::proto::{Failure, RequestHead, log::Level};
 use crate::mailbox::Message;
 use crate::node::Node;
+use crate::occasion::Occasion;
 use crate::output::Words;
 use crate::program::Settings;
 use crate::trap::{During, End};
@@ -102,7 +103,7 @@ impl Service {
     /// Handle one request, and answer its message.
     pub(crate) async fn answer(&self, connection: &Connection, message: Message) {
         let queue = message.arrived.elapsed();
-        let (id, deadline) = (message.id, message.deadline);
+        let (id, deadline, occasion) = (message.id, message.deadline, message.occasion());
         if deadline <= Instant::now() {
             return refuse(connection, id, late(), queue);
         }
@@ -117,8 +118,8 @@ impl Service {
             Ok(request) => request,
             Err(failure) => return refuse(connection, id, failure, queue),
         };
-        let words = Words::new(connection.clone());
-        let mut store = self.store(&words);
+        let words = Words::new(connection.clone(), occasion.trace);
+        let mut store = self.store(&words, occasion);
         let (sender, answered) = oneshot::channel();
         let mut exchange = Exchange::new(id, connection.clone(), transfer, queue, answered);
         let mut stopwatch = Stopwatch::start(&self.ticker);
@@ -220,7 +221,7 @@ impl Service {
         Some(failure)
     }
 
-    fn store(&self, words: &Words) -> Store<Surroundings> {
+    fn store(&self, words: &Words, occasion: Occasion) -> Store<Surroundings> {
         let mut wasi = WasiCtx::builder();
         wasi.args(&self.settings.args)
             .envs(&self.settings.env)
@@ -232,6 +233,7 @@ impl Service {
             Arc::clone(&self.node),
             self.settings.message_limit,
             Instant::now() + A_LONG_TIME,
+            occasion,
         );
         surroundings.store(&self.engine)
     }

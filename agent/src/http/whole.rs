@@ -16,6 +16,7 @@ use crate::host::{ActorError, Surroundings, contract_http as contract, record};
 use crate::link::WINDOW_BYTES;
 use crate::link::proto::Failure;
 use crate::node::Node;
+use crate::occasion::Occasion;
 
 /// What a header takes in the guest's memory beside its name and its value.
 const PAIR_BYTES: usize = 16;
@@ -26,7 +27,8 @@ impl contract::Host for Surroundings {
         request: contract::Request,
     ) -> Result<contract::Response, ActorError> {
         let given = Duration::from_millis(request.timeout_ms.into());
-        let fetched = fetched(&self.node, request, given, self.message_limit);
+        let (limit, occasion) = (self.message_limit, self.occasion);
+        let fetched = fetched(&self.node, request, given, limit, occasion);
         let fetched = if given.is_zero() {
             fetched.await
         } else {
@@ -51,10 +53,12 @@ async fn fetched(
     request: contract::Request,
     given: Duration,
     limit: usize,
+    occasion: Occasion,
 ) -> Result<contract::Response, Failure> {
     let (first, request) = split(request)?;
     let request = request.map(|rest| Full::new(rest).map_err(Error::from).boxed_unsync());
-    let (response, upload) = begin(node, request, first, given.as_nanos() as u64).await?;
+    let timeout_ns = given.as_nanos() as u64;
+    let (response, upload) = begin(node, request, first, timeout_ns, occasion).await?;
     let (parts, body) = response.into_parts();
     let headers: Vec<_> = parts
         .headers

@@ -26,7 +26,7 @@ const ROOM_BYTES: usize = 1024 * 1024;
 /// This many bytes of log lines make a frame of their own.
 const LOG_BYTES: usize = 32 * 1024;
 
-/// The overhead of a line beside its text.
+/// The overhead of a line beside its texts.
 const LINE_OVERHEAD_BYTES: usize = 32;
 
 /// The current connection, if any. Frames sent without one are dropped. Clones share it.
@@ -187,7 +187,7 @@ impl Connection {
 }
 
 fn cost(line: &Line) -> usize {
-    line.message.len() + LINE_OVERHEAD_BYTES
+    line.message.len() + line.trace_id.len() + LINE_OVERHEAD_BYTES
 }
 
 impl Outbound {
@@ -318,8 +318,11 @@ mod tests {
         let body = Bytes::from(vec![0; ROOM_BYTES]);
         let connection = node.connection.clone();
         for id in 0..2 {
-            let key = String::new();
-            connection.send(Frame::Get(Get { id, key }), body.clone());
+            let get = Get {
+                id,
+                ..Get::default()
+            };
+            connection.send(Frame::Get(get), body.clone());
         }
         assert!(!connection.has_room());
         let waits = tokio::spawn(async move { connection.room().await });

@@ -136,6 +136,8 @@ pub mod log {
         pub message: ::prost::alloc::string::String,
         #[prost(uint64, tag = "4")]
         pub time_unix_ns: u64,
+        #[prost(string, tag = "5")]
+        pub trace_id: ::prost::alloc::string::String,
     }
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
     #[repr(i32)]
@@ -221,6 +223,8 @@ pub struct Ask {
     pub r#type: ::prost::alloc::string::String,
     #[prost(uint64, tag = "4")]
     pub timeout_ns: u64,
+    #[prost(uint64, tag = "5")]
+    pub invoke: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Tell {
@@ -230,6 +234,8 @@ pub struct Tell {
     pub to: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
     pub r#type: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "4")]
+    pub invoke: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Get {
@@ -237,6 +243,8 @@ pub struct Get {
     pub id: u64,
     #[prost(string, tag = "2")]
     pub key: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub invoke: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Put {
@@ -244,6 +252,8 @@ pub struct Put {
     pub id: u64,
     #[prost(string, tag = "2")]
     pub key: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub invoke: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Delete {
@@ -251,6 +261,8 @@ pub struct Delete {
     pub id: u64,
     #[prost(string, tag = "2")]
     pub key: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub invoke: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Fetch {
@@ -260,6 +272,8 @@ pub struct Fetch {
     pub head: ::core::option::Option<RequestHead>,
     #[prost(uint64, tag = "3")]
     pub timeout_ns: u64,
+    #[prost(uint64, tag = "4")]
+    pub invoke: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Abandon {
@@ -398,6 +412,8 @@ pub struct Invoke {
     pub timeout_ns: u64,
     #[prost(message, optional, tag = "5")]
     pub request: ::core::option::Option<RequestHead>,
+    #[prost(string, tag = "6")]
+    pub traceparent: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Cancel {

@@ -414,11 +414,14 @@ class Log(_message.Message):
         LEVEL_FIELD_NUMBER: _builtins.int
         MESSAGE_FIELD_NUMBER: _builtins.int
         TIME_UNIX_NS_FIELD_NUMBER: _builtins.int
+        TRACE_ID_FIELD_NUMBER: _builtins.int
         stream: Global___Log.Stream.ValueType
         level: Global___Log.Level.ValueType
         message: _builtins.str
         time_unix_ns: _builtins.int
         """Since the epoch, by the agent's clock."""
+        trace_id: _builtins.str
+        """The trace of the message that it was written for, 32 hexadecimal digits; empty if unknown."""
         def __init__(
             self,
             *,
@@ -426,10 +429,11 @@ class Log(_message.Message):
             level: Global___Log.Level.ValueType = ...,
             message: _builtins.str = ...,
             time_unix_ns: _builtins.int = ...,
+            trace_id: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["level", b"level", "message", b"message", "stream", b"stream", "time_unix_ns", b"time_unix_ns"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["level", b"level", "message", b"message", "stream", b"stream", "time_unix_ns", b"time_unix_ns", "trace_id", b"trace_id"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -459,10 +463,15 @@ class Ask(_message.Message):
     TO_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int
     TIMEOUT_NS_FIELD_NUMBER: _builtins.int
+    INVOKE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     to: _builtins.str
     type: _builtins.str
     timeout_ns: _builtins.int
+    invoke: _builtins.int
+    """The id of the Invoke that is being handled, here and in the other requests of the actor; 0 if
+    there is none, as in init.
+    """
     def __init__(
         self,
         *,
@@ -470,10 +479,11 @@ class Ask(_message.Message):
         to: _builtins.str = ...,
         type: _builtins.str = ...,
         timeout_ns: _builtins.int = ...,
+        invoke: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "timeout_ns", b"timeout_ns", "to", b"to", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "invoke", b"invoke", "timeout_ns", b"timeout_ns", "to", b"to", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -490,19 +500,22 @@ class Tell(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     TO_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int
+    INVOKE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     to: _builtins.str
     type: _builtins.str
+    invoke: _builtins.int
     def __init__(
         self,
         *,
         id: _builtins.int = ...,
         to: _builtins.str = ...,
         type: _builtins.str = ...,
+        invoke: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "to", b"to", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "invoke", b"invoke", "to", b"to", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -516,17 +529,20 @@ class Get(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
+    INVOKE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     key: _builtins.str
+    invoke: _builtins.int
     def __init__(
         self,
         *,
         id: _builtins.int = ...,
         key: _builtins.str = ...,
+        invoke: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "key", b"key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "invoke", b"invoke", "key", b"key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -540,17 +556,20 @@ class Put(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
+    INVOKE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     key: _builtins.str
+    invoke: _builtins.int
     def __init__(
         self,
         *,
         id: _builtins.int = ...,
         key: _builtins.str = ...,
+        invoke: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "key", b"key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "invoke", b"invoke", "key", b"key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -564,17 +583,20 @@ class Delete(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
+    INVOKE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     key: _builtins.str
+    invoke: _builtins.int
     def __init__(
         self,
         *,
         id: _builtins.int = ...,
         key: _builtins.str = ...,
+        invoke: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "key", b"key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "invoke", b"invoke", "key", b"key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -591,9 +613,11 @@ class Fetch(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     HEAD_FIELD_NUMBER: _builtins.int
     TIMEOUT_NS_FIELD_NUMBER: _builtins.int
+    INVOKE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     timeout_ns: _builtins.int
     """Until the head of the response has arrived."""
+    invoke: _builtins.int
     @_builtins.property
     def head(self) -> Global___RequestHead: ...
     def __init__(
@@ -602,10 +626,11 @@ class Fetch(_message.Message):
         id: _builtins.int = ...,
         head: Global___RequestHead | None = ...,
         timeout_ns: _builtins.int = ...,
+        invoke: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "id", b"id", "timeout_ns", b"timeout_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "id", b"id", "invoke", b"invoke", "timeout_ns", b"timeout_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -888,6 +913,7 @@ class Invoke(_message.Message):
     TYPE_FIELD_NUMBER: _builtins.int
     TIMEOUT_NS_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     sender: _builtins.str
     """The application that sent it with ask or tell; empty for a client's message."""
@@ -896,6 +922,8 @@ class Invoke(_message.Message):
     """For an HTTP request: until the head of the response is there; begins again with each part of the
     request's body that arrives.
     """
+    traceparent: _builtins.str
+    """The message's place in its trace, as the header of W3C has it; empty if it is not traced."""
     @_builtins.property
     def request(self) -> Global___RequestHead:
         """An HTTP request instead of a message. Body: the first part of its body, or all of it."""
@@ -908,10 +936,11 @@ class Invoke(_message.Message):
         type: _builtins.str = ...,
         timeout_ns: _builtins.int = ...,
         request: Global___RequestHead | None = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "request", b"request", "sender", b"sender", "timeout_ns", b"timeout_ns", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "request", b"request", "sender", b"sender", "timeout_ns", b"timeout_ns", "traceparent", b"traceparent", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
