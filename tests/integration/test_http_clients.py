@@ -6,14 +6,14 @@ import asyncio
 import hashlib
 import json
 import re
-import shutil
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import httpx
 import pytest
-from support.browser import Browser, BrowserError, browsing
+from playwright.async_api import Error, Page
+from support.browser import browsing, program
 from support.nodes import builder
 from support.patience import patient
 from support.traces import assert_nothing_left
@@ -57,16 +57,6 @@ async def node(data_dir: Path, other_site: int) -> AsyncIterator[Node]:
 def address(node: Node) -> str:
     """The node's own origin."""
     return f"http://{node.http_address}"
-
-
-def program(name: str, config: pytest.Config) -> str:
-    """Return where a program is; without it the test is skipped, unless it must run."""
-    found = shutil.which(name)
-    if found is None:
-        if name in config.getoption("--clients").split(","):
-            pytest.fail(f"{name} is not installed, and --clients names it: make clients")
-        pytest.skip(f"{name} is not installed: make clients")
-    return found
 
 
 @pytest.fixture
@@ -198,7 +188,7 @@ class TestHttpx:
         assert (await http.post("/apps/echo/e", content=b"x")).content == b"x"
 
 
-_FETCH = """
+_FETCH = """async () => {
 const seen = new Promise(done => new PerformanceObserver(list => {
   for (const entry of list.getEntries()) if (entry.name.endsWith('/e')) done(entry);
 }).observe({type: 'resource', buffered: true}));
@@ -206,74 +196,74 @@ const reply = await fetch('%s', {method: 'POST', body: '{"a": 1}'});
 const body = await reply.text();
 const timing = (await seen).serverTiming.map(one => one.name);
 return [reply.status, body, reply.headers.get('server-timing'), timing];
-"""
+}"""
 PARTS = ["compute", "wait", "queue", "coordination"]
 
 
 @pytest.mark.usefixtures("echo")
 class TestBrowser:
     @pytest.fixture
-    async def browser(self, pytestconfig: pytest.Config, tmp_path: Path) -> AsyncIterator[Browser]:
-        async with browsing(program("chromium", pytestconfig), tmp_path / "profile") as browser:
-            yield browser
+    async def page(self, pytestconfig: pytest.Config) -> AsyncIterator[Page]:
+        async with browsing(program("chromium", pytestconfig)) as browser:
+            yield await browser.new_page()
 
-    async def test_page_shows_the_api(self, browser: Browser, address: str) -> None:
+    async def test_page_shows_the_api(self, page: Page, address: str) -> None:
         """As it is meant to look, without a script; its link leads to the document."""
-        page = await browser.page(f"{address}/api")
-        rows = await page.run(
-            "return [...document.querySelectorAll('tr')].map(row => row.innerText.split('\\t'))"
+        await page.goto(f"{address}/api")
+        rows = await page.locator("tr").evaluate_all(
+            "rows => rows.map(row => row.innerText.split('\\t'))"
         )
         listed = {(method, path) for method, path, _ in rows}
         paths = document()["paths"]
         assert listed == {(method.upper(), path) for path in paths for method in paths[path]}
-        assert "PlexSpaces node" in await page.run("return document.title")
-        padding = "return getComputedStyle(document.querySelector('td')).paddingRight"
-        assert await page.run(padding) != "0px"
-        link = await page.run("return document.querySelector('a').href")
-        await page.open(link)
-        assert await page.run("return JSON.parse(document.body.innerText).openapi") == "3.1.0"
+        assert "PlexSpaces node" in await page.title()
+        padding = "getComputedStyle(document.querySelector('td')).paddingRight"
+        assert await page.evaluate(padding) != "0px"
+        await page.locator("a").click()
+        document_ = await page.evaluate("JSON.parse(document.body.innerText)")
+        assert document_["openapi"] == "3.1.0"
 
-    async def test_page_of_the_node_reaches_applications(
-        self, browser: Browser, address: str
-    ) -> None:
+    async def test_page_of_the_node_reaches_applications(self, page: Page, address: str) -> None:
         """By fetch, and the browser's own tools show where the time went."""
-        page = await browser.page(f"{address}/openapi.json")
-        status, body, header, timing = await page.run(_FETCH % "/apps/echo/e")
+        await page.goto(f"{address}/openapi.json")
+        status, body, header, timing = await page.evaluate(_FETCH % "/apps/echo/e")
         assert (status, body, timing) == (200, '{"a": 1}', PARTS)
         assert header.startswith("compute;dur=")
 
-    async def test_page_of_an_application_reaches_it(self, browser: Browser, node: Node) -> None:
+    async def test_page_of_an_application_reaches_it(self, page: Page, node: Node) -> None:
         """At its own host, which the browser finds without a name server."""
         port = node.http_address.rpartition(":")[2]
-        page = await browser.page(f"http://echo.localhost:{port}/")
-        status, body, _, timing = await page.run(_FETCH % "/e")
+        await page.goto(f"http://echo.localhost:{port}/")
+        status, body, _, timing = await page.evaluate(_FETCH % "/e")
         assert (status, body, timing) == (200, '{"a": 1}', PARTS)
 
     @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "echo.localhost"])
     async def test_page_of_another_origin_is_refused(
-        self, browser: Browser, client: NodeClient, address: str, other_site: int, host: str
+        self, page: Page, client: NodeClient, address: str, other_site: int, host: str
     ) -> None:
         """It reads nothing, and what it sends without reading does not reach the application."""
-        page = await browser.page(f"http://{host}:{other_site}/")
+        await page.goto(f"http://{host}:{other_site}/")
         for path in ("/apps/echo/e", "/v1/applications"):
-            with pytest.raises(BrowserError, match="Failed to fetch"):
-                await page.run(f"await fetch('{address}{path}', {{method: 'POST', body: 'x'}})")
-        with pytest.raises(BrowserError, match="Failed to fetch"):
-            await page.run(f"await fetch('{address}/v1/node')")
-        blind = f"await fetch('{address}/apps/echo/e', {{method: 'POST', mode: 'no-cors'}})"
-        await page.run(blind)
+            with pytest.raises(Error, match="Failed to fetch"):
+                await page.evaluate(f"fetch('{address}{path}', {{method: 'POST', body: 'x'}})")
+        with pytest.raises(Error, match="Failed to fetch"):
+            await page.evaluate(f"fetch('{address}/v1/node')")
+        blind = f"fetch('{address}/apps/echo/e', {{method: 'POST', mode: 'no-cors'}}).then(() => 1)"
+        assert await page.evaluate(blind) == 1
         assert (await client.inspect("echo")).counters.messages == 0
 
     async def test_page_of_an_allowed_origin_reads_all(
-        self, browser: Browser, address: str, other_site: int
+        self, page: Page, address: str, other_site: int
     ) -> None:
         """Also with a content type that has the browser ask first, and the timing."""
-        page = await browser.page(f"http://friend.localhost:{other_site}/")
-        status, body, header, timing = await page.run(_FETCH % f"{address}/apps/echo/e")
+        await page.goto(f"http://friend.localhost:{other_site}/")
+        status, body, header, timing = await page.evaluate(_FETCH % f"{address}/apps/echo/e")
         assert (status, body, timing) == (200, '{"a": 1}', PARTS)
         assert header.startswith("compute;dur=")
         asking = "{method: 'POST', body: '1', headers: {'content-type': 'application/json'}}"
-        said = await page.run(f"return (await fetch('{address}/apps/echo/e', {asking})).text()")
+        said = await page.evaluate(
+            f"fetch('{address}/apps/echo/e', {asking}).then(reply => reply.text())"
+        )
         assert said == "1"
 
 
