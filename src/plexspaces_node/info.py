@@ -211,12 +211,14 @@ class LogLine:
         time_unix_ns: by the clock of whoever wrote it.
         stream: `log`, `stdout`, `stderr`, `agent` or `node`.
         level: `trace`, `debug`, `info`, `warn` or `error`.
+        trace_id: of the trace of the message that it was written for, 32 hexadecimal digits; or "".
     """
 
     time_unix_ns: int
     stream: str
     level: str
     message: str
+    trace_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

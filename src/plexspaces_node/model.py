@@ -34,6 +34,7 @@ DEFAULT_TENANT = "default"
 """The tenant of an application whose name has none before it."""
 VERSION_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 SECRET_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+TRACE_ID_PATTERN = re.compile(r"[0-9a-f]{32}")
 ENV_NAME_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 
 ENVIRONMENT_LIMIT_BYTES = 128 * 1024
@@ -314,6 +315,15 @@ def check_full_name(full: str, *, what: str = "application name") -> None:
 def beside(full: str, name: str) -> str:
     """Return the full name of what has a name in the tenant of the application `full`."""
     return full_name(split_name(full)[0], name)
+
+
+def check_trace_id(trace_id: str) -> None:
+    """Raise `InvalidArgument` for what is no trace id as W3C writes it."""
+    if not TRACE_ID_PATTERN.fullmatch(trace_id):
+        raise InvalidArgument(
+            f"not a trace id: {trace_id[:64]!r}",
+            hint="write its 32 hexadecimal digits, in lower case: the second part of a traceparent",
+        )
 
 
 def check_digest(digest: str) -> None:

@@ -55,7 +55,7 @@ def calls(peer: Peer) -> list[tuple[str, int]]:
 
 def traces(peer: Peer) -> list[tuple[str, str]]:
     """Return the lines that were seen, and their traces."""
-    return [(line.message, line.trace_id) for frame in peer.of(link.Log) for line in frame.lines]
+    return [(line.message, line.trace_id) for line in peer.lines()]
 
 
 def answered(peer: Peer, *ids: int) -> None:

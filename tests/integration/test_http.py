@@ -20,11 +20,13 @@ from support.traces import assert_nothing_left
 
 from plexspaces_node import NodeBuilder, NodeClient
 from plexspaces_node.errors import Unavailable
+from plexspaces_node.info import LogLine
 from plexspaces_node.model import MIB, ApplicationState
 from plexspaces_node.node.logs import MAX_FOLLOWERS
 from plexspaces_node.node.node import Node
 from plexspaces_node.vm.process.driver import ProcessDriver
 
+TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 _POST = b"POST /apps/echo/e HTTP/1.1\r\nhost: localhost\r\n"
 
 
@@ -248,6 +250,25 @@ class TestControl:
             assert b"a line" in await http.reader.readuntil(b"}\n")
         http.writer.close()
         await client.undeploy("one")
+
+    async def test_log_when_for_a_trace_then_only_its_lines(
+        self, http: Caller, node: Node, client: NodeClient, probe_wasm: Path
+    ) -> None:
+        """By either door; the ids are in the lines. What is no trace id is refused."""
+        await client.deploy("one", probe_wasm)
+        await client.invoke("one", b"of none", type="o")
+        journal = node.applications.log_of("one")
+        journal.append(LogLine(1, "log", "info", "of it", TRACE_ID))
+        journal.append(LogLine(2, "log", "info", "of another", "a" * 32))
+        [line] = [line async for line in client.logs("one", trace_id=TRACE_ID)]
+        assert line == LogLine(1, "log", "info", "of it", TRACE_ID)
+        path = "/v1/applications/one/logs?trace_id="
+        answer = await http.send("GET", path + TRACE_ID)
+        assert (answer.json["message"], answer.json["trace_id"]) == ("of it", TRACE_ID)
+        lines = [line.trace_id async for line in client.logs("one")]
+        assert lines == ["", TRACE_ID, "a" * 32]
+        refused = await http.send("GET", path + "x")
+        assert (refused.status, refused.json["code"]) == (400, "invalid_argument")
 
     async def test_log_when_asked_for_as_events_then_each_line_is_one(
         self, http: Caller, open_: Any, client: NodeClient, probe_wasm: Path

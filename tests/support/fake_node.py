@@ -103,9 +103,10 @@ NODE = NodeInfo(
 VM_MEMORY = VmMemory(True, 240 * MIB, 90 * MIB, 150 * MIB)
 VM_STEPS = (VmStep("start", 90_000_000), VmStep("hello", 10_000_000))
 TIMINGS = MessageTimings(total_ns=5_000_000, compute_ns=4_000_000, wait_ns=0, queue_ns=1_000)
+TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 LOG = (
     LogLine(1_700_000_000_000_000_000, "log", "info", "ready"),
-    LogLine(1_700_000_000_500_000_000, "stdout", "info", "hello"),
+    LogLine(1_700_000_000_500_000_000, "stdout", "info", "hello", TRACE_ID),
     LogLine(1_700_000_001_000_000_000, "stderr", "error", "two\nlines"),
 )
 AUDIT = (
@@ -345,13 +346,17 @@ class FakeNode(ApplicationServiceServicer):
     def Logs(
         self, request: pb.LogsRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.LogsResponse]:
-        """Send `LOG`; followed, wait for `log_gate` and send one line more."""
+        """Send `LOG`, or a trace's lines of it.
+
+        Followed, wait for `log_gate` and send one line more.
+        """
         self._enter("Logs", context)
         self._find(request.name, context)
         # Before the first line: a reader that has gone is not seen by what comes after it.
         if request.follow and not context.add_callback(self.log_gate.set):
             self.log_gate.set()
-        for line in LOG[-request.tail :]:
+        lines = [line for line in LOG if request.trace_id in ("", line.trace_id)]
+        for line in lines[-request.tail :]:
             yield convert.log_line_to_proto(line)
         if request.follow:
             self.log_gate.wait(10)

@@ -270,7 +270,13 @@ class NodeEnd:
     def lines(self) -> list[LogLine]:
         """Return the lines of the log that were seen."""
         return [
-            LogLine(line.time_unix_ns, STREAMS[line.stream], LEVELS[line.level], line.message)
+            LogLine(
+                line.time_unix_ns,
+                STREAMS[line.stream],
+                LEVELS[line.level],
+                line.message,
+                line.trace_id,
+            )
             for frame in self.of(link.Log)
             for line in frame.lines
         ]

@@ -51,6 +51,32 @@ def test_line_when_it_has_no_time_then_it_is_of_now() -> None:
     assert kept.time_unix_ns == 9
 
 
+@pytest.mark.parametrize("trace_id", ["", "0af7651916cd43dd8448eb211c80319c"])
+def test_line_when_it_names_a_trace_then_it_is_kept(trace_id: str) -> None:
+    """An agent that knows of none, as of a guest image of before, names none."""
+    line = link.Log.Line(
+        stream=link.Log.STREAM_LOG, level=link.Log.LEVEL_INFO, message="m", trace_id=trace_id
+    )
+    (kept,) = lines_of(link.Log(lines=[line]), since_ns=5, now_ns=9)
+    assert kept.trace_id == trace_id
+
+
+@pytest.mark.parametrize(
+    "trace_id",
+    [
+        *("0af7651916cd43dd8448eb211c80319", "0AF7651916CD43DD8448EB211C80319C", "0" * 33),
+        *("0af7651916cd43dd8448eb211c80319c\n", "٠" * 32, "<b>" + "0" * 29, "\n" * 32),
+    ],
+)
+def test_line_when_its_trace_is_none_then_the_link_is_broken(trace_id: str) -> None:
+    """No agent sends it: it reads the id from a header that it has checked."""
+    line = link.Log.Line(
+        stream=link.Log.STREAM_LOG, level=link.Log.LEVEL_INFO, message="m", trace_id=trace_id
+    )
+    with pytest.raises(link.LinkBroken, match="trace"):
+        lines_of(link.Log(lines=[line]), since_ns=5, now_ns=9)
+
+
 @given(compute=ANY_NS, wait=ANY_NS, queue=ANY_NS, total=st.integers(0, 2**40), waited=ANY_NS)
 def test_times_when_claimed_then_together_they_are_no_longer_than_the_message_took(
     compute: int, wait: int, queue: int, total: int, waited: int

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.command import Command, Terminal
-from support.fake_node import LOG, FakeNode
+from support.fake_node import LOG, TRACE_ID, FakeNode
 
 from plexspaces_node.api.generated import application_pb2 as pb
 from plexspaces_node.cli.show import plain_listing
@@ -120,6 +120,21 @@ def test_logs_when_read_then_time_level_stream_and_text(deployed: Command) -> No
         "                                      lines\n"
     )
     assert deployed("logs", "calc", "--tail", "1").text.count("\n") == 2
+
+
+def test_logs_when_for_a_trace_then_only_its_lines(deployed: Command) -> None:
+    """The line is as without; its trace is in the JSON."""
+    ran = deployed("logs", "calc", "--trace", TRACE_ID)
+    assert ran.text == "2023-11-14T22:13:20.500Z info  stdout hello\n"
+    lines = [json.loads(line) for line in deployed("logs", "calc", "--json").text.splitlines()]
+    assert [line["trace_id"] for line in lines] == ["", TRACE_ID, ""]
+
+
+def test_logs_when_the_trace_is_none_then_it_says_what_one_is(deployed: Command) -> None:
+    """Before the node is asked."""
+    ran = deployed("logs", "calc", "--trace", TRACE_ID.upper())
+    assert ran.status == 2
+    assert "32 hexadecimal digits" in ran.stderr
 
 
 def test_logs_when_followed_then_later_lines_come(deployed: Command, fake_node: FakeNode) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from support.fake_node import LOG, NODE, TIMINGS, WASM, FakeNode, padded
+from support.fake_node import LOG, NODE, TIMINGS, TRACE_ID, WASM, FakeNode, padded
 
 from plexspaces_node.api.generated import application_pb2 as pb
 from plexspaces_node.client import (
@@ -400,6 +400,9 @@ class TestLife:
         await client.deploy("calc", WASM)
         assert [line async for line in client.logs("calc")] == list(LOG)
         assert [line async for line in client.logs("calc", tail=1)] == [LOG[-1]]
+        assert [line async for line in client.logs("calc", trace_id=TRACE_ID)] == [LOG[1]]
+        with pytest.raises(InvalidArgument, match="trace id"):
+            await anext(client.logs("calc", trace_id="x"))
 
     async def test_logs_when_the_reader_stops_following_then_the_call_ends(
         self, node: FakeNode, client: NodeClient
@@ -532,6 +535,7 @@ class TestApplicationDeployment:
             assert (await application.start()).state is ApplicationState.RUNNING
             assert (await application.inspect()).name == "calc"
             assert len([line async for line in application.logs()]) == len(LOG)
+            assert [line async for line in application.logs(trace_id=TRACE_ID)] == [LOG[1]]
         assert dict(node.deploys[0].env) == {"A": "1", "B": "2"}
         assert node.deploys[0].version == "3.0"
         assert node.applications == {}

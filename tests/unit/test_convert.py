@@ -115,7 +115,7 @@ def test_node_info_when_sent_then_every_field_survives() -> None:
 
 def test_log_line_and_message_timings_when_sent_then_every_field_survives() -> None:
     """A line and a message's times arrive as they were."""
-    line = LogLine(1, "stdout", "warn", "hello\n")
+    line = LogLine(1, "stdout", "warn", "hello\n", "0af7651916cd43dd8448eb211c80319c")
     timings = MessageTimings(1, 2, 3, 4)
     assert convert.log_line_from_proto(convert.log_line_to_proto(line)) == line
     assert convert.message_timings_from_proto(convert.message_timings_to_proto(timings)) == timings

@@ -491,8 +491,8 @@ class TestContract:
 
     def test_parameters_are_text(self) -> None:
         """Numbers are made of them where the contract has numbers."""
-        parameters = {"name": "1", "tail": "5", "follow": True}
-        expected = pb.LogsRequest(name="1", tail=5, follow=True)
+        parameters = {"name": "1", "tail": "5", "follow": True, "trace_id": "0a"}
+        expected = pb.LogsRequest(name="1", tail=5, follow=True, trace_id="0a")
         assert from_json(pb.LogsRequest, parameters=parameters) == expected
         with pytest.raises(InvalidArgument, match="tail"):
             from_json(pb.LogsRequest, parameters={"name": "1", "tail": "all"})

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 LIMIT = 1024 * 1024
+TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
-def record(message: str, *, level: str = "info") -> LogLine:
-    return LogLine(1_700_000_000_000_000_000, "log", level, message)
+def record(message: str, *, level: str = "info", trace_id: str = "") -> LogLine:
+    return LogLine(1_700_000_000_000_000_000, "log", level, message, trace_id)
 
 
 def messages(records: list[LogLine]) -> list[str]:
@@ -84,6 +85,32 @@ class TestRead:
         assert messages(await log.read(1)) == ["5"]
         assert len(await log.read(100)) == 6
         assert len(await log.read()) == 6
+
+    async def test_read_when_for_a_trace_then_only_its_lines(self, log: ApplicationLog) -> None:
+        """Over disk and memory alike; the tail is counted among them, and words are no traces."""
+        for n in range(3):
+            log.append(record(str(n), trace_id=TRACE))
+            log.append(record(f"of another, about {TRACE}", trace_id="a" * 32))
+            log.append(record(f"of none, about {TRACE}"))
+        await written(log)
+        log.append(record("3", trace_id=TRACE))
+        log.append(record(f'"trace_id":"{TRACE}"'))
+        found = await log.read(trace_id=TRACE)
+        assert found == [record(str(n), trace_id=TRACE) for n in range(4)]
+        assert messages(await log.read(2, trace_id=TRACE)) == ["2", "3"]
+        assert await log.read(trace_id="b" * 32) == []
+
+    async def test_read_when_lines_are_of_a_node_without_traces_then_they_have_none(
+        self, path: Path
+    ) -> None:
+        """Lines of before are read; one without a trace is written as they are."""
+        line = b'{"time_unix_ns":1700000000000000000,"stream":"log","level":"info","message":"m"}\n'
+        path.write_bytes(line)
+        async with ApplicationLog(path, LIMIT) as log:
+            log.append(record("m"))
+            await written(log)
+            assert await log.read() == [record("m"), record("m")]
+        assert path.read_bytes() == line * 2
 
     async def test_read_when_opened_again_then_the_past_is_there(self, path: Path) -> None:
         """Closing writes everything, and the next one goes on after it."""
@@ -162,11 +189,11 @@ class TestBounds:
         """A long message is cut at a character, says how much is missing, and hurts no other."""
         log.append(record("ü" * 8192))
         log.append(record("x" + "ü" * 8192))
-        log.append(LogLine(2**70, "s" * 1000, "l" * 1000, "\ud800"))
+        log.append(LogLine(2**70, "s" * 1000, "l" * 1000, "\ud800", "t" * 1000))
         whole, cut, odd = await log.read()
         assert whole.message == "ü" * 8192
         assert cut.message == "x" + "ü" * 8191 + " [cut: 1 bytes more]"
-        assert (odd.time_unix_ns, odd.message) == (2**63 - 1, "?")
+        assert (odd.time_unix_ns, odd.message, odd.trace_id) == (2**63 - 1, "?", "")
         assert odd.stream.startswith("s" * 16 + " [cut")
 
     async def test_append_when_the_disk_fails_then_no_error_and_the_loss_is_told_later(
@@ -243,6 +270,21 @@ class TestFollow:
             assert await take(lines, 2) == ["3", "4"]
             log.append(record("5"))
             assert await take(lines, 1) == ["5"]
+
+    async def test_follow_when_for_a_trace_then_only_its_lines(self, path: Path) -> None:
+        """The past and what comes; others cannot crowd them out of a slow follower's memory."""
+        async with (
+            ApplicationLog(path, LIMIT, pending_bytes=1000) as log,
+            aclosing(log.follow(trace_id=TRACE)) as lines,
+        ):
+            log.append(record("one", trace_id=TRACE))
+            log.append(record("other"))
+            assert await take(lines, 1) == ["one"]
+            for n in range(20):
+                log.append(record(str(n)))
+                await written(log)
+            log.append(record("two", trace_id=TRACE))
+            assert await take(lines, 1) == ["two"]
 
     async def test_follow_when_the_consumer_is_slow_then_told_and_the_log_is_not_held_up(
         self, path: Path

@@ -153,7 +153,7 @@ def _print_application(application: ApplicationInfo) -> None:
 
 
 @app.command(epilog="Example:  plexspaces logs calculator -f")
-def logs(
+def logs(  # noqa: PLR0913 - a parameter a flag
     name: Name,
     follow: Annotated[
         bool, typer.Option("-f", "--follow", help="Stream new lines until Ctrl-C.")
@@ -161,6 +161,10 @@ def logs(
     tail: Annotated[
         int, typer.Option(min=0, help="Start with at most this many past lines; 0 means all.")
     ] = 0,
+    trace: Annotated[
+        str,
+        typer.Option(metavar="ID", help="Only lines of this trace: 32 hexadecimal digits."),
+    ] = "",
     node_address: NodeAddress = None,
     as_json: Json = False,
 ) -> None:
@@ -169,7 +173,7 @@ def logs(
     async def read() -> None:
         async with (
             NodeClient(address_of(node_address)) as client,
-            aclosing(client.logs(name, follow=follow, tail=tail)) as lines,
+            aclosing(client.logs(name, follow=follow, tail=tail, trace_id=trace)) as lines,
         ):
             async for line in lines:
                 _print_log_line(line, as_json)

@@ -173,9 +173,11 @@ class DeployedApplication:
         """Return the current description of the application."""
         return await self._client.inspect(self.name)
 
-    def logs(self, *, follow: bool = False, tail: int = 0) -> AsyncGenerator[LogLine, None]:
+    def logs(
+        self, *, follow: bool = False, tail: int = 0, trace_id: str = ""
+    ) -> AsyncGenerator[LogLine, None]:
         """Yield its log; see `NodeClient.logs`."""
-        return self._client.logs(self.name, follow=follow, tail=tail)
+        return self._client.logs(self.name, follow=follow, tail=tail, trace_id=trace_id)
 
     async def stop(self, *, force: bool = False) -> ApplicationInfo:
         """Stop it and keep its last snapshot; idempotent. See `NodeClient.stop`."""

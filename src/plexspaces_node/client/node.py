@@ -43,7 +43,13 @@ from plexspaces_node.info import (
     VmInfo,
     VmInspection,
 )
-from plexspaces_node.model import ApplicationSpec, VmConfig, check_full_name, check_name
+from plexspaces_node.model import (
+    ApplicationSpec,
+    VmConfig,
+    check_full_name,
+    check_name,
+    check_trace_id,
+)
 
 READ_TIMEOUT_S = 15.0
 """For calls that only read."""
@@ -211,17 +217,20 @@ class NodeClient(TokenCalls, SecretCalls, QuotaCalls):
         return convert.application_from_proto(reply.application)
 
     async def logs(
-        self, name: str, *, follow: bool = False, tail: int = 0
+        self, name: str, *, follow: bool = False, tail: int = 0, trace_id: str = ""
     ) -> AsyncGenerator[LogLine, None]:
         """Yield the application's log, oldest line first, at most `tail` lines of the past.
 
+        With a trace id, 32 hexadecimal digits, only lines that were written for its messages.
         With `follow` it continues until the application is undeployed or the caller stops; close
         the iterator (`contextlib.aclosing`) to end the call at once. `tail` 0 means all.
         """
         check_full_name(name)
         if tail < 0:
             raise InvalidArgument(f"tail must be 0 or more, not {tail}")
-        request = pb.LogsRequest(name=name, follow=follow, tail=tail)
+        if trace_id:
+            check_trace_id(trace_id)
+        request = pb.LogsRequest(name=name, follow=follow, tail=tail, trace_id=trace_id)
         call = self._stub.Logs(request, timeout=None if follow else CHANGE_TIMEOUT_S)
         async with aclosing(self._stream(call)) as messages:
             async for message in messages:

@@ -22,7 +22,7 @@ import msgspec
 
 from plexspaces_node.errors import InvalidArgument, ResourceExhausted
 from plexspaces_node.info import LogLine
-from plexspaces_node.model import MIB, file_name
+from plexspaces_node.model import MIB, TRACE_ID_PATTERN, file_name
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +46,16 @@ _WORD_LIMIT_BYTES = 16
 # The most that a line has beside its message, and the longest form of one byte in JSON.
 _LINE_OVERHEAD_BYTES = 512
 _ESCAPE_GROWTH = 6
+
+
+class _Kept(msgspec.Struct, omit_defaults=True):
+    """A `LogLine` as it is on disk: what most lines do not have takes no room."""
+
+    time_unix_ns: int
+    stream: str
+    level: str
+    message: str
+    trace_id: str = ""
 
 
 _encoder = msgspec.json.Encoder()
@@ -112,10 +122,16 @@ class _Backlog:
 
 
 class _Follower:
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, trace_id: str) -> None:
         self._limit_bytes = limit_bytes
+        self._trace_id = trace_id
         self.backlog = _Backlog(limit_bytes)
         self.wake = asyncio.Event()
+
+    def push(self, line: bytes, record: LogLine) -> None:
+        if self._trace_id in ("", record.trace_id):
+            self.backlog.push(line, record.time_unix_ns)
+            self.wake.set()
 
     def take(self) -> list[bytes]:
         taken, self.backlog = self.backlog, _Backlog(self._limit_bytes)
@@ -191,8 +207,7 @@ class ApplicationLog:
         line = _encode(bounded)
         self._pending.push(line, bounded.time_unix_ns)
         for follower in self._followers:
-            follower.backlog.push(line, bounded.time_unix_ns)
-            follower.wake.set()
+            follower.push(line, bounded)
         if self._writing is None:
             self._writing = asyncio.get_running_loop().create_task(self._write_pending())
 
@@ -200,25 +215,30 @@ class ApplicationLog:
         """Add a line of the node itself, with the current time."""
         self.append(LogLine(time_ns(), "node", level, message))
 
-    async def read(self, tail: int = 0) -> list[LogLine]:
-        """Return the last `tail` lines, oldest first; 0 means all that are kept."""
+    async def read(self, tail: int = 0, *, trace_id: str = "") -> list[LogLine]:
+        """Return the last `tail` lines, oldest first; 0 means all that are kept.
+
+        With a trace id only lines of that trace.
+        """
         async with self._files:
-            lines = await asyncio.to_thread(self._read_files, tail, self._pending.lines())
+            pending = self._pending.lines()
+            lines = await asyncio.to_thread(self._read_files, tail, pending, trace_id)
         return await asyncio.to_thread(_decode, lines)
 
-    async def follow(self, tail: int = 0) -> AsyncGenerator[LogLine, None]:
+    async def follow(self, tail: int = 0, *, trace_id: str = "") -> AsyncGenerator[LogLine, None]:
         """Yield the last `tail` lines (0: all that are kept), then each new one.
 
-        Without gap or repetition, except for lines dropped because the consumer is too slow, which
-        one line replaces and counts. Ends when the log is closed. Close it with `aclosing`. Raises
-        `ResourceExhausted` if there are `MAX_FOLLOWERS` already.
+        With a trace id only lines of that trace. Without gap or repetition, except for lines
+        dropped because the consumer is too slow, which one line replaces and counts. Ends when the
+        log is closed. Close it with `aclosing`. Raises `ResourceExhausted` if there are
+        `MAX_FOLLOWERS` already.
         """
         if len(self._followers) >= MAX_FOLLOWERS:
             raise ResourceExhausted(
                 f"too many followers of this log ({MAX_FOLLOWERS})",
                 hint="stop another `plexspaces logs -f` of this application",
             )
-        follower = _Follower(self._pending_bytes)
+        follower = _Follower(self._pending_bytes, trace_id)
         self._followers.add(follower)
         try:
             async with self._files:
@@ -226,7 +246,7 @@ class ApplicationLog:
                 # `pending`, or, from now on, sent to the follower.
                 follower.take()
                 pending = self._pending.lines()
-                past = await asyncio.to_thread(self._read_files, tail, pending)
+                past = await asyncio.to_thread(self._read_files, tail, pending, trace_id)
             for record in await asyncio.to_thread(_decode, past):
                 yield record
             while follower.backlog or not self._closed:
@@ -273,12 +293,14 @@ class ApplicationLog:
 
     # ---- from here on, on a thread, with `_files` held --------------------------------------
 
-    def _read_files(self, tail: int, pending: list[bytes]) -> list[bytes]:
+    def _read_files(self, tail: int, pending: list[bytes], trace_id: str) -> list[bytes]:
         lines: list[bytes] = []
         for path in (self._older, self._path):
             with suppress(FileNotFoundError):
                 lines += path.read_bytes().splitlines(keepends=True)
         lines += pending
+        if trace_id:
+            lines = [line for line in lines if _is_of(line, trace_id)]
         return lines[-tail:] if tail else lines
 
     def _write_files(self, lines: list[bytes]) -> int:
@@ -341,6 +363,7 @@ def _bounded(record: LogLine, message_limit: int) -> LogLine:
         _cut(record.stream, _WORD_LIMIT_BYTES),
         _cut(record.level, _WORD_LIMIT_BYTES),
         _cut(record.message, message_limit),
+        record.trace_id if TRACE_ID_PATTERN.fullmatch(record.trace_id) else "",
     )
 
 
@@ -356,7 +379,15 @@ def _cut(text: str, limit_bytes: int) -> str:
 
 
 def _encode(record: LogLine) -> bytes:
-    return _encoder.encode(record) + b"\n"
+    kept = _Kept(record.time_unix_ns, record.stream, record.level, record.message, record.trace_id)
+    return _encoder.encode(kept) + b"\n"
+
+
+def _is_of(line: bytes, trace_id: str) -> bool:
+    # Most lines are not, and cost no decoding.
+    return trace_id.encode() in line and any(
+        record.trace_id == trace_id for record in _decode([line])
+    )
 
 
 def _decode(lines: list[bytes]) -> list[LogLine]:

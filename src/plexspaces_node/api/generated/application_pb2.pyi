@@ -1012,20 +1012,24 @@ class LogsRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     FOLLOW_FIELD_NUMBER: _builtins.int
     TAIL_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     follow: _builtins.bool
     tail: _builtins.int
     """How many of the past lines; 0 means all that are kept."""
+    trace_id: _builtins.str
+    """Only lines of this trace, 32 hexadecimal digits; empty means all."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         follow: _builtins.bool = ...,
         tail: _builtins.int = ...,
+        trace_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "name", b"name", "tail", b"tail"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "name", b"name", "tail", b"tail", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1039,11 +1043,14 @@ class LogsResponse(_message.Message):
     STREAM_FIELD_NUMBER: _builtins.int
     LEVEL_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     time_unix_ns: _builtins.int
     stream: _builtins.str
     """log, stdout, stderr, agent or node."""
     level: _builtins.str
     message: _builtins.str
+    trace_id: _builtins.str
+    """The trace of the message that it was written for, 32 hexadecimal digits; empty if it has none."""
     def __init__(
         self,
         *,
@@ -1051,10 +1058,11 @@ class LogsResponse(_message.Message):
         stream: _builtins.str = ...,
         level: _builtins.str = ...,
         message: _builtins.str = ...,
+        trace_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["level", b"level", "message", b"message", "stream", b"stream", "time_unix_ns", b"time_unix_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["level", b"level", "message", b"message", "stream", b"stream", "time_unix_ns", b"time_unix_ns", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -22,7 +22,7 @@ from plexspaces_node.api.invoke import (
 )
 from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.info import ApplicationInfo, NodeInfo
-from plexspaces_node.model import VmConfig, artifact_name
+from plexspaces_node.model import VmConfig, artifact_name, check_trace_id
 from plexspaces_node.node.access.gate import Call, Gate
 from plexspaces_node.node.access.policy import START_VM, UPLOAD_ARTIFACT, Target
 from plexspaces_node.node.api.boundary import Boundary, Handler
@@ -154,12 +154,15 @@ class ApplicationService:
         return pb.InspectResponse(application=convert.application_to_proto(info))
 
     async def Logs(self, request: pb.LogsRequest, call: Call) -> AsyncIterator[pb.LogsResponse]:
+        tail, trace_id = request.tail, request.trace_id
+        if trace_id:
+            check_trace_id(trace_id)
         journal = self._applications.log_of(call.name)
         if not request.follow:
-            for line in await journal.read(request.tail):
+            for line in await journal.read(tail, trace_id=trace_id):
                 yield convert.log_line_to_proto(line)
             return
-        async with aclosing(journal.follow(request.tail)) as lines:
+        async with aclosing(journal.follow(tail, trace_id=trace_id)) as lines:
             async for line in lines:
                 yield convert.log_line_to_proto(line)
 

@@ -132,7 +132,7 @@ ROUTES = (
         _APPLICATION + "/logs",
         "Logs",
         "Return an application's log, one JSON object a line.",
-        query=("follow", "tail"),
+        query=("follow", "tail", "trace_id"),
     ),
     Route("GET", "/v1/vms", "ListVms", "List every VM."),
     Route("POST", "/v1/vms", "StartVm", "Start an empty VM.", status=201),
