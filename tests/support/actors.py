@@ -58,6 +58,20 @@ def http_async(*, calls: bool = False, traps: bool = False) -> bytes:
     return _component("http-async.wat", calls=calls, traps=traps)
 
 
+def http_page(body: bytes) -> bytes:
+    """Return the WASI 0.2 HTTP component with another body, of at most 4 KiB."""
+    text = (ACTORS / "http.wat").read_text()
+    at, size = 16384, len(body)
+    content = "".join(f"\\{byte:02x}" for byte in body)
+    for before, after in (
+        ('(i32.const 16) "hello"', f'(i32.const {at}) "{content}"'),
+        ("(i32.const 16) (i32.const 5)", f"(i32.const {at}) (i32.const {size})"),
+    ):
+        assert before in text
+        text = text.replace(before, after)
+    return assemble(text)
+
+
 def talker() -> bytes:
     """Return the WASI command whose input says what it does: see talker.wat."""
     return assemble((ACTORS / "talker.wat").read_text())

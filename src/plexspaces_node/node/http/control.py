@@ -47,8 +47,13 @@ _EVENTS: Headers = [
 _BYTES: Headers = [(b"content-type", b"application/octet-stream")]
 _HTML: Headers = [
     (b"content-type", b"text/html; charset=utf-8"),
-    (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'"),
+    (
+        b"content-security-policy",
+        b"default-src 'none'; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'; "
+        b"frame-ancestors 'none'",
+    ),
     (b"x-frame-options", b"DENY"),
+    (b"x-content-type-options", b"nosniff"),
 ]
 _P = TypeVar("_P", bound=Chunks)
 _UPLOADS = "/v1/artifacts/"
