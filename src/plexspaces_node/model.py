@@ -51,7 +51,8 @@ PLATFORM_VARIABLES = (
     *("PLEXSPACES_MESSAGE_LIMIT", "PLEXSPACES_STATE_BYTES"),
 )
 """Variables that the platform sets in an application's environment and a user cannot: for a command
-about each message, for an actor about the memory it must have ready."""
+about each message, for an actor about the memory it must have ready. `TRACEPARENT` is not among
+them: it is OpenTelemetry's, and one that a user set stays."""
 
 
 class Language(StrEnum):

@@ -31,6 +31,7 @@ from plexspaces_node.toolchains import BuildResult, new_project
 from plexspaces_node.toolchains.workload import primes_payload, primes_reply
 
 TEXT = "żółw ñandú Привет ✓ 𝄞"
+TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 SLACK_BYTES = 64 * MIB
 """What a machine may take of the host beside what was given to its actor."""
 
@@ -215,6 +216,21 @@ def test_log_arrives_with_its_level(actor: MachinePeer) -> None:
     assert [(log.level, log.message) for log in actor.lines() if log.stream == "log"] == [
         ("info", TEXT)
     ]
+
+
+def test_log_line_carries_the_trace_of_its_message(actor: MachinePeer) -> None:
+    """Without a word of the application's; what it asks of its host names the message too."""
+    for traceparent in (f"00-{TRACE_ID}-b7ad6b7169203331-01", "", "00-not-a-trace-01"):
+        assert actor.invoke("log", TEXT.encode(), traceparent=traceparent).payload == b""
+    lines = [line for line in actor.lines() if line.stream == "log"]
+    assert [(line.message, line.trace_id) for line in lines] == [
+        (TEXT, TRACE_ID),
+        (TEXT, ""),
+        (TEXT, ""),
+    ]
+    asked = actor.post("get", b"key", traceparent=f"00-{TRACE_ID}-b7ad6b7169203331-01")
+    assert actor.reply().id == asked
+    assert [get.invoke for get in actor.of(link.Get)] == [asked]
 
 
 def test_environment_is_the_applications_own(actor: MachinePeer) -> None:

@@ -125,6 +125,12 @@ def test_spec_with_a_wrong_part_is_refused(wrong: dict[str, object]) -> None:
         ApplicationSpec(**(good | wrong))  # type: ignore[arg-type]
 
 
+def test_spec_with_a_trace_of_its_own_is_taken() -> None:
+    """A program may have been given a TRACEPARENT long before the platform set one."""
+    spec = ApplicationSpec(name="a", digest=DIGEST, env={"TRACEPARENT": "mine"})
+    assert spec.env == {"TRACEPARENT": "mine"}
+
+
 @pytest.mark.parametrize(
     "spoken",
     [
