@@ -12,7 +12,7 @@ export function make(tag, properties = {}, ...children) {
     else if (value === true) element.setAttribute(name, "");
     else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return element;
 }
 
@@ -26,6 +26,18 @@ export function mark(element, name, value) {
   if (value === null || value === false) {
     if (element.hasAttribute(name)) element.removeAttribute(name);
   } else if (element.getAttribute(name) !== String(value)) element.setAttribute(name, value);
+}
+
+/** Put content where it scrolls if it is too wide or too high, with the keyboard too. */
+export function scrolling(label, content, kind = "") {
+  const element = make("div", { class: `scroll ${kind}` }, content);
+  new ResizeObserver(() => {
+    const isScrolling = element.scrollWidth > element.clientWidth || element.scrollHeight > element.clientHeight;
+    mark(element, "tabindex", isScrolling ? "0" : null);
+    mark(element, "role", isScrolling ? "region" : null);
+    mark(element, "aria-label", isScrolling ? label : null);
+  }).observe(element);
+  return element;
 }
 
 /** Tell those who do not see the page. */

@@ -9,6 +9,8 @@ import { makeState, showState } from "./state.js";
 
 /** Over how many seconds the node measures `recent`. */
 const RECENT_S = 10;
+/** Rows that move more often than this nobody can follow. */
+const ORDER_MS = 2000;
 const ORDER = ["Failed", "Restarting", "Starting", "Stopping", "Running", "Stopped"];
 
 /** Coordination per second of wall time, in nanoseconds. */
@@ -95,6 +97,7 @@ export class Overview {
       this.advice.element,
     );
     this.changed = new Set();
+    this.orderedAt = 0;
     this.show = framed(() => this.#show());
     this.ending = new AbortController();
     // While somebody points at a row or has its link focused, no row moves away from under them.
@@ -247,7 +250,9 @@ export class Overview {
     this.sorting.firstChild.value = chosen.column;
     const isHeld = this.body.matches(":hover") || this.body.contains(document.activeElement);
     const isComplete = this.body.childElementCount === this.rows.byKey.size;
-    if (isHeld && !isAsked && isComplete) return;
+    const isSoon = performance.now() - this.orderedAt < ORDER_MS;
+    if (!isAsked && isComplete && (isHeld || isSoon)) return;
+    this.orderedAt = performance.now();
     const sign = chosen.isDescending ? -1 : 1;
     const sorted = [...this.activity.applications.values()].filter((one) => this.rows.byKey.has(one.name));
     const keyed = sorted.map((one) => [column.by(one), one.name]);
