@@ -11,6 +11,7 @@ const TAIL = 500;
 /** Longer lines are cut. */
 const CUT_CHARACTERS = 1000;
 const RETRY_MS = 2000;
+const TRACE_ID = /^[0-9a-f]{32}$/;
 const LEVELS = { trace: 0, debug: 1, info: 2, warn: 3, warning: 3, error: 4, critical: 5, fatal: 5 };
 const CHOICES = [
   ["0", "All levels"],
@@ -27,6 +28,7 @@ export class Logs {
     this.name = name;
     this.pending = [];
     this.skipped = 0;
+    this.traceId = "";
     this.lines = make("div", { class: "log", role: "log", "aria-live": "off", "aria-label": "Log", tabindex: "0", scroll: () => this.#scrolled() });
     this.text = make("input", { type: "search", placeholder: "Filter: text or trace id", "aria-label": "Filter the log by text or trace id", input: () => this.#filter() });
     this.level = make("select", { "aria-label": "Level", change: () => this.#filter() }, CHOICES.map(([value, label]) => make("option", { value }, label)));
@@ -69,7 +71,7 @@ export class Logs {
       this.#clear();
       say(this.state, "");
       try {
-        for await (const line of events(application(this.name, "logs"), { query: { follow: true, tail: TAIL }, signal })) this.#take(line);
+        for await (const line of events(application(this.name, "logs"), { query: { follow: true, tail: TAIL, ...(this.traceId && { trace_id: this.traceId }) }, signal })) this.#take(line);
         if (signal.aborted) return;
         say(this.state, "The log ended; trying again.");
       } catch (error) {
@@ -143,7 +145,7 @@ export class Logs {
       message,
     );
     if (line.trace_id) row.append(make("button", { type: "button", class: "plain trace-id", title: "Show the lines of this trace", click: () => this.filterBy(line.trace_id) }, visible(line.trace_id).slice(0, 8)));
-    row.searched = `${text} ${line.trace_id ?? ""}`.toLowerCase();
+    row.searched = `${text} ${line.trace_id}`.toLowerCase();
     this.#hide(row);
     return row;
   }
@@ -154,6 +156,14 @@ export class Logs {
   }
 
   #filter() {
+    // The node looks for it in all lines that are kept, of which the last ones are here.
+    const text = this.text.value.trim().toLowerCase();
+    const traceId = TRACE_ID.test(text) ? text : "";
+    if (traceId !== this.traceId) {
+      this.traceId = traceId;
+      this.#follow();
+      return;
+    }
     for (const row of this.lines.children) this.#hide(row);
     this.#count();
     if (this.isFollowing) this.lines.scrollTop = this.lines.scrollHeight;
