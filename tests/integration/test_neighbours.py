@@ -30,6 +30,7 @@ from plexspaces_node.node.logs import ApplicationLog
 from plexspaces_node.node.machines.agent_client import AgentClient, Kept
 from plexspaces_node.node.outgoing.outgoing import Outgoing, OutgoingHttp
 from plexspaces_node.node.outgoing.resolver import Resolver
+from plexspaces_node.node.telemetry.span import Span
 from plexspaces_node.vm.host.procfs import resident_bytes
 
 TESTS = Path(__file__).parents[1]
@@ -66,7 +67,10 @@ class Store(Host):
     def snapshot_part(self, part: link.Snapshot, body: link.Body, kept: Kept) -> None:
         """Throw it away."""
 
-    async def answer(self, call: link.HostCall, body: link.Body) -> bytes | None:
+    async def answer(
+        self, call: link.HostCall, body: link.Body, cause: Span | None = None
+    ) -> bytes | None:
+        del cause
         await asyncio.sleep(0)
         return VALUE
 

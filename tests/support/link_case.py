@@ -25,6 +25,7 @@ from plexspaces_node.node.machines.agent_client import AgentClient, Kept
 from plexspaces_node.node.machines.machine import SwitchedHostCalls
 from plexspaces_node.node.machines.pending import Answered
 from plexspaces_node.node.outgoing.call import Call, Piece, Request, Response
+from plexspaces_node.node.telemetry.span import Span
 
 SECOND_NS = 1_000_000_000
 MESSAGE_LIMIT = 1 << 20
@@ -92,10 +93,16 @@ class Host(SwitchedHostCalls):
         if self.keeps:
             kept(part.id, len(body))
 
-    def late_reply(self, reply: link.Reply | None, total_ns: int) -> None:
+    def late_reply(
+        self, span: Span | None, reply: link.Reply | None, body: link.Body, total_ns: int
+    ) -> None:
+        del span, body
         self.unclaimed_replies.append((reply, total_ns))
 
-    async def answer(self, call: link.HostCall, body: link.Body) -> bytes | None:
+    async def answer(
+        self, call: link.HostCall, body: link.Body, cause: Span | None = None
+    ) -> bytes | None:
+        del cause
         self.calls.append(call)
         return await self.answers(call)
 

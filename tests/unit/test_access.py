@@ -15,6 +15,7 @@ from plexspaces_node.api.generated import (
     audit_pb2,
     quota_pb2,
     secret_pb2,
+    telemetry_pb2,
     token_pb2,
 )
 from plexspaces_node.errors import InvalidArgument, PermissionDenied, Unauthenticated
@@ -36,6 +37,7 @@ from plexspaces_node.node.http.routes import ROUTES
 SERVICES = (
     *application_pb2.DESCRIPTOR.services_by_name.values(),
     *quota_pb2.DESCRIPTOR.services_by_name.values(),
+    *telemetry_pb2.DESCRIPTOR.services_by_name.values(),
     *secret_pb2.DESCRIPTOR.services_by_name.values(),
     *audit_pb2.DESCRIPTOR.services_by_name.values(),
     *token_pb2.DESCRIPTOR.services_by_name.values(),
@@ -50,6 +52,10 @@ METHODS = {
 _A = "plexspaces.node.v1.ApplicationService/"
 READS = {_A + name for name in ("Inspect", "InspectVm", "List", "ListVms", "Logs", "VmConsole")}
 READS |= {"plexspaces.node.v1.QuotaService/GetQuota", "HTTP /metrics"}
+READS |= {
+    f"plexspaces.node.v1.TelemetryService/{name}"
+    for name in ("Advise", "GetActivity", "ListTraces", "WatchActivity")
+}
 DEPLOYS = READS | {
     _A + name for name in ("Deploy", "FindArtifact", "Start", "Stop", "Undeploy", "UploadArtifact")
 }

@@ -20,7 +20,7 @@ from support.sending import reply_of
 from plexspaces_node.errors import PLATFORM_ERRORS, Internal, PlexSpacesError
 from plexspaces_node.link import frames as link
 from plexspaces_node.model import MIB
-from plexspaces_node.node.applications.messages import timings_of
+from plexspaces_node.node.applications.message_times import timings_of
 from plexspaces_node.node.applications.restart import LONGEST_LEAVE_WAIT_S, WINDOW_S, Failures
 from plexspaces_node.node.machines.agent_client import AgentClient
 from plexspaces_node.node.machines.log_lines import lines_of

@@ -35,7 +35,9 @@ class Component:
         self._answer = Beginning(link.ResponseHead(status=status, headers=sent), body)
         self.is_closed = False
 
-    async def exchange(self, name: str, head: link.RequestHead, body: bytes, timeout: int) -> Any:
+    async def exchange(
+        self, name: str, head: link.RequestHead, body: bytes, timeout: int, cause: object
+    ) -> Any:
         self.asked = head
         return self
 

@@ -33,16 +33,22 @@ class Component:
         self.is_closed = False
 
     async def exchange(
-        self, name: str, head: link.RequestHead, body: Body, timeout_ns: int
+        self, name: str, head: link.RequestHead, body: Body, timeout_ns: int, cause: object
     ) -> Component:
-        del name, body, timeout_ns
+        del name, body, timeout_ns, cause
         self.head = head
         return self
 
     def request(
-        self, name: str, head: link.RequestHead, body: Body, timeout_ns: int, sent: Any
+        self,
+        name: str,
+        head: link.RequestHead,
+        body: Body,
+        timeout_ns: int,
+        sent: Any,
+        cause: object,
     ) -> Leave:
-        del name, head, body, timeout_ns
+        del name, head, body, timeout_ns, cause
         sent(self)
         return self.leave
 

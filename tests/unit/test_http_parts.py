@@ -16,7 +16,7 @@ import pytest
 from google.protobuf.message import Message
 
 from plexspaces_node.api.generated import application_pb2 as pb
-from plexspaces_node.api.generated import audit_pb2, quota_pb2, secret_pb2, token_pb2
+from plexspaces_node.api.generated import audit_pb2, quota_pb2, secret_pb2, telemetry_pb2, token_pb2
 from plexspaces_node.errors import (
     PLATFORM_ERRORS,
     ActorFailed,
@@ -406,6 +406,7 @@ class TestContract:
             *secret_pb2.DESCRIPTOR.services_by_name.values(),
             *audit_pb2.DESCRIPTOR.services_by_name.values(),
             *quota_pb2.DESCRIPTOR.services_by_name.values(),
+            *telemetry_pb2.DESCRIPTOR.services_by_name.values(),
             *token_pb2.DESCRIPTOR.services_by_name.values(),
         )
         rpcs = [(route.service.full_name, route.rpc) for route in ROUTES]

@@ -140,7 +140,9 @@ async def test_reply_when_it_is_long_then_it_counts_until_it_is_taken() -> None:
         ServiceLimits(1.0, in_flight),
         cast_any(None),
     )
-    context: Any = SimpleNamespace(name="one", add_done_callback=ends.append, peer=lambda: "ipv4:1")
+    context: Any = SimpleNamespace(
+        name="one", traceparent="", add_done_callback=ends.append, peer=lambda: "ipv4:1"
+    )
     encoded = await service.Invoke(Request("one", "", b"", 10), context)
     assert in_flight.bytes == len(encoded) > len(reply)
     for end in ends:
@@ -162,9 +164,14 @@ async def test_reply_when_a_connection_takes_none_then_it_is_refused_and_others_
         ServiceLimits(1.0, InFlight(5 * len(reply))),
         cast_any(None),
     )
-    greedy: Any = SimpleNamespace(name="one", add_done_callback=ends.append, peer=lambda: "ipv4:1")
+    greedy: Any = SimpleNamespace(
+        name="one", traceparent="", add_done_callback=ends.append, peer=lambda: "ipv4:1"
+    )
     other: Any = SimpleNamespace(
-        name="one", add_done_callback=lambda _: None, peer=lambda: "ipv4:2"
+        name="one",
+        traceparent="",
+        add_done_callback=lambda _: None,
+        peer=lambda: "ipv4:2",
     )
     request = Request("one", "", b"", 10)
     for _ in range(3):

@@ -16,13 +16,16 @@ from plexspaces_node.node.applications import messages
 from plexspaces_node.node.applications.intake import HOLD_S, Intake
 from plexspaces_node.node.applications.messages import Messages
 from plexspaces_node.node.applications.quotas import Quotas
-from plexspaces_node.node.applications.tally import Tally
 from plexspaces_node.node.machines import exchanges
 from plexspaces_node.node.machines.agent_client import IN_FLIGHT_BYTES
 from plexspaces_node.node.machines.exchanges import Exchange
 from plexspaces_node.node.machines.in_flight import InFlight
 from plexspaces_node.node.machines.machine import AgentLimits
 from plexspaces_node.node.machines.pending import Done
+from plexspaces_node.node.telemetry import activity
+from plexspaces_node.node.telemetry.activity import Activity
+from plexspaces_node.node.telemetry.span import Span
+from plexspaces_node.node.telemetry.telemetry import Telemetry
 from plexspaces_node.quota import Key, Subject
 from plexspaces_node.settings import LimitsSection
 from plexspaces_node.tasks import Leave
@@ -49,8 +52,16 @@ class Agent:
         self.error: PlexSpacesError | None = None
 
     def post(
-        self, done: Done, *, sender: str, msg_type: str, payload: bytes, timeout_ns: int
+        self,
+        done: Done,
+        *,
+        sender: str,
+        msg_type: str,
+        payload: bytes,
+        timeout_ns: int,
+        span: Span,
     ) -> Leave:
+        del sender, span
         if self.error is not None:
             raise self.error
         self.got.append((msg_type, timeout_ns))
@@ -64,9 +75,9 @@ class Agent:
         return leave
 
     def exchange(
-        self, head: link.RequestHead, body: bytes, timeout_ns: int, replied: Done
+        self, head: link.RequestHead, body: bytes, timeout_ns: int, replied: Done, *, span: Span
     ) -> Exchange:
-        del body
+        del body, span
         self.got.append((head.path, timeout_ns))
         room: Any = None
         message: Any = SimpleNamespace(id=1)
@@ -87,13 +98,13 @@ class World:
         self.refused: PlexSpacesError = WrongState("stopped")
         limits = AgentLimits("n", 1024, in_flight_limit=4, in_flight=self.in_flight)
         self.intake = Intake(lambda: self.refused, limits)
-        self.tally = Tally()
+        self.activity = Activity("app", Telemetry())
         self.quotas = Quotas()
         self.record = SimpleNamespace(kind=ArtifactKind.ACTOR)
         supervisor = SimpleNamespace(
             record=self.record,
             intake=self.intake,
-            tally=self.tally,
+            activity=self.activity,
             gate=self.quotas.gate("app"),
             journal=SimpleNamespace(note=lambda level, text: self.notes.append(text)),
         )
@@ -134,7 +145,7 @@ async def test_messages_that_waited_are_sent_in_the_order_in_which_they_came(wor
     assert world.order() == ["1", "2", "3", "4"]
     assert world.intake.agent is world.agent
     assert world.in_flight.bytes == 0
-    assert (world.tally.messages, world.tally.failures, world.notes) == (4, 0, [])
+    assert (world.activity.messages, world.activity.failures, world.notes) == (4, 0, [])
 
 
 async def test_message_that_waited_has_the_rest_of_its_time_and_tells_the_wait_as_queue(
@@ -161,7 +172,7 @@ async def test_wait_ends_with_the_messages_timeout_or_the_limit(
     with pytest.raises(Unavailable, match="still starting"):
         await world.send("1", timeout_ns=timeout_ns)
     assert loop.time() - begin_s == pytest.approx(wait_s, abs=0.01)
-    assert (world.in_flight.bytes, world.tally.failures) == (0, 1)
+    assert (world.in_flight.bytes, world.activity.failures) == (0, 1)
     world.intake.open(world.agent)
     await world.send("2")
     assert world.order() == ["2"]
@@ -207,7 +218,7 @@ async def test_sender_that_leaves_in_the_step_of_its_turn_sends_nothing(world: W
     world.intake.open(world.agent)
     leave()
     await world.send("2")
-    assert (world.order(), answers, world.tally.failures) == (["2"], [], 0)
+    assert (world.order(), answers, world.activity.failures) == (["2"], [], 0)
     assert (world.in_flight.bytes, world.intake.agent) == (0, world.agent)
 
 
@@ -236,7 +247,7 @@ async def test_stream_costs_what_it_computes_and_not_what_its_client_waits(
 ) -> None:
     """An hour of events that nobody computes is no hour of coordination."""
     loop = asyncio.get_running_loop()
-    for module in (messages, exchanges):
+    for module in (activity, messages, exchanges):
         monkeypatch.setattr(module, "perf_counter_ns", lambda: int(loop.time() * 1e9))
     world.intake.open(world.agent)
     head = link.RequestHead(path="/events")
@@ -246,7 +257,9 @@ async def test_stream_costs_what_it_computes_and_not_what_its_client_waits(
     await asyncio.sleep(3600)
     exchange.leave()
     exchange.replied((link.Reply(id=1, compute_ns=3 * SECOND_NS, failure=failure), b""))
-    assert world.tally == Tally(1, failures, 3 * SECOND_NS, SECOND_NS)
+    spent = world.activity.spent
+    assert (spent.messages, spent.failures) == (1, failures)
+    assert (spent.compute_ns, spent.coordinate_ns) == (3 * SECOND_NS, SECOND_NS)
 
 
 async def test_reply_that_comes_as_its_sender_is_cancelled_is_counted(world: World) -> None:
@@ -255,7 +268,7 @@ async def test_reply_that_comes_as_its_sender_is_cancelled_is_counted(world: Wor
     [sent] = await world.waiting("1")
     asyncio.get_running_loop().call_soon(sent.cancel)
     await asyncio.gather(sent, return_exceptions=True)
-    assert (sent.cancelled(), world.tally.messages) == (True, 1)
+    assert (sent.cancelled(), world.activity.messages) == (True, 1)
 
 
 async def test_application_that_stops_ends_the_wait_at_once(world: World) -> None:
@@ -295,7 +308,7 @@ async def test_told_message_whose_turn_comes_as_the_agent_goes_is_in_the_log(wor
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert world.notes == ["a message from 'other': gone"]
-    assert (world.tally.failures, world.in_flight.bytes) == (1, 0)
+    assert (world.activity.failures, world.in_flight.bytes) == (1, 0)
 
 
 async def test_component_that_is_told_something_gets_a_request(world: World) -> None:
@@ -311,7 +324,7 @@ async def test_component_that_is_told_something_gets_a_request(world: World) -> 
     await asyncio.sleep(1)
     assert world.order() == ["/greet"]
     assert world.notes == ["a message from 'other': no greeting today"]
-    assert (world.tally.messages, world.in_flight.bytes) == (1, 0)
+    assert (world.activity.messages, world.in_flight.bytes) == (1, 0)
 
 
 async def test_quota_when_used_up_then_every_way_into_the_application_is_refused(

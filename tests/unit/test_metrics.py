@@ -70,8 +70,8 @@ def test_connection_when_it_asks_for_nothing_then_it_is_ended(
 
 
 def _application(name: str) -> Any:
-    tally = SimpleNamespace(messages=3, failures=1, compute_ns=2e9, coordinate_ns=1e9)
-    return SimpleNamespace(name=name, tally=tally, restarts=0, state="Running")
+    activity = SimpleNamespace(messages=3, failures=1, compute_ns=2e9, coordinate_ns=1e9)
+    return SimpleNamespace(name=name, activity=activity, restarts=0, state="Running")
 
 
 def test_scrape_when_somebody_has_to_do_with_one_tenant_then_it_has_no_other() -> None:

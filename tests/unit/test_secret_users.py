@@ -36,7 +36,8 @@ class Running:
             raise self._error
         return ""
 
-    async def start(self) -> None:
+    async def start(self, *, reason: str) -> None:
+        assert reason == "secret"
         self.starts += 1
         self.state = ApplicationState.RUNNING
 

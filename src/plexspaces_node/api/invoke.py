@@ -68,12 +68,15 @@ def decode_request(raw: bytes) -> Request:
     return Request(message.name, message.type, payload or message.payload, message.timeout_ms)
 
 
-def encode_reply(payload: Body, failure: ActorError | None, timings: MessageTimings) -> bytes:
-    """Return the bytes of an `InvokeResponse`.
+def encode_reply(
+    payload: Body, failure: ActorError | None, timings: MessageTimings, trace_id: str = ""
+) -> bytes:
+    """Return the bytes of an `InvokeResponse`; `trace_id` is "" for a message without a trace.
 
     With a failure, `payload` is what the program wrote before it failed.
     """
-    rest = pb.InvokeResponse(timings=convert.message_timings_to_proto(timings))
+    timings_told = convert.message_timings_to_proto(timings)
+    rest = pb.InvokeResponse(timings=timings_told, trace_id=trace_id)
     if failure is None:
         # An empty payload is a payload too.
         outcome: tuple[Body, ...] = (_head(_REPLY_PAYLOAD, len(payload)), payload)

@@ -48,6 +48,7 @@ from plexspaces_node.node.api.listen import (
 )
 from plexspaces_node.node.api.service import ApplicationService, ServiceLimits
 from plexspaces_node.node.api.services import Services, services_of
+from plexspaces_node.node.applications.activity_watch import ActivityWatch
 from plexspaces_node.node.applications.context import NodeContext
 from plexspaces_node.node.applications.operations import Applications
 from plexspaces_node.node.applications.quotas import Quotas
@@ -70,6 +71,7 @@ from plexspaces_node.node.outgoing.outgoing import OutgoingHttp
 from plexspaces_node.node.registry.registry import Registry
 from plexspaces_node.node.registry.sqlite_file import Bounds
 from plexspaces_node.node.secrets.secrets import open_secrets
+from plexspaces_node.node.telemetry.telemetry import Telemetry
 from plexspaces_node.node.timeouts import Timeouts
 from plexspaces_node.node.tls import NodeTls
 from plexspaces_node.settings import LimitsSection, TlsSection
@@ -194,13 +196,12 @@ class NodeBuilder:
             tokens, gate = await _gate(stack, config, context.registry, data, audit_log)
             gate.is_public = applications.is_public
             service = ApplicationService(applications, artifacts, info, calls, gate)
-            services = services_of(service, applications, context.secrets, audit_log, tokens)
+            watch = ActivityWatch(applications.roster, context, info)
+            services = services_of(service, applications, context.secrets, audit_log, tokens, watch)
             _register(server, services, gate, node_health, most_calls=limits.calls, tls=tls)
             readings = _readings(applications, artifacts, node_health)
             metrics_port = stack.enter_context(serve_metrics(config.node.metrics_address, readings))
-            servicers = {name: one for name, (one, _) in services.items()}
-            scrape = partial(scraped, readings)
-            control = Control(servicers, gate, artifacts, info, scrape, Pages())
+            control = _control(services, gate, artifacts, info, readings)
             http = _http_server(config, context, applications, control, gate, tls)
             stack.callback(http.close)
             address = bind(server, config.node.address, tls.credentials() if tls else None)
@@ -233,6 +234,7 @@ class NodeBuilder:
             await node_health.serve()
             notice.enter_context(_notice(address, http_address, tls, sockets))
             notice.callback(audit_log.end_followers)
+            notice.callback(watch.close)
             _watch(stack, config, tls)
             stack.push_async_callback(node.drain)
             yield node
@@ -330,6 +332,9 @@ async def _open(  # noqa: PLR0913 - each by its name
     outgoing = OutgoingHttp()
     stack.callback(outgoing.close)
     opened = await stack.enter_async_context(registry)
+    telemetry = Telemetry()
+    telemetry.run()
+    stack.callback(telemetry.close)
     quotas = Quotas(await opened.quotas.load())
     shares.follow(quotas)
     return NodeContext(
@@ -350,9 +355,17 @@ async def _open(  # noqa: PLR0913 - each by its name
         outgoing=outgoing,
         quotas=quotas,
         shares=shares,
+        telemetry=telemetry,
         grace_s=config.node.grace_s,
         secrets=await open_secrets(opened.secrets, config.secrets, data.path, passphrase),
     )
+
+
+def _control(
+    services: Services, gate: Gate, artifacts: ArtifactStore, info: NodeInfo, readings: Readings
+) -> Control:
+    servicers = {name: one for name, (one, _) in services.items()}
+    return Control(servicers, gate, artifacts, info, partial(scraped, readings), Pages())
 
 
 def _http_server(  # noqa: PLR0913 - each by its name

@@ -38,18 +38,18 @@ _NANO = 1e-9
 Value = Callable[[Supervisor], float]
 
 METRICS: dict[str, tuple[str, Value]] = {
-    "plexspaces_messages_total": ("Messages answered.", lambda s: s.tally.messages),
+    "plexspaces_messages_total": ("Messages answered.", lambda s: s.activity.messages),
     "plexspaces_message_failures_total": (
         "Messages that ended in an error of the actor or the platform.",
-        lambda s: s.tally.failures,
+        lambda s: s.activity.failures,
     ),
     "plexspaces_compute_seconds_total": (
         "Time inside the actor's own code.",
-        lambda s: s.tally.compute_ns * _NANO,
+        lambda s: s.activity.compute_ns * _NANO,
     ),
     "plexspaces_coordinate_seconds_total": (
         "Time of messages outside the actor's own code.",
-        lambda s: s.tally.coordinate_ns * _NANO,
+        lambda s: s.activity.coordinate_ns * _NANO,
     ),
     "plexspaces_vm_restarts_total": (
         "Machines restarted because one ended by itself.",

@@ -809,7 +809,12 @@ class InvokeResponse(_message.Message):
     PAYLOAD_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     payload: _builtins.bytes
+    trace_id: _builtins.str
+    """In hex, if the message is traced: see TelemetryService. A call with the metadata traceparent
+    belongs to the trace that this names.
+    """
     @_builtins.property
     def failure(self) -> Global___ActorFailure: ...
     @_builtins.property
@@ -820,10 +825,11 @@ class InvokeResponse(_message.Message):
         payload: _builtins.bytes = ...,
         failure: Global___ActorFailure | None = ...,
         timings: Global___MessageTimings | None = ...,
+        trace_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "outcome", b"outcome", "payload", b"payload", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "outcome", b"outcome", "payload", b"payload", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "outcome", b"outcome", "payload", b"payload", "timings", b"timings", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["payload", "failure"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015

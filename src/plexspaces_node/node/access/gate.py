@@ -91,11 +91,21 @@ class Call:
         name: the full name of the application it is about, "" for none.
         tenant: the tenant it is about; that of the application, or `ALL`.
         object: what it is about, for the audit log, if its request does not say it; else "".
+        traceparent: what it says of the trace that it belongs to, unchecked; "" for nothing.
     """
 
-    __slots__ = ("_done", "_left_s", "_peer", "identity", "name", "object", "tenant")
+    __slots__ = (
+        "_done",
+        "_left_s",
+        "_peer",
+        "identity",
+        "name",
+        "object",
+        "tenant",
+        "traceparent",
+    )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each by its name
         self,
         identity: Identity,
         target: Target,
@@ -103,12 +113,14 @@ class Call:
         peer: str,
         left_s: Callable[[], float | None],
         done: Callable[[Callable[[Any], None]], None],
+        traceparent: str = "",
     ) -> None:
         """`done` takes what is called at the end of the call; `left_s` returns its deadline."""
         self.identity = identity
         self.name = target.application
         self.tenant = target.tenant
         self.object = ""
+        self.traceparent = traceparent
         self._peer = peer
         self._left_s = left_s
         self._done = done

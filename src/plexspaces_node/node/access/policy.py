@@ -72,6 +72,7 @@ ANYBODY_KNOWN = frozenset(Scope)
 _APPLICATIONS = "plexspaces.node.v1.ApplicationService/"
 _QUOTAS = "plexspaces.node.v1.QuotaService/"
 _SECRETS = "plexspaces.node.v1.SecretService/"
+_TELEMETRY = "plexspaces.node.v1.TelemetryService/"
 _TOKENS = "plexspaces.node.v1.TokenService/"
 
 RULES: Mapping[str, Rule] = MappingProxyType(
@@ -98,6 +99,10 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         _SECRETS + "ListSecrets": Rule(ADMINS, About.TENANT, changes=True),
         _SECRETS + "DeleteSecret": Rule(ADMINS, About.TENANT, changes=True),
         "plexspaces.node.v1.AuditService/ReadAudit": Rule(ADMINS, About.TENANT, changes=True),
+        _TELEMETRY + "WatchActivity": Rule(READERS),
+        _TELEMETRY + "GetActivity": Rule(READERS, About.APPLICATION),
+        _TELEMETRY + "ListTraces": Rule(READERS, About.APPLICATION),
+        _TELEMETRY + "Advise": Rule(READERS),
         _TOKENS + "CreateToken": Rule(ADMINS, About.TENANT, changes=True),
         _TOKENS + "ListTokens": Rule(ADMINS, About.TENANT, changes=True),
         _TOKENS + "RevokeToken": Rule(ADMINS, About.TENANT, changes=True),

@@ -35,6 +35,7 @@ from plexspaces_node.node.access.policy import About, Target
 from plexspaces_node.node.access.record import REFUSALS
 from plexspaces_node.node.api import descriptors
 from plexspaces_node.node.api.granted import replied, streamed
+from plexspaces_node.node.telemetry.trace_context import HEADER
 
 _log = logging.getLogger(__name__)
 
@@ -147,9 +148,14 @@ class Boundary:
         def enter(raw: Any, context: Context) -> tuple[Identity, Any, Any]:
             # Asked for once, and now: after the end of a call gRPC's context crashes the process.
             identity, peer, about = NOBODY, context.peer(), ""
+            authorization, traceparent = _said(context)
             try:
                 try:
-                    identity = self._identify(context, peer)
+                    identity = self._gate.identify(
+                        authorization,
+                        certificate=self._certificate_of(context),
+                        is_local=peer.startswith("unix"),
+                    )
                 except Unauthenticated as error:
                     if not rule.public:
                         raise
@@ -175,6 +181,7 @@ class Boundary:
                     left_s=context.time_remaining,
                     # The stubs require a class where any function works.
                     done=cast(Any, context.add_done_callback),
+                    traceparent=traceparent,
                 ),
             )
 
@@ -195,18 +202,6 @@ class Boundary:
             return request, gate.target(rule, identity, request)
 
         return enter
-
-    def _identify(self, context: Context, peer: str) -> Identity:
-        authorization = None
-        for key, value in context.invocation_metadata() or ():
-            if key == "authorization":
-                authorization = value.encode() if isinstance(value, str) else value
-                break
-        return self._gate.identify(
-            authorization,
-            certificate=self._certificate_of(context),
-            is_local=peer.startswith("unix"),
-        )
 
     def _replying(
         self, enter: _Enter, behavior: _Behavior, *, lasts: bool
@@ -309,6 +304,17 @@ class Boundary:
             f"too many calls at once ({self._most_calls})",
             hint="send fewer at a time, or raise [limits] calls",
         )
+
+
+def _said(context: Context) -> tuple[bytes | None, str]:
+    """Return what a call's metadata say: `authorization`, and `traceparent`, "" without."""
+    authorization, traceparent = None, ""
+    for key, value in context.invocation_metadata() or ():
+        if key == "authorization" and authorization is None:
+            authorization = value.encode() if isinstance(value, str) else value
+        elif key == HEADER and isinstance(value, str):
+            traceparent = value
+    return authorization, traceparent
 
 
 def _is_news(record: logging.LogRecord) -> bool:

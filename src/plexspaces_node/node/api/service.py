@@ -31,6 +31,7 @@ from plexspaces_node.node.applications.operations import Applications
 from plexspaces_node.node.applications.requests import DeployRequest
 from plexspaces_node.node.artifacts.store import ArtifactStore
 from plexspaces_node.node.machines.in_flight import InFlight
+from plexspaces_node.node.telemetry.trace_context import parse
 from plexspaces_node.tasks import cancel
 
 
@@ -197,10 +198,13 @@ class ApplicationService:
         """Return the bytes of the reply: see `add_to_server`."""
         self._untaken.check(call)
         timeout_ns = self._timeout_ns(request.timeout_ms, call)
+        cause = parse(call.traceparent) if call.traceparent else None
         outcome = await self._applications.invoke(
-            call.name, request.type, request.payload, timeout_ns
+            call.name, request.type, request.payload, timeout_ns, cause
         )
-        reply = encode_reply(outcome.payload, outcome.failure, outcome.timings)
+        tree = None if outcome.span is None else outcome.span.tree
+        trace_id = "" if tree is None else f"{tree.trace_id:032x}"
+        reply = encode_reply(outcome.payload, outcome.failure, outcome.timings, trace_id)
         if len(reply) > LONG_BYTES:
             # So that everything that holds the payload in this step of the event loop releases it
             # before gRPC copies the reply.

@@ -11,6 +11,8 @@ from plexspaces_node.api.generated.quota_pb2 import DESCRIPTOR as QUOTA
 from plexspaces_node.api.generated.quota_pb2_grpc import add_QuotaServiceServicer_to_server
 from plexspaces_node.api.generated.secret_pb2 import DESCRIPTOR as SECRET
 from plexspaces_node.api.generated.secret_pb2_grpc import add_SecretServiceServicer_to_server
+from plexspaces_node.api.generated.telemetry_pb2 import DESCRIPTOR as TELEMETRY
+from plexspaces_node.api.generated.telemetry_pb2_grpc import add_TelemetryServiceServicer_to_server
 from plexspaces_node.api.generated.token_pb2 import DESCRIPTOR as TOKEN
 from plexspaces_node.api.generated.token_pb2_grpc import add_TokenServiceServicer_to_server
 from plexspaces_node.api.invoke import SERVICE
@@ -20,7 +22,9 @@ from plexspaces_node.node.api.audit import AuditService
 from plexspaces_node.node.api.quotas import QuotaService
 from plexspaces_node.node.api.secrets import SecretService
 from plexspaces_node.node.api.service import ApplicationService, add_to_server
+from plexspaces_node.node.api.telemetry import TelemetryService
 from plexspaces_node.node.api.tokens import TokenService
+from plexspaces_node.node.applications.activity_watch import ActivityWatch
 from plexspaces_node.node.applications.operations import Applications
 from plexspaces_node.node.secrets.secrets import Secrets
 
@@ -28,12 +32,13 @@ Services: TypeAlias = Mapping[str, tuple[Any, Callable[..., None]]]
 """Servicers by the full names of their services, each with what adds it to a server."""
 
 
-def services_of(
+def services_of(  # noqa: PLR0913 - one for each service
     service: ApplicationService,
     applications: Applications,
     secrets: Secrets,
     audit_log: AuditLog,
     tokens: Tokens,
+    watch: ActivityWatch,
 ) -> Services:
     """Return every service of a node."""
     return {
@@ -53,5 +58,9 @@ def services_of(
         TOKEN.services_by_name["TokenService"].full_name: (
             TokenService(tokens),
             add_TokenServiceServicer_to_server,
+        ),
+        TELEMETRY.services_by_name["TelemetryService"].full_name: (
+            TelemetryService(watch),
+            add_TelemetryServiceServicer_to_server,
         ),
     }

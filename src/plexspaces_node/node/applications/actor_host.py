@@ -13,23 +13,32 @@ from typing import Protocol
 from plexspaces_node.allowed_hosts import AllowedHosts
 from plexspaces_node.info import LogLine
 from plexspaces_node.link import frames as link
+from plexspaces_node.node.applications.message_times import count_unclaimed
 from plexspaces_node.node.applications.quotas import Quotas
 from plexspaces_node.node.applications.received_states import ReceivedStates
-from plexspaces_node.node.applications.tally import Tally
 from plexspaces_node.node.logs import ApplicationLog
 from plexspaces_node.node.machines.agent_client import Kept
 from plexspaces_node.node.outgoing.call import Piece, Request, Response
 from plexspaces_node.node.outgoing.outgoing import Outgoing, OutgoingHttp
 from plexspaces_node.node.registry.registry import Registry
+from plexspaces_node.node.telemetry.activity import Activity
+from plexspaces_node.node.telemetry.span import Span
 
 
 class Router(Protocol):
     """Messages between applications."""
 
-    async def ask(self, sender: str, request: link.Ask, payload: link.Body) -> link.Body:
-        """Pass a message on and return the reply; raises the other application's error."""
+    async def ask(
+        self, sender: str, request: link.Ask, payload: link.Body, cause: Span | None = None
+    ) -> link.Body:
+        """Pass a message on and return the reply; raises the other application's error.
 
-    def tell(self, sender: str, request: link.Tell, payload: link.Body) -> None:
+        `cause` is the message for which the sender asks, here and in `tell`, if it is known.
+        """
+
+    def tell(
+        self, sender: str, request: link.Tell, payload: link.Body, cause: Span | None = None
+    ) -> None:
         """Queue a message with another application; raises if that is not possible."""
 
 
@@ -44,7 +53,7 @@ class ActorHost:
         router: Router,
         journal: ApplicationLog,
         states: ReceivedStates,
-        tally: Tally,
+        activity: Activity,
         link_changed: Callable[[], None],
         http: OutgoingHttp,
         quotas: Quotas,
@@ -54,7 +63,7 @@ class ActorHost:
         self._router = router
         self._journal = journal
         self._states = states
-        self._tally = tally
+        self._activity = activity
         self._link_changed = link_changed
         self._http = http
         self._quotas = quotas
@@ -73,15 +82,20 @@ class ActorHost:
         """Accept a part of a state; `kept` is called when it is in the node's memory."""
         self._states.take(part, body, kept)
 
-    def late_reply(self, reply: link.Reply | None, total_ns: int) -> None:
+    def late_reply(
+        self, span: Span | None, reply: link.Reply | None, body: link.Body, total_ns: int
+    ) -> None:
         """Count a reply whose sender has left, or None if no reply will come."""
-        self._tally.add_unclaimed(reply, total_ns)
+        if span is not None:
+            count_unclaimed(self._activity, span, reply, body, total_ns)
 
     def link_changed(self) -> None:
         """Have messages wait while the agent takes none."""
         self._link_changed()
 
-    async def answer(self, call: link.HostCall, body: link.Body) -> link.Body | None:
+    async def answer(
+        self, call: link.HostCall, body: link.Body, cause: Span | None = None
+    ) -> link.Body | None:
         """Do what the actor asks of its node; an exception becomes the actor's answer."""
         name = self._application
         if isinstance(call, link.Get):
@@ -91,9 +105,9 @@ class ActorHost:
         elif isinstance(call, link.Delete):
             await self._registry.kv_delete(name, call.key)
         elif isinstance(call, link.Ask):
-            return await self._router.ask(name, call, body)
+            return await self._router.ask(name, call, body, cause)
         else:
-            self._router.tell(name, call, body)
+            self._router.tell(name, call, body, cause)
         return None
 
     def fetch(

@@ -15,6 +15,7 @@ from plexspaces_node.node.machines.machine import AgentLimits
 from plexspaces_node.node.outgoing.outgoing import OutgoingHttp
 from plexspaces_node.node.registry.registry import Registry
 from plexspaces_node.node.secrets.secrets import Secrets
+from plexspaces_node.node.telemetry.telemetry import Telemetry
 from plexspaces_node.settings import LimitsSection
 from plexspaces_node.vm.driver import Driver
 from plexspaces_node.vm.host import procfs
@@ -45,6 +46,7 @@ class NodeContext:
     outgoing: OutgoingHttp = field(default_factory=OutgoingHttp)
     quotas: Quotas = field(default_factory=Quotas)
     shares: Shares = field(default_factory=Shares)
+    telemetry: Telemetry = field(default_factory=Telemetry)
     host_memory_mib: int = field(default_factory=procfs.granted_memory_mib)
 
     def agent_limits_of(self, name: str) -> AgentLimits:

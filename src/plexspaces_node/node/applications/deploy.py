@@ -111,9 +111,12 @@ class Deployer:
             self._roster.applications[name] = supervisor
             self._quotas.bound_logs(name)
             empty = self._take_empty(request)
-            await supervisor.start(compiled=compiled, empty=empty, progress=progress)
+            await supervisor.start(
+                compiled=compiled, empty=empty, progress=progress, reason="deploy"
+            )
             duration_ns = perf_counter_ns() - begin
             supervisor.timings = completed(supervisor.timings, compiled, duration_ns)
+            supervisor.activity.complete_start(supervisor.timings)
             supervisor.record = await registry.set_deployed(name, supervisor.timings)
         except BaseException:
             await self._scope.shielded(self._undo(supervisor))
@@ -131,6 +134,7 @@ class Deployer:
         replacement = Replacement(known, record, self._node, self._scope)
         await replacement.start(compiled, partial(self._take_empty, request), progress)
         timings = completed(known.timings, compiled, perf_counter_ns() - begin)
+        known.activity.complete_start(timings)
         await replacement.keep(replace(record, timings=timings))
 
     async def _compile(self, request: DeployRequest, progress: Progress) -> Compiled:

@@ -10,7 +10,7 @@ from plexspaces_node.node.applications.supervisor import Supervisor
 
 async def describe(supervisor: Supervisor) -> ApplicationInfo:
     """Describe the current state of an application; measures its VM."""
-    record, tally, machine = supervisor.record, supervisor.tally, supervisor.machine
+    record, activity, machine = supervisor.record, supervisor.activity, supervisor.machine
     return ApplicationInfo(
         id=record.id,
         name=record.name,
@@ -26,10 +26,10 @@ async def describe(supervisor: Supervisor) -> ApplicationInfo:
         restarts=supervisor.restarts,
         last_error=supervisor.last_error,
         counters=Counters(
-            messages=tally.messages,
-            failures=tally.failures,
-            compute_ns=tally.compute_ns,
-            coordinate_ns=tally.coordinate_ns,
+            messages=activity.messages,
+            failures=activity.failures,
+            compute_ns=activity.compute_ns,
+            coordinate_ns=activity.coordinate_ns,
             in_flight=in_flight_of(supervisor),
         ),
         args=record.args,

@@ -28,13 +28,16 @@ from plexspaces_node.errors import (
 from plexspaces_node.info import MessageTimings
 from plexspaces_node.link import frames as link
 from plexspaces_node.model import ArtifactKind, beside, host_name, split_name
+from plexspaces_node.node.applications.message_times import count_unclaimed, timings_of
 from plexspaces_node.node.applications.quotas import Refusal
 from plexspaces_node.node.applications.roster import Roster
 from plexspaces_node.node.applications.supervisor import Supervisor
-from plexspaces_node.node.applications.tally import Tally
-from plexspaces_node.node.machines.agent_client import AgentClient, plausible_ns
+from plexspaces_node.node.machines.agent_client import AgentClient
 from plexspaces_node.node.machines.exchanges import Beginning, Exchange
 from plexspaces_node.node.machines.pending import Answered
+from plexspaces_node.node.telemetry.activity import Activity
+from plexspaces_node.node.telemetry.span import Kind, Span
+from plexspaces_node.node.telemetry.trace_context import HEADER, TraceContext
 from plexspaces_node.settings import LimitsSection
 from plexspaces_node.tasks import Leave, called_back
 
@@ -57,6 +60,11 @@ class Outcome(NamedTuple):
     payload: link.Body
     failure: ActorError | None
     timings: MessageTimings
+    span: Span | None = None
+
+
+Cause: TypeAlias = Span | TraceContext | None
+"""What a message belongs to: the one that caused it, or a trace that began elsewhere."""
 
 
 Done: TypeAlias = Callable[[Outcome | PlexSpacesError], None]
@@ -85,13 +93,19 @@ class Messages:
         self._at_components: set[asyncio.Task[Outcome]] = set()
         self._closed = False
 
-    async def invoke(
-        self, name: str, msg_type: str, payload: link.Body, timeout_ns: int, *, sender: str = ""
+    async def invoke(  # noqa: PLR0913 - a message, and who waits for it
+        self,
+        name: str,
+        msg_type: str,
+        payload: link.Body,
+        timeout_ns: int,
+        *,
+        sender: str = "",
+        cause: Cause = None,
     ) -> Outcome:
         """Send a message and wait for the reply; raises every error that `post` has."""
-        return await called_back(
-            partial(self.post, name, msg_type, payload, timeout_ns, sender=sender)
-        )
+        post = partial(self.post, name, msg_type, payload, timeout_ns, sender=sender, cause=cause)
+        return await called_back(post)
 
     def post(  # noqa: PLR0913 - a message, and who waits for it
         self,
@@ -102,6 +116,7 @@ class Messages:
         done: Done,
         *,
         sender: str = "",
+        cause: Cause = None,
     ) -> Leave:
         """Send a message; `done` is called with its outcome, or an error, once there is one.
 
@@ -111,41 +126,62 @@ class Messages:
         limit; later errors are these, `DeadlineExceeded` and those of the platform in the agent. An
         application's own failure is in the outcome.
         """
-        begin_ns = perf_counter_ns()
         supervisor = self._roster.named(name)
         self._check_message(msg_type, payload, timeout_ns)
         if supervisor.record.kind is ArtifactKind.HTTP_COMPONENT:
-            return self._post_to_component(name, msg_type, payload, timeout_ns, done)
-        tally, waited_ns = supervisor.tally, 0
+            return self._post_to_component(name, msg_type, payload, timeout_ns, done, cause)
         if (refusal := _refusal(supervisor)) is not None:
             return refusal.tell(done, size=len(payload))
-
-        def send(agent: AgentClient) -> Leave:
-            nonlocal waited_ns
-            waited_ns = perf_counter_ns() - begin_ns
-            return agent.post(
-                answered,
-                sender=sender,
-                msg_type=msg_type,
-                payload=payload,
-                timeout_ns=max(1, timeout_ns - waited_ns),
-            )
+        kind = Kind.ASK if sender else Kind.MESSAGE
+        span = supervisor.activity.begin(kind, msg_type, len(payload), cause)
 
         def answered(answer: Answered | PlexSpacesError) -> None:
             if isinstance(answer, PlexSpacesError):
-                tally.failures += 1
+                supervisor.activity.fail(span, answer)
                 done(answer)
             else:
-                done(_outcome(answer, perf_counter_ns() - begin_ns, waited_ns, tally))
+                done(_outcome(answer, span, supervisor.activity))
+
+        return self._send(supervisor, span, payload, timeout_ns, sender, answered)
+
+    def _send(  # noqa: PLR0913 - all of a message
+        self,
+        supervisor: Supervisor,
+        span: Span,
+        payload: link.Body,
+        timeout_ns: int,
+        sender: str,
+        answered: Callable[[Answered | PlexSpacesError], None],
+    ) -> Leave:
+        intake = supervisor.intake
+        span.is_cold = intake.agent is None
+
+        def send(agent: AgentClient) -> Leave:
+            span.waited_ns = perf_counter_ns() - span.begin_ns
+            return agent.post(
+                answered,
+                sender=sender,
+                msg_type=span.name,
+                payload=payload,
+                timeout_ns=max(1, timeout_ns - span.waited_ns),
+                span=span,
+            )
 
         try:
-            return supervisor.intake.post(send, answered, size=len(payload), timeout_ns=timeout_ns)
-        except PlexSpacesError:
-            tally.failures += 1
+            return intake.post(send, answered, size=len(payload), timeout_ns=timeout_ns)
+        except PlexSpacesError as error:
+            supervisor.activity.fail(span, error)
             raise
 
-    def request(
-        self, name: str, head: link.RequestHead, body: link.Body, timeout_ns: int, sent: Sent
+    def request(  # noqa: PLR0913 - a request, and who waits for it
+        self,
+        name: str,
+        head: link.RequestHead,
+        body: link.Body,
+        timeout_ns: int,
+        sent: Sent,
+        *,
+        cause: Cause = None,
     ) -> Leave:
         """Send an HTTP request to a component; `body` is as in `AgentClient.exchange`.
 
@@ -153,43 +189,62 @@ class Messages:
         replaced just now, or then with an error. The returned function ends it. Raises what
         `post` raises.
         """
-        begin_ns = perf_counter_ns()
         supervisor = self._roster.named(name)
-        tally = supervisor.tally
+        activity, intake = supervisor.activity, supervisor.intake
         if (refusal := _refusal(supervisor)) is not None:
             return refusal.tell(sent, size=len(body))
+        kind = Kind.ASK if isinstance(cause, Span) else Kind.MESSAGE
+        span = activity.begin(kind, f"{head.method} {head.path}", len(body), cause)
+        span.is_cold = intake.agent is None
+        if span.tree is not None:
+            _tell_trace(head, span)
 
         def send(agent: AgentClient) -> Leave:
             def replied(answer: Answered | PlexSpacesError) -> None:
-                reply = None if isinstance(answer, PlexSpacesError) else answer[0]
-                total_ns = perf_counter_ns() - begin_ns - exchange.streamed_ns
-                tally.add_unclaimed(reply, total_ns)
+                if isinstance(answer, PlexSpacesError):
+                    activity.fail(span, answer)
+                    return
+                total_ns = perf_counter_ns() - span.begin_ns - exchange.streamed_ns
+                count_unclaimed(activity, span, *answer, total_ns)
 
-            waited_ns = perf_counter_ns() - begin_ns
-            exchange = agent.exchange(head, body, max(1, timeout_ns - waited_ns), replied)
-            exchange.waited_ns = waited_ns
+            span.waited_ns = perf_counter_ns() - span.begin_ns
+            left_ns = max(1, timeout_ns - span.waited_ns)
+            exchange = agent.exchange(head, body, left_ns, replied, span=span)
+            exchange.waited_ns = span.waited_ns
             sent(exchange)
             # A caller that is cancelled in this very step never gets it.
             return exchange.leave
 
         def failed(error: PlexSpacesError) -> None:
-            tally.failures += 1
+            activity.fail(span, error)
             sent(error)
 
         try:
-            return supervisor.intake.post(send, failed, size=len(body), timeout_ns=timeout_ns)
-        except PlexSpacesError:
-            tally.failures += 1
+            return intake.post(send, failed, size=len(body), timeout_ns=timeout_ns)
+        except PlexSpacesError as error:
+            activity.fail(span, error)
             raise
 
     async def exchange(
-        self, name: str, head: link.RequestHead, body: link.Body, timeout_ns: int
+        self,
+        name: str,
+        head: link.RequestHead,
+        body: link.Body,
+        timeout_ns: int,
+        *,
+        cause: Cause = None,
     ) -> Exchange:
         """Do what `request` does, and return the exchange; the caller closes it."""
-        return await called_back(partial(self.request, name, head, body, timeout_ns))
+        return await called_back(partial(self.request, name, head, body, timeout_ns, cause=cause))
 
-    def _post_to_component(
-        self, name: str, msg_type: str, payload: link.Body, timeout_ns: int, done: Done
+    def _post_to_component(  # noqa: PLR0913 - a message, and who waits for it
+        self,
+        name: str,
+        msg_type: str,
+        payload: link.Body,
+        timeout_ns: int,
+        done: Done,
+        cause: Cause,
     ) -> Leave:
         def told(task: asyncio.Task[Outcome]) -> None:
             if task.cancelled():
@@ -202,7 +257,7 @@ class Messages:
             else:
                 done(Internal(f"internal error of the node: {error!r}"))
 
-        work = self._invoke_component(name, msg_type, payload, timeout_ns)
+        work = self._invoke_component(name, msg_type, payload, timeout_ns, cause)
         task = asyncio.get_running_loop().create_task(work)
         self._at_components.add(task)
         task.add_done_callback(self._at_components.discard)
@@ -214,7 +269,7 @@ class Messages:
         return leave
 
     async def _invoke_component(
-        self, name: str, msg_type: str, payload: link.Body, timeout_ns: int
+        self, name: str, msg_type: str, payload: link.Body, timeout_ns: int, cause: Cause
     ) -> Outcome:
         """Send a message as an HTTP request: POST, its type as the path."""
         begin_ns = perf_counter_ns()
@@ -227,7 +282,7 @@ class Messages:
             more=len(payload) > link.WINDOW_BYTES,
         )
         first, rest = payload[: link.WINDOW_BYTES], payload[link.WINDOW_BYTES :]
-        exchange = await self.exchange(name, head, first, timeout_ns)
+        exchange = await self.exchange(name, head, first, timeout_ns, cause=cause)
         reply: link.Body = b""
         try:
             if head.more:
@@ -243,7 +298,8 @@ class Messages:
         finally:
             await exchange.aclose()
         total_ns = perf_counter_ns() - begin_ns
-        return Outcome(reply, failure, timings_of(exchange.times, total_ns, exchange.waited_ns))
+        timings = timings_of(exchange.times, total_ns, exchange.waited_ns)
+        return Outcome(reply, failure, timings, exchange.span)
 
     async def _whole(self, exchange: Exchange, beginning: Beginning) -> link.Body:
         """Return all of a response's body; raises `ActorFailed` for one over the limit."""
@@ -260,7 +316,9 @@ class Messages:
                 )
         return whole
 
-    async def ask(self, sender: str, request: link.Ask, payload: link.Body) -> link.Body:
+    async def ask(
+        self, sender: str, request: link.Ask, payload: link.Body, cause: Span | None = None
+    ) -> link.Body:
         """Pass an actor's message on and return the reply; see `actor_host.Router`."""
         to, local = self._beside(sender, request.to), split_name(sender)[1]
         waits_for = to
@@ -272,39 +330,42 @@ class Messages:
                 code="call-cycle",
             )
         wait = self._asks[sender] = _Wait(to)
+        asked = self._roster.named(sender).activity.asked
         try:
-            outcome = await self.invoke(to, request.type, payload, request.timeout_ns, sender=local)
+            outcome = await self.invoke(
+                *(to, request.type, payload, request.timeout_ns), sender=local, cause=cause
+            )
+        except PlexSpacesError as error:
+            asked(request.to, None, error)
+            raise
         finally:
             # An actor whose ask timed out may have asked again: that entry must stay.
             if self._asks.get(sender) is wait:
                 del self._asks[sender]
+        asked(request.to, outcome.span, outcome.failure)
         if outcome.failure is not None:
             raise outcome.failure
         return outcome.payload
 
-    def tell(self, sender: str, request: link.Tell, payload: link.Body) -> None:
+    def tell(
+        self, sender: str, request: link.Tell, payload: link.Body, cause: Span | None = None
+    ) -> None:
         """Queue an actor's message with another application; see `actor_host.Router`."""
         to, local = self._beside(sender, request.to), split_name(sender)[1]
         target = self._roster.named(to)
         timeout_ns = int(self._limits.message_timeout_s * 1e9)
         self._check_message(request.type, payload, timeout_ns)
-        begin_ns = perf_counter_ns()
-
-        def send(agent: AgentClient) -> Leave:
-            left_ns = max(1, timeout_ns - (perf_counter_ns() - begin_ns))
-            return agent.post(
-                settled, sender=local, msg_type=request.type, payload=payload, timeout_ns=left_ns
-            )
 
         def settled(answer: Answered | PlexSpacesError) -> None:
             if self._closed:
                 return
             if isinstance(answer, PlexSpacesError):
-                reply, why = None, str(answer)
+                target.activity.fail(span, answer)
+                note(str(answer))
             else:
-                reply, why = answer[0], answer[0].failure.message
-            target.tally.add_unclaimed(reply, perf_counter_ns() - begin_ns)
-            note(why)
+                total_ns = perf_counter_ns() - span.begin_ns
+                count_unclaimed(target.activity, span, *answer, total_ns)
+                note(answer[0].failure.message)
 
         def answered(outcome: Outcome | PlexSpacesError) -> None:
             failure = outcome.failure if isinstance(outcome, Outcome) else outcome
@@ -317,11 +378,12 @@ class Messages:
                 target.journal.note("warn", f"a message from {local!r}: {why}")
 
         if target.record.kind is ArtifactKind.HTTP_COMPONENT:
-            self._post_to_component(to, request.type, payload, timeout_ns, answered)
+            self._post_to_component(to, request.type, payload, timeout_ns, answered, cause)
         else:
             if (refusal := _refusal(target)) is not None:
                 raise refusal.error()
-            target.intake.post(send, settled, size=len(payload), timeout_ns=timeout_ns)
+            span = target.activity.begin(Kind.TELL, request.type, len(payload), cause)
+            self._send(target, span, payload, timeout_ns, local, settled)
 
     def _beside(self, sender: str, name: str) -> str:
         """Return the full name of the application that has a name in its sender's tenant.
@@ -359,7 +421,7 @@ def _refusal(supervisor: Supervisor) -> Refusal | None:
     gate = supervisor.gate
     refusal = None if gate.is_open else gate.admit()
     if refusal is not None:
-        supervisor.tally.failures += 1
+        supervisor.activity.refuse()
     return refusal
 
 
@@ -375,33 +437,21 @@ def _failure_of(status: int, body: link.Body) -> ActorError | None:
     return ActorFailed(said or f"it answered with status {status}", code=f"http-{status}")
 
 
-def timings_of(
-    times: link.Reply | link.Response | None, total_ns: int, waited_ns: int = 0
-) -> MessageTimings:
-    """Return how long the parts of a message took, as far as its agent has told.
-
-    `waited_ns` is how long it waited for its application before.
-    """
-    if times is None:
-        return MessageTimings(total_ns, 0, 0, 0)
-    # They follow one another, so together they cannot be longer either.
-    compute_ns = plausible_ns(times.compute_ns, total_ns)
-    wait_ns = plausible_ns(times.wait_ns, total_ns - compute_ns)
-    queue_ns = plausible_ns(times.queue_ns + waited_ns, total_ns - compute_ns - wait_ns)
-    return MessageTimings(total_ns, compute_ns, wait_ns, queue_ns)
-
-
-def _outcome(
-    answered: Answered, total_ns: int, waited_ns: int, tally: Tally
-) -> Outcome | PlexSpacesError:
-    """Count a reply and return what it says, with how long the parts of the message took.
-
-    It has waited for its application for `waited_ns`.
-    """
+def _outcome(answered: Answered, span: Span, activity: Activity) -> Outcome | PlexSpacesError:
+    """Count a reply and return what it says, with how long the parts of the message took."""
     reply, body = answered
-    timings = timings_of(reply, total_ns, waited_ns)
+    timings = timings_of(reply, perf_counter_ns() - span.begin_ns, span.waited_ns)
     failure = link.error_of(reply.failure) if reply.HasField("failure") else None
-    tally.add(total_ns=total_ns, compute_ns=timings.compute_ns, failed=failure is not None)
+    activity.end(span, timings, failure, len(body))
     if isinstance(failure, PlexSpacesError):
         return failure
-    return Outcome(body, failure, timings)
+    return Outcome(body, failure, timings, span)
+
+
+def _tell_trace(head: link.RequestHead, span: Span) -> None:
+    """Have a component know the trace of its request, in place of what its client said."""
+    for header in head.headers:
+        if header.name == HEADER:
+            header.value = span.traceparent.encode()
+            return
+    head.headers.add(name=HEADER, value=span.traceparent.encode())

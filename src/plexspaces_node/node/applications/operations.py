@@ -22,7 +22,7 @@ from plexspaces_node.node.applications.deploy import Deployer
 from plexspaces_node.node.applications.describe import describe
 from plexspaces_node.node.applications.empty_vms import EmptyVms
 from plexspaces_node.node.applications.holdings import release, supervise
-from plexspaces_node.node.applications.messages import Done, Messages, Outcome, Sent
+from plexspaces_node.node.applications.messages import Cause, Done, Messages, Outcome, Sent
 from plexspaces_node.node.applications.name_locks import NameLocks
 from plexspaces_node.node.applications.quota_upkeep import QuotaUpkeep
 from plexspaces_node.node.applications.roster import Roster
@@ -87,16 +87,24 @@ class Applications:
         return f"<Applications {self.roster!r}>"
 
     def invoke(
-        self, name: str, msg_type: str, payload: Body, timeout_ns: int
+        self, name: str, msg_type: str, payload: Body, timeout_ns: int, cause: Cause = None
     ) -> Awaitable[Outcome]:
         """Send a message and wait for the reply; raises what `Messages.invoke` raises."""
         self._scope.check_open()
-        return self._messages.invoke(name, msg_type, payload, timeout_ns)
+        return self._messages.invoke(name, msg_type, payload, timeout_ns, cause=cause)
 
-    def post(self, name: str, msg_type: str, payload: Body, timeout_ns: int, done: Done) -> Leave:
+    def post(  # noqa: PLR0913 - a message, and who waits for it
+        self,
+        name: str,
+        msg_type: str,
+        payload: Body,
+        timeout_ns: int,
+        done: Done,
+        cause: Cause = None,
+    ) -> Leave:
         """Send a message and call `done` with the outcome: see `Messages.post`."""
         self._scope.check_open()
-        return self._messages.post(name, msg_type, payload, timeout_ns, done)
+        return self._messages.post(name, msg_type, payload, timeout_ns, done, cause=cause)
 
     def is_public(self, name: str) -> bool:
         """Return whether everybody may send messages to an application; False for none."""
@@ -108,19 +116,25 @@ class Applications:
         supervisor = self.roster.applications.get(name)
         return supervisor is not None and supervisor.record.kind is ArtifactKind.HTTP_COMPONENT
 
-    def request(
-        self, name: str, head: link.RequestHead, body: Body, timeout_ns: int, sent: Sent
+    def request(  # noqa: PLR0913 - a request, and who waits for it
+        self,
+        name: str,
+        head: link.RequestHead,
+        body: Body,
+        timeout_ns: int,
+        sent: Sent,
+        cause: Cause = None,
     ) -> Leave:
         """Send an HTTP request to a component: see `Messages.request`."""
         self._scope.check_open()
-        return self._messages.request(name, head, body, timeout_ns, sent)
+        return self._messages.request(name, head, body, timeout_ns, sent, cause=cause)
 
     async def exchange(
-        self, name: str, head: link.RequestHead, body: Body, timeout_ns: int
+        self, name: str, head: link.RequestHead, body: Body, timeout_ns: int, cause: Cause = None
     ) -> Exchange:
         """Send an HTTP request to a component; raises what `Messages.exchange` raises."""
         self._scope.check_open()
-        return await self._messages.exchange(name, head, body, timeout_ns)
+        return await self._messages.exchange(name, head, body, timeout_ns, cause=cause)
 
     async def undeploy(self, name: str) -> None:
         """Remove an application completely, except for its artifact.

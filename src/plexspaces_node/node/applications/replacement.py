@@ -65,7 +65,9 @@ class Replacement:
                 raise Unavailable(f"application {supervisor.name!r} was not replaced: {lost}")
             empty = take_empty()
             supervisor.begin_trial(self._next)
-            await supervisor.start(compiled=compiled, empty=empty, progress=progress)
+            await supervisor.start(
+                compiled=compiled, empty=empty, progress=progress, reason="replace"
+            )
         except BaseException as error:
             await finished(self._scope.shielded(self._roll_back()))
             self._add_hint(error)
@@ -114,7 +116,7 @@ class Replacement:
             supervisor.move(ApplicationState.FAILED)
             supervisor.last_error = self._last_error
         elif self._state is not ApplicationState.STOPPED and not self._scope.closing:
-            supervisor.start_later()
+            supervisor.start_later("roll_back")
 
     def _hold_messages(self, held: bool) -> None:
         """Let messages wait until one of the versions takes them, or no longer."""

@@ -81,7 +81,7 @@ class SecretUsers:
                     raise
                 # Its state is not stored yet, and kept for the start.
                 _log.warning("application %s is restarted all the same: %s", supervisor.name, error)
-            await supervisor.start()
+            await supervisor.start(reason="secret")
         finally:
             supervisor.replacing = False
             supervisor.direct()

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
+from time import time_ns
 
 from plexspaces_node.errors import PlexSpacesError, Unavailable, WrongState
 from plexspaces_node.model import (
@@ -25,16 +26,19 @@ from plexspaces_node.node.applications.instance import FAULTS, Instance, Progres
 from plexspaces_node.node.applications.intake import HOLD_S, Intake
 from plexspaces_node.node.applications.restart import Failures
 from plexspaces_node.node.applications.state_saver import StateSaver
-from plexspaces_node.node.applications.tally import Tally
 from plexspaces_node.node.artifacts.store import Compiled
 from plexspaces_node.node.logs import ApplicationLog
-from plexspaces_node.node.machines.agent_client import StopRefused
+from plexspaces_node.node.machines.agent_client import AgentClient, StopRefused
 from plexspaces_node.node.machines.machine import Machine
 from plexspaces_node.node.registry.registry import ApplicationRecord
 from plexspaces_node.node.secrets.cipher import SecretUnusable
+from plexspaces_node.node.telemetry.activity import Activity, Start
 from plexspaces_node.tasks import Background
 
 _ON_THE_WAY = (ApplicationState.STARTING, ApplicationState.RESTARTING)
+RESTART = "restart"
+"""The reason of a start that follows one that has ended or failed."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -48,7 +52,7 @@ class Supervisor:
         host: what its actor can ask of the node.
         intake: where its messages come in; kept open, held or closed as the application is.
         saver: saves the states that it hands over.
-        tally: counters of its messages.
+        activity: what its messages took, and what else it does.
         gate: the quotas that its messages pass.
         timings: of the last deploy or start.
         state: changed only along `model.APPLICATION_TRANSITIONS`.
@@ -71,7 +75,7 @@ class Supervisor:
         self.name = record.name
         self.record = record
         self.journal = journal
-        self.tally = Tally()
+        self.activity = Activity(record.name, node.telemetry)
         self.gate = node.quotas.gate(record.name)
         self.timings = record.timings or PhaseTimings()
         self.state = ApplicationState.FAILED if record.fault else ApplicationState.STOPPED
@@ -87,7 +91,7 @@ class Supervisor:
             router=router,
             journal=journal,
             states=self.saver.received,
-            tally=self.tally,
+            activity=self.activity,
             link_changed=self.direct,
             http=node.outgoing,
             quotas=node.quotas,
@@ -96,6 +100,8 @@ class Supervisor:
         self._failures = Failures()
         self._keeper = Background(f"keep {record.name}", self._keeper_failed)
         self._sleep = sleep
+        # Why the next start is tried, if the one before has ended or failed.
+        self._restart_reason = ""
 
     def __repr__(self) -> str:
         return f"<Supervisor {self.record.name} {self.state} {self.machine!r}>"
@@ -111,26 +117,28 @@ class Supervisor:
         compiled: Compiled | None = None,
         empty: Machine | None = None,
         progress: Progress = lambda _phase: None,
+        reason: str = "start",
     ) -> None:
         """Start the application and return when it can answer messages.
 
-        Compiles its artifact unless `compiled` is given, and uses the VM `empty` if given. On
-        failure the VM is removed, the state is Failed, and the cause is raised.
+        Compiles its artifact unless `compiled` is given, and uses the VM `empty` if given. `reason`
+        is what its activity says of it. On failure the VM is removed, the state is Failed, and the
+        cause is raised.
         """
         self.move(ApplicationState.STARTING)
         self._failures.clear()
         try:
-            await self._bring_up(compiled, empty, progress)
+            await self._bring_up(reason, compiled, empty, progress)
         except BaseException as error:
             self.last_error = str(error)
             self.move(ApplicationState.FAILED)
             raise
         self._keeper.run(self._keep())
 
-    def start_later(self) -> None:
+    def start_later(self, reason: str = "recover") -> None:
         """Start the application in the background, retrying according to the restart policy."""
         self.move(ApplicationState.STARTING)
-        self._keeper.run(self._start_and_keep())
+        self._keeper.run(self._start_and_keep(reason))
 
     async def stop(self, grace_s: float, *, save: bool = True, force: bool = False) -> str:
         """Let messages finish for `grace_s`, take a snapshot, remove the VM. Idempotent.
@@ -197,11 +205,19 @@ class Supervisor:
     # ---- starting and keeping ----------------------------------------------------------
 
     async def _bring_up(
-        self, compiled: Compiled | None, empty: Machine | None, progress: Progress
+        self, reason: str, compiled: Compiled | None, empty: Machine | None, progress: Progress
     ) -> None:
-        self.timings = await self._instance.start(
-            self.record, compiled=compiled, empty=empty, progress=progress
-        )
+        record, cause = self.record, self.last_error if reason == RESTART else ""
+        begun = Start(time_ns(), reason, cause, "", record.version, PhaseTimings())
+        try:
+            self.timings = await self._instance.start(
+                record, compiled=compiled, empty=empty, progress=progress
+            )
+        except BaseException as error:
+            self.activity.started(begun._replace(error=str(error) or repr(error)))
+            raise
+        self.activity.started(begun._replace(timings=self.timings))
+        self.activity.is_component = record.kind is ArtifactKind.HTTP_COMPONENT
         self.last_error = ""
         self._failures.recovered()
         self.move(ApplicationState.RUNNING)
@@ -213,13 +229,15 @@ class Supervisor:
             ended = await self.machine.wait()
             # If the agent has left, the start that follows counts its own failures.
             why = f"VM {self.machine.id} ended: {ended.reason}"
-            self._ended(why, by_host=False, left=self.machine.agent.left)
+            agent = self.machine.agent
+            self._restart_reason = _reason_of(agent)
+            self._ended(why, by_host=False, left=agent.left)
             await self._instance.discard()
             if not await self._try_again():
                 return
 
-    async def _start_and_keep(self) -> None:
-        if await self._is_up() or await self._try_again():
+    async def _start_and_keep(self, reason: str) -> None:
+        if await self._is_up(reason) or await self._try_again():
             await self._keep()
 
     async def _try_again(self) -> bool:
@@ -236,14 +254,16 @@ class Supervisor:
             await self._sleep(wait_s)
             self.move(ApplicationState.STARTING)
             self.restarts += 1
-            if await self._is_up():
+            self.activity.restarts[self._restart_reason] += 1
+            if await self._is_up(RESTART):
                 return True
 
-    async def _is_up(self) -> bool:
+    async def _is_up(self, reason: str) -> bool:
         """Start the application and return whether it runs; a failure counts against its cause."""
         try:
-            await self._bring_up(None, None, lambda _phase: None)
+            await self._bring_up(reason, None, None, lambda _phase: None)
         except FAULTS as error:
+            self._restart_reason = "start_failed"
             lasting = isinstance(error, PlexSpacesError) and not error.retryable
             by_host = not self._instance.reached_load and not lasting
             final = isinstance(error, SecretUnusable)
@@ -319,6 +339,13 @@ def _refusal(supervisor: Supervisor) -> PlexSpacesError:
     if state is ApplicationState.RUNNING:
         return Unavailable(f"application {name!r} has no link to its agent", hint="try again")
     return WrongState(f"application {name!r} is {state}", hint=f"plexspaces start --name {name}")
+
+
+def _reason_of(agent: AgentClient) -> str:
+    """Return why the VM of this agent ended, in one of few words."""
+    if agent.left:
+        return "actor_left"
+    return "unresponsive" if agent.deaf.is_set() else "vm_ended"
 
 
 def _warn(name: str, journal: ApplicationLog, message: str) -> None:

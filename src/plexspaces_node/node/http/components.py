@@ -17,12 +17,13 @@ from plexspaces_node.link import frames as link
 from plexspaces_node.link.frames import Body
 from plexspaces_node.node.access.gate import is_token
 from plexspaces_node.node.access.identity import Kind
-from plexspaces_node.node.applications.messages import timings_of
+from plexspaces_node.node.applications.message_times import timings_of
 from plexspaces_node.node.applications.operations import Applications
 from plexspaces_node.node.http.message import Headers, Request, Response
 from plexspaces_node.node.http.writer import SHORT_BYTES, has_body
 from plexspaces_node.node.machines.exchanges import Beginning, Exchange
 from plexspaces_node.node.outgoing.headers import OF_A_CONNECTION, named_by_connection
+from plexspaces_node.node.telemetry.trace_context import TraceContext
 from plexspaces_node.tasks import Leave
 
 Answer: TypeAlias = tuple[Response, MessageTimings]
@@ -84,6 +85,8 @@ def post(  # noqa: PLR0913 - a request, and who waits for its response
     request: Request,
     timeout_ns: int,
     done: Done,
+    *,
+    cause: TraceContext | None = None,
 ) -> Leave:
     """Pass a request below `prefix`, whose body has come, to a component.
 
@@ -111,11 +114,17 @@ def post(  # noqa: PLR0913 - a request, and who waits for its response
     head, body = _head_of(request, prefix, more=False), request.body
     # The application counts it from here on.
     request.release()
-    return applications.request(name, head, body, timeout_ns, sent)
+    return applications.request(name, head, body, timeout_ns, sent, cause)
 
 
-async def answer(
-    applications: Applications, name: str, prefix: bytes, request: Request, timeout_ns: int
+async def answer(  # noqa: PLR0913 - as `post`
+    applications: Applications,
+    name: str,
+    prefix: bytes,
+    request: Request,
+    timeout_ns: int,
+    *,
+    cause: TraceContext | None = None,
 ) -> Answer:
     """Do what `post` does for a request whose body may come later; raises the errors."""
     begin_ns = perf_counter_ns()
@@ -123,7 +132,8 @@ async def answer(
     if stream is not None:
         first = stream.taken(link.WINDOW_BYTES)
     more = stream is not None and not stream.is_over
-    exchange = await applications.exchange(name, _head_of(request, prefix, more), first, timeout_ns)
+    head = _head_of(request, prefix, more)
+    exchange = await applications.exchange(name, head, first, timeout_ns, cause)
     is_whole = True
     try:
         # As in `post`.

@@ -181,7 +181,13 @@ class Control:
         target = gate.target(gate.rule(route.verb), identity, message)
         gate.check(route.verb, identity, target)
         ends: list[Callable[[Any], None]] = []
-        call = Call(identity, target, peer=request.peer, left_s=lambda: None, done=ends.append)
+        call = Call(
+            *(identity, target),
+            peer=request.peer,
+            left_s=lambda: None,
+            done=ends.append,
+            traceparent=(request.header(b"traceparent") or b"").decode("latin-1"),
+        )
         try:
             yield call
         finally:

@@ -32,6 +32,7 @@ from plexspaces_node.node.http.message import Request, Response
 from plexspaces_node.node.http.origin import Origins
 from plexspaces_node.node.http.problem import HttpFault, of_error, of_exception
 from plexspaces_node.node.http.streams import Counted
+from plexspaces_node.node.telemetry.trace_context import TraceContext, parse
 from plexspaces_node.tasks import Leave
 
 APPS = b"/apps/"
@@ -166,7 +167,8 @@ class Door:
             self._give(tenant)
             left()
 
-        left = self._applications.post(name, msg_type, request.body, timeout_ns, replied)
+        cause = _cause_of(request)
+        left = self._applications.post(name, msg_type, request.body, timeout_ns, replied, cause)
         self._take(tenant)
         return leave
 
@@ -191,7 +193,12 @@ class Door:
             left()
 
         timeout_ns = self._timeout_ns(request)
-        left = components.post(self._applications, name, prefix, request, timeout_ns, answered)
+        left = components.post(
+            self._applications,
+            *(name, prefix, request, timeout_ns),
+            answered,
+            cause=_cause_of(request),
+        )
         self._take(tenant)
         return leave
 
@@ -213,7 +220,11 @@ class Door:
                     response.body = Counted(response.body, closed)
             elif self._applications.is_component(name):
                 timeout_ns = self._timeout_ns(request)
-                answer = components.answer(self._applications, name, prefix, request, timeout_ns)
+                answer = components.answer(
+                    self._applications,
+                    *(name, prefix, request, timeout_ns),
+                    cause=_cause_of(request),
+                )
                 response = _complete(*await answer, prefix)
             else:
                 # Nobody of that name is told first.
@@ -380,14 +391,21 @@ def _not_post(name: str, request: Request) -> HttpFault:
 def _reply(outcome: Outcome | PlexSpacesError, request: Request) -> Response:
     if isinstance(outcome, PlexSpacesError):
         return of_error(outcome, by_client=_is_by_client(request))
-    timing = server_timing(outcome.timings)
     if outcome.failure is not None:
         output, by_client = bytes(outcome.payload), _is_by_client(request)
         response = of_error(outcome.failure, output=output, by_client=by_client)
-        response.headers.append(timing)
-        return response
-    payload = outcome.payload
-    return Response(200, [content_type(payload), NOSNIFF, timing], payload)
+    else:
+        response = Response(200, [content_type(outcome.payload), NOSNIFF], outcome.payload)
+    response.headers.append(server_timing(outcome.timings))
+    if outcome.span is not None and outcome.span.tree is not None:
+        response.headers.append((b"traceresponse", outcome.span.traceparent.encode()))
+    return response
+
+
+def _cause_of(request: Request) -> TraceContext | None:
+    """Return the trace that a client says its message belongs to; None without, or malformed."""
+    header = request.header(b"traceparent")
+    return None if header is None else parse(header.decode("latin-1"))
 
 
 def _is_by_client(request: Request) -> bool:

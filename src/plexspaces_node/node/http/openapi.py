@@ -178,6 +178,8 @@ def _scalar(field: FieldDescriptor) -> dict[str, Any]:
     if field.cpp_type in _UNSIGNED:
         most = 2**32 if field.cpp_type == FieldDescriptor.CPPTYPE_UINT32 else 2**64
         return {"type": "integer", "minimum": 0, "maximum": most - 1}
+    if field.cpp_type == FieldDescriptor.CPPTYPE_DOUBLE:
+        return {"type": "number"}
     return {"type": "string"}
 
 

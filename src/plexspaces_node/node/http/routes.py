@@ -8,12 +8,19 @@ from dataclasses import dataclass, field
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
 from plexspaces_node.api.generated import application_pb2 as pb
-from plexspaces_node.api.generated import audit_pb2, quota_pb2, secret_pb2, token_pb2
+from plexspaces_node.api.generated import (
+    audit_pb2,
+    quota_pb2,
+    secret_pb2,
+    telemetry_pb2,
+    token_pb2,
+)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ApplicationService"]
 _SECRETS = secret_pb2.DESCRIPTOR.services_by_name["SecretService"]
 _AUDIT = audit_pb2.DESCRIPTOR.services_by_name["AuditService"]
 _QUOTAS = quota_pb2.DESCRIPTOR.services_by_name["QuotaService"]
+_TELEMETRY = telemetry_pb2.DESCRIPTOR.services_by_name["TelemetryService"]
 _TOKENS = token_pb2.DESCRIPTOR.services_by_name["TokenService"]
 
 _PARAMETER = re.compile(r"\{(\w+)\}")
@@ -201,6 +208,37 @@ ROUTES = (
         has_body=True,
         answer="subject",
         service=_QUOTAS,
+    ),
+    Route(
+        "GET",
+        "/v1/activity",
+        "WatchActivity",
+        "Stream what applications do, one JSON object a line.",
+        query=("tenant", "interval_ms"),
+        service=_TELEMETRY,
+    ),
+    Route(
+        "GET",
+        _APPLICATION + "/activity",
+        "GetActivity",
+        "Return what an application has done over the last minutes.",
+        service=_TELEMETRY,
+    ),
+    Route(
+        "GET",
+        _APPLICATION + "/traces",
+        "ListTraces",
+        "Return the traces of an application that are kept.",
+        query=("slowest", "trace_id", "limit"),
+        service=_TELEMETRY,
+    ),
+    Route(
+        "GET",
+        "/v1/advice",
+        "Advise",
+        "Return what to change, by what was measured.",
+        query=("name", "tenant"),
+        service=_TELEMETRY,
     ),
     Route("GET", "/v1/whoami", "WhoAmI", "Tell who calls, and what they may do.", service=_TOKENS),
     Route("GET", "/v1/tokens", "ListTokens", "List tokens.", query=("tenant",), service=_TOKENS),

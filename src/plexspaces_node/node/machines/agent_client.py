@@ -36,6 +36,7 @@ from plexspaces_node.node.machines.pending import Done, Message, Pending
 from plexspaces_node.node.machines.requests import Requests, late
 from plexspaces_node.node.machines.requests import StopRefused as StopRefused
 from plexspaces_node.node.outgoing.call import Piece, Request, Response
+from plexspaces_node.node.telemetry.span import Span
 from plexspaces_node.tasks import Leave, cancel
 
 IN_FLIGHT_BYTES = 64 * MIB
@@ -66,14 +67,23 @@ class HostCalls(Protocol):
         begins again with the first part of a snapshot.
         """
 
-    def late_reply(self, reply: link.Reply | None, total_ns: int) -> None:
-        """Count a reply to a message whose sender has left, or None if none will come."""
+    def late_reply(
+        self, span: Span | None, reply: link.Reply | None, body: Body, total_ns: int
+    ) -> None:
+        """Count a reply to a message whose sender has left, or None if none will come.
+
+        `span` is what the message was posted with.
+        """
 
     def link_changed(self) -> None:
         """React to that the agent `takes_messages` now, or does not any more; must not block."""
 
-    async def answer(self, call: link.HostCall, body: Body) -> Body | None:
+    async def answer(
+        self, call: link.HostCall, body: Body, cause: Span | None = None
+    ) -> Body | None:
         """Do what the actor asks; a raised platform or actor error becomes its answer.
+
+        `cause` is the message that it does this for, if it is known.
 
         Returns None if the answer has no content, or for a `Get` of a missing key.
         """
@@ -111,7 +121,7 @@ class AgentClient:
         `in_flight_limit` is the number of this agent's messages; `in_flight` counts the payloads of
         all agents together.
         """
-        self._vm_id = vm_id
+        self.vm_id = vm_id
         self._host = host
         self._message_limit = message_limit
         self._in_flight_limit = in_flight_limit
@@ -119,7 +129,7 @@ class AgentClient:
         self._ids = itertools.count(1)
         self._since_ns = time_ns()
         self._calls = Calls(host.answer)
-        self._fetches = Fetches(host.fetch)
+        self._fetches = Fetches(host.fetch, lambda frame: self._messages.span_of(frame.invoke))
         self._idle: list[asyncio.Future[None]] = []
         self.exchanges = Exchanges()
         """The HTTP requests whose responses somebody waits for."""
@@ -179,9 +189,9 @@ class AgentClient:
                     connection.writing.send(link.State(), part)
                     await connection.writing.drain()
         except TimeoutError:
-            raise late(self._vm_id, "loading", timeout_s) from None
+            raise late(self.vm_id, "loading", timeout_s) from None
         if connection is not self.link.connection:
-            raise Unavailable(f"the link to {self._vm_id} broke")
+            raise Unavailable(f"the link to {self.vm_id} broke")
         left_s = timeout_s - (loop.time() - begin_s)
         return await self._requests.send(frame, link.Loaded, left_s, "loading")
 
@@ -230,8 +240,15 @@ class AgentClient:
         if (connection := self.link.connection) is not None:
             connection.answer(link.Kept(id=snapshot_id, bytes=size))
 
-    def post(
-        self, done: Done, *, sender: str, msg_type: str, payload: Body, timeout_ns: int
+    def post(  # noqa: PLR0913 - all of a message
+        self,
+        done: Done,
+        *,
+        sender: str,
+        msg_type: str,
+        payload: Body,
+        timeout_ns: int,
+        span: Span | None = None,
     ) -> Leave:
         """Send a message; `done` is called with its reply, maybe of a failure, or with an error.
 
@@ -241,11 +258,17 @@ class AgentClient:
         the agent is deaf and `Unavailable` if the link goes down. Raises `ResourceExhausted` if too
         much is in flight and `Unavailable` if the link is down.
         """
-        message = self._post(done, sender, msg_type, payload, timeout_ns)
+        message = self._post(done, sender, msg_type, payload, timeout_ns, span)
         return partial(self._messages.left, message)
 
     def exchange(
-        self, head: link.RequestHead, body: Body, timeout_ns: int, replied: Done
+        self,
+        head: link.RequestHead,
+        body: Body,
+        timeout_ns: int,
+        replied: Done,
+        *,
+        span: Span | None = None,
     ) -> Exchange:
         """Send an HTTP request; `body` is all of its body, or the first part if `head.more`.
 
@@ -254,7 +277,8 @@ class AgentClient:
         again with each part of the request. Raises what `post` raises.
         """
         exchange = Exchange(self._send, self._room, replied, sent=len(body) if head.more else 0)
-        message = self._post(exchange.replied, "", "", body, timeout_ns, request=head)
+        exchange.span = span
+        message = self._post(exchange.replied, "", "", body, timeout_ns, span, request=head)
         self.exchanges.add(exchange, message, self._messages)
         return exchange
 
@@ -265,6 +289,7 @@ class AgentClient:
         msg_type: str,
         payload: Body,
         timeout_ns: int,
+        span: Span | None,
         request: link.RequestHead | None = None,
     ) -> Message:
         writing = self.link.connected().writing
@@ -287,9 +312,13 @@ class AgentClient:
         frame = link.Invoke(
             id=message_id, sender=sender, type=msg_type, timeout_ns=timeout_ns, request=request
         )
+        if span is not None:
+            span.vm_id = self.vm_id
+            if span.tree is not None:
+                frame.traceparent = span.traceparent
         end = writing.send_soon(frame, payload)
         return self._messages.add(
-            message_id, done, size=len(payload), timeout_ns=timeout_ns, end=end
+            message_id, done, size=len(payload), timeout_ns=timeout_ns, end=end, span=span
         )
 
     async def idle(self) -> None:
@@ -332,7 +361,7 @@ class AgentClient:
 
         def error(message: Message) -> PlexSpacesError:
             if now_s < message.due_s:
-                return Unavailable(f"the agent of {self._vm_id} does not answer", hint="try again")
+                return Unavailable(f"the agent of {self.vm_id} does not answer", hint="try again")
             return DeadlineExceeded(
                 f"no answer within {message.timeout_ns / 1e9:g} s and no sign of life: "
                 "the VM is being replaced",
@@ -351,7 +380,7 @@ class AgentClient:
                 connection.reading.unasked(1, frame, body)
         elif isinstance(frame, link.HostCall):
             connection.reading.unasked(1, frame, body)
-            self._calls.take(connection, frame, body)
+            self._calls.take(connection, frame, body, self._messages.span_of(frame.invoke))
         elif isinstance(frame, link.Log):
             connection.reading.unasked(len(frame.lines), frame, body)
             self._host.log(lines_of(frame, since_ns=self._since_ns, now_ns=time_ns()))
@@ -381,7 +410,7 @@ class AgentClient:
         """End what waits for an agent that is no longer connected."""
         self._calls.lost(connection)
         self._fetches.lost(connection)
-        broke = f"the link to {self._vm_id} broke"
+        broke = f"the link to {self.vm_id} broke"
         self._messages.fail(lambda message: Unavailable(broke))
         self._requests.fail(broke)
         self._host.link_changed()

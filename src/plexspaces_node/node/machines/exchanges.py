@@ -17,6 +17,7 @@ from plexspaces_node.link.frames import Body, NodeFrame
 from plexspaces_node.node.machines.connection import Connection
 from plexspaces_node.node.machines.pending import Answered, Done, Message, Pending
 from plexspaces_node.node.machines.windows import BodyBroken, ReceivedBody, SendWindow
+from plexspaces_node.node.telemetry.span import Span
 from plexspaces_node.tasks import cancel
 
 Send: TypeAlias = Callable[[NodeFrame, Body], None]
@@ -45,6 +46,7 @@ class Exchange:
 
     Attributes:
         waited_ns: how long the request waited for its application before.
+        span: how it is measured, if somebody does.
         streamed_ns: how long a response that is not whole went on without the component computing,
             once the agent's last word is there: as long as its client wanted.
     """
@@ -59,6 +61,7 @@ class Exchange:
         or with an error; also if the exchange was closed before.
         """
         self.waited_ns = self.streamed_ns = 0
+        self.span: Span | None = None
         self._begun_ns = 0
         self._send = send
         self._room = room

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
+from time import perf_counter_ns
 
 from plexspaces_node.link import frames as link
 from plexspaces_node.link.frames import Body
 from plexspaces_node.node.machines.connection import Connection
 from plexspaces_node.node.machines.windows import BodyBroken, ReceivedBody, SendWindow
 from plexspaces_node.node.outgoing.call import Call, CallFailed, Code, Request, Response
+from plexspaces_node.node.telemetry.span import Kind, Span, Step
+from plexspaces_node.node.telemetry.trace_context import HEADER, write
 from plexspaces_node.tasks import cancel
 
 _log = logging.getLogger(__name__)
@@ -25,9 +29,12 @@ MOST_FETCHES = 64
 class Fetches:
     """The requests of one agent. Used on the event loop."""
 
-    def __init__(self, call: Call) -> None:
-        """`call` makes each of them."""
+    def __init__(
+        self, call: Call, cause_of: Callable[[link.Fetch], Span | None] = lambda _: None
+    ) -> None:
+        """`call` makes each of them; `cause_of` returns the message that it is made for."""
         self._call = call
+        self._cause_of = cause_of
         self._running: dict[tuple[Connection, int], _Fetch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -75,7 +82,7 @@ class Fetches:
             )
             _answer(connection, frame.id, failed)
             return
-        fetch = _Fetch(connection, frame, body)
+        fetch = _Fetch(connection, frame, body, self._cause_of(frame))
         task = asyncio.get_running_loop().create_task(fetch.run(self._call))
         fetch.task = task
         self._running[key] = fetch
@@ -103,16 +110,19 @@ class _Fetch:
 
     task: asyncio.Task[None]
 
-    def __init__(self, connection: Connection, frame: link.Fetch, body: Body) -> None:
+    def __init__(
+        self, connection: Connection, frame: link.Fetch, body: Body, cause: Span | None
+    ) -> None:
         self._connection = connection
         self._id = frame.id
         head = frame.head
+        self._step = None if cause is None else _step_of(head, cause)
         self._request = Request(
             method=head.method,
             scheme=head.scheme,
             authority=head.authority,
             path=head.path,
-            headers=[(header.name.encode(), header.value) for header in head.headers],
+            headers=_headers_of(head, cause, self._step),
             length=None if head.more else len(body),
             timeout_s=frame.timeout_ns / 1e9,
         )
@@ -127,26 +137,33 @@ class _Fetch:
     async def run(self, call: Call) -> None:
         """Make the call and pass its response on, or say why not."""
         begun = False
+        failed = ("cancelled", "the application gave it up")
         try:
             async with call(self._request, self.body) as response:
                 piece, whole = response.at_hand()
                 begun = True
                 await self._pass_on(response, piece, whole=whole)
+            failed = ("", "")
         except (CallFailed, BodyBroken) as error:
+            failed = _told(error)
             if begun:
                 self._abort()
             elif isinstance(error, CallFailed):
                 _answer(self._connection, self._id, error)
             else:
-                failed = CallFailed(Code.PROTOCOL_ERROR, "the body of the request broke off")
-                _answer(self._connection, self._id, failed)
+                broken = CallFailed(Code.PROTOCOL_ERROR, "the body of the request broke off")
+                _answer(self._connection, self._id, broken)
         except Exception as error:  # noqa: BLE001 - the guest waits: it must hear of it
             _log.error("internal error in an HTTP request of an application", exc_info=error)
+            fault = CallFailed(Code.INTERNAL_ERROR, f"internal error of the node: {error!r}")
+            failed = _told(fault)
             if begun:
                 self._abort()
             else:
-                failed = CallFailed(Code.INTERNAL_ERROR, f"internal error of the node: {error!r}")
-                _answer(self._connection, self._id, failed)
+                _answer(self._connection, self._id, fault)
+        finally:
+            if self._step is not None:
+                self._step.end(perf_counter_ns(), failed)
 
     async def _pass_on(self, response: Response, piece: bytes, *, whole: bool) -> None:
         head = link.ResponseHead(
@@ -176,6 +193,36 @@ class _Fetch:
 
     def _abort(self) -> None:
         self._connection.writing.send(link.Part(id=self._id, of_fetch=True, aborted=True))
+
+
+def _step_of(head: link.RequestHead, cause: Span) -> Step:
+    """Begin to measure a request for a message, which is traced from now on."""
+    step = Step(Kind.FETCH, f"{head.method} {head.authority}", perf_counter_ns())
+    cause.cause(step)
+    return step
+
+
+def _headers_of(
+    head: link.RequestHead, cause: Span | None, step: Step | None
+) -> list[tuple[bytes, bytes]]:
+    """Return the headers of a request, with its place in its trace unless it has one of its own."""
+    headers = [(header.name.encode(), header.value) for header in head.headers]
+    own = HEADER.encode()
+    if cause is None or cause.tree is None or step is None:
+        return headers
+    if any(name == own for name, _ in headers):
+        return headers
+    tree = cause.tree
+    return [
+        *headers,
+        (own, write(tree.trace_id, step.span_id, is_sampled=tree.is_sampled).encode()),
+    ]
+
+
+def _told(error: CallFailed | BodyBroken) -> tuple[str, str]:
+    if isinstance(error, CallFailed):
+        return error.code, error.message
+    return "http-response-incomplete", "a body broke off"
 
 
 def _answer(connection: Connection, fetch_id: int, failed: CallFailed) -> None:

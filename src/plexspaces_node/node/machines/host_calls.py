@@ -10,6 +10,8 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from time import perf_counter_ns
+from typing import TypeAlias
 
 from plexspaces_node.errors import ActorError, Internal, PlexSpacesError
 from plexspaces_node.link import frames as link
@@ -17,9 +19,13 @@ from plexspaces_node.link.frames import Body, HostCall
 from plexspaces_node.model import MIB
 from plexspaces_node.node.machines.connection import Connection
 from plexspaces_node.node.machines.reading import Hold
+from plexspaces_node.node.telemetry.span import Kind, Span, Step
 from plexspaces_node.tasks import cancel
 
 _log = logging.getLogger(__name__)
+
+Answer: TypeAlias = Callable[[HostCall, Body, Span | None], Awaitable[Body | None]]
+"""Does what is asked, for the message that it is done for, if that is known."""
 
 HOST_CALLS = 64
 """The maximum number of requests being handled at once."""
@@ -31,10 +37,10 @@ HOST_CALLS_BYTES = 64 * MIB
 class Calls:
     """The host calls of one agent."""
 
-    def __init__(self, answer: Callable[[HostCall, Body], Awaitable[Body | None]]) -> None:
+    def __init__(self, answer: Answer) -> None:
         """`answer` does what is asked; a platform or actor error that it raises is the answer."""
         self._answer = answer
-        self._waiting: deque[tuple[Connection, HostCall, Body]] = deque()
+        self._waiting: deque[tuple[Connection, HostCall, Body, Span | None]] = deque()
         self._tasks: dict[asyncio.Task[None], tuple[Connection, HostCall, int]] = {}
         self._bytes = 0
         # The store handles one call at a time: its values are large, and an actor's calls are
@@ -45,9 +51,11 @@ class Calls:
     def __len__(self) -> int:
         return len(self._tasks) + len(self._waiting)
 
-    def take(self, connection: Connection, call: HostCall, body: Body) -> None:
-        """Do what is asked when it is its turn."""
-        self._waiting.append((connection, call, body))
+    def take(
+        self, connection: Connection, call: HostCall, body: Body, cause: Span | None = None
+    ) -> None:
+        """Do what is asked when it is its turn; `cause` is the message that it is done for."""
+        self._waiting.append((connection, call, body, cause))
         self._bytes += len(body)
         self.go_on()
         if self._is_full:
@@ -61,13 +69,13 @@ class Calls:
     def go_on(self) -> None:
         """Start what may start."""
         while self._waiting and len(self._tasks) < HOST_CALLS:
-            connection, call, body = self._waiting[0]
+            connection, call, body, cause = self._waiting[0]
             stores = isinstance(call, link.Get | link.Put | link.Delete)
             if connection.answers.is_full or (stores and self._storing):
                 return
             self._waiting.popleft()
             self._storing = self._storing or stores
-            task = asyncio.get_running_loop().create_task(self._do(connection, call, body))
+            task = asyncio.get_running_loop().create_task(self._do(connection, call, body, cause))
             self._tasks[task] = (connection, call, len(body))
             task.add_done_callback(self._done)
 
@@ -75,7 +83,7 @@ class Calls:
         """Forget requests of this connection; the store still does what it was asked."""
         self._held.discard(connection)
         gone = [entry for entry in self._waiting if entry[0] is connection]
-        self._bytes -= sum(len(body) for _, _, body in gone)
+        self._bytes -= sum(len(body) for _, _, body, _ in gone)
         self._waiting = deque(entry for entry in self._waiting if entry[0] is not connection)
         for task, (came_by, call, _) in self._tasks.items():
             if came_by is connection and isinstance(call, link.Ask):
@@ -98,14 +106,28 @@ class Calls:
                 held.reading.release(Hold.CALLS)
             self._held.clear()
 
-    async def _do(self, connection: Connection, call: HostCall, body: Body) -> None:
+    async def _do(
+        self, connection: Connection, call: HostCall, body: Body, cause: Span | None
+    ) -> None:
         answer, payload = link.Answer(id=call.id), None
+        step = _step_of(call, cause)
         try:
-            payload = await self._answer(call, body)
+            payload = await self._answer(call, body, cause)
         except (PlexSpacesError, ActorError) as error:
             answer.failure.CopyFrom(link.failure_of(error))
         except Exception as error:  # noqa: BLE001 - the actor waits: whatever it is, it must hear
             _log.error("internal error in a host call", exc_info=error)
             answer.failure.CopyFrom(link.failure_of(Internal(f"internal error: {error!r}")))
+        if step is not None:
+            step.end(perf_counter_ns(), (answer.failure.code, answer.failure.message))
         answer.found = isinstance(call, link.Get) and payload is not None
         connection.answer(answer, payload or b"")
+
+
+def _step_of(call: HostCall, cause: Span | None) -> Step | None:
+    """Begin to measure a call of the store for a message; None if it is another call."""
+    if cause is None or isinstance(call, link.Ask | link.Tell):
+        return None
+    step = Step(Kind.STORE, type(call).__name__.lower(), perf_counter_ns())
+    cause.cause(step)
+    return step

@@ -34,6 +34,7 @@ from plexspaces_node.node.machines.agent_client import (
 )
 from plexspaces_node.node.machines.in_flight import InFlight, TenantShare
 from plexspaces_node.node.outgoing.call import CallFailed, Code, Piece, Request, Response
+from plexspaces_node.node.telemetry.span import Span
 from plexspaces_node.node.timeouts import Timeouts
 from plexspaces_node.tasks import cancel
 from plexspaces_node.vm.bundle import Bundle
@@ -78,18 +79,22 @@ class SwitchedHostCalls:
         if self.target is not None:
             self.target.snapshot_part(part, body, kept)
 
-    def late_reply(self, reply: link.Reply | None, total_ns: int) -> None:
+    def late_reply(
+        self, span: Span | None, reply: link.Reply | None, body: link.Body, total_ns: int
+    ) -> None:
         if self.target is not None:
-            self.target.late_reply(reply, total_ns)
+            self.target.late_reply(span, reply, body, total_ns)
 
     def link_changed(self) -> None:
         if self.target is not None:
             self.target.link_changed()
 
-    async def answer(self, call: link.HostCall, body: link.Body) -> link.Body | None:
+    async def answer(
+        self, call: link.HostCall, body: link.Body, cause: Span | None = None
+    ) -> link.Body | None:
         if self.target is None:
             raise Unavailable("the VM has no application")
-        return await self.target.answer(call, body)
+        return await self.target.answer(call, body, cause)
 
     def fetch(
         self, request: Request, body: AsyncIterator[Piece]

@@ -16,6 +16,7 @@ from plexspaces_node.errors import DeadlineExceeded, PlexSpacesError
 from plexspaces_node.link import frames as link
 from plexspaces_node.node.machines.connection import Connection
 from plexspaces_node.node.machines.in_flight import InFlight, TenantShare
+from plexspaces_node.node.telemetry.span import Span
 
 SILENCE_NS = 1_000_000_000
 """How long past a message's deadline, or the last sign of life after it, an agent may stay silent
@@ -53,6 +54,7 @@ class Message:
         end: where it ends in the stream, until the agent's side has accepted all of it; then 0.
         due_s: when its agent is first checked, by the clock of the event loop.
         is_stream: whether its answer comes in parts, for as long as somebody takes them.
+        span: how it is measured, if somebody does.
     """
 
     __slots__ = (
@@ -65,6 +67,7 @@ class Message:
         "quiet",
         "signs",
         "size",
+        "span",
         "timeout_ns",
     )
 
@@ -77,8 +80,10 @@ class Message:
         size: int,
         timeout_ns: int,
         end: int,
+        span: Span | None,
     ) -> None:
         self.id = message_id
+        self.span = span
         self.done: Done | None = done
         self.size = size
         self.timeout_ns = timeout_ns
@@ -103,7 +108,7 @@ class Pending:
         *,
         give_up: Callable[[int], None],
         deaf: Callable[[], None],
-        late_reply: Callable[[link.Reply | None, int], None],
+        late_reply: Callable[[Span | None, link.Reply | None, link.Body, int], None],
         emptied: Callable[[], None],
         in_flight: InFlight | TenantShare,
     ) -> None:
@@ -131,11 +136,30 @@ class Pending:
     def __contains__(self, message_id: object) -> bool:
         return message_id in self._messages
 
-    def add(self, message_id: int, done: Done, *, size: int, timeout_ns: int, end: int) -> Message:
+    def span_of(self, message_id: int) -> Span | None:
+        """Return how a message in flight is measured; None without one."""
+        message = self._messages.get(message_id)
+        return None if message is None else message.span
+
+    def add(  # noqa: PLR0913 - what is known of it, each by its name
+        self,
+        message_id: int,
+        done: Done,
+        *,
+        size: int,
+        timeout_ns: int,
+        end: int,
+        span: Span | None = None,
+    ) -> Message:
         """Watch a message that was just sent and ends there in the stream."""
         begin_s = self._loop.time()
         message = Message(
-            message_id, done, begin_s=begin_s, size=size, timeout_ns=timeout_ns, end=end
+            *(message_id, done),
+            begin_s=begin_s,
+            size=size,
+            timeout_ns=timeout_ns,
+            end=end,
+            span=span,
         )
         self._messages[message_id] = message
         self.bytes += size
@@ -154,7 +178,7 @@ class Pending:
         # collection.
         done, message.done = message.done, None
         if done is None:
-            self._nobody_took(message, reply)
+            self._nobody_took(message, reply, body)
         else:
             self._call(done, (reply, body))
         return True
@@ -193,7 +217,7 @@ class Pending:
     def _fail(self, message: Message, error: PlexSpacesError) -> None:
         self._remove(message.id)
         if message.done is None:
-            self._nobody_took(message, None)
+            self._nobody_took(message, None, b"")
         else:
             self._call(message.done, error)
 
@@ -213,8 +237,9 @@ class Pending:
                 self._emptied()
         return message
 
-    def _nobody_took(self, message: Message, reply: link.Reply | None) -> None:
-        self._late_reply(reply, int((self._loop.time() - message.begin_s) * 1e9))
+    def _nobody_took(self, message: Message, reply: link.Reply | None, body: link.Body) -> None:
+        total_ns = int((self._loop.time() - message.begin_s) * 1e9)
+        self._late_reply(message.span, reply, body, total_ns)
 
     # ---- silence -----------------------------------------------------------------------
 

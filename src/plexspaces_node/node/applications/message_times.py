@@ -1,0 +1,49 @@
+"""How long the parts of a message took, from what its agent reports and the node measures."""
+
+from __future__ import annotations
+
+from plexspaces_node.info import MessageTimings
+from plexspaces_node.link import frames as link
+from plexspaces_node.node.machines.agent_client import plausible_ns
+from plexspaces_node.node.telemetry.activity import Activity
+from plexspaces_node.node.telemetry.span import Span
+
+_LEFT = "cancelled"
+"""What an agent says of a request whose client left."""
+
+
+def timings_of(
+    times: link.Reply | link.Response | None, total_ns: int, waited_ns: int = 0
+) -> MessageTimings:
+    """Return how long the parts of a message took, as far as its agent has told.
+
+    `waited_ns` is how long it waited for its application before.
+    """
+    if times is None:
+        return MessageTimings(total_ns, 0, 0, 0)
+    # They follow one another, so together they cannot be longer either.
+    compute_ns = plausible_ns(times.compute_ns, total_ns)
+    wait_ns = plausible_ns(times.wait_ns, total_ns - compute_ns)
+    queue_ns = plausible_ns(times.queue_ns + waited_ns, total_ns - compute_ns - wait_ns)
+    return MessageTimings(total_ns, compute_ns, wait_ns, queue_ns)
+
+
+def count_unclaimed(
+    activity: Activity, span: Span, reply: link.Reply | None, body: link.Body, total_ns: int
+) -> None:
+    """Count a message whose sender no longer waits; None if no reply came.
+
+    A request that ended because its client left is no failure.
+    """
+    if reply is None:
+        activity.lose(span)
+        return
+    error = None
+    if reply.HasField("failure") and not _was_left(reply.failure):
+        error = link.error_of(reply.failure)
+    timings = timings_of(reply, total_ns, span.waited_ns)
+    activity.end(span, timings, error, len(body))
+
+
+def _was_left(failure: link.Failure) -> bool:
+    return failure.origin == link.Failure.ORIGIN_PLATFORM and failure.code == _LEFT

@@ -1,0 +1,1 @@
+"""What is measured of applications and their messages, and kept in memory within limits."""

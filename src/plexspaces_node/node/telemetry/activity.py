@@ -1,0 +1,316 @@
+"""What one application does: its messages counted, their times added up, some of them kept.
+
+Everything is kept since the node started, in a limited amount of memory: at most 64 KiB an
+application (`make bench` measures it). Used on the event loop; numbers may be read from any thread.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from random import random
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, NamedTuple
+
+from plexspaces_node.errors import ActorError, ActorTrapped, PlexSpacesError
+from plexspaces_node.info import MessageTimings
+from plexspaces_node.model import PhaseTimings
+from plexspaces_node.node.telemetry.durations import Buckets
+from plexspaces_node.node.telemetry.kept_traces import KeptTraces
+from plexspaces_node.node.telemetry.span import NAME_CHARS, Kind, Span
+from plexspaces_node.node.telemetry.timeline import Spent, Timeline
+from plexspaces_node.node.telemetry.trace_context import TraceContext
+
+if TYPE_CHECKING:
+    from plexspaces_node.node.telemetry.telemetry import Telemetry
+
+TRACED_EACH_NS = 100_000_000
+"""A message that begins so long after the last one that was traced for it is traced: somebody who
+sends one message sees it."""
+
+MOST_TYPES = 16
+"""How many message types, and applications that are asked, are told apart."""
+
+_STARTS = 8
+_FAILURES = 8
+_FAILURE_CHARS = 512
+
+
+class TypeActivity:
+    """The messages of one type."""
+
+    __slots__ = (
+        "compute_ns",
+        "failures",
+        "link_ns",
+        "messages",
+        "payload_bytes",
+        "queue_ns",
+        "reply_bytes",
+        "wait_ns",
+    )
+
+    def __init__(self) -> None:
+        self.messages = self.failures = 0
+        self.compute_ns = self.wait_ns = self.queue_ns = self.link_ns = 0
+        self.payload_bytes = self.reply_bytes = 0
+
+
+class AskActivity:
+    """What one application has asked another."""
+
+    __slots__ = ("asks", "compute_ns", "failures", "total_ns")
+
+    def __init__(self) -> None:
+        self.asks = self.failures = self.total_ns = self.compute_ns = 0
+
+
+class Start(NamedTuple):
+    """An attempt to bring an application up.
+
+    Attributes:
+        reason: deploy, replace, start, restart, recover, roll_back or secret (which was changed).
+        cause: for a restart, why the VM before ended.
+        error: why it failed, or "".
+    """
+
+    time_unix_ns: int
+    reason: str
+    cause: str
+    error: str
+    version: str
+    timings: PhaseTimings
+
+
+class Failure(NamedTuple):
+    """A message that failed; `origin` is failed, trapped or platform."""
+
+    time_unix_ns: int
+    type: str
+    origin: str
+    code: str
+    message: str
+    trace_id: int
+
+
+class Activity:
+    """What one application does.
+
+    Attributes:
+        name: its full name.
+        version: of what runs.
+        is_component: whether it handles HTTP requests; their types are the methods.
+        duration, compute, queue, coordination: durations of its messages.
+        types: its messages by type; those over the limit together as "".
+        asks: what it asks, by the names of the applications within its tenant.
+        starts: how it was brought up, the newest last.
+        restarts: how often a VM was replaced, by the reason.
+        failures_kept: its last failures, the newest last.
+        traces: messages that are kept.
+        timeline: how it went over the last minutes.
+        peak_memory_bytes: the most host memory that was seen of a VM of this version; 0 if none
+            was measured.
+    """
+
+    def __init__(self, name: str, telemetry: Telemetry) -> None:
+        self.name = name
+        self.version = ""
+        self.is_component = False
+        self.messages = self.failures = 0
+        self.compute_ns = self.wait_ns = self.queue_ns = self.link_ns = 0
+        self.duration, self.compute = Buckets(), Buckets()
+        self.queue, self.coordination = Buckets(), Buckets()
+        self.types: dict[str, TypeActivity] = {}
+        self.asks: dict[str, AskActivity] = {}
+        self.starts: deque[Start] = deque(maxlen=_STARTS)
+        self.restarts: Counter[str] = Counter()
+        self.failures_kept: deque[Failure] = deque(maxlen=_FAILURES)
+        self.traces = KeptTraces()
+        self.timeline = Timeline(telemetry.unix_ns(perf_counter_ns()))
+        self.peak_memory_bytes = 0
+        self._telemetry = telemetry
+        self._next_trace_ns = 0
+        self._is_touched = False
+
+    def __repr__(self) -> str:
+        return f"<Activity of {self.name}: {self.messages} messages>"
+
+    @property
+    def coordinate_ns(self) -> int:
+        """The time of messages outside of the application's own code."""
+        return self.wait_ns + self.queue_ns + self.link_ns
+
+    @property
+    def spent(self) -> Spent:
+        """How the time of all messages was spent."""
+        return Spent(
+            *(self.messages, self.failures),
+            *(self.compute_ns, self.wait_ns, self.queue_ns, self.link_ns),
+        )
+
+    # ---- messages ----------------------------------------------------------------------
+
+    def begin(
+        self, kind: Kind, name: str, size: int, parent: Span | TraceContext | None = None
+    ) -> Span:
+        """Return the span of a message that is sent to this application now."""
+        now_ns = perf_counter_ns()
+        span = Span(self.name, self.version, kind, name, size, now_ns)
+        if parent is None:
+            if now_ns >= self._next_trace_ns:
+                self._next_trace_ns = now_ns + TRACED_EACH_NS
+                span.identify(is_sampled=True)
+            elif random() < self._telemetry.sample:
+                span.identify(is_sampled=True)
+        elif isinstance(parent, Span):
+            parent.cause(span)
+        else:
+            span.join(parent)
+        return span
+
+    def refuse(self) -> None:
+        """Count a message that a quota refused."""
+        self.failures += 1
+        self._touch()
+
+    def fail(self, span: Span, error: PlexSpacesError) -> None:
+        """Count a message that got an error of the platform instead of an answer."""
+        self.lose(span)
+        self._fail(span, error)
+        self._keep(span)
+
+    def lose(self, span: Span) -> None:
+        """Count a message that got no answer, when nobody waited for one any more."""
+        span.total_ns = max(1, perf_counter_ns() - span.begin_ns)
+        self.failures += 1
+        self._touch()
+
+    def end(
+        self,
+        span: Span,
+        timings: MessageTimings,
+        error: PlexSpacesError | ActorError | None,
+        reply_bytes: int,
+    ) -> None:
+        """Count a message that was answered, with an error if it failed."""
+        span.total_ns = total_ns = timings.total_ns
+        span.compute_ns = compute_ns = timings.compute_ns
+        span.wait_ns = wait_ns = timings.wait_ns
+        span.queue_ns = queue_ns = timings.queue_ns
+        link_ns = total_ns - compute_ns - wait_ns - queue_ns
+        span.reply_bytes = reply_bytes
+        self.messages += 1
+        self.compute_ns += compute_ns
+        self.wait_ns += wait_ns
+        self.queue_ns += queue_ns
+        self.link_ns += link_ns
+        self.duration.add(total_ns)
+        self.compute.add(compute_ns)
+        self.queue.add(queue_ns)
+        self.coordination.add(total_ns - compute_ns)
+        self._touch()
+        self.timeline.add(total_ns)
+        kind = self._type_of(span.name)
+        kind.messages += 1
+        kind.compute_ns += compute_ns
+        kind.wait_ns += wait_ns
+        kind.queue_ns += queue_ns
+        kind.link_ns += link_ns
+        kind.payload_bytes += span.payload_bytes
+        kind.reply_bytes += reply_bytes
+        if error is not None:
+            self.failures += 1
+            kind.failures += 1
+            self._fail(span, error)
+        if span.tree is not None or total_ns > self.traces.floor_ns:
+            self._keep(span)
+
+    def asked(self, to: str, span: Span | None, error: object) -> None:
+        """Count what this application has asked another, with the span of that message."""
+        ask = self.asks.get(to)
+        if ask is None:
+            to = to if len(self.asks) < MOST_TYPES else ""
+            ask = self.asks.setdefault(to[:NAME_CHARS], AskActivity())
+        ask.asks += 1
+        ask.failures += error is not None
+        if span is not None:
+            ask.total_ns += span.total_ns
+            ask.compute_ns += span.compute_ns
+
+    def _type_of(self, name: str) -> TypeActivity:
+        if self.is_component:
+            name = name.partition(" ")[0]
+        kind = self.types.get(name)
+        if kind is None:
+            name = name if len(self.types) < MOST_TYPES else ""
+            kind = self.types.setdefault(name, TypeActivity())
+        return kind
+
+    def _fail(self, span: Span, error: PlexSpacesError | ActorError) -> None:
+        span.error = (error.code[:NAME_CHARS], error.message[:NAME_CHARS])
+        self._note_failure(span.name, error, span.identify().trace_id)
+
+    def _note_failure(self, name: str, error: PlexSpacesError | ActorError, trace_id: int) -> None:
+        origin = "platform"
+        if isinstance(error, ActorError):
+            origin = "trapped" if isinstance(error, ActorTrapped) else "failed"
+        self.failures_kept.append(
+            Failure(
+                self._telemetry.unix_ns(perf_counter_ns()),
+                name[:NAME_CHARS],
+                origin,
+                error.code[:NAME_CHARS],
+                error.message[:_FAILURE_CHARS],
+                trace_id,
+            )
+        )
+
+    def _keep(self, span: Span) -> None:
+        """Keep a message that is traced, has failed, or is one of the slowest."""
+        if span.total_ns > self.traces.floor_ns:
+            span.identify()
+            self.traces.add_slow(span)
+        tree = span.tree
+        if tree is None:
+            return
+        if tree.is_sampled:
+            self.traces.add(span)
+            end_ns = self._telemetry.unix_ns(span.begin_ns + span.total_ns)
+            self.duration.show(span.total_ns, tree.trace_id, end_ns)
+            if self._telemetry.export is not None:
+                self._telemetry.export(span)
+        elif span.error is not None:
+            self.traces.add(span)
+
+    # ---- starts ------------------------------------------------------------------------
+
+    def started(self, start: Start) -> None:
+        """Keep an attempt to bring the application up, and count the phases of one that worked."""
+        self.starts.append(
+            start._replace(cause=start.cause[:NAME_CHARS], error=start.error[:NAME_CHARS])
+        )
+        if not start.error:
+            self.version = start.version
+            self.peak_memory_bytes = 0
+            self._telemetry.began(start.timings)
+
+    def complete_start(self, timings: PhaseTimings) -> None:
+        """Add to the last start what came before it: its upload, and the whole."""
+        if self.starts:
+            self.starts[-1] = self.starts[-1]._replace(timings=timings)
+        if timings.upload_ns:
+            self._telemetry.phases["upload"].add(timings.upload_ns)
+
+    # ---- over time ---------------------------------------------------------------------
+
+    def _touch(self) -> None:
+        if not self._is_touched:
+            self._is_touched = True
+            self.timeline.begin(self._telemetry.unix_ns(perf_counter_ns()))
+            self._telemetry.touched.append(self)
+
+    def tick(self, now_ns: int, unix_ns: int, duration_ns: int) -> bool:
+        """End a moment; return whether there was nothing in it, so that the next ones are empty."""
+        self.traces.forget_old(now_ns)
+        is_idle = self.timeline.end_moment(self.spent, unix_ns, duration_ns)
+        self._is_touched = not is_idle
+        return is_idle

@@ -1,0 +1,173 @@
+"""One message as it was measured, and what it caused."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from random import getrandbits
+from typing import TypeAlias
+
+from plexspaces_node.node.telemetry.trace_context import TraceContext, write
+
+MOST_SPANS = 32
+"""How many spans of a tree are kept; the rest is counted."""
+
+NAME_CHARS = 128
+"""How much is kept of a message's type, and of an error."""
+
+
+class Kind(IntEnum):
+    """What a span is, numbered as in the contract."""
+
+    MESSAGE = 1
+    ASK = 2
+    TELL = 3
+    FETCH = 4
+    STORE = 5
+    START = 6
+
+
+class Tree:
+    """What the spans have in common that one message caused on this node."""
+
+    __slots__ = ("dropped", "is_sampled", "spans", "trace_id")
+
+    def __init__(self, trace_id: int, *, is_sampled: bool) -> None:
+        self.trace_id = trace_id
+        self.is_sampled = is_sampled
+        self.spans = 1
+        self.dropped = 0
+
+
+class Step:
+    """A call of the node that an application made while it handled a message.
+
+    Attributes:
+        name: for a fetch the method and the host, for the store the operation.
+        begin_ns: by the clock of `perf_counter_ns`, as everywhere here.
+    """
+
+    __slots__ = ("begin_ns", "error", "kind", "name", "span_id", "total_ns")
+
+    def __init__(self, kind: Kind, name: str, begin_ns: int) -> None:
+        self.kind = kind
+        self.name = name[:NAME_CHARS]
+        self.begin_ns = begin_ns
+        self.total_ns = 0
+        self.span_id = getrandbits(64) or 1
+        self.error = ("", "")
+
+    def __repr__(self) -> str:
+        return f"<Step {self.kind.name} {self.name!r} {self.total_ns} ns>"
+
+    def end(self, end_ns: int, error: tuple[str, str] = ("", "")) -> None:
+        """Note that it has ended, with the code and the message of its error."""
+        self.total_ns = max(1, end_ns - self.begin_ns)
+        self.error = error
+
+
+Child: TypeAlias = "Span | Step"
+
+
+class Span:
+    """A message to an application, from when the node has it until its reply is there.
+
+    It has no ids until they are needed: most messages cause nothing and are not kept.
+
+    Attributes:
+        application: whose message it is, by its full name.
+        name: the message's type; for an HTTP request its method and path.
+        waited_ns: until it was sent to its application's VM; part of `queue_ns`.
+        is_cold: whether the application could not take it at once, and it waited for that.
+        total_ns: 0 while it has not ended.
+        tree: None until it has ids.
+        parent_id: 0 without a parent.
+        children: what it caused, in the order of their beginnings; None for nothing.
+        error: the code and the message of its failure.
+    """
+
+    __slots__ = (
+        "application",
+        "begin_ns",
+        "children",
+        "compute_ns",
+        "error",
+        "is_cold",
+        "kind",
+        "name",
+        "parent_id",
+        "payload_bytes",
+        "queue_ns",
+        "reply_bytes",
+        "span_id",
+        "total_ns",
+        "tree",
+        "version",
+        "vm_id",
+        "wait_ns",
+        "waited_ns",
+    )
+
+    def __init__(  # noqa: PLR0913 - in order, because most messages of a node make one
+        self, application: str, version: str, kind: Kind, name: str, size: int, begin_ns: int
+    ) -> None:
+        self.application = application
+        self.version = version
+        self.kind = kind
+        self.name = name
+        self.payload_bytes = size
+        self.begin_ns = begin_ns
+        self.total_ns = self.compute_ns = self.wait_ns = self.queue_ns = self.waited_ns = 0
+        self.reply_bytes = 0
+        self.span_id = self.parent_id = 0
+        self.is_cold = False
+        self.vm_id = ""
+        self.tree: Tree | None = None
+        self.children: list[Child] | None = None
+        self.error: tuple[str, str] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Span {self.application} {self.name!r} {self.total_ns} ns>"
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether it is traced on purpose."""
+        return self.tree is not None and self.tree.is_sampled
+
+    @property
+    def link_ns(self) -> int:
+        """The time that was none of the others."""
+        return self.total_ns - self.compute_ns - self.wait_ns - self.queue_ns
+
+    def identify(self, *, is_sampled: bool = False) -> Tree:
+        """Give it ids, if it has none, as the first of a trace; return its tree."""
+        if self.tree is None:
+            self.tree = Tree(getrandbits(128) or 1, is_sampled=is_sampled)
+            self.span_id = getrandbits(64) or 1
+        return self.tree
+
+    def join(self, context: TraceContext) -> None:
+        """Belong to a trace that began elsewhere."""
+        self.tree = Tree(context.trace_id, is_sampled=context.is_sampled)
+        self.parent_id = context.span_id
+        self.span_id = getrandbits(64) or 1
+
+    def cause(self, child: Child) -> None:
+        """Note what it caused; more than a tree may have belongs to the trace, but is not kept."""
+        tree = self.identify()
+        if isinstance(child, Span):
+            child.tree, child.parent_id = tree, self.span_id
+            child.span_id = getrandbits(64) or 1
+        if tree.spans >= MOST_SPANS:
+            tree.dropped += 1
+            return
+        tree.spans += 1
+        if self.children is None:
+            self.children = []
+        self.children.append(child)
+
+    @property
+    def traceparent(self) -> str:
+        """What tells others, which it causes, of this trace; "" if it is not traced."""
+        if self.tree is None:
+            return ""
+        return write(self.tree.trace_id, self.span_id, is_sampled=self.tree.is_sampled)

@@ -1,0 +1,195 @@
+"""How the times of an application's messages go: now, and over the last minutes."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from plexspaces_node.node.telemetry.durations import merged, new_steps, quantiles_ns, slot_of
+
+MOMENT_S = 2.0
+MOMENTS = 90
+"""The last three minutes, in moments of 2 s."""
+LONG_MOMENT_S = 30.0
+LONG_MOMENTS = 60
+"""The half hour before that, in moments of 30 s."""
+
+RECENT_NS = 10_000_000_000
+"""What "now" is in rates."""
+
+
+class Spent(NamedTuple):
+    """How the time of messages was spent, in nanoseconds; together the parts are the total."""
+
+    messages: int = 0
+    failures: int = 0
+    compute_ns: int = 0
+    wait_ns: int = 0
+    queue_ns: int = 0
+    link_ns: int = 0
+
+    @property
+    def coordinate_ns(self) -> int:
+        """All but compute."""
+        return self.wait_ns + self.queue_ns + self.link_ns
+
+
+class Moment(NamedTuple):
+    """What happened in a short time; times are sums over its messages."""
+
+    end_unix_ns: int
+    duration_ns: int
+    messages: int
+    failures: int
+    compute_ns: int
+    wait_ns: int
+    queue_ns: int
+    link_ns: int
+    p50_ns: int
+    p99_ns: int
+    max_ns: int
+
+
+_FIELDS = len(Moment._fields)
+
+
+class Ring:
+    """The last moments, in as much memory as their numbers take."""
+
+    __slots__ = ("_most", "_next", "_numbers")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._next = 0
+        self._numbers = array("Q")
+
+    def __repr__(self) -> str:
+        return f"<Ring of {len(self._numbers) // _FIELDS} moments>"
+
+    def add(self, moment: Moment) -> None:
+        """Keep a moment, in place of the oldest."""
+        if len(self._numbers) < self._most * _FIELDS:
+            self._numbers.extend(moment)
+            return
+        begin = self._next * _FIELDS
+        self._numbers[begin : begin + _FIELDS] = array("Q", moment)
+        self._next = (self._next + 1) % self._most
+
+    def __iter__(self) -> Iterator[Moment]:
+        """Yield the moments, oldest first."""
+        count = len(self._numbers) // _FIELDS
+        for index in range(count):
+            begin = (self._next + index) % count * _FIELDS
+            yield Moment(*self._numbers[begin : begin + _FIELDS])
+
+
+class Timeline:
+    """Durations as they come, in moments. Used on the event loop.
+
+    Attributes:
+        short, long: the last minutes, in moments of `MOMENT_S` and of `LONG_MOMENT_S`.
+        since_unix_ns: since when there is one.
+    """
+
+    def __init__(self, unix_ns: int) -> None:
+        self.short, self.long = Ring(MOMENTS), Ring(LONG_MOMENTS)
+        self.since_unix_ns = unix_ns
+        # Of the moment that goes on; allocated with the first message.
+        self._steps: array[int] | None = None
+        self._max_ns = 0
+        self._before = Spent()
+        # Of the long moment that goes on, and of the one before.
+        self._long_steps: array[int] | None = None
+        self._previous_steps: array[int] | None = None
+        self._long_max_ns = 0
+        self._long_before = Spent()
+        self._long_since_ns = unix_ns
+
+    def __repr__(self) -> str:
+        return f"<Timeline {self.short!r} {self.long!r}>"
+
+    def begin(self, unix_ns: int) -> None:
+        """Begin a long moment now, after a time in which there was nothing."""
+        self._long_since_ns = unix_ns
+
+    def add(self, duration_ns: int) -> None:
+        """Count a duration."""
+        if self._steps is None:
+            self._steps = new_steps()
+        self._steps[slot_of(duration_ns)] += 1
+        if duration_ns > self._max_ns:
+            self._max_ns = duration_ns
+
+    def end_moment(self, spent: Spent, unix_ns: int, duration_ns: int) -> bool:
+        """End a moment, before which this was spent; return whether the next ones are empty."""
+        is_idle = spent == self._before
+        if not is_idle:
+            self._end_short(spent, unix_ns, duration_ns)
+        if unix_ns - self._long_since_ns >= LONG_MOMENT_S * 1e9:
+            return self._end_long(spent, unix_ns) and is_idle
+        return is_idle and self._long_steps is None and self._previous_steps is None
+
+    def _end_short(self, spent: Spent, unix_ns: int, duration_ns: int) -> None:
+        steps, before = self._steps, self._before
+        self.short.add(_moment(unix_ns, duration_ns, spent, before, steps, self._max_ns))
+        self._long_max_ns = max(self._long_max_ns, self._max_ns)
+        if steps is not None:
+            long_steps = self._long_steps
+            self._long_steps = steps if long_steps is None else merged(long_steps, steps)
+        self._before, self._steps, self._max_ns = spent, None, 0
+
+    def _end_long(self, spent: Spent, unix_ns: int) -> bool:
+        steps, before = self._long_steps, self._long_before
+        is_idle = spent == before
+        if not is_idle:
+            duration_ns = unix_ns - self._long_since_ns
+            self.long.add(_moment(unix_ns, duration_ns, spent, before, steps, self._long_max_ns))
+        self._previous_steps, self._long_steps = steps, None
+        self._long_before, self._long_max_ns = spent, 0
+        self._long_since_ns = unix_ns
+        return is_idle and steps is None
+
+    def quantiles_ns(self) -> tuple[int, ...]:
+        """Return the median and the 99th percentile of the last 30 to 60 s; 0 without messages."""
+        steps: array[int] | None = None
+        for each in (self._steps, self._long_steps, self._previous_steps):
+            if each is not None:
+                steps = each if steps is None else merged(steps, each)
+        return (0, 0) if steps is None else quantiles_ns(steps, 0.5, 0.99)
+
+    def recent(self, now_unix_ns: int) -> tuple[Spent, float]:
+        """Return what was spent in the last 10 s, and in how many seconds that was."""
+        since_ns = now_unix_ns - RECENT_NS
+        sums = [0] * len(Spent._fields)
+        for moment in self.short:
+            if moment.end_unix_ns > since_ns:
+                for index, value in enumerate(moment[2:8]):
+                    sums[index] += value
+        seconds = min(RECENT_NS, max(now_unix_ns - self.since_unix_ns, 1)) / 1e9
+        return Spent(*sums), seconds
+
+
+def _moment(  # noqa: PLR0913 - all that is in one
+    unix_ns: int,
+    duration_ns: int,
+    spent: Spent,
+    before: Spent,
+    steps: array[int] | None,
+    max_ns: int,
+) -> Moment:
+    p50_ns, p99_ns = (0, 0) if steps is None else quantiles_ns(steps, 0.5, 0.99)
+    return Moment(
+        unix_ns,
+        duration_ns,
+        spent.messages - before.messages,
+        spent.failures - before.failures,
+        spent.compute_ns - before.compute_ns,
+        spent.wait_ns - before.wait_ns,
+        spent.queue_ns - before.queue_ns,
+        spent.link_ns - before.link_ns,
+        # In the step of the longest: it was no longer than that.
+        min(p50_ns, max_ns),
+        min(p99_ns, max_ns),
+        max_ns,
+    )
