@@ -333,6 +333,7 @@ export class Overview {
 
   #showEmpty(isEmpty) {
     this.table.hidden = isEmpty;
+    this.most.hidden = isEmpty;
     this.empty.hidden = !isEmpty;
     if (!isEmpty || this.empty.hasChildNodes()) return;
     this.empty.append(
