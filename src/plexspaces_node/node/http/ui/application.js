@@ -15,6 +15,8 @@ import { makeState, showState } from "./state.js";
 import { Traces } from "./traces.js";
 
 const REFRESH_MS = 2000;
+/** More errors are there once one asks for them. */
+const SHOWN_FAILURES = 3;
 const ORIGINS = { failed: "returned an error", trapped: "crashed", platform: "failed in the node" };
 const REASONS = { deploy: "Deployed", replace: "Replaced", start: "Started", restart: "Restarted", recover: "Recovered" };
 
@@ -167,7 +169,8 @@ export class ApplicationPage {
     this.starts = make("ol", { class: "starts" });
     this.startsCard = this.#card("Deploys and starts", [], this.starts);
     this.failures = make("ol", { class: "failures" });
-    this.failuresCard = this.#card("Last errors", [], this.failures);
+    this.moreFailures = make("details", { hidden: true }, make("summary", {}), make("ol", { class: "failures" }));
+    this.failuresCard = this.#card("Last errors", [], this.failures, this.moreFailures);
   }
 
   #choose(isTotal) {
@@ -298,27 +301,32 @@ export class ApplicationPage {
     const text = JSON.stringify(failures);
     if (this.failuresText === text) return;
     this.failuresText = text;
-    this.failures.replaceChildren(
-      ...failures.map((each) =>
-        make(
-          "li",
-          {},
-          make(
-            "p",
-            {},
-            make("time", {}, clock(each.time_unix_ns)),
-            " ",
-            make("strong", {}, visible(each.type)),
-            ` ${ORIGINS[each.origin] ?? visible(each.origin)}: `,
-            make("code", {}, visible(each.code)),
-            each.trace_id && make("button", { type: "button", class: "plain", click: () => this.traces.showOne(each.trace_id) }, "Trace"),
-            each.trace_id && make("button", { type: "button", class: "plain", click: () => this.logs.filterBy(each.trace_id) }, "Its log lines"),
-          ),
-          each.message && make("pre", { tabindex: "0" }, visible(each.message)),
-        ),
-      ),
-    );
+    const items = failures.map((each) => this.#failure(each));
+    this.failures.replaceChildren(...items.slice(0, SHOWN_FAILURES));
+    const more = items.slice(SHOWN_FAILURES);
+    this.moreFailures.hidden = more.length === 0;
+    say(this.moreFailures.firstChild, `${count(more.length)} more`);
+    this.moreFailures.lastChild.replaceChildren(...more);
     if (failures.length === 0) this.failures.replaceChildren(make("li", { class: "quiet" }, "None since the node started."));
+  }
+
+  #failure(each) {
+    return make(
+      "li",
+      {},
+      make(
+        "p",
+        {},
+        make("time", {}, clock(each.time_unix_ns)),
+        " ",
+        make("strong", {}, visible(each.type)),
+        ` ${ORIGINS[each.origin] ?? visible(each.origin)}: `,
+        make("code", {}, visible(each.code)),
+        each.trace_id && make("button", { type: "button", class: "plain", click: () => this.traces.showOne(each.trace_id) }, "Trace"),
+        each.trace_id && make("button", { type: "button", class: "plain", click: () => this.logs.filterBy(each.trace_id) }, "Its log lines"),
+      ),
+      each.message && make("pre", {}, visible(each.message)),
+    );
   }
 
   /** What may be done now; a button that is there stays the same one, so that it keeps the focus. */

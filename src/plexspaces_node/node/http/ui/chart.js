@@ -1,4 +1,4 @@
-// An application's last minutes: the time of a message with its parts stacked, and the rate.
+// An application's last minutes: the time of a message with its parts stacked, percentiles, and the rate.
 
 import { make, mark, say, scrolling } from "./dom.js";
 import { clock, duration, percent, rate } from "./format.js";
@@ -13,14 +13,16 @@ const RATES = [
 const LINES = [
   { name: "p50", label: "p50", means: "the median" },
   { name: "p99", label: "p99", means: "99 of 100 messages took less" },
+  { name: "longest", label: "Longest", means: "the message that took longest" },
 ];
 
-/** Both charts, what the pointer is at, and the numbers as a table. */
+/** The charts, what the pointer is at, and the numbers as a table. */
 export class Charts {
   constructor() {
     this.hidden = new Set();
     this.history = [];
     this.times = make("div", { class: "chart", role: "img", "aria-label": "Time of a message" });
+    this.lines = make("div", { class: "chart", role: "img", "aria-label": "Percentiles of the time of a message" });
     this.rates = make("div", { class: "chart", role: "img", "aria-label": "Messages per second" });
     this.moment = make("p", { class: "quiet moment" });
     this.values = new Map();
@@ -41,7 +43,7 @@ export class Charts {
       ),
     );
     this.empty = make("p", { class: "quiet" }, "No messages in the last minutes. One can be sent with the button Send a message, or:");
-    this.element = make("div", { class: "charts" }, this.empty, make("h3", {}, "Time of a message, on average"), this.#legend([...PARTS, ...LINES]), this.times, make("h3", {}, "Messages per second"), this.#legend(RATES), this.rates, this.moment, this.details);
+    this.element = make("div", { class: "charts" }, this.empty, make("h3", {}, "Time of a message, on average"), this.#legend(PARTS), this.times, make("h3", {}, "Time of a message, percentiles, on a logarithmic scale"), this.#legend(LINES), this.lines, make("h3", {}, "Messages per second"), this.#legend(RATES), this.rates, this.moment, this.details);
     this.colours = matchMedia("(prefers-color-scheme: dark)");
   }
 
@@ -107,7 +109,7 @@ export class Charts {
     const stepped = uPlot.paths.stepped({ align: -1 });
     const axis = { stroke: colour("quiet"), grid: { stroke: colour("line"), width: 1 }, ticks: { stroke: colour("line"), width: 1 }, font: "12px system-ui, sans-serif" };
     const bottom = { ...axis, values: (plot, splits) => splits.map((at) => clock(at * 1e9).slice(0, -4)), space: 90 };
-    const left = (show) => ({ ...axis, size: 72, values: (plot, splits) => splits.map((value) => (value === 0 ? "0" : show(value))) });
+    const left = (show) => ({ ...axis, size: 72, values: (plot, splits) => splits.map((value) => (value === null ? "" : value === 0 ? "0" : show(value))) });
     const common = {
       width: Math.max(this.times.clientWidth, 200),
       legend: { show: false },
@@ -116,13 +118,15 @@ export class Charts {
     };
     // The whole is drawn first, and what is below covers it.
     const areas = [...PARTS].reverse().map(({ name }) => ({ paths: stepped, stroke: partColour(name), fill: partColour(name), width: 0, points: { show: false } }));
-    const lines = LINES.map(({ name }) => ({ paths: stepped, stroke: colour(name), width: 1.5, dash: name === "p99" ? [5, 3] : undefined, points: { show: false } }));
+    const dashes = { p50: undefined, p99: [6, 3], longest: [2, 2] };
+    const lines = LINES.map(({ name }) => ({ paths: stepped, stroke: colour(name), width: 1.5, dash: dashes[name], points: { show: false } }));
     this.plots = [
-      new uPlot({ ...common, height: 260, axes: [bottom, left(duration)], scales: { y: { range: (plot, low, high) => [0, (high || 1) * 1.05] } }, series: [{}, ...areas, ...lines] }, null, this.times),
+      new uPlot({ ...common, height: 220, axes: [bottom, left(duration)], scales: { y: { range: (plot, low, high) => [0, (high || 1) * 1.05] } }, series: [{}, ...areas] }, null, this.times),
+      new uPlot({ ...common, height: 150, axes: [bottom, left(duration)], scales: { y: { distr: 3 } }, series: [{}, ...lines] }, null, this.lines),
       new uPlot(
         {
           ...common,
-          height: 130,
+          height: 120,
           axes: [bottom, left(rate)],
           scales: { y: { range: (plot, low, high) => [0, (high || 1) * 1.1] } },
           series: [{}, { paths: stepped, stroke: colour("accent"), fill: `color-mix(in srgb, ${colour("accent")} 20%, transparent)`, width: 1.5, points: { show: false } }, { paths: stepped, stroke: colour("danger"), width: 1.5, points: { show: false } }],
@@ -145,8 +149,11 @@ export class Charts {
       return below;
     });
     const nothing = columns.at.map(() => null);
-    this.plots[0].setData([columns.at, ...stacks.reverse(), ...LINES.map(({ name }) => (shows(name) ? columns[name] : nothing))]);
-    this.plots[1].setData([columns.at, ...RATES.map(({ name }) => (shows(name) ? columns[name] : nothing))]);
+    this.plots[0].setData([columns.at, ...stacks.reverse()]);
+    // A logarithm has no place for 0.
+    const positive = (values) => values.map((value) => value || null);
+    this.plots[1].setData([columns.at, ...LINES.map(({ name }) => (shows(name) ? positive(columns[name]) : nothing))]);
+    this.plots[2].setData([columns.at, ...RATES.map(({ name }) => (shows(name) ? columns[name] : nothing))]);
     this.#point(null);
   }
 
@@ -164,12 +171,13 @@ export class Charts {
     for (const { name, field } of PARTS) say(this.values.get(name), duration(spent[field] / messages));
     say(this.values.get("p50"), duration(moment.p50_ns));
     say(this.values.get("p99"), duration(moment.p99_ns));
+    say(this.values.get("longest"), duration(moment.max_ns));
     const seconds = moment.duration_ns / 1e9;
     say(this.values.get("messages"), rate(spent.messages / seconds));
     say(this.values.get("failures"), rate(spent.failures / seconds));
     const all = total(spent);
     const share = all ? `, ${percent((all - spent.compute_ns) / all)} coordination` : "";
-    say(this.moment, `${clock(moment.time_unix_ns - moment.duration_ns).slice(0, -4)} to ${clock(moment.time_unix_ns).slice(0, -4)}: ${duration(all / messages)} a message${share}, at most ${duration(moment.max_ns)}`);
+    say(this.moment, `${clock(moment.time_unix_ns - moment.duration_ns).slice(0, -4)} to ${clock(moment.time_unix_ns).slice(0, -4)}: ${duration(all / messages)} a message${share}`);
   }
 
   #showTable() {
@@ -186,13 +194,13 @@ export class Charts {
 
 /** The moments as uPlot takes them: a point at the end of each, one where a row of them begins, and a gap between. */
 function columnsOf(history) {
-  const columns = { at: [], compute: [], wait: [], queue: [], link: [], p50: [], p99: [], messages: [], failures: [] };
+  const columns = { at: [], compute: [], wait: [], queue: [], link: [], p50: [], p99: [], longest: [], messages: [], failures: [] };
   const moments = [];
   const push = (at, moment, isGap = false) => {
     const { spent } = moment;
     const messages = Math.max(spent.messages, 1);
     const seconds = moment.duration_ns / 1e9;
-    const values = { p50: moment.p50_ns, p99: moment.p99_ns, messages: spent.messages / seconds, failures: spent.failures / seconds };
+    const values = { p50: moment.p50_ns, p99: moment.p99_ns, longest: moment.max_ns, messages: spent.messages / seconds, failures: spent.failures / seconds };
     for (const { name, field } of PARTS) values[name] = spent[field] / messages;
     columns.at.push(at);
     for (const [name, value] of Object.entries(values)) columns[name].push(isGap ? null : value);

@@ -69,7 +69,7 @@ export class Logs {
     const { signal } = ending;
     while (!signal.aborted) {
       this.#clear();
-      say(this.state, "");
+      say(this.state, this.traceId ? "no line of this trace yet" : "no line yet");
       try {
         for await (const line of events(application(this.name, "logs"), { query: { follow: true, tail: TAIL, ...(this.traceId && { trace_id: this.traceId }) }, signal })) this.#take(line);
         if (signal.aborted) return;

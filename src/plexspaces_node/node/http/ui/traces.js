@@ -8,6 +8,8 @@ import { barOf, coordination, legend, PARTS } from "./spent.js";
 
 const REFRESH_MS = 5000;
 const LIMIT = 20;
+/** Calls of the node, of which there is a duration and no more. */
+const CALLS = new Set(["KIND_FETCH", "KIND_STORE", "KIND_START"]);
 const KINDS = {
   KIND_MESSAGE: "message",
   KIND_ASK: "ask",
@@ -145,7 +147,7 @@ function waterfall(trace) {
   const end = Math.max(...trace.spans.map((span) => from(span) + span.total_ns), begin + 1);
   const part = (ns) => `${(ns / (end - begin)) * 100}%`;
   const rows = trace.spans.map((span) => {
-    const isMessage = span.kind === "KIND_MESSAGE";
+    const isMessage = !CALLS.has(span.kind);
     const bar = isMessage ? barOf(span) : make("span", { class: "bar call" });
     const times = isMessage ? `: ${bar.getAttribute("aria-label")}` : "";
     const label = `${duration(from(span) - begin)} after the start, ${span.total_ns ? duration(span.total_ns) : "not ended"}${times}`;
@@ -168,7 +170,7 @@ function waterfall(trace) {
   return make(
     "div",
     { class: "waterfall" },
-    make("div", { class: "card-head" }, legend(), make("span", { class: "quiet" }, "Within the bar of a message the colours are sizes, not positions: how much of each there was, not when.")),
+    make("div", { class: "card-head" }, legend(), make("span", { class: "quiet" }, "A call of the node is hatched. Within the bar of a message the colours are sizes, not positions: how much of each there was, not when.")),
     scrolling(
       "Spans",
       make("table", { class: "plain-table" }, make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "Span"), make("th", { scope: "col" }, `0 to ${duration(end - begin)}`), make("th", { scope: "col", class: "number" }, "Total"))), make("tbody", {}, rows)),
