@@ -17,6 +17,7 @@ from typing import NoReturn, Self
 
 import grpc
 from support.fake_secrets import FakeAudit, FakeSecrets
+from support.fake_telemetry import FakeTelemetry
 
 from plexspaces_node.api import convert
 from plexspaces_node.api.generated import application_pb2 as pb
@@ -31,6 +32,9 @@ from plexspaces_node.api.generated.quota_pb2_grpc import (
     add_QuotaServiceServicer_to_server,
 )
 from plexspaces_node.api.generated.secret_pb2_grpc import add_SecretServiceServicer_to_server
+from plexspaces_node.api.generated.telemetry_pb2_grpc import (
+    add_TelemetryServiceServicer_to_server,
+)
 from plexspaces_node.api.invoke import encode_reply
 from plexspaces_node.api.options import server_options
 from plexspaces_node.api.quota import use_to_proto, values_from_proto
@@ -180,6 +184,7 @@ class FakeNode(ApplicationServiceServicer):
         lost: what a stop loses, "" for nothing.
         secrets: what it keeps of them.
         audit: its audit log.
+        telemetry: what its applications do.
     """
 
     def __init__(self, behave: Behaviour = echo, *, message_limit: int = 64 * MIB) -> None:
@@ -205,6 +210,8 @@ class FakeNode(ApplicationServiceServicer):
         self.secrets, self.audit = FakeSecrets(self._enter), FakeAudit(AUDIT)
         add_SecretServiceServicer_to_server(self.secrets, self._server)
         add_AuditServiceServicer_to_server(self.audit, self._server)
+        self.telemetry = FakeTelemetry(self._enter)
+        add_TelemetryServiceServicer_to_server(self.telemetry, self._server)
         port = self._server.add_insecure_port("127.0.0.1:0")
         self.address = f"127.0.0.1:{port}"
 
@@ -219,6 +226,7 @@ class FakeNode(ApplicationServiceServicer):
         trace: TracebackType | None,
     ) -> None:
         self.log_gate.set()
+        self.telemetry.left.set()
         self._server.stop(grace=None).wait(5)
 
     def _enter(self, call: str, context: grpc.ServicerContext) -> None:

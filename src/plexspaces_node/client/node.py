@@ -31,6 +31,7 @@ from plexspaces_node.client.options import (
 )
 from plexspaces_node.client.quotas import QuotaCalls
 from plexspaces_node.client.secrets import SecretCalls
+from plexspaces_node.client.telemetry import TelemetryCalls
 from plexspaces_node.client.tokens import TokenCalls
 from plexspaces_node.errors import Internal, InvalidArgument, NotFound, name_taken
 from plexspaces_node.info import (
@@ -59,7 +60,7 @@ DEPLOY_TIMEOUT_S = 600.0
 """For an upload and for a deploy: compiling a large artifact can take a minute."""
 
 
-class NodeClient(TokenCalls, SecretCalls, QuotaCalls):
+class NodeClient(TokenCalls, SecretCalls, QuotaCalls, TelemetryCalls):
     """The calls of one node; an async context manager that connects.
 
     Every method raises `WrongState` outside the context, `Unavailable` if no node answers and
