@@ -187,7 +187,13 @@ class FakeNode(ApplicationServiceServicer):
         telemetry: what its applications do.
     """
 
-    def __init__(self, behave: Behaviour = echo, *, message_limit: int = 64 * MIB) -> None:
+    def __init__(
+        self,
+        behave: Behaviour = echo,
+        *,
+        message_limit: int = 64 * MIB,
+        address: str = "127.0.0.1:0",
+    ) -> None:
         self.behave = behave
         self.calls: list[str] = []
         self.fail: dict[str, PlexSpacesError | ActorError] = {}
@@ -212,7 +218,7 @@ class FakeNode(ApplicationServiceServicer):
         add_AuditServiceServicer_to_server(self.audit, self._server)
         self.telemetry = FakeTelemetry(self._enter)
         add_TelemetryServiceServicer_to_server(self.telemetry, self._server)
-        port = self._server.add_insecure_port("127.0.0.1:0")
+        port = self._server.add_insecure_port(address)
         self.address = f"127.0.0.1:{port}"
 
     def __enter__(self) -> Self:

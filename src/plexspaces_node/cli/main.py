@@ -51,6 +51,7 @@ PANELS: dict[str, dict[str, str]] = {
         "list": "show",
         "inspect": "show",
         "logs": "show",
+        "top": "top",
         "stop": "applications",
         "start": "applications",
         "undeploy": "applications",

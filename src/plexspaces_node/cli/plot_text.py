@@ -8,6 +8,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
+from plexspaces_node.cli.bars import COMPUTE, COORDINATION, Marks, marks_of, terminal
 from plexspaces_node.cli.output import milliseconds, printable
 from plexspaces_node.cli.plot import NAMES, TITLE, Axis, Plot, Row
 from plexspaces_node.tracker import Coordination
@@ -20,32 +21,30 @@ _LETTERS = {part: name[0].upper() for part, name in NAMES.items()}
 _COLOURS = {
     Coordination.VM: "red",
     Coordination.UPLOAD: "magenta",
-    Coordination.COMPILE: "dark_orange",
+    Coordination.COMPILE: COORDINATION,
     Coordination.LOAD: "yellow",
     Coordination.MESSAGES: "bright_yellow",
 }
-_COMPUTE, _COORDINATION = "dark_cyan", "dark_orange"
 
 
 def print_plot(plot: Plot, console: Console | None = None) -> None:
     """Print a plot, as wide as the terminal up to 100 columns."""
-    console = console or Console(stderr=True, markup=False, highlight=False, emoji=False)
-    # A terminal that has no blocks has these.
-    full, half = ("#", "=") if console.options.ascii_only else ("█", "▒")
+    console = console or terminal(stderr=True)
+    marks = marks_of(console)
     width = max(min(console.width, _WIDEST) - _LABELS - _VALUES, 10)
     axis = plot.axis
     lines = [Text(TITLE, style="bold"), Text(printable(plot.caption)), Text()]
     for row in plot.rows:
         lines.append(_heading(row))
         for name, duration_ns, mark, colour in (
-            ("compute", row.report.compute_ns, full, _COMPUTE),
-            ("coordination", row.report.coordinate_ns, half, _COORDINATION),
+            ("compute", row.report.compute_ns, marks.compute, COMPUTE),
+            ("coordination", row.report.coordinate_ns, marks.coordination, COORDINATION),
         ):
             cells = round(axis.at(duration_ns) * width)
             bar = Text(mark * (max(cells, 1) if duration_ns else 0), style=colour)
             lines.append(_line(name, bar, milliseconds(duration_ns), width))
         lines += [_line("  made of", _parts(row, width), "", width), Text()]
-    lines += [_scale(axis, width), Text(), _legend(full, half)]
+    lines += [_scale(axis, width), Text(), _legend(marks)]
     console.print(*lines, sep="\n", no_wrap=True, overflow="ellipsis")
 
 
@@ -83,9 +82,10 @@ def _scale(axis: Axis, width: int) -> Text:
     return Text("".join(line).rstrip(), style="dim")
 
 
-def _legend(full: str, half: str) -> Text:
+def _legend(marks: Marks) -> Text:
     legend = Text.assemble(
-        "  ", (full * 2, _COMPUTE), " compute  ", (half * 2, _COORDINATION), " coordination"
+        *("  ", (marks.compute * 2, COMPUTE), " compute  "),
+        *((marks.coordination * 2, COORDINATION), " coordination"),
     )
     for part, name in NAMES.items():
         legend.append("  ").append(_LETTERS[part], _COLOURS[part]).append(f" {name}")
