@@ -46,8 +46,12 @@ def pressed(on_key: Callable[[str], None]) -> Iterator[None]:
     loop, terminal = asyncio.get_running_loop(), sys.stdin.fileno()
 
     def read() -> None:
-        data = os.read(terminal, _READ_BYTES)
+        try:
+            data = os.read(terminal, _READ_BYTES)
+        except OSError:
+            data = b""
         if not data:
+            # The terminal is gone: nobody presses a key any more.
             loop.remove_reader(terminal)
         for key in keys_of(data.decode(errors="replace")):
             on_key(key)

@@ -52,6 +52,7 @@ PANELS: dict[str, dict[str, str]] = {
         "inspect": "show",
         "logs": "show",
         "top": "top",
+        "trace": "trace",
         "stop": "applications",
         "start": "applications",
         "undeploy": "applications",

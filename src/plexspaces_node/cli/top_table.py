@@ -17,6 +17,7 @@ from plexspaces_node.telemetry import ActivityUpdate, ApplicationActivity, NodeA
 _WIDE = 110
 _BAR, _WIDE_BAR, _SUM_BAR = 8, 20, 12
 _NONE = "–"
+_GIB = 1024 * MIB
 
 
 class Sort(StrEnum):
@@ -107,10 +108,10 @@ def heading(now: Now, marks: Marks) -> list[Text]:
         return [first]
     cpu = f"CPU {node.cpu_percent:.1f} %, " if now.looks > 1 else ""
     late = milliseconds(node.loop_lag_ns)
+    granted, host = node.granted_memory_bytes / _GIB, node.host_memory_bytes / _GIB
     second = (
-        f"node {node.node_id}, {node.isolation}: {cpu}{size(node.memory_bytes)}, "
-        f"late by {late} · "
-        f"VMs: {size(node.granted_memory_bytes)} of {size(node.host_memory_bytes)}"
+        f"node {node.node_id}, {node.isolation}: {cpu}{size(node.memory_bytes)}, late by {late} · "
+        f"VMs: {granted:.1f} of {host:.1f} GiB"
     )
     return [first, line_of(printable(second))]
 
