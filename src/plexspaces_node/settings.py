@@ -17,6 +17,7 @@ from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args, get_origin
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
@@ -50,6 +51,7 @@ OTHER_VARIABLES: Mapping[str, str] = MappingProxyType(
         "PLEXSPACES_FIRECRACKER_ROOTFS": "guest.rootfs_path",
         "PLEXSPACES_FIRECRACKER_BIN": "firecracker.binary_path",
         "FIRECRACKER_NO_SECCOMP": "firecracker.no_seccomp",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "otel.endpoint",
     }
 )
 """Variables that are not named after a key, and the settings they mean."""
@@ -82,6 +84,18 @@ def _valid_address(value: str) -> str:
 def _valid_address_or_off(value: str) -> str:
     # The word for a variable, of which an empty one counts as not set.
     return "" if value in ("", "off") else _valid_address(value)
+
+
+def _valid_collector(value: str) -> str:
+    if value in ("", "off"):
+        return ""
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+        raise ValueError(f"{value!r} is not http://HOST:PORT or https://HOST:PORT")
+    if parts.username is not None or parts.query or parts.fragment:
+        # Settings are shown, and headers of the environment are not.
+        raise ValueError("user, query and fragment have no place in it; a token goes into a header")
+    return value
 
 
 def _matching(pattern: re.Pattern[str]) -> AfterValidator:
@@ -123,6 +137,11 @@ OriginsOrAny = Annotated[
     str,
     _each_matching(_ORIGIN),
     _Allowed('origins such as https://example.com, separated by commas, or *, or ""'),
+]
+CollectorUrl = Annotated[
+    str,
+    AfterValidator(_valid_collector),
+    _Allowed('off or "", or http://HOST:PORT or https://HOST:PORT, with a path if need be'),
 ]
 Isolation = Literal["auto", "firecracker", "qemu", "process"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -332,6 +351,23 @@ class FirecrackerSection(Section):
     )
 
 
+class OtelSection(Section):
+    """``[otel]``: traces for a collector of OpenTelemetry; see docs/tracing.md."""
+
+    endpoint: CollectorUrl = _setting(
+        "",
+        "Collector that takes traces by OTLP over HTTP; /v1/traces is added to it. Needs the extra "
+        "`otel`.",
+    )
+    sample: float = _number(
+        0.01,
+        0,
+        1,
+        "Share of messages that are traced, besides the first of an application in 100 ms and "
+        "those whose traceparent asks for it.",
+    )
+
+
 class Settings(Section):
     """All sections; `Config` is this, loaded from its sources."""
 
@@ -345,6 +381,7 @@ class Settings(Section):
     guest: GuestSection = GuestSection()
     qemu: QemuSection = QemuSection()
     firecracker: FirecrackerSection = FirecrackerSection()
+    otel: OtelSection = OtelSection()
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from plexspaces_node.node.machines.agent_client import AgentClient, Kept
 from plexspaces_node.node.machines.machine import SwitchedHostCalls
 from plexspaces_node.node.machines.pending import Answered
 from plexspaces_node.node.outgoing.call import Call, Piece, Request, Response
-from plexspaces_node.node.telemetry.span import Span
+from plexspaces_node.node.telemetry.span import Span, Step
 
 SECOND_NS = 1_000_000_000
 MESSAGE_LIMIT = 1 << 20
@@ -71,6 +71,8 @@ class Host(SwitchedHostCalls):
 
     Attributes:
         answers: what is done for a host call.
+        causes: for which messages those were.
+        steps: what was measured of them, and of HTTP requests.
         keeps: whether each part of a snapshot is acknowledged.
         fetches: makes the HTTP requests.
     """
@@ -78,6 +80,8 @@ class Host(SwitchedHostCalls):
     def __init__(self) -> None:
         super().__init__()
         self.unclaimed_replies: list[tuple[link.Reply | None, int]] = []
+        self.causes: list[Span | None] = []
+        self.steps: list[tuple[Span, Step]] = []
         self.lines: list[LogLine] = []
         self.parts: list[link.Snapshot] = []
         self.calls: list[link.HostCall] = []
@@ -102,9 +106,12 @@ class Host(SwitchedHostCalls):
     async def answer(
         self, call: link.HostCall, body: link.Body, cause: Span | None = None
     ) -> bytes | None:
-        del cause
+        self.causes.append(cause)
         self.calls.append(call)
         return await self.answers(call)
+
+    def made(self, cause: Span, step: Step) -> None:
+        self.steps.append((cause, step))
 
     def fetch(
         self, request: Request, body: AsyncIterator[Piece]

@@ -196,6 +196,8 @@ class TestEnvironment:
         ("qemu.templates", "no"),
         ("firecracker.binary_path", "/b"),
         ("firecracker.no_seccomp", "true"),
+        ("otel.endpoint", "https://otel.example:4318"),
+        ("otel.sample", "0.5"),
     )
 
     def test_values_when_compared_with_the_settings_then_none_is_missing(self) -> None:
@@ -214,7 +216,7 @@ class TestEnvironment:
         assert value == type(value)(text) if isinstance(value, float) else str(value) == written
         assert config.origin(key) == f"environment {variable}"
 
-    @pytest.mark.parametrize("key", ["http.address", "node.metrics_address"])
+    @pytest.mark.parametrize("key", ["http.address", "node.metrics_address", "otel.endpoint"])
     def test_load_when_an_address_is_off_then_nothing_listens(self, key: str) -> None:
         """By a variable too, of which an empty one counts as not set."""
         variable = "PLEXSPACES_" + key.upper().replace(".", "_")
@@ -228,13 +230,32 @@ class TestEnvironment:
             ("PLEXSPACES_FIRECRACKER_KERNEL", "guest.kernel_path", "/k", Path("/k")),
             ("PLEXSPACES_FIRECRACKER_ROOTFS", "guest.rootfs_path", "/r", Path("/r")),
             ("FIRECRACKER_NO_SECCOMP", "firecracker.no_seccomp", "1", True),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "otel.endpoint", "http://c:4318", "http://c:4318"),
         ],
     )
     def test_load_when_a_second_name_is_set_then_it_means_the_same_setting(
         self, variable: str, key: str, text: str, value: object
     ) -> None:
-        """The four variables that users of Firecracker know are accepted too."""
+        """Variables that users of Firecracker and of OpenTelemetry know are accepted too."""
         assert (key, value, f"environment {variable}") in load(environ={variable: text}).items()
+
+    @pytest.mark.parametrize(
+        "endpoint",
+        [
+            "otel:4318",
+            "grpc://otel:4317",
+            "http://",
+            "http://otel:x",
+            "http://otel:0",
+            "https://user:secret@otel",
+            "https://otel/?token=x",
+        ],
+    )
+    def test_load_when_a_collector_is_no_url_then_it_is_refused(self, endpoint: str) -> None:
+        """Nor may it contain what nobody should read in `config show`."""
+        error = refused(environ={**HOME, "PLEXSPACES_OTEL_ENDPOINT": endpoint})
+        assert "otel.endpoint" in error.message
+        assert "PLEXSPACES_OTEL_ENDPOINT" in error.message
 
     def test_load_when_both_names_agree_then_the_value_is_taken(self) -> None:
         """Two variables of one setting may be set to the same value."""

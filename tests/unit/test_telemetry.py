@@ -21,7 +21,7 @@ from plexspaces_node.node.telemetry.durations import (
     slot_of,
 )
 from plexspaces_node.node.telemetry.kept_traces import SLOW_NS, SPANS, KeptTraces
-from plexspaces_node.node.telemetry.span import MOST_SPANS, Kind, Span, Step
+from plexspaces_node.node.telemetry.span import MOST_SPANS, Ended, Kind, Span, Step
 from plexspaces_node.node.telemetry.telemetry import Telemetry
 from plexspaces_node.node.telemetry.timeline import Moment, Ring
 from plexspaces_node.node.telemetry.trace_context import TraceContext, parse, write
@@ -248,14 +248,59 @@ def test_traced_messages_are_exported_and_shown_with_their_buckets(
     telemetry: Telemetry, activity: Activity
 ) -> None:
     """So a slow bucket leads to a message that was slow."""
-    exported: list[Span] = []
+    exported: list[Ended] = []
     telemetry.export = exported.append
     span = handled(activity)
     handled(activity)
-    assert exported == [span]
+    assert exported == [Ended(span)]
     assert span.tree is not None
     [(trace_id, duration_ns, _)] = activity.duration.exemplars.values()
     assert (trace_id, duration_ns) == (span.tree.trace_id, 10 * MS)
+
+
+def test_every_end_of_a_traced_message_is_exported_once(
+    telemetry: Telemetry, activity: Activity
+) -> None:
+    """An answer, an error of the platform, and none for which anybody waited."""
+    exported: list[Ended] = []
+    telemetry.export = exported.append
+    context = TraceContext(TRACE, PARENT, is_sampled=True)
+    answered = handled(activity, cause=context)
+    failed = activity.begin(Kind.MESSAGE, "x", 0, context)
+    activity.fail(failed, Unavailable("gone"))
+    lost = activity.begin(Kind.MESSAGE, "x", 0, context)
+    activity.lose(lost)
+    assert exported == [Ended(answered), Ended(failed), Ended(lost)]
+    assert failed.error == ("unavailable", "gone")
+    assert failed.total_ns > 0
+    assert activity.failures == 2
+
+
+@pytest.mark.parametrize("is_sampled", [True, False])
+def test_step_is_exported_when_it_ends_though_its_message_is_over(
+    telemetry: Telemetry, activity: Activity, *, is_sampled: bool
+) -> None:
+    """As a request that goes on after the response; of a message that is not traced, none is."""
+    exported: list[Ended] = []
+    telemetry.export = exported.append
+    span = activity.begin(Kind.MESSAGE, "x", 0, TraceContext(TRACE, PARENT, is_sampled))
+    step = Step(Kind.FETCH, "GET example.com", span.begin_ns)
+    assert span.cause(step)
+    activity.end(span, MessageTimings(10, 1, 2, 3), None, 0)
+    step.end(span.begin_ns + 100)
+    activity.made(span, step)
+    assert exported == ([Ended(span), Ended(span, step)] if is_sampled else [])
+
+
+def test_requests_to_a_component_are_exported_as_such(
+    telemetry: Telemetry, activity: Activity
+) -> None:
+    """Their names are methods and paths, and not types."""
+    exported: list[Ended] = []
+    telemetry.export = exported.append
+    activity.is_component = True
+    handled(activity, name="GET /x")
+    assert [ended.is_request for ended in exported] == [True]
 
 
 def test_slowest_messages_are_kept_though_they_were_not_traced(activity: Activity) -> None:
@@ -283,7 +328,8 @@ def test_kept_traces_are_bounded_by_their_spans_but_one_is_always_kept() -> None
         root = Span("app", "1", Kind.MESSAGE, "x", 0, 0)
         root.identify(is_sampled=True)
         for _ in range(2 * MOST_SPANS):
-            root.cause(Step(Kind.STORE, "get", 0))
+            is_kept = root.cause(Step(Kind.STORE, "get", 0))
+        assert not is_kept
         root.total_ns = 1
         assert root.tree is not None
         assert (root.tree.spans, root.tree.dropped) == (MOST_SPANS, MOST_SPANS + 1)

@@ -72,6 +72,7 @@ from plexspaces_node.node.registry.registry import Registry
 from plexspaces_node.node.registry.sqlite_file import Bounds
 from plexspaces_node.node.secrets.secrets import open_secrets
 from plexspaces_node.node.telemetry.telemetry import Telemetry
+from plexspaces_node.node.telemetry_export.opening import Source, check_installed, exporting
 from plexspaces_node.node.timeouts import Timeouts
 from plexspaces_node.node.tls import NodeTls
 from plexspaces_node.settings import LimitsSection, TlsSection
@@ -156,6 +157,7 @@ class NodeBuilder:
             # As if there were no certificate, so that no port is open to other hosts.
             config = config.model_copy(update={"tls": TlsSection()})
         config.check_listen()
+        check_installed(config.otel.endpoint)
         return config
 
     @asynccontextmanager
@@ -163,8 +165,9 @@ class NodeBuilder:
         """Start the node; drain it at the end.
 
         Raises `InvalidArgument`, `WrongState` for a data directory in use, `Unavailable` for a
-        port in use, `Unsupported` for an isolation level that does not work here. A node that
-        does not start leaves nothing of a data directory that it would have been the first in.
+        port in use, `Unsupported` for an isolation level that does not work here, or for traces
+        without the extra `otel`. A node that does not start leaves nothing of a data directory
+        that it would have been the first in.
         """
         config = self._checked_config()
         tls = NodeTls.of(config.tls)
@@ -332,9 +335,7 @@ async def _open(  # noqa: PLR0913 - each by its name
     outgoing = OutgoingHttp()
     stack.callback(outgoing.close)
     opened = await stack.enter_async_context(registry)
-    telemetry = Telemetry()
-    telemetry.run()
-    stack.callback(telemetry.close)
+    telemetry = _telemetry(stack, config, driver)
     quotas = Quotas(await opened.quotas.load())
     shares.follow(quotas)
     return NodeContext(
@@ -359,6 +360,17 @@ async def _open(  # noqa: PLR0913 - each by its name
         grace_s=config.node.grace_s,
         secrets=await open_secrets(opened.secrets, config.secrets, data.path, passphrase),
     )
+
+
+def _telemetry(stack: AsyncExitStack, config: Config, driver: Driver) -> Telemetry:
+    telemetry, endpoint = Telemetry(config.otel.sample), config.otel.endpoint
+    telemetry.run()
+    stack.callback(telemetry.close)
+    if endpoint:
+        source = Source(config.node.id, __version__, driver.name)
+        exporter = exporting(endpoint, source, telemetry)
+        stack.push_async_callback(exporter.aclose)
+    return telemetry
 
 
 def _control(

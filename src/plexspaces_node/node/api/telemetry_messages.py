@@ -10,7 +10,7 @@ from plexspaces_node.model import MIB, split_name
 from plexspaces_node.node.applications.activity_watch import NodeNow, Now
 from plexspaces_node.node.telemetry.activity import Activity, Failure, Start, TypeActivity
 from plexspaces_node.node.telemetry.bill import bill_of
-from plexspaces_node.node.telemetry.span import Kind, Span, Step
+from plexspaces_node.node.telemetry.span import Span, Step, start_of
 from plexspaces_node.node.telemetry.telemetry import PHASES
 from plexspaces_node.node.telemetry.timeline import Moment, Spent
 
@@ -195,15 +195,6 @@ def _walk(root: Span) -> Iterator[tuple[Span | Step, Span | None]]:
             yield child, root
         else:
             yield from ((each, parent or root) for each, parent in _walk(child))
-
-
-def start_of(span: Span) -> Step:
-    """Return the wait of a message for its application as a step of it."""
-    step = Step(Kind.START, "start", span.begin_ns)
-    # It has no id of its own until somebody asks for it, and then always the same.
-    step.span_id = span.span_id ^ 1 or 1
-    step.total_ns = span.waited_ns
-    return step
 
 
 def _span_to_proto(

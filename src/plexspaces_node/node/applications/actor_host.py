@@ -22,7 +22,7 @@ from plexspaces_node.node.outgoing.call import Piece, Request, Response
 from plexspaces_node.node.outgoing.outgoing import Outgoing, OutgoingHttp
 from plexspaces_node.node.registry.registry import Registry
 from plexspaces_node.node.telemetry.activity import Activity
-from plexspaces_node.node.telemetry.span import Span
+from plexspaces_node.node.telemetry.span import Span, Step
 
 
 class Router(Protocol):
@@ -88,6 +88,10 @@ class ActorHost:
         """Count a reply whose sender has left, or None if no reply will come."""
         if span is not None:
             count_unclaimed(self._activity, span, reply, body, total_ns)
+
+    def made(self, cause: Span, step: Step) -> None:
+        """Tell of a step of a message."""
+        self._activity.made(cause, step)
 
     def link_changed(self) -> None:
         """Have messages wait while the agent takes none."""

@@ -36,7 +36,7 @@ from plexspaces_node.node.machines.pending import Done, Message, Pending
 from plexspaces_node.node.machines.requests import Requests, late
 from plexspaces_node.node.machines.requests import StopRefused as StopRefused
 from plexspaces_node.node.outgoing.call import Piece, Request, Response
-from plexspaces_node.node.telemetry.span import Span
+from plexspaces_node.node.telemetry.span import Span, Step
 from plexspaces_node.tasks import Leave, cancel
 
 IN_FLIGHT_BYTES = 64 * MIB
@@ -74,6 +74,9 @@ class HostCalls(Protocol):
 
         `span` is what the message was posted with.
         """
+
+    def made(self, cause: Span, step: Step) -> None:
+        """Hear of a step of a message, such as a call of the store, that has ended."""
 
     def link_changed(self) -> None:
         """React to that the agent `takes_messages` now, or does not any more; must not block."""
@@ -128,8 +131,10 @@ class AgentClient:
         self._in_flight = in_flight or InFlight()
         self._ids = itertools.count(1)
         self._since_ns = time_ns()
-        self._calls = Calls(host.answer)
-        self._fetches = Fetches(host.fetch, lambda frame: self._messages.span_of(frame.invoke))
+        self._calls = Calls(host.answer, host.made)
+        self._fetches = Fetches(
+            host.fetch, lambda frame: self._messages.span_of(frame.invoke), host.made
+        )
         self._idle: list[asyncio.Future[None]] = []
         self.exchanges = Exchanges()
         """The HTTP requests whose responses somebody waits for."""

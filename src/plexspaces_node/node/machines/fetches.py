@@ -14,6 +14,7 @@ from time import perf_counter_ns
 from plexspaces_node.link import frames as link
 from plexspaces_node.link.frames import Body
 from plexspaces_node.node.machines.connection import Connection
+from plexspaces_node.node.machines.host_calls import Made
 from plexspaces_node.node.machines.windows import BodyBroken, ReceivedBody, SendWindow
 from plexspaces_node.node.outgoing.call import Call, CallFailed, Code, Request, Response
 from plexspaces_node.node.telemetry.span import Kind, Span, Step
@@ -30,11 +31,12 @@ class Fetches:
     """The requests of one agent. Used on the event loop."""
 
     def __init__(
-        self, call: Call, cause_of: Callable[[link.Fetch], Span | None] = lambda _: None
+        self, call: Call, cause_of: Callable[[link.Fetch], Span | None], made: Made
     ) -> None:
         """`call` makes each of them; `cause_of` returns the message that it is made for."""
         self._call = call
         self._cause_of = cause_of
+        self._made = made
         self._running: dict[tuple[Connection, int], _Fetch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -83,7 +85,7 @@ class Fetches:
             _answer(connection, frame.id, failed)
             return
         fetch = _Fetch(connection, frame, body, self._cause_of(frame))
-        task = asyncio.get_running_loop().create_task(fetch.run(self._call))
+        task = asyncio.get_running_loop().create_task(fetch.run(self._call, self._made))
         fetch.task = task
         self._running[key] = fetch
         self._tasks.add(task)
@@ -116,6 +118,7 @@ class _Fetch:
         self._connection = connection
         self._id = frame.id
         head = frame.head
+        self._cause = cause
         self._step = None if cause is None else _step_of(head, cause)
         self._request = Request(
             method=head.method,
@@ -134,8 +137,8 @@ class _Fetch:
         # As an answer: an agent that does not read what it is sent is not read from either.
         self._connection.answer(link.Window(id=self._id, of_fetch=True, bytes=count))
 
-    async def run(self, call: Call) -> None:
-        """Make the call and pass its response on, or say why not."""
+    async def run(self, call: Call, made: Made) -> None:
+        """Make the call and pass its response on, or say why not; then tell that it was `made`."""
         begun = False
         failed = ("cancelled", "the application gave it up")
         try:
@@ -162,8 +165,9 @@ class _Fetch:
             else:
                 _answer(self._connection, self._id, fault)
         finally:
-            if self._step is not None:
+            if self._step is not None and self._cause is not None:
                 self._step.end(perf_counter_ns(), failed)
+                made(self._cause, self._step)
 
     async def _pass_on(self, response: Response, piece: bytes, *, whole: bool) -> None:
         head = link.ResponseHead(
@@ -195,11 +199,10 @@ class _Fetch:
         self._connection.writing.send(link.Part(id=self._id, of_fetch=True, aborted=True))
 
 
-def _step_of(head: link.RequestHead, cause: Span) -> Step:
-    """Begin to measure a request for a message, which is traced from now on."""
+def _step_of(head: link.RequestHead, cause: Span) -> Step | None:
+    """Begin to measure a request for a message, which has ids from now on; None if it has many."""
     step = Step(Kind.FETCH, f"{head.method} {head.authority}", perf_counter_ns())
-    cause.cause(step)
-    return step
+    return step if cause.cause(step) else None
 
 
 def _headers_of(
@@ -208,15 +211,12 @@ def _headers_of(
     """Return the headers of a request, with its place in its trace unless it has one of its own."""
     headers = [(header.name.encode(), header.value) for header in head.headers]
     own = HEADER.encode()
-    if cause is None or cause.tree is None or step is None:
-        return headers
-    if any(name == own for name, _ in headers):
+    if cause is None or cause.tree is None or any(name == own for name, _ in headers):
         return headers
     tree = cause.tree
-    return [
-        *headers,
-        (own, write(tree.trace_id, step.span_id, is_sampled=tree.is_sampled).encode()),
-    ]
+    # Of a step that is not kept nobody will hear.
+    span_id = cause.span_id if step is None else step.span_id
+    return [*headers, (own, write(tree.trace_id, span_id, is_sampled=tree.is_sampled).encode())]
 
 
 def _told(error: CallFailed | BodyBroken) -> tuple[str, str]:

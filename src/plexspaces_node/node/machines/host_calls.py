@@ -27,6 +27,9 @@ _log = logging.getLogger(__name__)
 Answer: TypeAlias = Callable[[HostCall, Body, Span | None], Awaitable[Body | None]]
 """Does what is asked, for the message that it is done for, if that is known."""
 
+Made: TypeAlias = Callable[[Span, Step], None]
+"""Called with a step of a message once it has ended."""
+
 HOST_CALLS = 64
 """The maximum number of requests being handled at once."""
 
@@ -37,9 +40,10 @@ HOST_CALLS_BYTES = 64 * MIB
 class Calls:
     """The host calls of one agent."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, made: Made) -> None:
         """`answer` does what is asked; a platform or actor error that it raises is the answer."""
         self._answer = answer
+        self._made = made
         self._waiting: deque[tuple[Connection, HostCall, Body, Span | None]] = deque()
         self._tasks: dict[asyncio.Task[None], tuple[Connection, HostCall, int]] = {}
         self._bytes = 0
@@ -118,16 +122,16 @@ class Calls:
         except Exception as error:  # noqa: BLE001 - the actor waits: whatever it is, it must hear
             _log.error("internal error in a host call", exc_info=error)
             answer.failure.CopyFrom(link.failure_of(Internal(f"internal error: {error!r}")))
-        if step is not None:
+        if step is not None and cause is not None:
             step.end(perf_counter_ns(), (answer.failure.code, answer.failure.message))
+            self._made(cause, step)
         answer.found = isinstance(call, link.Get) and payload is not None
         connection.answer(answer, payload or b"")
 
 
 def _step_of(call: HostCall, cause: Span | None) -> Step | None:
-    """Begin to measure a call of the store for a message; None if it is another call."""
+    """Begin to measure a call of the store for a message; None for another call, or after many."""
     if cause is None or isinstance(call, link.Ask | link.Tell):
         return None
     step = Step(Kind.STORE, type(call).__name__.lower(), perf_counter_ns())
-    cause.cause(step)
-    return step
+    return step if cause.cause(step) else None

@@ -34,7 +34,7 @@ from plexspaces_node.node.machines.agent_client import (
 )
 from plexspaces_node.node.machines.in_flight import InFlight, TenantShare
 from plexspaces_node.node.outgoing.call import CallFailed, Code, Piece, Request, Response
-from plexspaces_node.node.telemetry.span import Span
+from plexspaces_node.node.telemetry.span import Span, Step
 from plexspaces_node.node.timeouts import Timeouts
 from plexspaces_node.tasks import cancel
 from plexspaces_node.vm.bundle import Bundle
@@ -84,6 +84,10 @@ class SwitchedHostCalls:
     ) -> None:
         if self.target is not None:
             self.target.late_reply(span, reply, body, total_ns)
+
+    def made(self, cause: Span, step: Step) -> None:
+        if self.target is not None:
+            self.target.made(cause, step)
 
     def link_changed(self) -> None:
         if self.target is not None:

@@ -16,7 +16,7 @@ from plexspaces_node.info import MessageTimings
 from plexspaces_node.model import PhaseTimings
 from plexspaces_node.node.telemetry.durations import Buckets
 from plexspaces_node.node.telemetry.kept_traces import KeptTraces
-from plexspaces_node.node.telemetry.span import NAME_CHARS, Kind, Span
+from plexspaces_node.node.telemetry.span import NAME_CHARS, Ended, Kind, Span, Step
 from plexspaces_node.node.telemetry.timeline import Spent, Timeline
 from plexspaces_node.node.telemetry.trace_context import TraceContext
 
@@ -174,15 +174,20 @@ class Activity:
 
     def fail(self, span: Span, error: PlexSpacesError) -> None:
         """Count a message that got an error of the platform instead of an answer."""
-        self.lose(span)
         self._fail(span, error)
-        self._keep(span)
+        self.lose(span)
 
     def lose(self, span: Span) -> None:
         """Count a message that got no answer, when nobody waited for one any more."""
         span.total_ns = max(1, perf_counter_ns() - span.begin_ns)
         self.failures += 1
         self._touch()
+        self._keep(span)
+
+    def made(self, span: Span, step: Step) -> None:
+        """Tell of a step that has ended, of a message that may go on or be over."""
+        if span.is_sampled and self._telemetry.export is not None:
+            self._telemetry.export(Ended(span, step))
 
     def end(
         self,
@@ -277,7 +282,7 @@ class Activity:
             end_ns = self._telemetry.unix_ns(span.begin_ns + span.total_ns)
             self.duration.show(span.total_ns, tree.trace_id, end_ns)
             if self._telemetry.export is not None:
-                self._telemetry.export(span)
+                self._telemetry.export(Ended(span, is_request=self.is_component))
         elif span.error is not None:
             self.traces.add(span)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 from random import getrandbits
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from plexspaces_node.node.telemetry.trace_context import TraceContext, write
 
@@ -151,19 +151,23 @@ class Span:
         self.parent_id = context.span_id
         self.span_id = getrandbits(64) or 1
 
-    def cause(self, child: Child) -> None:
-        """Note what it caused; more than a tree may have belongs to the trace, but is not kept."""
+    def cause(self, child: Child) -> bool:
+        """Note what it caused; return whether it is kept.
+
+        More than a tree may have belongs to the trace all the same.
+        """
         tree = self.identify()
         if isinstance(child, Span):
             child.tree, child.parent_id = tree, self.span_id
             child.span_id = getrandbits(64) or 1
         if tree.spans >= MOST_SPANS:
             tree.dropped += 1
-            return
+            return False
         tree.spans += 1
         if self.children is None:
             self.children = []
         self.children.append(child)
+        return True
 
     @property
     def traceparent(self) -> str:
@@ -171,3 +175,25 @@ class Span:
         if self.tree is None:
             return ""
         return write(self.tree.trace_id, self.span_id, is_sampled=self.tree.is_sampled)
+
+
+class Ended(NamedTuple):
+    """A message of a trace that has ended, or a step of one that may go on.
+
+    Attributes:
+        span: the message, or the one for which the step was made.
+        is_request: whether it is an HTTP request to a component.
+    """
+
+    span: Span
+    step: Step | None = None
+    is_request: bool = False
+
+
+def start_of(span: Span) -> Step:
+    """Return the wait of a message for its application as a step of it."""
+    step = Step(Kind.START, "start", span.begin_ns)
+    # It has no id of its own until somebody asks for it, and then always the same.
+    step.span_id = span.span_id ^ 1 or 1
+    step.total_ns = span.waited_ns
+    return step

@@ -10,7 +10,7 @@ from time import perf_counter_ns, time_ns
 from plexspaces_node.model import PhaseTimings
 from plexspaces_node.node.telemetry.activity import Activity
 from plexspaces_node.node.telemetry.durations import Buckets
-from plexspaces_node.node.telemetry.span import Span
+from plexspaces_node.node.telemetry.span import Ended
 from plexspaces_node.node.telemetry.timeline import MOMENT_S, RECENT_NS
 
 SAMPLE = 0.01
@@ -33,7 +33,9 @@ class Telemetry:
         touched: applications with messages in this moment, or in those still counted.
         phases: how long the phases of starts took.
         loop_lag: by how much the event loop was late, measured four times a second.
-        export: called with each traced span once it has ended; None for nobody.
+        export: called with each message that is traced on purpose, and with each of its steps, once
+            it has ended; None for nobody.
+        dropped_spans: how many of them were lost on their way to a collector; on any thread.
     """
 
     def __init__(self, sample: float = SAMPLE) -> None:
@@ -41,7 +43,8 @@ class Telemetry:
         self.touched: list[Activity] = []
         self.phases = {phase: Buckets() for phase in PHASES}
         self.loop_lag = Buckets()
-        self.export: Callable[[Span], None] | None = None
+        self.export: Callable[[Ended], None] | None = None
+        self.dropped_spans: Callable[[], int] = lambda: 0
         self._epoch_ns = time_ns() - perf_counter_ns()
         self._lags: deque[int] = deque(maxlen=round(RECENT_NS / 1e9 / _BEAT_S))
         self._timer: asyncio.TimerHandle | None = None
