@@ -123,13 +123,20 @@ class TypeActivity:
 
 @dataclass(frozen=True, slots=True)
 class AskActivity:
-    """What an application asked another one."""
+    """What an application asked another one.
+
+    Attributes:
+        total_ns: of the asks that were answered, from the node's receiving them.
+        compute_ns, wait_ns, queue_ns: of the application that was asked.
+    """
 
     to: str
     asks: int
     failures: int
     total_ns: int
     compute_ns: int
+    wait_ns: int = 0
+    queue_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

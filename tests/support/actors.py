@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from enum import IntEnum
+from importlib import resources
 from pathlib import Path
 
 from plexspaces_node.programs import compiler_program
@@ -75,6 +76,12 @@ def http_page(body: bytes) -> bytes:
 def talker() -> bytes:
     """Return the WASI command whose input says what it does: see talker.wat."""
     return assemble((ACTORS / "talker.wat").read_text())
+
+
+def spinner() -> bytes:
+    """Return the actor that takes as many rounds of a loop as it is told: see level_probe.wat."""
+    text = resources.files("plexspaces_node.cli").joinpath("level_probe.wat").read_text()
+    return wrap(assemble(text))
 
 
 def system() -> bytes:

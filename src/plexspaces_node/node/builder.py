@@ -37,6 +37,7 @@ from plexspaces_node.node.access import audit
 from plexspaces_node.node.access.gate import Gate
 from plexspaces_node.node.access.record import Recorder
 from plexspaces_node.node.access.tokens import Tokens
+from plexspaces_node.node.advisor.advisor import Advisor
 from plexspaces_node.node.api import descriptors
 from plexspaces_node.node.api.boundary import Boundary
 from plexspaces_node.node.api.health import NodeHealth
@@ -199,8 +200,8 @@ class NodeBuilder:
             tokens, gate = await _gate(stack, config, context.registry, data, audit_log)
             gate.is_public = applications.is_public
             service = ApplicationService(applications, artifacts, info, calls, gate)
-            watch = ActivityWatch(applications.roster, context, info)
-            services = services_of(service, applications, context.secrets, audit_log, tokens, watch)
+            advisor = _advisor(stack, applications, context, info)
+            services = services_of(service, applications, context, audit_log, tokens, advisor)
             _register(server, services, gate, node_health, most_calls=limits.calls, tls=tls)
             readings = _readings(applications, artifacts, node_health)
             metrics_port = stack.enter_context(serve_metrics(config.node.metrics_address, readings))
@@ -237,7 +238,7 @@ class NodeBuilder:
             await node_health.serve()
             notice.enter_context(_notice(address, http_address, tls, sockets))
             notice.callback(audit_log.end_followers)
-            notice.callback(watch.close)
+            notice.callback(advisor.watch.close)
             _watch(stack, config, tls)
             stack.push_async_callback(node.drain)
             yield node
@@ -411,6 +412,15 @@ def _http_server(  # noqa: PLR0913 - each by its name
         access_log=http.access_log,
         tls=tls.context if tls else None,
     )
+
+
+def _advisor(
+    stack: AsyncExitStack, applications: Applications, context: NodeContext, info: NodeInfo
+) -> Advisor:
+    """Return what watches applications and gives advice; `stack` ends what it does by itself."""
+    advisor = Advisor(ActivityWatch(applications.roster, context, info))
+    stack.callback(asyncio.create_task(advisor.run()).cancel)
+    return advisor
 
 
 def _readings(

@@ -402,6 +402,8 @@ class AskActivity(_message.Message):
     FAILURES_FIELD_NUMBER: _builtins.int
     TOTAL_NS_FIELD_NUMBER: _builtins.int
     COMPUTE_NS_FIELD_NUMBER: _builtins.int
+    WAIT_NS_FIELD_NUMBER: _builtins.int
+    QUEUE_NS_FIELD_NUMBER: _builtins.int
     to: _builtins.str
     """The application's name within the tenant."""
     asks: _builtins.int
@@ -410,6 +412,9 @@ class AskActivity(_message.Message):
     """From the node's receiving the ask to its answer."""
     compute_ns: _builtins.int
     """In the code of the application that was asked."""
+    wait_ns: _builtins.int
+    """Waiting in its host calls, and for it to take the ask."""
+    queue_ns: _builtins.int
     def __init__(
         self,
         *,
@@ -418,10 +423,12 @@ class AskActivity(_message.Message):
         failures: _builtins.int = ...,
         total_ns: _builtins.int = ...,
         compute_ns: _builtins.int = ...,
+        wait_ns: _builtins.int = ...,
+        queue_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asks", b"asks", "compute_ns", b"compute_ns", "failures", b"failures", "to", b"to", "total_ns", b"total_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asks", b"asks", "compute_ns", b"compute_ns", "failures", b"failures", "queue_ns", b"queue_ns", "to", b"to", "total_ns", b"total_ns", "wait_ns", b"wait_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -870,12 +877,15 @@ class Advice(_message.Message):
     rule: _builtins.str
     """batch, together, level, memory or coordination."""
     application: _builtins.str
+    """Empty for all that the caller sees together."""
     other: _builtins.str
     """The other application of `together`, else empty."""
     advice: _builtins.str
     """What to do, in one sentence."""
     saved_s_per_s: _builtins.float
-    """What it is predicted to save: of the time of messages, per second of wall time."""
+    """What it is predicted to save: of the time of messages, per second of wall time. Below 0 what it
+    costs.
+    """
     saved_bytes: _builtins.int
     """Of memory."""
     reckoning: _builtins.str

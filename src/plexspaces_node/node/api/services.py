@@ -18,15 +18,15 @@ from plexspaces_node.api.generated.token_pb2_grpc import add_TokenServiceService
 from plexspaces_node.api.invoke import SERVICE
 from plexspaces_node.node.access.audit import AuditLog
 from plexspaces_node.node.access.tokens import Tokens
+from plexspaces_node.node.advisor.advisor import Advisor
 from plexspaces_node.node.api.audit import AuditService
 from plexspaces_node.node.api.quotas import QuotaService
 from plexspaces_node.node.api.secrets import SecretService
 from plexspaces_node.node.api.service import ApplicationService, add_to_server
 from plexspaces_node.node.api.telemetry import TelemetryService
 from plexspaces_node.node.api.tokens import TokenService
-from plexspaces_node.node.applications.activity_watch import ActivityWatch
+from plexspaces_node.node.applications.context import NodeContext
 from plexspaces_node.node.applications.operations import Applications
-from plexspaces_node.node.secrets.secrets import Secrets
 
 Services: TypeAlias = Mapping[str, tuple[Any, Callable[..., None]]]
 """Servicers by the full names of their services, each with what adds it to a server."""
@@ -35,16 +35,16 @@ Services: TypeAlias = Mapping[str, tuple[Any, Callable[..., None]]]
 def services_of(  # noqa: PLR0913 - one for each service
     service: ApplicationService,
     applications: Applications,
-    secrets: Secrets,
+    context: NodeContext,
     audit_log: AuditLog,
     tokens: Tokens,
-    watch: ActivityWatch,
+    advisor: Advisor,
 ) -> Services:
     """Return every service of a node."""
     return {
         SERVICE: (service, add_to_server),
         SECRET.services_by_name["SecretService"].full_name: (
-            SecretService(secrets, applications.secret_users),
+            SecretService(context.secrets, applications.secret_users),
             add_SecretServiceServicer_to_server,
         ),
         QUOTA.services_by_name["QuotaService"].full_name: (
@@ -60,7 +60,7 @@ def services_of(  # noqa: PLR0913 - one for each service
             add_TokenServiceServicer_to_server,
         ),
         TELEMETRY.services_by_name["TelemetryService"].full_name: (
-            TelemetryService(watch),
+            TelemetryService(advisor),
             add_TelemetryServiceServicer_to_server,
         ),
     }

@@ -10,9 +10,12 @@ from time import perf_counter_ns, time_ns
 from plexspaces_node.api.generated import telemetry_pb2 as pb
 from plexspaces_node.api.generated import telemetry_pb2_grpc as pb_grpc
 from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.model import check_name
 from plexspaces_node.node.access.gate import Call
+from plexspaces_node.node.advisor.advisor import Advisor
 from plexspaces_node.node.api.telemetry_messages import (
     activity_to_proto,
+    advice_to_proto,
     node_to_proto,
     now_to_proto,
     trace_to_proto,
@@ -32,8 +35,9 @@ _AT_ONCE = 50
 class TelemetryService(pb_grpc.TelemetryServiceServicer):
     """`plexspaces.node.v1.TelemetryService`; errors are mapped by a `Boundary`."""
 
-    def __init__(self, watch: ActivityWatch) -> None:
-        self._watch = watch
+    def __init__(self, advisor: Advisor) -> None:
+        self._watch = advisor.watch
+        self._advisor = advisor
 
     async def WatchActivity(  # type: ignore[override]
         self, request: pb.WatchActivityRequest, call: Call
@@ -72,7 +76,16 @@ class TelemetryService(pb_grpc.TelemetryServiceServicer):
     async def Advise(  # type: ignore[override]
         self, request: pb.AdviseRequest, call: Call
     ) -> pb.AdviseResponse:
-        raise NotImplementedError
+        name = request.name
+        if request.tenant:
+            check_name(request.tenant, what="tenant")
+            if name and "/" not in name:
+                name = f"{request.tenant}/{name}"
+        full = call.identity.full(name) if name else ""
+        report = await self._advisor.advise(call.identity, tenant=request.tenant, name=full)
+        return pb.AdviseResponse(
+            advice=map(advice_to_proto, report.advice), insufficient=report.insufficient
+        )
 
 
 class _View:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from plexspaces_node.api.generated import telemetry_pb2 as pb
 from plexspaces_node.info import NodeInfo
 from plexspaces_node.model import MIB, split_name
+from plexspaces_node.node.advisor.advice import Advice
 from plexspaces_node.node.applications.activity_watch import NodeNow, Now
 from plexspaces_node.node.telemetry.activity import Activity, Failure, Start, TypeActivity
 from plexspaces_node.node.telemetry.bill import bill_of
@@ -124,6 +125,8 @@ def _asks_of(activity: Activity) -> list[pb.AskActivity]:
             failures=ask.failures,
             total_ns=ask.total_ns,
             compute_ns=ask.compute_ns,
+            wait_ns=ask.wait_ns,
+            queue_ns=ask.queue_ns,
         )
         for to, ask in by_count
     ]
@@ -149,6 +152,21 @@ def _failure_to_proto(failure: Failure) -> pb.MessageFailure:
         code=failure.code,
         message=failure.message,
         trace_id=f"{failure.trace_id:032x}",
+    )
+
+
+def advice_to_proto(advice: Advice) -> pb.Advice:
+    """Convert an advice."""
+    return pb.Advice(
+        rule=advice.rule,
+        application=advice.application,
+        other=advice.other,
+        advice=advice.advice,
+        facts=[pb.Fact(name=one.name, value=one.value, unit=one.unit) for one in advice.facts],
+        saved_s_per_s=advice.saved_s_per_s,
+        saved_bytes=advice.saved_bytes,
+        reckoning=advice.reckoning,
+        command=advice.command,
     )
 
 

@@ -80,6 +80,10 @@ class ActivityWatch:
             if is_asked and viewer.covers(supervisor.name):
                 yield supervisor
 
+    def supervisors(self) -> tuple[Supervisor, ...]:
+        """Return every application."""
+        return self._roster.supervisors()
+
     def named(self, name: str) -> Supervisor:
         """Return an application; raises `NotFound`."""
         return self._roster.named(name)

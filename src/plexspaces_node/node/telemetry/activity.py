@@ -56,12 +56,13 @@ class TypeActivity:
 
 
 class AskActivity:
-    """What one application has asked another."""
+    """What one application has asked another; times are of asks that were answered."""
 
-    __slots__ = ("asks", "compute_ns", "failures", "total_ns")
+    __slots__ = ("asks", "compute_ns", "failures", "queue_ns", "total_ns", "wait_ns")
 
     def __init__(self) -> None:
-        self.asks = self.failures = self.total_ns = self.compute_ns = 0
+        self.asks = self.failures = self.total_ns = 0
+        self.compute_ns = self.wait_ns = self.queue_ns = 0
 
 
 class Start(NamedTuple):
@@ -240,6 +241,8 @@ class Activity:
         if span is not None:
             ask.total_ns += span.total_ns
             ask.compute_ns += span.compute_ns
+            ask.wait_ns += span.wait_ns
+            ask.queue_ns += span.queue_ns
 
     def _type_of(self, name: str) -> TypeActivity:
         if self.is_component:

@@ -1,0 +1,102 @@
+"""Gives advice about the applications of a node: every rule over what was measured of each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from time import time_ns
+
+from plexspaces_node.errors import no_application
+from plexspaces_node.node.advisor import batch, coordination, thresholds, together
+from plexspaces_node.node.advisor.advice import Advice, number, ranked
+from plexspaces_node.node.advisor.figures import Figures
+from plexspaces_node.node.advisor.windows import Windows
+from plexspaces_node.node.applications.activity_watch import ActivityWatch
+from plexspaces_node.node.applications.supervisor import Supervisor
+from plexspaces_node.node.applications.vms import Viewer
+
+UPKEEP_S = 30.0
+"""How often it looks at what it has to remember of applications."""
+
+_NAMED = 5
+"""Of how many applications with too little data each has a line of its own."""
+_AT_ONCE = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What to change, the largest gain first, and what there is too little data for."""
+
+    advice: tuple[Advice, ...]
+    insufficient: tuple[str, ...]
+
+
+class Advisor:
+    """Gives advice. Used on the event loop.
+
+    `clock` returns the time in nanoseconds since the epoch.
+
+    Attributes:
+        watch: tells what the applications do that it gives advice about.
+    """
+
+    def __init__(self, watch: ActivityWatch, *, clock: Callable[[], int] = time_ns) -> None:
+        self.watch = watch
+        self._clock = clock
+        self._windows = Windows()
+
+    def __repr__(self) -> str:
+        return f"<Advisor with {self._windows!r}>"
+
+    async def run(self) -> None:
+        """Keep what has to be remembered, until it is cancelled or the node ends."""
+        while await self.watch.pause(UPKEEP_S):
+            await self.look()
+
+    async def look(self) -> None:
+        """Note how things are now; `run` does so again and again."""
+        for at, supervisor in enumerate(self.watch.supervisors()):
+            if at % _AT_ONCE == 0:
+                await asyncio.sleep(0)
+            self._windows.mark(supervisor.activity, self._clock())
+
+    async def advise(self, viewer: Viewer, *, tenant: str = "", name: str = "") -> Report:
+        """Return what to change about an application, or about all that somebody may see.
+
+        `name` is in full. Raises `NotFound` for an application that there is not, or that they may
+        not see.
+        """
+        advice: list[Advice] = []
+        little: list[Figures] = []
+        for at, supervisor in enumerate(self._asked(viewer, tenant, name)):
+            if at and at % _AT_ONCE == 0:
+                await asyncio.sleep(0)
+            figures = self._windows.figures(supervisor.activity, self._clock())
+            seen = figures._replace(
+                asks=tuple(one for one in figures.asks if viewer.covers(one.to))
+            )
+            for rule in (batch, together, coordination):
+                advice += rule.advise(seen)
+            if figures.spent.messages < thresholds.MESSAGES:
+                little.append(figures)
+        return Report(ranked(advice), tuple(_about_little(little)))
+
+    def _asked(self, viewer: Viewer, tenant: str, name: str) -> Sequence[Supervisor]:
+        if not name:
+            return tuple(self.watch.visible(viewer, tenant))
+        if not viewer.covers(name):
+            raise no_application(name)
+        return (self.watch.named(name),)
+
+
+def _about_little(little: Sequence[Figures]) -> Iterator[str]:
+    """Yield a line for each application with too few messages; one line for many of them."""
+    rules = f"batch, together, coordination and level need {thresholds.MESSAGES}"
+    if len(little) > _NAMED:
+        yield f"{len(little)} applications have had too few messages of late: {rules} of each"
+        return
+    for one in sorted(little, key=lambda each: each.name):
+        yield (
+            f"{one.name} has had {one.spent.messages} messages in {number(one.seconds)} s: {rules}"
+        )

@@ -1,0 +1,153 @@
+"""What each application did of late: its counts now less those at the begin of a window.
+
+Counts of an application go on as long as there is its node, and what it was changed for must not be
+advised forever. So a window begins with its version, and at most 10 minutes ago.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+from plexspaces_node.model import DEFAULT_TENANT, split_name
+from plexspaces_node.node.advisor import thresholds
+from plexspaces_node.node.advisor.figures import AskFigures, Figures, TypeFigures
+from plexspaces_node.node.telemetry.activity import Activity, AskActivity, TypeActivity
+from plexspaces_node.node.telemetry.timeline import MOMENT_S, Spent
+
+_NS_PER_S = 1_000_000_000
+
+
+class _Mark(NamedTuple):
+    """The counts of an application at a moment.
+
+    Attributes:
+        start_ns: when what ran then was started.
+    """
+
+    unix_ns: int
+    start_ns: int
+    spent: Spent
+    types: Mapping[str, array[int]]
+    asks: Mapping[str, array[int]]
+
+
+class Windows:
+    """The windows of applications. `mark` each of them again and again, once in half a minute.
+
+    Times are of the node's clock, in nanoseconds since the epoch.
+    """
+
+    def __init__(self) -> None:
+        # The begin of the window, and the begin of the next one.
+        self._marks: WeakKeyDictionary[Activity, tuple[_Mark, _Mark]] = WeakKeyDictionary()
+
+    def __repr__(self) -> str:
+        return f"<Windows of {len(self._marks)} applications>"
+
+    def mark(self, activity: Activity, unix_ns: int) -> None:
+        """Look whether the window of an application has to begin anew."""
+        known = self._marks.get(activity)
+        if known is None:
+            first = _Mark(activity.timeline.since_unix_ns, _start_ns(activity), Spent(), {}, {})
+            self._marks[activity] = first, first
+        elif known[1].start_ns != _start_ns(activity):
+            now = _mark(activity, unix_ns)
+            self._marks[activity] = now, now
+        elif unix_ns - known[1].unix_ns >= thresholds.WINDOW_S * _NS_PER_S:
+            self._marks[activity] = known[1], _mark(activity, unix_ns)
+
+    def figures(self, activity: Activity, unix_ns: int) -> Figures:
+        """Return what an application did in its window."""
+        self.mark(activity, unix_ns)
+        begin, _ = self._marks[activity]
+        tenant = split_name(activity.name)[0]
+        spent = _less(activity.spent, begin.spent)
+        return Figures(
+            activity.name,
+            max(MOMENT_S, (unix_ns - begin.unix_ns) / _NS_PER_S),
+            _active_s(activity, begin.unix_ns, spent.messages),
+            spent,
+            tuple(
+                _type_figures(name, kind, begin.types.get(name))
+                for name, kind in activity.types.items()
+            ),
+            tuple(
+                _ask_figures(_full(tenant, to), ask, begin.asks.get(to))
+                for to, ask in activity.asks.items()
+                if to
+            ),
+            activity.is_component,
+        )
+
+
+def _full(tenant: str, name: str) -> str:
+    return name if tenant == DEFAULT_TENANT else f"{tenant}/{name}"
+
+
+def _start_ns(activity: Activity) -> int:
+    return activity.starts[-1].time_unix_ns if activity.starts else 0
+
+
+def _mark(activity: Activity, unix_ns: int) -> _Mark:
+    return _Mark(
+        unix_ns,
+        _start_ns(activity),
+        activity.spent,
+        {name: _of_type(kind) for name, kind in activity.types.items()},
+        {to: _of_ask(ask) for to, ask in activity.asks.items()},
+    )
+
+
+def _of_type(kind: TypeActivity) -> array[int]:
+    return array(
+        "q",
+        (
+            *(kind.messages, kind.failures),
+            *(kind.compute_ns, kind.wait_ns, kind.queue_ns, kind.link_ns),
+            *(kind.payload_bytes, kind.reply_bytes),
+        ),
+    )
+
+
+def _of_ask(ask: AskActivity) -> array[int]:
+    return array("q", (ask.asks, ask.total_ns, ask.compute_ns, ask.wait_ns, ask.queue_ns))
+
+
+def _less(now: Spent, before: Spent) -> Spent:
+    return Spent(*(here - there for here, there in zip(now, before, strict=True)))
+
+
+def _since(now: array[int], before: array[int] | None) -> list[int]:
+    if before is None:
+        return list(now)
+    return [here - there for here, there in zip(now, before, strict=True)]
+
+
+def _type_figures(name: str, kind: TypeActivity, before: array[int] | None) -> TypeFigures:
+    *spent, payload_bytes, reply_bytes = _since(_of_type(kind), before)
+    return TypeFigures(name, Spent(*spent), payload_bytes, reply_bytes)
+
+
+def _ask_figures(to: str, ask: AskActivity, before: array[int] | None) -> AskFigures:
+    return AskFigures(to, *_since(_of_ask(ask), before))
+
+
+def _active_s(activity: Activity, since_unix_ns: int, messages: int) -> float:
+    """Return in how many seconds there were messages since then, as far as moments tell."""
+    timeline = activity.timeline
+    short = [one for one in timeline.short if one.end_unix_ns > since_unix_ns]
+    begin_ns = short[0].end_unix_ns - short[0].duration_ns if short else None
+    long = [
+        one
+        for one in timeline.long
+        if one.end_unix_ns > since_unix_ns and (begin_ns is None or one.end_unix_ns <= begin_ns)
+    ]
+    moments = (*short, *long)
+    seconds = sum(one.duration_ns for one in moments) / _NS_PER_S
+    if messages > sum(one.messages for one in moments):
+        # The moment that goes on has some.
+        seconds += MOMENT_S
+    return seconds

@@ -1,0 +1,100 @@
+"""The advisor on a real node: workloads made to deserve an advice, and ones that deserve none."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from support.actors import probe, spinner
+
+from plexspaces_node import NodeClient
+from plexspaces_node.errors import NotFound
+from plexspaces_node.telemetry import Advice
+
+MESSAGES = 300
+ROUNDS = 20_000_000
+"""Of the spinner's loop: some tens of milliseconds."""
+
+
+async def advised(
+    client: NodeClient, name: str = "", tenant: str = ""
+) -> dict[tuple[str, str], Advice]:
+    """Return what is advised, by application and rule."""
+    response = await client.advise(name, tenant=tenant)
+    saved = [one.saved_s_per_s for one in response.advice]
+    assert saved == sorted(saved, reverse=True)
+    for one in response.advice:
+        assert one.facts
+        assert one.reckoning
+        assert one.advice.isprintable()
+    return {(one.application, one.rule): one for one in response.advice}
+
+
+async def test_many_small_messages_are_advised_to_be_batched(client: NodeClient) -> None:
+    """One after the other, each of a few bytes, from one client."""
+    await client.deploy("small", probe())
+    for _ in range(MESSAGES):
+        await client.invoke("small", b"one", type="echo")
+    found = await advised(client)
+    advice = found["small", "batch"]
+    assert ("small", "coordination") not in found
+    assert "'echo'" in advice.advice
+    facts = {fact.name: fact for fact in advice.facts}
+    assert facts["messages"].value == MESSAGES
+    assert facts["mean payload"].value == 3
+    assert facts["mean payload"].unit == "bytes"
+    # No more than was spent can be saved.
+    activity = await client.activity("small")
+    assert 0 < advice.saved_s_per_s * 2 * 1e9 < activity.application.total.link_ns
+
+
+async def test_messages_that_compute_nothing_are_advised_to_do_more(client: NodeClient) -> None:
+    """What is too large to batch computes next to nothing, and what it logs is passed as well."""
+    await client.deploy("large", probe())
+    payload = b"." * 50_000
+    for _ in range(120):
+        await client.invoke("large", payload, type="out")
+    found = await advised(client)
+    assert "'out' message" in found["large", "coordination"].advice
+    assert ("large", "batch") not in found
+
+
+async def test_asks_are_advised_to_be_calls(client: NodeClient) -> None:
+    """An application that does nothing but ask another of its tenant."""
+    for name in ("shop/front", "shop/back"):
+        await client.deploy(name, probe())
+    for _ in range(MESSAGES):
+        await client.invoke("shop/front", b"\x04back" + b"e" + b"hello", type="ask")
+    advice = (await advised(client))["shop/front", "together"]
+    assert (advice.application, advice.other) == ("shop/front", "shop/back")
+    assert next(fact.value for fact in advice.facts if fact.unit == "count") == MESSAGES
+    # Of one application alone, of one tenant, and of another.
+    assert ("shop/front", "together") in await advised(client, "shop/front")
+    assert ("shop/front", "together") in await advised(client, "front", "shop")
+    assert not await advised(client, tenant="other")
+
+
+async def test_work_is_left_alone(client: NodeClient) -> None:
+    """Messages that compute for much longer than they take to pass."""
+    await client.deploy("busy", spinner())
+    for _ in range(110):
+        await client.invoke("busy", ROUNDS.to_bytes(4, "little"), type="spin")
+    assert not await advised(client)
+
+
+async def test_nothing_is_advised_without_messages(client: NodeClient) -> None:
+    """It is told what there is too little data for."""
+    await client.deploy("new", probe())
+    await client.invoke("new", b"one", type="echo")
+    response = await client.advise()
+    assert not response.advice
+    assert any(line.startswith("new has had 1 messages in ") for line in response.insufficient)
+    await asyncio.gather(*(client.deploy(f"new{at}", probe()) for at in range(5)))
+    response = await client.advise()
+    assert any(line.startswith("6 applications have had") for line in response.insufficient)
+
+
+async def test_application_that_there_is_not_is_not_found(client: NodeClient) -> None:
+    """As everywhere."""
+    with pytest.raises(NotFound):
+        await client.advise("nobody")
