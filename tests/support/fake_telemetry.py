@@ -124,6 +124,7 @@ class FakeTelemetry(TelemetryServiceServicer):
         updates: what is told to who watches; then the call ends, with `ends` if that is set.
         stays: whether the call goes on after `updates`, until the client leaves.
         traces: what is kept, of whichever application.
+        advice: what is advised; None for an advice about the application that is asked for.
         requests: what it was asked for.
         left: set when a client that watched has gone.
     """
@@ -133,6 +134,7 @@ class FakeTelemetry(TelemetryServiceServicer):
         self.updates: list[pb.WatchActivityResponse] = []
         self.stays = False
         self.traces: list[pb.Trace] = []
+        self.advice: pb.AdviseResponse | None = None
         self.requests: list[object] = []
         self.left = threading.Event()
 
@@ -173,6 +175,8 @@ class FakeTelemetry(TelemetryServiceServicer):
         """Tell one advice."""
         self._enter("Advise", context)
         self.requests.append(request)
+        if self.advice is not None:
+            return self.advice
         fact = pb.Fact(name="payload", value=80, unit="bytes")
         advice = pb.Advice(rule="batch", application=request.name or "calc", facts=[fact])
         return pb.AdviseResponse(advice=[advice], insufficient=["stock: 3 messages"])

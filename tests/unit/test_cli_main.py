@@ -221,7 +221,7 @@ _EVERY_COMMAND = (
     *(("token", "create", "--name", "x", "--scope", "read", *_NODE), ("token", "list", *_NODE)),
     *(("token", "revoke", "x", *_NODE), ("token", "rotate", "x", *_NODE)),
     *(("login", *_NODE), ("logout", *_NODE), ("whoami", *_NODE)),
-    *(("top", "--once", *_NODE), ("trace", "x", *_NODE)),
+    *(("top", "--once", *_NODE), ("trace", "x", *_NODE), ("advise", *_NODE)),
     *(("doctor",), ("config", "show"), ("version",), ("install-service", "--print")),
 )
 

@@ -53,6 +53,7 @@ PANELS: dict[str, dict[str, str]] = {
         "logs": "show",
         "top": "top",
         "trace": "trace",
+        "advise": "advise",
         "stop": "applications",
         "start": "applications",
         "undeploy": "applications",

@@ -92,7 +92,7 @@ class Advisor:
 
 def _about_little(little: Sequence[Figures]) -> Iterator[str]:
     """Yield a line for each application with too few messages; one line for many of them."""
-    rules = f"batch, together, coordination and level need {thresholds.MESSAGES}"
+    rules = f"batch, together and coordination need {thresholds.MESSAGES}"
     if len(little) > _NAMED:
         yield f"{len(little)} applications have had too few messages of late: {rules} of each"
         return

@@ -1,0 +1,124 @@
+"""The command `advise`: what to change, by what a node measured."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated
+
+import typer
+
+from plexspaces_node.cli.options import GivenName, Json, NodeAddress, address_of, tenant_option
+from plexspaces_node.cli.output import print_json, printable, say, size
+from plexspaces_node.client import NodeClient
+from plexspaces_node.telemetry import Advice, AdviceReport, Fact
+
+app = typer.Typer()
+
+_MOST_COLUMNS = 100
+
+_TIMES = (("s", 1e9), ("ms", 1e6), ("µs", 1e3))
+
+
+def time_of(duration_ns: float) -> str:
+    """Write a duration with three digits, in the unit that suits it."""
+    for unit, per in _TIMES:
+        if duration_ns >= per:
+            value = duration_ns / per
+            return f"{value:.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
+    return f"{duration_ns:.0f} ns"
+
+
+_UNITS: Mapping[str, Callable[[float], str]] = {
+    "ns": time_of,
+    "bytes": lambda value: size(round(value)),
+    "per_s": lambda value: f"{value:.3g} per s",
+    "ratio": lambda value: f"{value:.0%}" if value <= 1 else f"{value:.3g}×",
+    "count": lambda value: f"{value:.0f}",
+}
+
+
+@app.command(epilog="Example:  plexspaces advise calculator")
+def advise(
+    name: GivenName = None,
+    tenant: Annotated[
+        str,
+        tenant_option(
+            "Only the applications of this tenant.", show_default="all that the token allows"
+        ),
+    ] = "",
+    node_address: NodeAddress = None,
+    as_json: Json = False,
+) -> None:
+    """Say what to change, by what was measured of the last minutes.
+
+    Each advice has the numbers that it was reckoned from, and what it is predicted to save. What
+    there is too little data for is listed below.
+    """
+
+    async def fetch() -> AdviceReport:
+        async with NodeClient(address_of(node_address)) as client:
+            return await client.advise(name or "", tenant=tenant)
+
+    report = asyncio.run(fetch())
+    if as_json:
+        print_json(report)
+        return
+    for line in lines_of(report, min(_MOST_COLUMNS, shutil.get_terminal_size().columns)):
+        say(line)
+
+
+def lines_of(report: AdviceReport, width: int) -> Iterator[str]:
+    """Yield what the command prints, in lines of a width if words allow it."""
+    if not report.advice:
+        yield "Nothing to advise."
+    for number, one in enumerate(report.advice, 1):
+        if number > 1:
+            yield ""
+        yield from _lines_of(number, one, width)
+    if report.insufficient:
+        yield ""
+        yield "Too little data:"
+        for line in report.insufficient:
+            yield from _wrapped(line, width, "  - ", "    ")
+
+
+def _lines_of(number: int, one: Advice, width: int) -> Iterator[str]:
+    about = " and ".join(filter(None, (one.application, one.other))) or "all applications"
+    yield printable(f"{number}. {one.rule}: {about}{gain_of(one)}")
+    yield from _wrapped(one.advice, width)
+    if one.facts:
+        facts = "; ".join(_fact(fact) for fact in one.facts)
+        yield from _wrapped(f"Measured: {facts}.", width)
+    if one.reckoning:
+        yield from _wrapped(f"Reckoned: {one.reckoning}", width)
+    if one.command:
+        # In one line, however long: it is copied.
+        yield f"   $ {printable(one.command)}"
+
+
+def gain_of(one: Advice) -> str:
+    """Return what an advice saves or costs, with what goes before it; "" for neither."""
+    if one.saved_s_per_s > 0:
+        return f", saves {time_of(one.saved_s_per_s * 1e9)} of each second"
+    if one.saved_s_per_s < 0:
+        return f", costs {time_of(-one.saved_s_per_s * 1e9)} of each second"
+    return f", saves {size(one.saved_bytes)}" if one.saved_bytes else ""
+
+
+def _fact(fact: Fact) -> str:
+    written = _UNITS.get(fact.unit)
+    return f"{fact.name} {written(fact.value) if written else fact.value}"
+
+
+def _wrapped(text: str, width: int, first: str = "   ", then: str = "   ") -> Sequence[str]:
+    return textwrap.wrap(
+        printable(text),
+        max(width, 40),
+        initial_indent=first,
+        subsequent_indent=then,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
