@@ -596,6 +596,17 @@ async def test_metrics_tell_what_was_done(data_dir: Path, probe_wasm: Path) -> N
     assert 'plexspaces_messages_total{application="one",tenant="default"} 1.0' in page
     assert 'plexspaces_applications{state="Running"} 1.0' in page
     assert "plexspaces_artifact_store_bytes " in page
+    duration = "plexspaces_message_duration_seconds"
+    assert f'{duration}_bucket{{application="one",tenant="default",le="+Inf"}} 1\n' in page
+    values = {
+        line.partition("{")[0]: float(line.rpartition(" ")[2])
+        for line in page.splitlines()
+        if not line.startswith("#")
+    }
+    assert values["plexspaces_vm_memory_bytes"] > 1 << 20
+    assert values["plexspaces_vm_cpu_seconds_total"] > 0
+    assert values["plexspaces_link_bytes_total"] > 10
+    assert 'plexspaces_deploy_phase_duration_seconds_count{phase="load"} 1\n' in page
 
 
 async def test_short_message_behind_a_long_one_ends_alone(

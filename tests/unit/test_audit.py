@@ -162,6 +162,7 @@ class TestDisk:
                     await written(log)
             assert len(caplog.records) == 1
             assert str(place) in caplog.text
+            assert log.dropped == 3
             place.mkdir()
             log.note(event(object="after"))
             log.note(event(object="later"))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from plexspaces_node.link import frames as link
+from plexspaces_node.node.machines.traffic import Traffic
 from plexspaces_node.node.machines.writing import ANSWERS_BYTES, Answers, Writing
 
 FRAME = link.Cancel(id=1)
@@ -57,7 +58,8 @@ def transport() -> Iterator[Any]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         transport: Any = Transport(ours)
-        transport.writing = Writing(transport)
+        transport.traffic = Traffic()
+        transport.writing = Writing(transport, transport.traffic)
         yield transport
 
 
@@ -78,6 +80,7 @@ async def test_frames_of_a_step_are_sent_together_behind_the_first(transport: An
     assert (writing.written, writing.backlog) == (ends[1], 0)
     frames = [link.encode(FRAME, body) for body in (b"1", b"2", b"3")]
     assert transport.written == [frames[0], frames[1] + frames[2]]
+    assert transport.traffic.sent_bytes == sum(map(len, frames))
     assert writing.send_soon(FRAME, b"4") == 0
 
 

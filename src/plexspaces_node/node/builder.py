@@ -15,7 +15,6 @@ from contextlib import (
     asynccontextmanager,
     contextmanager,
 )
-from functools import partial
 from pathlib import Path
 from time import time_ns
 from typing import Self
@@ -66,7 +65,8 @@ from plexspaces_node.node.http.server import HttpServer
 from plexspaces_node.node.machines.in_flight import InFlight, default_bytes, give_back_memory
 from plexspaces_node.node.machines.leftovers import end_machines
 from plexspaces_node.node.machines.machine import AgentLimits
-from plexspaces_node.node.metrics import Readings, scraped, serve_metrics
+from plexspaces_node.node.metrics.readings import Readings
+from plexspaces_node.node.metrics.scrape import Scrapes, serve_metrics
 from plexspaces_node.node.node import Node
 from plexspaces_node.node.outgoing.outgoing import OutgoingHttp
 from plexspaces_node.node.registry.registry import Registry
@@ -196,17 +196,17 @@ class NodeBuilder:
             applications, artifacts = Applications(context), context.artifacts
             info = _describe(config, driver, note)
             server = grpc.aio.server(options=_server_options(config))
-            calls = ServiceLimits(limits.message_timeout_s, context.in_flight)
+            service_limits = ServiceLimits(limits.message_timeout_s, context.in_flight)
             tokens, gate = await _gate(stack, config, context.registry, data, audit_log)
             gate.is_public = applications.is_public
-            service = ApplicationService(applications, artifacts, info, calls, gate)
+            service = ApplicationService(applications, artifacts, info, service_limits, gate)
             advisor = _advisor(stack, applications, context, info)
             services = services_of(service, applications, context, audit_log, tokens, advisor)
-            _register(server, services, gate, node_health, most_calls=limits.calls, tls=tls)
-            readings = _readings(applications, artifacts, node_health)
-            metrics_port = stack.enter_context(serve_metrics(config.node.metrics_address, readings))
-            control = _control(services, gate, artifacts, info, readings)
-            http = _http_server(config, context, applications, control, gate, tls)
+            scrapes = _scrapes(context, applications, info, node_health, audit_log)
+            _register(server, services, gate, node_health, limits.calls, tls, scrapes)
+            metrics_port = stack.enter_context(serve_metrics(config.node.metrics_address, scrapes))
+            control = _control(services, gate, artifacts, info, scrapes)
+            http = _http_server(config, context, applications, control, gate, tls, scrapes)
             stack.callback(http.close)
             address = bind(server, config.node.address, tls.credentials() if tls else None)
             http_address, http_fault = await _bind(http, config)
@@ -375,10 +375,10 @@ def _telemetry(stack: AsyncExitStack, config: Config, driver: Driver) -> Telemet
 
 
 def _control(
-    services: Services, gate: Gate, artifacts: ArtifactStore, info: NodeInfo, readings: Readings
+    services: Services, gate: Gate, artifacts: ArtifactStore, info: NodeInfo, scrapes: Scrapes
 ) -> Control:
     servicers = {name: one for name, (one, _) in services.items()}
-    return Control(servicers, gate, artifacts, info, partial(scraped, readings), Pages())
+    return Control(servicers, gate, artifacts, info, scrapes, Pages())
 
 
 def _http_server(  # noqa: PLR0913 - each by its name
@@ -388,6 +388,7 @@ def _http_server(  # noqa: PLR0913 - each by its name
     control: Control,
     gate: Gate,
     tls: NodeTls | None,
+    scrapes: Scrapes,
 ) -> HttpServer:
     http, limits = config.http, config.limits
     origins = Origins(
@@ -405,6 +406,7 @@ def _http_server(  # noqa: PLR0913 - each by its name
         message_timeout_s=limits.message_timeout_s,
         most_calls=limits.calls,
     )
+    scrapes.calls["http"] = lambda: door.calls
     return HttpServer(
         door,
         in_flight=context.in_flight,
@@ -423,14 +425,24 @@ def _advisor(
     return advisor
 
 
-def _readings(
-    applications: Applications, artifacts: ArtifactStore, node_health: NodeHealth
-) -> Readings:
-    return Readings(
-        applications.roster.supervisors,
-        lambda: artifacts.total_bytes,
-        lambda: node_health.damages,
+def _scrapes(
+    context: NodeContext,
+    applications: Applications,
+    info: NodeInfo,
+    node_health: NodeHealth,
+    audit_log: audit.AuditLog,
+) -> Scrapes:
+    readings = Readings(
+        info,
+        applications.roster,
+        context.telemetry,
+        traffic=context.agent_limits.traffic,
+        in_flight=context.in_flight,
+        audit_dropped=lambda: audit_log.dropped,
+        damages=lambda: node_health.damages,
+        store_bytes=lambda: context.artifacts.total_bytes,
     )
+    return Scrapes(readings, applications.quotas.bounded)
 
 
 async def _bind(server: HttpServer, config: Config) -> tuple[str, str]:
@@ -512,9 +524,9 @@ def _register(  # noqa: PLR0913 - each by its name
     services: Services,
     gate: Gate,
     node_health: NodeHealth,
-    *,
     most_calls: int,
     tls: NodeTls | None,
+    scrapes: Scrapes,
 ) -> None:
     # Without one that asks for it, no call pays for the look.
     names_clients = tls is not None and tls.asks_clients
@@ -530,3 +542,4 @@ def _register(  # noqa: PLR0913 - each by its name
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server,
         reflection.aio.ReflectionServicer(names),
     )
+    scrapes.calls["grpc"] = lambda: boundary.calls

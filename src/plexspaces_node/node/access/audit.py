@@ -102,13 +102,15 @@ class _Queue:
     def __bool__(self) -> bool:
         return bool(self._entries)
 
-    def push(self, entry: AuditEntry) -> None:
+    def push(self, entry: AuditEntry) -> bool:
+        """Keep an entry; return whether there was room for it."""
         if len(self._entries) >= PENDING_LINES:
             self.lost += 1
-            return
+            return False
         if self.lost:
             entry, self.lost = replace(entry, lost=entry.lost + self.lost), 0
         self._entries.append(entry)
+        return True
 
     def take(self) -> list[AuditEntry]:
         taken = list(self._entries)
@@ -158,6 +160,8 @@ class AuditLog:
         self._failing = False
         self._ending = False
         self._closed = False
+        self.dropped = 0
+        """How many lines were lost before they were on disk, since the node started."""
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
@@ -260,7 +264,7 @@ class AuditLog:
             self._add(_entry(event, count))
 
     def _add(self, entry: AuditEntry) -> None:
-        self._pending.push(entry)
+        self.dropped += not self._pending.push(entry)
         for follower in self._followers:
             if _is_for(entry, follower.tenant):
                 follower.queue.push(entry)
@@ -286,6 +290,7 @@ class AuditLog:
 
     def _lose(self, entries: list[AuditEntry], error: OSError) -> None:
         self._pending.lost += sum(1 + entry.lost for entry in entries)
+        self.dropped += len(entries)
         if not self._failing:
             self._failing = True
             _log.error(

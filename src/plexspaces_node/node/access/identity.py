@@ -68,6 +68,10 @@ class Identity:
             return False
         return self.applications == ALL or fnmatchcase(name, self.applications)
 
+    def covers_tenant(self, tenant: str) -> bool:
+        """Return whether all applications of a tenant are."""
+        return self.tenant in (ALL, tenant) and self.applications == ALL
+
     def is_of_all(self) -> bool:
         """Return whether nothing on the node is outside of what they have to do with."""
         return self.tenant == ALL and self.applications == ALL

@@ -6,7 +6,7 @@ What is refused on the way of messages is in `quotas`, and what a deploy is refu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence, Set
 from time import perf_counter_ns
 
 from plexspaces_node.errors import InvalidArgument
@@ -74,7 +74,7 @@ class QuotaUpkeep:
     async def use(self, subject: Subject) -> SubjectUse:
         """Return every quota of a tenant or an application with what is used of it now."""
         subject.check()
-        limits, used = self._node.quotas.limits(subject), await self._used(subject)
+        limits, used = self._node.quotas.limits(subject), await self._used(subject, frozenset(Key))
         shares = self._node.shares
         uses = [
             QuotaUse(
@@ -87,6 +87,19 @@ class QuotaUpkeep:
             for key in Key
         ]
         return SubjectUse(subject, tuple(uses))
+
+    async def bounded(self) -> Sequence[SubjectUse]:
+        """Return every quota that is set with what is used of it now.
+
+        Except of `cpu_percent`, which takes a while to measure: that is 0.
+        """
+        each = []
+        for subject in sorted(self._node.quotas.bounded(), key=str):
+            limits = dict(self._node.quotas.limits(subject))
+            used = await self._used(subject, frozenset(limits) - {Key.CPU_PERCENT})
+            uses = (QuotaUse(key, limit, used.get(key, 0)) for key, limit in limits.items())
+            each.append(SubjectUse(subject, tuple(uses)))
+        return each
 
     def check_upload(self, tenant: str, size_bytes: int) -> None:
         """Raise `ResourceExhausted` for an artifact that no deploy of a tenant could have."""
@@ -133,28 +146,32 @@ class QuotaUpkeep:
     async def _size_of(self, artifacts: Iterable[str]) -> int:
         return sum([await self._node.artifacts.size_bytes(name) for name in set(artifacts)])
 
-    async def _used(self, subject: Subject) -> dict[Key, int]:
+    async def _used(self, subject: Subject, keys: Set[Key]) -> dict[Key, int]:
+        """Measure what is used of these, and of others that cost nothing."""
         found = self._roster.of(subject)
         meter = self._node.quotas.find(subject) or Meter(subject)
-        tenant, each = await self._node.registry.quotas.stores(
-            subject.tenant, [subject.full] if subject.application else []
-        )
         now_ns = self._node.quotas.now_ns
-        store = each[0] if each else tenant
-        cpu = await self._cpu_percent(subject)
-        logs = await asyncio.to_thread(lambda: sum(one.journal.size_bytes for one in found))
-        return {
+        used = {
             **self._roster.held().of(subject),
-            Key.ARTIFACT_BYTES: await self._size_of(one.record.artifact for one in found),
-            Key.KEYVALUE_BYTES: store.bytes,
-            Key.KEYVALUE_KEYS: store.keys,
-            Key.LOG_BYTES: logs,
             Key.MESSAGES_PER_S: 0 if meter.messages is None else meter.messages.used(now_ns),
             Key.IN_FLIGHT: self._roster.in_flight(subject),
-            Key.CPU_PERCENT: cpu,
             Key.OUTGOING_CALLS: meter.calls,
             Key.OUTGOING_BYTES: 0 if meter.bandwidth is None else meter.bandwidth.used(now_ns),
         }
+        if Key.ARTIFACT_BYTES in keys:
+            used[Key.ARTIFACT_BYTES] = await self._size_of(one.record.artifact for one in found)
+        if keys & {Key.KEYVALUE_BYTES, Key.KEYVALUE_KEYS}:
+            names = [subject.full] if subject.application else []
+            tenant, each = await self._node.registry.quotas.stores(subject.tenant, names)
+            store = each[0] if each else tenant
+            used |= {Key.KEYVALUE_BYTES: store.bytes, Key.KEYVALUE_KEYS: store.keys}
+        if Key.LOG_BYTES in keys:
+            used[Key.LOG_BYTES] = await asyncio.to_thread(
+                lambda: sum(one.journal.size_bytes for one in found)
+            )
+        if Key.CPU_PERCENT in keys:
+            used[Key.CPU_PERCENT] = await self._cpu_percent(subject)
+        return used
 
     async def _cpu_percent(self, subject: Subject) -> int:
         """Measure for `_MEASURE_S` how much of a CPU the VMs use."""

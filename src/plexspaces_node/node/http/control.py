@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 from urllib.parse import parse_qs, unquote
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -65,8 +64,23 @@ _BEFORE: Mapping[str, tuple[str, Any]] = {
 """What tells whether there is what a stream is to be of."""
 
 
-Scrape: TypeAlias = Callable[[Identity], tuple[str, bytes]]
-"""Returns the metrics that somebody may see, after their content type."""
+class Scrapes(Protocol):
+    """Has the metrics of the node."""
+
+    async def answer(self, viewer: Identity, *, accept: str, encodings: str) -> Scraped:
+        """Return those that somebody may see; the headers are of the request."""
+
+
+class Scraped(Protocol):
+    """What a scrape gets."""
+
+    @property
+    def headers(self) -> Sequence[tuple[str, str]]:
+        """What its body is."""
+
+    @property
+    def body(self) -> bytes:
+        """The text of the metrics."""
 
 
 class Control:
@@ -78,18 +92,15 @@ class Control:
         gate: Gate,
         artifacts: ArtifactStore,
         info: NodeInfo,
-        scrape: Scrape,
+        scrapes: Scrapes,
         pages: Pages,
     ) -> None:
-        """`servicers` has what serves each gRPC service, by its full name.
-
-        `scrape` is called on a thread.
-        """
+        """`servicers` has what serves each gRPC service, by its full name."""
         self._pages = pages
         self._servicers = servicers
         self._gate = gate
         self._artifacts = artifacts
-        self._scrape = scrape
+        self._scrapes = scrapes
         self._artifact_bytes = info.artifact_limit_bytes
         # In base64, and with what is around it.
         self._invoke_bytes = info.message_limit_bytes * 4 // 3 + BODY_BYTES
@@ -171,8 +182,11 @@ class Control:
 
     async def _metrics(self, request: Request) -> Response:
         self._gate.check(METRICS, request.identity, Target())
-        kind, text = await asyncio.to_thread(self._scrape, request.identity)
-        return Response(200, [(b"content-type", kind.encode())], text)
+        accept = (request.header(b"accept") or b"").decode("latin-1")
+        encodings = (request.header(b"accept-encoding") or b"").decode("latin-1")
+        found = await self._scrapes.answer(request.identity, accept=accept, encodings=encodings)
+        headers = [(name.lower().encode(), value.encode()) for name, value in found.headers]
+        return Response(200, headers, found.body)
 
     @contextmanager
     def _call(self, route: Route, message: Message, request: Request) -> Iterator[Call]:

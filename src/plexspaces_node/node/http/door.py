@@ -77,7 +77,8 @@ class Door:
     ) -> None:
         """`control` answers what is no message; at most `most_calls` requests at once."""
         self._most_calls = most_calls
-        self._calls = 0
+        self.calls = 0
+        """How many requests are being handled."""
         self._share = fair_share.calls(most_calls)
         self._applications = applications
         self._control = control
@@ -255,21 +256,21 @@ class Door:
 
     def _check_room(self, identity: Identity) -> str:
         """Return for whom a request counts; raises `ResourceExhausted` if there are too many."""
-        if self._calls >= self._most_calls:
+        if self.calls >= self._most_calls:
             raise ResourceExhausted(
                 f"too many requests at once ({self._most_calls})",
                 hint="send fewer at a time, or raise [limits] calls",
             )
         tenant = fair_share.tenant_of(identity)
-        self._share.check(tenant, self._calls)
+        self._share.check(tenant, self.calls)
         return tenant
 
     def _take(self, tenant: str) -> None:
-        self._calls += 1
+        self.calls += 1
         self._share.take(tenant)
 
     def _give(self, tenant: str) -> None:
-        self._calls -= 1
+        self.calls -= 1
         self._share.give(tenant)
 
     def _application_of(self, request: Request) -> tuple[str | None, bytes]:

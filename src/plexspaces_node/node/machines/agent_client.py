@@ -35,6 +35,7 @@ from plexspaces_node.node.machines.log_lines import lines_of
 from plexspaces_node.node.machines.pending import Done, Message, Pending
 from plexspaces_node.node.machines.requests import Requests, late
 from plexspaces_node.node.machines.requests import StopRefused as StopRefused
+from plexspaces_node.node.machines.traffic import Traffic
 from plexspaces_node.node.outgoing.call import Piece, Request, Response
 from plexspaces_node.node.telemetry.span import Span, Step
 from plexspaces_node.tasks import Leave, cancel
@@ -118,11 +119,12 @@ class AgentClient:
         message_limit: int,
         in_flight_limit: int,
         in_flight: InFlight | TenantShare | None = None,
+        traffic: Traffic | None = None,
     ) -> None:
         """Set up without a connection.
 
         `in_flight_limit` is the number of this agent's messages; `in_flight` counts the payloads of
-        all agents together.
+        all agents together, and `traffic` the bytes of their links.
         """
         self.vm_id = vm_id
         self._host = host
@@ -147,6 +149,7 @@ class AgentClient:
             lost=self._lost,
             back=host.link_changed,
             log=host.log,
+            traffic=traffic,
         )
         self._requests = Requests(
             vm_id, self._ids, connected=self.link.connected, emptied=self._wake_idle

@@ -19,6 +19,7 @@ from plexspaces_node.link import frames as link
 from plexspaces_node.link.frames import AgentFrame, Body
 from plexspaces_node.node.machines.connection import Connection, Received
 from plexspaces_node.node.machines.listener import Acceptor
+from plexspaces_node.node.machines.traffic import Traffic
 from plexspaces_node.tasks import cancel
 
 RECONNECT_S = 10.0
@@ -56,12 +57,13 @@ class AgentLink:
         lost: Callable[[Connection], None],
         back: Callable[[], None],
         log: Callable[[Sequence[LogLine]], None],
+        traffic: Traffic | None = None,
     ) -> None:
         """Set up without a connection.
 
         `received` gets the frames of an agent that was greeted, `took_answers` is called when it
         has accepted answers that were waiting, `lost` when its connection is gone, `back` when it
-        has one, and `log` gets errors.
+        has one, and `log` gets errors. `traffic` counts the bytes both ways.
         """
         self.connection: Connection | None = None
         self.deaf = asyncio.Event()
@@ -73,6 +75,7 @@ class AgentLink:
         self._lost = lost
         self._back = back
         self._log = log
+        self._traffic = traffic
         self._loop = asyncio.get_running_loop()
         # Those that have not sent a hello yet, each with its timeout.
         self._ungreeted: dict[Connection, asyncio.TimerHandle] = {}
@@ -126,7 +129,7 @@ class AgentLink:
             await cancel(self._dialling)
 
     def _new_connection(self) -> Connection:
-        return Connection(self, message_limit=self._message_limit)
+        return Connection(self, message_limit=self._message_limit, traffic=self._traffic)
 
     async def _keep_dialled(self, path: str) -> None:
         while not self.deaf.is_set():

@@ -13,6 +13,7 @@ from typing import Protocol, TypeAlias, cast
 from plexspaces_node.link import frames as link
 from plexspaces_node.link.frames import AgentFrame, Body
 from plexspaces_node.node.machines.reading import Hold, Reading
+from plexspaces_node.node.machines.traffic import Traffic
 from plexspaces_node.node.machines.writing import Answers, Writing
 
 ANSWER_BYTES = 256
@@ -53,8 +54,11 @@ class Connection(asyncio.BufferedProtocol):
     writing: Writing
     _transport: asyncio.Transport
 
-    def __init__(self, receiver: Receiver, *, message_limit: int) -> None:
+    def __init__(
+        self, receiver: Receiver, *, message_limit: int, traffic: Traffic | None = None
+    ) -> None:
         self._receiver = receiver
+        self._traffic = traffic or Traffic()
         self._received: Received = receiver.greet
         self._took_answers: Callable[[], None] = lambda: None
         self._message_limit = message_limit
@@ -99,7 +103,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self.reading, self.writing = Reading(self._transport), Writing(self._transport)
+        self.reading = Reading(self._transport)
+        self.writing = Writing(self._transport, self._traffic)
         self._receiver.opened(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -107,6 +112,7 @@ class Connection(asyncio.BufferedProtocol):
         return self._reader.room()
 
     def buffer_updated(self, nbytes: int) -> None:
+        self._traffic.received_bytes += nbytes
         try:
             for frame, body in self._reader.filled(nbytes):
                 if self._transport.is_closing():

@@ -33,6 +33,7 @@ from plexspaces_node.node.machines.agent_client import (
     plausible_ns,
 )
 from plexspaces_node.node.machines.in_flight import InFlight, TenantShare
+from plexspaces_node.node.machines.traffic import Traffic
 from plexspaces_node.node.outgoing.call import CallFailed, Code, Piece, Request, Response
 from plexspaces_node.node.telemetry.span import Span, Step
 from plexspaces_node.node.timeouts import Timeouts
@@ -63,6 +64,7 @@ class AgentLimits:
     in_flight_limit: int
     in_flight: InFlight | TenantShare = field(default_factory=InFlight)
     timeouts: Timeouts = field(default_factory=Timeouts)
+    traffic: Traffic = field(default_factory=Traffic)
 
 
 class SwitchedHostCalls:
@@ -140,6 +142,11 @@ class Machine:
 
     def __repr__(self) -> str:
         return f"<Machine {self.id} {self.state}>"
+
+    @property
+    def isolation(self) -> str:
+        """The isolation level."""
+        return self._driver.name
 
     @property
     def pid(self) -> int:
@@ -329,6 +336,7 @@ async def _start(
             message_limit=limits.message_limit,
             in_flight_limit=limits.in_flight_limit,
             in_flight=limits.in_flight,
+            traffic=limits.traffic,
         )
         undo.push_async_callback(agent.close)
         if driver.capabilities.link is LinkEnd.GUEST_DIALS:

@@ -12,6 +12,7 @@ from socket import SO_SNDBUF, SOL_SOCKET
 from plexspaces_node.link import frames as link
 from plexspaces_node.link.frames import Body, NodeFrame
 from plexspaces_node.model import MIB
+from plexspaces_node.node.machines.traffic import Traffic
 
 ANSWERS_BYTES = 1 * MIB
 """If more than this of answers waits for the agent, nothing is read from it."""
@@ -32,7 +33,8 @@ _PIECE_BYTES = 256 * 1024
 class Writing:
     """The stream to an agent. Nothing here blocks."""
 
-    def __init__(self, transport: asyncio.WriteTransport) -> None:
+    def __init__(self, transport: asyncio.WriteTransport, traffic: Traffic | None = None) -> None:
+        """`traffic` counts what is sent, with others' streams."""
         # To be told whenever the transport holds anything at all, and when it does not.
         transport.set_write_buffer_limits(high=0)
         self._transport = transport
@@ -45,6 +47,7 @@ class Writing:
         self._writable = True
         self._gathers = False
         self._sent = 0
+        self._traffic = traffic or Traffic()
         self._drained: list[asyncio.Future[None]] = []
 
     def __repr__(self) -> str:
@@ -64,6 +67,7 @@ class Writing:
         size = len(body)
         head = link.head_of(frame, size)
         self._sent += len(head) + size
+        self._traffic.sent_bytes += len(head) + size
         if self._outgoing and self._writable:
             self._write_gathered()
         if size > _JOINED_BYTES:
@@ -94,6 +98,7 @@ class Writing:
         self._outgoing.append(memoryview(whole))
         self._outgoing_bytes += len(whole)
         self._sent += len(whole)
+        self._traffic.sent_bytes += len(whole)
         return self._sent
 
     @property

@@ -1,0 +1,1 @@
+"""What Prometheus scrapes: the metrics of a node, how they are written, and their port."""
