@@ -137,7 +137,10 @@ class ActorError(Exception):
         retryable: whether the actor says that a retry may succeed.
         hint: what may help, or None.
         output: what a command wrote to stdout before it failed; b"" for an actor.
+        trace_id: of its message, 32 hexadecimal digits; "" without one, and within a node.
     """
+
+    trace_id: str = ""
 
     def __init__(
         self,

@@ -246,12 +246,14 @@ class InvokeResult:
         round_trip_ns: from the client's request until it has the reply, by the client's clock; 0 if
             no client was involved.
         transport: how the client sent the message, `http` or `grpc`.
+        trace_id: of the message's trace, 32 hexadecimal digits; "" if it has none.
     """
 
     payload: bytes
     timings: MessageTimings
     round_trip_ns: int = 0
     transport: str = "grpc"
+    trace_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

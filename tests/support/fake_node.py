@@ -199,6 +199,7 @@ class FakeNode(ApplicationServiceServicer):
         self.fail: dict[str, PlexSpacesError | ActorError] = {}
         self.deploys: list[pb.DeployRequest] = []
         self.invokes: list[pb.InvokeRequest] = []
+        self.trace_id = ""
         self.uploads: list[list[int]] = []
         self.artifacts: set[str] = set()
         self._upload_ns: dict[str, int] = {}
@@ -339,7 +340,9 @@ class FakeNode(ApplicationServiceServicer):
         failure = outcome if isinstance(outcome, ActorError) else None
         payload = failure.output if failure else outcome
         assert isinstance(payload, bytes)
-        return pb.InvokeResponse.FromString(encode_reply(payload, failure, TIMINGS))
+        said = dict(context.invocation_metadata()).get("traceparent", b"")
+        trace_id = str(said)[3:35] if said else self.trace_id
+        return pb.InvokeResponse.FromString(encode_reply(payload, failure, TIMINGS, trace_id))
 
     def List(self, request: pb.ListRequest, context: grpc.ServicerContext) -> pb.ListResponse:
         """List what there is."""

@@ -83,6 +83,26 @@ class TestInvoke:
         assert (times["node"].strip(), times["compute"].strip()) == ("5.00 ms", "4.00 ms")
         assert (fake_node.invokes[0].type, fake_node.invokes[0].timeout_ms) == ("add", 2500)
 
+    def test_invoke_when_the_message_has_a_trace_then_it_is_told(
+        self, deployed: Command, fake_node: FakeNode
+    ) -> None:
+        """Its id in JSON, and with the timings the command that draws it."""
+        fake_node.trace_id = "0af7651916cd43dd8448eb211c80319c"
+        assert deployed("invoke", "calc", "--json").json["trace_id"] == fake_node.trace_id
+        assert "trace" not in deployed("invoke", "calc").stderr
+        last = deployed("invoke", "calc", "--stats").stderr.splitlines()[-1]
+        assert last == f"trace:       plexspaces trace calc --id {fake_node.trace_id}"
+
+    def test_invoke_when_a_message_with_a_trace_fails_then_it_is_told_too(
+        self, deployed: Command, fake_node: FakeNode
+    ) -> None:
+        """That is where one wants to look."""
+        fake_node.trace_id = "0af7651916cd43dd8448eb211c80319c"
+        fake_node.behave = lambda _name, _type, _payload: ActorFailed("no", code="no")
+        assert deployed("invoke", "calc", "--json").json["trace_id"] == fake_node.trace_id
+        said = deployed("invoke", "calc", "--stats").stderr
+        assert f"plexspaces trace calc --id {fake_node.trace_id}\n" in said
+
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
@@ -166,6 +186,7 @@ class TestInvoke:
         ran = deployed("invoke", "calc", "--data", payload, "--json")
         assert _bytes_of(ran.json) == os.fsencode(payload)
         assert (ran.json["failure"], ran.json["timings"]["total_ns"]) == (None, 5_000_000)
+        assert ran.json["trace_id"] is None
 
     @pytest.mark.parametrize(
         ("arguments", "code", "hint"),

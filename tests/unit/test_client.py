@@ -314,6 +314,24 @@ class TestInvoke:
         assert result.round_trip_ns > 0
         assert (node.invokes[0].type, node.invokes[0].timeout_ms) == ("add", 1500)
 
+    @pytest.mark.parametrize("token", ["", "px_some"])
+    async def test_invoke_when_a_traceparent_is_named_then_it_goes_along(
+        self, fake_node: FakeNode, token: str
+    ) -> None:
+        """Beside a token, and the result has the trace; that of a failure too."""
+        traceparent = f"00-{TRACE_ID}-b7ad6b7169203331-01"
+        async with NodeClient(fake_node.address, token=token) as client:
+            await client.deploy("calc", WASM)
+            result = await client.invoke("calc", b"1", traceparent=traceparent)
+            assert (result.trace_id, result.transport) == (TRACE_ID, "grpc")
+            assert (await client.invoke("calc", b"1")).trace_id == ""
+            fake_node.behave = lambda _name, _type, _payload: ActorFailed("no", code="no")
+            with pytest.raises(ActorFailed) as caught:
+                await client.invoke("calc", b"1", traceparent=traceparent)
+            assert caught.value.trace_id == TRACE_ID
+            with pytest.raises(InvalidArgument, match="not a traceparent"):
+                await client.invoke("calc", b"1", traceparent="00-x")
+
     async def test_invoke_when_no_time_is_named_then_the_nodes_holds(self) -> None:
         """Neither message nor call has a deadline, which would hide the node's setting."""
         with _FakeNodeOfDeadlines() as node:

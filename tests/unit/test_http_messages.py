@@ -127,6 +127,33 @@ async def test_messages_in_turn_use_one_connection(server: Server, messages: Htt
     assert (server.connections, server.looks) == (1, 1)
 
 
+async def test_message_of_a_trace_says_so_and_learns_of_which(
+    server: Server, messages: HttpMessages
+) -> None:
+    """The header goes along, and the response's names the trace; of a failure too."""
+    named = b"traceresponse: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n"
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01"
+    server.answer(head=TIMES + named)
+    result = await messages.send(MESSAGE._replace(traceparent=traceparent))
+    assert result is not None
+    assert result.trace_id == "0af7651916cd43dd8448eb211c80319c"
+    assert f"\r\ntraceparent: {traceparent}\r\n".encode() in await server.requests.get()
+    server.answer(head=TIMES + b"traceresponse: 00-x\r\n")
+    result = await messages.send(MESSAGE)
+    assert result is not None
+    assert result.trace_id == ""
+    assert b"traceparent" not in await server.requests.get()
+
+
+@pytest.mark.parametrize(
+    "traceparent", ["x", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\nx: y"]
+)
+def test_message_with_a_malformed_traceparent_is_refused(traceparent: str) -> None:
+    """It would not be what the sender meant, and could be another header."""
+    with pytest.raises(InvalidArgument, match="not a traceparent"):
+        MESSAGE._replace(traceparent=traceparent).check()
+
+
 @pytest.mark.parametrize(
     "message",
     [

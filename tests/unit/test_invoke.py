@@ -74,6 +74,7 @@ def test_reply_when_it_is_a_failure_then_it_is_raised_with_its_output(
     with pytest.raises(cls) as caught:
         decode_reply(raw)
     error = caught.value
+    assert error.trace_id == ""
     assert (error.message, error.code, error.retryable, error.hint, error.output) == (
         "out of cheese",
         "no-cheese",

@@ -96,9 +96,12 @@ def decode_reply(raw: bytes, *, round_trip_ns: int = 0) -> InvokeResult:
     except DecodeError as error:
         raise Internal(f"the node's reply cannot be read: {error}") from error
     if message.WhichOneof("outcome") == "failure":
-        raise convert.failure_from_proto(message.failure)
+        failure = convert.failure_from_proto(message.failure)
+        failure.trace_id = message.trace_id
+        raise failure
     timings = convert.message_timings_from_proto(message.timings)
-    return InvokeResult(bytes(payload) or message.payload, timings, round_trip_ns)
+    whole = bytes(payload) or message.payload
+    return InvokeResult(whole, timings, round_trip_ns, trace_id=message.trace_id)
 
 
 def _field(number: int, body: Body) -> tuple[Body, ...]:

@@ -77,19 +77,24 @@ def invoke(  # noqa: PLR0913 - a command has a parameter for each of its flags
                 error.hint or f"name the message type: plexspaces invoke {name} --type TYPE"
             )
         if as_json:
-            print_json({**_as_text(error.output), "failure": _as_dict(error), "timings": None})
+            told = {"failure": _as_dict(error), "timings": None, "trace_id": error.trace_id or None}
+            print_json({**_as_text(error.output), **told})
         elif error.output:
             _write_reply(error.output)
+        if stats:
+            _print_trace(name, error.trace_id)
         raise
     except KeyboardInterrupt:
         _note_interrupted(timeout)
         raise
     if as_json:
-        print_json({**_as_text(result.payload), "failure": None, "timings": result.timings})
+        output: dict[str, object] = {**_as_text(result.payload), "failure": None}
+        print_json(output | {"timings": result.timings, "trace_id": result.trace_id or None})
     else:
         _write_reply(result.payload)
     if stats:
         _print_stats(result)
+        _print_trace(name, result.trace_id)
 
 
 async def _send(address: str, message: Message) -> InvokeResult:
@@ -139,6 +144,12 @@ def _as_dict(error: ActorError) -> dict[str, object]:
         "retryable": error.retryable,
         "hint": error.hint,
     }
+
+
+def _print_trace(name: str, trace_id: str) -> None:
+    """Say how to see where the time went, if that is known."""
+    if trace_id:
+        note(f"{'trace:':<12} plexspaces trace {name} --id {trace_id}")
 
 
 def _print_stats(result: InvokeResult) -> None:

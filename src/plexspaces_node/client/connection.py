@@ -44,7 +44,12 @@ class _Authorized:
 
     def _bringing(self, kind: Callable[..., Any]) -> Callable[..., Any]:
         def make(*args: Any, **named: Any) -> Any:
-            return partial(kind(*args, **named), metadata=self._metadata)
+            made = kind(*args, **named)
+
+            def call(*args: Any, metadata: tuple[tuple[str, str], ...] = (), **named: Any) -> Any:
+                return made(*args, metadata=(*self._metadata, *metadata), **named)
+
+            return call
 
         return make
 

@@ -164,10 +164,17 @@ class DeployedApplication:
         return self.info.name
 
     async def invoke(
-        self, payload: bytes = b"", *, type: str = "", timeout_s: float | None = None
+        self,
+        payload: bytes = b"",
+        *,
+        type: str = "",
+        timeout_s: float | None = None,
+        traceparent: str = "",
     ) -> InvokeResult:
-        """Send a message and return the reply; raises what `NodeClient.invoke` raises."""
-        return await self._client.invoke(self.name, payload, type=type, timeout_s=timeout_s)
+        """Send a message and return the reply; see `NodeClient.invoke`."""
+        return await self._client.invoke(
+            *(self.name, payload), type=type, timeout_s=timeout_s, traceparent=traceparent
+        )
 
     async def inspect(self) -> ApplicationInfo:
         """Return the current description of the application."""

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from plexspaces_node.address import split_address
 from plexspaces_node.client.http_connection import ConnectionEnded, HttpConnection, Response
-from plexspaces_node.client.message import Message
+from plexspaces_node.client.message import TRACEPARENT, Message
 from plexspaces_node.client.way import Way, http_address
 from plexspaces_node.errors import (
     PLATFORM_ERRORS,
@@ -54,6 +54,7 @@ _TYPE_BYTES = 4096
 
 _DURATION = re.compile(rb"dur=([0-9.]+)")
 _PARTS = 4
+_TRACE = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _OK, _TOO_LARGE, _SERVER_ERRORS = 200, 413, 500
 _PLATFORM_CODES = frozenset(error.code for error in PLATFORM_ERRORS)
 
@@ -108,8 +109,9 @@ class HttpMessages:
             self._put_back(connection)
         if response.status != _OK:
             raise self._error_of(response, message)
+        round_trip_ns = time.perf_counter_ns() - begin_ns
         return InvokeResult(
-            response.body, _timings(response), time.perf_counter_ns() - begin_ns, "http"
+            response.body, _timings(response), round_trip_ns, "http", _trace_id(response)
         )
 
     def close(self) -> None:
@@ -175,9 +177,10 @@ class HttpMessages:
             return None
         name = message.name.replace("/", "%2F")
         wait = f"prefer: wait={message.timeout_ms / 1000:.3f}\r\n" if message.timeout_ms else ""
+        trace = f"{TRACEPARENT}: {message.traceparent}\r\n" if message.traceparent else ""
         return (
             f"POST /apps/{name}/{msg_type} HTTP/1.1\r\nhost: localhost\r\n"
-            f"plexspaces-client: 1\r\n{self._authorization}{wait}"
+            f"plexspaces-client: 1\r\n{self._authorization}{wait}{trace}"
             f"content-length: {len(message.payload)}\r\n\r\n"
         ).encode("ascii")
 
@@ -189,9 +192,12 @@ class HttpMessages:
                 hint="send it in parts, or raise the node's [limits] message_bytes",
             )
         try:
-            return _error(json.loads(response.body), response.status)
+            error = _error(json.loads(response.body), response.status)
         except (ValueError, KeyError, TypeError, AttributeError):
             return Internal(f"the node's reply cannot be read: {response.body[:200]!r}")
+        if isinstance(error, ActorError):
+            error.trace_id = _trace_id(response)
+        return error
 
 
 def _timings(response: Response) -> MessageTimings:
@@ -200,6 +206,12 @@ def _timings(response: Response) -> MessageTimings:
         raise Internal("the node's reply cannot be read: it has no times")
     compute, wait, queue, rest = (round(float(each) * 1e6) for each in said)
     return MessageTimings(compute + wait + queue + rest, compute, wait, queue)
+
+
+def _trace_id(response: Response) -> str:
+    """Return the id of the trace that a response names, "" for none."""
+    found = _TRACE.fullmatch(response.headers.get(b"traceresponse", b""))
+    return "" if found is None else found[1].decode()
 
 
 def _error(problem: dict[str, Any], status: int) -> PlexSpacesError | ActorError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import NamedTuple
 
 from plexspaces_node.errors import InvalidArgument
@@ -14,17 +15,25 @@ DEADLINE_SLACK_S = 2.0
 """How much longer a client waits: the node's own answer says which part took too long."""
 
 
+TRACEPARENT = "traceparent"
+"""The header, and the metadata, that say to which trace a message belongs."""
+
+_TRACEPARENT_FORM = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
 class Message(NamedTuple):
     """A message to an application.
 
     Attributes:
         timeout_s: None for the node's default.
+        traceparent: its place in a trace, as W3C writes it, or "".
     """
 
     name: str
     type: str
     payload: bytes
     timeout_s: float | None
+    traceparent: str = ""
 
     @property
     def timeout_ms(self) -> int:
@@ -43,6 +52,11 @@ class Message(NamedTuple):
             raise InvalidArgument(
                 f"a timeout of {self.timeout_s:g} s is not valid",
                 hint=f"choose a value above 0 and at most {MAX_INVOKE_TIMEOUT_S:g} s",
+            )
+        if self.traceparent and not _TRACEPARENT_FORM.fullmatch(self.traceparent):
+            raise InvalidArgument(
+                f"not a traceparent: {self.traceparent[:80]!r}",
+                hint="it is 00-TRACE-SPAN-01, of 32 and 16 hexadecimal digits in lower case",
             )
         size_bytes = len(self.payload)
         if size_bytes > MAX_MESSAGE_LIMIT_BYTES:

@@ -20,7 +20,7 @@ from plexspaces_node.api.invoke import Request, decode_reply, encode_request
 from plexspaces_node.api.options import UPLOAD_CHUNK_BYTES
 from plexspaces_node.artifact_inspection import check_memory, inspect
 from plexspaces_node.client.artifact import Artifact, check_wasm, read_artifact
-from plexspaces_node.client.message import Message
+from plexspaces_node.client.message import TRACEPARENT, Message
 from plexspaces_node.client.options import (
     DeployOptions,
     OnProgress,
@@ -178,8 +178,12 @@ class NodeClient(TokenCalls, SecretCalls, QuotaCalls, TelemetryCalls):
         *,
         type: str = "",
         timeout_s: float | None = None,
+        traceparent: str = "",
     ) -> InvokeResult:
         """Send a message to an application and return its reply.
+
+        With `traceparent`, as W3C writes it, the message belongs to that trace, and is traced by
+        the node if its flag is 01. `trace_id` of the result is the trace, or "".
 
         It goes by HTTP if the node serves that to this user on this host, which is several times
         faster, else by gRPC; `transport` of the result says which.
@@ -190,14 +194,17 @@ class NodeClient(TokenCalls, SecretCalls, QuotaCalls, TelemetryCalls):
         connection's pings notice it in about two minutes, and it is `Unavailable`. If the caller
         cancels, an actor that has started the message continues until it is done or times out.
         """
-        message = Message(name, type, payload, timeout_s)
+        message = Message(name, type, payload, timeout_s, traceparent)
         message.check()
         opened = self._open
         if opened.http is not None and (result := await opened.http.send(message)) is not None:
             return result
         request = encode_request(Request(name, type, payload, message.timeout_ms))
         begin_ns = time.perf_counter_ns()
-        reply = await self._answer(opened.invoke(request, timeout=message.deadline_s))
+        metadata = ((TRACEPARENT, traceparent),) if traceparent else ()
+        reply = await self._answer(
+            opened.invoke(request, timeout=message.deadline_s, metadata=metadata)
+        )
         round_trip_ns = time.perf_counter_ns() - begin_ns
         return decode_reply(reply, round_trip_ns=round_trip_ns)
 
