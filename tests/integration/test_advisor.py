@@ -3,13 +3,43 @@
 from __future__ import annotations
 
 import asyncio
+from time import time_ns
+from typing import cast
 
 import pytest
-from support.actors import probe, spinner
+from support.actors import hungry, probe, spinner
 
 from plexspaces_node import NodeClient
+from plexspaces_node.client import DeployOptions
 from plexspaces_node.errors import NotFound
+from plexspaces_node.model import MIB
+from plexspaces_node.node.access.identity import LOCAL
+from plexspaces_node.node.advisor import thresholds
+from plexspaces_node.node.advisor.advice import Rule
+from plexspaces_node.node.advisor.advisor import UPKEEP_S, Advisor
+from plexspaces_node.node.applications.activity_watch import ActivityWatch
+from plexspaces_node.node.applications.context import NodeContext
+from plexspaces_node.node.node import Node
 from plexspaces_node.telemetry import Advice
+
+
+class Clock:
+    """The time, which a test moves on."""
+
+    def __init__(self) -> None:
+        self._ahead_ns = 0
+
+    def __call__(self) -> int:
+        return time_ns() + self._ahead_ns
+
+    def pass_s(self, seconds: float) -> None:
+        self._ahead_ns += int(seconds * 1e9)
+
+    def advisor(self, node: Node) -> Advisor:
+        """Another advisor of a node, which has this time."""
+        watch = ActivityWatch(node.applications.roster, cast(NodeContext, None), node.info)
+        return Advisor(watch, clock=self)
+
 
 MESSAGES = 300
 ROUNDS = 20_000_000
@@ -80,6 +110,58 @@ async def test_work_is_left_alone(client: NodeClient) -> None:
     for _ in range(110):
         await client.invoke("busy", ROUNDS.to_bytes(4, "little"), type="spin")
     assert not await advised(client)
+
+
+async def test_memory_that_is_never_used_is_advised_to_be_given_back(
+    node: Node, client: NodeClient
+) -> None:
+    """Ten minutes of messages, by a clock that the test moves."""
+    clock = Clock()
+    advisor = clock.advisor(node)
+    await client.deploy("roomy", probe())
+    await client.deploy("idle", probe())
+    await advisor.look()
+    for _ in range(thresholds.MEMORY_LOOKS):
+        for _ in range(thresholds.MESSAGES // thresholds.MEMORY_LOOKS):
+            await client.invoke("roomy", b"one", type="echo")
+        clock.pass_s(UPKEEP_S)
+        await advisor.look()
+    report = await advisor.advise(LOCAL)
+    assert not [one for one in report.advice if one.rule is Rule.MEMORY]
+    assert any("the VM of roomy has been looked at for 5 min" in at for at in report.insufficient)
+    clock.pass_s(thresholds.MEMORY_S)
+    report = await advisor.advise(LOCAL)
+    [advice] = [one for one in report.advice if one.rule is Rule.MEMORY]
+    assert advice.application == "roomy"
+    wanted_mib = int(advice.command.rpartition(" ")[2])
+    assert 64 <= wanted_mib < 192
+    assert advice.saved_bytes == (256 - wanted_mib) * MIB
+    # What it says works.
+    options = DeployOptions(memory_mib=wanted_mib, replace=True)
+    await client.deploy("roomy", probe(), options=options)
+    await client.invoke("roomy", b"one", type="echo")
+    report = await advisor.advise(LOCAL)
+    assert not [one for one in report.advice if one.rule is Rule.MEMORY]
+
+
+async def test_memory_that_is_nearly_full_is_advised_to_be_more(
+    node: Node, client: NodeClient
+) -> None:
+    """An actor that has taken nearly all that it may have."""
+    clock = Clock()
+    advisor = clock.advisor(node)
+    await client.deploy("full", hungry(), options=DeployOptions(memory_mib=80))
+    await advisor.look()
+    # Of 80 MiB an application has 32.
+    await client.invoke("full", (31 * MIB).to_bytes(4, "little"), type="take")
+    for _ in range(thresholds.MEMORY_LOOKS):
+        for _ in range(thresholds.MESSAGES // thresholds.MEMORY_LOOKS):
+            await client.invoke("full", bytes(4), type="take")
+        clock.pass_s(thresholds.MEMORY_S / thresholds.MEMORY_LOOKS)
+        await advisor.look()
+    [advice] = [one for one in (await advisor.advise(LOCAL)).advice if one.rule is Rule.MEMORY]
+    assert advice.saved_bytes == 0
+    assert int(advice.command.rpartition(" ")[2]) > 80
 
 
 async def test_nothing_is_advised_without_messages(client: NodeClient) -> None:

@@ -84,6 +84,11 @@ def spinner() -> bytes:
     return wrap(assemble(text))
 
 
+def hungry() -> bytes:
+    """Return the actor that takes as much memory as it is told: see hungry.wat."""
+    return wrap(assemble((ACTORS / "hungry.wat").read_text()))
+
+
 def system() -> bytes:
     """Return the actor that answers from WASI, for example its environment: see preview1.wat."""
     return wrap(assemble((ACTORS / "preview1.wat").read_text()))

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from time import time_ns
 
 from plexspaces_node.errors import no_application
-from plexspaces_node.node.advisor import batch, coordination, thresholds, together
+from plexspaces_node.node.advisor import batch, coordination, memory, thresholds, together
 from plexspaces_node.node.advisor.advice import Advice, number, ranked
 from plexspaces_node.node.advisor.figures import Figures
+from plexspaces_node.node.advisor.memory import MemoryFigures
+from plexspaces_node.node.advisor.memory_looks import MemoryLooks
 from plexspaces_node.node.advisor.windows import Windows
 from plexspaces_node.node.applications.activity_watch import ActivityWatch
 from plexspaces_node.node.applications.supervisor import Supervisor
@@ -18,6 +20,9 @@ from plexspaces_node.node.applications.vms import Viewer
 
 UPKEEP_S = 30.0
 """How often it looks at what it has to remember of applications."""
+
+MOST = 100
+"""How many advices it gives at once."""
 
 _NAMED = 5
 """Of how many applications with too little data each has a line of its own."""
@@ -45,6 +50,7 @@ class Advisor:
         self.watch = watch
         self._clock = clock
         self._windows = Windows()
+        self._memory = MemoryLooks(watch.info)
 
     def __repr__(self) -> str:
         return f"<Advisor with {self._windows!r}>"
@@ -60,6 +66,7 @@ class Advisor:
             if at % _AT_ONCE == 0:
                 await asyncio.sleep(0)
             self._windows.mark(supervisor.activity, self._clock())
+            await self._memory.look(supervisor, self._clock())
 
     async def advise(self, viewer: Viewer, *, tenant: str = "", name: str = "") -> Report:
         """Return what to change about an application, or about all that somebody may see.
@@ -69,6 +76,7 @@ class Advisor:
         """
         advice: list[Advice] = []
         little: list[Figures] = []
+        unseen: list[MemoryFigures] = []
         for at, supervisor in enumerate(self._asked(viewer, tenant, name)):
             if at and at % _AT_ONCE == 0:
                 await asyncio.sleep(0)
@@ -80,7 +88,19 @@ class Advisor:
                 advice += rule.advise(seen)
             if figures.spent.messages < thresholds.MESSAGES:
                 little.append(figures)
-        return Report(ranked(advice), tuple(_about_little(little)))
+            seen_memory = self._memory.figures(supervisor, self._clock())
+            if seen_memory is not None:
+                advice += memory.advise(seen_memory)
+                if not memory.is_enough(seen_memory):
+                    unseen.append(seen_memory)
+        about = (*_about_little(little), *_about_unseen(unseen))
+        told = ranked(advice)
+        if len(told) > MOST:
+            about = (
+                *about,
+                f"of {len(told)} advices only the {MOST} with the largest gain are told",
+            )
+        return Report(told[:MOST], about)
 
     def _asked(self, viewer: Viewer, tenant: str, name: str) -> Sequence[Supervisor]:
         if not name:
@@ -99,4 +119,21 @@ def _about_little(little: Sequence[Figures]) -> Iterator[str]:
     for one in sorted(little, key=lambda each: each.name):
         yield (
             f"{one.name} has had {one.spent.messages} messages in {number(one.seconds)} s: {rules}"
+        )
+
+
+def _about_unseen(unseen: Sequence[MemoryFigures]) -> Iterator[str]:
+    """Yield the same for those whose memory was not looked at long enough."""
+    minutes = thresholds.MEMORY_S // 60
+    rule = (
+        f"memory needs {minutes} minutes with {thresholds.MESSAGES} messages, in "
+        f"{thresholds.MEMORY_LOOKS} of its half minutes"
+    )
+    if len(unseen) > _NAMED:
+        yield f"{len(unseen)} VMs have not been looked at long enough: {rule}"
+        return
+    for one in sorted(unseen, key=lambda each: each.application):
+        yield (
+            f"the VM of {one.application} has been looked at for {one.seconds / 60:.0f} minutes, "
+            f"and had {one.messages} messages in {one.looks} half minutes of them: {rule}"
         )

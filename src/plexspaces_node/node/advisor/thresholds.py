@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from plexspaces_node.model import MIB
-
 WINDOW_S = 300
 """Rules look at the last 5 to 10 minutes: what was changed since is gone from them by then."""
 
@@ -38,14 +36,16 @@ COORDINATION_LINK = 0.5
 
 MEMORY_S = 600
 """A VM must have run with messages so long: caches are warm, and timers have fired."""
+MEMORY_LOOKS = 10
+"""In so many half minutes there were messages: in an hour of idleness nothing is seen."""
 MEMORY_MARGIN = 1.5
 """Times the most that was seen: what comes twice a day has not been seen in ten minutes."""
 MEMORY_STEP_MIB = 16
 MEMORY_UNUSED = 0.25
-"""The share of its memory that must be left over, beyond the margin, for less to be advised."""
+"""The share of its memory that must be left over, beyond the margin, for less to be advised.
+That is 16 MiB of the smallest VM."""
 MEMORY_FULL = 0.9
 """The share in use from which on more is advised: an allocation of a tenth would fail."""
-LEAST_SAVED_BYTES = 16 * MIB
 
 LEVEL_SHARE = 0.1
 """A weaker level must save so much of the time of messages: it takes a wall away. A stronger one

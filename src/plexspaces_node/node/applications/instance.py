@@ -189,6 +189,7 @@ class Instance:
     ) -> link.Loaded:
         memory_mib = record.vm_config.memory_mib - self._node.driver.capabilities.overhead_mib
         self._name = record.name
+        machine.declared_bytes = compiled.report.memory_bytes
         machine.cpu_not_enforced = await self._node.shares.enter(
             record.name, record.id, machine.pid, record.vm_config, self._node.driver.capabilities
         )

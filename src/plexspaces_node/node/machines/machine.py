@@ -40,6 +40,7 @@ from plexspaces_node.node.timeouts import Timeouts
 from plexspaces_node.tasks import cancel
 from plexspaces_node.vm.bundle import Bundle
 from plexspaces_node.vm.driver import Driver, LinkEnd, Vm, VmExit, VmHandle
+from plexspaces_node.vm.host import procfs
 from plexspaces_node.vm.host.vmm import step
 
 STOP_GRACE_S = 2.0
@@ -111,7 +112,13 @@ class SwitchedHostCalls:
 
 
 class Machine:
-    """A running VM whose agent has connected. Created only by `start_machine`."""
+    """A running VM whose agent has connected. Created only by `start_machine`.
+
+    Attributes:
+        declared_bytes: the memory that its application has from the start.
+        memory_at_hello: of its process when its agent had connected, without an application; None
+            if it has no process.
+    """
 
     def __init__(  # noqa: PLR0913 - what a start leaves, each by its name
         self,
@@ -132,6 +139,8 @@ class Machine:
         self.application = ""
         self.missing_walls = driver.capabilities.missing_walls
         self.cpu_not_enforced = ""
+        self.declared_bytes = 0
+        self.memory_at_hello = procfs.memory_of(pid_in(vm.handle))
         self.steps = list(steps)
         self.vm_ns = vm_ns
         self.started_unix_ns = time_ns()

@@ -19,6 +19,7 @@ _PROC = Path("/proc")
 _CGROUPS = Path("/sys/fs/cgroup")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _LINE_BYTES = 4096
+_STATUS_MEMORY = re.compile(rb"^(VmHWM|VmRSS|RssAnon):\s+(\d+) kB$", re.MULTILINE)
 
 
 class ProcessId(NamedTuple):
@@ -109,6 +110,31 @@ def resident_bytes(pid: int) -> int:
         return 0
     finally:
         os.close(file)
+
+
+class ProcessMemory(NamedTuple):
+    """The memory of a process in RAM.
+
+    Attributes:
+        peak_bytes: the most of `resident_bytes` in its life.
+        anonymous_bytes: what of it is in no file.
+    """
+
+    peak_bytes: int
+    resident_bytes: int
+    anonymous_bytes: int
+
+
+def memory_of(pid: int) -> ProcessMemory | None:
+    """Return the memory of a process; None if it has ended, or the kernel does not tell."""
+    try:
+        with (_PROC / str(pid) / "status").open("rb") as file:
+            found = dict(_STATUS_MEMORY.findall(file.read(_LINE_BYTES)))
+    except OSError:
+        return None
+    if len(found) < len(ProcessMemory._fields):
+        return None
+    return ProcessMemory(*(int(found[name]) * 1024 for name in (b"VmHWM", b"VmRSS", b"RssAnon")))
 
 
 def cpu_ns(pid: int) -> int:
