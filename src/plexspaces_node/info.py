@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from plexspaces_node.model import (
     DEFAULT_TENANT,
@@ -221,8 +222,7 @@ class LogLine:
     trace_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class MessageTimings:
+class MessageTimings(NamedTuple):
     """How long one message took, as measured by the node and its agent.
 
     Attributes:

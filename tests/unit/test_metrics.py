@@ -73,6 +73,7 @@ def send(activity: Activity, kind: str = "add") -> None:
     """Count a message of 4 ms, of which 1 ms is compute and 2 ms are in the queue."""
     span = activity.begin(Kind.MESSAGE, kind, 100)
     activity.end(span, MessageTimings(4_000_000, 1_000_000, 500_000, 2_000_000), None, 30)
+    activity.settle()
 
 
 class Roster:

@@ -75,9 +75,9 @@ async def exporting(collector: FakeCollector, **options: Any) -> Any:
 
 def ended(name: str = "add", kind: Kind = Kind.MESSAGE) -> Ended:
     """A message that has ended."""
-    span = Span("shop/cart", "1.2", kind, name, 7, 1000)
+    span = Span("shop/cart", kind, name, 7, 1000)
     span.join(TraceContext(TRACE, PARENT, is_sampled=True))
-    span.vm_id = "vm-1"
+    span.vm_id, span.version = "vm-1", "1.2"
     span.total_ns, span.compute_ns, span.wait_ns, span.queue_ns = 100, 40, 30, 20
     span.reply_bytes = 9
     return Ended(span)

@@ -49,6 +49,7 @@ class Windows:
 
     def mark(self, activity: Activity, unix_ns: int) -> None:
         """Look whether the window of an application has to begin anew."""
+        activity.settle()
         known = self._marks.get(activity)
         if known is None:
             first = _Mark(activity.timeline.since_unix_ns, _start_ns(activity), Spent(), {}, {})

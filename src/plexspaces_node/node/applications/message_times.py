@@ -22,6 +22,8 @@ def timings_of(
     if times is None:
         return MessageTimings(total_ns, 0, 0, 0)
     # They follow one another, so together they cannot be longer either.
+    if times.compute_ns + times.wait_ns + times.queue_ns + waited_ns <= total_ns:
+        return MessageTimings(total_ns, times.compute_ns, times.wait_ns, times.queue_ns + waited_ns)
     compute_ns = plausible_ns(times.compute_ns, total_ns)
     wait_ns = plausible_ns(times.wait_ns, total_ns - compute_ns)
     queue_ns = plausible_ns(times.queue_ns + waited_ns, total_ns - compute_ns - wait_ns)

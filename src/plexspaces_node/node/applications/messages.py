@@ -154,20 +154,11 @@ class Messages:
         answered: Callable[[Answered | PlexSpacesError], None],
     ) -> Leave:
         intake = supervisor.intake
-        span.is_cold = intake.agent is None
-
-        def send(agent: AgentClient) -> Leave:
-            span.waited_ns = perf_counter_ns() - span.begin_ns
-            return agent.post(
-                answered,
-                sender=sender,
-                msg_type=span.name,
-                payload=payload,
-                timeout_ns=max(1, timeout_ns - span.waited_ns),
-                span=span,
-            )
-
         try:
+            if (agent := intake.agent) is not None:
+                return _hand_over(span, payload, timeout_ns, sender, answered, agent)
+            span.is_cold = True
+            send = partial(_hand_over, span, payload, timeout_ns, sender, answered)
             return intake.post(send, answered, size=len(payload), timeout_ns=timeout_ns)
         except PlexSpacesError as error:
             supervisor.activity.fail(span, error)
@@ -414,6 +405,26 @@ class Messages:
             raise InvalidArgument(f"a message type is at most {link.CODE_BYTES} bytes")
         if timeout_ns <= 0:
             raise InvalidArgument("the timeout must be more than 0", hint="--timeout 30")
+
+
+def _hand_over(  # noqa: PLR0913 - all of a message
+    span: Span,
+    payload: link.Body,
+    timeout_ns: int,
+    sender: str,
+    answered: Callable[[Answered | PlexSpacesError], None],
+    agent: AgentClient,
+) -> Leave:
+    """Send a message to the agent that takes it."""
+    span.waited_ns = waited_ns = perf_counter_ns() - span.begin_ns
+    return agent.post(
+        answered,
+        sender=sender,
+        msg_type=span.name,
+        payload=payload,
+        timeout_ns=max(1, timeout_ns - waited_ns),
+        span=span,
+    )
 
 
 def _refusal(supervisor: Supervisor) -> Refusal | None:

@@ -286,7 +286,9 @@ class Door:
         raw = path[len(APPS) :].partition(b"/")[0]
         # The slash of a full name; nothing else of a name is ever encoded.
         name = raw.replace(b"%2F", b"/").replace(b"%2f", b"/") if b"%" in raw else raw
-        self._origins.check_part(request)
+        if request.header(b"sec-fetch-dest") is not None:
+            # A browser's.
+            self._origins.check_part(request)
         return name.decode("latin-1"), APPS + raw
 
     def _entered(self, request: Request) -> tuple[str | None, bytes]:
@@ -420,8 +422,11 @@ def server_timing(timings: MessageTimings) -> tuple[bytes, bytes]:
     rest = max(timings.total_ns - compute - wait - queue, 0)
     return (
         b"server-timing",
-        b"compute;dur=%.6f, wait;dur=%.6f, queue;dur=%.6f, coordination;dur=%.6f"
-        % (compute / 1e6, wait / 1e6, queue / 1e6, rest / 1e6),
+        # As text, which is formatted faster than bytes are.
+        (
+            "compute;dur=%.6f, wait;dur=%.6f, queue;dur=%.6f, coordination;dur=%.6f"  # noqa: UP031
+            % (compute / 1e6, wait / 1e6, queue / 1e6, rest / 1e6)
+        ).encode(),
     )
 
 

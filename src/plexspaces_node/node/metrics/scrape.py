@@ -91,6 +91,8 @@ class Scrapes:
         return Scraped(headers, body)
 
     async def _uses(self) -> Sequence[SubjectUse]:
+        for supervisor in self._readings.roster.supervisors():
+            supervisor.activity.settle()
         with suppress(PlexSpacesError, TimeoutError):
             async with asyncio.timeout(QUOTAS_S):
                 return await self._quotas()

@@ -7,16 +7,18 @@ application (`make bench` measures it). Used on the event loop; numbers may be r
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Sequence
+from operator import sub
 from random import random
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from plexspaces_node.errors import ActorError, ActorTrapped, PlexSpacesError
 from plexspaces_node.info import MessageTimings
 from plexspaces_node.model import PhaseTimings
 from plexspaces_node.node.telemetry.durations import Buckets
 from plexspaces_node.node.telemetry.kept_traces import KeptTraces
-from plexspaces_node.node.telemetry.span import NAME_CHARS, Ended, Kind, Span, Step
+from plexspaces_node.node.telemetry.span import NAME_CHARS, Ended, Kind, Span, Step, Tree
 from plexspaces_node.node.telemetry.timeline import Spent, Timeline
 from plexspaces_node.node.telemetry.trace_context import TraceContext
 
@@ -29,6 +31,12 @@ sends one message sees it."""
 
 MOST_TYPES = 16
 """How many message types, and applications that are asked, are told apart."""
+
+_TOGETHER = 64
+"""Messages whose durations and types are counted together, in a third of the time."""
+
+_Row: TypeAlias = tuple[str, int, int, int, int, int, int]
+"""A message's type; total, compute, wait and queue; the bytes of payload and reply."""
 
 _STARTS = 8
 _FAILURES = 8
@@ -53,6 +61,19 @@ class TypeActivity:
         self.messages = self.failures = 0
         self.compute_ns = self.wait_ns = self.queue_ns = self.link_ns = 0
         self.payload_bytes = self.reply_bytes = 0
+
+    def add_all(self, rows: Sequence[_Row]) -> None:
+        """Count messages."""
+        _, total_ns, compute_ns, wait_ns, queue_ns, payload_bytes, reply_bytes = zip(
+            *rows, strict=True
+        )
+        self.messages += len(rows)
+        self.compute_ns += sum(compute_ns)
+        self.wait_ns += sum(wait_ns)
+        self.queue_ns += sum(queue_ns)
+        self.link_ns += sum(total_ns) - sum(compute_ns) - sum(wait_ns) - sum(queue_ns)
+        self.payload_bytes += sum(payload_bytes)
+        self.reply_bytes += sum(reply_bytes)
 
 
 class AskActivity:
@@ -100,8 +121,9 @@ class Activity:
         name: its full name.
         version: of what runs.
         is_component: whether it handles HTTP requests; their types are the methods.
-        duration, compute, queue, coordination: durations of its messages.
-        types: its messages by type; those over the limit together as "".
+        duration, compute, queue, coordination: durations of its messages; up to 2 s behind the
+            counters unless `settle` was called.
+        types: its messages by type; those over the limit together as "". As far behind.
         asks: what it asks, by the names of the applications within its tenant.
         starts: how it was brought up, the newest last.
         restarts: how often a VM was replaced, by the reason.
@@ -130,6 +152,8 @@ class Activity:
         self.peak_memory_bytes = 0
         self._telemetry = telemetry
         self._next_trace_ns = 0
+        # Of messages of which durations and types are not counted yet.
+        self._rows: list[_Row] = []
         self._is_touched = False
 
     def __repr__(self) -> str:
@@ -155,17 +179,17 @@ class Activity:
     ) -> Span:
         """Return the span of a message that is sent to this application now."""
         now_ns = perf_counter_ns()
-        span = Span(self.name, self.version, kind, name, size, now_ns)
+        span = Span(self.name, kind, name, size, now_ns)
         if parent is None:
-            if now_ns >= self._next_trace_ns:
-                self._next_trace_ns = now_ns + TRACED_EACH_NS
-                span.identify(is_sampled=True)
-            elif random() < self._telemetry.sample:
-                span.identify(is_sampled=True)
+            if now_ns < self._next_trace_ns and random() >= self._telemetry.sample:
+                return span
+            self._next_trace_ns = now_ns + TRACED_EACH_NS
+            span.identify(is_sampled=True)
         elif isinstance(parent, Span):
             parent.cause(span)
         else:
             span.join(parent)
+        span.version = self.version
         return span
 
     def refuse(self) -> None:
@@ -198,37 +222,32 @@ class Activity:
         reply_bytes: int,
     ) -> None:
         """Count a message that was answered, with an error if it failed."""
-        span.total_ns = total_ns = timings.total_ns
-        span.compute_ns = compute_ns = timings.compute_ns
-        span.wait_ns = wait_ns = timings.wait_ns
-        span.queue_ns = queue_ns = timings.queue_ns
-        link_ns = total_ns - compute_ns - wait_ns - queue_ns
-        span.reply_bytes = reply_bytes
+        total_ns, compute_ns, wait_ns, queue_ns = timings
+        span.total_ns = total_ns
         self.messages += 1
         self.compute_ns += compute_ns
         self.wait_ns += wait_ns
         self.queue_ns += queue_ns
-        self.link_ns += link_ns
-        self.duration.add(total_ns)
-        self.compute.add(compute_ns)
-        self.queue.add(queue_ns)
-        self.coordination.add(total_ns - compute_ns)
-        self._touch()
-        self.timeline.add(total_ns)
-        kind = self._type_of(span.name)
-        kind.messages += 1
-        kind.compute_ns += compute_ns
-        kind.wait_ns += wait_ns
-        kind.queue_ns += queue_ns
-        kind.link_ns += link_ns
-        kind.payload_bytes += span.payload_bytes
-        kind.reply_bytes += reply_bytes
+        self.link_ns += total_ns - compute_ns - wait_ns - queue_ns
+        rows = self._rows
+        rows.append(
+            (span.name, total_ns, compute_ns, wait_ns, queue_ns, span.payload_bytes, reply_bytes)
+        )
+        if len(rows) >= _TOGETHER:
+            self.settle()
+        if not self._is_touched:
+            self._touch()
         if error is not None:
             self.failures += 1
-            kind.failures += 1
+            self._type_of(span.name).failures += 1
             self._fail(span, error)
-        if span.tree is not None or total_ns > self.traces.floor_ns:
-            self._keep(span)
+        if span.tree is None:
+            if total_ns <= self.traces.floor_ns:
+                return
+            _identified(span, self.version)
+        span.compute_ns, span.wait_ns, span.queue_ns = compute_ns, wait_ns, queue_ns
+        span.reply_bytes = reply_bytes
+        self._keep(span)
 
     def asked(self, to: str, span: Span | None, error: object) -> None:
         """Count what this application has asked another, with the span of that message."""
@@ -244,6 +263,27 @@ class Activity:
             ask.wait_ns += span.wait_ns
             ask.queue_ns += span.queue_ns
 
+    def settle(self) -> None:
+        """Count the durations and types of messages that have ended since the last time."""
+        if not self._rows:
+            return
+        rows, self._rows = self._rows, []
+        names, totals, computes, _, queues, _, _ = zip(*rows, strict=True)
+        in_order = sorted(totals)
+        self.duration.add_all(in_order)
+        self.timeline.add_all(in_order)
+        self.compute.add_all(sorted(computes))
+        self.queue.add_all(sorted(queues))
+        self.coordination.add_all(sorted(map(sub, totals, computes)))
+        if names.count(names[0]) == len(names):
+            self._type_of(names[0]).add_all(rows)
+            return
+        by_type: dict[str, list[_Row]] = {}
+        for row in rows:
+            by_type.setdefault(row[0], []).append(row)
+        for name, each in by_type.items():
+            self._type_of(name).add_all(each)
+
     def _type_of(self, name: str) -> TypeActivity:
         if self.is_component:
             name = name.partition(" ")[0]
@@ -255,7 +295,7 @@ class Activity:
 
     def _fail(self, span: Span, error: PlexSpacesError | ActorError) -> None:
         span.error = (error.code[:NAME_CHARS], error.message[:NAME_CHARS])
-        self._note_failure(span.name, error, span.identify().trace_id)
+        self._note_failure(span.name, error, _identified(span, self.version).trace_id)
 
     def _note_failure(self, name: str, error: PlexSpacesError | ActorError, trace_id: int) -> None:
         origin = "platform"
@@ -274,12 +314,9 @@ class Activity:
 
     def _keep(self, span: Span) -> None:
         """Keep a message that is traced, has failed, or is one of the slowest."""
+        tree = _identified(span, self.version)
         if span.total_ns > self.traces.floor_ns:
-            span.identify()
             self.traces.add_slow(span)
-        tree = span.tree
-        if tree is None:
-            return
         if tree.is_sampled:
             self.traces.add(span)
             end_ns = self._telemetry.unix_ns(span.begin_ns + span.total_ns)
@@ -318,7 +355,16 @@ class Activity:
 
     def tick(self, now_ns: int, unix_ns: int, duration_ns: int) -> bool:
         """End a moment; return whether there was nothing in it, so that the next ones are empty."""
+        self.settle()
         self.traces.forget_old(now_ns)
         is_idle = self.timeline.end_moment(self.spent, unix_ns, duration_ns)
         self._is_touched = not is_idle
         return is_idle
+
+
+def _identified(span: Span, version: str) -> Tree:
+    """Give a message ids that it has not, because it is kept; return its tree."""
+    if span.tree is None:
+        span.identify()
+        span.version = version
+    return span.identify()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
+from collections.abc import MutableSequence, Sequence
 from itertools import accumulate
 from operator import add
 
@@ -11,10 +12,8 @@ _STEPS = 8
 """Steps in each power of two: a quantile is within 1/16 of the measured duration."""
 
 _OCTAVE_BITS = 4
-_LONGEST_NS = 2**40 - 1
-"""Longer ones, from 18 minutes, count as this."""
-
 SLOTS = (40 - _OCTAVE_BITS) * _STEPS + 2 * _STEPS
+"""The fine steps; what is over the last one, from 18 minutes, counts in it."""
 
 BOUNDS_S = (
     *(0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005),
@@ -26,14 +25,6 @@ BOUNDS_S = (
 BOUNDS_NS = tuple(round(bound * 1e9) for bound in BOUNDS_S)
 
 
-def slot_of(duration_ns: int) -> int:
-    """Return the index of the fine step that a duration, not below 0, is in."""
-    if duration_ns > _LONGEST_NS:
-        duration_ns = _LONGEST_NS
-    shift = duration_ns.bit_length() - _OCTAVE_BITS
-    return duration_ns if shift <= 0 else shift * _STEPS + (duration_ns >> shift)
-
-
 def _middle_ns(slot: int) -> int:
     shift = slot // _STEPS - 1
     if shift <= 0:
@@ -41,9 +32,39 @@ def _middle_ns(slot: int) -> int:
     return ((slot - shift * _STEPS) << shift) + (1 << shift) // 2
 
 
+_STEP_BOUNDS_NS = tuple(
+    ((slot % _STEPS + _STEPS + 1) << (slot // _STEPS - 1)) - 1 if slot >= 2 * _STEPS else slot
+    for slot in range(SLOTS)
+)
+"""The longest duration of each fine step."""
+
+
+def count_all(
+    durations_ns: Sequence[int], bounds_ns: Sequence[int], counts: MutableSequence[int]
+) -> None:
+    """Count sorted durations, at least one, by the first of these bounds that is not below them.
+
+    With a few comparisons for each bound between the shortest and the longest of them, and not for
+    each duration. What is over the last bound counts in the last place.
+    """
+    first = bisect_left(bounds_ns, durations_ns[0])
+    last = min(bisect_left(bounds_ns, durations_ns[-1]), len(counts) - 1)
+    before = 0
+    for place in range(first, last):
+        end = bisect_right(durations_ns, bounds_ns[place], before)
+        counts[place] += end - before
+        before = end
+    counts[last] += len(durations_ns) - before
+
+
 def new_steps() -> array[int]:
     """Return counts of durations by their fine step, all 0."""
     return array("I", bytes(4 * SLOTS))
+
+
+def count_steps(durations_ns: Sequence[int], steps: array[int]) -> None:
+    """Count sorted durations, at least one, by their fine step."""
+    count_all(durations_ns, _STEP_BOUNDS_NS, steps)
 
 
 def merged(first: array[int], second: array[int]) -> array[int]:
@@ -81,8 +102,12 @@ class Buckets:
 
     def add(self, duration_ns: int) -> None:
         """Count a duration."""
-        self.counts[bisect_left(BOUNDS_NS, duration_ns)] += 1
-        self.sum_ns += duration_ns
+        self.add_all((duration_ns,))
+
+    def add_all(self, durations_ns: Sequence[int]) -> None:
+        """Count sorted durations, at least one."""
+        count_all(durations_ns, BOUNDS_NS, self.counts)
+        self.sum_ns += sum(durations_ns)
 
     def show(self, duration_ns: int, trace_id: int, unix_ns: int) -> None:
         """Keep a traced message, which is counted, as the example of its bucket."""

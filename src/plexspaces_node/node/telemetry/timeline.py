@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from plexspaces_node.node.telemetry.durations import merged, new_steps, quantiles_ns, slot_of
+from plexspaces_node.node.telemetry.durations import count_steps, merged, new_steps, quantiles_ns
 
 MOMENT_S = 2.0
 MOMENTS = 90
@@ -113,13 +113,12 @@ class Timeline:
         """Begin a long moment now, after a time in which there was nothing."""
         self._long_since_ns = unix_ns
 
-    def add(self, duration_ns: int) -> None:
-        """Count a duration."""
+    def add_all(self, durations_ns: Sequence[int]) -> None:
+        """Count sorted durations, at least one."""
         if self._steps is None:
             self._steps = new_steps()
-        self._steps[slot_of(duration_ns)] += 1
-        if duration_ns > self._max_ns:
-            self._max_ns = duration_ns
+        count_steps(durations_ns, self._steps)
+        self._max_ns = max(self._max_ns, durations_ns[-1])
 
     def end_moment(self, spent: Spent, unix_ns: int, duration_ns: int) -> bool:
         """End a moment, before which this was spent; return whether the next ones are empty."""
