@@ -7,7 +7,7 @@ TOOLCHAINS := $(VENV)/.toolchains
 SHELL_SCRIPTS := $(wildcard scripts/*) docker/fetch-firecracker .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help setup programs toolchains microvms clients demo validate test check fmt bench proto reference wheel lock sbom clean
+.PHONY: help setup programs toolchains microvms clients demo validate test check fmt bench proto reference wheel screenshots lock sbom clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 18
@@ -66,6 +66,9 @@ proto: $(STAMP) ## generate the gRPC stubs anew
 
 wheel: $(STAMP) programs ## build the wheel, with the native programs in it, into dist/
 	@$(BIN)/uv build --wheel --no-build-isolation --python $(BIN)/python --out-dir dist
+
+screenshots: $(TOOLCHAINS) programs ## make the pictures of the dashboard in docs/images anew
+	@scripts/screenshots
 
 reference: $(STAMP) ## write the reference of the command line anew
 	@scripts/reference

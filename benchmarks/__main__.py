@@ -14,8 +14,9 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks import applications, http, languages, machines, node, quotas, tokens
+from benchmarks import applications, dashboard, http, languages, machines, node, quotas, tokens
 from benchmarks.applications import ApplicationsReport
+from benchmarks.dashboard import DashboardReport
 from benchmarks.languages import LanguageRow
 from benchmarks.machines import MachineReport
 from benchmarks.node import Row
@@ -23,7 +24,9 @@ from benchmarks.quotas import QuotasReport
 from benchmarks.serving import serving
 from plexspaces_node import NodeClient
 
-_PARTS = ("node", "http", "languages", "applications", "machines", "quotas", "tokens")
+_PARTS = (
+    *("node", "http", "languages", "applications", "machines", "quotas", "tokens", "dashboard"),
+)
 
 
 async def main() -> None:
@@ -49,6 +52,7 @@ class Report:
     applications: ApplicationsReport | None
     machines: MachineReport | None
     quotas: QuotasReport | None
+    dashboard: DashboardReport | None
 
 
 def _text(report: Report) -> str:
@@ -69,6 +73,8 @@ def _text(report: Report) -> str:
         parts.append(machines.table(report.machines))
     if report.quotas is not None:
         parts.append(quotas.table(report.quotas))
+    if report.dashboard is not None:
+        parts.append(dashboard.table(report.dashboard))
     return "\n\n".join(parts)
 
 
@@ -76,7 +82,7 @@ async def _measure(scratch: Path, only: str | None) -> Report:
     wasm = node.probe(scratch)
     rows: list[Row] = []
     by_language: list[LanguageRow] = []
-    of_many = by_machine = of_quotas = None
+    of_many = by_machine = of_quotas = of_dashboard = None
     if only in (None, "node", "languages"):
         host = [sys.executable, "-m", "benchmarks.host", str(scratch / "data")]
         with serving(host) as addresses:
@@ -103,7 +109,12 @@ async def _measure(scratch: Path, only: str | None) -> Report:
         by_machine = await machines.measure(wasm, scratch, note=_note)
     if only in (None, "quotas"):
         of_quotas = await quotas.measure(wasm, scratch)
-    return Report(rows, by_language, of_many, by_machine, of_quotas)
+    if only in (None, "dashboard"):
+        if why := dashboard.missing():
+            _note(f"the dashboard is not measured: {why}")
+        else:
+            of_dashboard = await dashboard.measure(wasm, scratch / "shown", note=_note)
+    return Report(rows, by_language, of_many, by_machine, of_quotas, of_dashboard)
 
 
 def _note(line: str) -> None:

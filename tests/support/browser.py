@@ -14,11 +14,14 @@ from playwright.async_api import (
     Request,
     WebError,
     async_playwright,
+    expect,
 )
 from support.patience import patient
 
 TIMEOUT_MS = patient(20) * 1000
 """For whatever a page is waited for."""
+
+expect.set_options(timeout=TIMEOUT_MS)
 
 
 def program(name: str, config: pytest.Config) -> str:
