@@ -18,7 +18,7 @@ const REFRESH_MS = 2000;
 /** More errors are there once one asks for them. */
 const SHOWN_FAILURES = 3;
 const ORIGINS = { failed: "returned an error", trapped: "crashed", platform: "failed in the node" };
-const REASONS = { deploy: "Deployed", replace: "Replaced", start: "Started", restart: "Restarted", recover: "Recovered" };
+const REASONS = { deploy: "Deployed", replace: "Replaced", start: "Started", restart: "Restarted", recover: "Recovered", roll_back: "Rolled back", secret: "Started for a changed secret" };
 
 export class ApplicationPage {
   /** `traceId` is of a trace to show at once, or null. */
@@ -286,11 +286,11 @@ export class ApplicationPage {
             " ",
             make("strong", {}, REASONS[start.reason] ?? visible(start.reason)),
             start.failed && make("strong", { class: "problem" }, " ▲ failed"),
-            ` · version ${visible(start.version)} · ${duration(totalOf(start.phases))}`,
+            ` · version ${visible(start.version)}`,
+            start.phases.length > 0 && ` · ${duration(totalOf(start.phases))}`,
             start.cause && make("span", { class: start.failed ? "problem" : "quiet" }, ` · ${visible(start.cause)}`),
           ),
-          phaseBar(start.phases, longest),
-          phaseNumbers(start.phases),
+          start.phases.length > 0 && [phaseBar(start.phases, longest), phaseNumbers(start.phases)],
         ),
       ),
     );
