@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from time import time_ns
 from typing import cast
 
 import pytest
 from support.actors import hungry, probe, spinner
+from support.command import make_command
 
-from plexspaces_node import NodeClient
+from plexspaces_node import NodeClient, __version__, level_figures
 from plexspaces_node.client import DeployOptions
 from plexspaces_node.errors import NotFound
+from plexspaces_node.level_figures import LevelFigures
 from plexspaces_node.model import MIB
 from plexspaces_node.node.access.identity import LOCAL
 from plexspaces_node.node.advisor import thresholds
@@ -162,6 +165,64 @@ async def test_memory_that_is_nearly_full_is_advised_to_be_more(
     [advice] = [one for one in (await advisor.advise(LOCAL)).advice if one.rule is Rule.MEMORY]
     assert advice.saved_bytes == 0
     assert int(advice.command.rpartition(" ")[2]) > 80
+
+
+def measured(level: str, link_ns: int) -> LevelFigures:
+    """A level at which this host passes a message in some time."""
+    return LevelFigures(
+        level,
+        link_ns=link_ns,
+        compute_ns=1_000_000,
+        vm_ns=1_000_000,
+        load_ns=1_000_000,
+        messages=1,
+        starts=1,
+        measured_unix_ns=time_ns(),
+        version=__version__,
+    )
+
+
+async def test_stronger_level_is_advised_if_it_costs_little(
+    data_dir: Path, client: NodeClient
+) -> None:
+    """By figures of this host that a node finds; there are none of Firecracker."""
+    await client.deploy("app", probe())
+    for _ in range(MESSAGES):
+        await client.invoke("app", b"one", type="echo")
+    report = await client.advise()
+    assert any(
+        "what process costs on this host was not measured" in at for at in report.insufficient
+    )
+    path = Path(f"{data_dir}.levels")
+    level_figures.write(path, [measured("process", 100_000), measured("qemu", 100_001)])
+    advice = (await advised(client))["app", "level"]
+    assert -0.001 < advice.saved_s_per_s < 0
+    assert advice.command == "plexspaces start-node --node-id node-test --isolation qemu"
+    report = await client.advise()
+    assert any("what firecracker would cost" in line for line in report.insufficient)
+    # One that costs much is none that anybody should be told of.
+    level_figures.write(path, [measured("qemu", 1_000_000_000)])
+    assert ("app", "level") not in await advised(client)
+
+
+def test_levels_that_work_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """Each with a node and a probe of its own; for a user without a guest image it is one."""
+    command = make_command(monkeypatch, capsysbinary.readouterr, tmp_path)
+    ran = command("advise", "--measure", "--json")
+    assert ran.status == 0, ran.stderr
+    [figures] = ran.json
+    assert figures["level"] == "process"
+    assert 0 < figures["link_ns"] < figures["vm_ns"]
+    assert not figures["emulated"]
+    assert "qemu was not measured: no guest image" in ran.stderr
+    [path] = (tmp_path / ".local/share/plexspaces/levels").iterdir()
+    assert level_figures.read(path)["process"].compute_ns == figures["compute_ns"]
+    again = command("advise", "--measure")
+    assert again.text.splitlines()[0].split()[0] == "LEVEL"
+    assert again.text.splitlines()[1].split()[0] == "process"
+    assert command("advise", "calculator", "--measure").status != 0
 
 
 async def test_nothing_is_advised_without_messages(client: NodeClient) -> None:

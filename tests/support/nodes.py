@@ -23,6 +23,7 @@ def builder(data_dir: Path) -> NodeBuilder:
         .with_address("127.0.0.1:0")
         .with_isolation("process")
         .with_data_dir(data_dir)
+        .with_level_figures(Path(f"{data_dir}.levels"))
         .with_setting("http.address", "")
         .with_setting("secrets.key_file", f"{data_dir}.key")
         .with_setting("limits.snapshot_interval_s", 0.05)

@@ -6,14 +6,24 @@ import asyncio
 import shutil
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
+import plexspaces_node
+from plexspaces_node import level_figures
 from plexspaces_node.cli.options import GivenName, Json, NodeAddress, address_of, tenant_option
-from plexspaces_node.cli.output import print_json, printable, say, size
+from plexspaces_node.cli.output import columns, note, print_json, printable, say, size
+from plexspaces_node.cli.progress import working
 from plexspaces_node.client import NodeClient
+from plexspaces_node.errors import InvalidArgument, Unsupported
+from plexspaces_node.level_figures import LevelFigures
 from plexspaces_node.telemetry import Advice, AdviceReport, Fact
+
+if TYPE_CHECKING:
+    from plexspaces_node.cli.level_measuring import Measured
 
 app = typer.Typer()
 
@@ -49,6 +59,14 @@ def advise(
             "Only the applications of this tenant.", show_default="all that the token allows"
         ),
     ] = "",
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure",
+            help="Measure what each isolation level costs on this host, for advice about levels. "
+            "Takes a minute, and needs no node.",
+        ),
+    ] = False,
     node_address: NodeAddress = None,
     as_json: Json = False,
 ) -> None:
@@ -57,6 +75,14 @@ def advise(
     Each advice has the numbers that it was reckoned from, and what it is predicted to save. What
     there is too little data for is listed below.
     """
+    if measure:
+        if name:
+            raise InvalidArgument(
+                "--measure is about this host, not about an application",
+                hint="plexspaces advise --measure",
+            )
+        _measure(as_json=as_json)
+        return
 
     async def fetch() -> AdviceReport:
         async with NodeClient(address_of(node_address)) as client:
@@ -68,6 +94,46 @@ def advise(
         return
     for line in lines_of(report, min(_MOST_COLUMNS, shutil.get_terminal_size().columns)):
         say(line)
+
+
+def _measure(*, as_json: bool) -> None:
+    # Not before: it loads a node.
+    measuring = import_module("plexspaces_node.cli.level_measuring")
+    config = plexspaces_node.ConfigBootstrap.load()
+    path = level_figures.default_path()
+    if path is None:
+        raise InvalidArgument(
+            "there is no home directory for the figures",
+            hint="set XDG_DATA_HOME to a directory you can write to",
+        )
+
+    async def run() -> list[Measured]:
+        with working("measuring") as step:
+            return [one async for one in measuring.measure_levels(config, step)]
+
+    measured = asyncio.run(run())
+    figures = [one.figures for one in measured if one.figures is not None]
+    level_figures.write(path, figures)
+    if as_json:
+        print_json([msgspec.structs.asdict(one) for one in figures])
+    else:
+        for line in columns(list(_table(figures))):
+            say(line)
+    for one in measured:
+        if one.figures is None:
+            note(printable(f"{one.level} was not measured: {one.why_not}"))
+    note(f"✓ Kept in {path}; nodes of this user on this host use it")
+    if not figures:
+        raise Unsupported("no isolation level works here", hint="plexspaces doctor")
+
+
+def _table(figures: Sequence[LevelFigures]) -> Iterator[tuple[str, ...]]:
+    yield "LEVEL", "PASSING A MESSAGE", "VM START", "LOAD", "COMPUTE", ""
+    for one in figures:
+        yield (
+            *(one.level, time_of(one.link_ns), time_of(one.vm_ns), time_of(one.load_ns)),
+            *(time_of(one.compute_ns), "emulated" if one.emulated else ""),
+        )
 
 
 def lines_of(report: AdviceReport, width: int) -> Iterator[str]:

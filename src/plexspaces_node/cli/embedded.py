@@ -76,24 +76,25 @@ async def _embedded(isolation: str | None) -> AsyncIterator[Node]:
         except (WrongState, InvalidArgument) as error:
             # Another command uses it, or it cannot be read: nothing in it is needed.
             directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="plexspaces-"))
-            node = await stack.enter_async_context(_built(isolation, Path(directory)))
+            node = await stack.enter_async_context(node_in(isolation, Path(directory)))
             note(f"compiling again, the cache is not usable: {error.message}")
         yield node
 
 
 async def _in_cache(stack: AsyncExitStack, isolation: str | None, cache: Path) -> Node:
     try:
-        return await stack.enter_async_context(_built(isolation, cache))
+        return await stack.enter_async_context(node_in(isolation, cache))
     except WrongState:
         # Damaged, or from another version: it is a cache, so it is emptied unless another command
         # uses it.
         with DataDirectory.held(cache, NODE_ID) as directory:
             directory.clear()
-        return await stack.enter_async_context(_built(isolation, cache))
+        return await stack.enter_async_context(node_in(isolation, cache))
 
 
 @asynccontextmanager
-async def _built(isolation: str | None, data_dir: Path) -> AsyncIterator[Node]:
+async def node_in(isolation: str | None, data_dir: Path) -> AsyncIterator[Node]:
+    """Run a node of this program alone in a directory; raises what a node's start raises."""
     builder = (
         plexspaces_node.NodeBuilder(NODE_ID)
         .with_address("127.0.0.1:0")

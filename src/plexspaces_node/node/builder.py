@@ -23,7 +23,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from plexspaces_node import __version__
+from plexspaces_node import __version__, level_figures
 from plexspaces_node.api.options import ChannelOptions, server_options
 from plexspaces_node.config import Config, ConfigBootstrap
 from plexspaces_node.errors import InvalidArgument, Unavailable, WrongState, quoted
@@ -101,6 +101,7 @@ class NodeBuilder:
         self._timeouts = Timeouts()
         self._passphrase: str | None = None
         self._speaks_tls = True
+        self._level_figures = level_figures.default_path()
 
     def with_address(self, address: str) -> Self:
         """Listen on HOST:PORT; port 0 takes a free one, which `Node.address` then contains."""
@@ -152,6 +153,11 @@ class NodeBuilder:
         self._timeouts = timeouts
         return self
 
+    def with_level_figures(self, path: Path) -> Self:
+        """Read what isolation levels cost from this file, not from the user's."""
+        self._level_figures = path
+        return self
+
     def _checked_config(self) -> Config:
         config = self._config or ConfigBootstrap.load(self._config_file, self._flags)
         if not self._speaks_tls:
@@ -200,7 +206,7 @@ class NodeBuilder:
             tokens, gate = await _gate(stack, config, context.registry, data, audit_log)
             gate.is_public = applications.is_public
             service = ApplicationService(applications, artifacts, info, service_limits, gate)
-            advisor = _advisor(stack, applications, context, info)
+            advisor = _advisor(stack, applications, context, info, self._level_figures)
             services = services_of(service, applications, context, audit_log, tokens, advisor)
             scrapes = _scrapes(context, applications, info, node_health, audit_log)
             _register(server, services, gate, node_health, limits.calls, tls, scrapes)
@@ -417,10 +423,15 @@ def _http_server(  # noqa: PLR0913 - each by its name
 
 
 def _advisor(
-    stack: AsyncExitStack, applications: Applications, context: NodeContext, info: NodeInfo
+    stack: AsyncExitStack,
+    applications: Applications,
+    context: NodeContext,
+    info: NodeInfo,
+    levels: Path | None,
 ) -> Advisor:
     """Return what watches applications and gives advice; `stack` ends what it does by itself."""
-    advisor = Advisor(ActivityWatch(applications.roster, context, info))
+    watch = ActivityWatch(applications.roster, context, info)
+    advisor = Advisor(watch, levels=lambda: level_figures.read(levels))
     stack.callback(asyncio.create_task(advisor.run()).cancel)
     return advisor
 

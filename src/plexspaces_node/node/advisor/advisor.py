@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import time_ns
 
 from plexspaces_node.errors import no_application
-from plexspaces_node.node.advisor import batch, coordination, memory, thresholds, together
+from plexspaces_node.level_figures import LevelFigures
+from plexspaces_node.node.advisor import batch, coordination, level, memory, thresholds, together
 from plexspaces_node.node.advisor.advice import Advice, number, ranked
 from plexspaces_node.node.advisor.figures import Figures
 from plexspaces_node.node.advisor.memory import MemoryFigures
@@ -40,15 +41,23 @@ class Report:
 class Advisor:
     """Gives advice. Used on the event loop.
 
-    `clock` returns the time in nanoseconds since the epoch.
+    `clock` returns the time in nanoseconds since the epoch, `levels` what levels were measured to
+    cost; it may block for a small read.
 
     Attributes:
         watch: tells what the applications do that it gives advice about.
     """
 
-    def __init__(self, watch: ActivityWatch, *, clock: Callable[[], int] = time_ns) -> None:
+    def __init__(
+        self,
+        watch: ActivityWatch,
+        *,
+        clock: Callable[[], int] = time_ns,
+        levels: Callable[[], Mapping[str, LevelFigures]] = lambda: {},
+    ) -> None:
         self.watch = watch
         self._clock = clock
+        self._levels = levels
         self._windows = Windows()
         self._memory = MemoryLooks(watch.info)
 
@@ -75,32 +84,39 @@ class Advisor:
         not see.
         """
         advice: list[Advice] = []
-        little: list[Figures] = []
+        figures: list[Figures] = []
         unseen: list[MemoryFigures] = []
         for at, supervisor in enumerate(self._asked(viewer, tenant, name)):
             if at and at % _AT_ONCE == 0:
                 await asyncio.sleep(0)
-            figures = self._windows.figures(supervisor.activity, self._clock())
-            seen = figures._replace(
-                asks=tuple(one for one in figures.asks if viewer.covers(one.to))
-            )
+            one = self._windows.figures(supervisor.activity, self._clock())
+            figures.append(one)
+            seen = one._replace(asks=tuple(each for each in one.asks if viewer.covers(each.to)))
             for rule in (batch, together, coordination):
                 advice += rule.advise(seen)
-            if figures.spent.messages < thresholds.MESSAGES:
-                little.append(figures)
-            seen_memory = self._memory.figures(supervisor, self._clock())
-            if seen_memory is not None:
-                advice += memory.advise(seen_memory)
-                if not memory.is_enough(seen_memory):
-                    unseen.append(seen_memory)
-        about = (*_about_little(little), *_about_unseen(unseen))
+            memory_seen = self._memory.figures(supervisor, self._clock())
+            if memory_seen is not None:
+                advice += memory.advise(memory_seen)
+                if not memory.is_enough(memory_seen):
+                    unseen.append(memory_seen)
+        known = await self._usable_levels()
+        info = self.watch.info
+        if figures:
+            load = level.load_of(figures)
+            advice += level.advise(load, known, here=info.isolation, node_id=info.node_id)
+        about = (
+            *_about_little(figures),
+            *_about_unseen(unseen),
+            *level.missing(known, info.isolation),
+        )
         told = ranked(advice)
         if len(told) > MOST:
-            about = (
-                *about,
-                f"of {len(told)} advices only the {MOST} with the largest gain are told",
-            )
+            about = (*about, f"only {MOST} advices with the largest gain are told of {len(told)}")
         return Report(told[:MOST], about)
+
+    async def _usable_levels(self) -> Mapping[str, LevelFigures]:
+        found = await asyncio.to_thread(self._levels)
+        return level.usable(found, self.watch.info.version, self._clock())
 
     def _asked(self, viewer: Viewer, tenant: str, name: str) -> Sequence[Supervisor]:
         if not name:
@@ -110,9 +126,10 @@ class Advisor:
         return (self.watch.named(name),)
 
 
-def _about_little(little: Sequence[Figures]) -> Iterator[str]:
+def _about_little(figures: Sequence[Figures]) -> Iterator[str]:
     """Yield a line for each application with too few messages; one line for many of them."""
-    rules = f"batch, together and coordination need {thresholds.MESSAGES}"
+    little = [one for one in figures if one.spent.messages < thresholds.MESSAGES]
+    rules = f"batch, together, coordination and level need {thresholds.MESSAGES}"
     if len(little) > _NAMED:
         yield f"{len(little)} applications have had too few messages of late: {rules} of each"
         return

@@ -52,3 +52,5 @@ LEVEL_SHARE = 0.1
 may cost as much."""
 LEVEL_COMPUTE = 0.1
 """Compute at two levels counts as equal within so much, which is how single runs differ."""
+LEVEL_DAYS = 90
+"""Older figures of levels are not used: kernels and machines change."""

@@ -61,6 +61,7 @@ export class AdviceCard {
   #advice(each) {
     const gains = [
       each.saved_s_per_s > 0 && `saves ${duration(each.saved_s_per_s * 1e9)} per second`,
+      each.saved_s_per_s < 0 && `costs ${duration(each.saved_s_per_s * -1e9)} per second`,
       each.saved_bytes > 0 && `saves ${bytes(each.saved_bytes)}`,
     ].filter(Boolean);
     const link = (name) => make("a", { href: `#/app/${encodeURIComponent(name)}` }, visible(name));
@@ -70,7 +71,7 @@ export class AdviceCard {
       make(
         "p",
         { class: "advice-title" },
-        !this.name && link(each.application),
+        !this.name && (each.application ? link(each.application) : "All applications"),
         !this.name && each.other && [" and ", link(each.other)],
         !this.name && ": ",
         visible(each.advice),
