@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -17,6 +18,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from support.patience import patient
+
+from plexspaces_node.telemetry import SpanKind, Trace
 
 
 @dataclass(frozen=True)
@@ -116,8 +119,15 @@ def receiver(port: int = 0) -> Iterator[Receiver]:
         def log_message(self, format: str, *args: Any) -> None:
             """Say nothing."""
 
+    connections: list[socket.socket] = []
+
     class Server(ThreadingHTTPServer):
         daemon_threads = True
+
+        def get_request(self) -> tuple[socket.socket, Any]:
+            connection, address = super().get_request()
+            connections.append(connection)
+            return connection, address
 
         def handle_error(self, request: Any, client_address: Any) -> None:
             """A client may leave."""
@@ -132,6 +142,10 @@ def receiver(port: int = 0) -> Iterator[Receiver]:
         found.goes_on.set()
         server.shutdown()
         server.server_close()
+        for connection in connections:
+            # Closed already, if its client has left.
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
         thread.join()
 
 
@@ -151,3 +165,34 @@ def _attributes(pairs: Any) -> dict[str, Any]:
 def _value(pair: KeyValue) -> Any:
     value: AnyValue = pair.value
     return getattr(value, value.WhichOneof("value") or "string_value")
+
+
+CLOCK_NS = 5_000_000
+"""By how much two readings of one moment may differ: the node sets its clock every 2 s."""
+
+_PARTS = ("compute_ns", "wait_ns", "queue_ns", "link_ns", "payload_bytes", "reply_bytes")
+_MESSAGES = (SpanKind.MESSAGE, SpanKind.ASK, SpanKind.TELL)
+
+
+def assert_as_measured(received: list[Received], trace: Trace) -> None:
+    """Fail unless what a collector has of a trace is what the node measured, to the nanosecond."""
+    told = {one.span_id: one for one in received}
+    assert len(told) == len(received), "each is sent once"
+    assert set(told) == {span.span_id for span in trace.spans}
+    for span in trace.spans:
+        one = told[span.span_id]
+        assert (one.trace_id, one.parent_id) == (trace.trace_id, span.parent_id)
+        assert one.duration_ns == span.total_ns > 0
+        assert abs(one.span.start_time_unix_nano - span.start_unix_ns) < CLOCK_NS
+        tenant, _, name = span.application.rpartition("/")
+        assert (one.resource["service.namespace"], one.service) == (tenant or "default", name)
+        assert one.attributes.get("error.type", "") == span.error_code
+        assert one.span.status.message == (span.error or span.error_code)
+        if span.kind not in _MESSAGES:
+            continue
+        parts = {part: one.attributes[f"plexspaces.{part}"] for part in _PARTS}
+        assert parts == {part: getattr(span, part) for part in _PARTS}
+        assert sum(parts[part] for part in _PARTS[:4]) == one.duration_ns
+        assert one.attributes["faas.coldstart"] == span.cold_start
+        assert one.resource["service.instance.id"] == span.vm_id
+        assert one.resource["service.version"] == span.version

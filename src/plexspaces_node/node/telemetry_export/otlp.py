@@ -38,7 +38,7 @@ class OtlpCollector:
         """Set up without a connection; `unix_ns` is as in `Conventions`."""
         self._conventions = Conventions(source, unix_ns)
         self._endpoint = traces_url(endpoint)
-        self._connections: WeakSet[HTTPConnection] = WeakSet()
+        self._connections = _Connections()
         session = Session()
         adapter = _adapter(self._connections)
         for scheme in ("http://", "https://"):
@@ -70,10 +70,7 @@ class OtlpCollector:
             return
         self._is_ended = True
         self._exporter.shutdown()  # type: ignore[no-untyped-call]
-        for connection in list(self._connections):
-            if (sock := connection.sock) is not None:
-                with suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)
+        self._connections.end()
         self._log.removeFilter(self._complaints)
 
 
@@ -95,18 +92,50 @@ class _Complaints(logging.Filter):
         return False
 
 
-def _adapter(connections: WeakSet[HTTPConnection]) -> HTTPAdapter:
-    """Return what makes connections, and notes them: nothing else can end one that waits."""
+class _Connections:
+    """The connections to a collector. Nothing else can end one that waits for an answer."""
+
+    def __init__(self) -> None:
+        self._opened: WeakSet[HTTPConnection] = WeakSet()
+        self._is_ended = False
+
+    def check(self) -> None:
+        """Raise `ConnectionAbortedError` after the end: the exporter tries once more by itself."""
+        if self._is_ended:
+            raise ConnectionAbortedError("the node ends")
+
+    def opened(self, connection: HTTPConnection) -> None:
+        """Take a connection that is open now; raises if it should not be any more."""
+        self._opened.add(connection)
+        try:
+            self.check()
+        except ConnectionAbortedError:
+            connection.close()
+            raise
+
+    def end(self) -> None:
+        """End all of them, and those that are opened from now on; from another thread."""
+        self._is_ended = True
+        for connection in list(self._opened):
+            if (sock := connection.sock) is not None:
+                with suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+
+
+def _adapter(connections: _Connections) -> HTTPAdapter:
+    """Return what makes the connections of a session."""
 
     class Plain(HTTPConnection):
         def connect(self) -> None:
-            connections.add(self)
+            connections.check()
             super().connect()
+            connections.opened(self)
 
     class Secure(HTTPSConnection):
         def connect(self) -> None:
-            connections.add(self)
+            connections.check()
             super().connect()
+            connections.opened(self)
 
     class PlainPool(HTTPConnectionPool):
         ConnectionCls = Plain
