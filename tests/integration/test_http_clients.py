@@ -267,8 +267,11 @@ class TestBrowser:
         assert said == "1"
 
 
-# What a run is told of this node: names there are, a message that ends, no log that never does.
+# What a run is told of this node: names there are, a message that ends, no stream that never does.
 _KNOWN = """
+[[operations]]
+include-operation-id = "WatchActivity"
+enabled = false
 [[operations]]
 include-operation-id = ["Inspect", "Invoke", "InspectVm"]
 parameters = { name = "echo" }
