@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from time import perf_counter_ns, time_ns
 
 from plexspaces_node.api.generated import telemetry_pb2 as pb
 from plexspaces_node.api.generated import telemetry_pb2_grpc as pb_grpc
-from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.errors import InvalidArgument, ResourceExhausted
 from plexspaces_node.model import check_name
+from plexspaces_node.node.access.fair_share import FairShare, tenant_of
 from plexspaces_node.node.access.gate import Call
 from plexspaces_node.node.advisor.advisor import Advisor
 from plexspaces_node.node.api.telemetry_messages import (
@@ -26,8 +28,12 @@ INTERVAL_MS = 2000
 INTERVALS_MS = (500, 60_000)
 """The shortest and the longest time between two responses that can be asked for."""
 
+MOST_WATCHERS = 32
+"""How many watch at once: each has every application looked at once an interval."""
+
 TRACES = 10
 
+_FEWER = "close another page of the dashboard, or another `plexspaces top`"
 _AT_ONCE = 50
 """Applications that are looked at without a pause for others."""
 
@@ -38,6 +44,8 @@ class TelemetryService(pb_grpc.TelemetryServiceServicer):
     def __init__(self, advisor: Advisor) -> None:
         self._watch = advisor.watch
         self._advisor = advisor
+        self._watchers = 0
+        self._share = FairShare(MOST_WATCHERS, what="watchers of activity", hint=_FEWER)
 
     async def WatchActivity(  # type: ignore[override]
         self, request: pb.WatchActivityRequest, call: Call
@@ -47,10 +55,11 @@ class TelemetryService(pb_grpc.TelemetryServiceServicer):
             raise InvalidArgument(
                 f"an interval is from {INTERVALS_MS[0]} to {INTERVALS_MS[1]} ms, not {interval_ms}"
             )
-        view = _View(self._watch, call, request.tenant)
-        yield await view.changes()
-        while await self._watch.pause(interval_ms / 1000):
+        with self._counted(tenant_of(call.identity)):
+            view = _View(self._watch, call, request.tenant)
             yield await view.changes()
+            while await self._watch.pause(interval_ms / 1000):
+                yield await view.changes()
 
     async def GetActivity(  # type: ignore[override]
         self, request: pb.GetActivityRequest, call: Call
@@ -86,6 +95,20 @@ class TelemetryService(pb_grpc.TelemetryServiceServicer):
         return pb.AdviseResponse(
             advice=map(advice_to_proto, report.advice), insufficient=report.insufficient
         )
+
+    @contextmanager
+    def _counted(self, tenant: str) -> Iterator[None]:
+        """Count a watcher of a tenant; raises `ResourceExhausted` if there are too many."""
+        if self._watchers >= MOST_WATCHERS:
+            raise ResourceExhausted(f"too many watchers of activity ({MOST_WATCHERS})", hint=_FEWER)
+        self._share.check(tenant, self._watchers)
+        self._share.take(tenant)
+        self._watchers += 1
+        try:
+            yield
+        finally:
+            self._watchers -= 1
+            self._share.give(tenant)
 
 
 class _View:
