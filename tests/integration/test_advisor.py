@@ -16,7 +16,7 @@ from plexspaces_node.client import DeployOptions
 from plexspaces_node.errors import NotFound
 from plexspaces_node.level_figures import LevelFigures
 from plexspaces_node.model import MIB
-from plexspaces_node.node.access.identity import LOCAL
+from plexspaces_node.node.access.identity import LOCAL, Identity, Kind, Scope
 from plexspaces_node.node.advisor import thresholds
 from plexspaces_node.node.advisor.advice import Rule
 from plexspaces_node.node.advisor.advisor import UPKEEP_S, Advisor
@@ -92,7 +92,7 @@ async def test_messages_that_compute_nothing_are_advised_to_do_more(client: Node
     assert ("large", "batch") not in found
 
 
-async def test_asks_are_advised_to_be_calls(client: NodeClient) -> None:
+async def test_asks_are_advised_to_be_calls(node: Node, client: NodeClient) -> None:
     """An application that does nothing but ask another of its tenant."""
     for name in ("shop/front", "shop/back"):
         await client.deploy(name, probe())
@@ -105,6 +105,14 @@ async def test_asks_are_advised_to_be_calls(client: NodeClient) -> None:
     assert ("shop/front", "together") in await advised(client, "shop/front")
     assert ("shop/front", "together") in await advised(client, "front", "shop")
     assert not await advised(client, tenant="other")
+    # Whoever sees one of the two alone is told of none that there is another.
+    clock = Clock()
+    front = Identity(Kind.TOKEN, "t", frozenset({Scope.READ}), "shop", "front")
+    report = await clock.advisor(node).advise(front)
+    assert {one.application for one in report.advice} <= {"shop/front"}
+    assert not any("back" in str(one) for one in (*report.advice, *report.insufficient))
+    with pytest.raises(NotFound):
+        await clock.advisor(node).advise(front, name="shop/back")
 
 
 async def test_work_is_left_alone(client: NodeClient) -> None:
@@ -231,7 +239,7 @@ async def test_nothing_is_advised_without_messages(client: NodeClient) -> None:
     await client.invoke("new", b"one", type="echo")
     response = await client.advise()
     assert not response.advice
-    assert any(line.startswith("new has had 1 messages in ") for line in response.insufficient)
+    assert any(line.startswith("new has had 1 message in ") for line in response.insufficient)
     await asyncio.gather(*(client.deploy(f"new{at}", probe()) for at in range(5)))
     response = await client.advise()
     assert any(line.startswith("6 applications have had") for line in response.insufficient)

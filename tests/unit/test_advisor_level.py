@@ -49,7 +49,7 @@ def test_weaker_level_that_saves_much_is_told_with_what_is_lost() -> None:
     [advice] = advised(figures("qemu", link_ns=400 * US), figures("process"))
     assert (advice.rule, advice.application) == (Rule.LEVEL, "app")
     assert advice.saved_s_per_s == pytest.approx(0.03)
-    assert "takes 30 % less time; but no virtual machine is left" in advice.advice
+    assert "take 30 % less time; but no virtual machine is left" in advice.advice
     assert "only for code that you trust" in advice.advice
     assert advice.command == "plexspaces start-node --node-id n1 --isolation process"
 
@@ -65,7 +65,7 @@ def test_stronger_level_that_costs_little_is_told_with_its_cost() -> None:
     """Up to a tenth of the time of messages."""
     [advice] = advised(figures("process"), figures("qemu", link_ns=199 * US))
     assert advice.saved_s_per_s == pytest.approx(-0.0099)
-    assert "takes 10 % more time; its code then runs in a virtual machine" in advice.advice
+    assert "take 10 % more time; each then runs in a virtual machine" in advice.advice
     assert advice.reckoning.count("9.9 ms of each second more") == 1
     assert not advised(figures("process"), figures("qemu", link_ns=201 * US))
 

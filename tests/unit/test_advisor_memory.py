@@ -44,7 +44,7 @@ def test_memory_that_is_never_used_can_be_given_back() -> None:
     assert advice.saved_s_per_s == 0
     assert advice.command == "plexspaces deploy PROJECT --name app --replace --memory 80"
     assert "80 MiB instead of 256" in advice.advice
-    assert "20 MiB of the 208 MiB" in advice.advice
+    assert "no more than 20 MiB has ever been in use, of the 208 MiB" in advice.advice
 
 
 def test_less_is_never_less_than_a_vm_needs() -> None:

@@ -10,7 +10,7 @@ from time import time_ns
 from plexspaces_node.errors import no_application
 from plexspaces_node.level_figures import LevelFigures
 from plexspaces_node.node.advisor import batch, coordination, level, memory, thresholds, together
-from plexspaces_node.node.advisor.advice import Advice, number, ranked
+from plexspaces_node.node.advisor.advice import Advice, counted, number, ranked
 from plexspaces_node.node.advisor.figures import Figures
 from plexspaces_node.node.advisor.memory import MemoryFigures
 from plexspaces_node.node.advisor.memory_looks import MemoryLooks
@@ -135,7 +135,8 @@ def _about_little(figures: Sequence[Figures]) -> Iterator[str]:
         return
     for one in sorted(little, key=lambda each: each.name):
         yield (
-            f"{one.name} has had {one.spent.messages} messages in {number(one.seconds)} s: {rules}"
+            f"{one.name} has had {counted(one.spent.messages, 'message')} in "
+            f"{number(one.seconds)} s: {rules}"
         )
 
 
@@ -152,5 +153,6 @@ def _about_unseen(unseen: Sequence[MemoryFigures]) -> Iterator[str]:
     for one in sorted(unseen, key=lambda each: each.application):
         yield (
             f"the VM of {one.application} has been looked at for {one.seconds / 60:.0f} minutes, "
-            f"and had {one.messages} messages in {one.looks} half minutes of them: {rule}"
+            f"and had {counted(one.messages, 'message')} in "
+            f"{counted(one.looks, 'half minute')} of them: {rule}"
         )

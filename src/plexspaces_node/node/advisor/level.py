@@ -24,13 +24,13 @@ from plexspaces_node.node.advisor.figures import Figures, total_ns
 MEASURE = "plexspaces advise --measure"
 
 _LOST = {
-    "process": "no virtual machine is left around its code, only WebAssembly, seccomp and Landlock,"
+    "process": "no virtual machine is left around the code, only WebAssembly, seccomp and Landlock,"
     " so do it only for code that you trust",
-    "qemu": "QEMU is a larger program for its code to attack than Firecracker with its jailer",
+    "qemu": "QEMU is a larger program for the code to attack than Firecracker with its jailer",
 }
 _GAINED = {
-    "qemu": "its code then runs in a virtual machine of its own",
-    "firecracker": "its code then runs in a virtual machine of its own, in Firecracker's jailer",
+    "qemu": "each then runs in a virtual machine of its own",
+    "firecracker": "each then runs in a virtual machine of its own, in Firecracker's jailer",
 }
 
 
@@ -82,8 +82,8 @@ def missing(known: Mapping[str, LevelFigures], here: str) -> Iterator[str]:
         yield f"level: what {here} costs on this host was not measured; do it with: {MEASURE}"
     elif lacking:
         yield (
-            f"level: what {' and '.join(lacking)} would cost on this host was not measured; where "
-            f"they work (plexspaces doctor), do it with: {MEASURE}"
+            f"level: what {' and '.join(lacking)} would cost on this host was not measured; if "
+            f"plexspaces doctor says that it works, do it with: {MEASURE}"
         )
 
 
@@ -117,17 +117,13 @@ def _compute_ratio(here: LevelFigures, there: LevelFigures) -> float:
 def _advice(
     load: Load, here: LevelFigures, there: LevelFigures, cost: float, node_id: str
 ) -> Advice:
-    whose = load.application or "the applications"
+    whose = load.application or "all applications"
     share = abs(cost) / load.time_s if load.time_s else 0.0
     is_weaker = LEVELS.index(there.level) > LEVELS.index(here.level)
-    change = f"takes {percent(share)} {'less' if cost < 0 else 'more'} time"
+    change = f"take {percent(share)} {'less' if cost < 0 else 'more'} time"
     how = f"{there.level}{', which is emulated here,' if there.emulated else ''}"
-    if is_weaker:
-        text = f"At the level {how} instead of {here.level} a message of {whose} {change}; but "
-        text += _LOST[there.level]
-    else:
-        text = f"At the level {how} instead of {here.level} a message of {whose} {change}; "
-        text += _GAINED[there.level]
+    text = f"At the level {how} instead of {here.level} messages of {whose} {change}; "
+    text += f"but {_LOST[there.level]}" if is_weaker else _GAINED[there.level]
     ratio = _compute_ratio(here, there)
     day = datetime.fromtimestamp(there.measured_unix_ns / 1e9, UTC).date().isoformat()
     return Advice(

@@ -80,9 +80,8 @@ def _less(of: MemoryFigures, room: int, wanted_mib: int) -> Advice:
     return Advice(
         Rule.MEMORY,
         of.application,
-        f"Give the VM of {of.application} {wanted_mib} MiB instead of {of.given_mib}: the "
-        f"application has never used more than {amount(of.used_bytes)} of the {amount(room)} that "
-        "it may have.",
+        f"Give the VM of {of.application} {wanted_mib} MiB instead of {of.given_mib}: no more than "
+        f"{amount(of.used_bytes)} has ever been in use, of the {amount(room)} that it can have.",
         _facts(of, room),
         f"The most in {of.looks} looks over {of.seconds / 60:.0f} minutes, by {of.how}, times "
         f"{thresholds.MEMORY_MARGIN:g} for what has not been seen, with {amount(of.fixed_bytes)} "
@@ -99,7 +98,7 @@ def _more(of: MemoryFigures, room: int) -> Advice:
         Rule.MEMORY,
         of.application,
         f"Give the VM of {of.application} {wanted_mib} MiB instead of {of.given_mib}: it uses "
-        f"{percent(of.surely_used_bytes / room)} of the {amount(room)} that it may have, and what "
+        f"{percent(of.surely_used_bytes / room)} of the {amount(room)} that it can have, and what "
         "it cannot get makes its messages fail.",
         _facts(of, room),
         f"What it surely used, times {thresholds.MEMORY_MARGIN:g}, with {amount(of.fixed_bytes)} "
