@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import httpx
 import pytest
 from playwright.async_api import Locator, Page, expect
 from support.actors import Init, probe
+from support.patience import patient
 
 from plexspaces_node import NodeClient
 from plexspaces_node.client import DeployOptions
@@ -199,6 +201,29 @@ class TestLog:
         await expect(log.get_by_text("four apples")).to_be_visible()
         await page.get_by_label("Level").select_option("Errors")
         await expect(log.get_by_text("four apples")).to_be_hidden()
+
+
+@pytest.mark.usefixtures("echo")
+class TestAdvice:
+    async def test_advice_when_there_is_some_then_it_is_shown_with_its_numbers(
+        self, page: Page, client: NodeClient, origin: str
+    ) -> None:
+        """The node's own, on both pages, and what there is too little data for."""
+        for _ in range(10):
+            await asyncio.gather(*(client.invoke("echo", b"x", type="e") for _ in range(20)))
+        await page.goto("/")
+        advice = card(page, "Advice")
+        async with asyncio.timeout(patient(30)):
+            while not (said := await told(origin, "/v1/advice"))["advice"]:
+                await client.invoke("echo", b"x", type="e")
+        await page.reload()
+        await expect(advice.get_by_role("article").first).to_contain_text("echo: ")
+        await expect(advice.get_by_role("article").first).to_contain_text("saves")
+        await advice.get_by_text("How it is reckoned").first.click()
+        await expect(advice).to_contain_text("messages")
+        assert len(await advice.get_by_role("article").all()) >= len(said["advice"]) > 0
+        await page.goto("/#/app/echo")
+        await expect(card(page, "Advice").get_by_role("article").first).to_contain_text("saves")
 
 
 class TestMachines:

@@ -42,7 +42,7 @@ export function timeRate(ns) {
 
 export function bytes(count) {
   const found = SIZES.find(([unit]) => count >= unit);
-  return found ? `${digits(count / found[0])} ${found[1]}` : `${count} B`;
+  return found ? `${digits(count / found[0])} ${found[1]}` : `${Math.round(count)} B`;
 }
 
 /** A number per second: "1,234 /s". */
