@@ -248,6 +248,26 @@ def test_window_has_what_came_since_it_began() -> None:
     ]
 
 
+def test_types_and_asks_that_came_later_are_told_apart_from_earlier_ones() -> None:
+    """Each by what it had when the window began."""
+    activity, windows = Activity("app", Telemetry()), Windows()
+    begin = activity.timeline.since_unix_ns
+    answered(activity, 3, name="a")
+    answered(activity, 4, name="b")
+    activity.asked("x", None, None)
+    windows.mark(activity, begin)
+    windows.mark(activity, begin + thresholds.WINDOW_S * S)
+    windows.mark(activity, begin + 2 * thresholds.WINDOW_S * S)
+    answered(activity, 5, name="c")
+    answered(activity, 6, name="b")
+    for to in ("y", "x", "y"):
+        activity.asked(to, None, None)
+    found = windows.figures(activity, begin + 2 * thresholds.WINDOW_S * S + S)
+    messages = [(each.name, each.spent.messages) for each in found.types]
+    assert messages == [("a", 0), ("b", 6), ("c", 5)]
+    assert [(each.to, each.asks) for each in found.asks] == [("x", 1), ("y", 2)]
+
+
 def test_window_begins_anew_with_another_version() -> None:
     """So nobody is told again what they have just mended."""
     activity, windows = Activity("app", Telemetry()), Windows()

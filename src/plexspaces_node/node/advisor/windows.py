@@ -7,7 +7,8 @@ advised forever. So a window begins with its version, and at most 10 minutes ago
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -25,13 +26,15 @@ class _Mark(NamedTuple):
 
     Attributes:
         start_ns: when what ran then was started.
+        types, asks: the counts of one after the other, in the order in which they were first seen,
+            which stays.
     """
 
     unix_ns: int
     start_ns: int
     spent: Spent
-    types: Mapping[str, array[int]]
-    asks: Mapping[str, array[int]]
+    types: array[int]
+    asks: array[int]
 
 
 class Windows:
@@ -52,7 +55,9 @@ class Windows:
         activity.settle()
         known = self._marks.get(activity)
         if known is None:
-            first = _Mark(activity.timeline.since_unix_ns, _start_ns(activity), Spent(), {}, {})
+            first = _Mark(
+                activity.timeline.since_unix_ns, _start_ns(activity), Spent(), _none(), _none()
+            )
             self._marks[activity] = first, first
         elif known[1].start_ns != _start_ns(activity):
             now = _mark(activity, unix_ns)
@@ -72,12 +77,12 @@ class Windows:
             _active_s(activity, begin.unix_ns, spent.messages),
             spent,
             tuple(
-                _type_figures(name, kind, begin.types.get(name))
-                for name, kind in activity.types.items()
+                _type_figures(name, _since(_of_type(kind), begin.types, at))
+                for at, (name, kind) in enumerate(activity.types.items())
             ),
             tuple(
-                _ask_figures(_full(tenant, to), ask, begin.asks.get(to))
-                for to, ask in activity.asks.items()
+                AskFigures(_full(tenant, to), *_since(_of_ask(ask), begin.asks, at))
+                for at, (to, ask) in enumerate(activity.asks.items())
                 if to
             ),
             activity.is_component,
@@ -97,43 +102,43 @@ def _mark(activity: Activity, unix_ns: int) -> _Mark:
         unix_ns,
         _start_ns(activity),
         activity.spent,
-        {name: _of_type(kind) for name, kind in activity.types.items()},
-        {to: _of_ask(ask) for to, ask in activity.asks.items()},
+        array("q", chain.from_iterable(map(_of_type, activity.types.values()))),
+        array("q", chain.from_iterable(map(_of_ask, activity.asks.values()))),
     )
 
 
-def _of_type(kind: TypeActivity) -> array[int]:
-    return array(
-        "q",
-        (
-            *(kind.messages, kind.failures),
-            *(kind.compute_ns, kind.wait_ns, kind.queue_ns, kind.link_ns),
-            *(kind.payload_bytes, kind.reply_bytes),
-        ),
+def _none() -> array[int]:
+    return array("q")
+
+
+def _of_type(kind: TypeActivity) -> tuple[int, ...]:
+    return (
+        *(kind.messages, kind.failures),
+        *(kind.compute_ns, kind.wait_ns, kind.queue_ns, kind.link_ns),
+        *(kind.payload_bytes, kind.reply_bytes),
     )
 
 
-def _of_ask(ask: AskActivity) -> array[int]:
-    return array("q", (ask.asks, ask.total_ns, ask.compute_ns, ask.wait_ns, ask.queue_ns))
+def _of_ask(ask: AskActivity) -> tuple[int, ...]:
+    return ask.asks, ask.total_ns, ask.compute_ns, ask.wait_ns, ask.queue_ns
 
 
 def _less(now: Spent, before: Spent) -> Spent:
     return Spent(*(here - there for here, there in zip(now, before, strict=True)))
 
 
-def _since(now: array[int], before: array[int] | None) -> list[int]:
-    if before is None:
+def _since(now: Sequence[int], before: array[int], at: int) -> list[int]:
+    """Return counts less those before: the `at`-th there, or none if there are not so many."""
+    begin = at * len(now)
+    if begin >= len(before):
         return list(now)
-    return [here - there for here, there in zip(now, before, strict=True)]
+    end = begin + len(now)
+    return [here - there for here, there in zip(now, before[begin:end], strict=True)]
 
 
-def _type_figures(name: str, kind: TypeActivity, before: array[int] | None) -> TypeFigures:
-    *spent, payload_bytes, reply_bytes = _since(_of_type(kind), before)
+def _type_figures(name: str, counts: Sequence[int]) -> TypeFigures:
+    *spent, payload_bytes, reply_bytes = counts
     return TypeFigures(name, Spent(*spent), payload_bytes, reply_bytes)
-
-
-def _ask_figures(to: str, ask: AskActivity, before: array[int] | None) -> AskFigures:
-    return AskFigures(to, *_since(_of_ask(ask), before))
 
 
 def _active_s(activity: Activity, since_unix_ns: int, messages: int) -> float:
