@@ -28,6 +28,9 @@ class Family(NamedTuple):
 
 _APPLICATION = ("application", "tenant")
 
+REASONS = ("vm_ended", "unresponsive", "actor_left", "start_failed")
+"""Why a VM was replaced, in the words of `Supervisor`."""
+
 MESSAGES = Family("plexspaces_messages_total", Kind.COUNTER, "Messages answered.", _APPLICATION)
 FAILURES = Family(
     "plexspaces_message_failures_total",
@@ -101,7 +104,7 @@ VM_RESTARTS = Family(
 RESTARTS = Family(
     "plexspaces_restarts_total",
     Kind.COUNTER,
-    "The same by reason: vm_ended, unresponsive, actor_left, start_failed.",
+    f"The same by reason: {', '.join(REASONS)}.",
     (*_APPLICATION, "reason"),
 )
 VM_MEMORY = Family(

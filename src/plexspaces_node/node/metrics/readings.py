@@ -14,7 +14,7 @@ from typing import Protocol
 from prometheus_client import ProcessCollector
 
 from plexspaces_node.info import NodeInfo
-from plexspaces_node.model import MIB, split_name
+from plexspaces_node.model import MIB, ApplicationState, VmState, split_name
 from plexspaces_node.node.applications.roster import Roster, in_flight_of
 from plexspaces_node.node.applications.supervisor import Supervisor
 from plexspaces_node.node.applications.vms import Viewer as ViewerOfApplications
@@ -40,6 +40,7 @@ _UNITS = {
     Key.CPU_PERCENT: "cpus",
     Key.VCPUS: "cpus",
 }
+_VM_STATES = frozenset({VmState.EMPTY, VmState.RUNNING, VmState.STOPPING})
 _COUNT = "1"
 """The unit of what is counted."""
 
@@ -79,14 +80,16 @@ def write(
     sees_all = viewer is None or viewer.is_of_all()
     _write_counters(page, [(_labels(one), one) for one in seen])
     _write_vms(page, [(_labels(one), one.machine) for one in seen if one.machine is not None])
-    states = Counter(one.state for one in seen).items()
-    page.add(families.APPLICATIONS, ((f'state="{state}"', count) for state, count in states))
-    machines = readings.roster.machines()
+    states = Counter(one.state for one in seen)
+    page.add(families.APPLICATIONS, ((f'state="{one}"', states[one]) for one in ApplicationState))
+    machines, possible = readings.roster.machines(), _VM_STATES
     if not sees_all:
         machines = tuple(one for one in machines if viewer and viewer.covers(one.application))
-    kinds = Counter((one.state, one.isolation) for one in machines).items()
+        possible = _VM_STATES - {VmState.EMPTY}
+    kinds = Counter({(state, readings.info.isolation): 0 for state in sorted(possible)})
+    kinds.update((one.state, one.isolation) for one in machines)
     names = families.VMS.labels
-    page.add(families.VMS, ((labels_of(names, kind), count) for kind, count in kinds))
+    page.add(families.VMS, ((labels_of(names, kind), count) for kind, count in kinds.items()))
     _write_quotas(page, [one for one in uses if _sees(viewer, one)])
     build = (readings.info.version, readings.info.isolation)
     page.add(families.BUILD, [(labels_of(families.BUILD.labels, build), 1)])
@@ -137,7 +140,9 @@ def _write_counters(page: Page, seen: _Applications) -> None:
 
 def _restarts(seen: _Applications) -> Iterator[tuple[str, float]]:
     for labels, one in seen:
-        for reason, count in tuple(one.activity.restarts.items()):
+        # Also those that there were none of: a rate is of what was 0 before.
+        counts = {**dict.fromkeys(families.REASONS, 0), **one.activity.restarts}
+        for reason, count in counts.items():
             yield f'{labels},reason="{reason}"', count
 
 
