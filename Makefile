@@ -30,8 +30,9 @@ $(TOOLCHAINS): $(STAMP) scripts/toolchains src/plexspaces_node/toolchains/locked
 microvms: $(STAMP) programs ## install QEMU and build the guest image, for tests in microVMs
 	@scripts/microvms
 
-clients: ## install curl and a browser, for tests of HTTP with real clients
+clients: ## install curl and a browser, and get Prometheus, for tests with real clients
 	@scripts/clients
+	@scripts/prometheus
 
 demo: $(TOOLCHAINS) programs ## build the sample applications, run them on a node, print the reports
 	@scripts/demo

@@ -21,7 +21,7 @@ KNOWN_DRIVERS = (
     *("firecracker-fake", "firecracker", "firecracker-jailed"),
 )
 KNOWN_LEVELS = ("process", "qemu", "firecracker")
-KNOWN_CLIENTS = ("curl", "chromium")
+KNOWN_CLIENTS = ("curl", "chromium", "prometheus")
 KNOWN_LANGUAGES = tuple(language.value for language in Language if language != Language.UNKNOWN)
 
 
@@ -53,7 +53,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--clients",
         default="",
-        help="programs that the tests of HTTP use, each of which must be installed: "
+        help="programs that the tests of HTTP and of metrics use, each of which must be installed: "
         f"{', '.join(KNOWN_CLIENTS)} (default: those that are)",
     )
 
