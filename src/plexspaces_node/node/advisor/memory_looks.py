@@ -64,11 +64,11 @@ class MemoryLooks:
             await _look_into_guest(seen, machine)
 
     def figures(self, supervisor: Supervisor, unix_ns: int) -> MemoryFigures | None:
-        """Return what was seen of the VM of an application; None if nothing was."""
-        machine = supervisor.machine
-        seen = self._seen.get(machine) if machine is not None else None
-        if machine is None or seen is None:
+        """Return what was seen of the VM of an application; None if it has none."""
+        machine, messages = supervisor.machine, supervisor.activity.messages
+        if machine is None:
             return None
+        seen = self._seen.get(machine) or _Seen(unix_ns, messages, messages)
         overhead_mib, given_mib = self._info.overhead_mib, machine.config.memory_mib
         is_guest = bool(seen.total_bytes)
         declared_mib = -(-machine.declared_bytes // MIB)

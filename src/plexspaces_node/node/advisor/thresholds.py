@@ -25,8 +25,8 @@ BATCH_WORK = 10
 """A batch makes work ten times the passing, which is the ratio that `run` accepts."""
 
 TOGETHER_SHARE = 0.2
-"""Of the time of the asker's messages that passing its asks took. Two programs become one: that
-takes days, and should give back more than a tenth."""
+"""Of the time in which the asker handles messages that passing its asks took. Two programs become
+one: that takes days, and should give back more than a tenth."""
 
 COORDINATION_RATIO = 10
 """Coordination is ten times compute or more. `run` warns where compute is less than ten times the

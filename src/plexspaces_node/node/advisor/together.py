@@ -15,7 +15,7 @@ from plexspaces_node.node.advisor.advice import (
     per_second,
     percent,
 )
-from plexspaces_node.node.advisor.figures import AskFigures, Figures, total_ns
+from plexspaces_node.node.advisor.figures import AskFigures, Figures
 
 
 def advise(of: Figures) -> Iterator[Advice]:
@@ -26,19 +26,20 @@ def advise(of: Figures) -> Iterator[Advice]:
 
 
 def _about(of: Figures, asked: AskFigures) -> Advice | None:
-    all_ns = total_ns(of.spent)
-    if asked.asks < thresholds.MESSAGES or not all_ns:
+    # Without its own messages' passing and queue, which are no fault of its asks.
+    handling_ns = of.spent.compute_ns + of.spent.wait_ns
+    if asked.asks < thresholds.MESSAGES or not handling_ns:
         return None
     link_ns = asked.link_ns
     # Asks that ran side by side take longer together than the message that waited for them.
-    share, saved = min(1.0, link_ns / all_ns), link_ns / 1e9 / of.seconds
+    share, saved = min(1.0, link_ns / handling_ns), link_ns / 1e9 / of.seconds
     if share < thresholds.TOGETHER_SHARE or saved < thresholds.LEAST_SAVED_S_PER_S:
         return None
     return Advice(
         Rule.TOGETHER,
         of.name,
         f"Make {of.name} and {asked.to} one application: passing its asks takes {percent(share)} "
-        f"of the time of {of.name}'s messages; one application has no wall between its parts.",
+        f"of the time in which {of.name} handles messages; but one application has no wall inside.",
         (
             Fact("asks", asked.asks, Unit.COUNT),
             Fact("asks", asked.asks / of.seconds, Unit.PER_S),
@@ -46,7 +47,7 @@ def _about(of: Figures, asked: AskFigures) -> Advice | None:
             Fact("passing each", link_ns / asked.asks, Unit.NS),
             Fact("compute of each", asked.compute_ns / asked.asks, Unit.NS),
             Fact("queue of each", asked.queue_ns / asked.asks, Unit.NS),
-            Fact("passing asks, of the time of its messages", share, Unit.RATIO),
+            Fact("passing asks, of compute and waiting", share, Unit.RATIO),
         ),
         f"{asked.asks} asks took {duration(asked.total_ns)} in {number(of.seconds)} s, of which "
         f"{duration(link_ns)} were neither compute nor waiting nor queue of {asked.to}. A call "
