@@ -248,6 +248,7 @@ async def test_chain_over_a_component_is_one_trace(
     request, _, fetch = received
     assert request.attributes["faas.trigger"] == "http"
     assert request.attributes["url.path"] == "/a"
+    assert request.attributes["http.response.status_code"] == 200
     assert "token" not in str([one.attributes for one in received])
     assert {one.parent_id for one in received[1:]} == {request.span_id}
     assert fetch.attributes["server.address"] == "example.com"

@@ -123,6 +123,7 @@ def shops() -> Scrapes:
     applications[1].activity.restarts["vm_ended"] += 3
     timings = PhaseTimings(vm_ns=50_000_000)
     applications[1].activity.started(Start(1, "deploy", "", "", "1", timings))
+    telemetry.dropped_spans = lambda: 9
     traffic = Traffic()
     traffic.sent_bytes, traffic.received_bytes = 11, 22
     scrapes = scrapes_of(
@@ -237,6 +238,7 @@ def test_counts_are_told_in_base_units(shops: Scrapes) -> None:
         'plexspaces_link_bytes_total{direction="received"} 22.0',
         'plexspaces_calls_in_progress{protocol="grpc"} 3.0',
         "plexspaces_audit_dropped_total 5.0",
+        "plexspaces_spans_dropped_total 9.0",
         "plexspaces_registry_damage_total 7.0",
         "plexspaces_artifact_store_bytes 42.0",
     ):

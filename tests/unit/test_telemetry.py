@@ -302,6 +302,17 @@ def test_requests_to_a_component_are_exported_as_such(
     assert [ended.is_request for ended in exported] == [True]
 
 
+def test_trace_that_is_not_sampled_is_kept_only_if_it_is_slow(activity: Activity) -> None:
+    """Its owner keeps none of it, and nobody else will ask."""
+    for _ in range(SPANS):
+        handled(activity, total_ns=100 * MS)
+    context = TraceContext(TRACE, PARENT, is_sampled=False)
+    handled(activity, total_ns=20 * MS, cause=context)
+    assert list(activity.traces.of(TRACE)) == []
+    slow = handled(activity, total_ns=S, cause=context)
+    assert list(activity.traces.of(TRACE)) == [slow]
+
+
 def test_slowest_messages_are_kept_though_they_were_not_traced(activity: Activity) -> None:
     """The slowest first."""
     for total in (*range(10, 100), *range(100, 10, -1)):

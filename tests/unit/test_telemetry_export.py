@@ -279,6 +279,22 @@ def test_request_to_a_component_is_told_without_its_query() -> None:
     assert "token" not in str(attributes(span))
 
 
+@pytest.mark.parametrize(
+    ("status", "attribute", "error"),
+    [(200, 200, None), (404, 404, None), (503, 503, "503"), (0, None, None), (7777, None, None)],
+)
+def test_status_of_a_response_is_told_and_500_is_an_error(
+    status: int, attribute: int | None, error: str | None
+) -> None:
+    """As the conventions have it for servers; a status that is none is not told."""
+    one = ended("GET /")
+    one.span.status = status
+    [span] = told(one._replace(is_request=True))
+    assert attributes(span).get("http.response.status_code") == attribute
+    assert attributes(span).get("error.type") == error
+    assert (span.status.status_code is StatusCode.ERROR) is (error is not None)
+
+
 def test_method_that_nobody_knows_names_no_span() -> None:
     """Or an application would have as many operations as it likes."""
     [span] = told(ended("BREW /pot")._replace(is_request=True))

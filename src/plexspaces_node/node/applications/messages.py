@@ -196,6 +196,8 @@ class Messages:
                     activity.fail(span, answer)
                     return
                 total_ns = perf_counter_ns() - span.begin_ns - exchange.streamed_ns
+                if span.tree is not None:
+                    span.status = _status_of(exchange, answer[0])
                 count_unclaimed(activity, span, *answer, total_ns)
 
             span.waited_ns = perf_counter_ns() - span.begin_ns
@@ -457,6 +459,12 @@ def _outcome(answered: Answered, span: Span, activity: Activity) -> Outcome | Pl
     if isinstance(failure, PlexSpacesError):
         return failure
     return Outcome(body, failure, timings, span)
+
+
+def _status_of(exchange: Exchange, reply: link.Reply) -> int:
+    """Return the status of a response that has begun, or is in the agent's last word; else 0."""
+    begun = exchange.times
+    return begun.head.status if isinstance(begun, link.Response) else reply.response.status
 
 
 def _tell_trace(head: link.RequestHead, span: Span) -> None:

@@ -184,6 +184,11 @@ AUDIT_DROPPED = Family(
     Kind.COUNTER,
     "Lines of the audit log that were lost before they were on disk.",
 )
+SPANS_DROPPED = Family(
+    "plexspaces_spans_dropped_total",
+    Kind.COUNTER,
+    "Spans of traces that were lost on their way to the collector.",
+)
 DAMAGES = Family(
     "plexspaces_registry_damage_total",
     Kind.COUNTER,
@@ -206,6 +211,6 @@ OF_APPLICATIONS = (
 
 OF_NODE = (
     *(PHASES, LOOP_LAG, LINK_BYTES, NODE_IN_FLIGHT, NODE_IN_FLIGHT_LIMIT, CALLS),
-    *(AUDIT_DROPPED, DAMAGES, STORE),
+    *(AUDIT_DROPPED, SPANS_DROPPED, DAMAGES, STORE),
 )
 """What only they get who may see everything."""

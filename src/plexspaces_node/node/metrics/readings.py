@@ -194,6 +194,7 @@ def _write_node(page: Page, readings: Readings) -> None:
     calls = tuple(readings.calls.items())
     page.add(families.CALLS, ((f'protocol="{name}"', count()) for name, count in calls))
     page.add(families.AUDIT_DROPPED, [("", readings.audit_dropped())])
+    page.add(families.SPANS_DROPPED, [("", readings.telemetry.dropped_spans())])
     page.add(families.DAMAGES, [("", readings.damages())])
     page.add(families.STORE, [("", readings.store_bytes())])
     page.add_other(ProcessCollector(registry=None).collect())

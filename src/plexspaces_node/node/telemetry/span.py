@@ -82,6 +82,7 @@ class Span:
         total_ns: 0 while it has not ended.
         tree: None until it has ids.
         parent_id: 0 without a parent.
+        status: of a response of HTTP, once it has ids; else 0.
         children: what it caused, in the order of their beginnings; None for nothing.
         error: the code and the message of its failure.
     """
@@ -100,6 +101,7 @@ class Span:
         "queue_ns",
         "reply_bytes",
         "span_id",
+        "status",
         "total_ns",
         "tree",
         "version",
@@ -167,7 +169,7 @@ class Span:
         self.tree = tree
         self.span_id = getrandbits(64) or 1
         self.parent_id = parent_id
-        self.compute_ns = self.wait_ns = self.queue_ns = self.reply_bytes = 0
+        self.compute_ns = self.wait_ns = self.queue_ns = self.reply_bytes = self.status = 0
         self.version = ""
         return tree
 

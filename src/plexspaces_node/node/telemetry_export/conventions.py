@@ -31,6 +31,7 @@ MOST_RESOURCES = 512
 _METHODS = frozenset(
     ("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE")
 )
+_FIRST_STATUS, _SERVER_ERROR, _LAST_STATUS = 200, 500, 599
 _TRIGGERS = {Kind.TELL: "pubsub"}
 _OK = Status(StatusCode.UNSET)
 
@@ -101,6 +102,10 @@ class Conventions:
         trace_id = message.identify().trace_id
         start_ns = self._unix_ns(one.begin_ns)
         code, said = one.error or ("", "")
+        status = attributes.get("http.response.status_code")
+        if not code and isinstance(status, int) and status >= _SERVER_ERROR:
+            # By the conventions, of a server also those that it told its client.
+            code = str(status)
         if code:
             attributes["error.type"] = code
         return ReadableSpan(
@@ -169,12 +174,16 @@ def _request(span: Span) -> tuple[str, Attributes]:
     """
     method, _, target = span.name.partition(" ")
     name, attributes = _method(method)
-    return name, attributes | {
+    attributes |= {
         "faas.trigger": "http",
         "url.path": target.partition("?")[0][:NAME_CHARS],
         "http.request.body.size": span.payload_bytes,
         "http.response.body.size": span.reply_bytes,
     }
+    # An agent may say anything.
+    if _FIRST_STATUS <= span.status <= _LAST_STATUS:
+        attributes["http.response.status_code"] = span.status
+    return name, attributes
 
 
 def _fetch(step: Step) -> tuple[str, Attributes]:
