@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import signal
+import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -21,6 +22,7 @@ from support.raw_http import callers
 from support.traces import agents_of, assert_nothing_left
 
 from plexspaces_node import NodeClient
+from plexspaces_node.certificates import make_authority, make_node_certificate
 from plexspaces_node.errors import ActorTrapped, PlexSpacesError, WrongState
 from plexspaces_node.info import InvokeResult
 from plexspaces_node.node.node import Node
@@ -271,6 +273,34 @@ async def test_headers_of_the_environment_reach_the_collector_and_no_setting(
     assert collector.headers["authorization"] == "Bearer secret"
     assert collector.headers["content-encoding"] == "gzip"
     assert len(collector.of(TRACE)) == 1
+
+
+@pytest.mark.parametrize("is_trusted", [True, False])
+async def test_collector_has_to_prove_who_it_is(
+    data_dir: Path,
+    probe_wasm: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    is_trusted: bool,
+) -> None:
+    """By TLS, with the authority that OpenTelemetry's variable names, and no other."""
+    authority = make_authority("test")
+    pair = make_node_certificate(authority, ["127.0.0.1"])
+    for name, content in (("ca", authority.certificate), ("c", pair.certificate), ("k", pair.key)):
+        (tmp_path / name).write_bytes(content)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tmp_path / "c", tmp_path / "k")
+    if is_trusted:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(tmp_path / "ca"))
+    with receiver(context) as collector:
+        built = builder(data_dir).with_setting("otel.endpoint", collector.endpoint)
+        async with built.build() as node, NodeClient(node.address) as client:
+            await client.deploy("one", probe_wasm)
+            await client.invoke("one", b"x", type="e", traceparent=TRACEPARENT)
+    assert len(collector.of(TRACE)) == is_trusted
+    assert ("CERTIFICATE_VERIFY_FAILED" in caplog.text) is not is_trusted
 
 
 # ---- a collector that is not there ------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -97,7 +98,7 @@ class Receiver:
 
 
 @contextmanager
-def receiver(port: int = 0) -> Iterator[Receiver]:
+def receiver(tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
     """Run a collector; it is gone, with its port, at the end."""
     found = Receiver()
     found.goes_on.set()
@@ -132,8 +133,11 @@ def receiver(port: int = 0) -> Iterator[Receiver]:
         def handle_error(self, request: Any, client_address: Any) -> None:
             """A client may leave."""
 
-    server = Server(("127.0.0.1", port), Handler)
-    found.endpoint = f"http://127.0.0.1:{server.server_port}"
+    server = Server(("127.0.0.1", 0), Handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    scheme = "http" if tls is None else "https"
+    found.endpoint = f"{scheme}://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:

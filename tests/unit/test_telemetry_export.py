@@ -58,6 +58,9 @@ class FakeCollector:
         self.aborted += 1
         self.goes_on.set()
 
+    def close(self) -> None:
+        assert self.aborted
+
     def wait(self) -> None:
         """Wait until it was called once more."""
         assert self.came.acquire(timeout=patient(30))

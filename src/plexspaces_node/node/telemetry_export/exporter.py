@@ -48,6 +48,9 @@ class Collector(Protocol):
     def abort(self) -> None:
         """End a `send` that goes on; from another thread. Later ones fail. Idempotent."""
 
+    def close(self) -> None:
+        """Give back what it has taken, after the last `send`. Idempotent."""
+
 
 class Exporter:
     """Sends spans to a collector, until it is closed."""
@@ -105,6 +108,7 @@ class Exporter:
         self._thread.join(self._flush_s)
         self._collector.abort()
         self._thread.join(_ABORT_S)
+        self._collector.close()
         self._failed += len(self._queue)
         self._queue.clear()
         self._tell("the node has ended", is_last=True)

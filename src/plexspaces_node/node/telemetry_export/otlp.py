@@ -39,7 +39,7 @@ class OtlpCollector:
         self._conventions = Conventions(source, unix_ns)
         self._endpoint = traces_url(endpoint)
         self._connections = _Connections()
-        session = Session()
+        session = _Session()
         adapter = _adapter(self._connections)
         for scheme in ("http://", "https://"):
             session.mount(scheme, adapter)
@@ -67,6 +67,9 @@ class OtlpCollector:
         self._is_ended = True
         self._exporter.shutdown()  # type: ignore[no-untyped-call]
         self._connections.end()
+
+    def close(self) -> None:
+        """Leave the exporter's log as it was."""
         self._log.removeFilter(self._complaints)
 
 
@@ -99,6 +102,17 @@ class _Complaints(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         self.first = self.first or record.getMessage()[:_SAID_CHARS]
         return False
+
+
+class _Session(Session):
+    """A session whose own authority counts, whatever the host has for other programs."""
+
+    def merge_environment_settings(
+        self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any
+    ) -> Any:
+        # Otherwise REQUESTS_CA_BUNDLE would count more than OTEL_EXPORTER_OTLP_CERTIFICATE.
+        verify = self.verify if verify is None else verify
+        return super().merge_environment_settings(url, proxies, stream, verify, cert)
 
 
 class _Connections:
