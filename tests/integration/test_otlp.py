@@ -212,6 +212,32 @@ async def test_only_what_is_sampled_is_sent(
     assert all(one.parent_id == "" for one in collector.spans)
 
 
+async def test_long_names_are_cut_where_they_are_kept(
+    running: Running, probes: Any, collector: Receiver, tmp_path: Path
+) -> None:
+    """The application gets all of it; the node's memory and a collector do not."""
+    wasm = tmp_path / "page.wasm"
+    wasm.write_bytes(http_component())
+    long = "e" * 256
+    async with running(http=True) as (node, client):
+        await probes(client)
+        await client.deploy("page", wasm)
+        await client.invoke("one", b"x", type=long, traceparent=TRACEPARENT)
+        await client.stop("one")
+        with pytest.raises(WrongState):
+            await client.invoke("one", b"x", type=long, traceparent=TRACEPARENT)
+        async with callers(node.http_address) as connect:
+            caller = await connect()
+            await caller.send("GET", f"/apps/page/{long * 20}", traceparent=TRACEPARENT)
+        kept = [*await client.traces("one"), *await client.traces("page")]
+        types = (await client.activity("one")).types
+    received = collector.of(TRACE)
+    assert len(received) == 3, collector.names()
+    assert all(len(str(one.attributes)) < 1000 for one in received)
+    assert {len(span.name) for trace in kept for span in trace.spans} == {128}
+    assert {len(one.type) for one in types} == {128}
+
+
 async def test_share_of_messages_is_traced_that_the_settings_say(
     running: Running, probes: Any, collector: Receiver
 ) -> None:

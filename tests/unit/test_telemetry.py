@@ -20,7 +20,7 @@ from plexspaces_node.node.telemetry.durations import (
     quantiles_ns,
 )
 from plexspaces_node.node.telemetry.kept_traces import SLOW_NS, SPANS, KeptTraces
-from plexspaces_node.node.telemetry.span import MOST_SPANS, Ended, Kind, Span, Step
+from plexspaces_node.node.telemetry.span import MOST_SPANS, Ended, Kind, Span, Step, start_of
 from plexspaces_node.node.telemetry.telemetry import Telemetry
 from plexspaces_node.node.telemetry.timeline import Moment, Ring
 from plexspaces_node.node.telemetry.trace_context import TraceContext, parse, write
@@ -300,6 +300,18 @@ def test_requests_to_a_component_are_exported_as_such(
     activity.is_component = True
     handled(activity, name="GET /x")
     assert [ended.is_request for ended in exported] == [True]
+
+
+def test_message_that_waited_for_a_start_in_vain_has_waited_all_the_time(
+    activity: Activity, clock: Clock
+) -> None:
+    """No agent was ever sent it: all of it is the wait, and that has ended."""
+    span = activity.begin(Kind.MESSAGE, "x", 0)
+    span.is_cold = True
+    clock.now_ns += 5 * MS
+    activity.fail(span, Unavailable("it does not start"))
+    assert span.total_ns == span.queue_ns == start_of(span).total_ns == 5 * MS
+    assert span.link_ns == 0
 
 
 def test_trace_that_is_not_sampled_is_kept_only_if_it_is_slow(activity: Activity) -> None:

@@ -36,7 +36,7 @@ from plexspaces_node.node.machines.agent_client import AgentClient
 from plexspaces_node.node.machines.exchanges import Beginning, Exchange
 from plexspaces_node.node.machines.pending import Answered
 from plexspaces_node.node.telemetry.activity import Activity
-from plexspaces_node.node.telemetry.span import Kind, Span
+from plexspaces_node.node.telemetry.span import NAME_CHARS, Kind, Span
 from plexspaces_node.node.telemetry.trace_context import HEADER, TraceContext
 from plexspaces_node.settings import LimitsSection
 from plexspaces_node.tasks import Leave, called_back
@@ -161,6 +161,8 @@ class Messages:
             send = partial(_hand_over, span, payload, timeout_ns, sender, answered)
             return intake.post(send, answered, size=len(payload), timeout_ns=timeout_ns)
         except PlexSpacesError as error:
+            # It was refused at once.
+            span.is_cold = False
             supervisor.activity.fail(span, error)
             raise
 
@@ -185,7 +187,8 @@ class Messages:
         if (refusal := _refusal(supervisor)) is not None:
             return refusal.tell(sent, size=len(body))
         kind = Kind.ASK if isinstance(cause, Span) else Kind.MESSAGE
-        span = activity.begin(kind, f"{head.method} {head.path}", len(body), cause)
+        name_of_span = f"{head.method} {head.path}"[:NAME_CHARS]
+        span = activity.begin(kind, name_of_span, len(body), cause)
         span.is_cold = intake.agent is None
         if span.tree is not None:
             _tell_trace(head, span)
@@ -215,6 +218,8 @@ class Messages:
         try:
             return intake.post(send, failed, size=len(body), timeout_ns=timeout_ns)
         except PlexSpacesError as error:
+            # It was refused at once.
+            span.is_cold = False
             activity.fail(span, error)
             raise
 
@@ -419,7 +424,7 @@ def _hand_over(  # noqa: PLR0913 - all of a message
 ) -> Leave:
     """Send a message to the agent that takes it."""
     span.waited_ns = waited_ns = perf_counter_ns() - span.begin_ns
-    return agent.post(
+    leave = agent.post(
         answered,
         sender=sender,
         msg_type=span.name,
@@ -427,6 +432,10 @@ def _hand_over(  # noqa: PLR0913 - all of a message
         timeout_ns=max(1, timeout_ns - waited_ns),
         span=span,
     )
+    if len(span.name) > NAME_CHARS:
+        # The agent has it; what is kept is bounded.
+        span.name = span.name[:NAME_CHARS]
+    return leave
 
 
 def _refusal(supervisor: Supervisor) -> Refusal | None:

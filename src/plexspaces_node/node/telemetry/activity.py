@@ -207,6 +207,10 @@ class Activity:
         span.total_ns = max(1, perf_counter_ns() - span.begin_ns)
         self.failures += 1
         self._touch()
+        if span.is_cold and not span.waited_ns:
+            # No agent was ever sent it.
+            _identified(span, self.version)
+            span.waited_ns = span.queue_ns = span.total_ns
         self._keep(span)
 
     def made(self, span: Span, step: Step) -> None:
@@ -315,6 +319,8 @@ class Activity:
     def _keep(self, span: Span) -> None:
         """Keep a message that is traced, has failed, or is one of the slowest."""
         tree = _identified(span, self.version)
+        # Of a message that no agent has been sent, it is still as long as its sender liked.
+        span.name = span.name[:NAME_CHARS]
         if span.total_ns > self.traces.floor_ns:
             self.traces.add_slow(span)
         if tree.is_sampled:

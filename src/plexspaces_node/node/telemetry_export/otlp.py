@@ -82,8 +82,8 @@ def traces_url(endpoint: str) -> str:
 class _InTurns(list[ReadableSpan]):
     """Spans that let other threads run after each.
 
-    To encode one takes 90 µs, and 5 ms pass until Python takes a thread's turn from it: so long
-    would messages wait for a batch.
+    To encode one takes 40 to 90 µs, and 5 ms pass until Python takes a thread's turn from it: so
+    long would messages wait, again and again during a batch.
     """
 
     def __iter__(self) -> Iterator[ReadableSpan]:
