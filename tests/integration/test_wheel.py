@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -135,6 +136,16 @@ def test_wheel_when_installed_without_a_compiler_then_an_application_answers(
     assert deployed.returncode == 0, deployed.stderr
     answered = run([command, "invoke", "probe", "--type", "echo", "--data", "hello"], client)
     assert (answered.returncode, answered.stdout) == (0, "hello"), answered.stderr
+
+
+def test_levels_when_installed_without_a_compiler_then_they_are_measured(
+    installed: Path, nothing: dict[str, str], tmp_path: Path
+) -> None:
+    """The probe is made of what the wheel brings."""
+    variables = {**nothing, "XDG_DATA_HOME": str(tmp_path)}
+    said = run([installed / "plexspaces", "advise", "--measure", "--json"], variables)
+    assert said.returncode == 0, said.stderr
+    assert "process" in [one["level"] for one in json.loads(said.stdout)]
 
 
 def test_doctor_when_installed_then_it_finds_the_programs_of_the_wheel(

@@ -77,6 +77,7 @@ from plexspaces_node.node.telemetry_export.opening import Source, check_installe
 from plexspaces_node.node.timeouts import Timeouts
 from plexspaces_node.node.tls import NodeTls
 from plexspaces_node.settings import LimitsSection, TlsSection
+from plexspaces_node.tasks import Background
 from plexspaces_node.vm.driver import Driver
 from plexspaces_node.vm.host import procfs
 
@@ -432,7 +433,9 @@ def _advisor(
     """Return what watches applications and gives advice; `stack` ends what it does by itself."""
     watch = ActivityWatch(applications.roster, context, info)
     advisor = Advisor(watch, levels=lambda: level_figures.read(levels))
-    stack.callback(asyncio.create_task(advisor.run()).cancel)
+    upkeep = Background("advisor", lambda error: _log.error("no more advice", exc_info=error))
+    upkeep.run(advisor.run())
+    stack.push_async_callback(upkeep.end)
     return advisor
 
 
