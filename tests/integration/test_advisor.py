@@ -139,7 +139,7 @@ async def test_memory_that_is_never_used_is_advised_to_be_given_back(
         await advisor.look()
     report = await advisor.advise(LOCAL)
     assert not [one for one in report.advice if one.rule is Rule.MEMORY]
-    assert any("the VM of roomy has been looked at for 5 min" in at for at in report.insufficient)
+    assert any("roomy had 100 in 10 half minutes, over 5 min" in at for at in report.insufficient)
     clock.pass_s(thresholds.MEMORY_S)
     report = await advisor.advise(LOCAL)
     [advice] = [one for one in report.advice if one.rule is Rule.MEMORY]
@@ -239,10 +239,10 @@ async def test_nothing_is_advised_without_messages(client: NodeClient) -> None:
     await client.invoke("new", b"one", type="echo")
     response = await client.advise()
     assert not response.advice
-    assert any(line.startswith("new has had 1 message in ") for line in response.insufficient)
+    assert any(": new had 1 in " in line for line in response.insufficient)
     await asyncio.gather(*(client.deploy(f"new{at}", probe()) for at in range(5)))
     response = await client.advise()
-    assert any(line.startswith("6 applications have had") for line in response.insufficient)
+    assert any(": 6 applications have had" in line for line in response.insufficient)
 
 
 async def test_application_that_there_is_not_is_not_found(client: NodeClient) -> None:

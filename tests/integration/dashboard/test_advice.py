@@ -53,7 +53,7 @@ async def test_advice_when_there_is_some_then_with_numbers_and_reckoning(
     await expect(level).to_contain_text("All applications: ")
     await expect(level).to_contain_text("costs ")
     await card.get_by_text("Too little data for some rules").click()
-    await expect(card).to_contain_text("idle has had 0 messages")
+    await expect(card).to_contain_text("idle had 0 in ")
     # Of one application alone.
     await page.goto("/#/app/echo")
     await expect(page.get_by_role("region", name="Advice", exact=True)).to_contain_text(

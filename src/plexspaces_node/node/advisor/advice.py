@@ -99,11 +99,6 @@ def number(value: float) -> str:
     return _three(value)
 
 
-def counted(count: int, what: str) -> str:
-    """Write a number of things; the plural adds an s."""
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
-
-
 def percent(share: float) -> str:
     """Write a share of 1."""
     return f"{share * 100:.0f} %"

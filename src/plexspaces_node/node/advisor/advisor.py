@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import time_ns
+from typing import TypeVar
 
 from plexspaces_node.errors import no_application
 from plexspaces_node.level_figures import LevelFigures
 from plexspaces_node.node.advisor import batch, coordination, level, memory, thresholds, together
-from plexspaces_node.node.advisor.advice import Advice, counted, number, ranked
+from plexspaces_node.node.advisor.advice import Advice, number, ranked
 from plexspaces_node.node.advisor.figures import Figures
 from plexspaces_node.node.advisor.memory import MemoryFigures
 from plexspaces_node.node.advisor.memory_looks import MemoryLooks
@@ -26,7 +27,9 @@ MOST = 100
 """How many advices it gives at once."""
 
 _NAMED = 5
-"""Of how many applications with too little data each has a line of its own."""
+"""How many applications with too little data are named."""
+
+_T = TypeVar("_T")
 _AT_ONCE = 20
 """Applications that are looked at without a pause for others: up to 0.3 ms each."""
 
@@ -128,32 +131,35 @@ class Advisor:
 
 
 def _about_little(figures: Sequence[Figures]) -> Iterator[str]:
-    """Yield a line for each application with too few messages; one line for many of them."""
-    little = [one for one in figures if one.spent.messages < thresholds.MESSAGES]
-    rules = f"batch, together, coordination and level need {thresholds.MESSAGES}"
-    if len(little) > _NAMED:
-        yield f"{len(little)} applications have had too few messages of late: {rules} of each"
-        return
-    for one in sorted(little, key=lambda each: each.name):
+    """Yield a line about the applications with too few messages."""
+    little = sorted(one for one in figures if one.spent.messages < thresholds.MESSAGES)
+    if little:
         yield (
-            f"{one.name} has had {counted(one.spent.messages, 'message')} in "
-            f"{number(one.seconds)} s: {rules}"
+            f"batch, together, coordination and level need {thresholds.MESSAGES} messages of an "
+            f"application: {_listed(little, _had)}"
         )
 
 
 def _about_unseen(unseen: Sequence[MemoryFigures]) -> Iterator[str]:
-    """Yield the same for those whose memory was not looked at long enough."""
-    minutes = thresholds.MEMORY_S // 60
-    rule = (
-        f"memory needs {minutes} minutes with {thresholds.MESSAGES} messages, in "
-        f"{thresholds.MEMORY_LOOKS} of its half minutes"
-    )
-    if len(unseen) > _NAMED:
-        yield f"{len(unseen)} VMs have not been looked at long enough: {rule}"
-        return
-    for one in sorted(unseen, key=lambda each: each.application):
+    """Yield a line about those whose memory was not looked at long enough."""
+    if unseen:
         yield (
-            f"the VM of {one.application} has been looked at for {one.seconds / 60:.0f} minutes, "
-            f"and had {counted(one.messages, 'message')} in "
-            f"{counted(one.looks, 'half minute')} of them: {rule}"
+            f"memory needs {thresholds.MEMORY_S // 60} minutes with {thresholds.MESSAGES} messages "
+            f"in {thresholds.MEMORY_LOOKS} half minutes of them: {_listed(sorted(unseen), _seen)}"
         )
+
+
+def _listed(each: Sequence[_T], in_words: Callable[[_T], str]) -> str:
+    """Return all in words, or how many there are if they are many."""
+    if len(each) > _NAMED:
+        return f"{len(each)} applications have had fewer"
+    return "; ".join(map(in_words, each))
+
+
+def _had(one: Figures) -> str:
+    return f"{one.name} had {one.spent.messages} in {number(one.seconds)} s"
+
+
+def _seen(one: MemoryFigures) -> str:
+    minutes = f"{one.seconds / 60:.0f} min"
+    return f"{one.application} had {one.messages} in {one.looks} half minutes, over {minutes}"
