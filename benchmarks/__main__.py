@@ -14,7 +14,17 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks import applications, dashboard, http, languages, machines, node, quotas, tokens
+from benchmarks import (
+    applications,
+    dashboard,
+    http,
+    languages,
+    machines,
+    metrics,
+    node,
+    quotas,
+    tokens,
+)
 from benchmarks.applications import ApplicationsReport
 from benchmarks.dashboard import DashboardReport
 from benchmarks.languages import LanguageRow
@@ -26,6 +36,7 @@ from plexspaces_node import NodeClient
 
 _PARTS = (
     *("node", "http", "languages", "applications", "machines", "quotas", "tokens", "dashboard"),
+    "metrics",
 )
 
 
@@ -103,6 +114,8 @@ async def _measure(scratch: Path, only: str | None) -> Report:
             _note(f"tokens are not measured: {why}")
         else:
             rows += await tokens.measure(wasm, scratch, note=_note)
+    if only in (None, "metrics"):
+        rows += await metrics.measure(note=_note)
     if only in (None, "applications"):
         of_many = await applications.measure(wasm, scratch / "many", note=_note)
     if only in (None, "machines"):
