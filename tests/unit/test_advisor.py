@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from plexspaces_node.info import MessageTimings
 from plexspaces_node.model import PhaseTimings
-from plexspaces_node.node.advisor import batch, coordination, thresholds, together
+from plexspaces_node.node.advisor import batch, coordination, level, thresholds, together
 from plexspaces_node.node.advisor.advice import (
     Advice,
     Rule,
@@ -314,3 +317,42 @@ def test_largest_gain_comes_first() -> None:
 
     told = ranked([made("costs", -0.1), made("memory", 0, 9), made("a", 0.1), made("b", 0.2)])
     assert [each.application for each in told] == ["b", "a", "memory", "costs"]
+
+
+# ---- whatever was measured -------------------------------------------------------------------
+
+COUNTS = st.integers(0, 10_000_000)
+TIMES_NS = st.integers(0, 2**50)
+
+
+@st.composite
+def any_figures(draw: st.DrawFn) -> Figures:
+    """What an application may have done, likely or not."""
+    types = tuple(
+        TypeFigures(
+            draw(st.text(max_size=8)),
+            Spent(draw(COUNTS), draw(COUNTS), *(draw(TIMES_NS) for _ in range(4))),
+            *(draw(TIMES_NS), draw(TIMES_NS)),
+        )
+        for _ in range(draw(st.integers(0, 3)))
+    )
+    asks = tuple(
+        AskFigures("other", draw(COUNTS), *(draw(TIMES_NS) for _ in range(4)))
+        for _ in range(draw(st.integers(0, 2)))
+    )
+    seconds = draw(st.floats(2.0, 1e6))
+    active = draw(st.floats(0.0, seconds))
+    return figures(*types, seconds=seconds, active_s=active, asks=asks)
+
+
+@given(any_figures())
+def test_no_more_is_predicted_to_be_saved_than_was_spent(of: Figures) -> None:
+    """And every advice can be printed, with its numbers."""
+    for rule in (batch, together, coordination):
+        for advice in rule.advise(of):
+            passed = [kind.spent.link_ns for kind in of.types] + [ask.link_ns for ask in of.asks]
+            assert 0 < advice.saved_s_per_s <= max(passed) / 1e9 / of.seconds * 1.000001
+            assert advice.facts
+            assert all(isfinite(fact.value) for fact in advice.facts)
+            assert (advice.advice + advice.reckoning).isprintable()
+    assert level.load_of([of]).rate >= 0
