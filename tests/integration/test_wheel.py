@@ -123,6 +123,16 @@ def test_wheel_when_built_then_it_names_its_platform_and_carries_the_programs(wh
         assert not [name for name in packed.namelist() if "native_build" in name]
 
 
+def test_wheel_when_built_then_it_carries_the_dashboard(wheel: Path) -> None:
+    """Each of its files, with the licences of those that others made."""
+    source = ROOT / "src"
+    ui = source / "plexspaces_node" / "node" / "http" / "ui"
+    files = {path.relative_to(source).as_posix() for path in ui.rglob("*") if path.is_file()}
+    with zipfile.ZipFile(wheel) as packed:
+        assert files <= set(packed.namelist())
+    assert any(name.endswith("LICENSE") for name in files)
+
+
 def test_wheel_when_installed_without_a_compiler_then_an_application_answers(
     installed: Path, nothing: dict[str, str], address: str, tmp_path: Path
 ) -> None:

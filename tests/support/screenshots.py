@@ -32,7 +32,7 @@ MOST_BYTES = 200_000
 """Of one picture: who reads a page on the way pays for it."""
 
 _EDGE = 12
-"""Pixels around a part of a page."""
+"""Pixels beside a part of a page."""
 
 LOAD_S = 45.0
 """How long the applications are used before they are shown."""
@@ -43,7 +43,6 @@ APPLICATIONS = {
     "greeter": "ts-greeter",
     "greeter-it": "ts-greeter",
     "ledger": "go-ledger",
-    "audit": "go-ledger",
     "primes": "go-primes",
     "hello": "rust-hello-http",
 }
@@ -94,8 +93,6 @@ async def _use(client: NodeClient, deployed: set[str]) -> None:
                 await client.invoke(name, body.encode(), type=msg_type)
             await asyncio.sleep(every_s)
 
-    if "ledger" in deployed:
-        await client.invoke("ledger", b"audit", type="watch")
     if "greeter-it" in deployed:
         lesson = {"language": "en", "words": "Ciao"}
         await client.invoke("greeter-it", json.dumps(lesson).encode(), type="teach")
@@ -118,7 +115,7 @@ async def _take(browser: Browser, origin: str) -> None:
         context = await browser.new_context(
             base_url=origin,
             color_scheme="dark" if scheme == "dark" else "light",
-            viewport={"width": 1280, "height": 720},
+            viewport={"width": 1200, "height": 640},
         )
         page = await context.new_page()
         await page.goto("/")
@@ -136,20 +133,20 @@ async def _take_application(page: Page) -> None:
     await page.goto(f"/#/app/{name}")
     await expect(page.locator(".log .line").first).to_be_attached()
     await asyncio.sleep(3)
-    await page.set_viewport_size({"width": 1280, "height": 1000})
+    await page.set_viewport_size({"width": 1200, "height": 1000})
     await _keep(page.screenshot, "dashboard-application")
     traces = page.locator("#traces")
     asked = traces.locator("details", has_text="introduce").first
     await asked.locator("summary").click()
     await expect(asked.locator(".bill")).to_be_visible()
-    await page.set_viewport_size({"width": 1280, "height": 1400})
+    await page.set_viewport_size({"width": 1200, "height": 1400})
     box = await asked.bounding_box()
     assert box is not None
     clip = FloatRect(
         x=box["x"] - _EDGE,
-        y=box["y"] - _EDGE,
+        y=box["y"],
         width=box["width"] + 2 * _EDGE,
-        height=box["height"] + 2 * _EDGE,
+        height=box["height"],
     )
     await _keep(partial(page.screenshot, clip=clip), "dashboard-trace")
 

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import BrowserContext, Page, expect
+from playwright.async_api import Browser, BrowserContext, Page, expect
+from support.browser import Watched
+from support.nodes import builder
 
 from plexspaces_node import NodeClient
+from plexspaces_node.certificates import make_authority, make_node_certificate
 from plexspaces_node.node.access.identity import ALL, Scope
 from plexspaces_node.node.node import Node
 
@@ -110,3 +113,37 @@ class TestSignIn:
         await page.get_by_label("Payload", exact=True).fill("hello")
         await page.get_by_role("button", name="Send", exact=True).click()
         await expect(page.locator(".reply pre").first).to_have_text("hello")
+
+
+async def test_node_when_it_speaks_tls_then_the_page_works_as_without(
+    browser: Browser, tmp_path: Path, probe_wasm: Path
+) -> None:
+    """Its origin is another one, which its requests name, and its streams come encrypted."""
+    pair = make_node_certificate(make_authority("CA of the test"), ["localhost", "127.0.0.1"])
+    certificate, key = tmp_path / "node.pem", tmp_path / "node-key.pem"
+    certificate.write_bytes(pair.certificate)
+    key.touch(0o600)
+    key.write_bytes(pair.key)
+    build = (
+        builder(tmp_path / "data")
+        .with_setting("http.address", "127.0.0.1:0")
+        .with_setting("tls.certificate", str(certificate))
+        .with_setting("tls.key", str(key))
+    )
+    async with build.build() as node:
+        async with NodeClient(f"unix:{tmp_path}/data/node.sock") as owner:
+            await owner.deploy("shop/cart", probe_wasm)
+            secret = await secret_of(owner, *Scope)
+        origin = f"https://localhost:{node.http_address.rpartition(':')[2]}"
+        context = await browser.new_context(base_url=origin, ignore_https_errors=True)
+        watched = Watched(context, origin)
+        page = await context.new_page()
+        await sign_in(page, secret)
+        await page.get_by_role("link", name="shop/cart").click()
+        await page.get_by_role("button", name="Send a message…").click()
+        await page.get_by_label("Type", exact=True).fill("e")
+        await page.get_by_label("Payload", exact=True).fill("hello")
+        await page.get_by_role("button", name="Send", exact=True).click()
+        await expect(page.locator(".reply pre").first).to_have_text("hello")
+        watched.assert_well()
+        await context.close()
