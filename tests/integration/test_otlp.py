@@ -114,6 +114,33 @@ async def test_message_and_its_ask_are_sent_as_they_were_measured(
     assert collector.headers["content-type"] == "application/x-protobuf"
 
 
+async def test_response_names_the_span_of_its_message(
+    running: Running, probes: Any, collector: Receiver, tmp_path: Path
+) -> None:
+    """Of an actor, also in a failure, of a component, and of the control API."""
+    wasm = tmp_path / "page.wasm"
+    wasm.write_bytes(http_component())
+    said = {}
+    async with running(http=True) as (node, client):
+        await probes(client)
+        await client.deploy("page", wasm)
+        async with callers(node.http_address) as connect:
+            caller = await connect()
+            for number, path in enumerate(("/apps/one/e", "/apps/one/t", "/apps/page/x"), 1):
+                traceparent = f"00-{number:032x}-{PARENT}-01"
+                answer = await caller.send("POST", path, b"x", traceparent=traceparent)
+                said[f"{number:032x}"] = answer.headers["traceresponse"]
+            untold = await caller.send("POST", "/apps/one/e", traceparent=UNSAMPLED)
+            path, body = "/v1/applications/one/invoke", b'{"type": "e"}'
+            called = await caller.send("POST", path, body, traceparent=TRACEPARENT)
+    for trace_id, response in said.items():
+        assert response == f"00-{trace_id}-{root_of(collector.of(trace_id)).span_id}-01"
+    assert untold.headers["traceresponse"].startswith(f"00-{TRACE}-")
+    assert untold.headers["traceresponse"].endswith("-00")
+    assert called.json["trace_id"] == TRACE
+    assert len(collector.of(TRACE)) == 1
+
+
 async def test_everything_that_a_message_causes_is_a_child_of_it(
     running: Running, probes: Any, collector: Receiver
 ) -> None:

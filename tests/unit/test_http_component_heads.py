@@ -13,6 +13,8 @@ from plexspaces_node.node.http import components
 from plexspaces_node.node.http.components import HEADERS_BYTES, MOST_HEADERS
 from plexspaces_node.node.http.message import Headers, Request, Response
 from plexspaces_node.node.machines.exchanges import Beginning
+from plexspaces_node.node.telemetry.span import Kind as SpanKind
+from plexspaces_node.node.telemetry.span import Span
 
 BELOW = b"/apps/x"
 
@@ -22,8 +24,10 @@ class Component:
 
     Attributes:
         asked: the head of the request.
+        span: how it is measured.
     """
 
+    span: Span | None = None
     waited_ns = 0
     times = link.Reply()
 
@@ -70,6 +74,19 @@ async def test_response_below_the_nodes_paths_says_nothing_for_all_of_the_node(n
     component = Component(headers=[(name, b"x"), (b"etag", b"y")])
     assert (await component.get(prefix=BELOW)).headers == [(b"etag", b"y")]
     assert (await component.get()).headers == [(name.lower(), b"x"), (b"etag", b"y")]
+
+
+async def test_response_names_its_trace_unless_the_component_has() -> None:
+    """One of a request without a trace names none."""
+    span = Span("x", SpanKind.MESSAGE, "GET /", 0, 0)
+    component = Component()
+    component.span = span
+    assert (await component.get()).headers == []
+    span.identify(is_sampled=True)
+    assert (await component.get()).headers == [(b"traceresponse", span.traceparent.encode())]
+    component = Component(headers=[(b"TraceResponse", b"own")])
+    component.span = span
+    assert (await component.get()).headers == [(b"traceresponse", b"own")]
 
 
 async def test_component_below_the_nodes_paths_gets_no_cookies() -> None:

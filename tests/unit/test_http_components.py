@@ -22,6 +22,7 @@ SECOND_NS = 1_000_000_000
 class Component:
     """Stands for every application: takes one request, and answers as it is told."""
 
+    span = None
     waited_ns = 0
     times = None
 

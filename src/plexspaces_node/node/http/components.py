@@ -38,6 +38,9 @@ SANDBOX = (b"content-security-policy", b"sandbox allow-scripts allow-forms allow
 """For what lies below the paths of the node: a page of an application must not have the rights of
 the node's own pages, which are of the same origin."""
 
+TRACE_RESPONSE = b"traceresponse"
+"""The header that names the trace of a request, as W3C proposes it."""
+
 MOST_HEADERS = 256
 """The most headers of a response."""
 
@@ -156,7 +159,13 @@ def _answer_of(
     head, body = beginning
     timings = timings_of(exchange.times, perf_counter_ns() - begin_ns, exchange.waited_ns)
     dropped = _DROPPED_BELOW_APPS if prefix else _DROPPED_OF_RESPONSE
-    return _response_of(head, exchange if body is None else body, request, dropped), timings
+    response = _response_of(head, exchange if body is None else body, request, dropped)
+    span = exchange.span
+    if span is not None and span.tree is not None:
+        told = (name for name, _ in response.headers)
+        if TRACE_RESPONSE not in told:
+            response.headers.append((TRACE_RESPONSE, span.traceparent.encode()))
+    return response, timings
 
 
 def _head_of(request: Request, prefix: bytes, more: bool) -> link.RequestHead:

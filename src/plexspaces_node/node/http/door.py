@@ -401,7 +401,7 @@ def _reply(outcome: Outcome | PlexSpacesError, request: Request) -> Response:
         response = Response(200, [content_type(outcome.payload), NOSNIFF], outcome.payload)
     response.headers.append(server_timing(outcome.timings))
     if outcome.span is not None and outcome.span.tree is not None:
-        response.headers.append((b"traceresponse", outcome.span.traceparent.encode()))
+        response.headers.append((components.TRACE_RESPONSE, outcome.span.traceparent.encode()))
     return response
 
 
