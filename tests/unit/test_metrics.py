@@ -392,6 +392,31 @@ async def test_scrape_when_the_scraper_says_what_it_takes_then_it_gets_that(
     assert gzip.decompress(body).endswith(b"# EOF\n")
 
 
+@pytest.mark.parametrize(
+    ("accept", "is_openmetrics"),
+    [
+        ("", False),
+        ("*/*", False),
+        ("text/plain;version=0.0.4", False),
+        ("application/openmetrics-text", True),
+        ("Application/OpenMetrics-Text ; Version=1.0.0 ; q=0.8", True),
+        ("application/openmetrics-text;version=1.0.0;q=0,text/plain", False),
+        ("application/openmetrics-text;version=0.0.1,text/plain", False),
+        ("application/openmetrics-text;version=x\0evil,;=;,", False),
+        ("application/vnd.google.protobuf,application/openmetrics-text;version=1.0.0", True),
+    ],
+)
+def test_format_when_the_scraper_says_anything_then_one_that_it_takes(
+    shops: Scrapes, accept: str, is_openmetrics: bool
+) -> None:
+    """What is malformed, or of a version that nobody writes here, is as if it were not said."""
+    headers, body = shops.text((), None, accept=accept, encodings="gzip;q=0.0")
+    kind = "application/openmetrics-text; version=1.0.0" if is_openmetrics else "text/plain"
+    assert dict(headers)["Content-Type"].startswith(kind)
+    assert body.endswith(b"# EOF\n") is is_openmetrics
+    assert "Content-Encoding" not in dict(headers)
+
+
 async def test_scrape_when_quotas_cannot_be_read_then_it_has_the_rest() -> None:
     """A registry in trouble is when the other metrics are needed."""
 

@@ -1,6 +1,6 @@
 """The text that a scrape gets: in Prometheus' text format, or in OpenMetrics with exemplars.
 
-`prometheus_client` chooses the format, and its parsers read in tests what is written here. Its own
+`prometheus_client`'s parsers read in tests what is written here. Its own
 writer takes six times as long: see docs/decisions/037-metrics-are-written-here.md.
 """
 

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import re
 import socket
 import socketserver
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client.exposition import choose_encoder, gzip_accepted
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST
 
 from plexspaces_node.errors import PlexSpacesError, Unavailable
 from plexspaces_node.node.metrics.page import Page
@@ -34,6 +36,9 @@ QUOTAS_S = 2.0
 """How long a scrape waits for what is used of quotas; without it, it has none of them."""
 
 _OPENMETRICS = "application/openmetrics-text"
+_OPENMETRICS_VERSIONS = ("", "1.0.0")
+"""Those of a scraper that gets version 1.0.0: one that names none takes any."""
+_NOT_TAKEN = re.compile(r"0(\.0*)?")
 _COMPRESSION = 1
 """As good as any for what repeats so much, in a twentieth of the time."""
 
@@ -81,11 +86,15 @@ class Scrapes:
         self, uses: Sequence[SubjectUse], viewer: Viewer | None, *, accept: str, encodings: str
     ) -> Scraped:
         """Write it, in the format and the encoding that the request's headers ask for. Blocks."""
-        _, kind = choose_encoder(accept)
-        page = Page(is_openmetrics=kind.startswith(_OPENMETRICS))
+        takes_it = any(
+            kind == _OPENMETRICS and parameters.get("version", "") in _OPENMETRICS_VERSIONS
+            for kind, parameters in _accepted(accept)
+        )
+        page = Page(is_openmetrics=takes_it)
+        kind = CONTENT_TYPE_LATEST if takes_it else CONTENT_TYPE_PLAIN_0_0_4
         write(page, self._readings, uses, viewer)
         body, headers = page.text(), [("Content-Type", kind)]
-        if gzip_accepted(encodings):
+        if any(encoding == "gzip" for encoding, _ in _accepted(encodings)):
             body = gzip.compress(body, _COMPRESSION)
             headers.append(("Content-Encoding", "gzip"))
         return Scraped(headers, body)
@@ -97,6 +106,15 @@ class Scrapes:
             async with asyncio.timeout(QUOTAS_S):
                 return await self._quotas()
         return ()
+
+
+def _accepted(header: str) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """Yield what a header such as `Accept` takes, with its parameters, whatever is in it."""
+    for part in header.lower().split(","):
+        name, *rest = (word.strip() for word in part.split(";"))
+        parameters = {key: value for key, _, value in (word.partition("=") for word in rest)}
+        if not _NOT_TAKEN.fullmatch(parameters.get("q", "")):
+            yield name, parameters
 
 
 @contextmanager
