@@ -179,7 +179,9 @@ async def test_command_that_sends_a_message_loads_no_grpc(node: Node) -> None:
         check=False,
     )
     assert (ran.returncode, ran.stdout) == (0, b"hi")
-    assert ran.stderr.decode().splitlines()[-1].split() == ["transport:", "http"]
+    *_, transport, trace = ran.stderr.decode().splitlines()
+    assert transport.split() == ["transport:", "http"]
+    assert trace.startswith("trace:       plexspaces trace one --id ")
 
 
 async def test_node_that_goes_leaves_no_notice(
