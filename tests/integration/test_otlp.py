@@ -23,6 +23,7 @@ from support.traces import agents_of, assert_nothing_left
 
 from plexspaces_node import NodeClient
 from plexspaces_node.certificates import make_authority, make_node_certificate
+from plexspaces_node.client import DeployOptions
 from plexspaces_node.errors import ActorTrapped, PlexSpacesError, WrongState
 from plexspaces_node.info import InvokeResult
 from plexspaces_node.node.node import Node
@@ -237,6 +238,28 @@ async def test_only_what_is_sampled_is_sent(
                 assert TRACE not in answer.headers.get("traceresponse", "")
     assert collector.of(TRACE) == []
     assert all(one.parent_id == "" for one in collector.spans)
+
+
+async def test_traceparent_of_a_stranger_counts_for_nothing(
+    running: Running, collector: Receiver, probe_wasm: Path
+) -> None:
+    """Everybody could have all messages of a public application traced, and none of another."""
+    async with running(http=True) as (node, owner):
+        token = (await owner.create_token("root", scopes=["admin"], tenant="*")).secret
+        async with NodeClient(node.address, token=token, http=False) as client:
+            await client.deploy("one", probe_wasm, options=DeployOptions(public=True))
+            known = await client.invoke("one", type="e", traceparent=TRACEPARENT)
+            assert known.trace_id == TRACE
+            unknown = "plx_" + "0" * 57
+            async with NodeClient(node.address, token=unknown, http=False) as nobody:
+                said = await nobody.invoke("one", type="e", traceparent=TRACEPARENT)
+                assert said.trace_id != TRACE
+            async with callers(node.http_address) as connect:
+                caller = await connect()
+                answer = await caller.send("POST", "/apps/one/e", traceparent=TRACEPARENT)
+                assert answer.status == 200
+                assert TRACE not in answer.headers.get("traceresponse", "")
+    assert len(collector.of(TRACE)) == 1
 
 
 async def test_long_names_are_cut_where_they_are_kept(

@@ -24,6 +24,7 @@ from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.info import ApplicationInfo, NodeInfo
 from plexspaces_node.model import VmConfig, artifact_name, check_trace_id
 from plexspaces_node.node.access.gate import Call, Gate
+from plexspaces_node.node.access.identity import NOBODY
 from plexspaces_node.node.access.policy import START_VM, UPLOAD_ARTIFACT, Target
 from plexspaces_node.node.api.boundary import Boundary, Handler
 from plexspaces_node.node.api.untaken import UntakenReplies
@@ -198,7 +199,9 @@ class ApplicationService:
         """Return the bytes of the reply: see `add_to_server`."""
         self._untaken.check(call)
         timeout_ns = self._timeout_ns(request.timeout_ms, call)
-        cause = parse(call.traceparent) if call.traceparent else None
+        # As by HTTP, a stranger has no say.
+        is_heard = call.traceparent and call.identity is not NOBODY
+        cause = parse(call.traceparent) if is_heard else None
         outcome = await self._applications.invoke(
             call.name, request.type, request.payload, timeout_ns, cause
         )

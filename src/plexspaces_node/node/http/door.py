@@ -406,9 +406,14 @@ def _reply(outcome: Outcome | PlexSpacesError, request: Request) -> Response:
 
 
 def _cause_of(request: Request) -> TraceContext | None:
-    """Return the trace that a client says its message belongs to; None without, or malformed."""
+    """Return the trace that a client says its message belongs to; None without, or malformed.
+
+    That of a stranger counts for nothing: everybody could have all their messages traced.
+    """
     header = request.header(b"traceparent")
-    return None if header is None else parse(header.decode("latin-1"))
+    if header is None or request.identity is NOBODY:
+        return None
+    return parse(header.decode("latin-1"))
 
 
 def _is_by_client(request: Request) -> bool:
