@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from bill_of_materials.document import document
 from bill_of_materials.locks import packages
+from packageurl import PackageURL
+from packaging.utils import canonicalize_name
 from support.patience import patient
 
 from plexspaces_node.programs import agent_program, compiler_program
@@ -50,7 +52,8 @@ def test_list_when_compared_with_the_environment_then_it_has_every_package(
 ) -> None:
     """Each distribution that is installed here is in it, at the version that is installed."""
     installed = {
-        f"pkg:pypi/{re.sub(r'[-_.]+', '-', one.metadata['Name']).lower()}@{one.version}"
+        # An epoch's exclamation mark is encoded.
+        str(PackageURL("pypi", None, canonicalize_name(one.metadata["Name"]), one.version))
         for one in distributions(path=[sysconfig.get_path("purelib")])
     }
     outside = {one for one in installed if one.split("/")[1].split("@")[0] in NOT_LOCKED}
