@@ -128,7 +128,9 @@ class World:
         )
 
     async def compile(self, digest: str) -> SimpleNamespace:
-        return SimpleNamespace(path=self.artifact, duration_ns=0, cached=True)
+        return SimpleNamespace(
+            path=self.artifact, duration_ns=0, cached=True, report=SimpleNamespace(memory_bytes=0)
+        )
 
     async def check_usable(self, application: str, secrets: Mapping[str, str]) -> None:
         if self.secret_fault:
