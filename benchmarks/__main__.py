@@ -23,6 +23,7 @@ from benchmarks import (
     metrics,
     node,
     quotas,
+    telemetry,
     tokens,
 )
 from benchmarks.applications import ApplicationsReport
@@ -36,7 +37,7 @@ from plexspaces_node import NodeClient
 
 _PARTS = (
     *("node", "http", "languages", "applications", "machines", "quotas", "tokens", "dashboard"),
-    "metrics",
+    *("metrics", "telemetry"),
 )
 
 
@@ -116,6 +117,11 @@ async def _measure(scratch: Path, only: str | None) -> Report:
             rows += await tokens.measure(wasm, scratch, note=_note)
     if only in (None, "metrics"):
         rows += await metrics.measure(note=_note)
+    if only in (None, "telemetry"):
+        if why := http.missing():
+            _note(f"telemetry is not measured: {why}")
+        else:
+            rows += await telemetry.measure(wasm, scratch)
     if only in (None, "applications"):
         of_many = await applications.measure(wasm, scratch / "many", note=_note)
     if only in (None, "machines"):

@@ -5,11 +5,17 @@ from __future__ import annotations
 import asyncio
 import sys
 
+from benchmarks import telemetry
 from plexspaces_node import NodeBuilder
 
 
-async def main(data_dir: str, applications: str = "100") -> None:
-    """Serve at most so many applications until stdin ends; tells the addresses of gRPC and HTTP."""
+async def main(data_dir: str, applications: str = "100", measuring: str = "") -> None:
+    """Serve at most so many applications until stdin ends; tells the addresses of gRPC and HTTP.
+
+    With `count-only` it measures hardly anything of messages: see `telemetry`.
+    """
+    if measuring == "count-only":
+        telemetry.count_only()
     builder = NodeBuilder("bench").with_address("127.0.0.1:0").with_isolation("process")
     builder = builder.with_setting("limits.applications", int(applications))
     builder = builder.with_setting("http.address", "127.0.0.1:0")

@@ -61,12 +61,13 @@ async def measure(wasm: Path, scratch: Path, *, note: Callable[[str], None]) -> 
 async def _cost_us(node: tuple[int, str, str], measured: Measured) -> float:
     """Return the processor time of a node's process for each message."""
     pid, *addresses = node
-    before_s = _cpu_s(pid)
+    before_s = cpu_s(pid)
     count = await measured(*addresses)
-    return (_cpu_s(pid) - before_s) / count * 1e6
+    return (cpu_s(pid) - before_s) / count * 1e6
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
+    """Return the processor time of a process so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

@@ -29,14 +29,14 @@ TRACED_EACH_NS = 100_000_000
 """A message that begins so long after the last one that was traced for it is traced: somebody who
 sends one message sees it."""
 
-MOST_TYPES = 16
+MOST_TYPES = 12
 """How many message types, and applications that are asked, are told apart."""
 
-_TOGETHER = 64
+_TOGETHER = 48
 """Messages whose durations and types are counted together, in a third of the time."""
 
-_Row: TypeAlias = tuple[str, int, int, int, int, int, int]
-"""A message's type; total, compute, wait and queue; the bytes of payload and reply."""
+_Row: TypeAlias = "tuple[TypeActivity, int, int, int, int, int, int]"
+"""What a message is counted for; total, compute, wait and queue; the bytes of payload and reply."""
 
 _STARTS = 8
 _FAILURES = 8
@@ -234,8 +234,9 @@ class Activity:
         self.queue_ns += queue_ns
         self.link_ns += total_ns - compute_ns - wait_ns - queue_ns
         rows = self._rows
+        kind = self.types.get(span.name) or self._type_of(span.name)
         rows.append(
-            (span.name, total_ns, compute_ns, wait_ns, queue_ns, span.payload_bytes, reply_bytes)
+            (kind, total_ns, compute_ns, wait_ns, queue_ns, span.payload_bytes, reply_bytes)
         )
         if len(rows) >= _TOGETHER:
             self.settle()
@@ -243,7 +244,7 @@ class Activity:
             self._touch()
         if error is not None:
             self.failures += 1
-            self._type_of(span.name).failures += 1
+            kind.failures += 1
             self._fail(span, error)
         if span.tree is None:
             if total_ns <= self.traces.floor_ns:
@@ -272,21 +273,21 @@ class Activity:
         if not self._rows:
             return
         rows, self._rows = self._rows, []
-        names, totals, computes, _, queues, _, _ = zip(*rows, strict=True)
+        kinds, totals, computes, _, queues, _, _ = zip(*rows, strict=True)
         in_order = sorted(totals)
         self.duration.add_all(in_order)
         self.timeline.add_all(in_order)
         self.compute.add_all(sorted(computes))
         self.queue.add_all(sorted(queues))
         self.coordination.add_all(sorted(map(sub, totals, computes)))
-        if names.count(names[0]) == len(names):
-            self._type_of(names[0]).add_all(rows)
+        if kinds.count(kinds[0]) == len(kinds):
+            kinds[0].add_all(rows)
             return
-        by_type: dict[str, list[_Row]] = {}
+        by_kind: dict[TypeActivity, list[_Row]] = {}
         for row in rows:
-            by_type.setdefault(row[0], []).append(row)
-        for name, each in by_type.items():
-            self._type_of(name).add_all(each)
+            by_kind.setdefault(row[0], []).append(row)
+        for kind, each in by_kind.items():
+            kind.add_all(each)
 
     def _type_of(self, name: str) -> TypeActivity:
         if self.is_component:
@@ -369,7 +370,11 @@ class Activity:
 
 
 def _identified(span: Span, version: str) -> Tree:
-    """Give a message ids that it has not, because it is kept; return its tree."""
+    """Give a message ids that it has not, because it is kept; return its tree.
+
+    It has ended, or has failed: its name goes nowhere any more, and is cut.
+    """
+    span.name = span.name[:NAME_CHARS]
     if span.tree is None:
         span.identify()
         span.version = version

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from plexspaces_node.node.telemetry.span import Span
 
-SPANS = 28
+SPANS = 20
 """How many spans are kept of the last messages, and as many of the slowest; at least one message's
 each."""
 

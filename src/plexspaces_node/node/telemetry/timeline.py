@@ -9,8 +9,8 @@ from typing import NamedTuple
 from plexspaces_node.node.telemetry.durations import count_steps, merged, new_steps, quantiles_ns
 
 MOMENT_S = 2.0
-MOMENTS = 90
-"""The last three minutes, in moments of 2 s."""
+MOMENTS = 60
+"""The last two minutes, in moments of 2 s."""
 LONG_MOMENT_S = 30.0
 LONG_MOMENTS = 60
 """The half hour before that, in moments of 30 s."""
