@@ -48,7 +48,8 @@ def size_of(of: Figures, kind: TypeFigures) -> int:
         min(
             wanted,
             thresholds.BATCH_MOST,
-            int(rate * thresholds.BATCH_WAIT_S),
+            # A rate over next to no time has no bound.
+            int(min(rate * thresholds.BATCH_WAIT_S, thresholds.BATCH_MOST)),
             int(thresholds.BATCH_BYTES / max(1.0, payload)),
         ),
     )
