@@ -424,6 +424,14 @@ class TestControl:
         assert page.headers["x-frame-options"] == "DENY"
         assert b"/v1/applications/{name}" in page.body
 
+    async def test_dashboard_when_asked_for_then_only_at_hosts_of_the_node(
+        self, http: Caller
+    ) -> None:
+        """An application's host is the application's, also where there is none of its name."""
+        for path in ("/", "/ui/main.js"):
+            assert (await http.send("GET", path)).status == 200
+            assert (await http.send("GET", path, host="nobody.localhost")).status == 404
+
 
 async def test_shutdown_answers_what_runs_and_closes_the_rest(
     data_dir: Path, probe_wasm: Path
