@@ -32,7 +32,7 @@ def advise(of: Figures) -> Iterator[Advice]:
 def size_of(of: Figures, kind: TypeFigures) -> int:
     """Return how many payloads a message of a type should have; 1 for as it is."""
     messages = kind.spent.messages
-    if messages < thresholds.MESSAGES or not of.active_s:
+    if messages < thresholds.MESSAGES or of.active_s < thresholds.ACTIVE_S:
         return 1
     rate, payload = messages / of.active_s, kind.payload_bytes / messages
     work_ns = kind.spent.compute_ns + kind.spent.wait_ns
@@ -48,8 +48,7 @@ def size_of(of: Figures, kind: TypeFigures) -> int:
         min(
             wanted,
             thresholds.BATCH_MOST,
-            # A rate over next to no time has no bound.
-            int(min(rate * thresholds.BATCH_WAIT_S, thresholds.BATCH_MOST)),
+            int(rate * thresholds.BATCH_WAIT_S),
             int(thresholds.BATCH_BYTES / max(1.0, payload)),
         ),
     )

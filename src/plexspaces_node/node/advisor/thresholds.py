@@ -8,6 +8,9 @@ WINDOW_S = 300
 MESSAGES = 100
 """Of so many the mean is within a tenth of the spread of single ones; below it is chance."""
 
+ACTIVE_S = 1.0
+"""With messages for less than this there is no rate: it would be that of a single burst."""
+
 LEAST_SAVED_S_PER_S = 0.001
 """A millisecond of each second. Nobody changes a program for less."""
 
