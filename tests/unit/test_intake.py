@@ -145,6 +145,7 @@ async def test_messages_that_waited_are_sent_in_the_order_in_which_they_came(wor
     assert world.order() == ["1", "2", "3", "4"]
     assert world.intake.agent is world.agent
     assert world.in_flight.bytes == 0
+    world.activity.settle()
     assert (world.activity.messages, world.activity.failures, world.notes) == (4, 0, [])
 
 
@@ -257,6 +258,7 @@ async def test_stream_costs_what_it_computes_and_not_what_its_client_waits(
     await asyncio.sleep(3600)
     exchange.leave()
     exchange.replied((link.Reply(id=1, compute_ns=3 * SECOND_NS, failure=failure), b""))
+    world.activity.settle()
     spent = world.activity.spent
     assert (spent.messages, spent.failures) == (1, failures)
     assert (spent.compute_ns, spent.coordinate_ns) == (3 * SECOND_NS, SECOND_NS)
@@ -268,6 +270,7 @@ async def test_reply_that_comes_as_its_sender_is_cancelled_is_counted(world: Wor
     [sent] = await world.waiting("1")
     asyncio.get_running_loop().call_soon(sent.cancel)
     await asyncio.gather(sent, return_exceptions=True)
+    world.activity.settle()
     assert (sent.cancelled(), world.activity.messages) == (True, 1)
 
 
@@ -324,6 +327,7 @@ async def test_component_that_is_told_something_gets_a_request(world: World) -> 
     await asyncio.sleep(1)
     assert world.order() == ["/greet"]
     assert world.notes == ["a message from 'other': no greeting today"]
+    world.activity.settle()
     assert (world.activity.messages, world.in_flight.bytes) == (1, 0)
 
 

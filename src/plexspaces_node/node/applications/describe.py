@@ -11,6 +11,7 @@ from plexspaces_node.node.applications.supervisor import Supervisor
 async def describe(supervisor: Supervisor) -> ApplicationInfo:
     """Describe the current state of an application; measures its VM."""
     record, activity, machine = supervisor.record, supervisor.activity, supervisor.machine
+    activity.settle()
     return ApplicationInfo(
         id=record.id,
         name=record.name,

@@ -33,7 +33,7 @@ MOST_TYPES = 12
 """How many message types, and applications that are asked, are told apart."""
 
 _TOGETHER = 48
-"""Messages whose durations and types are counted together, in a third of the time."""
+"""Messages that are counted together, in a third of the time."""
 
 _Row: TypeAlias = "tuple[TypeActivity, int, int, int, int, int, int]"
 """What a message is counted for; total, compute, wait and queue; the bytes of payload and reply."""
@@ -121,9 +121,10 @@ class Activity:
         name: its full name.
         version: of what runs.
         is_component: whether it handles HTTP requests; their types are the methods.
-        duration, compute, queue, coordination: durations of its messages; up to 2 s behind the
-            counters unless `settle` was called.
-        types: its messages by type; those over the limit together as "". As far behind.
+        messages, compute_ns, wait_ns, queue_ns, link_ns: how many were answered, and how their time
+            was spent; up to 2 s behind unless `settle` was called, as what follows.
+        duration, compute, queue, coordination: durations of its messages.
+        types: its messages by type; those over the limit together as "".
         asks: what it asks, by the names of the applications within its tenant.
         starts: how it was brought up, the newest last.
         restarts: how often a VM was replaced, by the reason.
@@ -228,11 +229,6 @@ class Activity:
         """Count a message that was answered, with an error if it failed."""
         total_ns, compute_ns, wait_ns, queue_ns = timings
         span.total_ns = total_ns
-        self.messages += 1
-        self.compute_ns += compute_ns
-        self.wait_ns += wait_ns
-        self.queue_ns += queue_ns
-        self.link_ns += total_ns - compute_ns - wait_ns - queue_ns
         rows = self._rows
         kind = self.types.get(span.name) or self._type_of(span.name)
         rows.append(
@@ -269,11 +265,20 @@ class Activity:
             ask.queue_ns += span.queue_ns
 
     def settle(self) -> None:
-        """Count the durations and types of messages that have ended since the last time."""
+        """Count the messages that have ended since the last time.
+
+        Call it before what they are counted in is read; on the event loop.
+        """
         if not self._rows:
             return
         rows, self._rows = self._rows, []
-        kinds, totals, computes, _, queues, _, _ = zip(*rows, strict=True)
+        kinds, totals, computes, waits, queues, _, _ = zip(*rows, strict=True)
+        compute_ns, wait_ns, queue_ns = sum(computes), sum(waits), sum(queues)
+        self.messages += len(rows)
+        self.compute_ns += compute_ns
+        self.wait_ns += wait_ns
+        self.queue_ns += queue_ns
+        self.link_ns += sum(totals) - compute_ns - wait_ns - queue_ns
         in_order = sorted(totals)
         self.duration.add_all(in_order)
         self.timeline.add_all(in_order)
