@@ -64,16 +64,27 @@ class TypeActivity:
 
     def add_all(self, rows: Sequence[_Row]) -> None:
         """Count messages."""
-        _, total_ns, compute_ns, wait_ns, queue_ns, payload_bytes, reply_bytes = zip(
-            *rows, strict=True
-        )
-        self.messages += len(rows)
-        self.compute_ns += sum(compute_ns)
-        self.wait_ns += sum(wait_ns)
-        self.queue_ns += sum(queue_ns)
-        self.link_ns += sum(total_ns) - sum(compute_ns) - sum(wait_ns) - sum(queue_ns)
-        self.payload_bytes += sum(payload_bytes)
-        self.reply_bytes += sum(reply_bytes)
+        _, *columns = zip(*rows, strict=True)
+        self.add(len(rows), *map(sum, columns))
+
+    def add(  # noqa: PLR0913 - a sum of each column of a row
+        self,
+        messages: int,
+        total_ns: int,
+        compute_ns: int,
+        wait_ns: int,
+        queue_ns: int,
+        payload_bytes: int,
+        reply_bytes: int,
+    ) -> None:
+        """Count messages by their sums."""
+        self.messages += messages
+        self.compute_ns += compute_ns
+        self.wait_ns += wait_ns
+        self.queue_ns += queue_ns
+        self.link_ns += total_ns - compute_ns - wait_ns - queue_ns
+        self.payload_bytes += payload_bytes
+        self.reply_bytes += reply_bytes
 
 
 class AskActivity:
@@ -272,13 +283,15 @@ class Activity:
         if not self._rows:
             return
         rows, self._rows = self._rows, []
-        kinds, totals, computes, waits, queues, _, _ = zip(*rows, strict=True)
-        compute_ns, wait_ns, queue_ns = sum(computes), sum(waits), sum(queues)
+        kinds, *columns = zip(*rows, strict=True)
+        totals, computes, _, queues, _, _ = columns
+        sums = [sum(column) for column in columns]
+        total_ns, compute_ns, wait_ns, queue_ns, _, _ = sums
         self.messages += len(rows)
         self.compute_ns += compute_ns
         self.wait_ns += wait_ns
         self.queue_ns += queue_ns
-        self.link_ns += sum(totals) - compute_ns - wait_ns - queue_ns
+        self.link_ns += total_ns - compute_ns - wait_ns - queue_ns
         in_order = sorted(totals)
         self.duration.add_all(in_order)
         self.timeline.add_all(in_order)
@@ -286,7 +299,7 @@ class Activity:
         self.queue.add_all(sorted(queues))
         self.coordination.add_all(sorted(map(sub, totals, computes)))
         if kinds.count(kinds[0]) == len(kinds):
-            kinds[0].add_all(rows)
+            kinds[0].add(len(rows), *sums)
             return
         by_kind: dict[TypeActivity, list[_Row]] = {}
         for row in rows:

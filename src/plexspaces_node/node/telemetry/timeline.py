@@ -15,6 +15,9 @@ LONG_MOMENT_S = 30.0
 LONG_MOMENTS = 60
 """The half hour before that, in moments of 30 s."""
 
+_TOGETHER = 400
+"""Durations whose steps are counted together."""
+
 RECENT_NS = 10_000_000_000
 """What "now" is in rates."""
 
@@ -95,6 +98,8 @@ class Timeline:
     def __init__(self, unix_ns: int) -> None:
         self.short, self.long = Ring(MOMENTS), Ring(LONG_MOMENTS)
         self.since_unix_ns = unix_ns
+        # Durations that are not counted by their step yet.
+        self._waiting = array("Q")
         # Of the moment that goes on; allocated with the first message.
         self._steps: array[int] | None = None
         self._max_ns = 0
@@ -115,13 +120,21 @@ class Timeline:
 
     def add_all(self, durations_ns: Sequence[int]) -> None:
         """Count sorted durations, at least one."""
-        if self._steps is None:
-            self._steps = new_steps()
-        count_steps(durations_ns, self._steps)
+        self._waiting.extend(durations_ns)
         self._max_ns = max(self._max_ns, durations_ns[-1])
+        if len(self._waiting) >= _TOGETHER:
+            self._settle()
+
+    def _settle(self) -> None:
+        if self._waiting:
+            if self._steps is None:
+                self._steps = new_steps()
+            count_steps(sorted(self._waiting), self._steps)
+            self._waiting = array("Q")
 
     def end_moment(self, spent: Spent, unix_ns: int, duration_ns: int) -> bool:
         """End a moment, before which this was spent; return whether the next ones are empty."""
+        self._settle()
         is_idle = spent == self._before
         if not is_idle:
             self._end_short(spent, unix_ns, duration_ns)
@@ -151,6 +164,7 @@ class Timeline:
 
     def quantiles_ns(self) -> tuple[int, ...]:
         """Return the median and the 99th percentile of the last 30 to 60 s; 0 without messages."""
+        self._settle()
         steps: array[int] | None = None
         for each in (self._steps, self._long_steps, self._previous_steps):
             if each is not None:
