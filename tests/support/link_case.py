@@ -79,7 +79,7 @@ class Host(SwitchedHostCalls):
 
     def __init__(self) -> None:
         super().__init__()
-        self.unclaimed_replies: list[tuple[link.Reply | None, int]] = []
+        self.unclaimed_replies: list[link.Reply | None] = []
         self.causes: list[Span | None] = []
         self.steps: list[tuple[Span, Step]] = []
         self.lines: list[LogLine] = []
@@ -97,11 +97,9 @@ class Host(SwitchedHostCalls):
         if self.keeps:
             kept(part.id, len(body))
 
-    def late_reply(
-        self, span: Span | None, reply: link.Reply | None, body: link.Body, total_ns: int
-    ) -> None:
+    def late_reply(self, span: Span | None, reply: link.Reply | None, body: link.Body) -> None:
         del span, body
-        self.unclaimed_replies.append((reply, total_ns))
+        self.unclaimed_replies.append(reply)
 
     async def answer(
         self, call: link.HostCall, body: link.Body, cause: Span | None = None

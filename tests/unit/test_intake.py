@@ -12,7 +12,7 @@ import pytest
 from plexspaces_node.errors import PlexSpacesError, ResourceExhausted, Unavailable, WrongState
 from plexspaces_node.link import frames as link
 from plexspaces_node.model import ArtifactKind
-from plexspaces_node.node.applications import messages
+from plexspaces_node.node.applications import message_times, messages
 from plexspaces_node.node.applications.intake import HOLD_S, Intake
 from plexspaces_node.node.applications.messages import Messages
 from plexspaces_node.node.applications.quotas import Quotas
@@ -24,7 +24,7 @@ from plexspaces_node.node.machines.machine import AgentLimits
 from plexspaces_node.node.machines.pending import Done
 from plexspaces_node.node.telemetry import activity
 from plexspaces_node.node.telemetry.activity import Activity
-from plexspaces_node.node.telemetry.span import Span
+from plexspaces_node.node.telemetry.span import Kind, Span
 from plexspaces_node.node.telemetry.telemetry import Telemetry
 from plexspaces_node.quota import Key, Subject
 from plexspaces_node.settings import LimitsSection
@@ -248,7 +248,7 @@ async def test_stream_costs_what_it_computes_and_not_what_its_client_waits(
 ) -> None:
     """An hour of events that nobody computes is no hour of coordination."""
     loop = asyncio.get_running_loop()
-    for module in (activity, messages, exchanges):
+    for module in (activity, message_times, messages, exchanges):
         monkeypatch.setattr(module, "perf_counter_ns", lambda: int(loop.time() * 1e9))
     world.intake.open(world.agent)
     head = link.RequestHead(path="/events")
@@ -329,6 +329,24 @@ async def test_component_that_is_told_something_gets_a_request(world: World) -> 
     assert world.notes == ["a message from 'other': no greeting today"]
     world.activity.settle()
     assert (world.activity.messages, world.in_flight.bytes) == (1, 0)
+
+
+async def test_spans_of_a_component_say_whether_somebody_waits_for_them(world: World) -> None:
+    """What is told costs its sender no wait, so that it is not on the bill of an ask."""
+    world.record.kind = ArtifactKind.HTTP_COMPONENT
+    root = world.activity.begin(Kind.MESSAGE, "order", 0)
+    root.identify()
+    world.messages.tell("other", link.Tell(to="app", type="greet"), b"", root)
+    ask = link.Ask(to="app", type="price", timeout_ns=MINUTE_NS)
+    asking = asyncio.ensure_future(world.messages.ask("other", ask, b"", root))
+    await asyncio.sleep(1)
+    children = [child for child in root.children or () if isinstance(child, Span)]
+    assert [(child.name, child.kind) for child in children] == [
+        ("POST /greet", Kind.TELL),
+        ("POST /price", Kind.ASK),
+    ]
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
 
 
 async def test_quota_when_used_up_then_every_way_into_the_application_is_refused(

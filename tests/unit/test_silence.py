@@ -217,9 +217,8 @@ def test_reply_when_its_sender_left_then_it_is_in_flight_until_it_comes_and_coun
         await it.say(it.reply(message))
         await it.client.idle()
         assert it.client.in_flight == 0
-        [(reply, total_ns)] = it.host.unclaimed_replies
+        [reply] = it.host.unclaimed_replies
         assert isinstance(reply, link.Reply)
-        assert total_ns == pytest.approx(5 * SECOND_NS)
 
     run(case)
 
@@ -253,7 +252,7 @@ def test_reply_when_sender_and_agent_left_then_it_counts_as_none(run: Run) -> No
         await leave(left)
         it.agent.close()
         await it.client.idle()
-        assert [reply for reply, _ in it.host.unclaimed_replies] == [None]
+        assert it.host.unclaimed_replies == [None]
 
     run(case)
 

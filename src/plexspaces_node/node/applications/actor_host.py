@@ -82,12 +82,10 @@ class ActorHost:
         """Accept a part of a state; `kept` is called when it is in the node's memory."""
         self._states.take(part, body, kept)
 
-    def late_reply(
-        self, span: Span | None, reply: link.Reply | None, body: link.Body, total_ns: int
-    ) -> None:
+    def late_reply(self, span: Span | None, reply: link.Reply | None, body: link.Body) -> None:
         """Count a reply whose sender has left, or None if no reply will come."""
         if span is not None:
-            count_unclaimed(self._activity, span, reply, body, total_ns)
+            count_unclaimed(self._activity, span, reply, body)
 
     def made(self, cause: Span, step: Step) -> None:
         """Tell of a step of a message."""

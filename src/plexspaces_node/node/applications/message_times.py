@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import perf_counter_ns
+
 from plexspaces_node.info import MessageTimings
 from plexspaces_node.link import frames as link
 from plexspaces_node.node.machines.agent_client import plausible_ns
@@ -31,11 +33,16 @@ def timings_of(
 
 
 def count_unclaimed(
-    activity: Activity, span: Span, reply: link.Reply | None, body: link.Body, total_ns: int
+    activity: Activity,
+    span: Span,
+    reply: link.Reply | None,
+    body: link.Body,
+    streamed_ns: int = 0,
 ) -> None:
-    """Count a message whose sender no longer waits; None if no reply came.
+    """Count a message that ends now and whose sender no longer waits; None if no reply came.
 
-    A request that ended because its client left is no failure.
+    It ended `streamed_ns` ago for its application. A request that ended because its client left is
+    no failure.
     """
     if reply is None:
         activity.lose(span)
@@ -43,6 +50,7 @@ def count_unclaimed(
     error = None
     if reply.HasField("failure") and not _was_left(reply.failure):
         error = link.error_of(reply.failure)
+    total_ns = perf_counter_ns() - span.begin_ns - streamed_ns
     timings = timings_of(reply, total_ns, span.waited_ns)
     activity.end(span, timings, error, len(body))
 

@@ -128,11 +128,11 @@ class Messages:
         """
         supervisor = self._roster.named(name)
         self._check_message(msg_type, payload, timeout_ns)
+        kind = Kind.ASK if sender else Kind.MESSAGE
         if supervisor.record.kind is ArtifactKind.HTTP_COMPONENT:
-            return self._post_to_component(name, msg_type, payload, timeout_ns, done, cause)
+            return self._post_to_component(name, msg_type, payload, timeout_ns, done, cause, kind)
         if (refusal := _refusal(supervisor)) is not None:
             return refusal.tell(done, size=len(payload))
-        kind = Kind.ASK if sender else Kind.MESSAGE
         span = supervisor.activity.begin(kind, msg_type, len(payload), cause)
 
         def answered(answer: Answered | PlexSpacesError) -> None:
@@ -175,6 +175,7 @@ class Messages:
         sent: Sent,
         *,
         cause: Cause = None,
+        kind: Kind = Kind.MESSAGE,
     ) -> Leave:
         """Send an HTTP request to a component; `body` is as in `AgentClient.exchange`.
 
@@ -186,7 +187,6 @@ class Messages:
         activity, intake = supervisor.activity, supervisor.intake
         if (refusal := _refusal(supervisor)) is not None:
             return refusal.tell(sent, size=len(body))
-        kind = Kind.ASK if isinstance(cause, Span) else Kind.MESSAGE
         name_of_span = f"{head.method} {head.path}"[:NAME_CHARS]
         span = activity.begin(kind, name_of_span, len(body), cause)
         span.is_cold = intake.agent is None
@@ -198,10 +198,9 @@ class Messages:
                 if isinstance(answer, PlexSpacesError):
                     activity.fail(span, answer)
                     return
-                total_ns = perf_counter_ns() - span.begin_ns - exchange.streamed_ns
                 if span.tree is not None:
                     span.status = _status_of(exchange, answer[0])
-                count_unclaimed(activity, span, *answer, total_ns)
+                count_unclaimed(activity, span, *answer, exchange.streamed_ns)
 
             span.waited_ns = perf_counter_ns() - span.begin_ns
             left_ns = max(1, timeout_ns - span.waited_ns)
@@ -223,7 +222,7 @@ class Messages:
             activity.fail(span, error)
             raise
 
-    async def exchange(
+    async def exchange(  # noqa: PLR0913 - a request, and what it belongs to
         self,
         name: str,
         head: link.RequestHead,
@@ -231,9 +230,11 @@ class Messages:
         timeout_ns: int,
         *,
         cause: Cause = None,
+        kind: Kind = Kind.MESSAGE,
     ) -> Exchange:
         """Do what `request` does, and return the exchange; the caller closes it."""
-        return await called_back(partial(self.request, name, head, body, timeout_ns, cause=cause))
+        request = partial(self.request, name, head, body, timeout_ns, cause=cause, kind=kind)
+        return await called_back(request)
 
     def _post_to_component(  # noqa: PLR0913 - a message, and who waits for it
         self,
@@ -243,6 +244,7 @@ class Messages:
         timeout_ns: int,
         done: Done,
         cause: Cause,
+        kind: Kind,
     ) -> Leave:
         def told(task: asyncio.Task[Outcome]) -> None:
             if task.cancelled():
@@ -255,7 +257,7 @@ class Messages:
             else:
                 done(Internal(f"internal error of the node: {error!r}"))
 
-        work = self._invoke_component(name, msg_type, payload, timeout_ns, cause)
+        work = self._invoke_component(name, msg_type, payload, timeout_ns, cause, kind)
         task = asyncio.get_running_loop().create_task(work)
         self._at_components.add(task)
         task.add_done_callback(self._at_components.discard)
@@ -266,8 +268,14 @@ class Messages:
 
         return leave
 
-    async def _invoke_component(
-        self, name: str, msg_type: str, payload: link.Body, timeout_ns: int, cause: Cause
+    async def _invoke_component(  # noqa: PLR0913 - a message, and what it belongs to
+        self,
+        name: str,
+        msg_type: str,
+        payload: link.Body,
+        timeout_ns: int,
+        cause: Cause,
+        kind: Kind,
     ) -> Outcome:
         """Send a message as an HTTP request: POST, its type as the path."""
         begin_ns = perf_counter_ns()
@@ -280,7 +288,7 @@ class Messages:
             more=len(payload) > link.WINDOW_BYTES,
         )
         first, rest = payload[: link.WINDOW_BYTES], payload[link.WINDOW_BYTES :]
-        exchange = await self.exchange(name, head, first, timeout_ns, cause=cause)
+        exchange = await self.exchange(name, head, first, timeout_ns, cause=cause, kind=kind)
         reply: link.Body = b""
         try:
             if head.more:
@@ -327,8 +335,8 @@ class Messages:
                 f"{local!r} asks {request.to!r}, which would wait for {local!r} itself",
                 code="call-cycle",
             )
-        wait = self._asks[sender] = _Wait(to)
         asked = self._roster.named(sender).activity.asked
+        wait = self._asks[sender] = _Wait(to)
         try:
             outcome = await self.invoke(
                 *(to, request.type, payload, request.timeout_ns), sender=local, cause=cause
@@ -361,8 +369,7 @@ class Messages:
                 target.activity.fail(span, answer)
                 note(str(answer))
             else:
-                total_ns = perf_counter_ns() - span.begin_ns
-                count_unclaimed(target.activity, span, *answer, total_ns)
+                count_unclaimed(target.activity, span, *answer)
                 note(answer[0].failure.message)
 
         def answered(outcome: Outcome | PlexSpacesError) -> None:
@@ -376,7 +383,8 @@ class Messages:
                 target.journal.note("warn", f"a message from {local!r}: {why}")
 
         if target.record.kind is ArtifactKind.HTTP_COMPONENT:
-            self._post_to_component(to, request.type, payload, timeout_ns, answered, cause)
+            told = (to, request.type, payload, timeout_ns, answered, cause)
+            self._post_to_component(*told, Kind.TELL)
         else:
             if (refusal := _refusal(target)) is not None:
                 raise refusal.error()

@@ -68,9 +68,7 @@ class HostCalls(Protocol):
         begins again with the first part of a snapshot.
         """
 
-    def late_reply(
-        self, span: Span | None, reply: link.Reply | None, body: Body, total_ns: int
-    ) -> None:
+    def late_reply(self, span: Span | None, reply: link.Reply | None, body: Body) -> None:
         """Count a reply to a message whose sender has left, or None if none will come.
 
         `span` is what the message was posted with.

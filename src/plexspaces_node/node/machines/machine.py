@@ -82,11 +82,9 @@ class SwitchedHostCalls:
         if self.target is not None:
             self.target.snapshot_part(part, body, kept)
 
-    def late_reply(
-        self, span: Span | None, reply: link.Reply | None, body: link.Body, total_ns: int
-    ) -> None:
+    def late_reply(self, span: Span | None, reply: link.Reply | None, body: link.Body) -> None:
         if self.target is not None:
-            self.target.late_reply(span, reply, body, total_ns)
+            self.target.late_reply(span, reply, body)
 
     def made(self, cause: Span, step: Step) -> None:
         if self.target is not None:

@@ -108,7 +108,7 @@ class Pending:
         *,
         give_up: Callable[[int], None],
         deaf: Callable[[], None],
-        late_reply: Callable[[Span | None, link.Reply | None, link.Body, int], None],
+        late_reply: Callable[[Span | None, link.Reply | None, link.Body], None],
         emptied: Callable[[], None],
         in_flight: InFlight | TenantShare,
     ) -> None:
@@ -178,7 +178,7 @@ class Pending:
         # collection.
         done, message.done = message.done, None
         if done is None:
-            self._nobody_took(message, reply, body)
+            self._late_reply(message.span, reply, body)
         else:
             self._call(done, (reply, body))
         return True
@@ -217,7 +217,7 @@ class Pending:
     def _fail(self, message: Message, error: PlexSpacesError) -> None:
         self._remove(message.id)
         if message.done is None:
-            self._nobody_took(message, None, b"")
+            self._late_reply(message.span, None, b"")
         else:
             self._call(message.done, error)
 
@@ -236,10 +236,6 @@ class Pending:
             if not self._messages:
                 self._emptied()
         return message
-
-    def _nobody_took(self, message: Message, reply: link.Reply | None, body: link.Body) -> None:
-        total_ns = int((self._loop.time() - message.begin_s) * 1e9)
-        self._late_reply(message.span, reply, body, total_ns)
 
     # ---- silence -----------------------------------------------------------------------
 
