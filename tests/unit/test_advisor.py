@@ -257,14 +257,16 @@ def test_types_and_asks_that_came_later_are_told_apart_from_earlier_ones() -> No
     begin = activity.timeline.since_unix_ns
     answered(activity, 3, name="a")
     answered(activity, 4, name="b")
-    activity.asked("x", None, None)
+    span = Activity("x", Telemetry()).begin(Kind.ASK, "add", 3)
+    span.identify()
+    activity.asked("x", span, None)
     windows.mark(activity, begin)
     windows.mark(activity, begin + thresholds.WINDOW_S * S)
     windows.mark(activity, begin + 2 * thresholds.WINDOW_S * S)
     answered(activity, 5, name="c")
     answered(activity, 6, name="b")
     for to in ("y", "x", "y"):
-        activity.asked(to, None, None)
+        activity.asked(to, span, None)
     found = windows.figures(activity, begin + 2 * thresholds.WINDOW_S * S + S)
     messages = [(each.name, each.spent.messages) for each in found.types]
     assert messages == [("a", 0), ("b", 6), ("c", 5)]
@@ -284,6 +286,15 @@ def test_window_begins_anew_with_another_version() -> None:
     assert windows.figures(activity, begin + 4 * S).spent.messages == 5
 
 
+def test_window_begins_anew_when_the_clock_is_set_back() -> None:
+    """Otherwise what came in minutes would be reckoned as if it were of two seconds."""
+    activity, windows = Activity("app", Telemetry()), Windows()
+    begin = activity.timeline.since_unix_ns
+    answered(activity, 300)
+    assert windows.figures(activity, begin + 10 * S).spent.messages == 300
+    assert windows.figures(activity, begin - 3600 * S).spent.messages == 0
+
+
 def test_asks_are_told_by_the_full_name_of_whom_they_ask() -> None:
     """An application knows others by their names within its tenant."""
     activity, windows = Activity("shop/app", Telemetry()), Windows()
@@ -292,7 +303,7 @@ def test_asks_are_told_by_the_full_name_of_whom_they_ask() -> None:
     activity.asked("other", asked_span, None)
     activity.asked("other", None, ValueError())
     [ask] = windows.figures(activity, activity.timeline.since_unix_ns + S).asks
-    assert ask == AskFigures("shop/other", 2, 9, 1, 2, 3)
+    assert ask == AskFigures("shop/other", 1, 9, 1, 2, 3)
     assert ask.link_ns == 3
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 import pytest
 
 from plexspaces_node.errors import ActorFailed, ActorTrapped, Unavailable
 from plexspaces_node.info import MessageTimings
+from plexspaces_node.link import frames as link
 from plexspaces_node.model import PhaseTimings
+from plexspaces_node.node.applications import message_times
+from plexspaces_node.node.applications.message_times import count_unclaimed
 from plexspaces_node.node.telemetry import activity as activity_module
 from plexspaces_node.node.telemetry.activity import MOST_TYPES, Activity, Start
 from plexspaces_node.node.telemetry.bill import bill_of
@@ -20,7 +24,7 @@ from plexspaces_node.node.telemetry.durations import (
     quantiles_ns,
 )
 from plexspaces_node.node.telemetry.kept_traces import SLOW_NS, SPANS, KeptTraces
-from plexspaces_node.node.telemetry.span import MOST_SPANS, Ended, Kind, Span, Step, start_of
+from plexspaces_node.node.telemetry.span import MOST_SPANS, Ended, Kind, Span, Step, cut, start_of
 from plexspaces_node.node.telemetry.telemetry import Telemetry
 from plexspaces_node.node.telemetry.timeline import Moment, Ring
 from plexspaces_node.node.telemetry.trace_context import TraceContext, parse, write
@@ -210,6 +214,17 @@ def test_failures_and_their_messages_are_bounded(activity: Activity) -> None:
     assert max(len(each.type) for each in activity.failures_kept) == 128
 
 
+def test_wide_characters_are_kept_in_no_more_memory_than_others() -> None:
+    """An application that writes them costs no more; what fits is kept."""
+    most = sys.getsizeof("x" * 128)
+    for one in ("x", "é", "я", "語", "\U0001f600"):
+        for text in (one * 1000, "x" * 127 + one * 1000, "x" * 128 + one):
+            assert sys.getsizeof(cut(text)) <= most + sys.getsizeof(one) - sys.getsizeof("")
+            assert text.startswith(cut(text))
+    assert cut("é" * 1000) == "é" * 128
+    assert cut("語" * 1000) == "語" * 64
+
+
 # ---- which messages are traced -----------------------------------------------------------------
 
 
@@ -314,6 +329,36 @@ def test_message_that_waited_for_a_start_in_vain_has_waited_all_the_time(
     assert span.link_ns == 0
 
 
+def test_message_that_waited_for_a_start_and_was_lost_has_waited_so_long(
+    activity: Activity, clock: Clock
+) -> None:
+    """The rest of it is the agent's, which said nothing."""
+    span = activity.begin(Kind.MESSAGE, "x", 0)
+    span.is_cold, span.waited_ns = True, 2 * MS
+    clock.now_ns += 5 * MS
+    activity.fail(span, Unavailable("the VM ended"))
+    assert (span.queue_ns, span.link_ns) == (2 * MS, 3 * MS)
+
+
+def test_message_whose_sender_left_has_taken_its_wait_for_a_start_too(
+    activity: Activity, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is as long as any other."""
+    monkeypatch.setattr(message_times, "perf_counter_ns", lambda: clock.now_ns)
+    span = activity.begin(Kind.MESSAGE, "x", 0)
+    span.is_cold, span.waited_ns = True, 500 * MS
+    clock.now_ns += 510 * MS
+    count_unclaimed(activity, span, link.Reply(compute_ns=MS), b"")
+    assert (span.total_ns, span.queue_ns, span.compute_ns) == (510 * MS, 500 * MS, MS)
+
+
+def test_message_that_was_lost_is_no_example_of_its_bucket(activity: Activity) -> None:
+    """It is in none: it was not answered."""
+    context = TraceContext(TRACE, PARENT, is_sampled=True)
+    activity.lose(activity.begin(Kind.MESSAGE, "x", 0, context))
+    assert activity.duration.exemplars == {}
+
+
 def test_trace_that_is_not_sampled_is_kept_only_if_it_is_slow(activity: Activity) -> None:
     """Its owner keeps none of it, and nobody else will ask."""
     for _ in range(SPANS):
@@ -402,7 +447,8 @@ def test_application_counts_what_it_asks(activity: Activity, telemetry: Telemetr
     for number in range(100):
         activity.asked(f"other-{number}", None, None)
     ask = activity.asks["b"]
-    assert (ask.asks, ask.failures, ask.total_ns, ask.compute_ns) == (2, 1, 10 * MS, MS)
+    assert (ask.asks, ask.answered, ask.failures) == (2, 1, 1)
+    assert (ask.total_ns, ask.compute_ns) == (10 * MS, MS)
     assert len(activity.asks) == MOST_TYPES + 1
 
 
@@ -477,6 +523,56 @@ def test_recent_is_of_ten_seconds_or_of_as_long_as_there_is_something(
     assert (spent.messages, seconds) == (5, 10.0)
     _, seconds = activity.timeline.recent(begin + 4 * S)
     assert seconds == 4.0
+
+
+def test_history_has_no_gap_and_nothing_in_it_twice(activity: Activity, clock: Clock) -> None:
+    """Wherever a long moment ends, and however long the short ones reach back."""
+    unix_ns = activity.timeline.since_unix_ns
+    for number in range(1, 200):
+        handled(activity)
+        unix_ns += 2 * S
+        activity.tick(clock.now_ns, unix_ns, 2 * S)
+        moments = list(activity.timeline.moments())
+        assert sum(moment.messages for moment in moments) == number
+        ends = [moment.end_unix_ns for moment in moments]
+        begins = [moment.end_unix_ns - moment.duration_ns for moment in moments]
+        assert begins[1:] == ends[:-1]
+        assert [moment.duration_ns for moment in moments[-45:]] == [2 * S] * min(number, 45)
+
+
+def test_what_was_refused_belongs_to_the_half_minute_in_which_it_was(
+    activity: Activity, clock: Clock
+) -> None:
+    """And not to the next one with messages, an hour later."""
+    activity.refuse()
+    unix_ns = activity.timeline.since_unix_ns + 2 * S
+    while not activity.tick(clock.now_ns, unix_ns, 2 * S):
+        unix_ns += 2 * S
+    unix_ns += 3600 * S
+    handled(activity)
+    while not activity.tick(clock.now_ns, unix_ns, 2 * S):
+        unix_ns += 2 * S
+    counts = [(one.messages, one.failures) for one in activity.timeline.long]
+    assert counts == [(0, 1), (1, 0)]
+
+
+@pytest.mark.parametrize("by_s", [-3600, 3600])
+def test_clock_that_is_set_changes_no_rate_and_no_percentile(
+    activity: Activity, clock: Clock, by_s: int
+) -> None:
+    """Long moments are as long as they were, and those in the future are not of now."""
+    unix_ns = activity.timeline.since_unix_ns
+    for number in range(60):
+        if number == 30:
+            unix_ns += by_s * S
+        handled(activity, total_ns=S if number < 30 else 10 * MS)
+        unix_ns += 2 * S
+        activity.tick(clock.now_ns, unix_ns, 2 * S)
+        spent, _ = activity.timeline.recent(unix_ns)
+        assert spent.messages <= 5
+    _, p99_ns = activity.timeline.quantiles_ns()
+    assert p99_ns == pytest.approx(10 * MS, rel=1 / 16)
+    assert [one.duration_ns for one in activity.timeline.long] == [30 * S] * 4
 
 
 def test_starts_are_kept_and_their_phases_counted(activity: Activity, telemetry: Telemetry) -> None:

@@ -21,7 +21,8 @@ class AskFigures(NamedTuple):
 
     Attributes:
         to: its full name.
-        total_ns: of those that were answered, from the node's receiving the ask to its answer.
+        asks: how many were answered; all is of these.
+        total_ns: from the node's receiving the ask to its answer.
         compute_ns, wait_ns, queue_ns: of the application that was asked.
     """
 

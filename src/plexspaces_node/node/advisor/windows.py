@@ -59,7 +59,8 @@ class Windows:
                 activity.timeline.since_unix_ns, _start_ns(activity), Spent(), _none(), _none()
             )
             self._marks[activity] = first, first
-        elif known[1].start_ns != _start_ns(activity):
+        elif known[1].start_ns != _start_ns(activity) or unix_ns < known[1].unix_ns:
+            # Another start, or a clock that was set back.
             now = _mark(activity, unix_ns)
             self._marks[activity] = now, now
         elif unix_ns - known[1].unix_ns >= thresholds.WINDOW_S * _NS_PER_S:
@@ -120,7 +121,7 @@ def _of_type(kind: TypeActivity) -> tuple[int, ...]:
 
 
 def _of_ask(ask: AskActivity) -> tuple[int, ...]:
-    return ask.asks, ask.total_ns, ask.compute_ns, ask.wait_ns, ask.queue_ns
+    return ask.answered, ask.total_ns, ask.compute_ns, ask.wait_ns, ask.queue_ns
 
 
 def _less(now: Spent, before: Spent) -> Spent:
@@ -143,15 +144,7 @@ def _type_figures(name: str, counts: Sequence[int]) -> TypeFigures:
 
 def _active_s(activity: Activity, since_unix_ns: int, messages: int) -> float:
     """Return in how many seconds there were messages since then, as far as moments tell."""
-    timeline = activity.timeline
-    short = [one for one in timeline.short if one.end_unix_ns > since_unix_ns]
-    begin_ns = short[0].end_unix_ns - short[0].duration_ns if short else None
-    long = [
-        one
-        for one in timeline.long
-        if one.end_unix_ns > since_unix_ns and (begin_ns is None or one.end_unix_ns <= begin_ns)
-    ]
-    moments = (*short, *long)
+    moments = [one for one in activity.timeline.moments() if one.end_unix_ns > since_unix_ns]
     seconds = sum(one.duration_ns for one in moments) / _NS_PER_S
     if messages > sum(one.messages for one in moments):
         # The moment that goes on has some.

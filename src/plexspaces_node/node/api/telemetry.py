@@ -11,7 +11,7 @@ from time import perf_counter_ns, time_ns
 from plexspaces_node.api.generated import telemetry_pb2 as pb
 from plexspaces_node.api.generated import telemetry_pb2_grpc as pb_grpc
 from plexspaces_node.errors import InvalidArgument, ResourceExhausted
-from plexspaces_node.model import check_name
+from plexspaces_node.model import check_name, check_trace_id
 from plexspaces_node.node.access.fair_share import FairShare, tenant_of
 from plexspaces_node.node.access.gate import Call
 from plexspaces_node.node.advisor.advisor import Advisor
@@ -71,7 +71,8 @@ class TelemetryService(pb_grpc.TelemetryServiceServicer):
     ) -> pb.ListTracesResponse:
         kept = self._watch.named(call.name).activity.traces
         if request.trace_id:
-            spans = kept.of(_trace_id(request.trace_id))
+            check_trace_id(request.trace_id)
+            spans = kept.of(int(request.trace_id, 16))
         else:
             spans = kept.slowest() if request.slowest else kept.newest()
         unix_ns, sees = self._watch.unix_ns, call.identity.covers
@@ -151,15 +152,3 @@ class _View:
         self._used[name] = (cpu_ns, now_ns)
         # A VM that was replaced has used less than the one before.
         return 100 * max(0, cpu_ns - before_ns) / (now_ns - then_ns)
-
-
-def _trace_id(text: str) -> int:
-    try:
-        trace_id = int(text, 16)
-    except ValueError:
-        trace_id = 0
-    if not 0 < trace_id < 1 << 128:
-        raise InvalidArgument(
-            f"{text[:64]!r} is not the id of a trace, which has 32 hexadecimal digits"
-        )
-    return trace_id

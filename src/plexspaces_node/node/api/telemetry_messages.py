@@ -74,22 +74,12 @@ def activity_to_proto(now: Now) -> pb.GetActivityResponse:
     activity = now.activity
     return pb.GetActivityResponse(
         application=now_to_proto(now, 0.0),
-        history=map(_moment_to_proto, _history_of(activity)),
+        history=map(_moment_to_proto, activity.timeline.moments()),
         types=_types_of(activity),
         asks=_asks_of(activity),
         starts=map(_start_to_proto, reversed(activity.starts)),
         failures=map(_failure_to_proto, reversed(activity.failures_kept)),
     )
-
-
-def _history_of(activity: Activity) -> Iterator[Moment]:
-    """Yield the moments of an application: the longer ones of before the short ones, then these."""
-    short = list(activity.timeline.short)
-    begin_ns = short[0].end_unix_ns - short[0].duration_ns if short else None
-    for moment in activity.timeline.long:
-        if begin_ns is None or moment.end_unix_ns <= begin_ns:
-            yield moment
-    yield from short
 
 
 def _moment_to_proto(moment: Moment) -> pb.Moment:

@@ -18,7 +18,7 @@ from plexspaces_node.info import MessageTimings
 from plexspaces_node.model import PhaseTimings
 from plexspaces_node.node.telemetry.durations import Buckets
 from plexspaces_node.node.telemetry.kept_traces import KeptTraces
-from plexspaces_node.node.telemetry.span import NAME_CHARS, Ended, Kind, Span, Step, Tree
+from plexspaces_node.node.telemetry.span import Ended, Kind, Span, Step, Tree, cut
 from plexspaces_node.node.telemetry.timeline import Spent, Timeline
 from plexspaces_node.node.telemetry.trace_context import TraceContext
 
@@ -88,12 +88,12 @@ class TypeActivity:
 
 
 class AskActivity:
-    """What one application has asked another; times are of asks that were answered."""
+    """What one application has asked another; times are of the `answered` ones."""
 
-    __slots__ = ("asks", "compute_ns", "failures", "queue_ns", "total_ns", "wait_ns")
+    __slots__ = ("answered", "asks", "compute_ns", "failures", "queue_ns", "total_ns", "wait_ns")
 
     def __init__(self) -> None:
-        self.asks = self.failures = self.total_ns = 0
+        self.asks = self.answered = self.failures = self.total_ns = 0
         self.compute_ns = self.wait_ns = self.queue_ns = 0
 
 
@@ -219,10 +219,10 @@ class Activity:
         span.total_ns = max(1, perf_counter_ns() - span.begin_ns)
         self.failures += 1
         self._touch()
-        if span.is_cold and not span.waited_ns:
-            # No agent was ever sent it.
+        if span.is_cold:
             _identified(span, self.version)
-            span.waited_ns = span.queue_ns = span.total_ns
+            # Of one that no agent was ever sent it is all of it.
+            span.waited_ns = span.queue_ns = span.waited_ns or span.total_ns
         self._keep(span)
 
     def made(self, span: Span, step: Step) -> None:
@@ -259,17 +259,21 @@ class Activity:
             _identified(span, self.version)
         span.compute_ns, span.wait_ns, span.queue_ns = compute_ns, wait_ns, queue_ns
         span.reply_bytes = reply_bytes
-        self._keep(span)
+        tree = self._keep(span)
+        if tree.is_sampled:
+            end_ns = self._telemetry.unix_ns(span.begin_ns + total_ns)
+            self.duration.show(total_ns, tree.trace_id, end_ns)
 
     def asked(self, to: str, span: Span | None, error: object) -> None:
         """Count what this application has asked another, with the span of that message."""
         ask = self.asks.get(to)
         if ask is None:
             to = to if len(self.asks) < MOST_TYPES else ""
-            ask = self.asks.setdefault(to[:NAME_CHARS], AskActivity())
+            ask = self.asks.setdefault(cut(to), AskActivity())
         ask.asks += 1
         ask.failures += error is not None
         if span is not None:
+            ask.answered += 1
             ask.total_ns += span.total_ns
             ask.compute_ns += span.compute_ns
             ask.wait_ns += span.wait_ns
@@ -310,6 +314,7 @@ class Activity:
     def _type_of(self, name: str) -> TypeActivity:
         if self.is_component:
             name = name.partition(" ")[0]
+        name = cut(name)
         kind = self.types.get(name)
         if kind is None:
             name = name if len(self.types) < MOST_TYPES else ""
@@ -317,7 +322,7 @@ class Activity:
         return kind
 
     def _fail(self, span: Span, error: PlexSpacesError | ActorError) -> None:
-        span.error = (error.code[:NAME_CHARS], error.message[:NAME_CHARS])
+        span.error = (cut(error.code), cut(error.message))
         self._note_failure(span.name, error, _identified(span, self.version).trace_id)
 
     def _note_failure(self, name: str, error: PlexSpacesError | ActorError, trace_id: int) -> None:
@@ -327,37 +332,34 @@ class Activity:
         self.failures_kept.append(
             Failure(
                 self._telemetry.unix_ns(perf_counter_ns()),
-                name[:NAME_CHARS],
+                cut(name),
                 origin,
-                error.code[:NAME_CHARS],
-                error.message[:_FAILURE_CHARS],
+                cut(error.code),
+                cut(error.message, _FAILURE_CHARS),
                 trace_id,
             )
         )
 
-    def _keep(self, span: Span) -> None:
-        """Keep a message that is traced, has failed, or is one of the slowest."""
+    def _keep(self, span: Span) -> Tree:
+        """Keep a message that is traced, has failed, or is one of the slowest; return its tree."""
         tree = _identified(span, self.version)
         # Of a message that no agent has been sent, it is still as long as its sender liked.
-        span.name = span.name[:NAME_CHARS]
+        span.name = cut(span.name)
         if span.total_ns > self.traces.floor_ns:
             self.traces.add_slow(span)
         if tree.is_sampled:
             self.traces.add(span)
-            end_ns = self._telemetry.unix_ns(span.begin_ns + span.total_ns)
-            self.duration.show(span.total_ns, tree.trace_id, end_ns)
             if self._telemetry.export is not None:
                 self._telemetry.export(Ended(span, is_request=self.is_component))
         elif span.error is not None:
             self.traces.add(span)
+        return tree
 
     # ---- starts ------------------------------------------------------------------------
 
     def started(self, start: Start) -> None:
         """Keep an attempt to bring the application up, and count the phases of one that worked."""
-        self.starts.append(
-            start._replace(cause=start.cause[:NAME_CHARS], error=start.error[:NAME_CHARS])
-        )
+        self.starts.append(start._replace(cause=cut(start.cause), error=cut(start.error)))
         if not start.error:
             self.version = start.version
             self.peak_memory_bytes = 0
@@ -375,7 +377,7 @@ class Activity:
     def _touch(self) -> None:
         if not self._is_touched:
             self._is_touched = True
-            self.timeline.begin(self._telemetry.unix_ns(perf_counter_ns()))
+            self.timeline.begin()
             self._telemetry.touched.append(self)
 
     def tick(self, now_ns: int, unix_ns: int, duration_ns: int) -> bool:
@@ -392,7 +394,7 @@ def _identified(span: Span, version: str) -> Tree:
 
     It has ended, or has failed: its name goes nowhere any more, and is cut.
     """
-    span.name = span.name[:NAME_CHARS]
+    span.name = cut(span.name)
     if span.tree is None:
         span.identify()
         span.version = version

@@ -12,7 +12,20 @@ MOST_SPANS = 32
 """How many spans of a tree are kept; the rest is counted."""
 
 NAME_CHARS = 128
-"""How much is kept of a message's type, and of an error."""
+"""How much is kept of a message's type, and of an error: see `cut`."""
+
+
+def cut(text: str, most: int = NAME_CHARS) -> str:
+    """Return the beginning of a text, in no more memory than so many characters of ASCII take.
+
+    One character beyond those has all of a text take two or four bytes each.
+    """
+    text = text[:most]
+    if text.isascii():
+        return text
+    widest = max(text)
+    width = 1 if widest <= "\xff" else 2 if widest <= "\uffff" else 4
+    return text[: most // width]
 
 
 class Kind(IntEnum):
@@ -50,7 +63,7 @@ class Step:
 
     def __init__(self, kind: Kind, name: str, begin_ns: int) -> None:
         self.kind = kind
-        self.name = name[:NAME_CHARS]
+        self.name = cut(name)
         self.begin_ns = begin_ns
         self.total_ns = 0
         self.span_id = getrandbits(64) or 1

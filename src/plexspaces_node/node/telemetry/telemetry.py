@@ -90,9 +90,10 @@ class Telemetry:
         self.loop_lag.add(lag_ns)
         self._lags.append(lag_ns)
         self._beats += 1
+        # First of all, so that what goes wrong in one moment is not the end of them.
+        self._wait()
         if self._beats % _BEATS == 0:
             self.tick()
-        self._wait()
 
     def tick(self) -> None:
         """End the moment of every application that has one."""

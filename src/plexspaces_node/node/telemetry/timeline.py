@@ -14,6 +14,9 @@ MOMENTS = 60
 LONG_MOMENT_S = 30.0
 LONG_MOMENTS = 60
 """The half hour before that, in moments of 30 s."""
+_LEEWAY_NS = round(MOMENT_S / 2 * 1e9)
+_LONG_NS = round(LONG_MOMENT_S * 1e9) - _LEEWAY_NS
+"""As many moments as come closest to that: none is exactly as long as it should be."""
 
 _TOGETHER = 400
 """Durations whose steps are counted together."""
@@ -109,14 +112,15 @@ class Timeline:
         self._previous_steps: array[int] | None = None
         self._long_max_ns = 0
         self._long_before = Spent()
-        self._long_since_ns = unix_ns
+        # By the moments in it, and not by a clock that can be set.
+        self._long_ns = 0
 
     def __repr__(self) -> str:
         return f"<Timeline {self.short!r} {self.long!r}>"
 
-    def begin(self, unix_ns: int) -> None:
+    def begin(self) -> None:
         """Begin a long moment now, after a time in which there was nothing."""
-        self._long_since_ns = unix_ns
+        self._long_ns = 0
 
     def add_all(self, durations_ns: Sequence[int]) -> None:
         """Count sorted durations, at least one."""
@@ -138,9 +142,11 @@ class Timeline:
         is_idle = spent == self._before
         if not is_idle:
             self._end_short(spent, unix_ns, duration_ns)
-        if unix_ns - self._long_since_ns >= LONG_MOMENT_S * 1e9:
+        self._long_ns += duration_ns
+        if self._long_ns >= _LONG_NS:
             return self._end_long(spent, unix_ns) and is_idle
-        return is_idle and self._long_steps is None and self._previous_steps is None
+        # What was refused has no duration, and belongs to a long moment all the same.
+        return is_idle and spent == self._long_before and self._previous_steps is None
 
     def _end_short(self, spent: Spent, unix_ns: int, duration_ns: int) -> None:
         steps, before = self._steps, self._before
@@ -155,12 +161,29 @@ class Timeline:
         steps, before = self._long_steps, self._long_before
         is_idle = spent == before
         if not is_idle:
-            duration_ns = unix_ns - self._long_since_ns
-            self.long.add(_moment(unix_ns, duration_ns, spent, before, steps, self._long_max_ns))
+            max_ns = self._long_max_ns
+            self.long.add(_moment(unix_ns, self._long_ns, spent, before, steps, max_ns))
         self._previous_steps, self._long_steps = steps, None
         self._long_before, self._long_max_ns = spent, 0
-        self._long_since_ns = unix_ns
+        self._long_ns = 0
         return is_idle and steps is None
+
+    def moments(self) -> Iterator[Moment]:
+        """Yield what happened, oldest first: the long moments of before the short ones, then these.
+
+        None is missing in between, and nothing is in two of them.
+        """
+        short = list(self.short)
+        begin_ns = short[0].end_unix_ns - short[0].duration_ns if short else 0
+        # Both begin with a moment, but for how a clock goes meanwhile.
+        begin_ns -= _LEEWAY_NS
+        # Of the one in which the short ones begin, those are left out.
+        since_ns = 0
+        for moment in self.long:
+            if not short or moment.end_unix_ns - moment.duration_ns < begin_ns:
+                since_ns = moment.end_unix_ns
+                yield moment
+        yield from (moment for moment in short if moment.end_unix_ns > since_ns)
 
     def quantiles_ns(self) -> tuple[int, ...]:
         """Return the median and the 99th percentile of the last 30 to 60 s; 0 without messages."""
@@ -176,7 +199,8 @@ class Timeline:
         since_ns = now_unix_ns - RECENT_NS
         sums = [0] * len(Spent._fields)
         for moment in self.short:
-            if moment.end_unix_ns > since_ns:
+            # Those after now are of a clock that was set back.
+            if since_ns < moment.end_unix_ns <= now_unix_ns:
                 for index, value in enumerate(moment[2:8]):
                     sums[index] += value
         seconds = min(RECENT_NS, max(now_unix_ns - self.since_unix_ns, 1)) / 1e9
