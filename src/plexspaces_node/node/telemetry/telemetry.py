@@ -21,8 +21,8 @@ PHASES = ("upload", "compile", "vm", "load", "init")
 
 _BEAT_S = 0.25
 _BEATS = round(MOMENT_S / _BEAT_S)
-_AT_ONCE = 64
-"""How many moments are ended without a pause: each takes some tens of microseconds."""
+_AT_ONCE = 16
+"""How many moments are ended without a pause: each takes 0.1 ms at most."""
 
 
 class Telemetry:
