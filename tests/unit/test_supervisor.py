@@ -37,6 +37,7 @@ from plexspaces_node.node.applications.supervisor import Supervisor
 from plexspaces_node.node.logs import ApplicationLog
 from plexspaces_node.node.machines.agent_client import AgentClient, StopRefused
 from plexspaces_node.node.machines.machine import STOP_GRACE_S, AgentLimits
+from plexspaces_node.node.metrics import families
 from plexspaces_node.node.registry.snapshots import SnapshotRecord
 from plexspaces_node.node.secrets.cipher import SecretUnusable
 from plexspaces_node.settings import LimitsSection
@@ -644,3 +645,51 @@ async def test_message_that_waits_ends_when_the_application_is_stopped_or_fails(
     with pytest.raises(WrongState, match="'app' is Failed"):
         await place.turn
     supervisor.intake.leave(place)
+
+
+# ---- what is kept of starts ------------------------------------------------------------------
+
+
+async def test_restarts_are_counted_by_the_reason_for_which_each_vm_ended(world: World) -> None:
+    """And each start is kept, with the cause of the one before."""
+    activity = world.supervisor.activity
+    await world.supervisor.start(reason="deploy")
+    world.driver.crash(world.driver.live[0])
+    await world.reach(RUNNING, restarts=1)
+    with pytest.raises(DeadlineExceeded):
+        await reply_of(world.taking(), timeout_ns=1000)
+    await world.reach(RUNNING, restarts=2)
+    agent = world.taking()
+    message = asyncio.ensure_future(reply_of(agent, payload=LEAVE))
+    while not agent.left:
+        await asyncio.sleep(0)
+    world.driver.crash(world.driver.live[0])
+    await world.reach(RUNNING, restarts=3)
+    with pytest.raises(Unavailable):
+        await message
+    world.driver.fail_at("spawn", times=1)
+    world.driver.crash(world.driver.live[0])
+    await world.reach(RUNNING, restarts=5)
+    assert activity.restarts == {
+        "vm_ended": 2,
+        "unresponsive": 1,
+        "actor_left": 1,
+        "start_failed": 1,
+    }
+    assert set(activity.restarts) == set(families.REASONS)
+    assert [start.reason for start in activity.starts] == ["deploy", *["restart"] * 5]
+    assert [bool(start.error) for start in activity.starts] == [*[False] * 4, True, False]
+    assert activity.starts[0].cause == ""
+    assert all(" ended: " in start.cause for start in list(activity.starts)[1:5])
+    assert activity.starts[5].cause == activity.starts[4].error
+
+
+async def test_start_that_is_cancelled_is_kept_as_one_that_failed(world: World) -> None:
+    """In words: whoever deployed it has left, or somebody stopped it meanwhile."""
+    starting = asyncio.ensure_future(world.supervisor.start())
+    await asyncio.sleep(0)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    [start] = world.supervisor.activity.starts
+    assert (start.reason, start.error) == ("start", "it was cancelled")

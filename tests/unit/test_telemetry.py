@@ -352,6 +352,19 @@ def test_message_whose_sender_left_has_taken_its_wait_for_a_start_too(
     assert (span.total_ns, span.queue_ns, span.compute_ns) == (510 * MS, 500 * MS, MS)
 
 
+def test_message_that_waited_for_a_replacement_is_of_the_version_that_answered_it(
+    activity: Activity,
+) -> None:
+    """So a trace does not blame the one that was replaced."""
+    activity.started(Start(1, "deploy", "", "", "1", PhaseTimings()))
+    spans = [activity.begin(Kind.MESSAGE, "x", 0) for _ in range(2)]
+    spans[1].is_cold = True
+    activity.started(Start(2, "replace", "", "", "2", PhaseTimings()))
+    for span in spans:
+        activity.end(span, MessageTimings(9, 1, 2, 3), ActorFailed("no", code="bad"), 0)
+    assert [span.version for span in spans] == ["1", "2"]
+
+
 def test_message_that_was_lost_is_no_example_of_its_bucket(activity: Activity) -> None:
     """It is in none: it was not answered."""
     context = TraceContext(TRACE, PARENT, is_sampled=True)

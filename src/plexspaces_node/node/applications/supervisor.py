@@ -214,7 +214,9 @@ class Supervisor:
                 record, compiled=compiled, empty=empty, progress=progress
             )
         except BaseException as error:
-            self.activity.started(begun._replace(error=str(error) or repr(error)))
+            is_cancelled = isinstance(error, asyncio.CancelledError)
+            why = "it was cancelled" if is_cancelled else str(error) or repr(error)
+            self.activity.started(begun._replace(error=why))
             raise
         self.activity.started(begun._replace(timings=self.timings))
         self.activity.is_component = record.kind is ArtifactKind.HTTP_COMPONENT

@@ -343,6 +343,9 @@ class Activity:
     def _keep(self, span: Span) -> Tree:
         """Keep a message that is traced, has failed, or is one of the slowest; return its tree."""
         tree = _identified(span, self.version)
+        if span.is_cold:
+            # It may have waited for another version than ran when it came.
+            span.version = self.version
         # Of a message that no agent has been sent, it is still as long as its sender liked.
         span.name = cut(span.name)
         if span.total_ns > self.traces.floor_ns:
