@@ -126,7 +126,8 @@ class AskActivity:
     """What an application asked another one.
 
     Attributes:
-        total_ns: of the asks that were answered, from the node's receiving them.
+        answered: how many of the asks were answered; times are of these.
+        total_ns: from the node's receiving them to their answers.
         compute_ns, wait_ns, queue_ns: of the application that was asked.
     """
 
@@ -137,6 +138,7 @@ class AskActivity:
     compute_ns: int
     wait_ns: int = 0
     queue_ns: int = 0
+    answered: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,7 +159,9 @@ class FakeTelemetry(TelemetryServiceServicer):
         phases = [pb.Phase(name="vm", duration_ns=4 * MS), pb.Phase(name="load", duration_ns=9)]
         return pb.GetActivityResponse(
             application=activity(request.name),
-            asks=[pb.AskActivity(to="stock", asks=3, total_ns=9 * MS, compute_ns=1 * MS)],
+            asks=[
+                pb.AskActivity(to="stock", asks=3, answered=2, total_ns=9 * MS, compute_ns=1 * MS)
+            ],
             starts=[pb.Start(reason="deploy", version="1", phases=phases)],
         )
 

@@ -117,7 +117,7 @@ async def test_activity_when_asked_then_what_one_has_done(client: NodeClient) ->
     """Everything in records, as deep as it goes."""
     report = await client.activity("shop/calc")
     assert report.application.name == "shop/calc"
-    assert report.asks[0].to == "stock"
+    assert (report.asks[0].to, report.asks[0].asks, report.asks[0].answered) == ("stock", 3, 2)
     assert [phase.name for phase in report.starts[0].phases] == ["vm", "load"]
 
 

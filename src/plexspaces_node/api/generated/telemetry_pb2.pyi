@@ -404,17 +404,20 @@ class AskActivity(_message.Message):
     COMPUTE_NS_FIELD_NUMBER: _builtins.int
     WAIT_NS_FIELD_NUMBER: _builtins.int
     QUEUE_NS_FIELD_NUMBER: _builtins.int
+    ANSWERED_FIELD_NUMBER: _builtins.int
     to: _builtins.str
     """The application's name within the tenant."""
     asks: _builtins.int
     failures: _builtins.int
     total_ns: _builtins.int
-    """From the node's receiving the ask to its answer."""
+    """Of those that were answered, from the node's receiving the ask to its answer."""
     compute_ns: _builtins.int
     """In the code of the application that was asked."""
     wait_ns: _builtins.int
     """Waiting in its host calls, and for it to take the ask."""
     queue_ns: _builtins.int
+    answered: _builtins.int
+    """How many were answered."""
     def __init__(
         self,
         *,
@@ -425,10 +428,11 @@ class AskActivity(_message.Message):
         compute_ns: _builtins.int = ...,
         wait_ns: _builtins.int = ...,
         queue_ns: _builtins.int = ...,
+        answered: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asks", b"asks", "compute_ns", b"compute_ns", "failures", b"failures", "queue_ns", b"queue_ns", "to", b"to", "total_ns", b"total_ns", "wait_ns", b"wait_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "asks", b"asks", "compute_ns", b"compute_ns", "failures", b"failures", "queue_ns", b"queue_ns", "to", b"to", "total_ns", b"total_ns", "wait_ns", b"wait_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

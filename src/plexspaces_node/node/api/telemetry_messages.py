@@ -112,6 +112,7 @@ def _asks_of(activity: Activity) -> list[pb.AskActivity]:
         pb.AskActivity(
             to=to,
             asks=ask.asks,
+            answered=ask.answered,
             failures=ask.failures,
             total_ns=ask.total_ns,
             compute_ns=ask.compute_ns,

@@ -161,7 +161,7 @@ export class ApplicationPage {
         return made;
       },
       (made, each) => {
-        const asked = Math.max(each.asks, 1);
+        const asked = Math.max(each.answered, 1);
         const texts = [null, count(each.asks), count(each.failures), duration(each.total_ns / asked), duration(each.compute_ns / asked), `${duration((each.total_ns - each.compute_ns) / asked)} · ${percent((each.total_ns - each.compute_ns) / Math.max(each.total_ns, 1))}`];
         texts.forEach((text, index) => text !== null && say(made.shown[index], text));
       },
