@@ -7,14 +7,14 @@ import { bytes, count, duration, measured, percent, plural, rate, timeRate, visi
 import { coordination, fill, legend, makeBar, mostly, total } from "./spent.js";
 import { makeState, showState } from "./state.js";
 
-/** Over how many seconds the node measures `recent`. */
+/** Over how many seconds the node measures `recent`, unless the application is younger. */
 const RECENT_S = 10;
 /** Rows that move more often than this nobody can follow. */
 const ORDER_MS = 2000;
 const ORDER = ["Failed", "Restarting", "Starting", "Stopping", "Running", "Stopped"];
 
 /** Coordination per second of wall time, in nanoseconds. */
-const wasted = (one) => coordination(one.recent) / RECENT_S;
+const wasted = (one) => coordination(one.recent) / (one.messages_per_s ? one.recent.messages / one.messages_per_s : RECENT_S);
 const isolationRank = (one) => ["firecracker", "qemu", "process"].indexOf(one.isolation);
 
 /** `by` is what a column is sorted by; numbers begin with the largest. */
