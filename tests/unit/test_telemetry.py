@@ -474,6 +474,7 @@ def test_ring_keeps_the_last_moments_in_order() -> None:
     for number in range(5):
         ring.add(Moment(number, *[0] * 10))
     assert [moment.end_unix_ns for moment in ring] == [2, 3, 4]
+    assert [moment.end_unix_ns for moment in reversed(ring)] == [4, 3, 2]
 
 
 def test_moments_have_what_happened_in_them(activity: Activity, clock: Clock) -> None:

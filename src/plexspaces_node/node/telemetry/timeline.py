@@ -86,8 +86,16 @@ class Ring:
         """Yield the moments, oldest first."""
         count = len(self._numbers) // _FIELDS
         for index in range(count):
-            begin = (self._next + index) % count * _FIELDS
-            yield Moment(*self._numbers[begin : begin + _FIELDS])
+            yield self._at((self._next + index) % count)
+
+    def __reversed__(self) -> Iterator[Moment]:
+        """Yield the moments, newest first."""
+        count = len(self._numbers) // _FIELDS
+        for index in range(1, count + 1):
+            yield self._at((self._next - index) % count)
+
+    def _at(self, place: int) -> Moment:
+        return Moment(*self._numbers[place * _FIELDS : (place + 1) * _FIELDS])
 
 
 class Timeline:
@@ -198,9 +206,11 @@ class Timeline:
         """Return what was spent in the last 10 s, and in how many seconds that was."""
         since_ns = now_unix_ns - RECENT_NS
         sums = [0] * len(Spent._fields)
-        for moment in self.short:
+        for moment in reversed(self.short):
+            if moment.end_unix_ns <= since_ns:
+                break
             # Those after now are of a clock that was set back.
-            if since_ns < moment.end_unix_ns <= now_unix_ns:
+            if moment.end_unix_ns <= now_unix_ns:
                 for index, value in enumerate(moment[2:8]):
                     sums[index] += value
         seconds = min(RECENT_NS, max(now_unix_ns - self.since_unix_ns, 1)) / 1e9
