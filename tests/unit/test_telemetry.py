@@ -11,6 +11,7 @@ from plexspaces_node.errors import ActorFailed, ActorTrapped, Unavailable
 from plexspaces_node.info import MessageTimings
 from plexspaces_node.link import frames as link
 from plexspaces_node.model import PhaseTimings
+from plexspaces_node.node.api.telemetry_messages import trace_to_proto
 from plexspaces_node.node.applications import message_times
 from plexspaces_node.node.applications.message_times import count_unclaimed
 from plexspaces_node.node.telemetry import activity as activity_module
@@ -450,6 +451,27 @@ def test_bill_of_a_chain_counts_each_hop_once_and_names_the_worst(telemetry: Tel
     assert bill.compute_ns + bill.coordinate_ns == bill.total_ns == 50 * MS
     assert {span.tree for span in (root, middle, last, told)} == {root.tree}
     assert (middle.parent_id, last.parent_id) == (root.span_id, middle.span_id)
+
+
+def test_of_an_application_that_the_viewer_does_not_see_times_are_told_alone(
+    telemetry: Telemetry,
+) -> None:
+    """Neither its version nor its VM, nor how much it was sent."""
+    first, second = Activity("mine", telemetry), Activity("other", telemetry)
+    second.started(Start(1, "deploy", "", "", "2.1", PhaseTimings()))
+    root = first.begin(Kind.MESSAGE, "order", 1)
+    asked = second.begin(Kind.ASK, "price", 7, root)
+    asked.vm_id = "vm-1"
+    error = ActorFailed("secret", code="why")
+    second.end(asked, MessageTimings(10 * MS, 4 * MS, 0, MS), error, 5)
+    first.end(root, MessageTimings(50 * MS, 9 * MS, 35 * MS, 0), None, 1)
+    trace = trace_to_proto(root, telemetry.unix_ns, lambda name: name == "mine")
+    told = {field.name for field, _ in trace.spans[1].ListFields()}
+    times = {"total_ns", "compute_ns", "queue_ns", "link_ns", "start_unix_ns"}
+    assert told == {"span_id", "parent_id", "kind", *times}
+    assert (trace.bill.hops[1].application, trace.bill.hops[1].type) == ("", "")
+    every = trace_to_proto(root, telemetry.unix_ns, lambda name: True).spans[1]
+    assert (every.version, every.vm_id, every.payload_bytes) == ("2.1", "vm-1", 7)
 
 
 def test_application_counts_what_it_asks(activity: Activity, telemetry: Telemetry) -> None:

@@ -232,7 +232,8 @@ def _span_to_proto(
     if isinstance(span, Span):
         told.compute_ns, told.wait_ns = span.compute_ns, span.wait_ns
         told.queue_ns, told.link_ns = span.queue_ns, max(0, span.link_ns)
-        told.payload_bytes, told.reply_bytes = span.payload_bytes, span.reply_bytes
-        told.vm_id, told.version = span.vm_id, span.version
         told.cold_start = span.is_cold
+        if is_seen:
+            told.payload_bytes, told.reply_bytes = span.payload_bytes, span.reply_bytes
+            told.vm_id, told.version = span.vm_id, span.version
     return told
