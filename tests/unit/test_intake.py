@@ -331,6 +331,24 @@ async def test_component_that_is_told_something_gets_a_request(world: World) -> 
     assert (world.activity.messages, world.in_flight.bytes) == (1, 0)
 
 
+@pytest.mark.parametrize("kind", [ArtifactKind.ACTOR, ArtifactKind.HTTP_COMPONENT])
+async def test_message_whose_sender_leaves_while_it_waits_ends_then_and_is_no_failure(
+    world: World, kind: ArtifactKind
+) -> None:
+    """It is in no agent's hands, so that nothing else would tell the end of its span."""
+    world.record.kind = kind
+    sent = world.send("1")
+    await asyncio.sleep(2)
+    sent.cancel()
+    await asyncio.gather(sent, return_exceptions=True)
+    world.intake.open(world.agent)
+    await asyncio.sleep(1)
+    assert (world.activity.messages, world.activity.failures) == (0, 0)
+    [span] = world.activity.traces.newest()
+    assert span.total_ns == span.queue_ns > 0
+    assert (world.order(), world.in_flight.bytes) == ([], 0)
+
+
 async def test_spans_of_a_component_say_whether_somebody_waits_for_them(world: World) -> None:
     """What is told costs its sender no wait, so that it is not on the bill of an ask."""
     world.record.kind = ArtifactKind.HTTP_COMPONENT

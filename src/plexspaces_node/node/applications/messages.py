@@ -159,7 +159,8 @@ class Messages:
                 return _hand_over(span, payload, timeout_ns, sender, answered, agent)
             span.is_cold = True
             send = partial(_hand_over, span, payload, timeout_ns, sender, answered)
-            return intake.post(send, answered, size=len(payload), timeout_ns=timeout_ns)
+            leave = intake.post(send, answered, size=len(payload), timeout_ns=timeout_ns)
+            return _leaving(leave, span, supervisor.activity)
         except PlexSpacesError as error:
             # It was refused at once.
             span.is_cold = False
@@ -215,7 +216,8 @@ class Messages:
             sent(error)
 
         try:
-            return intake.post(send, failed, size=len(body), timeout_ns=timeout_ns)
+            leave = intake.post(send, failed, size=len(body), timeout_ns=timeout_ns)
+            return _leaving(leave, span, activity) if span.is_cold else leave
         except PlexSpacesError as error:
             # It was refused at once.
             span.is_cold = False
@@ -444,6 +446,17 @@ def _hand_over(  # noqa: PLR0913 - all of a message
         # The agent has it; what is kept is bounded.
         span.name = span.name[:NAME_CHARS]
     return leave
+
+
+def _leaving(leave: Leave, span: Span, activity: Activity) -> Leave:
+    """Return what leaves a message that may still wait for its application: then it has ended."""
+
+    def left() -> None:
+        leave()
+        if not span.waited_ns and not span.total_ns:
+            activity.leave(span)
+
+    return left
 
 
 def _refusal(supervisor: Supervisor) -> Refusal | None:

@@ -216,9 +216,13 @@ class Activity:
 
     def lose(self, span: Span) -> None:
         """Count a message that got no answer, when nobody waited for one any more."""
-        span.total_ns = max(1, perf_counter_ns() - span.begin_ns)
         self.failures += 1
         self._touch()
+        self.leave(span)
+
+    def leave(self, span: Span) -> None:
+        """End a message without an answer: if its sender left before it was sent, that is all."""
+        span.total_ns = max(1, perf_counter_ns() - span.begin_ns)
         if span.is_cold:
             _identified(span, self.version)
             # Of one that no agent was ever sent it is all of it.
