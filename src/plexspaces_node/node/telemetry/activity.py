@@ -327,20 +327,15 @@ class Activity:
 
     def _fail(self, span: Span, error: PlexSpacesError | ActorError) -> None:
         span.error = (cut(error.code), cut(error.message))
-        self._note_failure(span.name, error, _identified(span, self.version).trace_id)
-
-    def _note_failure(self, name: str, error: PlexSpacesError | ActorError, trace_id: int) -> None:
-        origin = "platform"
-        if isinstance(error, ActorError):
-            origin = "trapped" if isinstance(error, ActorTrapped) else "failed"
+        tree = _identified(span, self.version)
         self.failures_kept.append(
             Failure(
                 self._telemetry.unix_ns(perf_counter_ns()),
-                cut(name),
-                origin,
-                cut(error.code),
+                span.name,
+                _origin_of(error),
+                span.error[0],
                 cut(error.message, _FAILURE_CHARS),
-                trace_id,
+                tree.trace_id,
             )
         )
 
@@ -394,6 +389,12 @@ class Activity:
         is_idle = self.timeline.end_moment(self.spent, unix_ns, duration_ns)
         self._is_touched = not is_idle
         return is_idle
+
+
+def _origin_of(error: PlexSpacesError | ActorError) -> str:
+    if isinstance(error, ActorTrapped):
+        return "trapped"
+    return "failed" if isinstance(error, ActorError) else "platform"
 
 
 def _identified(span: Span, version: str) -> Tree:
