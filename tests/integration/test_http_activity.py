@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.actors import routed
 from support.nodes import builder
 from support.patience import patient
 from support.raw_http import Caller
@@ -140,6 +141,41 @@ async def test_node_when_it_ends_then_so_does_the_stream_in_order(data_dir: Path
         assert await watching.caller.is_closed()
     watching.caller.writer.close()
     assert_nothing_left(data_dir)
+
+
+async def test_token_when_for_some_applications_then_hears_only_the_times_of_others(
+    node: Node, data_dir: Path, probe_wasm: Path, http: Caller
+) -> None:
+    """What an application asks is named, and told of, to those who may see it."""
+    del node
+    async with NodeClient(f"unix:{data_dir}/node.sock") as owner:
+        for name in ("shop/cart", "shop/prices"):
+            await owner.deploy(name, probe_wasm)
+        for _ in range(2):
+            await owner.invoke("shop/cart", routed("prices", "e", b"12345"), type="a")
+        made = [
+            await owner.create_token(
+                pattern.strip("*") + "r", scopes=[Scope.READ], tenant="shop", applications=pattern
+            )
+            for pattern in ("*", "cart*")
+        ]
+    for token, asked, told in (
+        (made[0].secret, ["prices"], ["shop/prices", "e", "0.1.0", 5]),
+        (made[1].secret, [""], ["", "", "", 0]),
+    ):
+        path, bearer = "/v1/applications/cart/", f"Bearer {token}"
+        activity = (await http.send("GET", path + "activity", authorization=bearer)).json
+        assert [each["to"] for each in activity["asks"]] == asked
+        assert activity["asks"][0]["asks"] == 2
+        for trace in (await http.send("GET", path + "traces", authorization=bearer)).json["traces"]:
+            first, second = trace["spans"]
+            assert first["version"] == "0.1.0"
+            assert [second[each] for each in _TOLD] == told
+            assert bool(second["vm_id"]) is bool(asked[0])
+            assert second["total_ns"] > 0
+
+
+_TOLD = ("application", "name", "version", "payload_bytes")
 
 
 def _length(head: bytes) -> int:

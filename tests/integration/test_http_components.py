@@ -71,6 +71,14 @@ class TestHello:
         assert (await client.invoke("hello", b"x", type="greet")).payload == b"hello"
         assert (await client.inspect("hello")).counters.messages == 1
 
+    async def test_query_of_a_request_is_not_in_its_trace(
+        self, http: Caller, client: NodeClient
+    ) -> None:
+        """There may be a secret in it, and whoever may read the log may read traces."""
+        await http.send("GET", "/apps/hello/a/b?key=secret")
+        (trace,) = await client.traces("hello")
+        assert [span.name for span in trace.spans] == ["GET /a/b"]
+
     async def test_many_requests_at_once(self, open_: Any, client: NodeClient) -> None:
         """Each in an instance of its own."""
         callers = [await open_() for _ in range(40)]

@@ -173,6 +173,18 @@ def test_types_over_the_limit_are_counted_together(activity: Activity) -> None:
     assert sum(kind.messages for kind in activity.types.values()) == MOST_TYPES + 10
 
 
+def test_message_that_failed_after_it_caused_something_has_its_version(
+    activity: Activity,
+) -> None:
+    """Though it was not traced on purpose, and got its ids when it asked."""
+    activity.version = "1.2.3"
+    activity.begin(Kind.MESSAGE, "first", 0)
+    span = activity.begin(Kind.MESSAGE, "second", 0)
+    span.cause(Step(Kind.STORE, "get", 0))
+    activity.end(span, MessageTimings(9, 1, 1, 1), ActorFailed("no", code="bad"), 0)
+    assert [kept.version for kept in activity.traces.newest()] == ["1.2.3"]
+
+
 def test_requests_are_told_apart_by_their_methods_alone(activity: Activity) -> None:
     """Their paths have no bound."""
     activity.is_component = True

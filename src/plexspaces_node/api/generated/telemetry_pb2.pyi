@@ -406,7 +406,9 @@ class AskActivity(_message.Message):
     QUEUE_NS_FIELD_NUMBER: _builtins.int
     ANSWERED_FIELD_NUMBER: _builtins.int
     to: _builtins.str
-    """The application's name within the tenant."""
+    """The application's name within the tenant. Empty for those over the limit, and for those that the
+    caller may not see, together.
+    """
     asks: _builtins.int
     failures: _builtins.int
     total_ns: _builtins.int

@@ -64,7 +64,8 @@ class TelemetryService(pb_grpc.TelemetryServiceServicer):
     async def GetActivity(  # type: ignore[override]
         self, request: pb.GetActivityRequest, call: Call
     ) -> pb.GetActivityResponse:
-        return activity_to_proto(await self._watch.now(self._watch.named(call.name)))
+        now = await self._watch.now(self._watch.named(call.name))
+        return activity_to_proto(now, call.identity.covers)
 
     async def ListTraces(  # type: ignore[override]
         self, request: pb.ListTracesRequest, call: Call

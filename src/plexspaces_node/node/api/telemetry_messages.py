@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from plexspaces_node.api.generated import telemetry_pb2 as pb
 from plexspaces_node.info import NodeInfo
-from plexspaces_node.model import MIB, split_name
+from plexspaces_node.model import MIB, beside, split_name
 from plexspaces_node.node.advisor.advice import Advice
 from plexspaces_node.node.applications.activity_watch import NodeNow, Now
 from plexspaces_node.node.telemetry.activity import Activity, Failure, Start, TypeActivity
@@ -69,14 +69,14 @@ def node_to_proto(info: NodeInfo, now: NodeNow, cpu_percent: float) -> pb.NodeAc
     )
 
 
-def activity_to_proto(now: Now) -> pb.GetActivityResponse:
-    """Convert what an application has done."""
+def activity_to_proto(now: Now, sees: Callable[[str], bool]) -> pb.GetActivityResponse:
+    """Convert what an application has done; those it asks are named if the viewer `sees` them."""
     activity = now.activity
     return pb.GetActivityResponse(
         application=now_to_proto(now, 0.0),
         history=map(_moment_to_proto, activity.timeline.moments()),
         types=_types_of(activity),
-        asks=_asks_of(activity),
+        asks=_asks_of(activity, sees),
         starts=map(_start_to_proto, reversed(activity.starts)),
         failures=map(_failure_to_proto, reversed(activity.failures_kept)),
     )
@@ -106,21 +106,20 @@ def _types_of(activity: Activity) -> list[pb.TypeActivity]:
     ]
 
 
-def _asks_of(activity: Activity) -> list[pb.AskActivity]:
-    by_count = sorted(activity.asks.items(), key=lambda each: -each[1].asks)
-    return [
-        pb.AskActivity(
-            to=to,
-            asks=ask.asks,
-            answered=ask.answered,
-            failures=ask.failures,
-            total_ns=ask.total_ns,
-            compute_ns=ask.compute_ns,
-            wait_ns=ask.wait_ns,
-            queue_ns=ask.queue_ns,
-        )
-        for to, ask in by_count
-    ]
+def _asks_of(activity: Activity, sees: Callable[[str], bool]) -> list[pb.AskActivity]:
+    """Return what an application asks; what it asks those that are not seen together as ""."""
+    told: dict[str, pb.AskActivity] = {}
+    for to, ask in activity.asks.items():
+        seen = to if to and sees(beside(activity.name, to)) else ""
+        one = told.setdefault(seen, pb.AskActivity(to=seen))
+        one.asks += ask.asks
+        one.answered += ask.answered
+        one.failures += ask.failures
+        one.total_ns += ask.total_ns
+        one.compute_ns += ask.compute_ns
+        one.wait_ns += ask.wait_ns
+        one.queue_ns += ask.queue_ns
+    return sorted(told.values(), key=lambda one: -one.asks)
 
 
 def _start_to_proto(start: Start) -> pb.Start:

@@ -188,7 +188,8 @@ class Messages:
         activity, intake = supervisor.activity, supervisor.intake
         if (refusal := _refusal(supervisor)) is not None:
             return refusal.tell(sent, size=len(body))
-        name_of_span = f"{head.method} {head.path}"[:NAME_CHARS]
+        # Without its query, in which there may be a secret: others read traces.
+        name_of_span = f"{head.method} {head.path.partition('?')[0]}"[:NAME_CHARS]
         span = activity.begin(kind, name_of_span, len(body), cause)
         span.is_cold = intake.agent is None
         if span.tree is not None:

@@ -403,7 +403,7 @@ def _identified(span: Span, version: str) -> Tree:
     It has ended, or has failed: its name goes nowhere any more, and is cut.
     """
     span.name = cut(span.name)
-    if span.tree is None:
-        span.identify()
-        span.version = version
-    return span.identify()
+    tree = span.identify()
+    # One that has ids since it caused something has no version yet.
+    span.version = span.version or version
+    return tree

@@ -157,7 +157,7 @@ export class ApplicationPage {
         const made = row([number, number, number, number, number]);
         const tenant = this.session.tenantOf(this.name);
         const full = tenant ? `${tenant}/${each.to}` : each.to;
-        made.shown[0].append(make("a", { href: `#/app/${encodeURIComponent(full)}` }, visible(each.to)));
+        made.shown[0].append(each.to ? make("a", { href: `#/app/${encodeURIComponent(full)}` }, visible(each.to)) : "all others");
         return made;
       },
       (made, each) => {
