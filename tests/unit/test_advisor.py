@@ -257,16 +257,15 @@ def test_types_and_asks_that_came_later_are_told_apart_from_earlier_ones() -> No
     begin = activity.timeline.since_unix_ns
     answered(activity, 3, name="a")
     answered(activity, 4, name="b")
-    span = Activity("x", Telemetry()).begin(Kind.ASK, "add", 3)
-    span.identify()
-    activity.asked("x", span, None)
+    timings = MessageTimings(9, 1, 2, 3)
+    activity.asked("x", timings, None)
     windows.mark(activity, begin)
     windows.mark(activity, begin + thresholds.WINDOW_S * S)
     windows.mark(activity, begin + 2 * thresholds.WINDOW_S * S)
     answered(activity, 5, name="c")
     answered(activity, 6, name="b")
     for to in ("y", "x", "y"):
-        activity.asked(to, span, None)
+        activity.asked(to, timings, None)
     found = windows.figures(activity, begin + 2 * thresholds.WINDOW_S * S + S)
     messages = [(each.name, each.spent.messages) for each in found.types]
     assert messages == [("a", 0), ("b", 6), ("c", 5)]
@@ -298,9 +297,7 @@ def test_window_begins_anew_when_the_clock_is_set_back() -> None:
 def test_asks_are_told_by_the_full_name_of_whom_they_ask() -> None:
     """An application knows others by their names within its tenant."""
     activity, windows = Activity("shop/app", Telemetry()), Windows()
-    asked_span = Activity("shop/other", Telemetry()).begin(Kind.ASK, "add", 3)
-    Activity("shop/other", Telemetry()).end(asked_span, MessageTimings(9, 1, 2, 3), None, 0)
-    activity.asked("other", asked_span, None)
+    activity.asked("other", MessageTimings(9, 1, 2, 3), None)
     activity.asked("other", None, ValueError())
     [ask] = windows.figures(activity, activity.timeline.since_unix_ns + S).asks
     assert ask == AskFigures("shop/other", 1, 9, 1, 2, 3)

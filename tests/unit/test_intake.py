@@ -331,6 +331,35 @@ async def test_component_that_is_told_something_gets_a_request(world: World) -> 
     assert (world.activity.messages, world.in_flight.bytes) == (1, 0)
 
 
+async def test_ask_that_is_for_no_message_is_answered_and_counted(world: World) -> None:
+    """As those of an actor's `init`: most of them are not traced, and have no more than times."""
+    world.intake.open(world.agent)
+    for _ in range(40):
+        await world.send("x")
+    ask = link.Ask(to="app", type="price", timeout_ns=MINUTE_NS)
+    for _ in range(5):
+        assert await world.messages.ask("other", ask, b"x") == b"x"
+    counted = world.activity.asks["app"]
+    assert (counted.asks, counted.answered, counted.failures) == (5, 5, 0)
+    assert counted.total_ns > 0
+
+
+async def test_ask_of_a_component_is_counted_though_its_last_word_is_due(world: World) -> None:
+    """Its response is whole, and that is when the asker has its answer."""
+    world.record.kind = ArtifactKind.HTTP_COMPONENT
+    world.intake.open(world.agent)
+    ask = link.Ask(to="app", type="price", timeout_ns=MINUTE_NS)
+    asking = asyncio.ensure_future(world.messages.ask("other", ask, b"x"))
+    await asyncio.sleep(1)
+    [exchange] = world.agent.exchanges
+    head = link.ResponseHead(status=200)
+    exchange.began(link.Response(id=1, head=head, compute_ns=1, last=True), b"12")
+    assert await asking == b"12"
+    counted = world.activity.asks["app"]
+    assert (counted.answered, counted.compute_ns) == (1, 1)
+    assert counted.total_ns > 0
+
+
 @pytest.mark.parametrize("kind", [ArtifactKind.ACTOR, ArtifactKind.HTTP_COMPONENT])
 async def test_message_whose_sender_leaves_while_it_waits_ends_then_and_is_no_failure(
     world: World, kind: ArtifactKind

@@ -486,10 +486,9 @@ def test_of_an_application_that_the_viewer_does_not_see_times_are_told_alone(
     assert (every.version, every.vm_id, every.payload_bytes) == ("2.1", "vm-1", 7)
 
 
-def test_application_counts_what_it_asks(activity: Activity, telemetry: Telemetry) -> None:
+def test_application_counts_what_it_asks(activity: Activity) -> None:
     """By name, up to a limit."""
-    other = handled(Activity("b", telemetry))
-    activity.asked("b", other, None)
+    activity.asked("b", MessageTimings(10 * MS, MS, 2 * MS, 3 * MS), None)
     activity.asked("b", None, Unavailable("gone"))
     for number in range(100):
         activity.asked(f"other-{number}", None, None)

@@ -351,7 +351,7 @@ class Messages:
             # An actor whose ask timed out may have asked again: that entry must stay.
             if self._asks.get(sender) is wait:
                 del self._asks[sender]
-        asked(request.to, outcome.span, outcome.failure)
+        asked(request.to, outcome.timings, outcome.failure)
         if outcome.failure is not None:
             raise outcome.failure
         return outcome.payload

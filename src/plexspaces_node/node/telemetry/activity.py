@@ -268,20 +268,20 @@ class Activity:
             end_ns = self._telemetry.unix_ns(span.begin_ns + total_ns)
             self.duration.show(total_ns, tree.trace_id, end_ns)
 
-    def asked(self, to: str, span: Span | None, error: object) -> None:
-        """Count what this application has asked another, with the span of that message."""
+    def asked(self, to: str, timings: MessageTimings | None, error: object) -> None:
+        """Count what this application has asked another; `timings` are None without an answer."""
         ask = self.asks.get(to)
         if ask is None:
             to = to if len(self.asks) < MOST_TYPES else ""
             ask = self.asks.setdefault(cut(to), AskActivity())
         ask.asks += 1
         ask.failures += error is not None
-        if span is not None:
+        if timings is not None:
             ask.answered += 1
-            ask.total_ns += span.total_ns
-            ask.compute_ns += span.compute_ns
-            ask.wait_ns += span.wait_ns
-            ask.queue_ns += span.queue_ns
+            ask.total_ns += timings.total_ns
+            ask.compute_ns += timings.compute_ns
+            ask.wait_ns += timings.wait_ns
+            ask.queue_ns += timings.queue_ns
 
     def settle(self) -> None:
         """Count the messages that have ended since the last time.
