@@ -27,6 +27,9 @@ from plexspaces_node.client import DeployOptions
 from plexspaces_node.errors import ActorTrapped, PlexSpacesError, WrongState
 from plexspaces_node.info import InvokeResult
 from plexspaces_node.node.node import Node
+from plexspaces_node.node.telemetry.span import Ended, Kind, Span
+from plexspaces_node.node.telemetry_export.opening import Source
+from plexspaces_node.node.telemetry_export.otlp import OtlpCollector
 from plexspaces_node.telemetry import Trace
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -432,6 +435,37 @@ async def test_collector_that_refuses_is_named_with_its_reason(
     said = [line for line in caplog.messages if "span" in line]
     assert len(said) == 1
     assert f"code: {status}" in said[0]
+
+
+async def test_collector_that_redirects_has_not_taken_spans(
+    running: Running, probes: Any, collector: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is not followed: the headers may have a secret that is for this collector alone."""
+    collector.status = 307
+    async with running() as (_, client):
+        await probes(client)
+        await client.invoke("one", b"x", type="e", traceparent=TRACEPARENT)
+    (said,) = [line for line in caplog.messages if "span" in line]
+    assert "it answered 307" in said
+
+
+def test_collector_that_answers_without_end_is_read_no_further(collector: Receiver) -> None:
+    """And what it has taken it has taken; a short answer leaves the connection for the next."""
+    span = Span("one", Kind.MESSAGE, "e", 0, 1)
+    span.identify(is_sampled=True)
+    source = Source("node", "1", "process")
+    taker = OtlpCollector(collector.endpoint, source, lambda perf_ns: perf_ns)
+    answers = [b"", b"x" * _MORE_BYTES, b"", b"x"]
+    ports = []
+    for collector.body in answers:
+        assert taker.send([Ended(span)]) == ""
+        ports.append(collector.port)
+    taker.abort()
+    taker.close()
+    assert [ports.index(port) for port in ports] == [0, 0, 2, 2]
+
+
+_MORE_BYTES = 1 << 20
 
 
 async def test_collector_that_hangs_does_not_hold_the_end_of_a_node(

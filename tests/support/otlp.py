@@ -59,16 +59,20 @@ class Receiver:
     Attributes:
         endpoint: where it takes traces.
         status: what it answers.
+        body: what it says with that; None for what a collector says.
         goes_on: while it is not set, requests are not answered.
         headers: of the last request.
         requests: how many have come.
+        port: where the last one came from.
     """
 
     endpoint: str = ""
     status: int = 200
+    body: bytes | None = None
     goes_on: threading.Event = field(default_factory=threading.Event)
     headers: dict[str, str] = field(default_factory=dict)
     requests: int = 0
+    port: int = 0
     spans: list[Received] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
 
@@ -109,10 +113,13 @@ def receiver(tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             headers = {name.lower(): value for name, value in self.headers.items()}
+            found.port = self.client_address[1]
             found.take(self.path, headers, body)
             found.goes_on.wait()
             said = ExportTraceServiceResponse().SerializeToString()
+            said = said if found.body is None else found.body
             self.send_response(found.status)
+            self.send_header("location", f"{found.endpoint}/elsewhere")
             self.send_header("content-length", str(len(said)))
             self.end_headers()
             self.wfile.write(said)

@@ -10,17 +10,18 @@ import logging
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from time import sleep
+from time import monotonic, sleep
 from typing import Any
 from weakref import WeakSet
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
-from requests import Session
+from requests import RequestException, Response, Session
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError
 
 from plexspaces_node.node.telemetry.span import Ended
 from plexspaces_node.node.telemetry_export.conventions import Conventions
@@ -29,6 +30,11 @@ from plexspaces_node.node.telemetry_export.opening import Source
 PATH = "/v1/traces"
 
 _SAID_CHARS = 300
+
+_ANSWER_BYTES = 64 * 1024
+"""How much is read of what a collector answers; it has nothing to say that is longer."""
+
+_ANSWER_S = 5.0
 
 
 class OtlpCollector:
@@ -105,7 +111,19 @@ class _Complaints(logging.Filter):
 
 
 class _Session(Session):
-    """A session whose own authority counts, whatever the host has for other programs."""
+    """A session whose own authority counts, whatever the host has for other programs.
+
+    Of an answer its status and headers count, and the rest is not kept, however long it is.
+    """
+
+    def request(self, *args: Any, **kwargs: Any) -> Response:
+        """Send a request; raises `RequestException`, also for a redirection: none is followed."""
+        response = super().request(*args, **kwargs | {"stream": True})
+        _drain(response)
+        if response.is_redirect:
+            # For the exporter everything below 400 means that it was taken.
+            raise RequestException(f"it answered {response.status_code}, and is elsewhere")
+        return response
 
     def merge_environment_settings(
         self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any
@@ -113,6 +131,18 @@ class _Session(Session):
         # Otherwise REQUESTS_CA_BUNDLE would count more than OTEL_EXPORTER_OTLP_CERTIFICATE.
         verify = self.verify if verify is None else verify
         return super().merge_environment_settings(url, proxies, stream, verify, cert)
+
+
+def _drain(response: Response) -> None:
+    """Read a short body to its end, so that its connection serves again, and end a longer one's."""
+    left, until_s = _ANSWER_BYTES, monotonic() + _ANSWER_S
+    with suppress(HTTPError):
+        while left > 0 and monotonic() < until_s:
+            piece = response.raw.read1(left, decode_content=False)
+            if not piece:
+                return
+            left -= len(piece)
+    response.close()
 
 
 class _Connections:
