@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -79,8 +80,8 @@ class Agent:
     ) -> Exchange:
         del body, span
         self.got.append((head.path, timeout_ns))
-        room: Any = None
-        message: Any = SimpleNamespace(id=1)
+        message: Any = SimpleNamespace(id=1, prolong=lambda now_s: None)
+        room = partial(asyncio.sleep, 0)
         exchange = Exchange(lambda frame, body: None, room, replied, sent=0)
         leave = partial(self.left.append, head.path)
         exchange.sent_as(message, leave=leave, complete=lambda: None, over=lambda: None)
@@ -358,6 +359,28 @@ async def test_ask_of_a_component_is_counted_though_its_last_word_is_due(world: 
     counted = world.activity.asks["app"]
     assert (counted.answered, counted.compute_ns) == (1, 1)
     assert counted.total_ns > 0
+
+
+async def test_bodies_that_go_in_parts_are_counted_as_a_whole(world: World) -> None:
+    """Of a request and of a response; the last word of the agent has none of it."""
+    world.intake.open(world.agent)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            yield b"12345"
+
+    head = link.RequestHead(path="/up", more=True)
+    exchange = await world.messages.exchange("app", head, b"123", MINUTE_NS)
+    exchange.upload(pieces())
+    exchange.began(link.Response(id=1), b"12")
+    exchange.window(link.Window(id=1, bytes=1000))
+    await asyncio.sleep(1)
+    exchange.part(link.Part(id=1, last=True), b"1234")
+    exchange.replied((link.Reply(id=1), b""))
+    await exchange.aclose()
+    world.activity.settle()
+    [counted] = world.activity.types.values()
+    assert (counted.payload_bytes, counted.reply_bytes) == (18, 6)
 
 
 @pytest.mark.parametrize("kind", [ArtifactKind.ACTOR, ArtifactKind.HTTP_COMPONENT])

@@ -361,7 +361,7 @@ def test_message_whose_sender_left_has_taken_its_wait_for_a_start_too(
     span = activity.begin(Kind.MESSAGE, "x", 0)
     span.is_cold, span.waited_ns = True, 500 * MS
     clock.now_ns += 510 * MS
-    count_unclaimed(activity, span, link.Reply(compute_ns=MS), b"")
+    count_unclaimed(activity, span, link.Reply(compute_ns=MS), 0)
     assert (span.total_ns, span.queue_ns, span.compute_ns) == (510 * MS, 500 * MS, MS)
 
 

@@ -85,7 +85,7 @@ class ActorHost:
     def late_reply(self, span: Span | None, reply: link.Reply | None, body: link.Body) -> None:
         """Count a reply whose sender has left, or None if no reply will come."""
         if span is not None:
-            count_unclaimed(self._activity, span, reply, body)
+            count_unclaimed(self._activity, span, reply, len(body))
 
     def made(self, cause: Span, step: Step) -> None:
         """Tell of a step of a message."""

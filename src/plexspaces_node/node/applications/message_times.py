@@ -36,7 +36,7 @@ def count_unclaimed(
     activity: Activity,
     span: Span,
     reply: link.Reply | None,
-    body: link.Body,
+    reply_bytes: int,
     streamed_ns: int = 0,
 ) -> None:
     """Count a message that ends now and whose sender no longer waits; None if no reply came.
@@ -52,7 +52,7 @@ def count_unclaimed(
         error = link.error_of(reply.failure)
     total_ns = perf_counter_ns() - span.begin_ns - streamed_ns
     timings = timings_of(reply, total_ns, span.waited_ns)
-    activity.end(span, timings, error, len(body))
+    activity.end(span, timings, error, reply_bytes)
 
 
 def _was_left(failure: link.Failure) -> bool:

@@ -200,9 +200,12 @@ class Messages:
                 if isinstance(answer, PlexSpacesError):
                     activity.fail(span, answer)
                     return
+                reply, whole = answer
                 if span.tree is not None:
-                    span.status = _status_of(exchange, answer[0])
-                count_unclaimed(activity, span, *answer, exchange.streamed_ns)
+                    span.status = _status_of(exchange, reply)
+                span.payload_bytes += exchange.uploaded_bytes
+                size = len(whole) + exchange.received_bytes
+                count_unclaimed(activity, span, reply, size, exchange.streamed_ns)
 
             span.waited_ns = perf_counter_ns() - span.begin_ns
             left_ns = max(1, timeout_ns - span.waited_ns)
@@ -372,7 +375,7 @@ class Messages:
                 target.activity.fail(span, answer)
                 note(str(answer))
             else:
-                count_unclaimed(target.activity, span, *answer)
+                count_unclaimed(target.activity, span, answer[0], len(answer[1]))
                 note(answer[0].failure.message)
 
         def answered(outcome: Outcome | PlexSpacesError) -> None:

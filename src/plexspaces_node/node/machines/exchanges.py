@@ -49,6 +49,8 @@ class Exchange:
         span: how it is measured, if somebody does.
         streamed_ns: how long a response that is not whole went on without the component computing,
             once the agent's last word is there: as long as its client wanted.
+        uploaded_bytes, received_bytes: of the bodies so far, of what went or came in parts: after
+            the head of the request, and before the agent's last word.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Exchange:
         or with an error; also if the exchange was closed before.
         """
         self.waited_ns = self.streamed_ns = 0
+        self.uploaded_bytes = self.received_bytes = 0
         self.span: Span | None = None
         self._begun_ns = 0
         self._send = send
@@ -108,7 +111,12 @@ class Exchange:
 
     def upload(self, pieces: AsyncIterator[bytes]) -> None:
         """Send the rest of the request's body in the background, until the exchange is closed."""
-        work = _send_body(self._send, self._room, self._message, self._window, pieces)
+
+        def send(frame: NodeFrame, body: Body) -> None:
+            self.uploaded_bytes += len(body)
+            self._send(frame, body)
+
+        work = _send_body(send, self._room, self._message, self._window, pieces)
         self._upload = self._loop.create_task(work)
 
     def when_begun(self, call: Callable[[], None]) -> None:
@@ -215,6 +223,7 @@ class Exchange:
         begun()
 
     def _take(self, received: ReceivedBody, body: Body, *, last: bool) -> None:
+        self.received_bytes += len(body)
         received.put(body, last=last)
         self._is_complete = last
         if last:
