@@ -11,6 +11,7 @@ the current directory for a variable or a flag.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ KEYS_WITHOUT_HOME = Path("/etc/plexspaces")
 
 
 _METRICS = "node.metrics_address"
+_CREDENTIALS = re.compile(r"//[^/@]*@")
 _ANY_ADDRESS = ("0.0.0.0", "::")
 _CREATE_TOKEN = "plexspaces token create --name admin --scope admin"
 _OPT_OUT = "or use 127.0.0.1, or set node.allow_remote = true if something else protects the port"
@@ -384,6 +386,8 @@ def _bad_value(exc: ValidationError, given: Mapping[str, _Given]) -> InvalidArgu
     if key == "secrets.passphrase":
         # Somebody may take it for the passphrase itself.
         shown = "…"
+    # A URL with a password is none that is allowed, and logs have what is said here.
+    shown = _CREDENTIALS.sub("//…@", shown)
     return InvalidArgument(
         f"{key} = {shown[:120]}, from {one.origin}, is not allowed",
         hint=f"{key} takes {settings()[key].allowed}",

@@ -552,6 +552,13 @@ class TestValues:
         assert "secrets.passphrase" in error.message
         assert "many words" not in f"{error.message} {error.hint}"
 
+    def test_load_when_a_url_has_a_password_then_it_is_not_repeated(self) -> None:
+        """A collector gets it by `OTEL_EXPORTER_OTLP_HEADERS`."""
+        url = "https://me:many-words@collector.example:4318"
+        error = refused(environ={"OTEL_EXPORTER_OTLP_ENDPOINT": url})
+        assert "'https://…@collector.example:4318'" in error.message
+        assert "many-words" not in f"{error.message} {error.hint}"
+
     def test_load_when_a_flag_is_bad_then_it_is_named(self) -> None:
         """The message says which flag to mend."""
         error = refused(flags={"node.address": "nowhere"})
