@@ -245,6 +245,15 @@ class TestTarget:
         assert stat.S_IMODE(file.stat().st_mode) == 0o644
         assert {one.name for one in tmp_path.iterdir()} == {"link.SVG", "run.svg"}
 
+    def test_target_when_a_link_to_another_kind_of_file_then_refused(self, tmp_path: Path) -> None:
+        """Else a link that somebody left in /tmp would have any file of the user's replaced."""
+        link, file = tmp_path / "run.svg", tmp_path / "notes.txt"
+        link.symlink_to(file)
+        for content in ("", "mine"):
+            with pytest.raises(InvalidArgument, match=r"a link to what does not end with \.svg"):
+                check_target(str(link))
+            file.write_text(content)
+
     def test_target_when_it_cannot_be_written_after_all_then_an_error_and_nothing_left(
         self, tmp_path: Path
     ) -> None:

@@ -170,6 +170,12 @@ def check_target(target: str) -> Path | None:
     given = Path(target)
     try:
         path = given.resolve()
+        if not path.name.lower().endswith(_SUFFIX):
+            # Somebody else's link, in a directory for all, to a file that is none of theirs.
+            raise InvalidArgument(
+                f"{target!r} is a link to what does not end with {_SUFFIX}",
+                hint=f"ls -l {quoted(target)}",
+            )
         if path.exists() and not path.is_file():
             what = "a directory" if path.is_dir() else "not a regular file"
             raise InvalidArgument(f"{target!r} is {what}", hint="name a file with --plot FILE.svg")
