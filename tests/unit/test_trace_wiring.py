@@ -15,7 +15,7 @@ from plexspaces_node.errors import Unavailable
 from plexspaces_node.link import frames as link
 from plexspaces_node.node.machines.pending import Answered
 from plexspaces_node.node.outgoing.call import CallFailed, Code, Piece, Request
-from plexspaces_node.node.telemetry.span import MOST_SPANS, Kind, Span, Step
+from plexspaces_node.node.telemetry.span import MOST_SPANS, NAME_CHARS, Kind, Span, Step
 from plexspaces_node.node.telemetry.trace_context import TraceContext, write
 
 TRACE, PARENT = 0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331
@@ -234,16 +234,17 @@ def test_request_beyond_what_a_tree_keeps_is_below_its_message(run: Run) -> None
 
 
 def test_request_that_fails_is_a_step_with_the_failure(run: Run) -> None:
-    """With the code that the application sees."""
+    """With the code that the application sees; a long message is cut, for it is kept."""
 
     async def case(it: Case) -> None:
-        fetching(it, CallFailed(Code.CONNECTION_REFUSED, "nobody listens"))
+        said = "nobody listens " * 100
+        fetching(it, CallFailed(Code.CONNECTION_REFUSED, said))
         message, task = await sent(it, a_span())
         await it.say(fetch(message.id))
         assert isinstance(await it.take(), link.Answer)
         await over(it, message, task)
         [(_, step)] = it.host.steps
-        assert step.error == (Code.CONNECTION_REFUSED, "nobody listens")
+        assert step.error == (Code.CONNECTION_REFUSED, said[:NAME_CHARS])
 
     run(case)
 

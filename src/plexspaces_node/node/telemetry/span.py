@@ -75,7 +75,7 @@ class Step:
     def end(self, end_ns: int, error: tuple[str, str] = ("", "")) -> None:
         """Note that it has ended, with the code and the message of its error."""
         self.total_ns = max(1, end_ns - self.begin_ns)
-        self.error = error
+        self.error = (cut(error[0]), cut(error[1]))
 
 
 Child: TypeAlias = "Span | Step"
