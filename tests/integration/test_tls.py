@@ -437,7 +437,7 @@ async def test_commands_when_the_host_trusts_the_ca_then_https_is_enough(
         invoke = ("invoke", "one", "--type", "e", "--data", "hi", "--stats", "--node-address")
         done = await command(*invoke, f"https://{node.address}", environ=trusting)
         assert (done.returncode, done.stdout) == (0, b"hi")
-        assert b"http" in done.stderr.splitlines()[-1]
+        assert b"http" in done.stderr.splitlines()[-2]
         listed = await command(
             "list", "--node-address", f"https://{node.address}", environ=trusting
         )

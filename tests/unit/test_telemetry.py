@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -629,5 +629,7 @@ def test_starts_are_kept_and_their_phases_counted(activity: Activity, telemetry:
         activity.started(Start(number, "restart", "gone", "", "1", timings))
     activity.started(Start(20, "restart", "gone", "no memory", "1", PhaseTimings()))
     assert [start.time_unix_ns for start in activity.starts] == list(range(13, 21))
-    assert telemetry.phases["vm"].sum_ns == 40 * MS
+    activity.started(Start(21, "start", "", "", "1", replace(timings, compile_cached=True)))
+    assert telemetry.phases["compile"].sum_ns == 20 * MS
+    assert telemetry.phases["vm"].sum_ns == 42 * MS
     assert sum(telemetry.phases["init"].counts) == 0

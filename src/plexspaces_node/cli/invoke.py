@@ -89,7 +89,8 @@ def invoke(  # noqa: PLR0913 - a command has a parameter for each of its flags
         raise
     if as_json:
         output: dict[str, object] = {**_as_text(result.payload), "failure": None}
-        print_json(output | {"timings": result.timings, "trace_id": result.trace_id or None})
+        times = result.timings._asdict()
+        print_json(output | {"timings": times, "trace_id": result.trace_id or None})
     else:
         _write_reply(result.payload)
     if stats:

@@ -66,6 +66,9 @@ class Telemetry:
     def began(self, timings: PhaseTimings) -> None:
         """Count the phases of an application that was brought up."""
         for phase, buckets in self.phases.items():
+            if phase == "compile" and timings.compile_cached:
+                # It was looked up, at each restart.
+                continue
             if duration_ns := getattr(timings, f"{phase}_ns"):
                 buckets.add(duration_ns)
 
