@@ -265,6 +265,20 @@ async def test_stream_costs_what_it_computes_and_not_what_its_client_waits(
     assert (spent.compute_ns, spent.coordinate_ns) == (3 * SECOND_NS, SECOND_NS)
 
 
+@pytest.mark.parametrize(("status", "failures"), [(200, 0), (404, 0), (503, 1)])
+async def test_response_that_tells_an_error_of_the_server_is_a_failure(
+    world: World, status: int, failures: int
+) -> None:
+    """So it is in the counters that an alert looks at; what its client did wrong is not."""
+    world.intake.open(world.agent)
+    exchange = await world.messages.exchange("app", link.RequestHead(path="/"), b"", MINUTE_NS)
+    exchange.replied((link.Reply(id=1, response=link.ResponseHead(status=status)), b"busy"))
+    world.activity.settle()
+    assert (world.activity.messages, world.activity.failures) == (1, failures)
+    codes = [failure.code for failure in world.activity.failures_kept]
+    assert codes == ["http-503"] * failures
+
+
 async def test_reply_that_comes_as_its_sender_is_cancelled_is_counted(world: World) -> None:
     """The message was handled, whoever still waits for it."""
     world.intake.open(world.agent)

@@ -201,11 +201,15 @@ class Messages:
                     activity.fail(span, answer)
                     return
                 reply, whole = answer
+                status = _status_of(exchange, reply)
                 if span.tree is not None:
-                    span.status = _status_of(exchange, reply)
+                    span.status = status
                 span.payload_bytes += exchange.uploaded_bytes
                 size = len(whole) + exchange.received_bytes
-                count_unclaimed(activity, span, reply, size, exchange.streamed_ns)
+                streamed_ns = exchange.streamed_ns
+                count_unclaimed(
+                    *(activity, span, reply, size), streamed_ns=streamed_ns, status=status
+                )
 
             span.waited_ns = perf_counter_ns() - span.begin_ns
             left_ns = max(1, timeout_ns - span.waited_ns)

@@ -103,7 +103,7 @@ class Conventions:
         start_ns = self._unix_ns(one.begin_ns)
         code, said = one.error or ("", "")
         status = attributes.get("http.response.status_code")
-        if not code and isinstance(status, int) and status >= _SERVER_ERROR:
+        if isinstance(status, int) and status >= _SERVER_ERROR:
             # By the conventions, of a server also those that it told its client.
             code = str(status)
         if code:
