@@ -115,6 +115,15 @@ class TestPrinted:
         ran = top("top", "--json", "--once")
         assert (ran.status, ran.text.count("\n")) == (0, 1)
 
+    def test_top_when_there_are_no_applications_then_says_how_to_get_one(
+        self, top: Command, fake_node: FakeNode
+    ) -> None:
+        """On stderr: on stdout is the table's head alone."""
+        fake_node.telemetry.updates = [pb.WatchActivityResponse(node=NODE)] * 2
+        ran = top("top")
+        assert (ran.status, ran.text.count("\n")) == (0, 1)
+        assert "plexspaces deploy" in ran.stderr
+
     def test_top_when_refused_then_the_nodes_own_words(
         self, top: Command, fake_node: FakeNode
     ) -> None:

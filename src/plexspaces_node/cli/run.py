@@ -71,7 +71,7 @@ PlotTarget = Annotated[
         metavar="FILE.svg",
         help="Draw the reports side by side, into an SVG file and on stderr; `-` for stderr alone. "
         "An existing file is replaced.",
-        show_default="(none)",
+        show_default="none",
     ),
 ]
 

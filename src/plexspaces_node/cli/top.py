@@ -18,7 +18,7 @@ from rich.text import Text
 from plexspaces_node.cli import keys
 from plexspaces_node.cli.bars import line_of, marks_of, terminal
 from plexspaces_node.cli.options import NodeAddress, Tenant, address_of
-from plexspaces_node.cli.output import columns, print_json_line, printable, say
+from plexspaces_node.cli.output import columns, note, print_json_line, printable, say
 from plexspaces_node.cli.top_table import Now, Sort, heading, rows, table, troubles
 from plexspaces_node.client import NodeClient
 from plexspaces_node.errors import DeadlineExceeded, Unavailable
@@ -53,12 +53,19 @@ def top(  # noqa: PLR0913 - a command has a parameter for each of its flags
     ] = 2.0,
     once: Annotated[
         bool,
-        typer.Option("--once", help="Print one table. Default if stdout is not a terminal."),
+        typer.Option(
+            "--once", help="Print one table, the default if stdout is no terminal, or one object."
+        ),
     ] = False,
     tenant: Tenant = None,
     node_address: NodeAddress = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON, one object with all applications a line.")
+        bool,
+        typer.Option(
+            "--json",
+            help="Print JSON, one object with all applications a line: at each update, or once "
+            "with --once.",
+        ),
     ] = False,
 ) -> None:
     """Show live what applications do and where the time of their messages goes.
@@ -109,6 +116,8 @@ async def _print(updates: _Updates, sort: Sort, *, once: bool, as_json: bool) ->
 
 def _print_table(now: Now, sort: Sort) -> None:
     applications = now.applications(sort)
+    if not applications:
+        note("no applications yet; deploy one with: plexspaces deploy .")
     if sys.stdout.isatty():
         console = terminal()
         marks = marks_of(console)

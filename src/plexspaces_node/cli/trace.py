@@ -29,9 +29,7 @@ def trace(  # noqa: PLR0913 - a command has a parameter for each of its flags
     ] = False,
     trace_id: Annotated[
         str,
-        typer.Option(
-            "--id", metavar="TRACE", help="Trace of this id, in hex.", show_default="(any)"
-        ),
+        typer.Option("--id", metavar="TRACE", help="Trace of this id, in hex.", show_default="any"),
     ] = "",
     limit: Annotated[
         int | None,

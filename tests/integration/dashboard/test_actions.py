@@ -6,7 +6,7 @@ import base64
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Locator, Page, expect
+from playwright.async_api import FilePayload, Locator, Page, expect
 from support.nodes import reached
 
 from plexspaces_node import NodeClient
@@ -45,6 +45,24 @@ class TestInvoke:
         await page.keyboard.press("Escape")
         await expect(dialog).to_have_count(0)
 
+    async def test_reply_when_json_then_indented_with_every_digit(self, page: Page) -> None:
+        """A number of JavaScript has 53 bits, and no zero after the point."""
+        await page.goto("/#/app/echo")
+        await button(page, "Send a message…").click()
+        dialog = page.get_by_role("dialog")
+        await dialog.get_by_label("Type").fill("e")
+        sent = r'{"a":9007199254740993,"b":[3.0,{},[ ]],"c":"{\"x\":[1]}"}'
+        await dialog.get_by_label("Payload", exact=True).fill(sent)
+        await dialog.get_by_role("button", name="Send").click()
+        shown = dialog.locator(".reply pre").first
+        await expect(shown).to_contain_text("3.0")
+        assert await shown.text_content() == (
+            '{\n  "a": 9007199254740993,\n  "b": [\n    3.0,\n    {},\n    []\n  ],\n'
+            r'  "c": "{\"x\":[1]}"'
+            "\n}"
+        )
+        await expect(dialog.locator(".reply")).to_contain_text(f"{len(sent)} bytes.")
+
     async def test_message_that_fails_when_sent_then_how_is_shown(self, page: Page) -> None:
         """The application's own error is not the node's."""
         await page.goto("/#/app/echo")
@@ -59,12 +77,15 @@ class TestDeploy:
     async def test_file_when_chosen_then_deployed(
         self, page: Page, client: NodeClient, probe_wasm: Path
     ) -> None:
-        """Its phases are shown, and the application is there."""
+        """It has the file's name, its phases are shown, and it is there."""
         await page.goto("/")
         await button(page, "Deploy…").click()
         dialog = page.get_by_role("dialog")
-        await dialog.get_by_label("Name").fill("from-browser")
-        await dialog.get_by_label("File").set_input_files(probe_wasm)
+        content = probe_wasm.read_bytes()
+        for file in ("My App.wasm", "From_Browser.wasm"):
+            upload = FilePayload(name=file, mimeType="application/wasm", buffer=content)
+            await dialog.get_by_label("File").set_input_files(upload)
+        await expect(dialog.get_by_label("Name")).to_have_value("from-browser")
         await dialog.get_by_role("button", name="Deploy").click()
         await expect(dialog.locator(".success")).to_contain_text("Running")
         await expect(dialog).to_contain_text("compile")

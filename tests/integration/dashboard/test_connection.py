@@ -51,6 +51,30 @@ async def test_node_when_it_starts_again_then_the_page_goes_on(
     watched.assert_well()
 
 
+async def test_page_when_opened_while_the_node_is_gone_then_shown_once_it_answers(
+    page: Page, data_dir: Path, probe_wasm: Path
+) -> None:
+    """Its files are loaded when it is opened first. Until then the former page stays."""
+    build = builder(data_dir).with_setting("http.address", "127.0.0.1:0")
+    link = page.get_by_role("link", name="echo", exact=True)
+    async with build.build() as node, NodeClient(node.address) as client:
+        origin = f"http://{node.http_address}"
+        build = build.with_setting("http.address", str(node.http_address))
+        watched = Watched(page.context, origin)
+        await client.deploy("echo", probe_wasm)
+        await page.goto(f"{origin}/")
+        await expect(link).to_be_visible()
+    await expect(page.locator("#connection")).to_have_text("disconnected")
+    await link.click()
+    await expect(page).to_have_url(f"{origin}/#/app/echo")
+    await expect(link).to_be_visible()
+    async with build.build():
+        await expect(page.get_by_role("heading", name="echo")).to_be_visible()
+        await expect(page.get_by_role("button", name="Send a message…")).to_be_visible()
+    # That nobody was there to give the files is the browser's to say, and all that is said.
+    assert all("ERR_CONNECTION_REFUSED" in said for said in watched.errors), watched.errors
+
+
 async def test_node_when_not_there_at_first_then_the_page_waits_for_it(
     page: Page, data_dir: Path
 ) -> None:

@@ -88,6 +88,7 @@ class TestSignIn:
         await page.get_by_role("button", name="Sign out").click()
         await expect(page.get_by_label("Token")).to_be_visible()
         await expect(page.get_by_role("link", name="shop/cart")).to_have_count(0)
+        await expect(page.locator("main").get_by_role("alert")).to_have_count(0)
         assert await page.evaluate("sessionStorage.length + localStorage.length") == 0
         assert not any(secret in url for url in asked)
 

@@ -110,6 +110,8 @@ export class Charts {
     const axis = { stroke: colour("quiet"), grid: { stroke: colour("line"), width: 1 }, ticks: { stroke: colour("line"), width: 1 }, font: "12px system-ui, sans-serif" };
     const bottom = { ...axis, values: (plot, splits) => splits.map((at) => clock(at * 1e9).slice(0, -4)), space: 90 };
     const left = (show) => ({ ...axis, size: 72, values: (plot, splits) => splits.map((value) => (value === null ? "" : value === 0 ? "0" : show(value))) });
+    // All ten lines of a decade are a grey block if there are many decades.
+    const decades = { ...axis.grid, filter: (plot, splits) => splits.map((at) => (Number.isInteger(Math.log10(at)) ? at : null)) };
     const common = {
       width: Math.max(this.times.clientWidth, 200),
       legend: { show: false },
@@ -122,12 +124,12 @@ export class Charts {
     const lines = LINES.map(({ name }) => ({ paths: stepped, stroke: colour(name), width: 1.5, dash: dashes[name], points: { show: false } }));
     this.plots = [
       new uPlot({ ...common, height: 220, axes: [bottom, left(duration)], scales: { y: { range: (plot, low, high) => [0, (high || 1) * 1.05] } }, series: [{}, ...areas] }, null, this.times),
-      new uPlot({ ...common, height: 150, axes: [bottom, left(duration)], scales: { y: { distr: 3 } }, series: [{}, ...lines] }, null, this.lines),
+      new uPlot({ ...common, height: 150, axes: [bottom, { ...left(duration), grid: decades, ticks: decades }], scales: { y: { distr: 3 } }, series: [{}, ...lines] }, null, this.lines),
       new uPlot(
         {
           ...common,
           height: 120,
-          axes: [bottom, left(rate)],
+          axes: [bottom, { ...left(rate), space: 18 }],
           scales: { y: { range: (plot, low, high) => [0, (high || 1) * 1.1] } },
           series: [{}, { paths: stepped, stroke: colour("accent"), fill: `color-mix(in srgb, ${colour("accent")} 20%, transparent)`, width: 1.5, points: { show: false } }, { paths: stepped, stroke: colour("danger"), width: 1.5, points: { show: false } }],
         },

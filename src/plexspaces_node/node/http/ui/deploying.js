@@ -14,6 +14,16 @@ async function check(file) {
   throw Object.assign(new Error(`${file.name} is not a WebAssembly file`), { hint: "plexspaces build . -o app.wasm" });
 }
 
+/** The name of the application in a file: `My App.wasm` has `my-app`. */
+function nameOf(file) {
+  return file
+    .replace(/\.wasm$/i, "")
+    .toLowerCase()
+    .replace(/[^a-z0-9]+/g, "-")
+    .replace(/^-+|-+$/g, "")
+    .slice(0, 63);
+}
+
 /** Ask what to deploy, and deploy it.
  *
  * With `replaced`, an application, the file replaces it. `file` is one that was dropped.
@@ -27,6 +37,13 @@ export function deploy({ session, replaced = null, file = null }) {
   const button = make("button", { type: "submit", class: "primary" }, label);
   const cancel = make("button", { type: "button", click: () => close() }, "Cancel");
   const ending = new AbortController();
+  // As `plexspaces deploy` names it; what somebody wrote stays.
+  let suggested = "";
+  chosen.addEventListener("change", () => {
+    if (replaced || name.value !== suggested || chosen.files.length === 0) return;
+    suggested = nameOf(chosen.files[0].name);
+    name.value = suggested;
+  });
   if (replaced) {
     name.value = replaced.name;
     version.value = replaced.version;

@@ -118,6 +118,30 @@ function replyOf(told, tripNs) {
   return parts;
 }
 
+/** JSON with a line for each value, each as it was sent: a Number would lose digits of 9007199254740993 and of 3.0.
+ *
+ * Ends early with more than is shown.
+ */
+function indented(json) {
+  const parts = [];
+  let depth = 0;
+  let length = 0;
+  let before = null;
+  for (const [token] of json.matchAll(/"(?:[^"\\]|\\.)*"|[{}[\],:]|[^\s{}[\],:"]+/g)) {
+    const isEnd = token === "}" || token === "]";
+    if (isEnd) depth -= 1;
+    const isInside = before === "{" || before === "[";
+    const isNewLine = isEnd ? !isInside : isInside || before === ",";
+    const space = isNewLine ? `\n${"  ".repeat(depth)}` : before === ":" ? " " : "";
+    parts.push(space, token);
+    length += space.length + token.length;
+    if (length > SHOWN_CHARACTERS) break;
+    if (token === "{" || token === "[") depth += 1;
+    before = token;
+  }
+  return parts.join("");
+}
+
 /** The reply as text, or in hex if it is none. */
 function shown(array) {
   if (array.length === 0) return make("p", { class: "quiet" }, "Empty, 0 bytes.");
@@ -125,7 +149,8 @@ function shown(array) {
   try {
     text = new TextDecoder("utf-8", { fatal: true }).decode(array);
     try {
-      text = JSON.stringify(JSON.parse(text), null, 2);
+      JSON.parse(text);
+      text = indented(text);
     } catch {
       // Other text is shown as it is.
     }
@@ -133,10 +158,11 @@ function shown(array) {
     text = [...array.subarray(0, SHOWN_CHARACTERS / 3)].map((byte) => byte.toString(16).padStart(2, "0")).join(" ");
   }
   const cut = text.length > SHOWN_CHARACTERS ? ` The first ${SHOWN_CHARACTERS} characters are shown.` : "";
+  const size = array.length < 1024 ? plural(array.length, "byte") : `${bytes(array.length)} (${plural(array.length, "byte")})`;
   return make(
     "div",
     {},
     make("pre", { class: "reply-text", tabindex: "0" }, visible(text.slice(0, SHOWN_CHARACTERS))),
-    make("p", { class: "quiet" }, `${bytes(array.length)} (${plural(array.length, "byte")}).${cut}`),
+    make("p", { class: "quiet" }, `${size}.${cut}`),
   );
 }

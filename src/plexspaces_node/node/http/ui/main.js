@@ -13,6 +13,8 @@ const banner = document.getElementById("banner");
 const activity = new Activity();
 let session = null;
 let page = null;
+/** The files of the page that is asked for could not be loaded. */
+let isWaiting = false;
 
 async function begin(reason = null) {
   page?.close();
@@ -61,8 +63,16 @@ function decoded(part) {
 async function route(isMove = false) {
   if (session === null) return;
   const hash = location.hash;
-  const next = await pageOf(hash);
+  let next;
+  try {
+    next = await pageOf(hash);
+  } catch {
+    // The page that is shown stays until the node answers: see `showConnection`.
+    if (hash === location.hash) isWaiting = true;
+    return;
+  }
   if (hash !== location.hash) return;
+  isWaiting = false;
   page?.close();
   page = next;
   document.title = `${visible(page.title)} · PlexSpaces`;
@@ -89,6 +99,7 @@ function notAllowed() {
     make("h1", {}, "Nothing to see with this token"),
     make("p", {}, `It allows ${[...session.scopes].join(", ") || "nothing"}. To list applications a token needs the scope read:`),
     make("pre", {}, "plexspaces token create --name dashboard --scope read"),
+    session.scopes.has("invoke") && make("p", {}, "Messages can be sent to an application whose name you know: open ", make("code", {}, "/#/app/NAME"), "."),
   );
 }
 
@@ -106,6 +117,8 @@ function showWho(session) {
 
 function signOut() {
   token.forget();
+  // Nobody is refused: it is not said that the token was.
+  session = null;
   begin();
 }
 
@@ -131,7 +144,10 @@ function showConnection() {
   say(shown, activity.isConnected ? "live" : "disconnected");
   mark(main, "data-stale", activity.isConnected || !activity.isKnown ? null : "");
   if (activity.isConnected || activity.running === null) {
-    if (activity.isConnected) banner.replaceChildren();
+    if (activity.isConnected) {
+      banner.replaceChildren();
+      if (isWaiting) route(true);
+    }
     return;
   }
   const seconds = Math.max(1, Math.round((activity.retryAt - Date.now()) / 1000));
