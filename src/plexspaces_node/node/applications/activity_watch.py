@@ -95,7 +95,6 @@ class ActivityWatch:
         if machine is not None:
             vm = await machine.info()
             isolation, memory_bytes, cpu_ns = vm.isolation, vm.rss_bytes, vm.cpu_ns
-            activity.peak_memory_bytes = max(activity.peak_memory_bytes, memory_bytes)
         activity.settle()
         recent, recent_s = activity.timeline.recent(time_ns())
         p50_ns, p99_ns = activity.timeline.quantiles_ns()

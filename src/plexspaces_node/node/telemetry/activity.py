@@ -142,8 +142,6 @@ class Activity:
         failures_kept: its last failures, the newest last.
         traces: messages that are kept.
         timeline: how it went over the last minutes.
-        peak_memory_bytes: the most host memory that was seen of a VM of this version; 0 if none
-            was measured.
     """
 
     def __init__(self, name: str, telemetry: Telemetry) -> None:
@@ -161,7 +159,6 @@ class Activity:
         self.failures_kept: deque[Failure] = deque(maxlen=_FAILURES)
         self.traces = KeptTraces()
         self.timeline = Timeline(telemetry.unix_ns(perf_counter_ns()))
-        self.peak_memory_bytes = 0
         self._telemetry = telemetry
         self._next_trace_ns = 0
         # Of messages of which durations and types are not counted yet.
@@ -364,7 +361,6 @@ class Activity:
         self.starts.append(start._replace(cause=cut(start.cause), error=cut(start.error)))
         if not start.error:
             self.version = start.version
-            self.peak_memory_bytes = 0
             self._telemetry.began(start.timings)
 
     def complete_start(self, timings: PhaseTimings) -> None:
