@@ -112,6 +112,17 @@ def test_top_when_the_terminal_changes_then_it_fills_it(top: Top) -> None:
         assert screen.ended() == 0
 
 
+def test_top_when_there_are_no_applications_then_says_how_to_get_one(
+    top: Top, node: FakeNode
+) -> None:
+    """Below the table's head, which would say nothing."""
+    node.telemetry.updates = [pb.WatchActivityResponse(node=NODE)]
+    with top() as screen:
+        screen.until("0 applications", "no applications yet", "plexspaces deploy .")
+        screen.press("q")
+        assert screen.ended() == 0
+
+
 def test_top_when_colours_are_not_wanted_then_none(top: Top) -> None:
     """`NO_COLOR` is respected; bars differ by their characters."""
     with top(environ={"NO_COLOR": "1"}) as screen:

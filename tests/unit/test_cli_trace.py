@@ -46,6 +46,18 @@ def span(number: int, parent: int, **more: object) -> Span:
     return replace(made, **more)  # type: ignore[arg-type]
 
 
+def test_trace_when_the_terminal_has_ascii_alone_then_signs_of_it() -> None:
+    """The branch, the error's cross and the arrow too, each as wide as what it stands for."""
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written, encoding="ascii")
+    print_trace(TRACE, Console(file=stream, width=80, markup=False))
+    stream.flush()
+    text = written.getvalue().decode("ascii")
+    assert "  ` ask stock take " in text
+    assert "      x empty: nothing" in text
+    assert "52 ms  <\n" in text
+
+
 class TestCommand:
     """What is asked of the node, and what is printed."""
 

@@ -33,6 +33,8 @@ RETRY_S = 1.0
 _TROUBLES = 3
 """How many applications that do not run are explained below the live table."""
 
+_EMPTY = "no applications yet; deploy one with: plexspaces deploy ."
+
 _Updates = Callable[[], AsyncGenerator[ActivityUpdate, None]]
 
 
@@ -117,7 +119,7 @@ async def _print(updates: _Updates, sort: Sort, *, once: bool, as_json: bool) ->
 def _print_table(now: Now, sort: Sort) -> None:
     applications = now.applications(sort)
     if not applications:
-        note("no applications yet; deploy one with: plexspaces deploy .")
+        note(_EMPTY)
     if sys.stdout.isatty():
         console = terminal()
         marks = marks_of(console)
@@ -171,6 +173,8 @@ class _Screen:
         marks = marks_of(console)
         applications = self._now.applications(self._sort)
         below = troubles(applications)[:_TROUBLES]
+        if self._now.looks and not applications:
+            below = [_EMPTY]
         above = heading(self._now, marks) if self._now.looks else [line_of("asking the node")]
         room = max(console.height - len(above) - len(below) - 3, 1)
         self._first = max(min(self._first, len(applications) - room), 0)

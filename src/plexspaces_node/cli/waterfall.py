@@ -28,6 +28,8 @@ _TIME = 10
 _HIDDEN = "(hidden)"
 """Stands for an application that the caller may not see."""
 _CALLS = frozenset({SpanKind.FETCH, SpanKind.STORE, SpanKind.START})
+_ASCII_SIGNS = str.maketrans("└←✗…", "`<x~")
+"""For a terminal that has no others; as long as those, so that colours stay in place."""
 _WHERE = {
     "wait": "waiting in host calls",
     "queue": "waiting to be handled",
@@ -58,6 +60,9 @@ def print_trace(trace: Trace, console: Console) -> None:
     marks = marks_of(console)
     lines = list(_waterfall(trace, marks, console.width)) if trace.spans else []
     lines += [Text(), *_bill(trace.bill, trace.spans)]
+    if console.options.ascii_only:
+        for line in lines:
+            line.plain = line.plain.translate(_ASCII_SIGNS)
     console.print(Group(*lines))
 
 
