@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import signal
 import threading
 from collections.abc import Mapping
@@ -27,6 +28,9 @@ def deployed(plexspaces: Command, wasm: Path) -> Command:
 def _bytes_of(printed: Mapping[str, str | None]) -> bytes:
     text, encoded = printed["output"], printed["output_base64"]
     return text.encode() if text is not None else base64.b64decode(encoded or "")
+
+
+_TRACE_LINE = r"trace:       plexspaces trace calc --id [0-9a-f]{32}"
 
 
 class TestInvoke:
@@ -78,7 +82,8 @@ class TestInvoke:
         ran = deployed("invoke", "calc", *arguments)
         assert ran.stdout == b"x"
         times = dict(line.split(":") for line in ran.stderr.splitlines())
-        assert list(times) == ["round trip", "node", "compute", "host waits", "queue", "transport"]
+        parts = ["round trip", "node", "compute", "host waits", "queue", "transport"]
+        assert list(times) == [*parts, "trace"]
         assert times["transport"].strip() == "grpc"
         assert (times["node"].strip(), times["compute"].strip()) == ("5.00 ms", "4.00 ms")
         assert (fake_node.invokes[0].type, fake_node.invokes[0].timeout_ms) == ("add", 2500)
@@ -90,8 +95,14 @@ class TestInvoke:
         fake_node.trace_id = "0af7651916cd43dd8448eb211c80319c"
         assert deployed("invoke", "calc", "--json").json["trace_id"] == fake_node.trace_id
         assert "trace" not in deployed("invoke", "calc").stderr
-        last = deployed("invoke", "calc", "--stats").stderr.splitlines()[-1]
-        assert last == f"trace:       plexspaces trace calc --id {fake_node.trace_id}"
+
+    def test_invoke_when_stats_are_asked_then_it_asks_for_a_trace_of_its_own(
+        self, deployed: Command
+    ) -> None:
+        """So that the trace is still there when its command is run, and is no other message's."""
+        told = [deployed("invoke", "calc", "--stats").stderr.splitlines()[-1] for _ in range(2)]
+        assert all(re.fullmatch(_TRACE_LINE, line) for line in told)
+        assert told[0] != told[1]
 
     def test_invoke_when_a_message_with_a_trace_fails_then_it_is_told_too(
         self, deployed: Command, fake_node: FakeNode
@@ -100,8 +111,8 @@ class TestInvoke:
         fake_node.trace_id = "0af7651916cd43dd8448eb211c80319c"
         fake_node.behave = lambda _name, _type, _payload: ActorFailed("no", code="no")
         assert deployed("invoke", "calc", "--json").json["trace_id"] == fake_node.trace_id
-        said = deployed("invoke", "calc", "--stats").stderr
-        assert f"plexspaces trace calc --id {fake_node.trace_id}\n" in said
+        said = deployed("invoke", "calc", "--stats").stderr.splitlines()
+        assert re.fullmatch(_TRACE_LINE, said[0])
 
     @pytest.mark.parametrize(
         ("arguments", "said"),

@@ -432,6 +432,20 @@ def test_kept_traces_are_bounded_by_their_spans_but_one_is_always_kept() -> None
     assert len(list(kept.newest())) == len(list(kept.slowest())) == 1
 
 
+def test_trace_that_was_asked_for_or_failed_outlives_those_that_were_not(
+    telemetry: Telemetry, activity: Activity
+) -> None:
+    """A busy application takes a sample ten times a second, and who asked wants to look at his."""
+    telemetry.sample = 1.0
+    asked = handled(activity, cause=TraceContext(TRACE, PARENT, is_sampled=True))
+    failed = handled(activity, error=ActorFailed("no", code="bad"))
+    others = [handled(activity) for _ in range(100)]
+    kept = list(activity.traces.newest())
+    assert {asked, failed} < set(kept)
+    assert kept[0] in others
+    assert len(kept) == SPANS + 2
+
+
 def test_traces_are_found_by_their_id(activity: Activity) -> None:
     """In the order in which they came."""
     context = TraceContext(TRACE, PARENT, is_sampled=True)

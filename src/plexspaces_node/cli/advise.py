@@ -64,7 +64,7 @@ def advise(
         typer.Option(
             "--measure",
             help="Measure what each isolation level costs on this host, for advice about levels. "
-            "Takes a minute, and needs no node.",
+            "Takes half a minute, and needs no node.",
         ),
     ] = False,
     node_address: NodeAddress = None,

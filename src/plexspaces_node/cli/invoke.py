@@ -10,6 +10,7 @@ import sys
 from base64 import b64encode
 from contextlib import suppress
 from importlib import import_module
+from random import getrandbits
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -68,7 +69,9 @@ def invoke(  # noqa: PLR0913 - a command has a parameter for each of its flags
     Ctrl-C only stops waiting: an actor that has started a message finishes it or times out.
     """
     payload = message_of(stdin, data, file)
-    message = Message(name, message_type, payload, timeout)
+    # Its trace is named below, and is kept longer if somebody asked for it.
+    traceparent = _new_traceparent() if stats else ""
+    message = Message(name, message_type, payload, timeout, traceparent)
     try:
         result = asyncio.run(_send(address_of(node_address), message))
     except ActorError as error:
@@ -109,8 +112,16 @@ async def _send(address: str, message: Message) -> InvokeResult:
     client: NodeClient = import_module("plexspaces_node.client").NodeClient(address, http=False)
     async with client:
         return await client.invoke(
-            message.name, message.payload, type=message.type, timeout_s=message.timeout_s
+            *(message.name, message.payload),
+            type=message.type,
+            timeout_s=message.timeout_s,
+            traceparent=message.traceparent,
         )
+
+
+def _new_traceparent() -> str:
+    """Return the beginning of a trace that is to be kept, as W3C writes it."""
+    return f"00-{getrandbits(128) or 1:032x}-{getrandbits(64) or 1:016x}-01"
 
 
 def _note_interrupted(timeout: float | None) -> None:

@@ -1,4 +1,8 @@
-"""The traces of one application that are kept: of its last traced messages, and of its slowest."""
+"""The traces of one application that are kept.
+
+Those of its last messages; of the last that a client asked for or that failed, which outlive them
+on a busy application; and of its slowest.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,9 @@ from plexspaces_node.node.telemetry.span import Span
 SPANS = 20
 """How many spans are kept of the last messages, and as many of the slowest; at least one message's
 each."""
+
+ASKED_SPANS = 12
+"""As many of those that were asked for, or failed."""
 
 SLOWEST = 8
 SLOW_NS = 3600 * 1_000_000_000
@@ -23,23 +30,27 @@ class KeptTraces:
         floor_ns: a message that lasts longer belongs to the slowest.
     """
 
-    __slots__ = ("_last", "_slowest", "floor_ns")
+    __slots__ = ("_asked", "_last", "_slowest", "floor_ns")
 
     def __init__(self) -> None:
         self.floor_ns = 0
         self._last: deque[Span] = deque()
+        self._asked: deque[Span] = deque()
         # The slowest first.
         self._slowest: list[Span] = []
 
     def __repr__(self) -> str:
-        return f"<KeptTraces {len(self._last)} last, {len(self._slowest)} slowest>"
+        counts = (len(self._last), len(self._asked), len(self._slowest))
+        return "<KeptTraces {} last, {} asked for, {} slowest>".format(*counts)
 
     def add(self, span: Span) -> None:
-        """Keep a message that was traced on purpose, among the last."""
-        self._last.append(span)
-        count = _spans(self._last)
-        while count > SPANS and len(self._last) > 1:
-            count -= _size(self._last.popleft())
+        """Keep a message that was traced on purpose, or has failed, among the last."""
+        is_asked = span.error is not None or (span.tree is not None and span.tree.is_asked)
+        kept, most = (self._asked, ASKED_SPANS) if is_asked else (self._last, SPANS)
+        kept.append(span)
+        count = _spans(kept)
+        while count > most and len(kept) > 1:
+            count -= _size(kept.popleft())
 
     def add_slow(self, span: Span) -> None:
         """Keep a message that lasted longer than `floor_ns`, among the slowest."""
@@ -59,7 +70,7 @@ class KeptTraces:
 
     def newest(self) -> Iterator[Span]:
         """Yield the last messages, the newest first."""
-        yield from reversed(self._last)
+        yield from sorted((*self._last, *self._asked), key=lambda one: -one.begin_ns)
 
     def slowest(self) -> Iterator[Span]:
         """Yield the slowest messages, the slowest first."""
@@ -67,7 +78,7 @@ class KeptTraces:
 
     def of(self, trace_id: int) -> Iterator[Span]:
         """Yield the messages of a trace, in the order of their beginnings."""
-        kept = {id(one): one for one in (*self._last, *self._slowest)}
+        kept = {id(one): one for one in (*self._last, *self._asked, *self._slowest)}
         found = [one for one in kept.values() if one.tree and one.tree.trace_id == trace_id]
         yield from sorted(found, key=lambda one: one.begin_ns)
 
@@ -81,5 +92,6 @@ def _spans(spans: deque[Span] | list[Span]) -> int:
 
 
 def _size(span: Span) -> int:
-    """Return how many spans a message and what it caused are, at most those of its tree."""
-    return 1 if span.children is None or span.tree is None else span.tree.spans
+    """Return how many spans a message and what it caused are."""
+    children = span.children or ()
+    return 1 + sum(_size(child) if isinstance(child, Span) else 1 for child in children)

@@ -42,11 +42,13 @@ class Kind(IntEnum):
 class Tree:
     """What the spans have in common that one message caused on this node."""
 
-    __slots__ = ("dropped", "is_sampled", "spans", "trace_id")
+    __slots__ = ("dropped", "is_asked", "is_sampled", "spans", "trace_id")
 
-    def __init__(self, trace_id: int, *, is_sampled: bool) -> None:
+    def __init__(self, trace_id: int, *, is_sampled: bool, is_asked: bool = False) -> None:
+        """`is_asked` is whether a client asked for it to be traced."""
         self.trace_id = trace_id
         self.is_sampled = is_sampled
+        self.is_asked = is_asked
         self.spans = 1
         self.dropped = 0
 
@@ -159,7 +161,9 @@ class Span:
 
     def join(self, context: TraceContext) -> None:
         """Belong to a trace that began elsewhere."""
-        self._belong(Tree(context.trace_id, is_sampled=context.is_sampled), context.span_id)
+        is_sampled = context.is_sampled
+        tree = Tree(context.trace_id, is_sampled=is_sampled, is_asked=is_sampled)
+        self._belong(tree, context.span_id)
 
     def cause(self, child: Child) -> bool:
         """Note what it caused; return whether it is kept.
