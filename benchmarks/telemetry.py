@@ -53,10 +53,11 @@ def count_only() -> None:
         reply_bytes: int,
     ) -> None:
         del span, reply_bytes
-        self.messages += 1
-        self.failures += error is not None
-        self.compute_ns += timings.compute_ns
-        self.link_ns += timings.total_ns - timings.compute_ns
+        total = self.total
+        total.messages += 1
+        total.failures += error is not None
+        total.compute_ns += timings.compute_ns
+        total.link_ns += timings.total_ns - timings.compute_ns
 
     vars_of: dict[str, object] = {"begin": begin, "end": end}
     for name, method in vars_of.items():

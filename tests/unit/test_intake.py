@@ -147,7 +147,7 @@ async def test_messages_that_waited_are_sent_in_the_order_in_which_they_came(wor
     assert world.intake.agent is world.agent
     assert world.in_flight.bytes == 0
     world.activity.settle()
-    assert (world.activity.messages, world.activity.failures, world.notes) == (4, 0, [])
+    assert (world.activity.total.messages, world.activity.total.failures, world.notes) == (4, 0, [])
 
 
 async def test_message_that_waited_has_the_rest_of_its_time_and_tells_the_wait_as_queue(
@@ -174,7 +174,7 @@ async def test_wait_ends_with_the_messages_timeout_or_the_limit(
     with pytest.raises(Unavailable, match="still starting"):
         await world.send("1", timeout_ns=timeout_ns)
     assert loop.time() - begin_s == pytest.approx(wait_s, abs=0.01)
-    assert (world.in_flight.bytes, world.activity.failures) == (0, 1)
+    assert (world.in_flight.bytes, world.activity.total.failures) == (0, 1)
     world.intake.open(world.agent)
     await world.send("2")
     assert world.order() == ["2"]
@@ -220,7 +220,7 @@ async def test_sender_that_leaves_in_the_step_of_its_turn_sends_nothing(world: W
     world.intake.open(world.agent)
     leave()
     await world.send("2")
-    assert (world.order(), answers, world.activity.failures) == (["2"], [], 0)
+    assert (world.order(), answers, world.activity.total.failures) == (["2"], [], 0)
     assert (world.in_flight.bytes, world.intake.agent) == (0, world.agent)
 
 
@@ -274,7 +274,7 @@ async def test_response_that_tells_an_error_of_the_server_is_a_failure(
     exchange = await world.messages.exchange("app", link.RequestHead(path="/"), b"", MINUTE_NS)
     exchange.replied((link.Reply(id=1, response=link.ResponseHead(status=status)), b"busy"))
     world.activity.settle()
-    assert (world.activity.messages, world.activity.failures) == (1, failures)
+    assert (world.activity.total.messages, world.activity.total.failures) == (1, failures)
     codes = [failure.code for failure in world.activity.failures_kept]
     assert codes == ["http-503"] * failures
 
@@ -286,7 +286,7 @@ async def test_reply_that_comes_as_its_sender_is_cancelled_is_counted(world: Wor
     asyncio.get_running_loop().call_soon(sent.cancel)
     await asyncio.gather(sent, return_exceptions=True)
     world.activity.settle()
-    assert (sent.cancelled(), world.activity.messages) == (True, 1)
+    assert (sent.cancelled(), world.activity.total.messages) == (True, 1)
 
 
 async def test_application_that_stops_ends_the_wait_at_once(world: World) -> None:
@@ -326,7 +326,7 @@ async def test_told_message_whose_turn_comes_as_the_agent_goes_is_in_the_log(wor
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert world.notes == ["a message from 'other': gone"]
-    assert (world.activity.failures, world.in_flight.bytes) == (1, 0)
+    assert (world.activity.total.failures, world.in_flight.bytes) == (1, 0)
 
 
 async def test_component_that_is_told_something_gets_a_request(world: World) -> None:
@@ -343,7 +343,7 @@ async def test_component_that_is_told_something_gets_a_request(world: World) -> 
     assert world.order() == ["/greet"]
     assert world.notes == ["a message from 'other': no greeting today"]
     world.activity.settle()
-    assert (world.activity.messages, world.in_flight.bytes) == (1, 0)
+    assert (world.activity.total.messages, world.in_flight.bytes) == (1, 0)
 
 
 async def test_ask_that_is_for_no_message_is_answered_and_counted(world: World) -> None:
@@ -409,7 +409,7 @@ async def test_message_whose_sender_leaves_while_it_waits_ends_then_and_is_no_fa
     await asyncio.gather(sent, return_exceptions=True)
     world.intake.open(world.agent)
     await asyncio.sleep(1)
-    assert (world.activity.messages, world.activity.failures) == (0, 0)
+    assert (world.activity.total.messages, world.activity.total.failures) == (0, 0)
     [span] = world.activity.traces.newest()
     assert span.total_ns == span.queue_ns > 0
     assert (world.order(), world.in_flight.bytes) == ([], 0)

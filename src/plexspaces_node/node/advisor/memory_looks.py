@@ -48,7 +48,7 @@ class MemoryLooks:
 
         Waits for an agent in a guest, for a second at most.
         """
-        machine, messages = supervisor.machine, supervisor.activity.messages
+        machine, messages = supervisor.machine, supervisor.activity.total.messages
         if machine is None:
             return
         seen = self._seen.get(machine)
@@ -65,7 +65,7 @@ class MemoryLooks:
 
     def figures(self, supervisor: Supervisor, unix_ns: int) -> MemoryFigures | None:
         """Return what was seen of the VM of an application; None if it has none."""
-        machine, messages = supervisor.machine, supervisor.activity.messages
+        machine, messages = supervisor.machine, supervisor.activity.total.messages
         if machine is None:
             return None
         seen = self._seen.get(machine) or _Seen(unix_ns, messages, messages)

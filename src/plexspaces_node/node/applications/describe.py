@@ -12,6 +12,7 @@ async def describe(supervisor: Supervisor) -> ApplicationInfo:
     """Describe the current state of an application; measures its VM."""
     record, activity, machine = supervisor.record, supervisor.activity, supervisor.machine
     activity.settle()
+    spent = activity.spent
     return ApplicationInfo(
         id=record.id,
         name=record.name,
@@ -27,10 +28,10 @@ async def describe(supervisor: Supervisor) -> ApplicationInfo:
         restarts=supervisor.restarts,
         last_error=supervisor.last_error,
         counters=Counters(
-            messages=activity.messages,
-            failures=activity.failures,
-            compute_ns=activity.compute_ns,
-            coordinate_ns=activity.coordinate_ns,
+            messages=spent.messages,
+            failures=spent.failures,
+            compute_ns=spent.compute_ns,
+            coordinate_ns=spent.coordinate_ns,
             in_flight=in_flight_of(supervisor),
         ),
         args=record.args,

@@ -105,14 +105,14 @@ def _labels(supervisor: Supervisor) -> str:
 _Applications = Sequence[tuple[str, Supervisor]]
 
 _COUNTERS: Sequence[tuple[Family, Callable[[Supervisor], float]]] = (
-    (families.MESSAGES, lambda one: one.activity.messages),
-    (families.FAILURES, lambda one: one.activity.failures),
-    (families.COMPUTE_TIME, lambda one: one.activity.compute_ns * _NANO),
-    (families.COORDINATE_TIME, lambda one: one.activity.coordinate_ns * _NANO),
+    (families.MESSAGES, lambda one: one.activity.total.messages),
+    (families.FAILURES, lambda one: one.activity.total.failures),
+    (families.COMPUTE_TIME, lambda one: one.activity.total.compute_ns * _NANO),
+    (families.COORDINATE_TIME, lambda one: one.activity.spent.coordinate_ns * _NANO),
     (families.VM_RESTARTS, lambda one: one.restarts),
     (families.IN_FLIGHT, in_flight_of),
-    (families.PAYLOAD_BYTES, lambda one: _sum_of_types(one.activity, "payload_bytes")),
-    (families.REPLY_BYTES, lambda one: _sum_of_types(one.activity, "reply_bytes")),
+    (families.PAYLOAD_BYTES, lambda one: one.activity.total.payload_bytes),
+    (families.REPLY_BYTES, lambda one: one.activity.total.reply_bytes),
 )
 
 _HISTOGRAMS: Sequence[tuple[Family, Callable[[Activity], Buckets]]] = (
@@ -123,15 +123,11 @@ _HISTOGRAMS: Sequence[tuple[Family, Callable[[Activity], Buckets]]] = (
 )
 
 
-def _sum_of_types(activity: Activity, what: str) -> int:
-    return sum(getattr(kind, what) for kind in tuple(activity.types.values()))
-
-
 def _write_counters(page: Page, seen: _Applications) -> None:
     for family, value in _COUNTERS:
         page.add(family, ((labels, value(one)) for labels, one in seen))
     # One that has had no message yet has no histogram: it would be 96 lines of nothing.
-    used = [(labels, one.activity) for labels, one in seen if one.activity.messages]
+    used = [(labels, one.activity) for labels, one in seen if one.activity.total.messages]
     for family, buckets in _HISTOGRAMS:
         page.add_histograms(family, ((labels, buckets(one)) for labels, one in used))
     page.add(families.STATE, ((f'{labels},state="{one.state}"', 1) for labels, one in seen))

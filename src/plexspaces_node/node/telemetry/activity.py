@@ -44,7 +44,7 @@ _FAILURE_CHARS = 512
 
 
 class TypeActivity:
-    """The messages of one type."""
+    """The messages of one type, or of all together."""
 
     __slots__ = (
         "compute_ns",
@@ -132,8 +132,8 @@ class Activity:
         name: its full name.
         version: of what runs.
         is_component: whether it handles HTTP requests; their types are the methods.
-        messages, compute_ns, wait_ns, queue_ns, link_ns: how many were answered, and how their time
-            was spent; up to 2 s behind unless `settle` was called, as what follows.
+        total: its messages; of failures also those without an answer. All but them is up
+            to 2 s behind unless `settle` was called, as what follows.
         duration, compute, queue, coordination: durations of its messages.
         types: its messages by type; those over the limit together as "".
         asks: what it asks, by the names of the applications within its tenant.
@@ -148,8 +148,7 @@ class Activity:
         self.name = name
         self.version = ""
         self.is_component = False
-        self.messages = self.failures = 0
-        self.compute_ns = self.wait_ns = self.queue_ns = self.link_ns = 0
+        self.total = TypeActivity()
         self.duration, self.compute = Buckets(), Buckets()
         self.queue, self.coordination = Buckets(), Buckets()
         self.types: dict[str, TypeActivity] = {}
@@ -166,19 +165,15 @@ class Activity:
         self._is_touched = False
 
     def __repr__(self) -> str:
-        return f"<Activity of {self.name}: {self.messages} messages>"
-
-    @property
-    def coordinate_ns(self) -> int:
-        """The time of messages outside of the application's own code."""
-        return self.wait_ns + self.queue_ns + self.link_ns
+        return f"<Activity of {self.name}: {self.total.messages} messages>"
 
     @property
     def spent(self) -> Spent:
         """How the time of all messages was spent."""
+        total = self.total
         return Spent(
-            *(self.messages, self.failures),
-            *(self.compute_ns, self.wait_ns, self.queue_ns, self.link_ns),
+            *(total.messages, total.failures),
+            *(total.compute_ns, total.wait_ns, total.queue_ns, total.link_ns),
         )
 
     # ---- messages ----------------------------------------------------------------------
@@ -203,7 +198,7 @@ class Activity:
 
     def refuse(self) -> None:
         """Count a message that a quota refused."""
-        self.failures += 1
+        self.total.failures += 1
         self._touch()
 
     def fail(self, span: Span, error: PlexSpacesError) -> None:
@@ -213,7 +208,7 @@ class Activity:
 
     def lose(self, span: Span) -> None:
         """Count a message that got no answer, when nobody waited for one any more."""
-        self.failures += 1
+        self.total.failures += 1
         self._touch()
         self.leave(span)
 
@@ -251,7 +246,7 @@ class Activity:
         if not self._is_touched:
             self._touch()
         if error is not None:
-            self.failures += 1
+            self.total.failures += 1
             kind.failures += 1
             self._fail(span, error)
         if span.tree is None:
@@ -291,12 +286,7 @@ class Activity:
         kinds, *columns = zip(*rows, strict=True)
         totals, computes, _, queues, _, _ = columns
         sums = [sum(column) for column in columns]
-        total_ns, compute_ns, wait_ns, queue_ns, _, _ = sums
-        self.messages += len(rows)
-        self.compute_ns += compute_ns
-        self.wait_ns += wait_ns
-        self.queue_ns += queue_ns
-        self.link_ns += total_ns - compute_ns - wait_ns - queue_ns
+        self.total.add(len(rows), *sums)
         in_order = sorted(totals)
         self.duration.add_all(in_order)
         self.timeline.add_all(in_order)
@@ -342,8 +332,6 @@ class Activity:
         if span.is_cold:
             # It may have waited for another version than ran when it came.
             span.version = self.version
-        # Of a message that no agent has been sent, it is still as long as its sender liked.
-        span.name = cut(span.name)
         if span.total_ns > self.traces.floor_ns:
             self.traces.add_slow(span)
         if tree.is_sampled:
