@@ -28,7 +28,7 @@ from plexspaces_node.node.telemetry.kept_traces import SLOW_NS, SPANS, KeptTrace
 from plexspaces_node.node.telemetry.span import MOST_SPANS, Ended, Kind, Span, Step, cut, start_of
 from plexspaces_node.node.telemetry.telemetry import Telemetry
 from plexspaces_node.node.telemetry.timeline import Moment, Ring
-from plexspaces_node.node.telemetry.trace_context import TraceContext, parse, write
+from plexspaces_node.trace_context import TraceContext, parse, write
 
 MS = 1_000_000
 S = 1000 * MS

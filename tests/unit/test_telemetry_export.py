@@ -17,12 +17,12 @@ from support.patience import patient
 
 from plexspaces_node.errors import Unsupported
 from plexspaces_node.node.telemetry.span import Ended, Kind, Span, Step
-from plexspaces_node.node.telemetry.trace_context import TraceContext
 from plexspaces_node.node.telemetry_export import opening
 from plexspaces_node.node.telemetry_export.conventions import Conventions
 from plexspaces_node.node.telemetry_export.exporter import BATCH, Exporter
 from plexspaces_node.node.telemetry_export.opening import Source, check_installed
 from plexspaces_node.node.telemetry_export.otlp import traces_url
+from plexspaces_node.trace_context import TraceContext
 
 TRACE, PARENT = 0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331
 LONG_S = 3600.0

@@ -16,7 +16,7 @@ from plexspaces_node.link import frames as link
 from plexspaces_node.node.machines.pending import Answered
 from plexspaces_node.node.outgoing.call import CallFailed, Code, Piece, Request
 from plexspaces_node.node.telemetry.span import MOST_SPANS, NAME_CHARS, Kind, Span, Step
-from plexspaces_node.node.telemetry.trace_context import TraceContext, write
+from plexspaces_node.trace_context import TraceContext, write
 
 TRACE, PARENT = 0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331
 OWN = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

@@ -23,6 +23,7 @@ from plexspaces_node.client.message import Message
 from plexspaces_node.client.way import way_to
 from plexspaces_node.errors import ActorError, ActorFailed, ActorTrapped
 from plexspaces_node.info import InvokeResult
+from plexspaces_node.trace_context import write
 
 if TYPE_CHECKING:
     from plexspaces_node.client import NodeClient
@@ -70,7 +71,8 @@ def invoke(  # noqa: PLR0913 - a command has a parameter for each of its flags
     """
     payload = message_of(stdin, data, file)
     # Its trace is named below, and is kept longer if somebody asked for it.
-    traceparent = _new_traceparent() if stats else ""
+    own = write(getrandbits(128) or 1, getrandbits(64) or 1, is_sampled=True)
+    traceparent = own if stats else ""
     message = Message(name, message_type, payload, timeout, traceparent)
     try:
         result = asyncio.run(_send(address_of(node_address), message))
@@ -117,11 +119,6 @@ async def _send(address: str, message: Message) -> InvokeResult:
             timeout_s=message.timeout_s,
             traceparent=message.traceparent,
         )
-
-
-def _new_traceparent() -> str:
-    """Return the beginning of a trace that is to be kept, as W3C writes it."""
-    return f"00-{getrandbits(128) or 1:032x}-{getrandbits(64) or 1:016x}-01"
 
 
 def _note_interrupted(timeout: float | None) -> None:

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from plexspaces_node.address import split_address
 from plexspaces_node.client.http_connection import ConnectionEnded, HttpConnection, Response
-from plexspaces_node.client.message import TRACEPARENT, Message
+from plexspaces_node.client.message import Message
 from plexspaces_node.client.way import Way, http_address
 from plexspaces_node.errors import (
     PLATFORM_ERRORS,
@@ -36,6 +36,7 @@ from plexspaces_node.errors import (
 )
 from plexspaces_node.http_notice import TLS_SCHEME, UNIX
 from plexspaces_node.info import InvokeResult, MessageTimings
+from plexspaces_node.trace_context import HEADER
 
 MOST_CONNECTIONS = 100
 """Each carries one message at a time. Further ones go by gRPC, which has no such limit."""
@@ -177,7 +178,7 @@ class HttpMessages:
             return None
         name = message.name.replace("/", "%2F")
         wait = f"prefer: wait={message.timeout_ms / 1000:.3f}\r\n" if message.timeout_ms else ""
-        trace = f"{TRACEPARENT}: {message.traceparent}\r\n" if message.traceparent else ""
+        trace = f"{HEADER}: {message.traceparent}\r\n" if message.traceparent else ""
         return (
             f"POST /apps/{name}/{msg_type} HTTP/1.1\r\nhost: localhost\r\n"
             f"plexspaces-client: 1\r\n{self._authorization}{wait}{trace}"

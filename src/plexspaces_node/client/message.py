@@ -14,10 +14,6 @@ MAX_INVOKE_TIMEOUT_S = 86_400.0
 DEADLINE_SLACK_S = 2.0
 """How much longer a client waits: the node's own answer says which part took too long."""
 
-
-TRACEPARENT = "traceparent"
-"""The header, and the metadata, that say to which trace a message belongs."""
-
 _TRACEPARENT_FORM = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 

@@ -20,7 +20,7 @@ from plexspaces_node.api.invoke import Request, decode_reply, encode_request
 from plexspaces_node.api.options import UPLOAD_CHUNK_BYTES
 from plexspaces_node.artifact_inspection import check_memory, inspect
 from plexspaces_node.client.artifact import Artifact, check_wasm, read_artifact
-from plexspaces_node.client.message import TRACEPARENT, Message
+from plexspaces_node.client.message import Message
 from plexspaces_node.client.options import (
     DeployOptions,
     OnProgress,
@@ -51,6 +51,7 @@ from plexspaces_node.model import (
     check_name,
     check_trace_id,
 )
+from plexspaces_node.trace_context import HEADER
 
 READ_TIMEOUT_S = 15.0
 """For calls that only read."""
@@ -201,7 +202,7 @@ class NodeClient(TokenCalls, SecretCalls, QuotaCalls, TelemetryCalls):
             return result
         request = encode_request(Request(name, type, payload, message.timeout_ms))
         begin_ns = time.perf_counter_ns()
-        metadata = ((TRACEPARENT, traceparent),) if traceparent else ()
+        metadata = ((HEADER, traceparent),) if traceparent else ()
         reply = await self._answer(
             opened.invoke(request, timeout=message.deadline_s, metadata=metadata)
         )

@@ -35,7 +35,7 @@ from plexspaces_node.node.access.policy import About, Target
 from plexspaces_node.node.access.record import REFUSALS
 from plexspaces_node.node.api import descriptors
 from plexspaces_node.node.api.granted import replied, streamed
-from plexspaces_node.node.telemetry.trace_context import HEADER
+from plexspaces_node.trace_context import HEADER
 
 _log = logging.getLogger(__name__)
 

@@ -32,8 +32,8 @@ from plexspaces_node.node.applications.operations import Applications
 from plexspaces_node.node.applications.requests import DeployRequest
 from plexspaces_node.node.artifacts.store import ArtifactStore
 from plexspaces_node.node.machines.in_flight import InFlight
-from plexspaces_node.node.telemetry.trace_context import parse
 from plexspaces_node.tasks import cancel
+from plexspaces_node.trace_context import parse
 
 
 @dataclass(frozen=True, slots=True)

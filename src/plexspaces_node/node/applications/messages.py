@@ -37,9 +37,9 @@ from plexspaces_node.node.machines.exchanges import Beginning, Exchange
 from plexspaces_node.node.machines.pending import Answered
 from plexspaces_node.node.telemetry.activity import Activity
 from plexspaces_node.node.telemetry.span import NAME_CHARS, Kind, Span
-from plexspaces_node.node.telemetry.trace_context import HEADER, TraceContext
 from plexspaces_node.settings import LimitsSection
 from plexspaces_node.tasks import Leave, called_back
+from plexspaces_node.trace_context import HEADER, TraceContext
 
 _FIRST_ERROR = 400
 """The first status of HTTP that tells an error."""

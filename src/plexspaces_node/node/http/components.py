@@ -23,8 +23,8 @@ from plexspaces_node.node.http.message import Headers, Request, Response
 from plexspaces_node.node.http.writer import SHORT_BYTES, has_body
 from plexspaces_node.node.machines.exchanges import Beginning, Exchange
 from plexspaces_node.node.outgoing.headers import OF_A_CONNECTION, named_by_connection
-from plexspaces_node.node.telemetry.trace_context import TraceContext
 from plexspaces_node.tasks import Leave
+from plexspaces_node.trace_context import TraceContext
 
 Answer: TypeAlias = tuple[Response, MessageTimings]
 """A response, and how long it took."""

@@ -32,8 +32,8 @@ from plexspaces_node.node.http.message import Request, Response
 from plexspaces_node.node.http.origin import Origins
 from plexspaces_node.node.http.problem import HttpFault, of_error, of_exception
 from plexspaces_node.node.http.streams import Counted
-from plexspaces_node.node.telemetry.trace_context import TraceContext, parse
 from plexspaces_node.tasks import Leave
+from plexspaces_node.trace_context import TraceContext, parse
 
 APPS = b"/apps/"
 

@@ -18,8 +18,8 @@ from plexspaces_node.node.machines.host_calls import Made
 from plexspaces_node.node.machines.windows import BodyBroken, ReceivedBody, SendWindow
 from plexspaces_node.node.outgoing.call import Call, CallFailed, Code, Request, Response
 from plexspaces_node.node.telemetry.span import Kind, Span, Step
-from plexspaces_node.node.telemetry.trace_context import HEADER, write
 from plexspaces_node.tasks import cancel
+from plexspaces_node.trace_context import HEADER, write
 
 _log = logging.getLogger(__name__)
 

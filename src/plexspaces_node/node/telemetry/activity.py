@@ -20,7 +20,7 @@ from plexspaces_node.node.telemetry.durations import Buckets
 from plexspaces_node.node.telemetry.kept_traces import KeptTraces
 from plexspaces_node.node.telemetry.span import Ended, Kind, Span, Step, Tree, cut
 from plexspaces_node.node.telemetry.timeline import Spent, Timeline
-from plexspaces_node.node.telemetry.trace_context import TraceContext
+from plexspaces_node.trace_context import TraceContext
 
 if TYPE_CHECKING:
     from plexspaces_node.node.telemetry.telemetry import Telemetry

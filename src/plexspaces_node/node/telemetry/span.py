@@ -6,7 +6,7 @@ from enum import IntEnum
 from random import getrandbits
 from typing import NamedTuple, TypeAlias
 
-from plexspaces_node.node.telemetry.trace_context import TraceContext, write
+from plexspaces_node.trace_context import TraceContext, write
 
 MOST_SPANS = 32
 """How many spans of a tree are kept; the rest is counted."""

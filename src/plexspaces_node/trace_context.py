@@ -6,6 +6,7 @@ import re
 from typing import NamedTuple
 
 HEADER = "traceparent"
+"""The header, and the metadata, that say to which trace a message belongs."""
 
 _FORM = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-[!-~]*)?")
 _NO_VERSION = "ff"
