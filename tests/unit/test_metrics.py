@@ -25,6 +25,7 @@ from plexspaces_node.info import MessageTimings, NodeInfo
 from plexspaces_node.model import MIB, PhaseTimings, VmConfig
 from plexspaces_node.node.access.identity import LOCAL, Identity, Scope
 from plexspaces_node.node.access.identity import Kind as IdentityKind
+from plexspaces_node.node.applications.roster import Roster as NodeRoster
 from plexspaces_node.node.machines.traffic import Traffic
 from plexspaces_node.node.metrics.families import OF_APPLICATIONS, OF_NODE
 from plexspaces_node.node.metrics.families import Kind as FamilyKind
@@ -85,6 +86,8 @@ class Roster:
 
     def supervisors(self) -> tuple[Any, ...]:
         return tuple(self.applications.values())
+
+    visible = NodeRoster.visible
 
     def machines(self) -> tuple[Any, ...]:
         empty = SimpleNamespace(application="", state="Empty", isolation="process")

@@ -17,8 +17,8 @@ from plexspaces_node.node.advisor.memory import MemoryFigures
 from plexspaces_node.node.advisor.memory_looks import MemoryLooks
 from plexspaces_node.node.advisor.windows import Windows
 from plexspaces_node.node.applications.activity_watch import ActivityWatch
+from plexspaces_node.node.applications.roster import Viewer
 from plexspaces_node.node.applications.supervisor import Supervisor
-from plexspaces_node.node.applications.vms import Viewer
 
 UPKEEP_S = 30.0
 """How often it looks at what it has to remember of applications."""

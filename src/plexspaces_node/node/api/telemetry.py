@@ -126,7 +126,7 @@ class _View:
     async def changes(self) -> pb.WatchActivityResponse:
         """Return what is new."""
         response = pb.WatchActivityResponse(time_unix_ns=time_ns())
-        supervisors = list(self._watch.visible(self._viewer, self._tenant))
+        supervisors = self._watch.visible(self._viewer, self._tenant)
         for number, supervisor in enumerate(supervisors):
             if number and number % _AT_ONCE == 0:
                 await asyncio.sleep(0)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
 from contextlib import suppress
 from time import time_ns
 from typing import NamedTuple
 
 from plexspaces_node.info import NodeInfo
-from plexspaces_node.model import MIB, split_name
+from plexspaces_node.model import MIB
 from plexspaces_node.node.applications.context import NodeContext
-from plexspaces_node.node.applications.roster import Roster, in_flight_of
+from plexspaces_node.node.applications.roster import Roster, Viewer, in_flight_of
 from plexspaces_node.node.applications.supervisor import Supervisor
-from plexspaces_node.node.applications.vms import Viewer
 from plexspaces_node.node.telemetry.activity import Activity
 from plexspaces_node.node.telemetry.timeline import Spent
 from plexspaces_node.vm.host import procfs
@@ -73,12 +71,9 @@ class ActivityWatch:
     def __repr__(self) -> str:
         return f"<ActivityWatch of {self._roster!r}>"
 
-    def visible(self, viewer: Viewer, tenant: str = "") -> Iterator[Supervisor]:
-        """Yield the applications that somebody may see, or those of a tenant among them."""
-        for supervisor in self._roster.supervisors():
-            is_asked = not tenant or split_name(supervisor.name)[0] == tenant
-            if is_asked and viewer.covers(supervisor.name):
-                yield supervisor
+    def visible(self, viewer: Viewer, tenant: str = "") -> tuple[Supervisor, ...]:
+        """Return the applications that somebody may see, or those of a tenant among them."""
+        return self._roster.visible(viewer, tenant)
 
     def supervisors(self) -> tuple[Supervisor, ...]:
         """Return every application."""

@@ -15,7 +15,7 @@ from plexspaces_node.errors import PlexSpacesError, WrongState
 from plexspaces_node.info import ApplicationInfo, Listing
 from plexspaces_node.link import frames as link
 from plexspaces_node.link.frames import Body
-from plexspaces_node.model import ApplicationState, ArtifactKind, split_name
+from plexspaces_node.model import ApplicationState, ArtifactKind
 from plexspaces_node.node.applications.capacity import Bounds, Capacity
 from plexspaces_node.node.applications.context import NodeContext
 from plexspaces_node.node.applications.deploy import Deployer
@@ -25,11 +25,11 @@ from plexspaces_node.node.applications.holdings import release, supervise
 from plexspaces_node.node.applications.messages import Cause, Done, Messages, Outcome, Sent
 from plexspaces_node.node.applications.name_locks import NameLocks
 from plexspaces_node.node.applications.quota_upkeep import QuotaUpkeep
-from plexspaces_node.node.applications.roster import Roster
+from plexspaces_node.node.applications.roster import Roster, Viewer
 from plexspaces_node.node.applications.secret_users import SecretUsers
 from plexspaces_node.node.applications.supervisor import Supervisor
 from plexspaces_node.node.applications.task_scope import TaskScope
-from plexspaces_node.node.applications.vms import Viewer, Vms
+from plexspaces_node.node.applications.vms import Vms
 from plexspaces_node.node.logs import ApplicationLog, remove_all_but
 from plexspaces_node.node.machines.agent_client import StopRefused
 from plexspaces_node.node.machines.exchanges import Exchange
@@ -212,16 +212,12 @@ class Applications:
 
         With a tenant only its applications.
         """
-        supervisors, machines = self.roster.supervisors(), tuple(self.roster.empty_vms.values())
-        if viewer is not None and not viewer.is_of_all():
-            supervisors = tuple(one for one in supervisors if viewer.covers(one.name))
-            machines = ()
-        if tenant:
-            supervisors = tuple(one for one in supervisors if split_name(one.name)[0] == tenant)
-            machines = ()
+        visible = self.roster.visible(viewer, tenant)
+        sees_all = not tenant and (viewer is None or viewer.is_of_all())
+        machines = tuple(self.roster.empty_vms.values()) if sees_all else ()
         # Not from before, or it would tell how many others there are.
         begin = perf_counter_ns()
-        supervisors = tuple(sorted(supervisors, key=lambda one: one.name))
+        supervisors = sorted(visible, key=lambda one: one.name)
         # Sequentially: none of it waits, and a task for each would take just as long.
         applications = [await describe(supervisor) for supervisor in supervisors]
         empties = [await machine.info() for machine in machines]

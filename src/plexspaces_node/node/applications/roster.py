@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from plexspaces_node.errors import WrongState, no_application
 from plexspaces_node.model import ApplicationState, VmConfig, split_name
 from plexspaces_node.node.applications.capacity import Held
@@ -10,6 +12,16 @@ from plexspaces_node.node.machines.machine import Machine
 from plexspaces_node.quota import Subject
 
 _WITHOUT_MACHINE = (ApplicationState.STOPPED, ApplicationState.FAILED)
+
+
+class Viewer(Protocol):
+    """Somebody who sees some of the applications with their VMs, or all and the empty VMs."""
+
+    def covers(self, full: str) -> bool:
+        """Return whether they may see an application."""
+
+    def is_of_all(self) -> bool:
+        """Return whether they may see everything."""
 
 
 class Roster:
@@ -30,6 +42,18 @@ class Roster:
     def supervisors(self) -> tuple[Supervisor, ...]:
         """Return every application's supervisor; callable from any thread."""
         return tuple(self.applications.values())
+
+    def visible(self, viewer: Viewer | None, tenant: str = "") -> tuple[Supervisor, ...]:
+        """Return the applications that somebody may see, None for all, or those of a tenant.
+
+        Callable from any thread.
+        """
+        return tuple(
+            one
+            for one in self.supervisors()
+            if (viewer is None or viewer.covers(one.name))
+            and (not tenant or split_name(one.name)[0] == tenant)
+        )
 
     def machines(self) -> tuple[Machine, ...]:
         """Return every ready VM: those of applications, then the empty ones."""

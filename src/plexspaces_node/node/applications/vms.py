@@ -12,13 +12,12 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from plexspaces_node.errors import NotFound, ResourceExhausted
 from plexspaces_node.info import VmInfo, VmInspection
 from plexspaces_node.model import ApplicationState, VmState, split_name
 from plexspaces_node.node.applications.context import NodeContext
-from plexspaces_node.node.applications.roster import Roster
+from plexspaces_node.node.applications.roster import Roster, Viewer
 from plexspaces_node.node.machines.console import read_console
 from plexspaces_node.node.machines.machine import Machine, pid_in
 from plexspaces_node.vm.bundle import Bundle, bundles
@@ -34,16 +33,6 @@ class _Starting:
 
     bundle: Bundle
     info: VmInfo
-
-
-class Viewer(Protocol):
-    """Somebody who sees some of the applications with their VMs, or all and the empty VMs."""
-
-    def covers(self, full: str) -> bool:
-        """Return whether they may see an application."""
-
-    def is_of_all(self) -> bool:
-        """Return whether they may see everything."""
 
 
 class Vms:

@@ -16,8 +16,8 @@ from prometheus_client import ProcessCollector
 from plexspaces_node.info import NodeInfo
 from plexspaces_node.model import MIB, ApplicationState, VmState, split_name
 from plexspaces_node.node.applications.roster import Roster, in_flight_of
+from plexspaces_node.node.applications.roster import Viewer as ViewerOfApplications
 from plexspaces_node.node.applications.supervisor import Supervisor
-from plexspaces_node.node.applications.vms import Viewer as ViewerOfApplications
 from plexspaces_node.node.machines.in_flight import InFlight
 from plexspaces_node.node.machines.machine import Machine
 from plexspaces_node.node.machines.traffic import Traffic
@@ -75,8 +75,7 @@ def write(
     page: Page, readings: Readings, uses: Sequence[SubjectUse], viewer: Viewer | None
 ) -> None:
     """Write what a viewer may see, None for everything; `uses` are the quotas that are set."""
-    every = readings.roster.supervisors()
-    seen = [one for one in every if viewer is None or viewer.covers(one.name)]
+    seen = readings.roster.visible(viewer)
     sees_all = viewer is None or viewer.is_of_all()
     _write_counters(page, [(_labels(one), one) for one in seen])
     _write_vms(page, [(_labels(one), one.machine) for one in seen if one.machine is not None])
