@@ -1,4 +1,4 @@
-"""What applications do and have done: the frozen records that clients read.
+"""What applications do and have done: the frozen records that clients read, and how to write times.
 
 Their fields are those of `telemetry.proto`, which says what each means; `api.convert_telemetry`
 makes them. All durations are nanoseconds of wall time, measured by the node and its agents.
@@ -8,6 +8,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+
+
+def duration(ns: float) -> str:
+    """Write a duration with three digits, in the unit that suits it."""
+    for unit, per in (("s", 1e9), ("ms", 1e6), ("µs", 1e3)):
+        if abs(ns) >= per:
+            return f"{number(ns / per)} {unit}"
+    return f"{ns:.0f} ns"
+
+
+def number(value: float) -> str:
+    """Write a number with three digits, or with all that are before its point."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 class SpanKind(StrEnum):

@@ -13,21 +13,14 @@ from hypothesis import strategies as st
 from plexspaces_node.info import MessageTimings
 from plexspaces_node.model import PhaseTimings
 from plexspaces_node.node.advisor import batch, coordination, level, thresholds, together
-from plexspaces_node.node.advisor.advice import (
-    Advice,
-    Rule,
-    amount,
-    duration,
-    per_second,
-    percent,
-    ranked,
-)
+from plexspaces_node.node.advisor.advice import Advice, Rule, amount, per_second, percent, ranked
 from plexspaces_node.node.advisor.figures import AskFigures, Figures, TypeFigures
 from plexspaces_node.node.advisor.windows import Windows
 from plexspaces_node.node.telemetry.activity import Activity, Start
 from plexspaces_node.node.telemetry.span import Kind
 from plexspaces_node.node.telemetry.telemetry import Telemetry
 from plexspaces_node.node.telemetry.timeline import Spent
+from plexspaces_node.telemetry import duration
 
 US = 1000
 MS = 1000 * US

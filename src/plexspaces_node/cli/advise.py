@@ -20,7 +20,7 @@ from plexspaces_node.cli.progress import working
 from plexspaces_node.client import NodeClient
 from plexspaces_node.errors import InvalidArgument, Unsupported
 from plexspaces_node.level_figures import LevelFigures
-from plexspaces_node.telemetry import Advice, AdviceReport, Fact
+from plexspaces_node.telemetry import Advice, AdviceReport, Fact, duration
 
 if TYPE_CHECKING:
     from plexspaces_node.cli.level_measuring import Measured
@@ -29,20 +29,8 @@ app = typer.Typer()
 
 _MOST_COLUMNS = 100
 
-_TIMES = (("s", 1e9), ("ms", 1e6), ("µs", 1e3))
-
-
-def time_of(duration_ns: float) -> str:
-    """Write a duration with three digits, in the unit that suits it."""
-    for unit, per in _TIMES:
-        if duration_ns >= per:
-            value = duration_ns / per
-            return f"{value:.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
-    return f"{duration_ns:.0f} ns"
-
-
 _UNITS: Mapping[str, Callable[[float], str]] = {
-    "ns": time_of,
+    "ns": duration,
     "bytes": lambda value: size(round(value)),
     "per_s": lambda value: f"{value:.3g} per s",
     "ratio": lambda value: f"{value:.0%}" if value <= 1 else f"{value:.3g}×",
@@ -131,8 +119,8 @@ def _table(figures: Sequence[LevelFigures]) -> Iterator[tuple[str, ...]]:
     yield "LEVEL", "PASSING A MESSAGE", "VM START", "LOAD", "COMPUTE", ""
     for one in figures:
         yield (
-            *(one.level, time_of(one.link_ns), time_of(one.vm_ns), time_of(one.load_ns)),
-            *(time_of(one.compute_ns), "emulated" if one.emulated else ""),
+            *(one.level, duration(one.link_ns), duration(one.vm_ns), duration(one.load_ns)),
+            *(duration(one.compute_ns), "emulated" if one.emulated else ""),
         )
 
 
@@ -168,9 +156,9 @@ def _lines_of(number: int, one: Advice, width: int) -> Iterator[str]:
 def gain_of(one: Advice) -> str:
     """Return what an advice saves or costs, with what goes before it; "" for neither."""
     if one.saved_s_per_s > 0:
-        return f", saves {time_of(one.saved_s_per_s * 1e9)} of each second"
+        return f", saves {duration(one.saved_s_per_s * 1e9)} of each second"
     if one.saved_s_per_s < 0:
-        return f", costs {time_of(-one.saved_s_per_s * 1e9)} of each second"
+        return f", costs {duration(-one.saved_s_per_s * 1e9)} of each second"
     return f", saves {size(one.saved_bytes)}" if one.saved_bytes else ""
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from plexspaces_node.model import MIB
+from plexspaces_node.telemetry import duration, number
 
 
 class Rule(StrEnum):
@@ -73,14 +74,6 @@ def ranked(advice: list[Advice]) -> tuple[Advice, ...]:
 # ---- numbers in sentences --------------------------------------------------------------------
 
 
-def duration(ns: float) -> str:
-    """Write a duration with three digits, in the unit that suits it."""
-    for unit, per in (("s", 1e9), ("ms", 1e6), ("µs", 1e3)):
-        if abs(ns) >= per:
-            return f"{_three(ns / per)} {unit}"
-    return f"{ns:.0f} ns"
-
-
 def per_second(saved_s_per_s: float) -> str:
     """Write a share of each second as a duration."""
     return f"{duration(saved_s_per_s * 1e9)} of each second"
@@ -90,21 +83,10 @@ def amount(size_bytes: float) -> str:
     """Write a number of bytes."""
     for unit, per in (("MiB", MIB), ("KiB", 1024)):
         if size_bytes >= per:
-            return f"{_three(size_bytes / per)} {unit}"
+            return f"{number(size_bytes / per)} {unit}"
     return f"{size_bytes:.0f} B"
-
-
-def number(value: float) -> str:
-    """Write a number with three digits."""
-    return _three(value)
 
 
 def percent(share: float) -> str:
     """Write a share of 1."""
     return f"{share * 100:.0f} %"
-
-
-def _three(value: float) -> str:
-    if abs(value) >= 100:
-        return f"{value:.0f}"
-    return f"{value:.3g}"

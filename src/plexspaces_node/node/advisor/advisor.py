@@ -11,7 +11,7 @@ from typing import TypeVar
 from plexspaces_node.errors import no_application
 from plexspaces_node.level_figures import LevelFigures
 from plexspaces_node.node.advisor import batch, coordination, level, memory, thresholds, together
-from plexspaces_node.node.advisor.advice import Advice, number, ranked
+from plexspaces_node.node.advisor.advice import Advice, ranked
 from plexspaces_node.node.advisor.figures import Figures
 from plexspaces_node.node.advisor.memory import MemoryFigures
 from plexspaces_node.node.advisor.memory_looks import MemoryLooks
@@ -19,6 +19,7 @@ from plexspaces_node.node.advisor.windows import Windows
 from plexspaces_node.node.applications.activity_watch import ActivityWatch
 from plexspaces_node.node.applications.roster import Viewer
 from plexspaces_node.node.applications.supervisor import Supervisor
+from plexspaces_node.telemetry import number
 
 UPKEEP_S = 30.0
 """How often it looks at what it has to remember of applications."""

@@ -6,17 +6,9 @@ from collections.abc import Iterator
 from math import ceil
 
 from plexspaces_node.node.advisor import thresholds
-from plexspaces_node.node.advisor.advice import (
-    Advice,
-    Fact,
-    Rule,
-    Unit,
-    amount,
-    duration,
-    number,
-    per_second,
-)
+from plexspaces_node.node.advisor.advice import Advice, Fact, Rule, Unit, amount, per_second
 from plexspaces_node.node.advisor.figures import Figures, TypeFigures
+from plexspaces_node.telemetry import duration, number
 
 
 def advise(of: Figures) -> Iterator[Advice]:

@@ -5,16 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from plexspaces_node.node.advisor import batch, thresholds
-from plexspaces_node.node.advisor.advice import (
-    Advice,
-    Fact,
-    Rule,
-    Unit,
-    duration,
-    number,
-    per_second,
-)
+from plexspaces_node.node.advisor.advice import Advice, Fact, Rule, Unit, per_second
 from plexspaces_node.node.advisor.figures import Figures, TypeFigures
+from plexspaces_node.telemetry import duration, number
 
 
 def advise(of: Figures) -> Iterator[Advice]:

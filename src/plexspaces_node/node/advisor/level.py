@@ -9,17 +9,9 @@ from typing import NamedTuple
 from plexspaces_node.level_figures import LevelFigures
 from plexspaces_node.model import LEVELS
 from plexspaces_node.node.advisor import thresholds
-from plexspaces_node.node.advisor.advice import (
-    Advice,
-    Fact,
-    Rule,
-    Unit,
-    duration,
-    number,
-    per_second,
-    percent,
-)
+from plexspaces_node.node.advisor.advice import Advice, Fact, Rule, Unit, per_second, percent
 from plexspaces_node.node.advisor.figures import Figures, total_ns
+from plexspaces_node.telemetry import duration, number
 
 MEASURE = "plexspaces advise --measure"
 

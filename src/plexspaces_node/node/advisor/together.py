@@ -5,17 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from plexspaces_node.node.advisor import thresholds
-from plexspaces_node.node.advisor.advice import (
-    Advice,
-    Fact,
-    Rule,
-    Unit,
-    duration,
-    number,
-    per_second,
-    percent,
-)
+from plexspaces_node.node.advisor.advice import Advice, Fact, Rule, Unit, per_second, percent
 from plexspaces_node.node.advisor.figures import AskFigures, Figures
+from plexspaces_node.telemetry import duration, number
 
 
 def advise(of: Figures) -> Iterator[Advice]:

@@ -5,7 +5,7 @@ import { application, call } from "./api.js";
 import { Charts } from "./chart.js";
 import { deploy } from "./deploying.js";
 import { confirm, problem } from "./dialog.js";
-import { announce, make, mark, Rows, say, scrolling } from "./dom.js";
+import { announce, Facts, make, mark, Rows, say, scrolling } from "./dom.js";
 import { bytes, clock, count, duration, measured, percent, plural, rate, visible } from "./format.js";
 import { invoke } from "./invoking.js";
 import { Logs } from "./logs.js";
@@ -33,8 +33,7 @@ export class ApplicationPage {
     this.about = make("span", { class: "quiet" });
     this.buttons = make("div", { class: "buttons" });
     this.error = make("div");
-    this.facts = new Map();
-    this.summary = make("dl", { class: "summary live" });
+    this.facts = new Facts("summary live");
     this.bar = makeBar();
     this.bar.classList.add("large");
     this.legend = new Legend();
@@ -51,7 +50,7 @@ export class ApplicationPage {
     this.rest = make(
       "div",
       { class: "page-rest" },
-      this.summary,
+      this.facts.list,
       this.#card("Where the time goes", [this.windows], this.bar, this.legend.element, this.share),
       this.#card("The last minutes", [], this.charts.element),
       this.advice.element,
@@ -221,31 +220,21 @@ export class ApplicationPage {
     }
   }
 
-  #fact(name, value, title = null) {
-    let shown = this.facts.get(name);
-    if (shown === undefined) {
-      shown = make("dd");
-      this.facts.set(name, shown);
-      this.summary.append(make("div", { title }, make("dt", {}, name), shown));
-    }
-    say(shown, value);
-  }
-
   #showCurrent() {
     const one = this.current;
     if (one === null) return;
     showState(this.state, one.state);
     say(this.about, [one.language, one.kind, `version ${visible(one.version)}`, one.isolation, one.public ? "public" : ""].filter(Boolean).join(" · "));
-    this.#fact("Messages", rate(one.messages_per_s));
-    this.#fact("Failures", rate(one.failures_per_s));
-    this.#fact("p50", measured(one.p50_ns), "the median time of a message, last 30 to 60 s");
-    this.#fact("p99", measured(one.p99_ns), "99 of 100 messages took less, last 30 to 60 s");
-    this.#fact("In flight", plural(one.in_flight, "message"));
+    this.facts.say("Messages", rate(one.messages_per_s));
+    this.facts.say("Failures", rate(one.failures_per_s));
+    this.facts.say("p50", measured(one.p50_ns), "the median time of a message, last 30 to 60 s");
+    this.facts.say("p99", measured(one.p99_ns), "99 of 100 messages took less, last 30 to 60 s");
+    this.facts.say("In flight", plural(one.in_flight, "message"));
     const given = one.memory_limit_bytes ? bytes(one.memory_limit_bytes) : "no limit";
-    this.#fact("Memory", one.memory_bytes ? `${bytes(one.memory_bytes)} of ${given}` : "–");
-    this.#fact("CPU", `${Math.round(one.cpu_percent)} % of one CPU`);
-    this.#fact("Restarts", count(one.restarts));
-    this.#fact("Since the node started", `${plural(one.total.messages, "message")}, ${plural(one.total.failures, "failure")}`);
+    this.facts.say("Memory", one.memory_bytes ? `${bytes(one.memory_bytes)} of ${given}` : "–");
+    this.facts.say("CPU", `${Math.round(one.cpu_percent)} % of one CPU`);
+    this.facts.say("Restarts", count(one.restarts));
+    this.facts.say("Since the node started", `${plural(one.total.messages, "message")}, ${plural(one.total.failures, "failure")}`);
     const spent = this.isTotal ? one.total : one.recent;
     fill(this.bar, spent);
     this.legend.show(spent);

@@ -28,6 +28,25 @@ export function mark(element, name, value) {
   } else if (element.getAttribute(name) !== String(value)) element.setAttribute(name, value);
 }
 
+/** A list of names and values, each added when it is said for the first time. */
+export class Facts {
+  constructor(kind) {
+    this.list = make("dl", { class: kind });
+    this.shown = new Map();
+  }
+
+  /** Show a value, with a title on both when it is new. */
+  say(name, value, title = null) {
+    let shown = this.shown.get(name);
+    if (shown === undefined) {
+      shown = make("dd");
+      this.shown.set(name, shown);
+      this.list.append(make("div", { title }, make("dt", {}, name), shown));
+    }
+    say(shown, value);
+  }
+}
+
 /** Put content where it scrolls if it is too wide or too high, with the keyboard too. */
 export function scrolling(label, content, kind = "") {
   const element = make("div", { class: `scroll ${kind}` }, content);

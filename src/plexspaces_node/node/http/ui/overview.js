@@ -2,7 +2,7 @@
 
 import { AdviceCard } from "./advice.js";
 import { deploy } from "./deploying.js";
-import { announce, framed, make, mark, Rows, say } from "./dom.js";
+import { announce, Facts, framed, make, mark, Rows, say } from "./dom.js";
 import { bytes, count, duration, measured, percent, plural, rate, timeRate, visible } from "./format.js";
 import { coordination, fill, legend, makeBar, mostly, total } from "./spent.js";
 import { makeState, showState } from "./state.js";
@@ -55,8 +55,7 @@ export class Overview {
     this.session = session;
     this.title = "Applications";
     this.most = make("p", { class: "most" });
-    this.summary = make("dl", { class: "summary" });
-    this.facts = new Map();
+    this.facts = new Facts("summary");
     this.filter = make("input", {
       type: "search",
       value: chosen.filter,
@@ -82,7 +81,7 @@ export class Overview {
       { class: "page" },
       make("h1", { class: "unseen", tabindex: "-1" }, "Applications"),
       this.most,
-      this.summary,
+      this.facts.list,
       make(
         "div",
         { class: "tools" },
@@ -309,26 +308,16 @@ export class Overview {
     for (const one of all) states.set(one.state, (states.get(one.state) ?? 0) + 1);
     const sum = (field) => all.reduce((so, one) => so + one[field], 0);
     const named = [...states].sort(([a], [b]) => ORDER.indexOf(a) - ORDER.indexOf(b));
-    this.#fact("Applications", named.map(([state, number]) => `${count(number)} ${state.toLowerCase()}`).join(", ") || "none");
-    this.#fact("Messages", rate(sum("messages_per_s")));
-    this.#fact("Failures", rate(sum("failures_per_s")));
+    this.facts.say("Applications", named.map(([state, number]) => `${count(number)} ${state.toLowerCase()}`).join(", ") || "none");
+    this.facts.say("Messages", rate(sum("messages_per_s")));
+    this.facts.say("Failures", rate(sum("failures_per_s")));
     const node = this.activity.node;
     if (!node) return;
-    this.#fact("Level", node.isolation);
-    this.#fact("Node memory", bytes(node.memory_bytes));
-    this.#fact("Node CPU", `${Math.round(node.cpu_percent)} % of one of ${node.cpus}`);
-    this.#fact("Event loop late", node.loop_lag_ns ? `at most ${duration(node.loop_lag_ns)}` : "–", "the longest in the last 10\u00a0s");
-    this.#fact("Given to VMs", `${bytes(node.granted_memory_bytes)} of ${bytes(node.host_memory_bytes)}`);
-  }
-
-  #fact(name, value, title = null) {
-    let shown = this.facts.get(name);
-    if (shown === undefined) {
-      shown = make("dd");
-      this.facts.set(name, shown);
-      this.summary.append(make("div", { title }, make("dt", {}, name), shown));
-    }
-    say(shown, value);
+    this.facts.say("Level", node.isolation);
+    this.facts.say("Node memory", bytes(node.memory_bytes));
+    this.facts.say("Node CPU", `${Math.round(node.cpu_percent)} % of one of ${node.cpus}`);
+    this.facts.say("Event loop late", node.loop_lag_ns ? `at most ${duration(node.loop_lag_ns)}` : "–", "the longest in the last 10\u00a0s");
+    this.facts.say("Given to VMs", `${bytes(node.granted_memory_bytes)} of ${bytes(node.host_memory_bytes)}`);
   }
 
   #showEmpty(isEmpty) {
