@@ -10,11 +10,11 @@ from typing import cast
 import pytest
 from support.actors import hungry, probe, spinner
 from support.command import make_command
+from support.level_records import measured
 
-from plexspaces_node import NodeClient, __version__, level_figures
+from plexspaces_node import NodeClient, level_figures
 from plexspaces_node.client import DeployOptions
 from plexspaces_node.errors import NotFound
-from plexspaces_node.level_figures import LevelFigures
 from plexspaces_node.model import MIB
 from plexspaces_node.node.access.identity import LOCAL, Identity, Kind, Scope
 from plexspaces_node.node.advisor import thresholds
@@ -173,21 +173,6 @@ async def test_memory_that_is_nearly_full_is_advised_to_be_more(
     [advice] = [one for one in (await advisor.advise(LOCAL)).advice if one.rule is Rule.MEMORY]
     assert advice.saved_bytes == 0
     assert int(advice.command.rpartition(" ")[2]) > 80
-
-
-def measured(level: str, link_ns: int) -> LevelFigures:
-    """A level at which this host passes a message in some time."""
-    return LevelFigures(
-        level,
-        link_ns=link_ns,
-        compute_ns=1_000_000,
-        vm_ns=1_000_000,
-        load_ns=1_000_000,
-        messages=1,
-        starts=1,
-        measured_unix_ns=time_ns(),
-        version=__version__,
-    )
 
 
 async def test_stronger_level_is_advised_if_it_costs_little(

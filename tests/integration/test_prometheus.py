@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from urllib.request import Request, urlopen
 
 import pytest
-from support.nodes import builder
+from support.nodes import builder, with_tls
 from support.patience import patient
 from support.prometheus import Prometheus, prometheus, promtool, tool
 from support.traces import agents_of
@@ -54,18 +54,9 @@ class Shop(NamedTuple):
 async def shop(tmp_path: Path, probe_wasm: Path) -> AsyncIterator[Shop]:
     authority = make_authority("CA of the test")
     pair = make_node_certificate(authority, ["localhost", "127.0.0.1"])
-    ca, certificate, key, token = (tmp_path / name for name in ("ca", "crt", "key", "token"))
+    ca, token = tmp_path / "ca", tmp_path / "token"
     ca.write_bytes(authority.certificate)
-    certificate.write_bytes(pair.certificate)
-    key.touch(0o600)
-    key.write_bytes(pair.key)
-    build = (
-        builder(tmp_path / "data")
-        .with_setting("http.address", "127.0.0.1:0")
-        .with_setting("tls.certificate", str(certificate))
-        .with_setting("tls.key", str(key))
-    )
-    async with build.build() as node:
+    async with with_tls(builder(tmp_path / "data"), tmp_path, pair).build() as node:
         async with NodeClient(node.address, tls=ClientTls(ca)) as owner:
             admin = (await owner.create_token("root", scopes=["admin"], tenant="*")).secret
         async with NodeClient(node.address, tls=ClientTls(ca), token=admin) as client:

@@ -12,6 +12,7 @@ from pathlib import Path
 from support.patience import patient
 
 from plexspaces_node import NodeBuilder, NodeClient
+from plexspaces_node.certificates import Pair
 from plexspaces_node.info import ApplicationInfo
 from plexspaces_node.model import ApplicationState
 
@@ -29,6 +30,19 @@ def builder(data_dir: Path) -> NodeBuilder:
         .with_setting("limits.snapshot_interval_s", 0.05)
         .with_setting("node.grace_s", 2.0)
         .with_setting("limits.deploy_timeout_s", patient(120.0))
+    )
+
+
+def with_tls(building: NodeBuilder, directory: Path, pair: Pair) -> NodeBuilder:
+    """The builder, of a node that also serves HTTP, and has a certificate in this directory."""
+    certificate, key = directory / "node.pem", directory / "node-key.pem"
+    certificate.write_bytes(pair.certificate)
+    key.touch(0o600)
+    key.write_bytes(pair.key)
+    return (
+        building.with_setting("http.address", "127.0.0.1:0")
+        .with_setting("tls.certificate", str(certificate))
+        .with_setting("tls.key", str(key))
     )
 
 

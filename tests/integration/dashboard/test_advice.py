@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from time import time_ns
 
 import pytest
 from playwright.async_api import Page, expect
+from support.level_records import measured
 
-from plexspaces_node import NodeClient, __version__, level_figures
-from plexspaces_node.level_figures import LevelFigures
+from plexspaces_node import NodeClient, level_figures
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 TYPE = "e<img src=x onerror=alert(1)>\x1b[2J"
-
-
-def measured(level: str, link_ns: int) -> LevelFigures:
-    return LevelFigures(
-        level,
-        link_ns=link_ns,
-        compute_ns=1_000_000,
-        vm_ns=1_000_000,
-        load_ns=1_000_000,
-        messages=1,
-        starts=1,
-        measured_unix_ns=time_ns(),
-        version=__version__,
-    )
 
 
 @pytest.mark.usefixtures("echo")

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, expect
 from support.browser import Watched
-from support.nodes import builder
+from support.nodes import builder, with_tls
 
 from plexspaces_node import NodeClient
 from plexspaces_node.certificates import make_authority, make_node_certificate
@@ -121,17 +121,7 @@ async def test_node_when_it_speaks_tls_then_the_page_works_as_without(
 ) -> None:
     """Its origin is another one, which its requests name, and its streams come encrypted."""
     pair = make_node_certificate(make_authority("CA of the test"), ["localhost", "127.0.0.1"])
-    certificate, key = tmp_path / "node.pem", tmp_path / "node-key.pem"
-    certificate.write_bytes(pair.certificate)
-    key.touch(0o600)
-    key.write_bytes(pair.key)
-    build = (
-        builder(tmp_path / "data")
-        .with_setting("http.address", "127.0.0.1:0")
-        .with_setting("tls.certificate", str(certificate))
-        .with_setting("tls.key", str(key))
-    )
-    async with build.build() as node:
+    async with with_tls(builder(tmp_path / "data"), tmp_path, pair).build() as node:
         async with NodeClient(f"unix:{tmp_path}/data/node.sock") as owner:
             await owner.deploy("shop/cart", probe_wasm)
             secret = await secret_of(owner, *Scope)
