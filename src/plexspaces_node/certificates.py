@@ -36,6 +36,8 @@ _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _DNS_NAME = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
 _DNS_NAME_LETTERS = 253
 _LARGEST_BYTES = 1024 * 1024
+_P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+"""How many points the curve has, by SEC 2, section 2.4.2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,21 @@ class CertificateInfo:
 
 def make_authority(name: str, *, days: int = CA_DAYS) -> Pair:
     """Make the certificate and the key of an authority that signs nodes and clients."""
-    key = ec.generate_private_key(ec.SECP256R1())
+    return _authority(name, ec.generate_private_key(ec.SECP256R1()), days)
+
+
+def authority_of(name: str, secret: bytes, *, days: int = CA_DAYS) -> Pair:
+    """Make an authority whose key follows from a secret of 48 random bytes.
+
+    Whoever has the secret and the name gets one that signs the same: certificates of one are valid
+    for the other.
+    """
+    # From 128 bits more than the curve has, so that no key is more likely than another.
+    number = int.from_bytes(secret) % (_P256_ORDER - 1) + 1
+    return _authority(name, ec.derive_private_key(number, ec.SECP256R1()), days)
+
+
+def _authority(name: str, key: ec.EllipticCurvePrivateKey, days: int) -> Pair:
     subject = _named(name)
     builder = _builder(subject, subject, key, days).add_extension(
         x509.BasicConstraints(ca=True, path_length=0), critical=True
@@ -106,7 +122,25 @@ def make_node_certificate(
         str(names[0].value)[:_LONGEST_NAME],
         days,
         _own_key(key),
-        purpose=ExtendedKeyUsageOID.SERVER_AUTH,
+        purposes=(ExtendedKeyUsageOID.SERVER_AUTH,),
+        hosts=x509.SubjectAlternativeName(names),
+    )
+
+
+def make_peer_certificate(
+    authority: Pair, name: str, hosts: Iterable[str], *, days: int = DAYS
+) -> Pair:
+    """Make the certificate of a node that serves other nodes and calls them.
+
+    It is for its name and these hosts. Raises as `make_node_certificate` does.
+    """
+    names = [_host(each) for each in dict.fromkeys((name, *hosts))]
+    return _issued(
+        authority,
+        name,
+        days,
+        _own_key(None),
+        purposes=(ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH),
         hosts=x509.SubjectAlternativeName(names),
     )
 
@@ -124,7 +158,7 @@ def make_client_certificate(
             f"{name!r} cannot be a client's name", hint="choose one of 1 to 64 characters"
         )
     own = _own_key(key)
-    return _issued(authority, name, days, own, purpose=ExtendedKeyUsageOID.CLIENT_AUTH)
+    return _issued(authority, name, days, own, purposes=(ExtendedKeyUsageOID.CLIENT_AUTH,))
 
 
 def read_pair(certificate: Path, key: Path) -> Pair:
@@ -227,7 +261,7 @@ def _issued(  # noqa: PLR0913 - what makes the difference between two certificat
     days: int,
     own: ec.EllipticCurvePrivateKey,
     *,
-    purpose: x509.ObjectIdentifier,
+    purposes: Iterable[x509.ObjectIdentifier],
     hosts: x509.SubjectAlternativeName | None = None,
 ) -> Pair:
     issuer, signing = _parse(authority.certificate, "the CA"), _private_key(authority.key, "the CA")
@@ -248,7 +282,7 @@ def _issued(  # noqa: PLR0913 - what makes the difference between two certificat
         x509.BasicConstraints(ca=False, path_length=None), critical=True
     )
     builder = builder.add_extension(_usage(signs_certificates=False), critical=True)
-    builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+    builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
     if hosts is not None:
         builder = builder.add_extension(hosts, critical=False)
     return _signed(builder, signing, own, issuer.public_key())

@@ -53,6 +53,26 @@ def check_secret(text: str, *, source: str) -> None:
     )
 
 
+def in_checked_digits(secret: bytes, prefix: str) -> str:
+    """Return a secret of `SECRET_BYTES` as text with a prefix and a checksum."""
+    body = prefix + _in_digits(int.from_bytes(secret), _SECRET_DIGITS)
+    return body + _check_of(body)
+
+
+def checked_digits(text: str, prefix: str) -> bytes | None:
+    """Return the secret in a text of `in_checked_digits`, None for another text."""
+    body, check = text[:-_CHECK_DIGITS], text[-_CHECK_DIGITS:]
+    digits = body.removeprefix(prefix)
+    if len(digits) != _SECRET_DIGITS or body == digits or check != _check_of(body):
+        return None
+    number = 0
+    for digit in digits:
+        if digit not in _DIGITS:
+            return None
+        number = number * len(_DIGITS) + _DIGITS.index(digit)
+    return number.to_bytes(SECRET_BYTES) if number < 256**SECRET_BYTES else None
+
+
 def _check_of(body: str) -> str:
     return _in_digits(zlib.crc32(body.encode("utf-8", "surrogateescape")), _CHECK_DIGITS)
 

@@ -1,0 +1,142 @@
+"""A cluster's bucket in memory: as one of NATS acts, also without a quorum."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from plexspaces_node.errors import Unavailable
+from plexspaces_node.node.nats.bucket import SYNCED, Change, Conflict, Entry, Fence
+
+
+class MemoryBucket:
+    """A bucket that several nodes of one test share, each by a `View` of its own."""
+
+    def __init__(self, name: str = "test") -> None:
+        self.name = name
+        self.revision = 0
+        self.all: dict[str, Entry] = {}
+        self.watchers: set[asyncio.Event] = set()
+
+    def view(self) -> View:
+        """Return a node's connection to it."""
+        return View(self)
+
+    def write(self, key: str, value: bytes | None) -> int:
+        """Write without a condition."""
+        self.revision += 1
+        self.all[key] = Entry(key, value, self.revision)
+        for changed in self.watchers:
+            changed.set()
+        return self.revision
+
+
+class View:
+    """A connection to a `MemoryBucket`; a `Bucket`.
+
+    Attributes:
+        is_cut: nothing is answered, and changes are not told, until it is False again.
+        loses_answers: what is written is written, and then not answered.
+    """
+
+    def __init__(self, bucket: MemoryBucket) -> None:
+        self._bucket = bucket
+        self._cut = False
+        self.loses_answers = False
+
+    @property
+    def name(self) -> str:
+        return self._bucket.name
+
+    @property
+    def is_cut(self) -> bool:
+        return self._cut
+
+    @is_cut.setter
+    def is_cut(self, is_cut: bool) -> None:
+        self._cut = is_cut
+        for changed in self._bucket.watchers:
+            changed.set()
+
+    async def get(self, key: str) -> Entry | None:
+        await self._answer()
+        found = self._bucket.all.get(key)
+        return found if found is not None and found.value is not None else None
+
+    async def put(self, key: str, value: bytes, *, fence: Fence | None = None) -> int:
+        return await self._write(key, value, fence)
+
+    async def create(self, key: str, value: bytes) -> int:
+        await self._answer()
+        if (found := self._bucket.all.get(key)) is not None and found.value is not None:
+            raise Conflict(f"{key} exists, of revision {found.revision}")
+        return await self._write(key, value)
+
+    async def update(self, key: str, value: bytes, revision: int) -> int:
+        await self._answer()
+        self._check(Fence(key, revision))
+        return await self._write(key, value)
+
+    async def delete(
+        self, key: str, *, revision: int | None = None, fence: Fence | None = None
+    ) -> int:
+        await self._answer()
+        if revision is not None:
+            self._check(Fence(key, revision))
+        return await self._write(key, None, fence)
+
+    async def put_all(self, entries: Sequence[tuple[str, bytes]], *, fence: Fence) -> int:
+        last = 0
+        for key, value in entries:
+            last = await self.put(key, value, fence=fence)
+        return last
+
+    async def entries(self, prefix: str) -> list[Entry]:
+        await self._answer()
+        found = [one for key, one in self._bucket.all.items() if key.startswith(prefix)]
+        return sorted((one for one in found if one.value is not None), key=lambda one: one.key)
+
+    async def watch(self, prefix: str) -> AsyncIterator[Change]:
+        changed = asyncio.Event()
+        self._bucket.watchers.add(changed)
+        told: dict[str, int] = {}
+        is_synced = False
+        try:
+            while True:
+                if self._cut:
+                    is_synced = False
+                else:
+                    for key, entry in sorted(
+                        self._bucket.all.items(), key=lambda item: item[1].revision
+                    ):
+                        if not key.startswith(prefix) or told.get(key) == entry.revision:
+                            continue
+                        if entry.value is not None or key in told:
+                            told[key] = entry.revision
+                            yield entry
+                    if not is_synced:
+                        is_synced = True
+                        yield SYNCED
+                await changed.wait()
+                changed.clear()
+        finally:
+            self._bucket.watchers.discard(changed)
+
+    async def _write(self, key: str, value: bytes | None, fence: Fence | None = None) -> int:
+        await self._answer()
+        if fence is not None:
+            self._check(fence)
+        revision = self._bucket.write(key, value)
+        if self.loses_answers:
+            raise Unavailable(f"no answer from the bucket {self.name}")
+        return revision
+
+    def _check(self, condition: Fence) -> None:
+        found = self._bucket.all.get(condition.key)
+        if (found.revision if found is not None else 0) != condition.revision:
+            raise Conflict(f"{condition.key} is not of revision {condition.revision} any more")
+
+    async def _answer(self) -> None:
+        await asyncio.sleep(0)
+        if self._cut:
+            raise Unavailable(f"no answer from the bucket {self.name}")
