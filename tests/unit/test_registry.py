@@ -278,6 +278,8 @@ class TestApplications:
         assert counts.pop("removed") == 0
         for table in ("quotas", "secrets", "secret_salt", "tokens"):
             assert counts.pop(table) == 0
+        for table in ("cluster_records", "cluster_mirror"):
+            assert counts.pop(table) == 0
         assert set(counts.values()) == {1}
 
     async def test_repr_when_env_holds_a_secret_then_it_is_not_shown(self) -> None:

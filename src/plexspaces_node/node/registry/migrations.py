@@ -261,6 +261,15 @@ def _public(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE applications ADD COLUMN public INTEGER NOT NULL DEFAULT 0")
 
 
+def _cluster_records(connection: sqlite3.Connection) -> None:
+    connection.execute(
+        "CREATE TABLE cluster_records"
+        " (key TEXT PRIMARY KEY, value BLOB NOT NULL, revision INTEGER NOT NULL) STRICT"
+    )
+    # At most one row.
+    connection.execute("CREATE TABLE cluster_mirror (revision INTEGER NOT NULL) STRICT")
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     _applications,
     _state,
@@ -273,6 +282,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     _tokens,
     _tenants,
     _public,
+    _cluster_records,
 )
 """Step N of the schema is element N-1; append only."""
 

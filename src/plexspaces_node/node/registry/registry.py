@@ -46,6 +46,7 @@ from plexspaces_node.model import (
     check_full_name,
 )
 from plexspaces_node.node.registry import keyvalue, snapshots
+from plexspaces_node.node.registry.cluster_records import ClusterRows
 from plexspaces_node.node.registry.database import Database, Value
 from plexspaces_node.node.registry.keyvalue import StoreBound
 from plexspaces_node.node.registry.migrations import MIGRATIONS, Migration
@@ -140,6 +141,7 @@ class Registry:
         quotas: the quotas of tenants and applications.
         secrets: the secrets of tenants, encrypted.
         tokens: who may call the node.
+        cluster: what is remembered of the cluster's registry.
     """
 
     def __init__(self, database: Database, *, keyvalue_limit_bytes: int, is_new: bool) -> None:
@@ -147,6 +149,7 @@ class Registry:
         self.quotas = QuotaRows(database)
         self.secrets = SecretRows(database)
         self.tokens = TokenRows(database)
+        self.cluster = ClusterRows(database)
         self._database = database
         self._call = database.call
         self._free = database.free
