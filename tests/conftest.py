@@ -56,6 +56,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="programs that the tests of HTTP and of metrics use, each of which must be installed: "
         f"{', '.join(KNOWN_CLIENTS)} (default: those that are)",
     )
+    parser.addoption(
+        "--cluster",
+        action="store_true",
+        help="the tests of several nodes must run: without it they are left out where there can be "
+        "no network namespaces",
+    )
+    parser.addoption(
+        "--cluster-seed",
+        type=int,
+        help="what the faults of test_faults.py follow from (default: another each time, printed)",
+    )
+    parser.addoption(
+        "--cluster-seconds",
+        type=float,
+        default=45.0,
+        help="for how long test_faults.py makes faults (default: %(default)s)",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
