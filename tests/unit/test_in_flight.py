@@ -14,7 +14,7 @@ from plexspaces_node.errors import ResourceExhausted
 from plexspaces_node.info import MessageTimings
 from plexspaces_node.model import MIB
 from plexspaces_node.node.api.service import ApplicationService, ServiceLimits
-from plexspaces_node.node.applications.messages import Outcome
+from plexspaces_node.node.applications.outcome import Outcome
 from plexspaces_node.node.machines.in_flight import (
     BURST_BYTES,
     InFlight,
@@ -130,7 +130,7 @@ async def test_reply_when_it_is_long_then_it_counts_until_it_is_taken() -> None:
     """A client that does not read its replies takes room from new messages."""
     reply, in_flight, ends = b"x" * (2 * LONG_BYTES), InFlight(), list[Any]()
 
-    async def invoke(*request: Any) -> Outcome:
+    async def invoke(*request: Any, caller: Any) -> Outcome:
         return Outcome(reply, None, MessageTimings(1, 1, 0, 0))
 
     service = ApplicationService(
@@ -141,7 +141,11 @@ async def test_reply_when_it_is_long_then_it_counts_until_it_is_taken() -> None:
         cast_any(None),
     )
     context: Any = SimpleNamespace(
-        name="one", traceparent="", add_done_callback=ends.append, peer=lambda: "ipv4:1"
+        name="one",
+        identity=None,
+        traceparent="",
+        add_done_callback=ends.append,
+        peer=lambda: "ipv4:1",
     )
     encoded = await service.Invoke(Request("one", "", b"", 10), context)
     assert in_flight.bytes == len(encoded) > len(reply)
@@ -154,7 +158,7 @@ async def test_reply_when_a_connection_takes_none_then_it_is_refused_and_others_
     """Nobody fills with replies the room that is everybody's."""
     reply, ends = b"x" * (2 * LONG_BYTES), list[Any]()
 
-    async def invoke(*request: Any) -> Outcome:
+    async def invoke(*request: Any, caller: Any) -> Outcome:
         return Outcome(reply, None, MessageTimings(1, 1, 0, 0))
 
     service = ApplicationService(
@@ -165,10 +169,15 @@ async def test_reply_when_a_connection_takes_none_then_it_is_refused_and_others_
         cast_any(None),
     )
     greedy: Any = SimpleNamespace(
-        name="one", traceparent="", add_done_callback=ends.append, peer=lambda: "ipv4:1"
+        name="one",
+        identity=None,
+        traceparent="",
+        add_done_callback=ends.append,
+        peer=lambda: "ipv4:1",
     )
     other: Any = SimpleNamespace(
         name="one",
+        identity=None,
         traceparent="",
         add_done_callback=lambda _: None,
         peer=lambda: "ipv4:2",

@@ -34,6 +34,8 @@ class Kind(StrEnum):
     """By a unix socket, into which the kernel lets the node's user and root only."""
     ANONYMOUS = "anonymous"
     """Not at all."""
+    APPLICATION = "application"
+    """An actor on another node of the cluster, which says so."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,7 +203,7 @@ class ApplicationService:
         is_heard = call.traceparent and call.identity is not NOBODY
         cause = parse(call.traceparent) if is_heard else None
         outcome = await self._applications.invoke(
-            call.name, request.type, request.payload, timeout_ns, cause
+            call.name, request.type, request.payload, timeout_ns, cause, caller=call.identity
         )
         tree = None if outcome.span is None else outcome.span.tree
         trace_id = "" if tree is None else f"{tree.trace_id:032x}"

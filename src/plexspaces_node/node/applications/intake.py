@@ -63,6 +63,11 @@ class Intake:
         return f"<Intake to {self.agent!r}, {self.waiting} wait>"
 
     @property
+    def takes(self) -> bool:
+        """Whether messages are passed on or wait, and are not refused."""
+        return self.agent is not None or self._next is not None or self._holds
+
+    @property
     def waiting(self) -> int:
         """How many messages wait."""
         return len(self._line)

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from functools import partial
 from time import perf_counter_ns
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 from urllib.parse import quote
 
 from plexspaces_node.errors import (
@@ -28,10 +27,14 @@ from plexspaces_node.errors import (
 from plexspaces_node.info import MessageTimings
 from plexspaces_node.link import frames as link
 from plexspaces_node.model import ArtifactKind, beside, host_name, split_name
+from plexspaces_node.node.access.identity import Identity
+from plexspaces_node.node.applications.elsewhere import Elsewhere, Message
 from plexspaces_node.node.applications.message_times import count_unclaimed, timings_of
+from plexspaces_node.node.applications.outcome import Cause, Done, Outcome
 from plexspaces_node.node.applications.quotas import Refusal
 from plexspaces_node.node.applications.roster import Roster
 from plexspaces_node.node.applications.supervisor import Supervisor
+from plexspaces_node.node.applications.waits import Waits
 from plexspaces_node.node.machines.agent_client import AgentClient
 from plexspaces_node.node.machines.exchanges import Beginning, Exchange
 from plexspaces_node.node.machines.pending import Answered
@@ -39,7 +42,7 @@ from plexspaces_node.node.telemetry.activity import Activity
 from plexspaces_node.node.telemetry.span import NAME_CHARS, Kind, Span
 from plexspaces_node.settings import LimitsSection
 from plexspaces_node.tasks import Leave, called_back
-from plexspaces_node.trace_context import HEADER, TraceContext
+from plexspaces_node.trace_context import HEADER
 
 _FIRST_ERROR = 400
 """The first status of HTTP that tells an error."""
@@ -50,45 +53,24 @@ _SAID_BYTES = 4096
 _SLACK_S = 1.0
 """How much longer the node waits for a whole response than the agent for its beginning."""
 
-
-class Outcome(NamedTuple):
-    """The result of a message: the reply's payload or the application's failure, and its times.
-
-    With a failure, the payload is what the program wrote before it failed.
-    """
-
-    payload: link.Body
-    failure: ActorError | None
-    timings: MessageTimings
-    span: Span | None = None
-
-
-Cause: TypeAlias = Span | TraceContext | None
-"""What a message belongs to: the one that caused it, or a trace that began elsewhere."""
-
-
-Done: TypeAlias = Callable[[Outcome | PlexSpacesError], None]
-"""Called once, on the event loop, with the outcome of a message or with why there is none."""
+_NO_TIME = MessageTimings(0, 0, 0, 0)
 
 Sent: TypeAlias = Callable[[Exchange | PlexSpacesError], None]
 """Called once, on the event loop, with a request that was sent or with why it was not."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Wait:
-    """What an actor that is in `ask` waits for: the application of this full name."""
-
-    on: str
-
-
 class Messages:
-    """Passes messages on; an `actor_host.Router`. Used only on the event loop."""
+    """Passes messages on; an `actor_host.Router`. Used only on the event loop.
+
+    Attributes:
+        elsewhere: the other nodes of the cluster; None for a node that is in none.
+    """
 
     def __init__(self, limits: LimitsSection, roster: Roster) -> None:
+        self.elsewhere: Elsewhere | None = None
         self._limits = limits
         self._roster = roster
-        # Which application waits for which, by full names: one entry per actor that is in `ask`.
-        self._asks: dict[str, _Wait] = {}
+        self._waits = Waits()
         # The messages to components: nothing else refers to the task of one that was told.
         self._at_components: set[asyncio.Task[Outcome]] = set()
         self._closed = False
@@ -102,10 +84,11 @@ class Messages:
         *,
         sender: str = "",
         cause: Cause = None,
+        caller: Identity | None = None,
     ) -> Outcome:
         """Send a message and wait for the reply; raises every error that `post` has."""
-        post = partial(self.post, name, msg_type, payload, timeout_ns, sender=sender, cause=cause)
-        return await called_back(post)
+        post = partial(self.post, name, msg_type, payload, timeout_ns)
+        return await called_back(partial(post, sender=sender, cause=cause, caller=caller))
 
     def post(  # noqa: PLR0913 - a message, and who waits for it
         self,
@@ -117,8 +100,11 @@ class Messages:
         *,
         sender: str = "",
         cause: Cause = None,
+        caller: Identity | None = None,
     ) -> Leave:
         """Send a message; `done` is called with its outcome, or an error, once there is one.
+
+        `sender` is the full name of the actor that sends it; else `caller` does.
 
         Never before this returns, nor after the returned function was called. The time that it
         waits for its application is part of its timeout, and counted as queue. Raises `NotFound`,
@@ -126,6 +112,69 @@ class Messages:
         limit; later errors are these, `DeadlineExceeded` and those of the platform in the agent. An
         application's own failure is in the outcome.
         """
+        if self.elsewhere is not None and self.is_elsewhere(name):
+            self._check_message(msg_type, payload, timeout_ns)
+            waiting = self._waits.chain(sender) if sender else ()
+            message = Message(
+                *(name, msg_type, payload, timeout_ns),
+                caller=caller,
+                sender=sender,
+                waiting=waiting,
+                cause=cause,
+            )
+            return self.elsewhere.post(message, done)
+        sender = split_name(sender)[1] if sender else ""
+        return self._post_here(name, msg_type, payload, timeout_ns, done, sender, cause)
+
+    def is_here(self, name: str) -> bool:
+        """Return whether this node has an application, and not only what is left of it."""
+        supervisor = self._roster.applications.get(name)
+        if supervisor is None:
+            return False
+        elsewhere = self.elsewhere
+        return elsewhere is None or supervisor.intake.takes or not elsewhere.has_left(name)
+
+    def is_elsewhere(self, name: str) -> bool:
+        """Return whether the messages of an application go to other nodes."""
+        return self.elsewhere is not None and not self.is_here(name) and self.elsewhere.knows(name)
+
+    def receive(self, message: Message, done: Done) -> Leave:
+        """Do what `post` does with a message that another node passes on: here, or not at all."""
+        sender = split_name(message.sender)[1] if message.sender else ""
+        what = (message.name, message.type, message.payload)
+        if message.is_told:
+            self._tell(*what, sender, message.cause)
+            accepted = Outcome(b"", None, _NO_TIME)
+            return asyncio.get_running_loop().call_soon(done, accepted).cancel
+        if not message.waiting:
+            return self._post_here(*what, message.timeout_ns, done, sender, message.cause)
+        end = self._waits.begin_told(message.waiting, message.name)
+
+        def replied(outcome: Outcome | PlexSpacesError) -> None:
+            end()
+            done(outcome)
+
+        def leave() -> None:
+            end()
+            left()
+
+        try:
+            left = self._post_here(*what, message.timeout_ns, replied, sender, message.cause)
+        except PlexSpacesError:
+            end()
+            raise
+        return leave
+
+    def _post_here(  # noqa: PLR0913 - a message, and who waits for it
+        self,
+        name: str,
+        msg_type: str,
+        payload: link.Body,
+        timeout_ns: int,
+        done: Done,
+        sender: str,
+        cause: Cause,
+    ) -> Leave:
         supervisor = self._roster.named(name)
         self._check_message(msg_type, payload, timeout_ns)
         kind = Kind.ASK if sender else Kind.MESSAGE
@@ -336,28 +385,18 @@ class Messages:
         self, sender: str, request: link.Ask, payload: link.Body, cause: Span | None = None
     ) -> link.Body:
         """Pass an actor's message on and return the reply; see `actor_host.Router`."""
-        to, local = self._beside(sender, request.to), split_name(sender)[1]
-        waits_for = to
-        while waits_for != sender and waits_for in self._asks:
-            waits_for = self._asks[waits_for].on
-        if waits_for == sender:
-            raise ActorFailed(
-                f"{local!r} asks {request.to!r}, which would wait for {local!r} itself",
-                code="call-cycle",
-            )
+        to = self._beside(sender, request.to)
         asked = self._roster.named(sender).activity.asked
-        wait = self._asks[sender] = _Wait(to)
+        end = self._waits.begin(sender, to, named=request.to)
         try:
             outcome = await self.invoke(
-                *(to, request.type, payload, request.timeout_ns), sender=local, cause=cause
+                *(to, request.type, payload, request.timeout_ns), sender=sender, cause=cause
             )
         except PlexSpacesError as error:
             asked(request.to, None, error)
             raise
         finally:
-            # An actor whose ask timed out may have asked again: that entry must stay.
-            if self._asks.get(sender) is wait:
-                del self._asks[sender]
+            end()
         asked(request.to, outcome.timings, outcome.failure)
         if outcome.failure is not None:
             raise outcome.failure
@@ -368,9 +407,29 @@ class Messages:
     ) -> None:
         """Queue an actor's message with another application; see `actor_host.Router`."""
         to, local = self._beside(sender, request.to), split_name(sender)[1]
-        target = self._roster.named(to)
+        if self.elsewhere is None or not self.is_elsewhere(to):
+            self._tell(to, request.type, payload, local, cause)
+            return
         timeout_ns = int(self._limits.message_timeout_s * 1e9)
         self._check_message(request.type, payload, timeout_ns)
+        journal = self._roster.named(sender).journal
+
+        def accepted(outcome: Outcome | PlexSpacesError) -> None:
+            failure = outcome.failure if isinstance(outcome, Outcome) else outcome
+            if failure is not None and not self._closed:
+                # It did not come to the other application's log.
+                journal.note("warn", f"a message to {request.to!r}: {failure.message}")
+
+        message = Message(
+            *(to, request.type, payload, timeout_ns), sender=sender, is_told=True, cause=cause
+        )
+        self.elsewhere.post(message, accepted)
+
+    def _tell(self, to: str, msg_type: str, payload: link.Body, local: str, cause: Cause) -> None:
+        """Queue a message of `local`, an actor of the same tenant, with an application here."""
+        target = self._roster.named(to)
+        timeout_ns = int(self._limits.message_timeout_s * 1e9)
+        self._check_message(msg_type, payload, timeout_ns)
 
         def settled(answer: Answered | PlexSpacesError) -> None:
             if self._closed:
@@ -393,12 +452,12 @@ class Messages:
                 target.journal.note("warn", f"a message from {local!r}: {why}")
 
         if target.record.kind is ArtifactKind.HTTP_COMPONENT:
-            told = (to, request.type, payload, timeout_ns, answered, cause)
+            told = (to, msg_type, payload, timeout_ns, answered, cause)
             self._post_to_component(*told, Kind.TELL)
         else:
             if (refusal := _refusal(target)) is not None:
                 raise refusal.error()
-            span = target.activity.begin(Kind.TELL, request.type, len(payload), cause)
+            span = target.activity.begin(Kind.TELL, msg_type, len(payload), cause)
             self._send(target, span, payload, timeout_ns, local, settled)
 
     def _beside(self, sender: str, name: str) -> str:
@@ -411,8 +470,9 @@ class Messages:
         try:
             self._roster.named(full)
         except NotFound:
-            # By the name that the sender knows.
-            raise no_application(name) from None
+            if self.elsewhere is None or not self.elsewhere.knows(full):
+                # By the name that the sender knows.
+                raise no_application(name) from None
         return full
 
     def close(self) -> None:

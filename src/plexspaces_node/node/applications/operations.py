@@ -16,14 +16,17 @@ from plexspaces_node.info import ApplicationInfo, Listing
 from plexspaces_node.link import frames as link
 from plexspaces_node.link.frames import Body
 from plexspaces_node.model import ApplicationState, ArtifactKind
+from plexspaces_node.node.access.identity import Identity
 from plexspaces_node.node.applications.capacity import Bounds, Capacity
 from plexspaces_node.node.applications.context import NodeContext
 from plexspaces_node.node.applications.deploy import Deployer
 from plexspaces_node.node.applications.describe import describe
+from plexspaces_node.node.applications.elsewhere import Message
 from plexspaces_node.node.applications.empty_vms import EmptyVms
 from plexspaces_node.node.applications.holdings import release, supervise
-from plexspaces_node.node.applications.messages import Cause, Done, Messages, Outcome, Sent
+from plexspaces_node.node.applications.messages import Messages, Sent
 from plexspaces_node.node.applications.name_locks import NameLocks
+from plexspaces_node.node.applications.outcome import Cause, Done, Outcome
 from plexspaces_node.node.applications.quota_upkeep import QuotaUpkeep
 from plexspaces_node.node.applications.roster import Roster, Viewer
 from plexspaces_node.node.applications.secret_users import SecretUsers
@@ -45,6 +48,7 @@ class Applications:
 
     Attributes:
         roster: which applications and empty VMs there are.
+        messages: passes messages on; the others here only check whether the node takes some.
         vms: the VMs, as users see them.
         empty_vms: VMs without an application.
         deployer: deploys applications.
@@ -58,7 +62,7 @@ class Applications:
         bounds = Bounds(limits.applications, limits.empty_vms, memory_mib)
         self._node = node
         self.roster = Roster()
-        self._messages = Messages(limits, self.roster)
+        self.messages = Messages(limits, self.roster)
         self._capacity = Capacity(bounds, self.roster.held, node.quotas.limit)
         self.quotas = QuotaUpkeep(node, self.roster)
         self._scope = TaskScope()
@@ -68,7 +72,7 @@ class Applications:
         self.deployer = Deployer(
             node,
             roster=self.roster,
-            router=self._messages,
+            router=self.messages,
             capacity=self._capacity,
             empty_vms=self.empty_vms,
             quotas=self.quotas,
@@ -86,12 +90,19 @@ class Applications:
     def __repr__(self) -> str:
         return f"<Applications {self.roster!r}>"
 
-    def invoke(
-        self, name: str, msg_type: str, payload: Body, timeout_ns: int, cause: Cause = None
+    def invoke(  # noqa: PLR0913 - a message, and who sends it
+        self,
+        name: str,
+        msg_type: str,
+        payload: Body,
+        timeout_ns: int,
+        cause: Cause = None,
+        *,
+        caller: Identity | None = None,
     ) -> Awaitable[Outcome]:
         """Send a message and wait for the reply; raises what `Messages.invoke` raises."""
         self._scope.check_open()
-        return self._messages.invoke(name, msg_type, payload, timeout_ns, cause=cause)
+        return self.messages.invoke(name, msg_type, payload, timeout_ns, cause=cause, caller=caller)
 
     def post(  # noqa: PLR0913 - a message, and who waits for it
         self,
@@ -101,20 +112,35 @@ class Applications:
         timeout_ns: int,
         done: Done,
         cause: Cause = None,
+        *,
+        caller: Identity | None = None,
     ) -> Leave:
         """Send a message and call `done` with the outcome: see `Messages.post`."""
         self._scope.check_open()
-        return self._messages.post(name, msg_type, payload, timeout_ns, done, cause=cause)
+        return self.messages.post(
+            name, msg_type, payload, timeout_ns, done, cause=cause, caller=caller
+        )
+
+    def receive(self, message: Message, done: Done) -> Leave:
+        """Send a message that another node passes on: see `Messages.receive`."""
+        self._scope.check_open()
+        return self.messages.receive(message, done)
 
     def is_public(self, name: str) -> bool:
         """Return whether everybody may send messages to an application; False for none."""
         supervisor = self.roster.applications.get(name)
-        return supervisor is not None and supervisor.record.public
+        if supervisor is None:
+            elsewhere = self.messages.elsewhere
+            return elsewhere is not None and elsewhere.is_public(name)
+        return supervisor.record.public
 
     def is_component(self, name: str) -> bool:
         """Return whether an application handles HTTP requests itself."""
         supervisor = self.roster.applications.get(name)
-        return supervisor is not None and supervisor.record.kind is ArtifactKind.HTTP_COMPONENT
+        if supervisor is None:
+            elsewhere = self.messages.elsewhere
+            return elsewhere is not None and elsewhere.is_component(name)
+        return supervisor.record.kind is ArtifactKind.HTTP_COMPONENT
 
     def request(  # noqa: PLR0913 - a request, and who waits for it
         self,
@@ -127,14 +153,14 @@ class Applications:
     ) -> Leave:
         """Send an HTTP request to a component: see `Messages.request`."""
         self._scope.check_open()
-        return self._messages.request(name, head, body, timeout_ns, sent, cause=cause)
+        return self.messages.request(name, head, body, timeout_ns, sent, cause=cause)
 
     async def exchange(
         self, name: str, head: link.RequestHead, body: Body, timeout_ns: int, cause: Cause = None
     ) -> Exchange:
         """Send an HTTP request to a component; raises what `Messages.exchange` raises."""
         self._scope.check_open()
-        return await self._messages.exchange(name, head, body, timeout_ns, cause=cause)
+        return await self.messages.exchange(name, head, body, timeout_ns, cause=cause)
 
     async def undeploy(self, name: str) -> None:
         """Remove an application completely, except for its artifact.
@@ -243,7 +269,7 @@ class Applications:
         await destroy_machines(self._node.driver, self._node.vms)
         starting = []
         for record in await deployed_applications(self._node.registry):
-            supervisor = supervise(record, self._node, self._messages)
+            supervisor = supervise(record, self._node, self.messages)
             self.roster.applications[record.name] = supervisor
             if record.fault:
                 _log.warning("application %s: %s", record.name, record.fault)
@@ -309,6 +335,6 @@ class Applications:
         await self._scope.close()
 
     async def _close_logs(self) -> None:
-        self._messages.close()
+        self.messages.close()
         for supervisor in self.roster.supervisors():
             await supervisor.journal.close()

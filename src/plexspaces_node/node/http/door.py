@@ -24,8 +24,8 @@ from plexspaces_node.node.access.gate import Gate
 from plexspaces_node.node.access.identity import NOBODY, Identity, Kind
 from plexspaces_node.node.access.policy import INVOKE
 from plexspaces_node.node.access.record import REFUSALS
-from plexspaces_node.node.applications.messages import Outcome
 from plexspaces_node.node.applications.operations import Applications
+from plexspaces_node.node.applications.outcome import Done, Outcome
 from plexspaces_node.node.http import components
 from plexspaces_node.node.http.control import Control
 from plexspaces_node.node.http.message import Request, Response
@@ -169,9 +169,22 @@ class Door:
             left()
 
         cause = _cause_of(request)
-        left = self._applications.post(name, msg_type, request.body, timeout_ns, replied, cause)
+        left = self._post(name, msg_type, request, timeout_ns, replied, cause)
         self._take(tenant)
         return leave
+
+    def _post(  # noqa: PLR0913 - a message, and who waits for it
+        self,
+        name: str,
+        msg_type: str,
+        request: Request,
+        timeout_ns: int,
+        done: Done,
+        cause: TraceContext | None,
+    ) -> Leave:
+        return self._applications.post(
+            name, msg_type, request.body, timeout_ns, done, cause, caller=request.identity
+        )
 
     def _pass_on(self, name: str, prefix: bytes, request: Request, done: Replied) -> Leave:
         tenant = self._check_room(request.identity)
