@@ -105,6 +105,7 @@ class World:
         supervisor = SimpleNamespace(
             record=self.record,
             intake=self.intake,
+            lease=None,
             activity=self.activity,
             gate=self.quotas.gate("app"),
             journal=SimpleNamespace(note=lambda level, text: self.notes.append(text)),

@@ -29,11 +29,13 @@ from plexspaces_node.errors import (
 from plexspaces_node.link import frames as link
 from plexspaces_node.model import ApplicationState, ArtifactKind
 from plexspaces_node.node.applications import state_saver as saving
+from plexspaces_node.node.applications.clustered import Clustered
 from plexspaces_node.node.applications.context import NodeContext
 from plexspaces_node.node.applications.intake import HOLD_S, Place
 from plexspaces_node.node.applications.received_states import StateMemory
 from plexspaces_node.node.applications.restart import LONGEST_WAIT_S, MOST_IN_WINDOW
 from plexspaces_node.node.applications.supervisor import Supervisor
+from plexspaces_node.node.cluster.lease import Lease
 from plexspaces_node.node.logs import ApplicationLog
 from plexspaces_node.node.machines.agent_client import AgentClient, StopRefused
 from plexspaces_node.node.machines.machine import STOP_GRACE_S, AgentLimits
@@ -109,20 +111,22 @@ class World:
             check_usable=self.check_usable,
             values_of=self.values_of,
         )
+        self.around = around
+        self.node = NodeContext(
+            driver=self.driver,
+            vms=self.vms,
+            logs=directory,
+            registry=around,
+            artifacts=around,
+            limits=LimitsSection(),
+            agent_limits=AgentLimits("node", 1 << 20, in_flight_limit=8),
+            grace_s=10.0,
+            secrets=around,
+            states=StateMemory(patience_s=0.01),
+        )
         self.supervisor = Supervisor(
             record_of("app"),
-            NodeContext(
-                driver=self.driver,
-                vms=self.vms,
-                logs=directory,
-                registry=around,
-                artifacts=around,
-                limits=LimitsSection(),
-                agent_limits=AgentLimits("node", 1 << 20, in_flight_limit=8),
-                grace_s=10.0,
-                secrets=around,
-                states=StateMemory(patience_s=0.01),
-            ),
+            self.node,
             around,
             ApplicationLog(directory / "app.log", 1 << 20),
             sleep=self.sleep,
@@ -693,3 +697,66 @@ async def test_start_that_is_cancelled_is_kept_as_one_that_failed(world: World) 
         await starting
     [start] = world.supervisor.activity.starts
     assert (start.reason, start.error) == ("start", "it was cancelled")
+
+
+def with_lease(world: World, kind: ArtifactKind) -> tuple[Supervisor, Lease]:
+    """Return the application as one of a cluster, of another kind, and its node's lease."""
+    lease, around = Lease(asyncio.get_running_loop().time), world.around
+    clustered = Clustered(store=around, lease=lease)
+    record = replace(record_of("app"), kind=kind)
+    node = replace(world.node, clustered=clustered)
+    world.supervisor = Supervisor(record, node, around, world.supervisor.journal, sleep=world.sleep)
+    return world.supervisor, lease
+
+
+def refused(supervisor: Supervisor) -> str:
+    """Return what a message is told that has waited in vain."""
+    place = supervisor.intake.join(1, 10**12)
+    supervisor.intake.refuse()
+    error = place.turn.exception()
+    supervisor.intake.leave(place)
+    return str(error)
+
+
+async def test_actor_of_a_cluster_when_there_is_no_lease_then_messages_wait_for_it(
+    world: World,
+) -> None:
+    """It may be started before; it serves nothing until then."""
+    supervisor, lease = with_lease(world, ArtifactKind.ACTOR)
+    await supervisor.start()
+    assert supervisor.intake.agent is None
+    place = supervisor.intake.join(1, 10**12)
+    lease.renew(asyncio.get_running_loop().time())
+    assert await place.turn is not None
+    supervisor.intake.leave(place)
+    assert supervisor.intake.agent is not None
+    lease.end()
+    supervisor.direct()
+    assert "cut off" in refused(supervisor)
+
+
+async def test_command_of_a_cluster_when_there_is_no_lease_then_it_serves(world: World) -> None:
+    """What has no state answers nothing that another node has made untrue."""
+    supervisor, _ = with_lease(world, ArtifactKind.COMMAND)
+    await supervisor.start()
+    assert supervisor.lease is None
+    assert supervisor.intake.agent is not None
+
+
+async def test_application_when_its_cluster_expects_it_then_messages_wait_for_its_start(
+    world: World,
+) -> None:
+    """They are not told that it is stopped: the cluster is about to place it."""
+    supervisor, lease = with_lease(world, ArtifactKind.ACTOR)
+    lease.renew(asyncio.get_running_loop().time())
+    supervisor.expected = True
+    supervisor.direct()
+    place = supervisor.intake.join(1, 10**12)
+    supervisor.expected = False
+    await supervisor.start()
+    await place.turn
+    supervisor.intake.leave(place)
+    await supervisor.stop(10)
+    supervisor.expected = True
+    supervisor.direct()
+    assert "not placed" in refused(supervisor)

@@ -455,7 +455,7 @@ class Start(_message.Message):
     time_unix_ns: _builtins.int
     """When it began."""
     reason: _builtins.str
-    """deploy, replace, start, restart, recover, roll_back or secret (which changed)."""
+    """deploy, replace, start, restart, recover, roll_back, place or secret (which changed)."""
     cause: _builtins.str
     """For a restart, why the VM before ended; for one that failed, why."""
     failed: _builtins.bool

@@ -13,6 +13,7 @@ from typing import Protocol
 from plexspaces_node.allowed_hosts import AllowedHosts
 from plexspaces_node.info import LogLine
 from plexspaces_node.link import frames as link
+from plexspaces_node.node.applications.clustered import ActorStore
 from plexspaces_node.node.applications.message_times import count_unclaimed
 from plexspaces_node.node.applications.quotas import Quotas
 from plexspaces_node.node.applications.received_states import ReceivedStates
@@ -20,7 +21,6 @@ from plexspaces_node.node.logs import ApplicationLog
 from plexspaces_node.node.machines.agent_client import Kept
 from plexspaces_node.node.outgoing.call import Piece, Request, Response
 from plexspaces_node.node.outgoing.outgoing import Outgoing, OutgoingHttp
-from plexspaces_node.node.registry.registry import Registry
 from plexspaces_node.node.telemetry.activity import Activity
 from plexspaces_node.node.telemetry.span import Span, Step
 
@@ -49,7 +49,7 @@ class ActorHost:
         self,
         application: str,
         *,
-        registry: Registry,
+        store: ActorStore,
         router: Router,
         journal: ApplicationLog,
         states: ReceivedStates,
@@ -59,7 +59,7 @@ class ActorHost:
         quotas: Quotas,
     ) -> None:
         self._application = application
-        self._registry = registry
+        self._store = store
         self._router = router
         self._journal = journal
         self._states = states
@@ -101,11 +101,11 @@ class ActorHost:
         """Do what the actor asks of its node; an exception becomes the actor's answer."""
         name = self._application
         if isinstance(call, link.Get):
-            return await self._registry.kv_get(name, call.key)
+            return await self._store.kv_get(name, call.key)
         if isinstance(call, link.Put):
-            await self._registry.kv_put(name, call.key, body, self._quotas.store_bound(name))
+            await self._store.kv_put(name, call.key, body, self._quotas.store_bound(name))
         elif isinstance(call, link.Delete):
-            await self._registry.kv_delete(name, call.key)
+            await self._store.kv_delete(name, call.key)
         elif isinstance(call, link.Ask):
             return await self._router.ask(name, call, body, cause)
         else:

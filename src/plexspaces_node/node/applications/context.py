@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from plexspaces_node.model import split_name
+from plexspaces_node.node.applications.clustered import ActorStore, Clustered
 from plexspaces_node.node.applications.quotas import Quotas
 from plexspaces_node.node.applications.received_states import StateMemory
 from plexspaces_node.node.applications.shares import Shares
@@ -30,6 +31,7 @@ class NodeContext:
         logs: the directory of the applications' logs.
         grace_s: how long running messages have to finish when an application is stopped.
         host_memory_mib: the memory that this host allows the node.
+        clustered: what its actors have of its cluster; None for a node alone.
     """
 
     driver: Driver
@@ -48,6 +50,12 @@ class NodeContext:
     shares: Shares = field(default_factory=Shares)
     telemetry: Telemetry = field(default_factory=Telemetry)
     host_memory_mib: int = field(default_factory=procfs.granted_memory_mib)
+    clustered: Clustered | None = None
+
+    @property
+    def store(self) -> ActorStore:
+        """Where the actors' keys and states are."""
+        return self.registry if self.clustered is None else self.clustered.store
 
     def agent_limits_of(self, name: str) -> AgentLimits:
         """Return the limits of an application's agent, which counts for its tenant."""

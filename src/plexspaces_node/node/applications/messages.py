@@ -28,6 +28,7 @@ from plexspaces_node.info import MessageTimings
 from plexspaces_node.link import frames as link
 from plexspaces_node.model import ArtifactKind, beside, host_name, split_name
 from plexspaces_node.node.access.identity import Identity
+from plexspaces_node.node.applications.clustered import HeldReply
 from plexspaces_node.node.applications.elsewhere import Elsewhere, Message
 from plexspaces_node.node.applications.message_times import count_unclaimed, timings_of
 from plexspaces_node.node.applications.outcome import Cause, Done, Outcome
@@ -132,7 +133,8 @@ class Messages:
         if supervisor is None:
             return False
         elsewhere = self.elsewhere
-        return elsewhere is None or supervisor.intake.takes or not elsewhere.has_left(name)
+        takes = supervisor.intake.takes and not supervisor.expected
+        return elsewhere is None or takes or not elsewhere.has_left(name)
 
     def is_elsewhere(self, name: str) -> bool:
         """Return whether the messages of an application go to other nodes."""
@@ -191,7 +193,11 @@ class Messages:
             else:
                 done(_outcome(answer, span, supervisor.activity))
 
-        return self._send(supervisor, span, payload, timeout_ns, sender, answered)
+        if (lease := supervisor.lease) is None:
+            return self._send(supervisor, span, payload, timeout_ns, sender, answered)
+        held = lease.guard(name, timeout_ns, answered)
+        leave = self._send(supervisor, span, payload, timeout_ns, sender, held.give)
+        return _leaving_held(held, leave, span, supervisor.activity)
 
     def _send(  # noqa: PLR0913 - all of a message
         self,
@@ -203,6 +209,9 @@ class Messages:
         answered: Callable[[Answered | PlexSpacesError], None],
     ) -> Leave:
         intake = supervisor.intake
+        if supervisor.lease is not None and not supervisor.lease.is_held():
+            # It waits in line until it is.
+            supervisor.direct()
         try:
             if (agent := intake.agent) is not None:
                 return _hand_over(span, payload, timeout_ns, sender, answered, agent)
@@ -523,6 +532,18 @@ def _leaving(leave: Leave, span: Span, activity: Activity) -> Leave:
         leave()
         if not span.waited_ns and not span.total_ns:
             activity.leave(span)
+
+    return left
+
+
+def _leaving_held(held: HeldReply, leave: Leave, span: Span, activity: Activity) -> Leave:
+    """Return what leaves a message whose answer may wait for the lease."""
+
+    def left() -> None:
+        if (kept := held.leave()) is not None:
+            count_unclaimed(activity, span, kept[0], len(kept[1]))
+        else:
+            leave()
 
     return left
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from time import perf_counter_ns
 
 from plexspaces_node.errors import PlexSpacesError, WrongState
@@ -27,6 +27,7 @@ from plexspaces_node.node.applications.holdings import release, supervise
 from plexspaces_node.node.applications.messages import Messages, Sent
 from plexspaces_node.node.applications.name_locks import NameLocks
 from plexspaces_node.node.applications.outcome import Cause, Done, Outcome
+from plexspaces_node.node.applications.placing import Placing
 from plexspaces_node.node.applications.quota_upkeep import QuotaUpkeep
 from plexspaces_node.node.applications.roster import Roster, Viewer
 from plexspaces_node.node.applications.secret_users import SecretUsers
@@ -37,7 +38,7 @@ from plexspaces_node.node.logs import ApplicationLog, remove_all_but
 from plexspaces_node.node.machines.agent_client import StopRefused
 from plexspaces_node.node.machines.exchanges import Exchange
 from plexspaces_node.node.machines.leftovers import deployed_applications, destroy_machines
-from plexspaces_node.node.registry.registry import Desired
+from plexspaces_node.node.registry.registry import ApplicationRecord, Desired
 from plexspaces_node.tasks import Leave
 
 _log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class Applications:
         vms: the VMs, as users see them.
         empty_vms: VMs without an application.
         deployer: deploys applications.
+        placing: runs those that a cluster has placed here.
         secret_users: restarts those that use a secret.
         quotas: what tenants and applications may use, and what they use.
     """
@@ -75,6 +77,15 @@ class Applications:
             router=self.messages,
             capacity=self._capacity,
             empty_vms=self.empty_vms,
+            quotas=self.quotas,
+            scope=self._scope,
+            locks=self._locks,
+        )
+        self.placing = Placing(
+            node,
+            roster=self.roster,
+            router=self.messages,
+            capacity=self._capacity,
             quotas=self.quotas,
             scope=self._scope,
             locks=self._locks,
@@ -259,8 +270,12 @@ class Applications:
 
     # ---- the life of the node ----------------------------------------------------------
 
-    async def recover(self) -> tuple[str, ...]:
+    async def recover(
+        self, waits: Callable[[ApplicationRecord], bool] = lambda _record: False
+    ) -> tuple[str, ...]:
         """Destroy what an earlier node left running, and start what should run.
+
+        But not what `waits` for its cluster: `placing` starts that, and its messages wait.
 
         Returns the names of the applications that start. They start in the background, even if the
         node would now refuse as many. Nothing is left of deploys that were not done when the
@@ -273,6 +288,9 @@ class Applications:
             self.roster.applications[record.name] = supervisor
             if record.fault:
                 _log.warning("application %s: %s", record.name, record.fault)
+            elif waits(record):
+                supervisor.expected = True
+                supervisor.direct()
             elif record.desired is Desired.RUNNING:
                 supervisor.start_later()
                 starting.append(record.name)

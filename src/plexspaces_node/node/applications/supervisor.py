@@ -21,6 +21,7 @@ from plexspaces_node.model import (
     PhaseTimings,
 )
 from plexspaces_node.node.applications.actor_host import ActorHost, Router
+from plexspaces_node.node.applications.clustered import ActorLease, cut_off
 from plexspaces_node.node.applications.context import NodeContext
 from plexspaces_node.node.applications.instance import FAULTS, Instance, Progress
 from plexspaces_node.node.applications.intake import HOLD_S, Intake
@@ -60,6 +61,9 @@ class Supervisor:
         restarts: how often it was restarted by itself.
         replacing: it is stopped only for its next version; messages wait. Call `direct` after a
             change.
+        expected: it is not started only because its cluster has not said so yet; messages wait.
+            Call `direct` after a change.
+        lease: what it needs to serve messages; None for a node alone, and for what has no state.
     """
 
     def __init__(
@@ -81,13 +85,15 @@ class Supervisor:
         self.state = ApplicationState.FAILED if record.fault else ApplicationState.STOPPED
         self.last_error = record.fault
         self.restarts = 0
-        self.replacing = False
+        self.replacing = self.expected = False
+        self.lease: ActorLease | None = None
+        self._lease = ActorLease(node.clustered.lease) if node.clustered is not None else None
         self.intake = Intake(partial(_refusal, self), node.agent_limits_of(record.name))
         warn = partial(_warn, record.name, journal)
-        self.saver = StateSaver(record.name, node.registry, node.states, warn, sleep=sleep)
+        self.saver = StateSaver(record.name, node.store, node.states, warn, sleep=sleep)
         self.host = ActorHost(
             record.name,
-            registry=node.registry,
+            store=node.store,
             router=router,
             journal=journal,
             states=self.saver.received,
@@ -192,10 +198,12 @@ class Supervisor:
     def direct(self) -> None:
         """Pass messages on, let them wait or refuse them, as the application is now."""
         machine, state = self.machine, self.state
-        if self.replacing or state in _ON_THE_WAY:
+        self.lease = self._lease if self.record.kind is ArtifactKind.ACTOR else None
+        if self.replacing or self.expected or state in _ON_THE_WAY:
             self.intake.hold()
         elif state is ApplicationState.RUNNING and machine is not None:
-            if machine.agent.takes_messages:
+            may_serve = self.lease is None or self.lease.is_held_or(self.direct)
+            if may_serve and machine.agent.takes_messages:
                 self.intake.open(machine.agent)
             else:
                 self.intake.hold()
@@ -333,12 +341,19 @@ def _refusal(supervisor: Supervisor) -> PlexSpacesError:
     name, state, why = supervisor.name, supervisor.state, supervisor.last_error
     if supervisor.replacing:
         return Unavailable(f"application {name!r} is being replaced", hint="try again")
+    if supervisor.expected:
+        return Unavailable(
+            f"application {name!r} is not started yet: its cluster has not placed it",
+            hint="plexspaces nodes",
+        )
     if state in _ON_THE_WAY:
         return Unavailable(
             f"application {name!r} is {state}" + (f": {why}" if why else ""),
             hint=f"try again, or see: plexspaces inspect {name}",
         )
     if state is ApplicationState.RUNNING:
+        if supervisor.lease is not None and not supervisor.lease.is_held():
+            return cut_off(name)
         return Unavailable(f"application {name!r} has no link to its agent", hint="try again")
     return WrongState(f"application {name!r} is {state}", hint=f"plexspaces start --name {name}")
 

@@ -30,10 +30,16 @@ def boot_time_s() -> float:
 
 
 class Lease:
-    """Whether this node may serve its actors, on its own clock. Used on one event loop."""
+    """Whether this node may serve its actors, on its own clock. Used on one event loop.
+
+    Attributes:
+        term: raised whenever the lease is taken away, so that others may serve meanwhile; not when
+            it only was not renewed in time.
+    """
 
     def __init__(self, clock: Callable[[], float] = boot_time_s) -> None:
         """Not held yet."""
+        self.term = 0
         self._clock = clock
         self._until_s = -1.0
         self._waiting: list[Callable[[], None]] = []
@@ -59,6 +65,7 @@ class Lease:
 
     def end(self) -> None:
         """Do not hold it any more: somebody said so."""
+        self.term += 1
         self._until_s = -1.0
 
     def when_held(self, call: Callable[[], None]) -> Callable[[], None]:

@@ -101,7 +101,8 @@ class Start(NamedTuple):
     """An attempt to bring an application up.
 
     Attributes:
-        reason: deploy, replace, start, restart, recover, roll_back or secret (which was changed).
+        reason: deploy, replace, start, restart, recover, roll_back, secret (which was changed) or
+            place (by the cluster).
         cause: for a restart, why the VM before ended.
         error: why it failed, or "".
     """

@@ -18,7 +18,7 @@ const REFRESH_MS = 2000;
 /** More errors are there once one asks for them. */
 const SHOWN_FAILURES = 3;
 const ORIGINS = { failed: "returned an error", trapped: "crashed", platform: "failed in the node" };
-const REASONS = { deploy: "Deployed", replace: "Replaced", start: "Started", restart: "Restarted", recover: "Recovered", roll_back: "Rolled back", secret: "Started for a changed secret" };
+const REASONS = { deploy: "Deployed", replace: "Replaced", start: "Started", restart: "Restarted", recover: "Recovered", roll_back: "Rolled back", secret: "Started for a changed secret", place: "Placed on this node" };
 
 export class ApplicationPage {
   /** `traceId` is of a trace to show at once, or null. */
