@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import re
+import socket
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from support.patience import patient
 
 from plexspaces_node.errors import Unavailable
 from plexspaces_node.node.applications.task_scope import TaskScope
@@ -489,6 +493,28 @@ async def test_client_that_leaves_while_nothing_is_read_is_noticed() -> None:
                 await asyncio.sleep(0)
     finally:
         await server.drain(0)
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_client_that_connects_while_the_server_stops_is_left_by_it(turns: int) -> None:
+    """However far it is: accepting takes some turns of the event loop.
+
+    What is left open warns when it is collected, which fails this.
+    """
+    server = HttpServer(Waiting(), in_flight=InFlight(1 << 20), most_connections=8)
+    host, _, port = (await server.bind("127.0.0.1:0")).rpartition(":")
+    await server.serve()
+    with socket.create_connection((host, int(port))) as client:
+        client.settimeout(patient(5))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await server.drain(0)
+        # At once: nothing is left for the event loop to do.
+        with suppress(ConnectionError):
+            assert client.recv(1) == b""
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection((host, int(port)))
+    gc.collect()
 
 
 class Short(Waiting):

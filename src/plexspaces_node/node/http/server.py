@@ -85,7 +85,7 @@ class HttpServer:
         self.loop = asyncio.get_running_loop()
         self.date = _date()
         self.closing = False
-        # Whether it is closing and no connection is left.
+        # Whether it is closing, nobody listens any more and no connection is left.
         self._gone = asyncio.Event()
         self._most_connections = most_connections
         self._tls = tls
@@ -152,13 +152,21 @@ class HttpServer:
         await self._gone.wait()
 
     def stop_listening(self) -> None:
-        """Take no more connections, and close those that have no request. Idempotent."""
-        self.closing = True
-        for server in self._servers:
-            server.close()
+        """Take no more connections, and close those that have no request. Idempotent.
+
+        The port is free when the event loop has gone on.
+        """
+        if not self.closing:
+            self.closing = True
+            for server in self._servers:
+                for each in server.sockets:
+                    self.loop.remove_reader(each)
+            # A client that was accepted just now has no transport before the loop goes on, and gets
+            # none from a server that is closed: its socket would stay open until it is collected
+            # (https://github.com/python/cpython/issues/109564).
+            self.loop.call_soon(self._close_servers)
         for connection in tuple(self._idle):
             connection.end()
-        self._note_end()
 
     def close(self) -> None:
         """Close every connection at once; the tasks of requests are cancelled. Idempotent."""
@@ -216,8 +224,18 @@ class HttpServer:
     def _begin(self) -> _Held:
         return Connection(self) if self._tls is None else Handshake(self, self._tls)
 
+    def _close_servers(self) -> None:
+        for server in self._servers:
+            server.close()
+        # After the clients that were accepted last, which are told first that they are connected.
+        self.loop.call_soon(self._forget_servers)
+
+    def _forget_servers(self) -> None:
+        self._servers.clear()
+        self._note_end()
+
     def _note_end(self) -> None:
-        if self.closing and not self._connections:
+        if self.closing and not self._servers and not self._connections:
             self._gone.set()
 
     def _sweep(self) -> None:
