@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -313,6 +315,22 @@ async def test_server_when_it_drains_then_handshakes_and_idle_connections_end(
         writer.close()
     with pytest.raises(OSError, match="Connect call failed"):
         await asyncio.open_connection(*split_address(address))
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_server_when_it_drains_while_a_client_connects_then_it_is_not_waited_for(
+    asking: tuple[str, HttpServer], turns: int
+) -> None:
+    """However far it is: its handshake may be cancelled before it has begun."""
+    address, server = asking
+    with socket.create_connection(split_address(address)) as client:
+        client.settimeout(patient(5))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await asyncio.wait_for(server.drain(0), patient(5))
+        with suppress(ConnectionError):
+            assert client.recv(1) == b""
+    gc.collect()
 
 
 async def test_server_when_there_are_too_many_handshakes_then_the_oldest_goes(

@@ -41,6 +41,8 @@ class Handshake(asyncio.Protocol):
             return
         # It begins before anything is read: the loop runs what is ready before it looks for more.
         self._task = server.loop.create_task(self._shake())
+        # Also when it is cancelled before it has begun, and so never runs.
+        self._task.add_done_callback(lambda _: server.disconnected(self))
 
     def data_received(self, data: bytes) -> None:
         # Never taken for what comes after the handshake.
@@ -81,8 +83,6 @@ class Handshake(asyncio.Protocol):
                 transport.abort()
             else:
                 first.hand_over(transport, Connection(server))
-        finally:
-            server.disconnected(self)
 
 
 class _First(asyncio.Protocol):
