@@ -15,6 +15,7 @@ import pytest
 from playwright.async_api import Error, Page
 from support.browser import browsing, program
 from support.nodes import builder
+from support.other_site import serving
 from support.patience import patient
 from support.traces import assert_nothing_left
 
@@ -29,16 +30,8 @@ Curl = Callable[..., Awaitable[tuple[int, str]]]
 @pytest.fixture
 async def other_site() -> AsyncIterator[int]:
     """A web site of somebody else, whose pages are empty; yields its port."""
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if await reader.readline():
-            page = b"<!doctype html><title>other</title>"
-            head = b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\nconnection: close\r\n"
-            writer.write(head + b"content-length: %d\r\n\r\n%b" % (len(page), page))
-        writer.close()
-
-    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-        yield server.sockets[0].getsockname()[1]
+    async with serving() as port:
+        yield port
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ is tried in them, by what runs with the same rights.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import BrowserContext, ConsoleMessage, Error, Page
 from support.actors import http_page
+from support.other_site import serving
 
 from plexspaces_node import NodeClient
 from plexspaces_node.node.node import Node
@@ -60,16 +60,8 @@ async def evil(client: NodeClient, tmp_path: Path) -> str:
 @pytest_asyncio.fixture(loop_scope="module")
 async def other_site() -> AsyncIterator[str]:
     """A site of somebody else, at another port of this host."""
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if await reader.readline():
-            page = b"<!doctype html><title>other</title><body>"
-            head = b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\nconnection: close\r\n"
-            writer.write(head + b"content-length: %d\r\n\r\n%b" % (len(page), page))
-        writer.close()
-
-    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    async with serving() as port:
+        yield f"http://127.0.0.1:{port}/"
 
 
 async def refused(page: Page, script: str, argument: object = None) -> str:
