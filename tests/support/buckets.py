@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
-from plexspaces_node.errors import Unavailable
+from plexspaces_node.errors import InvalidArgument, Unavailable
 from plexspaces_node.node.nats.bucket import SYNCED, Change, Conflict, Entry, Fence
 
 
@@ -42,6 +42,7 @@ class View:
     def __init__(self, bucket: MemoryBucket) -> None:
         self._bucket = bucket
         self._cut = False
+        self._cuts = 0
         self.loses_answers = False
 
     @property
@@ -54,6 +55,7 @@ class View:
 
     @is_cut.setter
     def is_cut(self, is_cut: bool) -> None:
+        self._cuts += is_cut and not self._cut
         self._cut = is_cut
         for changed in self._bucket.watchers:
             changed.set()
@@ -70,20 +72,17 @@ class View:
         await self._answer()
         if (found := self._bucket.all.get(key)) is not None and found.value is not None:
             raise Conflict(f"{key} exists, of revision {found.revision}")
-        return await self._write(key, value)
+        return self._written(key, value)
 
     async def update(self, key: str, value: bytes, revision: int) -> int:
-        await self._answer()
-        self._check(Fence(key, revision))
-        return await self._write(key, value)
+        return await self._write(key, value, Fence(key, revision))
 
     async def delete(
         self, key: str, *, revision: int | None = None, fence: Fence | None = None
     ) -> int:
-        await self._answer()
-        if revision is not None:
-            self._check(Fence(key, revision))
-        return await self._write(key, None, fence)
+        if revision is not None and fence is not None:
+            raise InvalidArgument("a deletion has one condition: a revision, or a fence")
+        return await self._write(key, None, Fence(key, revision) if revision is not None else fence)
 
     async def put_all(self, entries: Sequence[tuple[str, bytes]], *, fence: Fence) -> int:
         last = 0
@@ -100,12 +99,10 @@ class View:
         changed = asyncio.Event()
         self._bucket.watchers.add(changed)
         told: dict[str, int] = {}
-        is_synced = False
+        synced = -1
         try:
             while True:
-                if self._cut:
-                    is_synced = False
-                else:
+                if not self._cut:
                     for key, entry in sorted(
                         self._bucket.all.items(), key=lambda item: item[1].revision
                     ):
@@ -114,8 +111,8 @@ class View:
                         if entry.value is not None or key in told:
                             told[key] = entry.revision
                             yield entry
-                    if not is_synced:
-                        is_synced = True
+                    if synced != self._cuts:
+                        synced = self._cuts
                         yield SYNCED
                 await changed.wait()
                 changed.clear()
@@ -124,8 +121,12 @@ class View:
 
     async def _write(self, key: str, value: bytes | None, fence: Fence | None = None) -> int:
         await self._answer()
+        # From here on nothing is waited for: nobody writes between the check and the write.
         if fence is not None:
             self._check(fence)
+        return self._written(key, value)
+
+    def _written(self, key: str, value: bytes | None) -> int:
         revision = self._bucket.write(key, value)
         if self.loses_answers:
             raise Unavailable(f"no answer from the bucket {self.name}")

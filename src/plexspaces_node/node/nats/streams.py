@@ -1,0 +1,101 @@
+"""The streams that are buckets: their configuration, made if they are not there."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.node.nats import jetstream
+from plexspaces_node.node.nats.jetstream import ApiError
+
+if TYPE_CHECKING:
+    from plexspaces_node.node.nats.connection import Connection
+
+_KEY = re.compile(r"[-_=/A-Za-z0-9]+(?:\.[-_=/A-Za-z0-9]+)*")
+_PREFIX = re.compile(r"(?:[-_=/A-Za-z0-9]+\.)*")
+
+
+def stream_name(bucket: str) -> str:
+    """Return the name of a bucket's stream, as NATS's own tools expect it."""
+    return f"KV_{bucket}"
+
+
+def subject(bucket: str, key: str) -> str:
+    """Return the subject of a key."""
+    return f"$KV.{bucket}.{key}"
+
+
+def key_subject(bucket: str, key: str) -> str:
+    """Return the subject of a key; raises `InvalidArgument` for what is none."""
+    if not _KEY.fullmatch(key):
+        raise InvalidArgument(f"{key!r} is no key of a bucket")
+    return subject(bucket, key)
+
+
+def prefix_subject(bucket: str, prefix: str) -> str:
+    """Return the subject of all keys below a prefix; raises `InvalidArgument` for what is none."""
+    if not _PREFIX.fullmatch(prefix):
+        raise InvalidArgument(f"{prefix!r} is no prefix of keys")
+    return subject(bucket, f"{prefix}>")
+
+
+def barrier_subject(bucket: str, name: str) -> str:
+    """Return the subject of what a reader writes, to know what it reads is not older."""
+    return f"$PLEXSPACES.{bucket}.{name}"
+
+
+def configuration(bucket: str, *, replicas: int, most_bytes: int = -1) -> dict[str, Any]:
+    """Return what a bucket's stream is like; as `nats kv add` makes it, and a few things more."""
+    return {
+        "name": stream_name(bucket),
+        "subjects": [subject(bucket, ">"), barrier_subject(bucket, "*")],
+        "retention": "limits",
+        "storage": "file",
+        # Refused and not removed: a full bucket must not lose what it has.
+        "discard": "new",
+        "max_msgs_per_subject": 1,
+        "max_bytes": most_bytes,
+        "max_consumers": -1,
+        "max_msgs": -1,
+        "max_msg_size": -1,
+        "max_age": 0,
+        "num_replicas": replicas,
+        "deny_delete": True,
+        "allow_rollup_hdrs": True,
+        "allow_direct": True,
+        "allow_atomic": True,
+        "allow_msg_ttl": True,
+        "duplicate_window": 120_000_000_000,
+    }
+
+
+async def ensure(connection: Connection, bucket: str, *, most_bytes: int = -1) -> dict[str, Any]:
+    """Return the information of a bucket's stream; make it, with one replica, if it is not there.
+
+    Raises `ApiError`, and `Unavailable` while NATS cannot answer.
+    """
+    try:
+        return await info(connection, bucket)
+    except ApiError as error:
+        if error.number != jetstream.STREAM_NOT_FOUND:
+            raise
+    wanted = configuration(bucket, replicas=1, most_bytes=most_bytes)
+    method = f"STREAM.CREATE.{stream_name(bucket)}"
+    try:
+        return await jetstream.call(connection, method, wanted)
+    except ApiError as error:
+        if error.number != jetstream.NAME_IN_USE:
+            raise
+    return await info(connection, bucket)
+
+
+async def info(connection: Connection, bucket: str) -> dict[str, Any]:
+    """Return what JetStream says about a bucket's stream. Raises `ApiError`, `Unavailable`."""
+    return await jetstream.call(connection, f"STREAM.INFO.{stream_name(bucket)}")
+
+
+def replicas(information: dict[str, Any]) -> int:
+    """Return how many replicas a stream shall have."""
+    config = information.get("config")
+    return int(config.get("num_replicas") or 0) if isinstance(config, dict) else 0
