@@ -57,7 +57,7 @@ class ClusterToken:
 
     def derive(self, purpose: str, size: int = SECRET_BYTES) -> bytes:
         """Return the key for a purpose; none tells anything about another."""
-        info = f"plexspaces cluster {purpose}".encode()
+        info = f"plexspaces-cluster {purpose}".encode()
         return HKDF(SHA256(), length=size, salt=None, info=info).derive(self.secret)
 
     def authority(self, cluster: str) -> Pair:

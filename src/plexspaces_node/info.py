@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 from plexspaces_node.model import (
@@ -20,6 +21,9 @@ from plexspaces_node.model import (
     VmConfig,
     VmState,
 )
+
+IN_A_CLUSTER: Mapping[str, bool] = MappingProxyType({"in_a_cluster": True})
+"""Marks fields that say something only in a cluster, and are left out of output without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +129,21 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicaInfo:
+    """An application on one node of a cluster.
+
+    Attributes:
+        state: as an application's, or `Ready` for a node that is prepared to take over, `Unknown`
+            for one that does not answer.
+        error: why it does not run there, "" if it does.
+    """
+
+    node: str
+    state: str
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ApplicationInfo:
     """An application as its node sees it now.
 
@@ -139,6 +158,12 @@ class ApplicationInfo:
         allow_hosts: the hosts that it may send HTTP requests to; empty in a listing.
         tenant: whose it is; the part of its full name before the slash.
         public: whether everybody may send messages and requests to it.
+        node: the node of a cluster that this is told of; "" without a cluster, as all that follows.
+        nodes: every node that has to do with it.
+        replicas: on how many nodes it is to run; 0 without a cluster.
+        on: the labels that its nodes must have.
+        level: the isolation level that they must have, "" for any.
+        placement: why it runs on fewer nodes than it is to, "" if it does not.
     """
 
     id: str
@@ -160,19 +185,30 @@ class ApplicationInfo:
     allow_hosts: tuple[str, ...] = ()
     tenant: str = DEFAULT_TENANT
     public: bool = False
+    node: str = field(default="", metadata=IN_A_CLUSTER)
+    nodes: tuple[ReplicaInfo, ...] = field(default=(), metadata=IN_A_CLUSTER)
+    replicas: int = field(default=0, metadata=IN_A_CLUSTER)
+    on: Mapping[str, str] = field(default_factory=dict, metadata=IN_A_CLUSTER)
+    level: str = field(default="", metadata=IN_A_CLUSTER)
+    placement: str = field(default="", metadata=IN_A_CLUSTER)
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Everything on a node.
+    """Everything on a node, or in its cluster.
 
     Attributes:
         discovery_ns: how long the node took to find it out.
+        silent_nodes: the nodes that did not answer in time; what runs there is told by the records
+            of the cluster.
+        cluster: its name, "" without one.
     """
 
     applications: tuple[ApplicationInfo, ...]
     empty_vms: tuple[VmInfo, ...]
     discovery_ns: int
+    silent_nodes: tuple[str, ...] = field(default=(), metadata=IN_A_CLUSTER)
+    cluster: str = field(default="", metadata=IN_A_CLUSTER)
 
     @property
     def vms(self) -> tuple[VmInfo, ...]:
@@ -202,6 +238,68 @@ class NodeInfo:
     default_vm: VmConfig = field(default_factory=VmConfig)
     started_unix_ns: int = 0
     overhead_mib: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterNodeInfo:
+    """A node of a cluster.
+
+    Attributes:
+        state: `up`, `draining`, `down` or `left`.
+        level: the isolation level of its applications.
+        memory_mib: how much memory its applications' VMs may have together.
+        free_memory_mib: how much of it is not given yet.
+        application_limit: how many applications it takes.
+        applications: how many are placed on it.
+        leads: whether it decides where applications run.
+        keeps_state: whether it keeps a copy of what the cluster knows.
+        route: HOST:PORT that other nodes join by, "" for none.
+    """
+
+    id: str
+    state: str
+    level: str
+    version: str
+    memory_mib: int
+    free_memory_mib: int
+    application_limit: int
+    applications: int
+    labels: Mapping[str, str] = field(default_factory=dict)
+    leads: bool = False
+    keeps_state: bool = False
+    route: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterInfo:
+    """A cluster and its nodes, by ID.
+
+    Attributes:
+        copies: how many nodes keep a copy of what the cluster knows.
+        warnings: what an administrator should know.
+        answered_by: the node that says so.
+    """
+
+    cluster: str
+    nodes: tuple[ClusterNodeInfo, ...]
+    copies: int
+    warnings: tuple[str, ...] = ()
+    answered_by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """What still runs on a node that is drained.
+
+    Attributes:
+        left: how many applications.
+        applications: some of their names.
+        why: why the first of them does not move, "" if it does.
+    """
+
+    left: int
+    applications: tuple[str, ...] = ()
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,11 @@ ENV_NAME_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 
 ENVIRONMENT_LIMIT_BYTES = 128 * 1024
 """The maximum length of an application's variables and arguments together, in bytes of UTF-8."""
+LABEL_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+"""The key and the value of a node's label."""
+MOST_LABELS = 16
+"""How many labels a node may have, and how many a deploy may ask for."""
+MOST_REPLICAS = 64
 MOST_SECRETS_USED = 64
 """How many secrets one application can use."""
 MAX_CONCURRENCY = 1024
@@ -190,6 +195,10 @@ class ApplicationSpec:
         secrets: for each variable whose value is a secret, the secret's name.
         public: whether everybody may send messages to it; None for no, and as it was where it is
             replaced.
+        replicas: in a cluster, on how many nodes it runs; 0 for one, and as it was where it is
+            replaced.
+        on: in a cluster, the labels that its nodes must have; empty for any, and as it was.
+        level: in a cluster, the isolation level of its nodes; "" for any, and as it was.
     """
 
     name: str
@@ -203,6 +212,9 @@ class ApplicationSpec:
     allow_hosts: tuple[str, ...] = ()
     secrets: dict[str, str] = field(default_factory=dict)
     public: bool | None = None
+    replicas: int = 0
+    on: dict[str, str] = field(default_factory=dict)
+    level: str = ""
 
     def __post_init__(self) -> None:
         check_full_name(self.name)
@@ -220,6 +232,7 @@ class ApplicationSpec:
                 f"concurrency must be from 1 to {MAX_CONCURRENCY}, not {self.concurrency}",
                 hint="omit it for the default",
             )
+        _check_place(self.replicas, self.on, self.level)
 
     @property
     def artifact(self) -> str:
@@ -240,6 +253,11 @@ class ApplicationSpec:
                 f"{self.name!r} is an actor, which handles one message at a time, "
                 f"not {self.concurrency}",
                 hint="omit --concurrency; for several actors deploy several applications",
+            )
+        if self.replicas > 1:
+            raise InvalidArgument(
+                f"{self.name!r} is an actor, of which there is one, not {self.replicas}",
+                hint="omit replicas; for several actors deploy several applications",
             )
 
 
@@ -386,6 +404,34 @@ def _check_environment(env: dict[str, str], args: tuple[str, ...]) -> None:
             f"variables and arguments of {total} bytes exceed the limit of "
             f"{ENVIRONMENT_LIMIT_BYTES}",
             hint="build large data into the artifact, or send it in a message",
+        )
+
+
+def check_label(key: str, value: str) -> None:
+    """Raise `InvalidArgument` for what cannot be a node's label."""
+    for text in (key, value):
+        if not LABEL_PATTERN.fullmatch(text):
+            raise InvalidArgument(
+                f"label {key[:64]!r}={value[:64]!r} is not valid",
+                hint="use 1 to 63 letters, digits and . _ -, starting with a letter or digit",
+            )
+
+
+def _check_place(replicas: int, on: Mapping[str, str], level: str) -> None:
+    if not 0 <= replicas <= MOST_REPLICAS:
+        raise InvalidArgument(
+            f"replicas must be from 1 to {MOST_REPLICAS}, not {replicas}",
+            hint="omit it for one",
+        )
+    if len(on) > MOST_LABELS:
+        raise InvalidArgument(
+            f"{len(on)} labels are too many", hint=f"select nodes by at most {MOST_LABELS}"
+        )
+    for key, value in on.items():
+        check_label(key, value)
+    if level and level not in LEVELS:
+        raise InvalidArgument(
+            f"unknown isolation level {level[:64]!r}", hint=f"choose one of {', '.join(LEVELS)}"
         )
 
 

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import NoReturn, Self
 
 import grpc
+from support.fake_cluster import FakeCluster
 from support.fake_secrets import FakeAudit, FakeSecrets
 from support.fake_telemetry import FakeTelemetry
 
@@ -27,6 +28,7 @@ from plexspaces_node.api.generated.application_pb2_grpc import (
     add_ApplicationServiceServicer_to_server,
 )
 from plexspaces_node.api.generated.audit_pb2_grpc import add_AuditServiceServicer_to_server
+from plexspaces_node.api.generated.cluster_pb2_grpc import add_ClusterServiceServicer_to_server
 from plexspaces_node.api.generated.quota_pb2_grpc import (
     QuotaServiceServicer,
     add_QuotaServiceServicer_to_server,
@@ -185,6 +187,7 @@ class FakeNode(ApplicationServiceServicer):
         secrets: what it keeps of them.
         audit: its audit log.
         telemetry: what its applications do.
+        cluster: the nodes of its cluster.
     """
 
     def __init__(
@@ -217,6 +220,8 @@ class FakeNode(ApplicationServiceServicer):
         self.secrets, self.audit = FakeSecrets(self._enter), FakeAudit(AUDIT)
         add_SecretServiceServicer_to_server(self.secrets, self._server)
         add_AuditServiceServicer_to_server(self.audit, self._server)
+        self.cluster = FakeCluster(self._enter)
+        add_ClusterServiceServicer_to_server(self.cluster, self._server)
         self.telemetry = FakeTelemetry(self._enter)
         add_TelemetryServiceServicer_to_server(self.telemetry, self._server)
         port = self._server.add_insecure_port(address)

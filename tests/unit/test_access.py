@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import reflection
 from plexspaces_node.api.generated import (
     application_pb2,
     audit_pb2,
+    cluster_pb2,
     quota_pb2,
     secret_pb2,
     telemetry_pb2,
@@ -36,6 +37,7 @@ from plexspaces_node.node.http.routes import ROUTES
 
 SERVICES = (
     *application_pb2.DESCRIPTOR.services_by_name.values(),
+    *cluster_pb2.DESCRIPTOR.services_by_name.values(),
     *quota_pb2.DESCRIPTOR.services_by_name.values(),
     *telemetry_pb2.DESCRIPTOR.services_by_name.values(),
     *secret_pb2.DESCRIPTOR.services_by_name.values(),
@@ -52,6 +54,7 @@ METHODS = {
 _A = "plexspaces.node.v1.ApplicationService/"
 READS = {_A + name for name in ("Inspect", "InspectVm", "List", "ListVms", "Logs", "VmConsole")}
 READS |= {"plexspaces.node.v1.QuotaService/GetQuota", "HTTP /metrics"}
+READS |= {"plexspaces.node.v1.ClusterService/ListNodes"}
 READS |= {
     f"plexspaces.node.v1.TelemetryService/{name}"
     for name in ("Advise", "GetActivity", "ListTraces", "WatchActivity")

@@ -222,6 +222,8 @@ _EVERY_COMMAND = (
     *(("token", "revoke", "x", *_NODE), ("token", "rotate", "x", *_NODE)),
     *(("login", *_NODE), ("logout", *_NODE), ("whoami", *_NODE)),
     *(("top", "--once", *_NODE), ("trace", "x", *_NODE), ("advise", *_NODE)),
+    *(("nodes", "drain", "b", *_NODE), ("nodes", "undrain", "b", *_NODE)),
+    *(("nodes", "remove", "b", *_NODE), ("nodes", "token")),
     *(("doctor",), ("config", "show"), ("version",), ("install-service", "--print")),
 )
 

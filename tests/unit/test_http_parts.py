@@ -16,7 +16,14 @@ import pytest
 from google.protobuf.message import Message
 
 from plexspaces_node.api.generated import application_pb2 as pb
-from plexspaces_node.api.generated import audit_pb2, quota_pb2, secret_pb2, telemetry_pb2, token_pb2
+from plexspaces_node.api.generated import (
+    audit_pb2,
+    cluster_pb2,
+    quota_pb2,
+    secret_pb2,
+    telemetry_pb2,
+    token_pb2,
+)
 from plexspaces_node.errors import (
     PLATFORM_ERRORS,
     ActorFailed,
@@ -405,6 +412,7 @@ class TestContract:
             SERVICE,
             *secret_pb2.DESCRIPTOR.services_by_name.values(),
             *audit_pb2.DESCRIPTOR.services_by_name.values(),
+            *cluster_pb2.DESCRIPTOR.services_by_name.values(),
             *quota_pb2.DESCRIPTOR.services_by_name.values(),
             *telemetry_pb2.DESCRIPTOR.services_by_name.values(),
             *token_pb2.DESCRIPTOR.services_by_name.values(),
@@ -535,6 +543,9 @@ class TestHints:
                 "stop another `plexspaces logs -f`",
                 "stop another GET /v1/applications/NAME/logs?follow",
             ),
+            ("see plexspaces nodes", "see GET /v1/nodes"),
+            ("plexspaces nodes drain b", "POST /v1/nodes/b/drain"),
+            ("plexspaces nodes remove b", "DELETE /v1/nodes/b"),
             ("--timeout 30", "Prefer: wait=30"),
             (
                 "deploy with --replace, which keeps its state, or under another --name",

@@ -32,6 +32,7 @@ from plexspaces_node.info import (
     LogLine,
     MessageTimings,
     NodeInfo,
+    ReplicaInfo,
     SecretInfo,
     VmInfo,
     VmInspection,
@@ -126,6 +127,9 @@ def deploy_to_proto(
         allow_hosts=spec.allow_hosts,
         secrets=spec.secrets,
         public=spec.public,
+        replicas=spec.replicas,
+        on=spec.on,
+        level=spec.level,
     )
 
 
@@ -143,6 +147,9 @@ def spec_from_proto(message: pb.DeployRequest, *, default_vm: VmConfig) -> Appli
         allow_hosts=tuple(message.allow_hosts),
         secrets=dict(message.secrets),
         public=message.public if message.HasField("public") else None,
+        replicas=message.replicas,
+        on=dict(message.on),
+        level=message.level,
     )
 
 
@@ -208,6 +215,7 @@ def application_to_proto(application: ApplicationInfo) -> pb.Application:
         vm=None if application.vm is None else vm_to_proto(application.vm),
         timings=timings_to_proto(application.timings),
         counters=_to_proto(pb.Counters, application.counters),
+        nodes=[_to_proto(pb.Replica, each) for each in application.nodes],
     )
 
 
@@ -228,6 +236,8 @@ def application_from_proto(message: pb.Application) -> ApplicationInfo:
         concurrency=message.concurrency or 1,
         allow_hosts=tuple(message.allow_hosts),
         tenant=message.tenant or DEFAULT_TENANT,
+        nodes=tuple(_from_proto(ReplicaInfo, each) for each in message.nodes),
+        on=dict(message.on),
     )
 
 
@@ -237,6 +247,8 @@ def listing_to_proto(listing: Listing) -> pb.ListResponse:
         applications=[_listed(each) for each in listing.applications],
         empty_vms=[vm_to_proto(each) for each in listing.empty_vms],
         discovery_ns=listing.discovery_ns,
+        silent_nodes=listing.silent_nodes,
+        cluster=listing.cluster,
     )
 
 
@@ -255,6 +267,8 @@ def listing_from_proto(message: pb.ListResponse) -> Listing:
         applications=tuple(application_from_proto(each) for each in message.applications),
         empty_vms=tuple(vm_from_proto(each) for each in message.empty_vms),
         discovery_ns=message.discovery_ns,
+        silent_nodes=tuple(message.silent_nodes),
+        cluster=message.cluster,
     )
 
 

@@ -21,6 +21,7 @@ from plexspaces_node.cli.options import (
     arguments_of,
     check_project,
     complete_language,
+    complete_level,
     in_tenant,
     pairs_of,
 )
@@ -30,6 +31,7 @@ from plexspaces_node.cli.output import (
     print_phases,
     say,
 )
+from plexspaces_node.cli.place import where
 from plexspaces_node.cli.progress import DeployDisplay, if_interrupted, working
 from plexspaces_node.client import DeployOptions, NodeClient
 from plexspaces_node.errors import InvalidArgument
@@ -107,12 +109,41 @@ Public = Annotated[
         show_default="no; with --replace as before",
     ),
 ]
+Replicas = Annotated[
+    int | None,
+    typer.Option(
+        "--replicas",
+        metavar="N",
+        help="In a cluster: on how many nodes a command or HTTP component runs; an actor is one.",
+        show_default="1; with --replace as before",
+    ),
+]
+On = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--on",
+        metavar="K=V",
+        help="In a cluster: only on nodes with this label, see start-node --label; repeatable.",
+        show_default="any",
+    ),
+]
+Level = Annotated[
+    str,
+    typer.Option(
+        "--level",
+        metavar="LEVEL",
+        help="In a cluster: only on nodes of this isolation level.",
+        show_default="any",
+        autocompletion=complete_level,
+    ),
+]
 
 
 @app.command(
     cls=WithArguments,
     epilog="Example:  plexspaces deploy --name calculator examples/python-calculator\n\n"
-    "Example:  plexspaces deploy --name lines --wasm wc.wasm -- -l",
+    "Example:  plexspaces deploy --name lines --wasm wc.wasm -- -l\n\n"
+    "Example:  plexspaces deploy --name site --replicas 3 --on zone=a examples/ts-hello-http",
 )
 def deploy(  # noqa: PLR0913 - a command has a parameter for each of its flags
     ctx: typer.Context,
@@ -146,6 +177,9 @@ def deploy(  # noqa: PLR0913 - a command has a parameter for each of its flags
     allow_host: AllowHosts = None,
     public: Public = None,
     replace_: Replace = False,
+    replicas: Replicas = None,
+    on: On = None,
+    level: Level = "",
     node_address: NodeAddress = None,
     as_json: Json = False,
 ) -> None:
@@ -166,6 +200,9 @@ def deploy(  # noqa: PLR0913 - a command has a parameter for each of its flags
         args=arguments_of(ctx),
         concurrency=concurrency,
         allow_hosts=allow_host or (),
+        replicas=replicas,
+        on=pairs_of(on or (), "--on", "zone=a", form="LABEL=VALUE"),
+        level=level,
     )
     options = _with_secrets(options, secret or ())
     # Before a build, which would make the user wait long for a refusal.
@@ -257,6 +294,7 @@ def _print_deployed(application: ApplicationInfo, as_json: bool) -> None:
             ("Isolation", vm.isolated_by if vm else "none"),
             ("Language", f"{application.language} ({application.kind})"),
             ("Digest", application.digest),
+            *where(application),
         ]
     )
     say()

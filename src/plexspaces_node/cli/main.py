@@ -45,6 +45,9 @@ PANELS: dict[str, dict[str, str]] = {
         "install-service": "service",
         "version": "main",
     },
+    "Cluster": {
+        "nodes": "nodes",
+    },
     "Applications": {
         "deploy": "deploy",
         "invoke": "invoke",

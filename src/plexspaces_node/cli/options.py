@@ -86,6 +86,11 @@ def complete_isolation(incomplete: str) -> list[str]:
     return [level for level in ("auto", *LEVELS) if level.startswith(incomplete)]
 
 
+def complete_level(incomplete: str) -> list[str]:
+    """Return the isolation levels without `auto` that complete a text in a shell."""
+    return [level for level in LEVELS if level.startswith(incomplete)]
+
+
 IsolationOption = Annotated[
     str | None,
     typer.Option(

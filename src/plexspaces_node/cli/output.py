@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -153,5 +153,10 @@ def _print_labelled(label: str, colour: str, text: str) -> None:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
+        return {
+            each.name: dict(one) if isinstance(one, Mapping) else one
+            for each in dataclasses.fields(value)
+            # What only a cluster has is not there without one.
+            if (one := getattr(value, each.name)) or "in_a_cluster" not in each.metadata
+        }
     return str(value)

@@ -18,6 +18,7 @@ from plexspaces_node.cli.output import (
     counted,
     milliseconds,
     moment,
+    note,
     print_fields,
     print_json,
     print_json_line,
@@ -26,6 +27,7 @@ from plexspaces_node.cli.output import (
     say,
     size,
 )
+from plexspaces_node.cli.place import asked_for, where
 from plexspaces_node.client import NodeClient
 from plexspaces_node.info import ApplicationInfo, Listing, LogLine, VmInfo
 from plexspaces_node.model import ApplicationState, ArtifactKind
@@ -52,6 +54,9 @@ def list_(tenant: Tenant = None, node_address: NodeAddress = None, as_json: Json
     for line in lines:
         say(line)
     say(f"Discovery time: {milliseconds(listing.discovery_ns)}")
+    if listing.silent_nodes:
+        silent = ", ".join(listing.silent_nodes)
+        note(f"warning: no answer from {silent}: what runs there is told by the cluster's records")
 
 
 def plain_listing(listing: Listing) -> Iterator[str]:
@@ -67,10 +72,12 @@ def plain_listing(listing: Listing) -> Iterator[str]:
         yield f"    Application: {application.name}{state}"
         yield f"    Language: {application.language}"
         yield f"    Isolation: {vm.isolated_by}"
+        yield from (f"    {what}: {value}" for what, value in where(application))
     if resting:
         yield f"Found {len(resting)} application(s) without a VM:"
     for application in resting:
         yield f"  - {application.name}: {application.state}"
+        yield from (f"    {what}: {value}" for what, value in where(application))
     if listing.empty_vms:
         yield f"Found {len(listing.empty_vms)} empty VM(s):"
     for vm in listing.empty_vms:
@@ -79,13 +86,16 @@ def plain_listing(listing: Listing) -> Iterator[str]:
 
 def table(listing: Listing) -> Iterator[str]:
     """Yield the listing as a table with one line per application or empty VM."""
-    rows = [("APPLICATION", "STATE", "LANGUAGE", "VM", "ISOLATION", "MEMORY", "SOCKET")]
+    headings = ("APPLICATION", "STATE", "LANGUAGE", "VM", "ISOLATION", "MEMORY", "SOCKET")
+    rows: list[tuple[str, ...]] = [headings if not listing.cluster else ("NODE", *headings)]
     for one in listing.applications:
         vm = one.vm
         place = _place(vm) if vm else ("–",) * 4
-        rows.append((one.name, one.state, one.language, *place))
+        row = (one.name, one.state, one.language, *place)
+        rows.append((one.node or "–", *row) if listing.cluster else row)
     for vm in listing.empty_vms:
-        rows.append(("–", vm.state, "–", *_place(vm)))
+        empty = ("–", vm.state, "–", *_place(vm))
+        rows.append(("–", *empty) if listing.cluster else empty)
     yield f"Found {sum(one.vm is not None for one in listing.applications)} VM(s) with actors:"
     yield from columns(rows)
 
@@ -121,6 +131,8 @@ def _print_application(application: ApplicationInfo) -> None:
         ("Deployed", moment(application.created_unix_ns)),
         ("Restarts", str(application.restarts)),
         ("Size", f"{config.vcpus} vCPU, {config.memory_mib} MiB"),
+        *where(application),
+        *asked_for(application),
     ]
     if application.kind is not ArtifactKind.ACTOR:
         unit = "request" if application.kind is ArtifactKind.HTTP_COMPONENT else "message"

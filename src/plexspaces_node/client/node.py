@@ -20,6 +20,7 @@ from plexspaces_node.api.invoke import Request, decode_reply, encode_request
 from plexspaces_node.api.options import UPLOAD_CHUNK_BYTES
 from plexspaces_node.artifact_inspection import check_memory, inspect
 from plexspaces_node.client.artifact import Artifact, check_wasm, read_artifact
+from plexspaces_node.client.cluster import ClusterCalls
 from plexspaces_node.client.message import Message
 from plexspaces_node.client.options import (
     DeployOptions,
@@ -61,7 +62,7 @@ DEPLOY_TIMEOUT_S = 600.0
 """For an upload and for a deploy: compiling a large artifact can take a minute."""
 
 
-class NodeClient(TokenCalls, SecretCalls, QuotaCalls, TelemetryCalls):
+class NodeClient(TokenCalls, SecretCalls, QuotaCalls, TelemetryCalls, ClusterCalls):
     """The calls of one node; an async context manager that connects.
 
     Every method raises `WrongState` outside the context, `Unavailable` if no node answers and

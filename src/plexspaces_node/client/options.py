@@ -62,6 +62,10 @@ class DeployOptions:
             application's tenant.
         concurrency: how many messages a command, or requests an HTTP component, handles at the same
             time. None means as many as its VM has vCPUs, for an HTTP component 100.
+        replicas: in a cluster, on how many nodes a command or an HTTP component runs; None for one,
+            and as it was where it is replaced.
+        on: in a cluster, the labels that its nodes must have.
+        level: in a cluster, the isolation level of its nodes, "" for any.
     """
 
     language: Language | None = None
@@ -78,6 +82,9 @@ class DeployOptions:
     allow_hosts: Sequence[str] = ()
     secrets: Mapping[str, str] = field(default_factory=dict)
     public: bool | None = None
+    replicas: int | None = None
+    on: Mapping[str, str] = field(default_factory=dict)
+    level: str = ""
 
 
 def spec_of(name: str, wish: DeployOptions) -> ApplicationSpec:
@@ -86,6 +93,10 @@ def spec_of(name: str, wish: DeployOptions) -> ApplicationSpec:
         check_name(wish.vm_id, what="VM id")
     if wish.concurrency == 0:
         raise InvalidArgument("concurrency must be at least 1, not 0", hint="omit it")
+    if wish.replicas == 0:
+        raise InvalidArgument(
+            "replicas must be at least 1, not 0", hint=f"plexspaces stop {name}, or omit it"
+        )
     return ApplicationSpec(
         name=name,
         digest=_NO_DIGEST_YET,
@@ -98,6 +109,9 @@ def spec_of(name: str, wish: DeployOptions) -> ApplicationSpec:
         allow_hosts=tuple(wish.allow_hosts),
         secrets=dict(wish.secrets),
         public=wish.public,
+        replicas=wish.replicas or 0,
+        on=dict(wish.on),
+        level=wish.level,
     )
 
 

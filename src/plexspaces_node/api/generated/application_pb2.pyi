@@ -169,6 +169,26 @@ Global___PhaseTimings: _TypeAlias = PhaseTimings  # noqa: Y015
 class Application(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class OnEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
@@ -188,6 +208,12 @@ class Application(_message.Message):
     ALLOW_HOSTS_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
     PUBLIC_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    ON_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    PLACEMENT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     name: _builtins.str
     """Its full name: TENANT/NAME, and NAME alone in the tenant default."""
@@ -213,6 +239,13 @@ class Application(_message.Message):
     """Whose it is: the part of its name before the slash, or default."""
     public: _builtins.bool
     """Whether everybody may send messages and requests to it."""
+    node: _builtins.str
+    """In a cluster: the node that this describes it on, and every node that has to do with it."""
+    replicas: _builtins.int
+    """On how many nodes it is to run; 0 for what is in no cluster."""
+    level: _builtins.str
+    placement: _builtins.str
+    """Why it runs on fewer nodes than it is to, or empty."""
     @_builtins.property
     def config(self) -> Global___VmConfig: ...
     @_builtins.property
@@ -230,6 +263,12 @@ class Application(_message.Message):
     @_builtins.property
     def allow_hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The hosts that it may send HTTP requests to; left out of a List."""
+
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Replica]: ...
+    @_builtins.property
+    def on(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The labels that its nodes must have, and their isolation level, empty for any."""
 
     def __init__(
         self,
@@ -253,14 +292,51 @@ class Application(_message.Message):
         allow_hosts: _abc.Iterable[_builtins.str] | None = ...,
         tenant: _builtins.str = ...,
         public: _builtins.bool = ...,
+        node: _builtins.str = ...,
+        nodes: _abc.Iterable[Global___Replica] | None = ...,
+        replicas: _builtins.int = ...,
+        on: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        level: _builtins.str = ...,
+        placement: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "counters", b"counters", "timings", b"timings", "vm", b"vm"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_hosts", b"allow_hosts", "args", b"args", "concurrency", b"concurrency", "config", b"config", "counters", b"counters", "created_unix_ns", b"created_unix_ns", "digest", b"digest", "id", b"id", "kind", b"kind", "language", b"language", "last_error", b"last_error", "name", b"name", "public", b"public", "restarts", b"restarts", "state", b"state", "tenant", b"tenant", "timings", b"timings", "version", b"version", "vm", b"vm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_hosts", b"allow_hosts", "args", b"args", "concurrency", b"concurrency", "config", b"config", "counters", b"counters", "created_unix_ns", b"created_unix_ns", "digest", b"digest", "id", b"id", "kind", b"kind", "language", b"language", "last_error", b"last_error", "level", b"level", "name", b"name", "node", b"node", "nodes", b"nodes", "on", b"on", "placement", b"placement", "public", b"public", "replicas", b"replicas", "restarts", b"restarts", "state", b"state", "tenant", b"tenant", "timings", b"timings", "version", b"version", "vm", b"vm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Application: _TypeAlias = Application  # noqa: Y015
+
+@_typing.final
+class Replica(_message.Message):
+    """An application on one node of a cluster."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    state: _builtins.str
+    """As an application's, or Ready for a node that is prepared to take over, Unknown for one that
+    does not answer.
+    """
+    error: _builtins.str
+    """Why it does not run there, or empty."""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        state: _builtins.str = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "node", b"node", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Replica: _TypeAlias = Replica  # noqa: Y015
 
 @_typing.final
 class Counters(_message.Message):
@@ -522,6 +598,26 @@ class DeployRequest(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class OnEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
@@ -538,6 +634,9 @@ class DeployRequest(_message.Message):
     SECRETS_FIELD_NUMBER: _builtins.int
     NO_SECRETS_FIELD_NUMBER: _builtins.int
     PUBLIC_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    ON_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     digest: _builtins.str
     version: _builtins.str
@@ -576,6 +675,10 @@ class DeployRequest(_message.Message):
     """Whether everybody may send messages and requests to it, without a token, and nothing else. Not
     set: no, and with replace as it was.
     """
+    replicas: _builtins.int
+    """In a cluster: on how many nodes it runs; 0 means 1, and with replace as it was. An actor is one."""
+    level: _builtins.str
+    """Only on nodes of this isolation level; empty means any, and with replace as it was."""
     @_builtins.property
     def config(self) -> Global___VmConfig: ...
     @_builtins.property
@@ -599,6 +702,10 @@ class DeployRequest(_message.Message):
         variable is either here or in env. A replacement keeps the secrets unless this sets some.
         """
 
+    @_builtins.property
+    def on(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Only on nodes that have these labels; with replace, empty means as it was."""
+
     def __init__(
         self,
         *,
@@ -618,10 +725,13 @@ class DeployRequest(_message.Message):
         secrets: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         no_secrets: _builtins.bool = ...,
         public: _builtins.bool | None = ...,
+        replicas: _builtins.int = ...,
+        on: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        level: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_public", b"_public", "config", b"config", "public", b"public"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_public", b"_public", "allow_hosts", b"allow_hosts", "args", b"args", "concurrency", b"concurrency", "config", b"config", "digest", b"digest", "env", b"env", "language", b"language", "name", b"name", "no_secrets", b"no_secrets", "public", b"public", "replace", b"replace", "request_id", b"request_id", "secrets", b"secrets", "upload_ns", b"upload_ns", "version", b"version", "vm_id", b"vm_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_public", b"_public", "allow_hosts", b"allow_hosts", "args", b"args", "concurrency", b"concurrency", "config", b"config", "digest", b"digest", "env", b"env", "language", b"language", "level", b"level", "name", b"name", "no_secrets", b"no_secrets", "on", b"on", "public", b"public", "replace", b"replace", "replicas", b"replicas", "request_id", b"request_id", "secrets", b"secrets", "upload_ns", b"upload_ns", "version", b"version", "vm_id", b"vm_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__public: _TypeAlias = _typing.Literal["public"]  # noqa: Y015
     _WhichOneofArgType__public: _TypeAlias = _typing.Literal["_public", b"_public"]  # noqa: Y015
@@ -952,21 +1062,33 @@ class ListResponse(_message.Message):
     APPLICATIONS_FIELD_NUMBER: _builtins.int
     EMPTY_VMS_FIELD_NUMBER: _builtins.int
     DISCOVERY_NS_FIELD_NUMBER: _builtins.int
+    SILENT_NODES_FIELD_NUMBER: _builtins.int
+    CLUSTER_FIELD_NUMBER: _builtins.int
     discovery_ns: _builtins.int
+    cluster: _builtins.str
+    """The cluster's name, empty without one."""
     @_builtins.property
     def applications(self) -> _containers.RepeatedCompositeFieldContainer[Global___Application]: ...
     @_builtins.property
     def empty_vms(self) -> _containers.RepeatedCompositeFieldContainer[Global___Vm]: ...
+    @_builtins.property
+    def silent_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The nodes of the cluster that did not answer in time: of what runs there, the cluster's own
+        records are told.
+        """
+
     def __init__(
         self,
         *,
         applications: _abc.Iterable[Global___Application] | None = ...,
         empty_vms: _abc.Iterable[Global___Vm] | None = ...,
         discovery_ns: _builtins.int = ...,
+        silent_nodes: _abc.Iterable[_builtins.str] | None = ...,
+        cluster: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applications", b"applications", "discovery_ns", b"discovery_ns", "empty_vms", b"empty_vms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applications", b"applications", "cluster", b"cluster", "discovery_ns", b"discovery_ns", "empty_vms", b"empty_vms", "silent_nodes", b"silent_nodes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

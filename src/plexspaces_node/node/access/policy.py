@@ -70,6 +70,7 @@ INVOKERS = ADMINS | {Scope.INVOKE}
 ANYBODY_KNOWN = frozenset(Scope)
 
 _APPLICATIONS = "plexspaces.node.v1.ApplicationService/"
+_CLUSTER = "plexspaces.node.v1.ClusterService/"
 _QUOTAS = "plexspaces.node.v1.QuotaService/"
 _SECRETS = "plexspaces.node.v1.SecretService/"
 _TELEMETRY = "plexspaces.node.v1.TelemetryService/"
@@ -93,6 +94,10 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         _APPLICATIONS + "ListVms": Rule(READERS),
         _APPLICATIONS + "InspectVm": Rule(READERS, About.APPLICATION),
         _APPLICATIONS + "VmConsole": Rule(READERS, About.APPLICATION),
+        _CLUSTER + "ListNodes": Rule(READERS),
+        _CLUSTER + "DrainNode": Rule(ADMINS, About.NODE, changes=True),
+        _CLUSTER + "UndrainNode": Rule(ADMINS, About.NODE, changes=True),
+        _CLUSTER + "RemoveNode": Rule(ADMINS, About.NODE, changes=True),
         _QUOTAS + "GetQuota": Rule(READERS, About.TENANT),
         _QUOTAS + "SetQuota": Rule(ADMINS, About.NODE, changes=True),
         _SECRETS + "SetSecret": Rule(ADMINS, About.TENANT, changes=True),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 REFUSALS = (Unauthenticated, PermissionDenied)
 
-_NAMES = ("name", "vm_id", "digest", "application")
+_NAMES = ("name", "vm_id", "digest", "application", "node")
 """The fields of requests that say what a call is about."""
 
 Note = Callable[[Event], None]

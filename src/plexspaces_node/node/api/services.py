@@ -7,6 +7,8 @@ from typing import Any, TypeAlias
 
 from plexspaces_node.api.generated.audit_pb2 import DESCRIPTOR as AUDIT
 from plexspaces_node.api.generated.audit_pb2_grpc import add_AuditServiceServicer_to_server
+from plexspaces_node.api.generated.cluster_pb2 import DESCRIPTOR as CLUSTER
+from plexspaces_node.api.generated.cluster_pb2_grpc import add_ClusterServiceServicer_to_server
 from plexspaces_node.api.generated.quota_pb2 import DESCRIPTOR as QUOTA
 from plexspaces_node.api.generated.quota_pb2_grpc import add_QuotaServiceServicer_to_server
 from plexspaces_node.api.generated.secret_pb2 import DESCRIPTOR as SECRET
@@ -20,6 +22,7 @@ from plexspaces_node.node.access.audit import AuditLog
 from plexspaces_node.node.access.tokens import Tokens
 from plexspaces_node.node.advisor.advisor import Advisor
 from plexspaces_node.node.api.audit import AuditService
+from plexspaces_node.node.api.cluster import ClusterService, Nodes
 from plexspaces_node.node.api.quotas import QuotaService
 from plexspaces_node.node.api.secrets import SecretService
 from plexspaces_node.node.api.service import ApplicationService, add_to_server
@@ -39,8 +42,9 @@ def services_of(  # noqa: PLR0913 - one for each service
     audit_log: AuditLog,
     tokens: Tokens,
     advisor: Advisor,
+    nodes: Nodes | None = None,
 ) -> Services:
-    """Return every service of a node."""
+    """Return every service of a node; `nodes` are those of its cluster, if it is in one."""
     return {
         SERVICE: (service, add_to_server),
         SECRET.services_by_name["SecretService"].full_name: (
@@ -58,6 +62,10 @@ def services_of(  # noqa: PLR0913 - one for each service
         TOKEN.services_by_name["TokenService"].full_name: (
             TokenService(tokens),
             add_TokenServiceServicer_to_server,
+        ),
+        CLUSTER.services_by_name["ClusterService"].full_name: (
+            ClusterService(nodes),
+            add_ClusterServiceServicer_to_server,
         ),
         TELEMETRY.services_by_name["TelemetryService"].full_name: (
             TelemetryService(advisor),

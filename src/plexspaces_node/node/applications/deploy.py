@@ -21,6 +21,7 @@ from plexspaces_node.node.applications.quota_upkeep import QuotaUpkeep
 from plexspaces_node.node.applications.replacement import Replacement
 from plexspaces_node.node.applications.requests import (
     DeployRequest,
+    check_alone,
     check_artifact,
     completed,
     is_answered,
@@ -75,6 +76,7 @@ class Deployer:
         """
         begin = perf_counter_ns()
         spec = request.spec
+        check_alone(spec)
         self._node.driver.capabilities.check(spec.vm_config)
         artifact = self._node.artifacts.holding(spec.artifact)
         async with self._scope.cancellable(), artifact, self._locks.held(spec.name):

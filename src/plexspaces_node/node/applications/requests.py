@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from plexspaces_node.allowed_hosts import AllowedHosts
 from plexspaces_node.artifact_inspection import check_memory
+from plexspaces_node.errors import WrongState
 from plexspaces_node.model import ApplicationSpec, ArtifactKind, PhaseTimings
 from plexspaces_node.node.artifacts.report import ArtifactReport, check_language
 from plexspaces_node.node.artifacts.store import Compiled
@@ -36,6 +37,16 @@ class DeployRequest:
     replace: bool = False
     no_secrets: bool = False
     owner: str = ""
+
+
+def check_alone(spec: ApplicationSpec) -> None:
+    """Raise `WrongState` for what only a cluster can do: what it has decided is not asked again."""
+    asked = {"replicas": spec.replicas > 1, "on": spec.on, "level": spec.level}
+    if named := [word for word, is_set in asked.items() if is_set]:
+        raise WrongState(
+            f"this node is in no cluster, of which {', '.join(named)} would choose nodes",
+            hint="omit it, or begin a cluster: docs/cluster.md",
+        )
 
 
 def check_artifact(spec: ApplicationSpec, overhead_mib: int, report: ArtifactReport) -> None:

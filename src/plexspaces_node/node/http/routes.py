@@ -10,6 +10,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from plexspaces_node.api.generated import application_pb2 as pb
 from plexspaces_node.api.generated import (
     audit_pb2,
+    cluster_pb2,
     quota_pb2,
     secret_pb2,
     telemetry_pb2,
@@ -19,6 +20,7 @@ from plexspaces_node.api.generated import (
 SERVICE = pb.DESCRIPTOR.services_by_name["ApplicationService"]
 _SECRETS = secret_pb2.DESCRIPTOR.services_by_name["SecretService"]
 _AUDIT = audit_pb2.DESCRIPTOR.services_by_name["AuditService"]
+_CLUSTER = cluster_pb2.DESCRIPTOR.services_by_name["ClusterService"]
 _QUOTAS = quota_pb2.DESCRIPTOR.services_by_name["QuotaService"]
 _TELEMETRY = telemetry_pb2.DESCRIPTOR.services_by_name["TelemetryService"]
 _TOKENS = token_pb2.DESCRIPTOR.services_by_name["TokenService"]
@@ -239,6 +241,39 @@ ROUTES = (
         "Return what to change, by what was measured.",
         query=("name", "tenant"),
         service=_TELEMETRY,
+    ),
+    Route(
+        "GET",
+        "/v1/nodes",
+        "ListNodes",
+        "List the nodes of the cluster.",
+        service=_CLUSTER,
+    ),
+    Route(
+        "POST",
+        "/v1/nodes/{name}/drain",
+        "DrainNode",
+        "Have a node's applications move to others; streams how many are left.",
+        named="node",
+        service=_CLUSTER,
+    ),
+    Route(
+        "POST",
+        "/v1/nodes/{name}/undrain",
+        "UndrainNode",
+        "Let a node take applications again.",
+        named="node",
+        service=_CLUSTER,
+    ),
+    Route(
+        "DELETE",
+        "/v1/nodes/{name}",
+        "RemoveNode",
+        "Forget a node that is down or drained.",
+        query=("force",),
+        status=204,
+        named="node",
+        service=_CLUSTER,
     ),
     Route("GET", "/v1/whoami", "WhoAmI", "Tell who calls, and what they may do.", service=_TOKENS),
     Route("GET", "/v1/tokens", "ListTokens", "List tokens.", query=("tenant",), service=_TOKENS),
