@@ -164,6 +164,17 @@
         (if (i32.load8_u (i32.const 320)) (then
           (return (call $fail (i32.load (i32.const 324)) (i32.load (i32.const 328))))))
         (return (call $ok (i32.const 0) (i32.const 0)))))
+      ;; u: put a key. The payload: length of the key, the key, its value.
+      (if (i32.eq (local.get $case) (i32.const 117)) (then
+        (local.set $name-size (i32.load8_u (local.get $at)))
+        (call $put
+          (i32.add (local.get $at) (i32.const 1)) (local.get $name-size)
+          (i32.add (i32.add (local.get $at) (i32.const 1)) (local.get $name-size))
+          (i32.sub (local.get $size) (i32.add (local.get $name-size) (i32.const 1)))
+          (i32.const 320))
+        (if (i32.load8_u (i32.const 320)) (then
+          (return (call $fail (i32.load (i32.const 324)) (i32.load (i32.const 328))))))
+        (return (call $ok (i32.const 0) (i32.const 0)))))
       ;; d: delete the key named by the payload
       (if (i32.eq (local.get $case) (i32.const 100)) (then
         (call $delete (local.get $at) (local.get $size) (i32.const 320))

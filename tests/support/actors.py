@@ -113,6 +113,11 @@ def compiled(wasm: bytes, directory: Path) -> Path:
     return target
 
 
+def keyed(key: str, value: bytes) -> bytes:
+    """Return the payload that makes the probe put a value under a key, as message `u`."""
+    return bytes([len(key)]) + key.encode() + value
+
+
 def routed(to: str, msg_type: str, payload: bytes = b"") -> bytes:
     """Return the payload that makes the probe ask or tell `to`."""
     return bytes([len(to)]) + to.encode() + msg_type.encode() + payload

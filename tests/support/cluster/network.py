@@ -170,7 +170,7 @@ def small_disk(place: Path, mib: int) -> Iterator[None]:
     """Have a file system of its own of so many MiB at a directory, which is made."""
     place.mkdir(parents=True, exist_ok=True)
     _run(
-        *("mount", "-t", "tmpfs", "-o", f"size={mib}m"),
+        *("mount", "-t", "tmpfs", "-o", f"size={mib}m,mode=700"),
         *(f"{PREFIX}{os.getpid()}", str(place)),
     )
     try:
