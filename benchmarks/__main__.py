@@ -22,6 +22,7 @@ from benchmarks import (
     machines,
     metrics,
     node,
+    placement,
     quotas,
     telemetry,
     tokens,
@@ -31,13 +32,14 @@ from benchmarks.dashboard import DashboardReport
 from benchmarks.languages import LanguageRow
 from benchmarks.machines import MachineReport
 from benchmarks.node import Row
+from benchmarks.placement import PlacementRow
 from benchmarks.quotas import QuotasReport
 from benchmarks.serving import serving
 from plexspaces_node import NodeClient
 
 _PARTS = (
     *("node", "http", "languages", "applications", "machines", "quotas", "tokens", "dashboard"),
-    *("metrics", "telemetry"),
+    *("metrics", "telemetry", "placement"),
 )
 
 
@@ -65,6 +67,7 @@ class Report:
     machines: MachineReport | None
     quotas: QuotasReport | None
     dashboard: DashboardReport | None
+    placement: list[PlacementRow]
 
 
 def _text(report: Report) -> str:
@@ -87,10 +90,15 @@ def _text(report: Report) -> str:
         parts.append(quotas.table(report.quotas))
     if report.dashboard is not None:
         parts.append(dashboard.table(report.dashboard))
+    if report.placement:
+        parts.append(placement.table(report.placement))
     return "\n\n".join(parts)
 
 
 async def _measure(scratch: Path, only: str | None) -> Report:
+    of_placement = placement.measure(_note) if only in (None, "placement") else []
+    if only == "placement":
+        return Report([], [], None, None, None, None, of_placement)
     wasm = node.probe(scratch)
     rows: list[Row] = []
     by_language: list[LanguageRow] = []
@@ -133,7 +141,7 @@ async def _measure(scratch: Path, only: str | None) -> Report:
             _note(f"the dashboard is not measured: {why}")
         else:
             of_dashboard = await dashboard.measure(wasm, scratch / "shown", note=_note)
-    return Report(rows, by_language, of_many, by_machine, of_quotas, of_dashboard)
+    return Report(rows, by_language, of_many, by_machine, of_quotas, of_dashboard, of_placement)
 
 
 def _note(line: str) -> None:
