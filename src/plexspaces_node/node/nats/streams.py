@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _KEY = re.compile(r"[-_=/A-Za-z0-9]+(?:\.[-_=/A-Za-z0-9]+)*")
 _PREFIX = re.compile(r"(?:[-_=/A-Za-z0-9]+\.)*")
 
+_INFO_S = 1.0
+
 
 def stream_name(bucket: str) -> str:
     """Return the name of a bucket's stream, as NATS's own tools expect it."""
@@ -92,10 +94,16 @@ async def ensure(connection: Connection, bucket: str, *, most_bytes: int = -1) -
 
 async def info(connection: Connection, bucket: str) -> dict[str, Any]:
     """Return what JetStream says about a bucket's stream. Raises `ApiError`, `Unavailable`."""
-    return await jetstream.call(connection, f"STREAM.INFO.{stream_name(bucket)}")
+    return await jetstream.call(connection, f"STREAM.INFO.{stream_name(bucket)}", timeout_s=_INFO_S)
 
 
 def replicas(information: dict[str, Any]) -> int:
     """Return how many replicas a stream shall have."""
     config = information.get("config")
     return int(config.get("num_replicas") or 0) if isinstance(config, dict) else 0
+
+
+async def set_replicas(connection: Connection, information: dict[str, Any], wanted: int) -> None:
+    """Keep as many copies of a stream as wanted. Raises `ApiError`, `Unavailable`."""
+    config = {**information["config"], "num_replicas": wanted}
+    await jetstream.call(connection, f"STREAM.UPDATE.{config['name']}", config)

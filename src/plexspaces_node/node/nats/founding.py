@@ -1,0 +1,139 @@
+"""A cluster of one server: how it begins, and how its server starts again while it is alone.
+
+A server in a cluster never elects itself: it waits for another, and the group that leads JetStream
+begins with two. So a founder starts a second one for some seconds, its companion, on this host and
+without a future: once there is a leader it is taken out of the group, and ends. A server that
+starts again alone needs one too, until it has heard of it; that one keeps nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from plexspaces_node.errors import Unavailable
+from plexspaces_node.node.nats import jetstream, streams
+from plexspaces_node.node.nats.jetstream import ApiError
+from plexspaces_node.node.nats.server import Server, free_port
+
+if TYPE_CHECKING:
+    from plexspaces_node.node.nats.connection import Connection
+
+_log = logging.getLogger(__name__)
+
+FOUND_S = 60.0
+"""How long a cluster may take to be founded; usually 2 to 8 s."""
+
+REMOVE_S = 15.0
+
+_PAUSE_S = 0.1
+_ASK_S = 1.0
+_NOT_A_MEMBER = 10044
+
+
+async def found(
+    server: Server, system: Connection, connection: Connection, buckets: tuple[str, ...]
+) -> None:
+    """Make a lone server a cluster of its own, with these buckets.
+
+    `system` is a connection as its administrator. Raises `Unavailable` if it takes too long; it can
+    be tried again then, with nothing of what there was.
+    """
+    try:
+        async with asyncio.timeout(FOUND_S), companion(server, stores=True) as name:
+            await remove(system, name)
+            for bucket in buckets:
+                await made(connection, bucket)
+    except TimeoutError:
+        raise Unavailable(
+            f"the cluster could not be founded within {FOUND_S:g} s",
+            hint=f"cat {server.files.log}",
+        ) from None
+
+
+@asynccontextmanager
+async def companion(server: Server, *, stores: bool) -> AsyncIterator[str]:
+    """Run a second server beside a lone one, and tell its name; it leaves nothing."""
+    files = server.files
+    directory = files.directory / "companion"
+    own = replace(
+        files,
+        directory=directory,
+        name=f"{files.name}.companion",
+        host="127.0.0.1",
+        route_port=free_port(),
+        stores=stores,
+    )
+    await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+    try:
+        async with Server.opened(own, [files.route]):
+            yield own.name
+    finally:
+        await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+
+
+async def accompany(server: Server, connection: Connection) -> None:
+    """Help a server that starts again alone, until JetStream answers."""
+    async with companion(server, stores=False):
+        await jetstream.wait_until_answers(connection)
+
+
+async def remove(system: Connection, name: str) -> None:
+    """Take a server out of the group that leads JetStream, and what it had to another.
+
+    Waits for as long as that is not possible: while there is no leader, or the server is not known
+    yet. Never ends for a server that never comes: bound it.
+    """
+    while True:
+        await system.session()
+        try:
+            await jetstream.call(system, "SERVER.REMOVE", {"peer": name}, timeout_s=_ASK_S)
+        except (ApiError, Unavailable) as error:
+            _log.debug("the server %s cannot be removed yet: %s", name, error)
+            await asyncio.sleep(_PAUSE_S)
+        else:
+            return
+
+
+async def forget(system: Connection, name: str) -> None:
+    """Take a server that is gone out of the cluster; does nothing if it is not in it.
+
+    Raises `Unavailable`.
+    """
+    fault: Exception | None = None
+    try:
+        async with asyncio.timeout(REMOVE_S):
+            while True:
+                await system.session()
+                try:
+                    await jetstream.call(system, "SERVER.REMOVE", {"peer": name}, timeout_s=_ASK_S)
+                except ApiError as error:
+                    if error.number == _NOT_A_MEMBER:
+                        return
+                    fault = error
+                except Unavailable as error:
+                    fault = error
+                else:
+                    return
+                await asyncio.sleep(_PAUSE_S)
+    except TimeoutError:
+        raise Unavailable(
+            f"the server {name} cannot be taken out of the cluster now: {fault}",
+            hint="plexspaces nodes",
+        ) from fault
+
+
+async def made(connection: Connection, bucket: str, *, most_bytes: int = -1) -> int:
+    """Wait until there is a bucket, and return how many replicas it has; make it if need be."""
+    while True:
+        await connection.session()
+        try:
+            return streams.replicas(await streams.ensure(connection, bucket, most_bytes=most_bytes))
+        except (ApiError, Unavailable) as error:
+            _log.debug("the bucket %s cannot be made yet: %s", bucket, error)
+            await asyncio.sleep(_PAUSE_S)
