@@ -383,40 +383,6 @@ class Placement:
         return (chosen,) if chosen is not None else ()
 
 
-def _standby(self, one: _One, nodes: Sequence[str]) -> tuple[str, ...]:
-        """Return who keeps the artifact beside the one node that runs it."""
-        if len(nodes) > 1:
-            return ()
-        for node in _standby(one)[:1]:
-            site = self._rooms.site(node)
-            if site is None or node in nodes or not site.can_run(one.asked):
-                continue
-            # One that waits moves there, unlike one that may never have to.
-            if not one.waits or site.has_room(one.memory_mib):
-                return (node,)
-        chosen = self._rooms.choose(one.asked, nodes) if one.waits else None
-        if chosen is None:
-            chosen = self._rooms.choose_standby(one.asked, nodes)
-        return (chosen,) if chosen is not None else ()
-
-    def _why(self, one: _One) -> str:
-        """Return why an application has fewer places than it should."""
-        asked = one.asked
-        labels = [f"the label {label}={value}" for label, value in sorted(asked.on.items())]
-        needs = " and ".join([f"the level {asked.level}"] * bool(asked.level) + labels)
-        fitting = len(self._rooms.fitting(asked))
-        wanted = 1 if one.is_actor else asked.replicas
-        if not fitting:
-            fact = f"no node that is up has {needs}" if needs else "no node is up"
-        elif fitting < wanted:
-            with_ = f" with {needs}" if needs else ""
-            fact = f"{wanted} replicas need as many nodes{with_}, and fewer are up"
-        else:
-            fact = f"no other node has room for {asked.memory_mib} MiB"
-            fact += f" and has {needs}" if needs else ""
-        return fact + _SEE
-
-
 def _standby(one: _One) -> tuple[str, ...]:
     return one.now.standby if one.now is not None else ()
 
@@ -434,4 +400,19 @@ def _occupied(placed: Placed | None) -> Set[str]:
     return {*placed.nodes, *placed.leaving} if placed is not None else frozenset()
 
 
-
+def _why(one: _One, rooms: Rooms) -> str:
+    """Return why an application has fewer places than it should."""
+    asked = one.asked
+    labels = [f"the label {label}={value}" for label, value in sorted(asked.on.items())]
+    needs = " and ".join([f"the level {asked.level}"] * bool(asked.level) + labels)
+    fitting = len(rooms.fitting(asked))
+    wanted = 1 if one.is_actor else asked.replicas
+    if not fitting:
+        fact = f"no node that is up has {needs}" if needs else "no node is up"
+    elif fitting < wanted:
+        with_ = f" with {needs}" if needs else ""
+        fact = f"{wanted} replicas need as many nodes{with_}, and fewer are up"
+    else:
+        fact = f"no other node has room for {asked.memory_mib} MiB"
+        fact += f" and has {needs}" if needs else ""
+    return fact + _SEE
