@@ -1,6 +1,6 @@
 """The token of a cluster: the secret that its nodes share, and everything that follows from it.
 
-    pxc_ SECRET CHECK      4 + 43 + 6 characters, letters and digits after the prefix
+    pxc_ CLUSTER _ SECRET CHECK      43 + 6 letters and digits after the cluster's name
 
 From it each node derives the same authority, which signs the nodes' certificates, and the same
 keys. So a node that has it needs nobody's help to join, and one that has not cannot: whoever has
@@ -17,24 +17,23 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from plexspaces_node.certificates import Pair, authority_of
 from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.model import NAME_PATTERN
 from plexspaces_node.token_text import SECRET_BYTES, checked_digits, in_checked_digits
-
-VARIABLE = "PLEXSPACES_CLUSTER_TOKEN"
-"""The variable of a node's environment that has the token."""
 
 PREFIX = "pxc_"
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterToken:
-    """The secret of a cluster."""
+    """The secret of a cluster, and its name."""
 
     secret: bytes = field(repr=False)
+    cluster: str = ""
 
     @classmethod
-    def new(cls) -> ClusterToken:
+    def new(cls, cluster: str = "") -> ClusterToken:
         """Return one of 256 random bits."""
-        return cls(secrets.token_bytes(SECRET_BYTES))
+        return cls(secrets.token_bytes(SECRET_BYTES), cluster)
 
     @classmethod
     def parse(cls, text: str, *, source: str) -> ClusterToken:
@@ -42,18 +41,24 @@ class ClusterToken:
 
         Raises `InvalidArgument`.
         """
-        secret = checked_digits(text.strip(), PREFIX)
-        if secret is None:
+        text = text.strip()
+        begin, _, _ = text.rpartition("_")
+        secret = checked_digits(text, f"{begin}_")
+        cluster = begin.removeprefix(PREFIX)
+        is_named = begin.startswith(PREFIX) and NAME_PATTERN.fullmatch(cluster)
+        if secret is None or not (is_named or f"{begin}_" == PREFIX):
             raise InvalidArgument(
                 f"what {source} has is no token of a cluster",
                 hint="print it on a machine of the cluster: plexspaces nodes token",
             )
-        return cls(secret)
+        return cls(secret, cluster if is_named else "")
 
     @property
     def text(self) -> str:
         """The token as users pass it on."""
-        return in_checked_digits(self.secret, PREFIX)
+        return in_checked_digits(
+            self.secret, f"{PREFIX}{self.cluster}_" if self.cluster else PREFIX
+        )
 
     def derive(self, purpose: str, size: int = SECRET_BYTES) -> bytes:
         """Return the key for a purpose; none tells anything about another."""

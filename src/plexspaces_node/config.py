@@ -48,9 +48,18 @@ TOKEN_VARIABLES = (token_text.VARIABLE, token_text.FILE_VARIABLE)
 """Not of the configuration: what a client proves itself with."""
 COMPOSE_VARIABLES = ("PLEXSPACES_NODE_PORT", "PLEXSPACES_HTTP_PORT")
 """Only compose.yaml reads them, but they may be set in a shell in which commands run too."""
+CLUSTER_TOKEN_VARIABLE = "PLEXSPACES_CLUSTER_TOKEN"
+"""The variable of a node's environment that has the token of its cluster: no setting, for those
+are shown."""
 TENANT_VARIABLE = "PLEXSPACES_TENANT"
 """Only commands read it: see `cli.options.in_tenant`."""
-_OTHERS = (FILE_VARIABLE, TENANT_VARIABLE, *TOKEN_VARIABLES, *COMPOSE_VARIABLES)
+_OTHERS = (
+    FILE_VARIABLE,
+    TENANT_VARIABLE,
+    CLUSTER_TOKEN_VARIABLE,
+    *TOKEN_VARIABLES,
+    *COMPOSE_VARIABLES,
+)
 DATA_DIR_WITHOUT_HOME = Path("/var/lib/plexspaces")
 SYSTEM_FILE = Path("/etc/plexspaces") / FILE_NAME
 """The file of the host's service, which commands on that host find too."""

@@ -26,8 +26,10 @@ from plexspaces_node.address import split_address
 from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.model import (
     DEFAULT_MESSAGE_LIMIT_BYTES,
+    LABEL_PATTERN,
     MAX_MESSAGE_LIMIT_BYTES,
     MIB,
+    MOST_LABELS,
     NAME_PATTERN,
     VERSION_PATTERN,
 )
@@ -98,6 +100,47 @@ def _valid_collector(value: str) -> str:
     return value
 
 
+def _valid_nats(value: str) -> str:
+    for each in filter(None, map(str.strip, value.split(","))):
+        parts = urlsplit(each)
+        if parts.scheme not in ("nats", "tls") or not parts.hostname or parts.path:
+            raise ValueError(f"{each!r} is not nats://HOST:PORT or tls://HOST:PORT")
+        if parts.username is not None or parts.query or parts.fragment:
+            # Settings are shown.
+            raise ValueError("user and password have no place in it: see nats.credentials_file")
+    return value
+
+
+def _valid_name(value: str) -> str:
+    if not NAME_PATTERN.fullmatch(value):
+        raise ValueError(f"{value!r} does not match {NAME_PATTERN.pattern}")
+    return value
+
+
+def _valid_addresses(value: str) -> str:
+    for each in filter(None, map(str.strip, value.split(","))):
+        split_address(each)
+    return value
+
+
+def _valid_labels(value: str) -> str:
+    labels_of(value)
+    return value
+
+
+def labels_of(value: str) -> dict[str, str]:
+    """Return labels as users write them, KEY=VALUE with commas between; raises `ValueError`."""
+    labels = {}
+    for each in filter(None, map(str.strip, value.split(","))):
+        key, equals, text = each.partition("=")
+        if not equals or key in labels or not all(map(LABEL_PATTERN.fullmatch, (key, text))):
+            raise ValueError(f"{each!r} is not a label KEY=VALUE, or its key stands twice")
+        labels[key] = text
+    if len(labels) > MOST_LABELS:
+        raise ValueError(f"{len(labels)} labels are more than {MOST_LABELS}")
+    return labels
+
+
 def _matching(pattern: re.Pattern[str]) -> AfterValidator:
     def check(value: str) -> str:
         if not pattern.fullmatch(value):
@@ -142,6 +185,22 @@ CollectorUrl = Annotated[
     str,
     AfterValidator(_valid_collector),
     _Allowed('off or "", or http://HOST:PORT or https://HOST:PORT, with a path if need be'),
+]
+NameOrNone = Annotated[
+    str,
+    AfterValidator(lambda value: value and _valid_name(value)),
+    _Allowed('1 to 63 of a-z, 0-9 and -, no - at either end, or ""'),
+]
+Addresses = Annotated[
+    str, AfterValidator(_valid_addresses), _Allowed('HOST:PORT, with commas between, or ""')
+]
+Labels = Annotated[
+    str, AfterValidator(_valid_labels), _Allowed('KEY=VALUE, with commas between, or ""')
+]
+NatsUrls = Annotated[
+    str,
+    AfterValidator(_valid_nats),
+    _Allowed('nats://HOST:PORT or tls://HOST:PORT, with commas between, or ""'),
 ]
 Isolation = Literal["auto", "firecracker", "qemu", "process"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -368,6 +427,44 @@ class OtelSection(Section):
     )
 
 
+class ClusterSection(Section):
+    """``[cluster]``: other nodes that this one works with; see docs/cluster.md."""
+
+    name: NameOrNone = _setting(
+        "", "Cluster that the node founds at its first start, or has founded or joined."
+    )
+    join: Addresses = _setting(
+        "", "Nodes of the cluster that the node joins at its first start: their cluster.address."
+    )
+    token_file: Path | None = _setting(
+        None,
+        "File with the cluster's token, which only its owner may read; needed once, to join. The "
+        "variable PLEXSPACES_CLUSTER_TOKEN may have the token instead.",
+    )
+    address: Address = _setting(
+        "127.0.0.1:9400",
+        "Address for the NATS servers of other nodes; the two ports after it are for the other "
+        "nodes themselves.",
+    )
+    labels: Labels = _setting("", "Labels of the node, which a deploy can ask for.")
+
+
+class NatsSection(Section):
+    """``[nats]``: a NATS that the cluster uses instead of servers beside its nodes."""
+
+    url: NatsUrls = _setting("", "Servers; without one the node runs its own.")
+    user: str = _setting("", "User there, if it asks for one.")
+    password_file: Path | None = _setting(
+        None, "File with the user's password, which only its owner may read."
+    )
+    credentials_file: Path | None = _setting(
+        None, "Credentials file as `nsc` makes them, which only its owner may read."
+    )
+    ca_file: Path | None = _setting(
+        None, "PEM file of the authority of its certificates; by default those of the host."
+    )
+
+
 class Settings(Section):
     """All sections; `Config` is this, loaded from its sources."""
 
@@ -382,6 +479,8 @@ class Settings(Section):
     qemu: QemuSection = QemuSection()
     firecracker: FirecrackerSection = FirecrackerSection()
     otel: OtelSection = OtelSection()
+    cluster: ClusterSection = ClusterSection()
+    nats: NatsSection = NatsSection()
 
 
 @dataclass(frozen=True, slots=True)

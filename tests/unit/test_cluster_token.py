@@ -14,24 +14,24 @@ from plexspaces_node.errors import InvalidArgument
 class TestText:
     def test_token_when_passed_on_then_is_the_same(self) -> None:
         """And it is never in what is shown of the object."""
-        token = ClusterToken.new()
+        token = ClusterToken.new("my-shop")
         assert ClusterToken.parse(f" {token.text}\n", source="the file") == token
-        assert len(token.text) == 53
+        assert token.text.startswith("pxc_my-shop_")
         assert token.text not in repr(token)
 
-    @pytest.mark.parametrize("index", [0, 5, 40, 52])
+    @pytest.mark.parametrize("index", [0, 5, 9, 40, 57])
     def test_token_when_a_character_is_mistyped_then_refused_and_not_repeated(
         self, index: int
     ) -> None:
         """The error says where the text came from."""
-        text = ClusterToken(b"\7" * 32).text
+        text = ClusterToken(b"\7" * 32, "shop").text
         wrong = text[:index] + ("x" if text[index] != "x" else "y") + text[index + 1 :]
         with pytest.raises(InvalidArgument, match="what the file has") as refused:
             ClusterToken.parse(wrong, source="the file")
         assert wrong not in str(refused.value)
         assert "plexspaces nodes token" in (refused.value.hint or "")
 
-    @pytest.mark.parametrize("text", ["", "pxc_", "plx_" + "0" * 49, "pxc_" + "z" * 49, "é" * 53])
+    @pytest.mark.parametrize("text", ["", "pxc_", "pxc_shop_", "plx_" + "0" * 49, "pxc_" + "z" * 49, "é" * 53])
     def test_text_when_it_is_no_token_then_refused(self, text: str) -> None:
         """Also one that would be a number too large."""
         with pytest.raises(InvalidArgument):

@@ -198,6 +198,16 @@ class TestEnvironment:
         ("firecracker.no_seccomp", "true"),
         ("otel.endpoint", "https://otel.example:4318"),
         ("otel.sample", "0.5"),
+        ("cluster.name", "shop"),
+        ("cluster.join", "10.0.0.1:9400,b.example:9400"),
+        ("cluster.token_file", "/t"),
+        ("cluster.address", "10.0.0.2:9400"),
+        ("cluster.labels", "zone=a,disk=ssd"),
+        ("nats.url", "tls://nats.example:4222"),
+        ("nats.user", "plexspaces"),
+        ("nats.password_file", "/p"),
+        ("nats.credentials_file", "/c"),
+        ("nats.ca_file", "/ca"),
     )
 
     def test_values_when_compared_with_the_settings_then_none_is_missing(self) -> None:

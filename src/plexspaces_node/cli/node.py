@@ -57,6 +57,44 @@ def start_node(  # noqa: PLR0913 - a command has a parameter for each of its fla
             show_default="~/.local/share/plexspaces/ID",
         ),
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Cluster that the node founds, or belongs to.", show_default=False
+        ),
+    ] = None,
+    join: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT,...",
+            help="Nodes of the cluster to join; its token is in PLEXSPACES_CLUSTER_TOKEN.",
+            show_default=False,
+        ),
+    ] = None,
+    cluster_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Address for other nodes; the two ports after it are used as well.",
+            show_default="127.0.0.1:9400",
+        ),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Label of the node, which a deploy can ask for; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    nats: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL,...",
+            help="NATS servers to use instead of one beside the node.",
+            show_default=False,
+        ),
+    ] = None,
     passphrase_fd: Annotated[
         int | None,
         typer.Option(
@@ -75,6 +113,11 @@ def start_node(  # noqa: PLR0913 - a command has a parameter for each of its fla
         "node.address": address,
         "node.isolation": isolation,
         "node.data_dir": data_dir,
+        "cluster.name": cluster,
+        "cluster.join": join,
+        "cluster.address": cluster_address,
+        "cluster.labels": ",".join(label) if label else None,
+        "nats.url": nats,
     }
     loaded = plexspaces_node.ConfigBootstrap.load(config, flags)
     loaded.check_listen()

@@ -15,7 +15,7 @@ from support.cluster.network import Host
 from support.patience import patient
 
 from plexspaces_node import NodeClient
-from plexspaces_node.cluster_token import VARIABLE
+from plexspaces_node.config import CLUSTER_TOKEN_VARIABLE as VARIABLE
 from plexspaces_node.errors import PlexSpacesError, Unavailable
 from plexspaces_node.programs import cache_home
 

@@ -1,0 +1,105 @@
+"""Of which cluster a node is: what its settings say, and what its data directory remembers.
+
+A node founds its cluster or joins it once. From then on its data directory has the cluster's token,
+in which its name is, and the node needs neither flags nor settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from plexspaces_node.cluster_token import ClusterToken
+from plexspaces_node.config import CLUSTER_TOKEN_VARIABLE
+from plexspaces_node.errors import InvalidArgument, WrongState
+from plexspaces_node.private_file import read_private, write_new
+from plexspaces_node.settings import ClusterSection
+
+_TOKEN, _ROUTES = "token", "routes.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterIdentity:
+    """The cluster that a node belongs to.
+
+    Attributes:
+        token: its secret, and its name.
+        directory: what the node remembers of it.
+        join: HOST:PORT of its servers, that the settings name.
+        is_new: nothing is remembered yet; see `keep`.
+        founds: this node is its first.
+    """
+
+    token: ClusterToken
+    directory: Path
+    join: tuple[str, ...] = ()
+    is_new: bool = False
+    founds: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of the cluster."""
+        return self.token.cluster
+
+    @property
+    def routes_file(self) -> Path:
+        """Where the addresses of its servers are remembered."""
+        return self.directory / _ROUTES
+
+    @classmethod
+    def of(
+        cls, data_dir: Path, section: ClusterSection, environ: Mapping[str, str]
+    ) -> ClusterIdentity | None:
+        """Return the cluster of the node with this data directory; None for a node alone.
+
+        Blocks for a few file operations; writes nothing. Raises `InvalidArgument` for a token that
+        is missing, unreadable or none, and `WrongState` for settings of another cluster than the
+        one that is remembered.
+        """
+        kept = data_dir / "cluster"
+        join = tuple(filter(None, map(str.strip, section.join.split(","))))
+        if (path := kept / _TOKEN).exists():
+            content = read_private(path, what="the token of the cluster", of_user=True)
+            token = ClusterToken.parse(content.decode("latin-1"), source=str(path))
+            if section.name not in ("", token.cluster):
+                raise WrongState(
+                    f"the node belongs to the cluster {token.cluster!r}, and cluster.name is "
+                    f"{section.name!r}",
+                    hint=f"use --cluster {token.cluster}, or another data directory",
+                )
+            return cls(token=token, directory=kept, join=join)
+        if not (section.name or join):
+            return None
+        given = _given(section, environ)
+        if given is None and join:
+            raise InvalidArgument(
+                f"to join {', '.join(join)} the node needs the token of the cluster",
+                hint="print it on a machine of the cluster: plexspaces nodes token; then set "
+                f"{CLUSTER_TOKEN_VARIABLE}, or cluster.token_file",
+            )
+        token = given or ClusterToken.new(section.name)
+        if section.name not in ("", token.cluster):
+            raise InvalidArgument(
+                f"the token is of the cluster {token.cluster!r}, and cluster.name is "
+                f"{section.name!r}",
+                hint=f"use --cluster {token.cluster}, or print the other one's token there: "
+                "plexspaces nodes token",
+            )
+        return cls(token=token, directory=kept, join=join, is_new=True, founds=not join)
+
+    def keep(self) -> None:
+        """Remember it from now on. Blocks for a few file operations."""
+        if self.is_new:
+            self.directory.mkdir(mode=0o700, exist_ok=True)
+            write_new(self.directory / _TOKEN, self.token.text.encode() + b"\n")
+
+
+def _given(section: ClusterSection, environ: Mapping[str, str]) -> ClusterToken | None:
+    """Return the token that the environment or a file has; raises `InvalidArgument`."""
+    if text := environ.get(CLUSTER_TOKEN_VARIABLE, ""):
+        return ClusterToken.parse(text, source=CLUSTER_TOKEN_VARIABLE)
+    if section.token_file is None:
+        return None
+    content = read_private(section.token_file, what="the token of the cluster")
+    return ClusterToken.parse(content.decode("latin-1"), source=str(section.token_file))
