@@ -31,7 +31,9 @@ class TestText:
         assert wrong not in str(refused.value)
         assert "plexspaces nodes token" in (refused.value.hint or "")
 
-    @pytest.mark.parametrize("text", ["", "pxc_", "pxc_shop_", "plx_" + "0" * 49, "pxc_" + "z" * 49, "é" * 53])
+    @pytest.mark.parametrize(
+        "text", ["", "pxc_", "pxc_shop_", "plx_" + "0" * 49, "pxc_" + "z" * 49, "é" * 53]
+    )
     def test_text_when_it_is_no_token_then_refused(self, text: str) -> None:
         """Also one that would be a number too large."""
         with pytest.raises(InvalidArgument):

@@ -246,7 +246,7 @@ class TestLife:
     ) -> None:
         """Of a token that is only on disk nobody would know until the next start."""
         async with opened(tmp_path) as tokens:
-            rows = tokens._rows = _SlowRows(tokens._rows)
+            rows = tokens._store._rows = _SlowRows(tokens._rows)  # type: ignore[attr-defined]
 
             async def leave(change: Coroutine[Any, Any, object]) -> None:
                 task = asyncio.ensure_future(change)

@@ -158,6 +158,23 @@ class KnownTokens:
         if held.by_certificate is not None:
             held.by_certificate.extend(record.expires_ns)
 
+    def put(self, record: TokenRecord) -> None:
+        """Take over a token as it is elsewhere: a new one, a new secret, or the same again."""
+        held = self._held.get((record.tenant, record.name))
+        if held is None:
+            self.add(record)
+            return
+        record = replace(record, used_ns=held.told().used_ns)
+        if record == held.record:
+            return
+        if _grants(record) != _grants(held.record):
+            self.end(held.record)
+            self.add(record)
+        else:
+            self.renew(record)
+            if (before := record.previous_hash) and before not in held.by_secret:
+                self._add_secret(held, before, _previous_until_ns(record))
+
     def end(self, record: TokenRecord) -> None:
         """Let nobody in any more by a token, and end what streams by it. Idempotent."""
         held = self._held[record.tenant, record.name]
@@ -167,6 +184,12 @@ class KnownTokens:
         if held.by_certificate is not None:
             self._end(b"", held.by_certificate)
             held.by_certificate = None
+
+    def drop(self, tenant: str, name: str) -> None:
+        """End a token, if it is there, and do not list it any more."""
+        if (held := self._held.get((tenant, name))) is not None:
+            self.end(held.record)
+            self.forget(held.record)
 
     def forget(self, record: TokenRecord) -> None:
         """Do not list a token any more that has ended."""
@@ -198,6 +221,10 @@ class KnownTokens:
         self._by_hash.pop(hash_, None)
         self._proofs.pop(id(proof.identity), None)
         proof.end()
+
+
+def _grants(record: TokenRecord) -> tuple[object, ...]:
+    return record.created_ns, record.scopes, record.applications, record.key_check
 
 
 def _previous_until_ns(record: TokenRecord) -> int:

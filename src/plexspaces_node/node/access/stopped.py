@@ -26,7 +26,7 @@ class StoppedNode:
         """Hold the data directory meanwhile, and make it if there is none.
 
         It stays once there is a token. Raises what `DataDirectory.open` and `Registry.open` do, and
-        `WrongState` while a backup is being restored into it.
+        `WrongState` while a backup is being restored into it, and for a node of a cluster.
         """
         with DataDirectory.open(data_dir, node_id) as data:
             if data.unfinished.exists():
@@ -38,6 +38,11 @@ class StoppedNode:
                 Registry.open(data.registry) as registry,
                 Tokens.open(registry.tokens, data.token_key) as tokens,
             ):
+                if not await registry.cluster.is_empty():
+                    raise WrongState(
+                        f"{data.path} is of a node of a cluster, which shares its tokens",
+                        hint="start the node, and do it then",
+                    )
                 yield cls(tokens)
                 if tokens.exist():
                     data.keep()

@@ -11,9 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from plexspaces_node.errors import AlreadyExists, InvalidArgument, quoted
-from plexspaces_node.private_file import read_private, write_new
+from plexspaces_node.private_file import read_private, replace, write_new
 
-_KEY_BYTES = 32
+KEY_BYTES = 32
 _CHECK_BYTES = 8
 
 
@@ -48,8 +48,23 @@ class TokenKey:
         if self.exists:
             return
         with suppress(AlreadyExists):
-            write_new(self._path, os.urandom(_KEY_BYTES))
+            write_new(self._path, os.urandom(KEY_BYTES))
         self._read()
+
+    def adopt(self, key: bytes) -> None:
+        """Use the key of the cluster in place of one's own; survives a power loss. Blocks.
+
+        Raises `InvalidArgument` if it cannot be written, or is none.
+        """
+        if len(key) != KEY_BYTES:
+            raise InvalidArgument(f"a key of tokens has {KEY_BYTES} bytes, not {len(key)}")
+        if key != self._key:
+            replace(self._path, key)
+            self._read()
+
+    def read(self) -> bytes:
+        """Return the key for who passes it on, encrypted; b"" without one."""
+        return self._key
 
     def hash(self, secret: bytes) -> bytes:
         """Return the hash of a secret."""
@@ -57,7 +72,7 @@ class TokenKey:
 
     def _read(self) -> None:
         key = read_private(self._path, what="the key of the tokens")
-        if len(key) != _KEY_BYTES:
+        if len(key) != KEY_BYTES:
             raise InvalidArgument(
                 f"the key of the tokens {str(self._path)!r} is damaged: it has {len(key)} bytes",
                 hint=f"restore it, or: rm {quoted(self._path)}, and rotate every token",

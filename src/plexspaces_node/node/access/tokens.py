@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from time import time_ns
+from typing import Protocol
 
 from plexspaces_node.errors import (
     InvalidArgument,
@@ -52,6 +53,48 @@ _NAMED_IN_A_LINE = 10
 _S_NS = 1_000_000_000
 
 
+class TokenStore(Protocol):
+    """Where tokens are written, and from where they come into force. Each call to its end."""
+
+    async def make_key(self) -> None:
+        """Make the key of the hashes, if there is none."""
+
+    async def insert(self, record: TokenRecord) -> None:
+        """Add a token; raises `AlreadyExists` if its tenant has one of its name."""
+
+    async def replace(self, before: TokenRecord, record: TokenRecord) -> None:
+        """Write a token with its new secret, as it was before that."""
+
+    async def delete(self, record: TokenRecord) -> None:
+        """End a token, and what streams by it."""
+
+
+class _OwnTokens:
+    """Of a node by itself: a `TokenStore`."""
+
+    def __init__(self, rows: TokenRows, key: TokenKey, known: KnownTokens) -> None:
+        self._rows = rows
+        self._key = key
+        self._known = known
+
+    async def make_key(self) -> None:
+        await asyncio.to_thread(self._key.make)
+
+    async def insert(self, record: TokenRecord) -> None:
+        await self._rows.insert(record)
+        self._known.add(record)
+
+    async def replace(self, before: TokenRecord, record: TokenRecord) -> None:
+        await self._rows.replace(record)
+        self._known.renew(record)
+
+    async def delete(self, record: TokenRecord) -> None:
+        # At once, also if the registry fails.
+        self._known.end(record)
+        await self._rows.delete(record.tenant, record.name)
+        self._known.forget(record)
+
+
 class Tokens:
     """The tokens of a node. Used on one event loop.
 
@@ -68,6 +111,7 @@ class Tokens:
         self._key = key
         self._clock = clock
         self._changing = asyncio.Lock()
+        self._store: TokenStore = _OwnTokens(rows, key, self.known)
 
     def __repr__(self) -> str:
         return f"<Tokens {self.known!r}>"
@@ -91,6 +135,25 @@ class Tokens:
             await asyncio.wait({writing})
             with suppress(PlexSpacesError):
                 await tokens._write_used_once()
+
+    def share(self, store: TokenStore) -> None:
+        """Write them there from now on: the node is one of a cluster. See `take` and `drop`."""
+        self._store = store
+
+    @property
+    def key(self) -> TokenKey:
+        """The key of their hashes."""
+        return self._key
+
+    async def take(self, record: TokenRecord) -> None:
+        """Put a token into force as it is in the cluster. At once, then it is written."""
+        self.known.put(record)
+        await self._rows.keep(record)
+
+    async def drop(self, tenant: str, name: str) -> None:
+        """End a token that the cluster has no more, and what streams by it, if it is there."""
+        self.known.drop(tenant, name)
+        await self._rows.delete(tenant, name)
 
     def exist(self) -> bool:
         """Return whether the node has ever had a token, so that callers say who they are."""
@@ -136,7 +199,7 @@ class Tokens:
                     hint="plexspaces token list, and revoke those that nobody uses",
                 )
             is_first = not self.exist()
-            await asyncio.to_thread(self._key.make)
+            await self._store.make_key()
             secret, now_ns = new_secret(), self._clock()
             record = TokenRecord(
                 tenant,
@@ -149,7 +212,7 @@ class Tokens:
                 hash=self._key.hash(secret.encode()),
                 key_check=self._key.check,
             )
-            await finished(self._insert(record))
+            await finished(self._store.insert(record))
         if is_first:
             # What the node has announced at its start is no longer true.
             _log.info(
@@ -168,8 +231,7 @@ class Tokens:
         """
         async with self._changing:
             record = self.known.find(tenant, name)
-            self.known.end(record)
-            await finished(self._delete(record))
+            await finished(self._store.delete(record))
 
     async def rotate(
         self, name: str, *, tenant: str = "", grace_s: int = 0, lifetime_s: int = 0
@@ -198,22 +260,8 @@ class Tokens:
                 previous_hash=before.hash if grace_s else b"",
                 previous_until_ns=now_ns + grace_s * _S_NS if grace_s else 0,
             )
-            await finished(self._replace(record))
+            await finished(self._store.replace(before, record))
         return NewSecret(self._told(record), secret)
-
-    # Each to its end, though a caller may leave before: what is known is what is written.
-
-    async def _insert(self, record: TokenRecord) -> None:
-        await self._rows.insert(record)
-        self.known.add(record)
-
-    async def _delete(self, record: TokenRecord) -> None:
-        await self._rows.delete(record.tenant, record.name)
-        self.known.forget(record)
-
-    async def _replace(self, record: TokenRecord) -> None:
-        await self._rows.replace(record)
-        self.known.renew(record)
 
     def _told(self, record: TokenRecord) -> TokenInfo:
         state = "valid" if record.key_check == self._key.check else "without-secret"

@@ -21,7 +21,9 @@ class SecretService(pb_grpc.SecretServiceServicer):
 
     async def SetSecret(self, request: pb.SetSecretRequest, call: Call) -> pb.SetSecretResponse:  # type: ignore[override]
         tenant = _one_tenant(call)
-        version = await self._secrets.set(tenant, request.name, request.value)
+        version = await self._secrets.set(
+            tenant, request.name, request.value, restart=request.restart
+        )
         restarted = await self._users.restart(tenant, request.name) if request.restart else {}
         return pb.SetSecretResponse(
             version=version,

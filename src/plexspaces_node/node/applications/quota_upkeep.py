@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence, Set
 from time import perf_counter_ns
+from typing import Protocol
 
 from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.node.applications.context import NodeContext
@@ -29,12 +30,20 @@ from plexspaces_node.tasks import finished
 _MEASURE_S = 0.2
 
 
+class QuotaStore(Protocol):
+    """Where quotas are written; as `QuotaRows` says it."""
+
+    async def store(self, subject: Subject, changes: Mapping[Key, int]) -> None:
+        """Write some quotas of a subject, 0 to remove one; they survive a power loss."""
+
+
 class QuotaUpkeep:
     """Sets the quotas of a node and tells their use. Used on the event loop."""
 
     def __init__(self, node: NodeContext, roster: Roster) -> None:
         self._node = node
         self._roster = roster
+        self._store: QuotaStore | None = None
         node.quotas.in_flight = roster.in_flight
 
     def __repr__(self) -> str:
@@ -55,7 +64,15 @@ class QuotaUpkeep:
         await finished(self._put_into_force(subject, values))
 
     async def _put_into_force(self, subject: Subject, values: Mapping[Key, int]) -> None:
-        await self._node.registry.quotas.store(subject, values)
+        await (self._store or self._node.registry.quotas).store(subject, values)
+        self.apply(subject, values)
+
+    def share(self, store: QuotaStore) -> None:
+        """Write them there from now on: the node is one of a cluster. See `apply`."""
+        self._store = store
+
+    def apply(self, subject: Subject, values: Mapping[Key, int]) -> None:
+        """Put quotas into force that are written, 0 to remove one."""
         self._node.quotas.change(subject, values)
         if Key.LOG_BYTES in values:
             for supervisor in self._roster.of(subject):

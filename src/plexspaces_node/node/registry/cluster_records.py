@@ -38,6 +38,13 @@ class ClusterRows:
         """Return what is remembered."""
         return await self._database.call(Mode.READ, _load)
 
+    async def is_empty(self) -> bool:
+        """Return whether nothing is remembered: the node is of no cluster yet."""
+        found = "SELECT EXISTS (SELECT 1 FROM cluster_records)"
+        return await self._database.call(
+            Mode.READ, lambda connection: not connection.execute(found).fetchone()[0]
+        )
+
     async def write(self, changes: Sequence[Entry], revision: int) -> None:
         """Write and delete records, all or none, and up to which write they are complete.
 

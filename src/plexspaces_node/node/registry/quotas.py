@@ -40,6 +40,13 @@ class QuotaRows:
             Mode.DURABLE, lambda connection: _store(connection, subject, changes)
         )
 
+    async def replace(self, subject: Subject, values: Mapping[Key, int]) -> None:
+        """Write all quotas of a subject: it has no others then."""
+        changes = {**dict.fromkeys(Key, 0), **values}
+        await self._database.free(
+            Mode.WRITE, lambda connection: _store(connection, subject, changes)
+        )
+
 
 def _load(connection: sqlite3.Connection) -> dict[Subject, dict[Key, int]]:
     found: dict[Subject, dict[Key, int]] = {}

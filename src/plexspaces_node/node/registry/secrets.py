@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import msgspec
 
@@ -22,6 +23,12 @@ MOST_SECRETS = 1000
 """How many secrets a tenant can have."""
 
 
+Seal: TypeAlias = Callable[[int], tuple[str, bytes]]
+"""Returns a key's id, and a value that is sealed with it as the version of this number."""
+
+_COLUMNS = "tenant, name, version, key_id, sealed, created_ns, changed_ns"
+
+
 @dataclass(frozen=True, slots=True)
 class SealedSecret:
     """A secret as it is stored."""
@@ -33,11 +40,48 @@ class SealedSecret:
 
 
 @dataclass(frozen=True, slots=True)
+class SecretRow:
+    """All that is stored of a secret."""
+
+    tenant: str
+    name: str
+    version: int
+    key_id: str
+    sealed: bytes = field(repr=False)
+    created_ns: int
+    changed_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Salt:
     """What makes a key of a passphrase, and the id of that key, by which it is known again."""
 
     salt: bytes
     key_id: str
+
+
+def secret_used(name: str, users: Iterable[str]) -> WrongState:
+    """Return the error for a secret that applications use."""
+    return WrongState(
+        f"secret {name!r} is used by {', '.join(users)}",
+        hint="deploy them without it, or force it: they do not start again then",
+    )
+
+
+def no_secret(tenant: str, name: str) -> NotFound:
+    """Return the error for a secret that a tenant does not have."""
+    return NotFound(
+        f"there is no secret {name!r} in tenant {tenant!r}",
+        hint=f"plexspaces secret list --tenant {tenant}",
+    )
+
+
+def too_many_secrets(tenant: str, count: int) -> ResourceExhausted:
+    """Return the error for a tenant that has as many as it may."""
+    return ResourceExhausted(
+        f"tenant {tenant!r} has {count} secrets, the limit is {MOST_SECRETS}",
+        hint="remove those that nothing uses",
+    )
 
 
 class SecretRows:
@@ -47,7 +91,13 @@ class SecretRows:
         self._database = database
 
     async def put(
-        self, tenant: str, name: str, now_ns: int, seal: Callable[[int], tuple[str, bytes]]
+        self,
+        tenant: str,
+        name: str,
+        now_ns: int,
+        seal: Seal,
+        *,
+        restart: bool = False,
     ) -> int:
         """Store the next version of a secret and return its number.
 
@@ -80,6 +130,35 @@ class SecretRows:
             Mode.DURABLE, lambda connection: _delete(connection, tenant, name, force)
         )
 
+    async def rows(self) -> tuple[SecretRow, ...]:
+        """Return all that is stored of every secret."""
+        return await self._database.call(
+            Mode.READ,
+            lambda connection: tuple(
+                SecretRow(*row) for row in connection.execute(f"SELECT {_COLUMNS} FROM secrets")
+            ),
+        )
+
+    async def keep(self, row: SecretRow) -> None:
+        """Write a secret as it is, whether it is there or not."""
+        values = (row.tenant, row.name, row.version, row.key_id, row.sealed, row.created_ns)
+        await self._database.free(
+            Mode.WRITE,
+            lambda connection: connection.execute(
+                f"INSERT OR REPLACE INTO secrets ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (*values, row.changed_ns),
+            ),
+        )
+
+    async def drop(self, tenant: str, name: str) -> None:
+        """Remove a secret, if it is there, whoever uses it."""
+        await self._database.free(
+            Mode.WRITE,
+            lambda connection: connection.execute(
+                "DELETE FROM secrets WHERE tenant = ? AND name = ?", (tenant, name)
+            ),
+        )
+
     async def key_ids(self) -> frozenset[str]:
         """Return the ids of the keys with which the secrets are sealed."""
         return await self._database.call(Mode.READ, key_ids)
@@ -103,7 +182,7 @@ def _put(
     tenant: str,
     name: str,
     now_ns: int,
-    seal: Callable[[int], tuple[str, bytes]],
+    seal: Seal,
 ) -> int:
     row = connection.execute(
         "SELECT version FROM secrets WHERE tenant = ? AND name = ?", (tenant, name)
@@ -113,13 +192,10 @@ def _put(
             "SELECT COUNT(*) FROM secrets WHERE tenant = ?", (tenant,)
         ).fetchone()
         if count >= MOST_SECRETS:
-            raise ResourceExhausted(
-                f"tenant {tenant!r} has {count} secrets, the limit is {MOST_SECRETS}",
-                hint="remove those that nothing uses",
-            )
+            raise too_many_secrets(tenant, count)
     version = 1 if row is None else row[0] + 1
     connection.execute(
-        "INSERT INTO secrets (tenant, name, version, key_id, sealed, created_ns, changed_ns)"
+        f"INSERT INTO secrets ({_COLUMNS})"
         " VALUES (?, ?, ?, ?, ?, ?, ?)"
         " ON CONFLICT DO UPDATE SET (version, key_id, sealed, changed_ns)"
         " = (excluded.version, excluded.key_id, excluded.sealed, excluded.changed_ns)",
@@ -158,18 +234,12 @@ def _list(connection: sqlite3.Connection, tenant: str | None) -> list[SecretInfo
 def _delete(connection: sqlite3.Connection, tenant: str, name: str, force: bool) -> tuple[str, ...]:
     users = tuple(_users(connection).get((tenant, name), ()))
     if users and not force:
-        raise WrongState(
-            f"secret {name!r} is used by {', '.join(users)}",
-            hint="deploy them without it, or force it: they do not start again then",
-        )
+        raise secret_used(name, users)
     deleted = connection.execute(
         "DELETE FROM secrets WHERE tenant = ? AND name = ?", (tenant, name)
     ).rowcount
     if not deleted:
-        raise NotFound(
-            f"there is no secret {name!r} in tenant {tenant!r}",
-            hint=f"plexspaces secret list --tenant {tenant}",
-        )
+        raise no_secret(tenant, name)
     return users
 
 

@@ -43,6 +43,14 @@ class TokenRecord:
     previous_until_ns: int = 0
 
 
+def token_taken(record: TokenRecord) -> AlreadyExists:
+    """Return the error for a token whose name its tenant has used."""
+    return AlreadyExists(
+        f"there is a token {record.name!r} of tenant {record.tenant!r} already",
+        hint=f"plexspaces token rotate {record.name}, or choose another --name",
+    )
+
+
 class TokenRows:
     """The tokens in a registry."""
 
@@ -56,6 +64,15 @@ class TokenRows:
     async def insert(self, record: TokenRecord) -> None:
         """Add a token; raises `AlreadyExists` if its tenant has one of its name."""
         await self._database.call(Mode.DURABLE, lambda connection: _insert(connection, record))
+
+    async def keep(self, record: TokenRecord) -> None:
+        """Write a token, whether it is there or not, except for when it was last used."""
+
+        def run(connection: sqlite3.Connection) -> None:
+            places = f"INSERT INTO tokens ({_COLUMNS}) VALUES ({_PLACES})"
+            connection.execute(f"{places} ON CONFLICT DO UPDATE SET {_KEPT}", _row(record))
+
+        await self._database.free(Mode.WRITE, run)
 
     async def replace(self, record: TokenRecord) -> None:
         """Write a token anew, if it is there. Works on a full disk."""
@@ -87,6 +104,9 @@ _COLUMNS = (
     " previous_hash, previous_until_ns"
 )
 _PLACES = ", ".join("?" * len(_COLUMNS.split(",")))
+_KEPT = ", ".join(
+    f"{column} = excluded.{column}" for column in _COLUMNS.split(", ") if column != "used_ns"
+)
 
 
 def _load(connection: sqlite3.Connection) -> list[TokenRecord]:
@@ -108,10 +128,7 @@ def _insert(connection: sqlite3.Connection, record: TokenRecord) -> None:
         "SELECT 1 FROM tokens WHERE tenant = ? AND name = ?", (record.tenant, record.name)
     ).fetchone()
     if found is not None:
-        raise AlreadyExists(
-            f"there is a token {record.name!r} of tenant {record.tenant!r} already",
-            hint=f"plexspaces token rotate {record.name}, or choose another --name",
-        )
+        raise token_taken(record)
     connection.execute(f"INSERT INTO tokens ({_COLUMNS}) VALUES ({_PLACES})", _row(record))
 
 

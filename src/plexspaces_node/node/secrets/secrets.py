@@ -12,11 +12,12 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from time import time_ns
+from typing import Protocol
 
 from plexspaces_node.errors import InvalidArgument, NotFound
 from plexspaces_node.info import SecretInfo
 from plexspaces_node.model import check_name, check_secret_name, is_environment_value, split_name
-from plexspaces_node.node.registry.secrets import Salt, SealedSecret, SecretRows
+from plexspaces_node.node.registry.secrets import Salt, Seal, SealedSecret, SecretRows
 from plexspaces_node.node.secrets.cipher import Key, Place, SecretUnusable
 from plexspaces_node.node.secrets.key import (
     SALT_BYTES,
@@ -33,11 +34,32 @@ VALUE_LIMIT_BYTES = 64 * 1024
 """The longest value of a secret."""
 
 
+class SecretStore(Protocol):
+    """Where secrets are kept; as `SecretRows` says it."""
+
+    async def put(
+        self, tenant: str, name: str, now_ns: int, seal: Seal, *, restart: bool = False
+    ) -> int:
+        """Store the next version and return its number; `restart` its users on other nodes."""
+
+    async def get(self, tenant: str, names: Iterable[str]) -> dict[str, SealedSecret]:
+        """Return those that exist, by name."""
+
+    async def list(self, tenant: str | None) -> list[SecretInfo]:
+        """Return them by name, of a tenant or of all."""
+
+    async def delete(self, tenant: str, name: str, *, force: bool) -> tuple[str, ...]:
+        """Remove one and return the applications that use it."""
+
+    async def key_ids(self) -> frozenset[str]:
+        """Return the ids of the keys with which they are sealed."""
+
+
 class Secrets:
     """The secrets in a registry, with the key that reads them. Used from one event loop."""
 
     def __init__(
-        self, rows: SecretRows, source: KeySource, *, clock: Callable[[], int] = time_ns
+        self, rows: SecretStore, source: KeySource, *, clock: Callable[[], int] = time_ns
     ) -> None:
         self._rows = rows
         self._source = source
@@ -46,8 +68,19 @@ class Secrets:
     def __repr__(self) -> str:
         return f"<Secrets under {self._source.place}>"
 
-    async def set(self, tenant: str, name: str, value: bytes) -> int:
+    def share(self, store: SecretStore, source: KeySource) -> None:
+        """Keep them there from now on, under this key: the node is one of a cluster."""
+        self._rows, self._source = store, source
+
+    @property
+    def source(self) -> KeySource:
+        """Where their key is."""
+        return self._source
+
+    async def set(self, tenant: str, name: str, value: bytes, *, restart: bool = False) -> int:
         """Store a value and return its version. The first one of a node makes its key.
+
+        `restart` restarts the applications that use it on other nodes; those here, `SecretUsers`.
 
         Raises `InvalidArgument` for a name or a value that cannot be one, `SecretUnusable` if there
         is no key, `ResourceExhausted` if the tenant has too many secrets or the disk is full.
@@ -69,7 +102,7 @@ class Secrets:
         def seal(version: int) -> tuple[str, bytes]:
             return key.id, key.seal(Place(tenant, name, version), value)
 
-        return await self._rows.put(tenant, name, self._clock(), seal)
+        return await self._rows.put(tenant, name, self._clock(), seal, restart=restart)
 
     async def list(self, tenant: str | None) -> list[SecretInfo]:
         """Describe the secrets of a tenant, None for all; without their values."""
