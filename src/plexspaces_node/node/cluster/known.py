@@ -87,6 +87,17 @@ class Known:
         """Return what each node has done about an application, by node."""
         return MappingProxyType(self._statuses.get(name, {}))
 
+    def status_revision(self, node: str, name: str) -> int:
+        """Return the revision of a node's status of an application; 0 if there is none."""
+        found = self._records[Kind.STATUS].get(f"{node}/{name}")
+        return found[1] if found is not None else 0
+
+    def names_with_status(self, node: str | None = None) -> Set[str]:
+        """Return the applications of which a node, or any, has said something; as of now."""
+        if node is None:
+            return frozenset(self._statuses)
+        return {name for name, by_node in self._statuses.items() if node in by_node}
+
     def _keep(self, kind: Kind, subject: str, record: Any, revision: int) -> str:
         """Keep a record, or its end as None; return whose it is, as listeners are told."""
         records = self._records[kind]
