@@ -34,6 +34,45 @@ app = typer.Typer()
 _PASSPHRASE_BYTES = 4096
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+_Cluster = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Cluster that the node founds, or belongs to.", show_default=False
+    ),
+]
+_Join = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT,...",
+        help="Nodes of the cluster to join; its token is in PLEXSPACES_CLUSTER_TOKEN.",
+        show_default=False,
+    ),
+]
+_ClusterAddress = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Address for other nodes; the two ports after it are used as well.",
+        show_default="127.0.0.1:9400",
+    ),
+]
+_Label = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="Label of the node, which a deploy can ask for; may be repeated.",
+        show_default=False,
+    ),
+]
+_Nats = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL,...",
+        help="NATS servers to use instead of one beside the node.",
+        show_default=False,
+    ),
+]
+
 
 @app.command("start-node", epilog="Example:  plexspaces start-node --node-id my-node")
 def start_node(  # noqa: PLR0913 - a command has a parameter for each of its flags
@@ -57,44 +96,11 @@ def start_node(  # noqa: PLR0913 - a command has a parameter for each of its fla
             show_default="~/.local/share/plexspaces/ID",
         ),
     ] = None,
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="Cluster that the node founds, or belongs to.", show_default=False
-        ),
-    ] = None,
-    join: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT,...",
-            help="Nodes of the cluster to join; its token is in PLEXSPACES_CLUSTER_TOKEN.",
-            show_default=False,
-        ),
-    ] = None,
-    cluster_address: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT",
-            help="Address for other nodes; the two ports after it are used as well.",
-            show_default="127.0.0.1:9400",
-        ),
-    ] = None,
-    label: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE",
-            help="Label of the node, which a deploy can ask for; may be repeated.",
-            show_default=False,
-        ),
-    ] = None,
-    nats: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL,...",
-            help="NATS servers to use instead of one beside the node.",
-            show_default=False,
-        ),
-    ] = None,
+    cluster: _Cluster = None,
+    join: _Join = None,
+    cluster_address: _ClusterAddress = None,
+    label: _Label = None,
+    nats: _Nats = None,
     passphrase_fd: Annotated[
         int | None,
         typer.Option(
