@@ -17,6 +17,7 @@ from pathlib import Path
 from benchmarks import (
     applications,
     dashboard,
+    hop,
     http,
     languages,
     machines,
@@ -39,7 +40,7 @@ from plexspaces_node import NodeClient
 
 _PARTS = (
     *("node", "http", "languages", "applications", "machines", "quotas", "tokens", "dashboard"),
-    *("metrics", "telemetry", "placement"),
+    *("metrics", "telemetry", "placement", "hop"),
 )
 
 
@@ -130,6 +131,8 @@ async def _measure(scratch: Path, only: str | None) -> Report:
             _note(f"telemetry is not measured: {why}")
         else:
             rows += await telemetry.measure(wasm, scratch)
+    if only in (None, "hop"):
+        rows += await hop.measure(wasm, scratch)
     if only in (None, "applications"):
         of_many = await applications.measure(wasm, scratch / "many", note=_note)
     if only in (None, "machines"):

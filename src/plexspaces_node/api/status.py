@@ -183,7 +183,18 @@ def _class_of(code: grpc.StatusCode) -> type[PlexSpacesError]:
     return Internal
 
 
+def reason_of(error: grpc.aio.AioRpcError) -> str:
+    """Return the code of the node's error that a call ended with, "" for one of another's."""
+    found = _details_of(error)
+    return "" if found is None or found[1].domain != DOMAIN else found[1].reason
+
+
 def _read_details(error: grpc.aio.AioRpcError) -> PlexSpacesError | ActorError | None:
+    found = _details_of(error)
+    return None if found is None else _timed(_rebuild(found[0].message, found[1]), found[0])
+
+
+def _details_of(error: grpc.aio.AioRpcError) -> tuple[Status, ErrorInfo] | None:
     for key, value in error.trailing_metadata() or ():
         if key != DETAILS_KEY or not isinstance(value, bytes):
             continue
@@ -192,7 +203,7 @@ def _read_details(error: grpc.aio.AioRpcError) -> PlexSpacesError | ActorError |
             status.ParseFromString(value)
             for detail in status.details:
                 if detail.Unpack(info) and info.domain in (DOMAIN, ACTOR_DOMAIN):
-                    return _timed(_rebuild(status.message, info), status)
+                    return status, info
         except DecodeError:
             # Details of another program: only the code counts.
             return None

@@ -7,35 +7,26 @@ caller can send it by gRPC; errors and results are the same both ways.
 from __future__ import annotations
 
 import asyncio
-import json
-import re
 import ssl
 import time
-from base64 import b64decode
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 from urllib.parse import quote
 
 from plexspaces_node.address import split_address
 from plexspaces_node.client.http_connection import ConnectionEnded, HttpConnection, Response
+from plexspaces_node.client.http_reply import error_of, timings_of, trace_id_of
 from plexspaces_node.client.message import Message
 from plexspaces_node.client.way import Way, http_address
 from plexspaces_node.errors import (
-    PLATFORM_ERRORS,
     ActorError,
-    ActorFailed,
-    ActorTrapped,
     DeadlineExceeded,
-    Internal,
     InvalidArgument,
     PlexSpacesError,
-    ResourceExhausted,
     Unavailable,
-    platform_error,
 )
 from plexspaces_node.http_notice import TLS_SCHEME, UNIX
-from plexspaces_node.info import InvokeResult, MessageTimings
+from plexspaces_node.info import InvokeResult
 from plexspaces_node.trace_context import HEADER
 
 MOST_CONNECTIONS = 100
@@ -53,11 +44,7 @@ LOOK_AGAIN_S = 5.0
 _TYPE_BYTES = 4096
 """A longer type might not fit into the head of a request."""
 
-_DURATION = re.compile(rb"dur=([0-9.]+)")
-_PARTS = 4
-_TRACE = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
-_OK, _TOO_LARGE, _SERVER_ERRORS = 200, 413, 500
-_PLATFORM_CODES = frozenset(error.code for error in PLATFORM_ERRORS)
+_OK, _TOO_LARGE = 200, 413
 
 
 class HttpMessages:
@@ -112,7 +99,8 @@ class HttpMessages:
             raise self._error_of(response, message)
         round_trip_ns = time.perf_counter_ns() - begin_ns
         return InvokeResult(
-            response.body, _timings(response), round_trip_ns, "http", _trace_id(response)
+            *(response.body, timings_of(response.headers), round_trip_ns, "http"),
+            trace_id_of(response.headers),
         )
 
     def close(self) -> None:
@@ -192,41 +180,7 @@ class HttpMessages:
                 f"{self._address}",
                 hint="send it in parts, or raise the node's [limits] message_bytes",
             )
-        try:
-            error = _error(json.loads(response.body), response.status)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return Internal(f"the node's reply cannot be read: {response.body[:200]!r}")
+        error = error_of(response.status, response.body)
         if isinstance(error, ActorError):
-            error.trace_id = _trace_id(response)
+            error.trace_id = trace_id_of(response.headers)
         return error
-
-
-def _timings(response: Response) -> MessageTimings:
-    said = _DURATION.findall(response.headers.get(b"server-timing", b""))
-    if len(said) != _PARTS:
-        raise Internal("the node's reply cannot be read: it has no times")
-    compute, wait, queue, rest = (round(float(each) * 1e6) for each in said)
-    return MessageTimings(compute + wait + queue + rest, compute, wait, queue)
-
-
-def _trace_id(response: Response) -> str:
-    """Return the id of the trace that a response names, "" for none."""
-    found = _TRACE.fullmatch(response.headers.get(b"traceresponse", b""))
-    return "" if found is None else found[1].decode()
-
-
-def _error(problem: dict[str, Any], status: int) -> PlexSpacesError | ActorError:
-    """Return the error that problem details tell; raises KeyError and others if they do not."""
-    kind = problem["type"].rpartition(":")[2]
-    code, message, hint = problem["code"], problem["detail"], problem.get("hint")
-    cls = {"failed": ActorFailed, "trapped": ActorTrapped}.get(kind)
-    if cls is not None:
-        output = b64decode(problem.get("output_base64", ""))
-        return cls(message, code=code, retryable=problem["retryable"], hint=hint, output=output)
-    if code in _PLATFORM_CODES:
-        error = platform_error(code, message, hint=hint, step=problem.get("step", ""))
-        if isinstance(error, ResourceExhausted) and "retry_after_s" in problem:
-            error.retry_after_s = float(problem["retry_after_s"])
-        return error
-    # HTTP's own: the request was not as it should be.
-    return (Internal if status >= _SERVER_ERRORS else InvalidArgument)(message, hint=hint)

@@ -61,6 +61,7 @@ from plexspaces_node.node.http.control import Control
 from plexspaces_node.node.http.door import Door
 from plexspaces_node.node.http.origin import Origins
 from plexspaces_node.node.http.pages import Pages
+from plexspaces_node.node.http.peering import Membership, Peering, open_peering
 from plexspaces_node.node.http.server import HttpServer
 from plexspaces_node.node.machines.in_flight import InFlight, default_bytes, give_back_memory
 from plexspaces_node.node.machines.leftovers import end_machines
@@ -103,6 +104,7 @@ class NodeBuilder:
         self._passphrase: str | None = None
         self._speaks_tls = True
         self._level_figures = level_figures.default_path()
+        self._membership: Membership | None = None
 
     def with_address(self, address: str) -> Self:
         """Listen on HOST:PORT; port 0 takes a free one, which `Node.address` then contains."""
@@ -144,6 +146,11 @@ class NodeBuilder:
         self._driver = driver
         return self
 
+    def with_membership(self, membership: Membership) -> Self:
+        """Be a node of a cluster that the program itself keeps together; for tests."""
+        self._membership = membership
+        return self
+
     def with_passphrase(self, passphrase: str) -> Self:
         """Make the key of the secrets of this passphrase, which `[secrets] passphrase` asks for."""
         self._passphrase = passphrase
@@ -181,11 +188,7 @@ class NodeBuilder:
         tls = NodeTls.of(config.tls)
         async with AsyncExitStack() as stack:
             data = stack.enter_context(DataDirectory.open(config.node.data_dir, config.node.id))
-            if data.unfinished.exists():
-                raise WrongState(
-                    f"a backup was not completely restored into {data.path}",
-                    hint=f"plexspaces restore BACKUP --data-dir {quoted(data.path)}",
-                )
+            _check_restored(data)
             # After it, so that the error names a node that already runs, and not only its port.
             await check_can_listen(config.node.address)
             # Before a level is tried: they may use the memory that a trial needs, and have to end
@@ -209,11 +212,14 @@ class NodeBuilder:
             service = ApplicationService(applications, artifacts, info, service_limits, gate)
             advisor = _advisor(stack, applications, context, info, self._level_figures)
             services = services_of(service, applications, context, audit_log, tokens, advisor)
+            shared = (applications, context, services, gate.recorder, _server_options(config))
+            peering = await stack.enter_async_context(open_peering(self._membership, *shared))
+            services = services if peering is None else peering.services
             scrapes = _scrapes(context, applications, info, node_health, audit_log)
             _register(server, services, gate, node_health, limits.calls, tls, scrapes)
             metrics_port = stack.enter_context(serve_metrics(config.node.metrics_address, scrapes))
             control = _control(services, gate, artifacts, info, scrapes)
-            http = _http_server(config, context, applications, control, gate, tls, scrapes)
+            http = _http_server(config, context, applications, control, gate, tls, scrapes, peering)
             stack.callback(http.close)
             address = bind(server, config.node.address, tls.credentials() if tls else None)
             http_address, http_fault = await _bind(http, config)
@@ -234,15 +240,14 @@ class NodeBuilder:
                 withdraw_notice=notice.close,
                 health=node_health,
                 grace_s=config.node.grace_s,
+                peering=peering,
             )
             _warn_of_a_weaker_level(node, data.swap_level(driver.name), make_drivers(config))
             # From now on a client may have been told about something in it.
             data.keep()
             audit_log.note(audit.of_node("Node/Start", config.node.id))
             stack.callback(lambda: audit_log.note(audit.of_node("Node/Stop", config.node.id)))
-            await server.start()
-            await http.serve()
-            await node_health.serve()
+            await _serve(server, http, node_health, peering)
             notice.enter_context(_notice(address, http_address, tls, sockets))
             notice.callback(audit_log.end_followers)
             notice.callback(advisor.watch.close)
@@ -277,6 +282,25 @@ def _notice(
             # Clients use gRPC, by TCP, then.
             _log.info("clients are not told the node's sockets: %s", error)
         yield
+
+
+def _check_restored(data: DataDirectory) -> None:
+    if data.unfinished.exists():
+        raise WrongState(
+            f"a backup was not completely restored into {data.path}",
+            hint=f"plexspaces restore BACKUP --data-dir {quoted(data.path)}",
+        )
+
+
+async def _serve(
+    server: grpc.aio.Server, http: HttpServer, node_health: NodeHealth, peering: Peering | None
+) -> None:
+    """Answer from now on."""
+    await server.start()
+    await http.serve()
+    if peering is not None:
+        await peering.ports.serve()
+    await node_health.serve()
 
 
 async def _bind_unix(
@@ -396,6 +420,7 @@ def _http_server(  # noqa: PLR0913 - each by its name
     gate: Gate,
     tls: NodeTls | None,
     scrapes: Scrapes,
+    peering: Peering | None,
 ) -> HttpServer:
     http, limits = config.http, config.limits
     origins = Origins(
@@ -412,6 +437,7 @@ def _http_server(  # noqa: PLR0913 - each by its name
         message_bytes=limits.message_bytes,
         message_timeout_s=limits.message_timeout_s,
         most_calls=limits.calls,
+        nodes=None if peering is None else peering.nodes,
     )
     scrapes.calls["http"] = lambda: door.calls
     return HttpServer(

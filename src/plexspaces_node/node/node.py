@@ -10,6 +10,7 @@ import grpc
 from plexspaces_node.info import NodeInfo
 from plexspaces_node.node.api.health import NodeHealth
 from plexspaces_node.node.applications.operations import Applications
+from plexspaces_node.node.http.peering import Peering
 from plexspaces_node.node.http.server import HttpServer
 
 END_RPC_GRACE_S = 1.0
@@ -28,6 +29,7 @@ class Node:
         metrics_port: where it serves metrics, None for nowhere.
         recovered: the names of the applications that it started by itself.
         applications: what it runs.
+        peering: its ways to other nodes and theirs to it, None without a cluster.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a running node
@@ -47,6 +49,7 @@ class Node:
         withdraw_notice: Callable[[], None],
         health: NodeHealth,
         grace_s: float,
+        peering: Peering | None = None,
     ) -> None:
         self.info = info
         self.address = address
@@ -57,6 +60,7 @@ class Node:
         self.metrics_port = metrics_port
         self.recovered = recovered
         self.applications = applications
+        self.peering = peering
         self._server = server
         self._http = http
         # Before the port is free: another process may listen there, and must not get messages.

@@ -79,11 +79,14 @@ class Boundary:
         *,
         most_calls: int,
         certificate_of: Callable[[Context], str] = lambda _: "",
+        caller_of: Callable[[Context], tuple[Identity, str]] | None = None,
     ) -> None:
         """Serve with `server` what `gate` lets in, at most this many calls at once.
 
-        `certificate_of` returns the name in a client's certificate, "" for none.
+        `certificate_of` returns the name in a client's certificate, "" for none. If other nodes
+        call, `caller_of` returns for whom, and by which connection that came to them.
         """
+        self._caller_of = caller_of
         logging.getLogger(_GRPC_LOG).addFilter(_is_news)
         self._server = server
         self._gate = gate
@@ -151,11 +154,14 @@ class Boundary:
             authorization, traceparent = _said(context)
             try:
                 try:
-                    identity = self._gate.identify(
-                        authorization,
-                        certificate=self._certificate_of(context),
-                        is_local=peer.startswith("unix"),
-                    )
+                    if self._caller_of is not None:
+                        identity, peer = self._caller_of(context)
+                    else:
+                        identity = self._gate.identify(
+                            authorization,
+                            certificate=self._certificate_of(context),
+                            is_local=peer.startswith("unix"),
+                        )
                 except Unauthenticated as error:
                     if not rule.public:
                         raise

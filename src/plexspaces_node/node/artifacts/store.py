@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.model import MIB, check_name, full_name, split_name
@@ -120,6 +120,19 @@ class ArtifactStore:
                 return False
             self._pruner.promise(name)
             return True
+
+    async def open(self, name: str) -> BinaryIO:
+        """Open an artifact to be read; it may be removed meanwhile, and is read to its end still.
+
+        The caller closes it. Raises `NotFound`, and `InvalidArgument` for a bad digest.
+        """
+        path = self._files.path(name)
+        try:
+            file = await asyncio.to_thread(path.open, "rb")
+        except FileNotFoundError:
+            raise missing(name) from None
+        self._pruner.used(name)
+        return file
 
     @asynccontextmanager
     async def receive(

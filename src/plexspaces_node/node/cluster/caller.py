@@ -21,7 +21,7 @@ from typing import Annotated
 
 import msgspec
 
-from plexspaces_node.errors import InvalidArgument
+from plexspaces_node.errors import InvalidArgument, Unavailable
 from plexspaces_node.model import check_full_name, split_name
 from plexspaces_node.node.access.identity import LOCAL, NOBODY, UNGUARDED, Identity, Kind, Scope
 from plexspaces_node.node.applications.waits import MOST_WAITING
@@ -38,6 +38,16 @@ MOST_BYTES = 4096
 
 NOT_HERE_CODE = "not_here"
 """The code of a problem, and of an error by gRPC, that says that an application is not here."""
+
+
+class NotHere(Unavailable):
+    """An application is not on the node that another one has passed a call on to."""
+
+    code = NOT_HERE_CODE
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"application {name!r} is not on this node", hint="plexspaces nodes")
+
 
 _MOST_CHARS = 256
 _Text = Annotated[str, msgspec.Meta(max_length=_MOST_CHARS)]

@@ -19,6 +19,7 @@ from plexspaces_node.node.access.gate import is_token
 from plexspaces_node.node.access.identity import Kind
 from plexspaces_node.node.applications.message_times import timings_of
 from plexspaces_node.node.applications.operations import Applications
+from plexspaces_node.node.cluster.caller import HEADERS
 from plexspaces_node.node.http.message import Headers, Request, Response
 from plexspaces_node.node.http.writer import SHORT_BYTES, has_body
 from plexspaces_node.node.machines.exchanges import Beginning, Exchange
@@ -44,15 +45,21 @@ TRACE_RESPONSE = b"traceresponse"
 MOST_HEADERS = 256
 """The most headers of a response."""
 
-_OF_CONNECTION = OF_A_CONNECTION | {b"expect"}
-_DROPPED = _OF_CONNECTION | {
-    b"host",
-    b"forwarded",
-    b"x-forwarded-for",
-    b"x-forwarded-host",
-    b"x-forwarded-prefix",
-    b"x-forwarded-proto",
-}
+OF_CONNECTION = OF_A_CONNECTION | {b"expect"}
+"""What is of one connection alone."""
+
+_DROPPED = (
+    OF_CONNECTION
+    | HEADERS
+    | {
+        b"host",
+        b"forwarded",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-prefix",
+        b"x-forwarded-proto",
+    }
+)
 _OF_ORIGIN = frozenset(
     {
         b"clear-site-data",
@@ -65,7 +72,7 @@ _OF_ORIGIN = frozenset(
 every other application."""
 
 # The node tells the date itself, and a response has one.
-_DROPPED_OF_RESPONSE = _OF_CONNECTION | {b"date"}
+_DROPPED_OF_RESPONSE = OF_CONNECTION | HEADERS | {b"date"}
 _DROPPED_BELOW_APPS = _DROPPED_OF_RESPONSE | _OF_ORIGIN
 _FIRST_STATUS, _LAST_STATUS = 200, 599
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+\Z")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeAlias
 from urllib.parse import unquote_to_bytes
@@ -26,7 +26,8 @@ from plexspaces_node.node.access.policy import INVOKE
 from plexspaces_node.node.access.record import REFUSALS
 from plexspaces_node.node.applications.operations import Applications
 from plexspaces_node.node.applications.outcome import Done, Outcome
-from plexspaces_node.node.http import components
+from plexspaces_node.node.cluster.elsewhere import OtherNodes
+from plexspaces_node.node.http import components, forward
 from plexspaces_node.node.http.control import Control
 from plexspaces_node.node.http.message import Request, Response
 from plexspaces_node.node.http.origin import Origins
@@ -74,8 +75,13 @@ class Door:
         message_bytes: int,
         message_timeout_s: float,
         most_calls: int,
+        nodes: OtherNodes | None = None,
     ) -> None:
-        """`control` answers what is no message; at most `most_calls` requests at once."""
+        """`control` answers what is no message; at most `most_calls` requests at once.
+
+        `nodes` has the applications that are not here; None for a node that is in no cluster.
+        """
+        self._nodes = nodes
         self._most_calls = most_calls
         self.calls = 0
         """How many requests are being handled."""
@@ -115,7 +121,11 @@ class Door:
         if self._applications.is_component(name) and not _is_by_client(request):
             return components.body_limit(request)
         is_unknown = name not in self._applications.roster.applications
-        if is_unknown and _length(request) > self._message_bytes:
+        if (
+            is_unknown
+            and not self._applications.messages.is_elsewhere(name)
+            and _length(request) > self._message_bytes
+        ):
             raise HttpFault(404, f"there is no application {name!r}", hint="GET /v1/applications")
         return self._message_bytes
 
@@ -197,7 +207,7 @@ class Door:
             if isinstance(answer, Exception):
                 response = of_exception(answer, by_client=False)
             else:
-                response = _complete(*answer, prefix)
+                response = self._complete(*answer, prefix)
             self._origins.allow(request, response.headers)
             done(response)
 
@@ -207,12 +217,15 @@ class Door:
             left()
 
         timeout_ns = self._timeout_ns(request)
-        left = components.post(
-            self._applications,
-            *(name, prefix, request, timeout_ns),
-            answered,
-            cause=_cause_of(request),
-        )
+        if self._nodes is not None and self._applications.messages.is_elsewhere(name):
+            left = forward.post(self._nodes, name, prefix, request, timeout_ns, answered)
+        else:
+            left = components.post(
+                self._applications,
+                *(name, prefix, request, timeout_ns),
+                answered,
+                cause=_cause_of(request),
+            )
         self._take(tenant)
         return leave
 
@@ -234,15 +247,16 @@ class Door:
                     response.body = Counted(response.body, closed)
             elif self._applications.is_component(name):
                 timeout_ns = self._timeout_ns(request)
-                answer = components.answer(
-                    self._applications,
-                    *(name, prefix, request, timeout_ns),
-                    cause=_cause_of(request),
+                is_here = not self._applications.messages.is_elsewhere(name)
+                nodes = None if is_here else self._nodes
+                answer = _answer_of_component(
+                    self._applications, nodes, name, prefix, request, timeout_ns
                 )
-                response = _complete(*await answer, prefix)
+                response = self._complete(*await answer, prefix)
             else:
-                # Nobody of that name is told first.
-                self._applications.roster.named(name)
+                if not self._applications.messages.is_elsewhere(name):
+                    # Nobody of that name is told first.
+                    self._applications.roster.named(name)
                 raise _not_post(name, request)
         except Exception as error:  # noqa: BLE001 - the boundary
             self._note(request, error)
@@ -255,6 +269,13 @@ class Door:
         if delay_s:
             await asyncio.sleep(delay_s)
         self._origins.allow(request, response.headers)
+        return response
+
+    def _complete(self, response: Response, timings: MessageTimings, prefix: bytes) -> Response:
+        """Add to a component's response what the node says about it."""
+        response.headers.append(server_timing(timings))
+        if prefix and components.SANDBOX not in response.headers:
+            response.headers.append(components.SANDBOX)
         return response
 
     def watch(self, request: Request, ended: Callable[[], None]) -> Callable[[], None]:
@@ -380,12 +401,19 @@ def _length(request: Request) -> int:
     return int(request.header(b"content-length") or 0)
 
 
-def _complete(response: Response, timings: MessageTimings, prefix: bytes) -> Response:
-    """Add to a component's response what the node says about it."""
-    response.headers.append(server_timing(timings))
-    if prefix:
-        response.headers.append(components.SANDBOX)
-    return response
+def _answer_of_component(  # noqa: PLR0913 - a request, and whoever answers it
+    applications: Applications,
+    nodes: OtherNodes | None,
+    name: str,
+    prefix: bytes,
+    request: Request,
+    timeout_ns: int,
+) -> Awaitable[components.Answer]:
+    """Answer a request to a component, on other nodes if there are some."""
+    if nodes is not None:
+        return forward.answer(nodes, name, prefix, request, timeout_ns)
+    cause = _cause_of(request)
+    return components.answer(applications, name, prefix, request, timeout_ns, cause=cause)
 
 
 def _is_preflight(request: Request) -> bool:

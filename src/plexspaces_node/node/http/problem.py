@@ -25,6 +25,7 @@ from plexspaces_node.errors import (
     WrongState,
 )
 from plexspaces_node.node.api.boundary import known_error
+from plexspaces_node.node.cluster.caller import NOT_HERE, NOT_HERE_CODE
 from plexspaces_node.node.http.hints import for_http
 from plexspaces_node.node.http.message import Headers, Response
 from plexspaces_node.node.http.transcode import line
@@ -114,6 +115,23 @@ class HttpFault(Exception):
             hint=self.hint,
         )
         return _problem(self.status, members, self.headers)
+
+
+def not_here(name: str) -> HttpFault:
+    """Return the fault that tells another node that an application is not on this one."""
+    detail = f"Application {name!r} is not on this node"
+    members = _members(
+        421,
+        "Not on this node",
+        kind=NOT_HERE_CODE,
+        code=NOT_HERE_CODE,
+        detail=detail,
+        retryable=True,
+        hint="",
+    )
+    fault = HttpFault(421, detail)
+    fault._response = _problem(421, members, ((NOT_HERE.encode(), b"1"),))
+    return fault
 
 
 def of_exception(error: Exception, *, by_client: bool = False) -> Response:
