@@ -293,6 +293,28 @@ async def test_entries_when_there_are_thousands_then_all(place: Place, bucket: B
     assert found["app.7"] == Entry("app.7", b"y", revision)
 
 
+async def test_purge_when_older_ones_are_meant_then_newer_ones_stay(bucket: Bucket) -> None:
+    """What is below the prefix and older than a revision is gone for good; else all of it."""
+    await bucket.put("snap.a.1", b"1")
+    await bucket.put("snap.a.2", b"1")
+    begin = await bucket.put("snap.a.1", b"2")
+    await bucket.put("snap.b.1", b"1")
+    await bucket.purge("snap.a.", before=begin)
+    assert [one.key for one in await bucket.entries("snap.")] == ["snap.a.1", "snap.b.1"]
+    await bucket.purge("snap.a.")
+    assert [one.key for one in await bucket.entries("snap.")] == ["snap.b.1"]
+    assert await bucket.create("snap.a.1", b"3") > begin
+    await bucket.purge("none.")
+
+
+async def test_purge_when_a_fence_is_gone_then_its_writes_are_refused(bucket: Bucket) -> None:
+    """As after any other change of it."""
+    fence = Fence("fence.a", await bucket.put("fence.a", b"1"))
+    await bucket.purge("fence.")
+    with pytest.raises(Conflict):
+        await bucket.put("key.a", b"1", fence=fence)
+
+
 async def test_watch_when_it_begins_then_what_exists_then_changes(
     bucket: Bucket, watching: Watching
 ) -> None:
@@ -368,6 +390,7 @@ async def test_operations_when_nobody_answers_then_unavailable(
         lambda: bucket.delete("app.a"),
         lambda: bucket.put_all([("app.c", b"1"), ("app.d", b"2")], fence=fence),
         lambda: bucket.entries("app."),
+        lambda: bucket.purge("app."),
     ):
         with pytest.raises(Unavailable):
             await cast(Any, act())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 
 from plexspaces_node.errors import InvalidArgument, Unavailable
 from plexspaces_node.node.nats.bucket import SYNCED, Change, Conflict, Entry, Fence
@@ -37,6 +38,7 @@ class View:
     Attributes:
         is_cut: nothing is answered, and changes are not told, until it is False again.
         loses_answers: what is written is written, and then not answered.
+        is_late: what is written is not answered, and written later: by `arrive`.
     """
 
     def __init__(self, bucket: MemoryBucket) -> None:
@@ -44,6 +46,15 @@ class View:
         self._cut = False
         self._cuts = 0
         self.loses_answers = False
+        self.is_late = False
+        self._late: list[Callable[[], object]] = []
+
+    def arrive(self) -> None:
+        """Do the writes that are late, each if its condition is true now."""
+        late, self._late = self._late, []
+        for write in late:
+            with suppress(Conflict):
+                write()
 
     @property
     def name(self) -> str:
@@ -69,10 +80,12 @@ class View:
         return await self._write(key, value, fence)
 
     async def create(self, key: str, value: bytes) -> int:
-        await self._answer()
-        if (found := self._bucket.all.get(key)) is not None and found.value is not None:
-            raise Conflict(f"{key} exists, of revision {found.revision}")
-        return self._written(key, value)
+        def write() -> int:
+            if (found := self._bucket.all.get(key)) is not None and found.value is not None:
+                raise Conflict(f"{key} exists, of revision {found.revision}")
+            return self._bucket.write(key, value)
+
+        return await self._answered(write)
 
     async def update(self, key: str, value: bytes, revision: int) -> int:
         return await self._write(key, value, Fence(key, revision))
@@ -94,6 +107,17 @@ class View:
         await self._answer()
         found = [one for key, one in self._bucket.all.items() if key.startswith(prefix)]
         return sorted((one for one in found if one.value is not None), key=lambda one: one.key)
+
+    async def purge(self, prefix: str, *, before: int = 0) -> None:
+        def write() -> int:
+            self._bucket.all = {
+                key: entry
+                for key, entry in self._bucket.all.items()
+                if not key.startswith(prefix) or (before and entry.revision >= before)
+            }
+            return 0
+
+        await self._answered(write)
 
     async def watch(self, prefix: str) -> AsyncIterator[Change]:
         changed = asyncio.Event()
@@ -120,14 +144,20 @@ class View:
             self._bucket.watchers.discard(changed)
 
     async def _write(self, key: str, value: bytes | None, fence: Fence | None = None) -> int:
-        await self._answer()
-        # From here on nothing is waited for: nobody writes between the check and the write.
-        if fence is not None:
-            self._check(fence)
-        return self._written(key, value)
+        def write() -> int:
+            if fence is not None:
+                self._check(fence)
+            return self._bucket.write(key, value)
 
-    def _written(self, key: str, value: bytes | None) -> int:
-        revision = self._bucket.write(key, value)
+        return await self._answered(write)
+
+    async def _answered(self, write: Callable[[], int]) -> int:
+        """Do what checks its condition and writes, in one step."""
+        await self._answer()
+        if self.is_late:
+            self._late.append(write)
+            raise Unavailable(f"no answer from the bucket {self.name}")
+        revision = write()
         if self.loses_answers:
             raise Unavailable(f"no answer from the bucket {self.name}")
         return revision

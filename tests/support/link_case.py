@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 import pytest
 from support.feeding import feed
+from support.patience import PATIENCE
 from support.sending import reply_of
 
 from plexspaces_node.errors import DeadlineExceeded
@@ -33,10 +34,15 @@ PIECE_BYTES = 64 * 1024
 
 
 class Selector(selectors.EpollSelector):
-    """Finds what is ready and never waits: the clock moves on instead."""
+    """Finds what is ready and never waits: the clock moves on instead.
+
+    Attributes:
+        threads_s: how long threads get, of real time, to call before the clock moves on.
+    """
 
     now = 0.0
     stopped = False
+    threads_s = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if self.stopped:
@@ -44,6 +50,8 @@ class Selector(selectors.EpollSelector):
             self.stopped = False
             return []
         ready = super().select(0)
+        if self.threads_s and not ready and timeout != 0:
+            ready = super().select(self.threads_s if timeout is not None else 5 * PATIENCE)
         assert ready or timeout is not None, "nothing will ever happen"
         if not ready and timeout:
             self.now += timeout
@@ -53,8 +61,9 @@ class Selector(selectors.EpollSelector):
 class Loop(asyncio.SelectorEventLoop):
     """An event loop whose time passes only where everything waits."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, threads_s: float = 0.0) -> None:
         self.clock = Selector()
+        self.clock.threads_s = threads_s
         super().__init__(self.clock)
 
     def time(self) -> float:

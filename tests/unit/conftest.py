@@ -20,8 +20,8 @@ from support.link_case import Loop, Run, run_case
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], AbstractEventLoop]]:
     """Run what is marked `virtual_time` on a loop on which no wait takes real time."""
-    if item.get_closest_marker("virtual_time"):
-        return {"virtual": Loop}
+    if marker := item.get_closest_marker("virtual_time"):
+        return {"virtual": partial(Loop, **marker.kwargs)}
     return {"real": new_event_loop}
 
 

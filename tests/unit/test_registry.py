@@ -278,7 +278,7 @@ class TestApplications:
         assert counts.pop("removed") == 0
         for table in ("quotas", "secrets", "secret_salt", "tokens"):
             assert counts.pop(table) == 0
-        for table in ("cluster_records", "cluster_mirror"):
+        for table in ("cluster_records", "cluster_mirror", "state_copies"):
             assert counts.pop(table) == 0
         assert set(counts.values()) == {1}
 

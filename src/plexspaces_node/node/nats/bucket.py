@@ -93,6 +93,13 @@ class Bucket(Protocol):
         As of now: it has every write that was acknowledged before the call.
         """
 
+    async def purge(self, prefix: str, *, before: int = 0) -> None:
+        """Remove what is below a prefix for good; with `before`, what has an older revision only.
+
+        Not fenced, and it may be done late, as after `Unavailable`: it is for what nobody needs, by
+        whoever knows that nobody will. Watches are not told.
+        """
+
     def watch(self, prefix: str) -> AsyncIterator[Change]:
         """Tell what exists below a prefix, then `SYNCED`, then every change; it never ends.
 

@@ -97,6 +97,16 @@ class JetStreamBucket:
         }
         return [entries[key] for key in sorted(entries) if entries[key].value is not None]
 
+    async def purge(self, prefix: str, *, before: int = 0) -> None:
+        request: dict[str, object] = {"filter": self._below(prefix)}
+        if before:
+            request["seq"] = before
+        method = f"STREAM.PURGE.{streams.stream_name(self._name)}"
+        try:
+            await jetstream.call(self._connection, method, request)
+        except jetstream.ApiError as error:
+            jetstream.refuse(error, f"a purge of the bucket {self._name}")
+
     def watch(self, prefix: str) -> AsyncIterator[Change]:
         return watched(self._connection, self._name, self._below(prefix))
 

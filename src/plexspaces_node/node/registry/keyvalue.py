@@ -82,8 +82,33 @@ def put(  # noqa: PLR0913 - what is written, and what bounds it
     bound: StoreBound | None = None,
 ) -> None:
     """Set an application's key; raises `NotFound`, and `ResourceExhausted` over a limit."""
+    number, total, id_ = check_put(
+        connection, name, key, len(value), limit_bytes=limit_bytes, bound=bound
+    )
+    if id_ is None:
+        connection.execute(
+            "INSERT INTO keyvalue (application, key, value) VALUES (?, ?, ?)", (number, key, value)
+        )
+    else:
+        connection.execute("UPDATE keyvalue SET value = ? WHERE id = ?", (value, id_))
+    _charge(connection, number, total, keys=id_ is None)
+
+
+def check_put(  # noqa: PLR0913 - what would be written, and what bounds it
+    connection: sqlite3.Connection,
+    name: str,
+    key: str,
+    value_bytes: int,
+    *,
+    limit_bytes: int,
+    bound: StoreBound | None = None,
+) -> tuple[int, int, int | None]:
+    """Return the application's number, its usage with such a value, and the key's row.
+
+    Raises `NotFound`, and `ResourceExhausted` if the value would exceed a limit.
+    """
     number, used, id_, old_bytes = _find(connection, name, key)
-    new_bytes = row_bytes(len(key.encode()), len(value))
+    new_bytes = row_bytes(len(key.encode()), value_bytes)
     total = used - old_bytes + new_bytes
     if total > limit_bytes and new_bytes > old_bytes:
         raise ResourceExhausted(
@@ -93,13 +118,7 @@ def put(  # noqa: PLR0913 - what is written, and what bounds it
         )
     if bound is not None:
         _check(connection, name, bound, more_bytes=new_bytes - old_bytes, more_keys=id_ is None)
-    if id_ is None:
-        connection.execute(
-            "INSERT INTO keyvalue (application, key, value) VALUES (?, ?, ?)", (number, key, value)
-        )
-    else:
-        connection.execute("UPDATE keyvalue SET value = ? WHERE id = ?", (value, id_))
-    _charge(connection, number, total, keys=id_ is None)
+    return number, total, id_
 
 
 def delete(connection: sqlite3.Connection, name: str, key: str) -> int:

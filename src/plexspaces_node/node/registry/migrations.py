@@ -270,6 +270,12 @@ def _cluster_records(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE TABLE cluster_mirror (revision INTEGER NOT NULL) STRICT")
 
 
+def _state_copies(connection: sqlite3.Connection) -> None:
+    connection.execute(
+        "CREATE TABLE state_copies (application INTEGER PRIMARY KEY, epoch INTEGER NOT NULL) STRICT"
+    )
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     _applications,
     _state,
@@ -283,6 +289,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     _tenants,
     _public,
     _cluster_records,
+    _state_copies,
 )
 """Step N of the schema is element N-1; append only."""
 

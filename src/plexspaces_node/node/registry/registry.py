@@ -55,6 +55,7 @@ from plexspaces_node.node.registry.secrets import SecretRows
 from plexspaces_node.node.registry.snapshots import Parts, SnapshotRecord
 from plexspaces_node.node.registry.sqlite_errors import Damaged
 from plexspaces_node.node.registry.sqlite_file import DEFAULT_BOUNDS, Bounds, Mode
+from plexspaces_node.node.registry.state_copies import StateCopies
 from plexspaces_node.node.registry.tokens import TokenRows
 
 _log = logging.getLogger(__name__)
@@ -141,6 +142,7 @@ class Registry:
         quotas: the quotas of tenants and applications.
         secrets: the secrets of tenants, encrypted.
         tokens: who may call the node.
+        copies: the keys and states of actors that the cluster has.
         cluster: what is remembered of the cluster's registry.
     """
 
@@ -149,6 +151,7 @@ class Registry:
         self.quotas = QuotaRows(database)
         self.secrets = SecretRows(database)
         self.tokens = TokenRows(database)
+        self.copies = StateCopies(database, keyvalue_limit_bytes=keyvalue_limit_bytes)
         self.cluster = ClusterRows(database)
         self._database = database
         self._call = database.call
@@ -481,6 +484,7 @@ def _delete(connection: sqlite3.Connection, id_: str) -> None:
     if row is None:
         return
     connection.execute("DELETE FROM applications WHERE number = ?", row)
+    connection.execute("DELETE FROM state_copies WHERE application = ?", row)
     # From here on nobody finds its data. A little is deleted at once, and much in steps.
     connection.execute("INSERT INTO removed (application) VALUES (?)", row)
     _sweep(connection, *row)
