@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -29,12 +28,11 @@ except OSError:
     sys.exit(1)
 """
 _LEAVES = """
-import os, subprocess, sys, time
+import subprocess
 from support.cluster.network import network
 with network(1) as made:
-    subprocess.Popen(["ip", "netns", "exec", made.hosts[0].name, "sleep", "600"])
-    print(made.hosts[0].name, flush=True)
-    time.sleep(600)
+    name = made.hosts[0].name
+    subprocess.run(["ip", "netns", "exec", name, "sh", "-c", "echo " + name + "; exec sleep 600"])
 """
 
 
@@ -86,13 +84,15 @@ def test_network_when_its_test_was_killed_then_the_next_removes_it() -> None:
         text=True,
         env={**os.environ, "PYTHONPATH": f"{tests.parent / 'src'}:{tests}"},
     ) as killed:
-        assert killed.stdout is not None
-        name = killed.stdout.readline().strip()
-        remove_leftovers()
-        assert Path("/run/netns", name).exists()
-        numbers = Host(name, "").processes()
-        assert numbers
-        killed.send_signal(signal.SIGKILL)
+        try:
+            assert killed.stdout is not None
+            name = killed.stdout.readline().strip()
+            remove_leftovers()
+            assert Path("/run/netns", name).exists()
+            numbers = Host(name, "").processes()
+            assert numbers
+        finally:
+            killed.kill()
     remove_leftovers()
     assert not Path("/run/netns", name).exists()
     assert not any(Path(f"/proc/{number}/cwd").exists() for number in numbers)

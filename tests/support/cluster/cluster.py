@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 from support.cluster.network import Network, network, small_disk
 from support.cluster.node import CLUSTER, ROUTES_PORT, ClusterNode
+from support.cluster.sending import NoAnswerError, NotSentError, Sender
 from support.patience import patient
 
+from plexspaces_node.errors import PlexSpacesError
+from plexspaces_node.model import ApplicationState
+
 NAMES = "abcdefghi"
+RUNNING = ApplicationState.RUNNING.value
+OK = 200
 
 
 class Cluster:
@@ -26,6 +32,7 @@ class Cluster:
     def __init__(self, nodes: list[ClusterNode], network: Network | None) -> None:
         self.nodes = nodes
         self.network = network
+        self.last_disagreement = ""
 
     def __repr__(self) -> str:
         return f"<Cluster {self.nodes}>"
@@ -73,9 +80,21 @@ class Cluster:
         assert self.network is not None
         self.network.heal()
 
+    async def agrees(self, *applications: str) -> None:
+        """Wait until each node says that all nodes are up, and that these applications run.
+
+        And answers for each of them; raises `TimeoutError` after two minutes.
+        """
+        async with asyncio.timeout(patient(120)):
+            for node in self.nodes:
+                while (why := await _disagrees(node, len(self.nodes), applications)) is not None:
+                    self.last_disagreement = f"{node.id}: {why}"
+                    await asyncio.sleep(0.1)
+
     def logs(self) -> str:
-        """Return the ends of all logs, for a test that fails."""
-        return "\n".join(f"=== {node.id}\n{node.log_tail()}" for node in self.nodes)
+        """Return what it last waited for, and the ends of all logs, for a test that fails."""
+        told = f"last disagreement: {self.last_disagreement}\n"
+        return told + "\n".join(f"=== {node.id}\n{node.log_tail()}" for node in self.nodes)
 
 
 @asynccontextmanager
@@ -117,3 +136,32 @@ async def cluster(
             for node in nodes:
                 node.resume()
                 node.crash()
+
+
+async def _disagrees(node: ClusterNode, count: int, applications: Sequence[str]) -> str | None:
+    """Return what is not as it is to be, as a node sees it."""
+    try:
+        async with node.client() as client:
+            nodes = (await client.nodes()).nodes
+            listed = {one.name: one for one in (await client.list()).applications}
+    except PlexSpacesError as error:
+        return str(error)
+    if len(nodes) != count or any(one.state != "up" for one in nodes):
+        return f"nodes {[(one.id, one.state) for one in nodes]}"
+    for name in applications:
+        if (found := listed.get(name)) is None:
+            return f"no {name} in {sorted(listed)}"
+        running = [one.node for one in found.nodes if one.state == RUNNING]
+        if len(running) != max(found.replicas, 1):
+            return f"{name} runs on {running} of {found.nodes}: {found.placement}"
+    sender = Sender(node)
+    try:
+        for name in applications:
+            told = await sender.send(name, "e", b"hello")
+            if told.status != OK:
+                return f"{name} answers {told.status}: {told.body!r}"
+    except (NotSentError, NoAnswerError) as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        sender.close()
+    return None

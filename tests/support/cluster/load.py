@@ -16,14 +16,13 @@ from typing import Any
 from support.actors import keyed
 from support.cluster.history import NEVER, Deployed, Read, Served, Write
 from support.cluster.node import ClusterNode
-from support.raw_http import Answer, Caller
+from support.cluster.sending import NoAnswerError, NotSentError, Sender, type_of
+from support.raw_http import Answer
 
 from plexspaces_node import NodeClient
 from plexspaces_node.client import DeployOptions
 from plexspaces_node.errors import PlexSpacesError
 
-ANSWER_S = 8.0
-"""After this a client does not wait any longer."""
 NODE = "plexspaces-node"
 """The header of a reply that names the node which gave it."""
 _PAUSE_S = 0.02
@@ -32,14 +31,6 @@ _DELETES = 0.03
 """How many of all writes end a key."""
 _KEEPS = 3
 """So many applications are there before the oldest is removed."""
-
-
-class NotSentError(Exception):
-    """Nobody was there to be sent to, so nothing has happened."""
-
-
-class NoAnswerError(Exception):
-    """It was sent; nothing is known."""
 
 
 @dataclass
@@ -52,44 +43,6 @@ class History:
     deploys: list[Deployed] = field(default_factory=list)
     outcomes: Counter[str] = field(default_factory=Counter)
     """What was told, and how often."""
-
-
-class Sender:
-    """Sends messages to one node by its unix socket; connects when it has to."""
-
-    def __init__(self, node: ClusterNode) -> None:
-        self._node = node
-        self._caller: Caller | None = None
-
-    async def send(self, application: str, type: str, payload: bytes = b"") -> Answer:
-        """Send a message; raises `NotSentError` or `NoAnswerError`."""
-        if self._caller is None:
-            try:
-                opening = asyncio.open_unix_connection(self._node.http_socket)
-                self._caller = Caller(*await asyncio.wait_for(opening, 1.0))
-            except (OSError, TimeoutError) as error:
-                raise NotSentError(str(error) or "no connection") from error
-        path = f"/apps/{application.replace('/', '%2F')}/{type}"
-        try:
-            async with asyncio.timeout(ANSWER_S):
-                return await self._caller.send("POST", path, payload, prefer=f"wait={ANSWER_S}")
-        except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError) as error:
-            self.close()
-            raise NoAnswerError(type_of(error)) from error
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Close the connection."""
-        caller, self._caller = self._caller, None
-        if caller is not None:
-            caller.writer.close()
-
-
-def type_of(error: BaseException) -> str:
-    """Return what kind of error it is, in a word."""
-    return type(error).__name__
 
 
 class Load:

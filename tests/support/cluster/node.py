@@ -83,6 +83,11 @@ class ClusterNode:
         return self.data_dir / "http.sock"
 
     @property
+    def http_address(self) -> str:
+        """HOST:PORT of its HTTP port, on its own host."""
+        return f"{self._loopback}:8080"
+
+    @property
     def token(self) -> str:
         """The token of its cluster, once it has been started."""
         return (self.data_dir / "cluster" / "token").read_text().strip()
@@ -96,7 +101,7 @@ class ClusterNode:
         assert not self.is_up
         argv = [
             *(sys.executable, "-m", "plexspaces_node.cli.main", "start-node", "--node-id", self.id),
-            *("--address", f"{self._loopback}:{9000 if self.host else 0}"),
+            *("--address", f"{self._loopback}:9000"),
             *("--isolation", "process", "--data-dir", str(self.data_dir), *flags),
         ]
         argv = self.host.argv(*argv) if self.host else ["setpriv", "--pdeathsig", "KILL", *argv]
@@ -201,13 +206,14 @@ class ClusterNode:
 
     @property
     def _loopback(self) -> str:
-        # Of its own: what a node writes about itself is named after its address.
+        # Of its own: what a node writes about itself is named after its address, and so all have
+        # the usual ports.
         return f"127.91.0.{self.host.address.rpartition('.')[2]}" if self.host else self.address
 
     def _environment(self, token: str) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("PLEXSPACES_", "XDG_"))}
         given = {
-            "http.address": f"{self._loopback}:{8080 if self.host else 0}",
+            "http.address": self.http_address,
             "node.grace_s": 5,
             "limits.snapshot_interval_s": 0.2,
             **self._settings,
