@@ -73,7 +73,7 @@ class FakeView:
             states[node] = Status(id=f"id-{name}", generation=1, epoch=1, state=state, vm_id=vm_id)
         else:
             states.pop(node, None)
-        self.tell("status", f"{node}/{name}")
+        self.tell("status", name)
 
     def stop(self, name: str) -> None:
         """Have a user want an application stopped."""

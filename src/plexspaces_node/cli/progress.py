@@ -26,6 +26,8 @@ from plexspaces_node.client import Progress
 
 PHASES = {
     "upload": "uploading",
+    "place": "finding a node",
+    "copy": "copying the artifact to a second node",
     "cached": "the node already has the artifact",
     "compile": "compiling",
     "stop": "stopping the previous version",

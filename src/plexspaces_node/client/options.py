@@ -27,7 +27,8 @@ class Progress:
 
     Attributes:
         phase: `upload`, `cached` (the node has the artifact), `compile`, `stop` (of the version
-            before), `vm` or `load`, which includes the actor's init.
+            before), `vm` or `load`, which includes the actor's init; in a cluster also `place`
+            (which node) and `copy` (to a second node).
         done_bytes: sent so far; only in the phase `upload`.
         total_bytes: to send; only in the phase `upload`.
     """

@@ -747,7 +747,7 @@ class DeployResponse(_message.Message):
     APPLICATION_FIELD_NUMBER: _builtins.int
     phase: _builtins.str
     """The phase that has begun: compile, stop (of the replaced version), vm or load. load includes
-    the actor's init.
+    the actor's init. In a cluster also place (which node) and copy (to a second node).
     """
     @_builtins.property
     def application(self) -> Global___Application: ...

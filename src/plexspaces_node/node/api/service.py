@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Protocol
 
 import grpc
 
@@ -21,7 +22,7 @@ from plexspaces_node.api.invoke import (
     encode_reply,
 )
 from plexspaces_node.errors import InvalidArgument
-from plexspaces_node.info import ApplicationInfo, NodeInfo
+from plexspaces_node.info import ApplicationInfo, Listing, NodeInfo
 from plexspaces_node.model import VmConfig, artifact_name, check_trace_id
 from plexspaces_node.node.access.gate import Call, Gate
 from plexspaces_node.node.access.identity import NOBODY
@@ -30,6 +31,7 @@ from plexspaces_node.node.api.boundary import Boundary, Handler
 from plexspaces_node.node.api.untaken import UntakenReplies
 from plexspaces_node.node.applications.operations import Applications
 from plexspaces_node.node.applications.requests import DeployRequest
+from plexspaces_node.node.applications.roster import Viewer
 from plexspaces_node.node.artifacts.store import ArtifactStore
 from plexspaces_node.node.machines.in_flight import InFlight
 from plexspaces_node.tasks import cancel
@@ -45,20 +47,56 @@ class ServiceLimits:
     max_timeout_s: float = 24 * 3600.0
 
 
+class Operations(Protocol):
+    """The operations on applications: of a node, or of a cluster; see `Applications`."""
+
+    async def deploy(
+        self, request: DeployRequest, progress: Callable[[str], None]
+    ) -> ApplicationInfo:
+        """Deploy an application and return it when it can answer messages."""
+
+    async def undeploy(self, name: str) -> None:
+        """Remove an application."""
+
+    async def stop(self, name: str, *, force: bool = False) -> ApplicationInfo:
+        """Stop an application and keep its state."""
+
+    async def start(self, name: str) -> ApplicationInfo:
+        """Start an application that is stopped or has failed."""
+
+    async def list(self, viewer: Viewer | None = None, tenant: str = "") -> Listing:
+        """Describe what a viewer may see."""
+
+    async def inspect(self, name: str) -> ApplicationInfo:
+        """Describe an application that is here."""
+
+    def vm_size(self, name: str, default: VmConfig) -> VmConfig:
+        """Return the size of an application's VM, or `default` if there is no application."""
+
+
 class ApplicationService:
     """`plexspaces.node.v1.ApplicationService`; errors are mapped by a `Boundary`.
+
+    Attributes:
+        operations: what it calls; set once the node is in its cluster.
 
     Not of the generated class, which would have every method get a context of gRPC.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of a node that it serves
         self,
         applications: Applications,
         artifacts: ArtifactStore,
         info: NodeInfo,
         limits: ServiceLimits,
         gate: Gate,
+        operations: Operations | None = None,
     ) -> None:
+        """`operations` are those on a cluster's applications, for a node that is in one.
+
+        Without them it is about what runs here alone.
+        """
+        self.operations: Operations = operations or applications
         self._applications = applications
         self._artifacts = artifacts
         self._info = info
@@ -121,7 +159,7 @@ class ApplicationService:
 
         async def run() -> ApplicationInfo:
             try:
-                return await self._applications.deployer.deploy(deploy, events.put_nowait)
+                return await self.operations.deploy(deploy, events.put_nowait)
             finally:
                 events.put_nowait(None)
 
@@ -135,24 +173,22 @@ class ApplicationService:
             await cancel(task)
 
     async def Undeploy(self, request: pb.UndeployRequest, call: Call) -> pb.UndeployResponse:
-        await self._applications.undeploy(call.name)
+        await self.operations.undeploy(call.name)
         return pb.UndeployResponse()
 
     async def Stop(self, request: pb.StopRequest, call: Call) -> pb.StopResponse:
-        info = await self._applications.stop(call.name, force=request.force)
+        info = await self.operations.stop(call.name, force=request.force)
         return pb.StopResponse(application=convert.application_to_proto(info))
 
     async def Start(self, request: pb.StartRequest, call: Call) -> pb.StartResponse:
-        info = await self._applications.start(call.name)
+        info = await self.operations.start(call.name)
         return pb.StartResponse(application=convert.application_to_proto(info))
 
     async def List(self, request: pb.ListRequest, call: Call) -> pb.ListResponse:
-        return convert.listing_to_proto(
-            await self._applications.list(call.identity, request.tenant)
-        )
+        return convert.listing_to_proto(await self.operations.list(call.identity, request.tenant))
 
     async def Inspect(self, request: pb.InspectRequest, call: Call) -> pb.InspectResponse:
-        info = await self._applications.inspect(call.name)
+        info = await self.operations.inspect(call.name)
         return pb.InspectResponse(application=convert.application_to_proto(info))
 
     async def Logs(self, request: pb.LogsRequest, call: Call) -> AsyncIterator[pb.LogsResponse]:
@@ -220,7 +256,7 @@ class ApplicationService:
         default = self._info.default_vm
         if not request.replace:
             return default
-        return self._applications.roster.vm_size(request.name, default)
+        return self.operations.vm_size(request.name, default)
 
     def _timeout_ns(self, timeout_ms: int, call: Call) -> int:
         if timeout_ms:

@@ -81,6 +81,7 @@ class Applications:
             scope=self._scope,
             locks=self._locks,
         )
+        self.deploy, self.vm_size = self.deployer.deploy, self.roster.vm_size
         self.placing = Placing(
             node,
             roster=self.roster,

@@ -63,6 +63,7 @@ class Supervisor:
             change.
         expected: it is not started only because its cluster has not said so yet; messages wait.
             Call `direct` after a change.
+        on_move: called after each change of `state`.
         lease: what it needs to serve messages; None for a node alone, and for what has no state.
     """
 
@@ -87,6 +88,7 @@ class Supervisor:
         self.restarts = 0
         self.replacing = self.expected = False
         self.lease: ActorLease | None = None
+        self.on_move: Callable[[], None] = lambda: None
         self._lease = ActorLease(node.clustered.lease) if node.clustered is not None else None
         self.intake = Intake(partial(_refusal, self), node.agent_limits_of(record.name))
         warn = partial(_warn, record.name, journal)
@@ -194,6 +196,7 @@ class Supervisor:
         _log.info("application %s: %s -> %s", self.name, self.state, state)
         self.state = state
         self.direct()
+        self.on_move()
 
     def direct(self) -> None:
         """Pass messages on, let them wait or refuse them, as the application is now."""

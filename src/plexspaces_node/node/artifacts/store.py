@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Self
 
@@ -53,6 +54,18 @@ class Compiled:
     upload_ns: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """What an artifact is.
+
+    Attributes:
+        upload_ns: as in `Compiled`.
+    """
+
+    report: ArtifactReport
+    upload_ns: int = 0
+
+
 class ArtifactStore:
     """The artifacts of a node and their native code; use as an async context manager.
 
@@ -72,11 +85,12 @@ class ArtifactStore:
         promise_s: float = PROMISE_S,
         upload_grace_s: float = _TIMEOUTS.upload_grace_s,
     ) -> None:
-        self._limit_bytes = limit_bytes
         self._inventory = Inventory(limit_bytes)
         self._files = ArtifactFiles(root, engine, self._inventory)
         self._uploads = Uploads()
-        self._upload_grace_s = upload_grace_s
+        self._new_upload = partial(
+            _upload, self._files.directory, limit_bytes=limit_bytes, grace_s=upload_grace_s
+        )
         self._upload_times = UploadTimes(promise_s)
         self._compilations = CompileQueue(
             self._files,
@@ -148,7 +162,7 @@ class ArtifactStore:
         and in it of their `owner`.
         """
         self._files.path(name)
-        tenant, upload = split_name(name)[0], self._upload(size_bytes)
+        tenant, upload = split_name(name)[0], self._new_upload(size_bytes)
         async with (
             self._uploads.place(upload, owner, tenant),
             self.holding(name),
@@ -163,7 +177,7 @@ class ArtifactStore:
     ) -> AsyncIterator[Upload]:
         """Do the same for an artifact of an unknown digest; `Upload.digest` has it in the end."""
         check_name(tenant, what="tenant")
-        upload = self._upload(size_bytes)
+        upload = self._new_upload(size_bytes)
         async with (
             self._uploads.place(upload, owner, tenant),
             AsyncExitStack() as holds,
@@ -227,6 +241,24 @@ class ArtifactStore:
             upload_ns=self._upload_times.take(owner, name, now_s=time.monotonic()),
         )
 
+    async def inspect(self, name: str, *, owner: str = "") -> Inspected:
+        """Return what an artifact is, which need not be compiled here for that.
+
+        Raises what `compile` raises.
+        """
+        key = self._files.native.key(name)
+        async with self.holding(name):
+            entry = await self._files.find_native(name)
+            if entry is not None:
+                report = entry.report
+            elif await self._files.size_bytes(name) is None:
+                raise missing(name)
+            else:
+                with self._pruner.noticing_full_disk(), self._refusing(key):
+                    report = await self._compilations.inspect(name, owner)
+            self._pruner.promise(name)
+        return Inspected(report, self._upload_times.take(owner, name, now_s=time.monotonic()))
+
     @asynccontextmanager
     async def holding(self, name: str) -> AsyncIterator[None]:
         """Keep an artifact, existing or not, from being removed in the body.
@@ -260,10 +292,6 @@ class ArtifactStore:
         Called once, when everybody holds what they need.
         """
         self._pruner.start(limit_bytes)
-
-    def _upload(self, size_bytes: int) -> Upload:
-        file, limit_bytes = IncomingFile(self._files.directory), self._limit_bytes
-        return Upload(file, size_bytes, limit_bytes=limit_bytes, grace_s=self._upload_grace_s)
 
     @asynccontextmanager
     async def _storing(self, upload: Upload, tenant: str) -> AsyncIterator[None]:
@@ -299,3 +327,7 @@ class ArtifactStore:
             # It can never run here, and bad input changes nothing.
             self._inventory.refuse(key)
             raise
+
+
+def _upload(directory: Path, size_bytes: int, *, limit_bytes: int, grace_s: float) -> Upload:
+    return Upload(IncomingFile(directory), size_bytes, limit_bytes=limit_bytes, grace_s=grace_s)

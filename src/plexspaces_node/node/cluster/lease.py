@@ -43,6 +43,7 @@ class Lease:
         self._clock = clock
         self._until_s = -1.0
         self._waiting: list[Callable[[], None]] = []
+        self._ended: list[Callable[[], None]] = []
 
     def __repr__(self) -> str:
         return f"<Lease {'held' if self.is_held() else 'not held'}>"
@@ -67,6 +68,12 @@ class Lease:
         """Do not hold it any more: somebody said so."""
         self.term += 1
         self._until_s = -1.0
+        for call in tuple(self._ended):
+            call()
+
+    def when_ended(self, call: Callable[[], None]) -> None:
+        """Call something whenever the lease is taken away; it must neither block nor raise."""
+        self._ended.append(call)
 
     def when_held(self, call: Callable[[], None]) -> Callable[[], None]:
         """Call something once it is held: at the next renewal, or soon if it is held now.

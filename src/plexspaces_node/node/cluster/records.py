@@ -102,6 +102,7 @@ class Application(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         deploying: the node whose client still waits for the deploy, "" when it is done. Until then
             it is not an application, and what is left of it is removed when that node ends.
         before: what ran before, while it is being replaced, so that it can be put back; encoded.
+        force: it is stopped even if its state cannot be saved.
     """
 
     name: str
@@ -128,6 +129,7 @@ class Application(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     request_id: str = ""
     deploying: str = ""
     before: bytes = b""
+    force: bool = False
 
     def __repr__(self) -> str:
         # Not its environment and arguments, in which there may be secrets.
@@ -162,6 +164,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             a node that serves it no more and has handed over its state.
         error, code, hint: of what failed, "" for nothing.
         timings: of the deploy or start, as in `registry.ApplicationRecord`, encoded.
+        phase: what it does just now of a start, as a deploy tells its client; "" for nothing.
+        failure: of an actor's own error its kind, "failed" or "trapped"; "" for any other.
     """
 
     id: str
@@ -173,6 +177,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     hint: str = ""
     vm_id: str = ""
     timings: bytes = b""
+    phase: str = ""
+    failure: str = ""
 
 
 READY, GONE = "Ready", "Gone"

@@ -194,8 +194,8 @@ class Routes:
         """Look again for those who wait: for an application, or for any after one of a node."""
         if not self._waiting:
             return
-        name = subject.partition("/")[2] if kind == "status" else subject
-        told = self._waiting.get(name, ()) if kind not in ("node", "beat") else self._all_waiting()
+        is_of_node = kind in ("node", "beat")
+        told = self._all_waiting() if is_of_node else self._waiting.get(subject, ())
         for each in tuple(told):
             each.look_again()
 

@@ -1,0 +1,96 @@
+"""Changes of what users have asked for, in the registry: compared and set, until it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from plexspaces_node.errors import Unavailable
+from plexspaces_node.node.cluster.desired import encode
+from plexspaces_node.node.cluster.records import Application, application_key
+from plexspaces_node.node.cluster.view import ClusterView
+from plexspaces_node.node.nats.bucket import Bucket, Conflict, Entry
+
+
+class Desires:
+    """The applications' records. Every method raises `Unavailable`, and may then be repeated."""
+
+    def __init__(self, bucket: Bucket, view: ClusterView) -> None:
+        self._bucket = bucket
+        self._view = view
+
+    def __repr__(self) -> str:
+        return f"<Desires in {self._bucket.name}>"
+
+    async def create(self, application: Application) -> Application | None:
+        """Ask for an application, unless the name is taken: return the one that has it.
+
+        After an answer that was lost it is looked whether it was done.
+        """
+        key = application_key(application.name)
+        try:
+            revision = await self._bucket.create(key, encode(application))
+        except Conflict:
+            return await self.get(application.name)
+        except Unavailable:
+            found = await self._bucket.get(key)
+            if found is None:
+                raise
+            taken = self._decoded(found)
+            return None if taken is not None and taken.id == application.id else taken
+        self._wrote(key, application, revision)
+        return None
+
+    async def get(self, name: str) -> Application | None:
+        """Return an application as of now, with those that are being deployed."""
+        found = await self._bucket.get(application_key(name))
+        return self._decoded(found) if found is not None else None
+
+    async def change(
+        self, name: str, how: Callable[[Application | None], Application | None]
+    ) -> Application | None:
+        """Set an application to what `how` makes of it, None to delete it; return it as it is then.
+
+        `how` returns the same object for no change, and may be called several times, also after its
+        change was done: with what it has made.
+        """
+        key = application_key(name)
+        while True:
+            found = await self._bucket.get(key)
+            before = self._decoded(found) if found is not None else None
+            after = how(before)
+            if after is before or (after is None and found is None):
+                self._seen(found)
+                return before
+            try:
+                if after is None:
+                    assert found is not None
+                    revision = await self._bucket.delete(key, revision=found.revision)
+                elif found is None:
+                    revision = await self._bucket.create(key, encode(after))
+                else:
+                    revision = await self._bucket.update(key, encode(after), found.revision)
+            except Conflict:
+                continue
+            self._wrote(key, after, revision)
+            return after
+
+    def _seen(self, found: Entry | None) -> None:
+        if found is not None:
+            self._view.wrote(found)
+
+    def _wrote(self, key: str, application: Application | None, revision: int) -> None:
+        value = encode(application) if application is not None else None
+        self._view.wrote(Entry(key, value, revision))
+
+    def _decoded(self, entry: Entry) -> Application | None:
+        if entry.value is None:
+            return None
+        try:
+            return msgspec.json.decode(entry.value, type=Application)
+        except msgspec.MsgspecError as error:
+            raise Unavailable(
+                f"the record {entry.key} cannot be read: {error}",
+                hint="let all nodes run the same version: plexspaces nodes",
+            ) from error
