@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from plexspaces_node.address import split_address
 from plexspaces_node.errors import PlexSpacesError, ResourceExhausted, Unavailable
+from plexspaces_node.node.cluster import short_tls
 from plexspaces_node.node.cluster.peer_connection import PeerConnection
 from plexspaces_node.node.cluster.routes import View
 from plexspaces_node.tasks import Leave, cancel
@@ -102,14 +103,9 @@ class Peers:
         try:
             host, port = split_address(found[0].http)
             async with asyncio.timeout(CONNECT_S):
-                _, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: PeerConnection(node),
-                    *(host, port),
-                    ssl=self._context,
-                    # It must be that node, and not only one of the cluster.
-                    server_hostname=node,
-                    ssl_handshake_timeout=CONNECT_S,
-                    ssl_shutdown_timeout=1.0,
+                # It must be that node, and not only one of the cluster.
+                connection = await short_tls.connected(
+                    self._context, (host, port), node, lambda: PeerConnection(node)
                 )
         except TimeoutError:
             raise _unreachable(node, f"it does not answer within {CONNECT_S:g} s") from None

@@ -23,6 +23,7 @@ from plexspaces_node.node.cluster.peer_gate import PeerGate
 from plexspaces_node.node.cluster.peer_tls import PeerTls
 from plexspaces_node.node.http.peer_artifacts import PeerArtifacts
 from plexspaces_node.node.http.peer_door import PeerDoor
+from plexspaces_node.node.http.peer_handshake import PeerHandshake
 from plexspaces_node.node.http.server import HttpServer
 
 GRACE_S = 1.0
@@ -87,7 +88,7 @@ async def open_ports(  # noqa: PLR0913 - each by its name
         door,
         in_flight=context.in_flight,
         most_connections=MOST_CONNECTIONS,
-        tls=lambda: tls.serving,
+        begin=lambda server: PeerHandshake(server, tls.serving),
     )
     server = grpc.aio.server(options=options)
     boundary = Boundary(

@@ -15,6 +15,7 @@ from plexspaces_node.address import split_address
 from plexspaces_node.node import unix_sockets
 from plexspaces_node.node.http.connection import Connection
 from plexspaces_node.node.http.message import Request, Response
+from plexspaces_node.node.http.peer_handshake import PeerHandshake
 from plexspaces_node.node.http.problem import HttpFault
 from plexspaces_node.node.http.tls import Handshake, peer_certificate_name
 from plexspaces_node.node.machines.in_flight import InFlight
@@ -25,7 +26,7 @@ SWEEP_S = 1.0
 
 BACKLOG = 1024
 
-_Held: TypeAlias = Connection | Handshake
+_Held: TypeAlias = Connection | Handshake | PeerHandshake
 
 
 class Handler(Protocol):
@@ -65,7 +66,7 @@ class HttpServer:
         closing: whether connections are closed after what they are at.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each by its name
         self,
         handler: Handler,
         *,
@@ -73,12 +74,15 @@ class HttpServer:
         most_connections: int,
         access_log: bool = False,
         tls: Callable[[], ssl.SSLContext] | None = None,
+        begin: Callable[[HttpServer], Connection | Handshake | PeerHandshake] | None = None,
     ) -> None:
         """Listen nowhere yet; `in_flight` counts long bodies, and replies until they are written.
 
         With `access_log` each request is logged once it is answered. With `tls` every connection
-        begins with a handshake, in the context that it returns at that moment.
+        begins with a handshake, in the context that it returns at that moment; with `begin`, with
+        what that returns.
         """
+        self._begins = begin
         self.handler = handler
         self.in_flight = in_flight
         self.access_log = access_log
@@ -222,6 +226,8 @@ class HttpServer:
         self._idle.pop(connection, None)
 
     def _begin(self) -> _Held:
+        if self._begins is not None:
+            return self._begins(self)
         return Connection(self) if self._tls is None else Handshake(self, self._tls)
 
     def _close_servers(self) -> None:
