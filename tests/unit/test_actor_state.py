@@ -510,14 +510,19 @@ async def test_take_when_the_bucket_is_lost_then_whoever_has_a_copy_fills_it(
 # ---- whatever happens --------------------------------------------------------------------------
 
 _KEYS = ["x", "y"]
+_WHO = st.sampled_from(["owner", "owner", "owner", "other"])
 _STEPS = st.one_of(
-    st.tuples(st.just("put"), st.integers(0, 1), st.sampled_from(_KEYS), st.booleans()),
-    st.tuples(st.just("delete"), st.integers(0, 1), st.sampled_from(_KEYS)),
-    st.tuples(st.just("get"), st.integers(0, 1), st.sampled_from(_KEYS)),
-    st.tuples(st.just("save"), st.integers(0, 1)),
-    st.tuples(st.just("take"), st.integers(0, 1)),
-    st.tuples(st.just("trouble"), st.integers(0, 1), st.sampled_from(["cut", "lost", "late", ""])),
-    st.tuples(st.just("arrive"), st.integers(0, 1)),
+    st.tuples(st.just("put"), _WHO, st.sampled_from(_KEYS), st.booleans()),
+    st.tuples(st.just("put"), _WHO, st.sampled_from(_KEYS), st.booleans()),
+    st.tuples(st.just("delete"), _WHO, st.sampled_from(_KEYS)),
+    st.tuples(st.just("get"), st.just("owner"), st.sampled_from(_KEYS)),
+    st.tuples(st.just("save"), _WHO),
+    st.tuples(st.just("take"), st.sampled_from(["owner", "other", "other"])),
+    st.tuples(st.just("trouble"), _WHO, st.sampled_from(["cut", "lost", "late", "late"])),
+    st.tuples(st.just("trouble"), _WHO, st.just("")),
+    st.tuples(st.just("trouble"), _WHO, st.just("")),
+    st.tuples(st.just("stray"), _WHO, st.sampled_from(_KEYS)),
+    st.tuples(st.just("arrive"), _WHO),
 )
 
 
@@ -528,10 +533,14 @@ class Model:
         self.nodes = nodes
         self.possible: dict[str, set[bytes | None]] = {key: {None} for key in (*_KEYS, "state")}
         self.owner: int | None = 0
+        self.last = 0
         self.epoch = 1
         self.number = 0
 
-    async def step(self, kind: str, number: int, *rest: Any) -> None:
+    async def step(self, kind: str, who: str, *rest: Any) -> None:
+        """Do something on the owner, or on the other node; on the last owner if there is none."""
+        self.last = self.owner if self.owner is not None else self.last
+        number = self.last if who == "owner" else 1 - self.last
         await getattr(self, f"_{kind}")(number, *rest)
 
     async def _change(
@@ -552,6 +561,12 @@ class Model:
         self.number += 1
         value = b"%d" % self.number + bytes(CHUNK_BYTES + 1 if is_long else 0)
         await self._change(number, key, value, self.nodes[number].put(key, value))
+
+    async def _stray(self, number: int, key: str) -> None:
+        """A put that arrives later than others that follow it."""
+        await self._trouble(number, "late")
+        await self._put(number, key, False)
+        await self._trouble(number, "")
 
     async def _delete(self, number: int, key: str) -> None:
         await self._change(number, key, None, self.nodes[number].delete(key))
@@ -605,13 +620,14 @@ async def _play(model: Model, steps: list[tuple[Any, ...]]) -> None:
     await model.nodes[0].take(1, is_first=True)
     for step in steps:
         await model.step(*step)
-    for number in (0, 1):
-        await model.step("trouble", number, "")
-        await model.step("arrive", number)
-    for number in (1, 0):
-        await model.step("take", number)
-        await model.step("arrive", 1 - number)
-    assert model.owner == 0
+    for who in ("owner", "other"):
+        await model.step("trouble", who, "")
+    for _ in range(2):
+        await model.step("arrive", "owner")
+        await model.step("take", "other")
+        await model.step("arrive", "other")
+    await model.step("take", "owner")
+    assert model.owner == model.last
 
 
 def test_owners_when_anything_fails_then_what_was_acknowledged_is_read(tmp_path: Path) -> None:
