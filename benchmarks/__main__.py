@@ -16,6 +16,7 @@ from pathlib import Path
 
 from benchmarks import (
     applications,
+    cluster_state,
     dashboard,
     hop,
     http,
@@ -40,7 +41,7 @@ from plexspaces_node import NodeClient
 
 _PARTS = (
     *("node", "http", "languages", "applications", "machines", "quotas", "tokens", "dashboard"),
-    *("metrics", "telemetry", "placement", "hop"),
+    *("metrics", "telemetry", "placement", "hop", "cluster-state"),
 )
 
 
@@ -133,6 +134,8 @@ async def _measure(scratch: Path, only: str | None) -> Report:
             rows += await telemetry.measure(wasm, scratch)
     if only in (None, "hop"):
         rows += await hop.measure(wasm, scratch)
+    if only in (None, "cluster-state"):
+        rows += await cluster_state.measure(scratch)
     if only in (None, "applications"):
         of_many = await applications.measure(wasm, scratch / "many", note=_note)
     if only in (None, "machines"):
