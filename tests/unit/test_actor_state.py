@@ -507,6 +507,20 @@ async def test_take_when_the_bucket_is_lost_then_whoever_has_a_copy_fills_it(
         await a.take(7)
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_take_when_a_node_had_the_actor_before_its_cluster_then_its_state_goes_there(
+    b: Node, world: World, is_first: bool
+) -> None:
+    """What it has is a copy, and never wiped for a bucket that has nothing."""
+    a = await world.node("a")
+    await a.registry.kv_put(NAME, "k", b"1")
+    await a.registry.save_snapshot(NAME, SnapshotRecord(1, 5), [(0, b"state")])
+    await a.registry.copies.set_epoch(NAME, 0)
+    await a.take(1, is_first=is_first)
+    await b.take(2)
+    assert (await b.get("k"), await b.state()) == (b"1", b"state")
+
+
 # ---- whatever happens --------------------------------------------------------------------------
 
 _KEYS = ["x", "y"]

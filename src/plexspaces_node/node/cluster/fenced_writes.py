@@ -97,8 +97,9 @@ class FencedWrites:
             if found is None or found.value is None:
                 if not (is_first or has_copy):
                     raise _lost(self._name)
-                claimed = Claimed.THERE if is_first else Claimed.LOST
-                self._mine = msgspec.structs.replace(self._mine, is_whole=is_first)
+                # A copy is more than nothing, whatever is said.
+                claimed = Claimed.LOST if has_copy else Claimed.THERE
+                self._mine = msgspec.structs.replace(self._mine, is_whole=not has_copy)
                 return await self._bucket.create(self._key, encode(self._mine))
             before = decode(found.value, Fenced)
             if before.token != self._mine.token:
