@@ -108,7 +108,7 @@ class FakeStates:
         self._node = node
         self._world = world
 
-    async def take(self, name: str, id_: str, epoch: int) -> None:
+    async def take(self, name: str, id_: str, epoch: int, *, is_first: bool = False) -> None:
         taken = self._world.taken.setdefault(id_, [])
         if taken and taken[-1][1] > epoch:
             raise WrongState(f"{name} is placed elsewhere")

@@ -26,6 +26,7 @@ from plexspaces_node.systemd.unit import stop_limit_s
 
 if TYPE_CHECKING:
     from plexspaces_node.config import Config
+    from plexspaces_node.info import ClusterInfo
     from plexspaces_node.node.builder import NodeBuilder
     from plexspaces_node.node.node import Node
 
@@ -189,7 +190,8 @@ class _Service:
     async def _serve(self) -> None:
         async with self._builder.build() as node:
             self._node = node
-            _announce(node)
+            cluster = await node.clustering.describe() if node.clustering else None
+            _announce(node, cluster)
             self._manager.ready(f"serving at {node.address}, isolation level {node.isolation}")
             await self._stop.wait()
             self._manager.stopping("waiting for running messages", within_s=self._stop_s)
@@ -216,7 +218,7 @@ class _Service:
         self._serving.cancel()
 
 
-def _announce(node: Node) -> None:
+def _announce(node: Node, cluster: ClusterInfo | None) -> None:
     say(f"✓ {'Empty node' if node.is_empty else 'Node'} started successfully")
     say(f"  Node ID: {node.id}")
     say("  Node is ready to accept deployments via ApplicationService")
@@ -230,6 +232,16 @@ def _announce(node: Node) -> None:
         here = is_loopback(split_address(node.address)[0])
         who = "every user of this host" if here else "everybody who reaches a port"
         fields.append(("Access", f"{who}, for no token exists (plexspaces token create)"))
+    if cluster is not None:
+        fields.append(("Cluster", _cluster_line(cluster)))
     if node.recovered:
         fields.append(("Restarting", ", ".join(node.recovered)))
     print_fields(fields)
+
+
+def _cluster_line(cluster: ClusterInfo) -> str:
+    """Return the cluster, how many nodes it has, and how others join it."""
+    up = sum(one.state == "up" for one in cluster.nodes)
+    own = next((one for one in cluster.nodes if one.id == cluster.answered_by), None)
+    how = f"; others join with --join {own.route}" if own is not None and own.route else ""
+    return f"{cluster.cluster}, {up} of {len(cluster.nodes)} nodes up{how}"

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import (
     AsyncExitStack,
     ExitStack,
@@ -30,7 +29,7 @@ from plexspaces_node.errors import InvalidArgument, Unavailable, WrongState, quo
 from plexspaces_node.http_notice import TLS_SCHEME, Notice, posted
 from plexspaces_node.info import NodeInfo
 from plexspaces_node.isolation import choose_driver, make_drivers
-from plexspaces_node.model import ENGINE, ENGINE_REVISION, VmConfig
+from plexspaces_node.model import VmConfig
 from plexspaces_node.node import unix_sockets
 from plexspaces_node.node.access import audit
 from plexspaces_node.node.access.gate import Gate
@@ -39,6 +38,7 @@ from plexspaces_node.node.access.tokens import Tokens
 from plexspaces_node.node.advisor.advisor import Advisor
 from plexspaces_node.node.api import descriptors
 from plexspaces_node.node.api.boundary import Boundary
+from plexspaces_node.node.api.cluster import Nodes
 from plexspaces_node.node.api.health import NodeHealth
 from plexspaces_node.node.api.listen import (
     bind,
@@ -46,16 +46,14 @@ from plexspaces_node.node.api.listen import (
     check_can_listen,
     peer_certificate_name,
 )
-from plexspaces_node.node.api.service import ApplicationService, ServiceLimits
+from plexspaces_node.node.api.service import ApplicationService, Operations, ServiceLimits
 from plexspaces_node.node.api.services import Services, services_of
 from plexspaces_node.node.applications.activity_watch import ActivityWatch
 from plexspaces_node.node.applications.context import NodeContext
 from plexspaces_node.node.applications.operations import Applications
-from plexspaces_node.node.applications.quotas import Quotas
 from plexspaces_node.node.applications.shares import Shares
-from plexspaces_node.node.artifacts.compile_queue import compilers
-from plexspaces_node.node.artifacts.compiler import CompileLimits
 from plexspaces_node.node.artifacts.store import ArtifactStore
+from plexspaces_node.node.clustering import Clustering, open_clustering
 from plexspaces_node.node.datadir import DataDirectory
 from plexspaces_node.node.http.control import Control
 from plexspaces_node.node.http.door import Door
@@ -63,24 +61,17 @@ from plexspaces_node.node.http.origin import Origins
 from plexspaces_node.node.http.pages import Pages
 from plexspaces_node.node.http.peering import Membership, Peering, open_peering
 from plexspaces_node.node.http.server import HttpServer
-from plexspaces_node.node.machines.in_flight import InFlight, default_bytes, give_back_memory
 from plexspaces_node.node.machines.leftovers import end_machines
-from plexspaces_node.node.machines.machine import AgentLimits
 from plexspaces_node.node.metrics.readings import Readings
 from plexspaces_node.node.metrics.scrape import Scrapes, serve_metrics
 from plexspaces_node.node.node import Node
-from plexspaces_node.node.outgoing.outgoing import OutgoingHttp
-from plexspaces_node.node.registry.registry import Registry
-from plexspaces_node.node.registry.sqlite_file import Bounds
-from plexspaces_node.node.secrets.secrets import open_secrets
-from plexspaces_node.node.telemetry.telemetry import Telemetry
-from plexspaces_node.node.telemetry_export.opening import Source, check_installed, exporting
+from plexspaces_node.node.opening import open_context
+from plexspaces_node.node.telemetry_export.opening import check_installed
 from plexspaces_node.node.timeouts import Timeouts
 from plexspaces_node.node.tls import NodeTls
-from plexspaces_node.settings import LimitsSection, TlsSection
+from plexspaces_node.settings import TlsSection
 from plexspaces_node.tasks import Background
 from plexspaces_node.vm.driver import Driver
-from plexspaces_node.vm.host import procfs
 
 _log = logging.getLogger(__name__)
 
@@ -187,38 +178,36 @@ class NodeBuilder:
         config = self._checked_config()
         tls = NodeTls.of(config.tls)
         async with AsyncExitStack() as stack:
-            data = stack.enter_context(DataDirectory.open(config.node.data_dir, config.node.id))
-            _check_restored(data)
-            # After it, so that the error names a node that already runs, and not only its port.
-            await check_can_listen(config.node.address)
-            # Before a level is tried: they may use the memory that a trial needs, and have to end
-            # even if no level works. Their directories are removed when there is a driver. Trial
-            # VMs are created beside them, where the next start finds leftovers of a killed node.
-            await end_machines(data.vms)
+            data = await _data_directory(stack, config)
+            clustering = await stack.enter_async_context(open_clustering(config, data))
             driver, note = await choose_driver(config, self._driver)
             stack.callback(driver.close)
-            audit_log = audit.AuditLog(data.audit, config.limits.audit_bytes)
-            await stack.enter_async_context(audit_log)
-            opening = Shares.open(config.node.id, wanted=config.node.cgroups)
-            shares = await stack.enter_async_context(opening)
+            audit_log = await stack.enter_async_context(
+                audit.AuditLog(data.audit, config.limits.audit_bytes)
+            )
+            shares = await stack.enter_async_context(
+                Shares.open(config.node.id, wanted=config.node.cgroups)
+            )
             limits, node_health = config.limits, NodeHealth()
-            context = await _open(stack, config, self, data, driver, node_health, shares)
-            applications, artifacts = Applications(context), context.artifacts
+            context = await open_context(
+                *(stack, config, data, driver, node_health, shares),
+                *(self._timeouts, self._passphrase, clustering.attach if clustering else None),
+            )
+            applications = Applications(context)
             info = _describe(config, driver, note)
             server = grpc.aio.server(options=_server_options(config))
-            service_limits = ServiceLimits(limits.message_timeout_s, context.in_flight)
-            tokens, gate = await _gate(stack, config, context.registry, data, audit_log)
+            tokens = await _tokens(stack, config, context, data, clustering, applications)
+            gate = Gate(tokens.known, Recorder(audit_log.note))
             gate.is_public = applications.is_public
-            service = ApplicationService(applications, artifacts, info, service_limits, gate)
             advisor = _advisor(stack, applications, context, info, self._level_figures)
-            services = services_of(service, applications, context, audit_log, tokens, advisor)
-            shared = (applications, context, services, gate.recorder, _server_options(config))
-            peering = await stack.enter_async_context(open_peering(self._membership, *shared))
-            services = services if peering is None else peering.services
+            others = (applications, context, audit_log, tokens, advisor)
+            services, peering = await _peered(
+                *(stack, config, self._membership, clustering, info, gate, others)
+            )
             scrapes = _scrapes(context, applications, info, node_health, audit_log)
             _register(server, services, gate, node_health, limits.calls, tls, scrapes)
             metrics_port = stack.enter_context(serve_metrics(config.node.metrics_address, scrapes))
-            control = _control(services, gate, artifacts, info, scrapes)
+            control = _control(services, gate, context.artifacts, info, scrapes)
             http = _http_server(config, context, applications, control, gate, tls, scrapes, peering)
             stack.callback(http.close)
             address = bind(server, config.node.address, tls.credentials() if tls else None)
@@ -233,7 +222,7 @@ class NodeBuilder:
                 speaks_tls=tls is not None,
                 is_unguarded=lambda: not tokens.exist(),
                 metrics_port=metrics_port,
-                recovered=await applications.recover(),
+                recovered=await applications.recover(*((clustering.waits,) if clustering else ())),
                 applications=applications,
                 server=server,
                 http=http,
@@ -241,32 +230,51 @@ class NodeBuilder:
                 health=node_health,
                 grace_s=config.node.grace_s,
                 peering=peering,
+                clustering=clustering,
             )
             _warn_of_a_weaker_level(node, data.swap_level(driver.name), make_drivers(config))
             # From now on a client may have been told about something in it.
             data.keep()
-            audit_log.note(audit.of_node("Node/Start", config.node.id))
-            stack.callback(lambda: audit_log.note(audit.of_node("Node/Stop", config.node.id)))
-            await _serve(server, http, node_health, peering)
+            stack.callback(_audit_life(audit_log, config.node.id))
+            await _serve(server, http, node_health, node)
             notice.enter_context(_notice(address, http_address, tls, sockets))
-            notice.callback(audit_log.end_followers)
-            notice.callback(advisor.watch.close)
+            for end in (audit_log.end_followers, advisor.watch.close):
+                notice.callback(end)
             _watch(stack, config, tls)
             stack.push_async_callback(node.drain)
             yield node
 
 
-async def _gate(
+async def _peered(  # noqa: PLR0913 - each by its name
     stack: AsyncExitStack,
     config: Config,
-    registry: Registry,
-    data: DataDirectory,
-    audit_log: audit.AuditLog,
-) -> tuple[Tokens, Gate]:
-    """Open the tokens; `stack` closes them. Raises `InvalidArgument` if a port needs some."""
-    tokens = await stack.enter_async_context(Tokens.open(registry.tokens, data.token_key))
-    config.check_grants(exist=tokens.exist())
-    return tokens, Gate(tokens.known, Recorder(audit_log.note))
+    membership: Membership | None,
+    clustering: Clustering | None,
+    info: NodeInfo,
+    gate: Gate,
+    others: tuple[Applications, NodeContext, audit.AuditLog, Tokens, Advisor],
+) -> tuple[Services, Peering | None]:
+    """Open the ways to other nodes; return the services, which pass on what is not here."""
+    applications, context, *_ = others
+
+    def serving(operations: Operations | None = None, nodes: Nodes | None = None) -> Services:
+        """Return the services: about what is here, or with operations about a cluster."""
+        limits = ServiceLimits(config.limits.message_timeout_s, context.in_flight)
+        service = ApplicationService(
+            applications, context.artifacts, info, limits, gate, operations
+        )
+        return services_of(service, *others, nodes)
+
+    services = serving()
+    membership = clustering.peers(config) if clustering is not None else membership
+    shared = (applications, context, services, gate.recorder, _server_options(config))
+    peering = await stack.enter_async_context(open_peering(membership, *shared))
+    if peering is None:
+        return services, None
+    if clustering is not None:
+        operations = clustering.operate(applications, context, peering)
+        services = serving(operations, clustering.nodes)
+    return peering.forwarding.before(services), peering
 
 
 @contextmanager
@@ -284,23 +292,57 @@ def _notice(
         yield
 
 
-def _check_restored(data: DataDirectory) -> None:
+async def _data_directory(stack: AsyncExitStack, config: Config) -> DataDirectory:
+    """Hold the data directory until `stack` ends, and end what a killed node has left running."""
+    data = stack.enter_context(DataDirectory.open(config.node.data_dir, config.node.id))
     if data.unfinished.exists():
         raise WrongState(
             f"a backup was not completely restored into {data.path}",
             hint=f"plexspaces restore BACKUP --data-dir {quoted(data.path)}",
         )
+    # After it, so that the error names a node that already runs, and not only its port.
+    await check_can_listen(config.node.address)
+    # Before a level is tried: they may use the memory that a trial needs, and have to end even if
+    # no level works. Their directories are removed when there is a driver. Trial VMs are created
+    # beside them, where the next start finds leftovers of a killed node.
+    await end_machines(data.vms)
+    return data
+
+
+def _audit_life(audit_log: audit.AuditLog, node: str) -> Callable[[], None]:
+    """Note that a node has started; return what notes that it has stopped."""
+    audit_log.note(audit.of_node("Node/Start", node))
+    return lambda: audit_log.note(audit.of_node("Node/Stop", node))
 
 
 async def _serve(
-    server: grpc.aio.Server, http: HttpServer, node_health: NodeHealth, peering: Peering | None
+    server: grpc.aio.Server, http: HttpServer, node_health: NodeHealth, node: Node
 ) -> None:
-    """Answer from now on."""
+    """Answer from now on, and be a node of the cluster."""
     await server.start()
     await http.serve()
-    if peering is not None:
-        await peering.ports.serve()
+    if node.peering is not None:
+        await node.peering.ports.serve()
     await node_health.serve()
+    if node.clustering is not None:
+        await node.clustering.join(node.info, node.applications.bounds)
+
+
+async def _tokens(  # noqa: PLR0913 - each by its name
+    stack: AsyncExitStack,
+    config: Config,
+    context: NodeContext,
+    data: DataDirectory,
+    clustering: Clustering | None,
+    applications: Applications,
+) -> Tokens:
+    """Open the tokens; `stack` closes them. Raises `InvalidArgument` if a port needs some."""
+    opening = Tokens.open(context.registry.tokens, data.token_key)
+    tokens = await stack.enter_async_context(opening)
+    if clustering is not None:
+        await clustering.share(applications, context, tokens)
+    config.check_grants(exist=tokens.exist())
+    return tokens
 
 
 async def _bind_unix(
@@ -334,75 +376,6 @@ def _watch(stack: AsyncExitStack, config: Config, tls: NodeTls | None) -> None:
         )
     if tls is not None:
         stack.callback(asyncio.get_running_loop().create_task(tls.watch()).cancel)
-
-
-async def _open(  # noqa: PLR0913 - each by its name
-    stack: AsyncExitStack,
-    config: Config,
-    builder: NodeBuilder,
-    data: DataDirectory,
-    driver: Driver,
-    node_health: NodeHealth,
-    shares: Shares,
-) -> NodeContext:
-    """Open what applications share; `stack` closes it."""
-    timeouts, passphrase = builder._timeouts, builder._passphrase
-    limits = config.limits
-    most_bytes = limits.in_flight_bytes or default_bytes(procfs.granted_memory_mib())
-    in_flight = InFlight(most_bytes, give_back=give_back_memory)
-    stack.callback(in_flight.close)
-    registry = Registry.open(
-        data.registry,
-        keyvalue_limit_bytes=limits.keyvalue_bytes,
-        bounds=Bounds(limits.registry_bytes, busy_s=timeouts.registry_busy_s),
-        on_damage=node_health.damage,
-    )
-    artifacts = ArtifactStore(
-        data.path,
-        limit_bytes=limits.artifact_bytes,
-        engine=f"{ENGINE} settings {ENGINE_REVISION}",
-        limits=_compile_limits(limits),
-        upload_grace_s=timeouts.upload_grace_s,
-    )
-    outgoing = OutgoingHttp()
-    stack.callback(outgoing.close)
-    opened = await stack.enter_async_context(registry)
-    telemetry = _telemetry(stack, config, driver)
-    quotas = Quotas(await opened.quotas.load())
-    shares.follow(quotas)
-    return NodeContext(
-        driver=driver,
-        vms=data.vms,
-        logs=data.logs,
-        registry=opened,
-        artifacts=await stack.enter_async_context(artifacts),
-        limits=limits,
-        agent_limits=AgentLimits(
-            config.node.id,
-            limits.message_bytes,
-            in_flight_limit=limits.mailbox,
-            in_flight=in_flight,
-            timeouts=timeouts,
-        ),
-        in_flight=in_flight,
-        outgoing=outgoing,
-        quotas=quotas,
-        shares=shares,
-        telemetry=telemetry,
-        grace_s=config.node.grace_s,
-        secrets=await open_secrets(opened.secrets, config.secrets, data.path, passphrase),
-    )
-
-
-def _telemetry(stack: AsyncExitStack, config: Config, driver: Driver) -> Telemetry:
-    telemetry, endpoint = Telemetry(config.otel.sample), config.otel.endpoint
-    telemetry.run()
-    stack.callback(telemetry.close)
-    if endpoint:
-        source = Source(config.node.id, __version__, driver.name)
-        exporter = exporting(endpoint, source, telemetry)
-        stack.push_async_callback(exporter.aclose)
-    return telemetry
 
 
 def _control(
@@ -537,13 +510,6 @@ def _warn_of_a_weaker_level(node: Node, before: str, drivers: Sequence[Driver]) 
             "before; to use that again: --isolation %s",
             *(node.isolation, before, before),
         )
-
-
-def _compile_limits(limits: LimitsSection) -> CompileLimits:
-    timeout_s, memory_mib = limits.compile_timeout_s, limits.compile_memory_mib
-    processors = len(os.sched_getaffinity(0))
-    at_once = compilers(processors, procfs.granted_memory_mib(), memory_mib)
-    return CompileLimits(timeout_s, memory_mib, at_once)
 
 
 def _server_options(config: Config) -> ChannelOptions:

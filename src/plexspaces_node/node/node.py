@@ -4,17 +4,35 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Protocol
 
 import grpc
 
-from plexspaces_node.info import NodeInfo
+from plexspaces_node.info import ClusterInfo, NodeInfo
 from plexspaces_node.node.api.health import NodeHealth
+from plexspaces_node.node.applications.capacity import Bounds
 from plexspaces_node.node.applications.operations import Applications
 from plexspaces_node.node.http.peering import Peering
 from plexspaces_node.node.http.server import HttpServer
 
 END_RPC_GRACE_S = 1.0
 """For what is still being answered on shutdown, over gRPC and over HTTP."""
+
+
+class Clustering(Protocol):
+    """A node's part in its cluster; see `clustering`."""
+
+    async def describe(self) -> ClusterInfo:
+        """Return the cluster and its nodes, as this node knows them."""
+
+    async def join(self, info: NodeInfo, bounds: Bounds) -> None:
+        """Be a member from now on; the node serves already."""
+
+    async def cease(self) -> None:
+        """Change nothing any more; before the applications are stopped."""
+
+    async def leave(self) -> None:
+        """Say that this node has stopped; after they are."""
 
 
 class Node:
@@ -30,6 +48,7 @@ class Node:
         recovered: the names of the applications that it started by itself.
         applications: what it runs.
         peering: its ways to other nodes and theirs to it, None without a cluster.
+        clustering: its part in its cluster, None without one.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a running node
@@ -50,6 +69,7 @@ class Node:
         health: NodeHealth,
         grace_s: float,
         peering: Peering | None = None,
+        clustering: Clustering | None = None,
     ) -> None:
         self.info = info
         self.address = address
@@ -61,6 +81,7 @@ class Node:
         self.recovered = recovered
         self.applications = applications
         self.peering = peering
+        self.clustering = clustering
         self._server = server
         self._http = http
         # Before the port is free: another process may listen there, and must not get messages.
@@ -108,7 +129,11 @@ class Node:
         self._ended = True
         await self._health.shut_down()
         # The servers go last: until then whoever calls is told that the node is shutting down.
+        if self.clustering is not None:
+            await self.clustering.cease()
         drained = await self.applications.drain(self._grace_s)
+        if self.clustering is not None:
+            await self.clustering.leave()
         self._withdraw_notice()
         await asyncio.gather(self._http.drain(END_RPC_GRACE_S), self._server.stop(END_RPC_GRACE_S))
         return drained

@@ -48,6 +48,7 @@ class Applications:
     """The applications of one node, and every operation on them.
 
     Attributes:
+        bounds: how much may run here.
         roster: which applications and empty VMs there are.
         messages: passes messages on; the others here only check whether the node takes some.
         vms: the VMs, as users see them.
@@ -61,7 +62,7 @@ class Applications:
     def __init__(self, node: NodeContext) -> None:
         limits, can = node.limits, node.driver.capabilities
         memory_mib = limits.memory_mib or node.host_memory_mib * can.memory_promised
-        bounds = Bounds(limits.applications, limits.empty_vms, memory_mib)
+        self.bounds = bounds = Bounds(limits.applications, limits.empty_vms, memory_mib)
         self._node = node
         self.roster = Roster()
         self.messages = Messages(limits, self.roster)

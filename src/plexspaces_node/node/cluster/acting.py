@@ -232,7 +232,9 @@ class Acting:
         """Take over an actor's state: what is there now nobody else writes."""
         if application.kind != ArtifactKind.ACTOR:
             return
-        await self._states.take(name, application.id, epoch)
+        # Nobody could send it a message yet.
+        is_first = bool(application.deploying) and not application.before
+        await self._states.take(name, application.id, epoch, is_first=is_first)
         others = [
             node for node in self._view.nodes if node != self._node and self._view.is_alive(node)
         ]

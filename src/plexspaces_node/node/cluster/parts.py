@@ -81,9 +81,10 @@ class Pulls(Protocol):
 class States(Protocol):
     """The states of actors in the cluster's bucket."""
 
-    async def take(self, name: str, id_: str, epoch: int) -> object:
+    async def take(self, name: str, id_: str, epoch: int, *, is_first: bool = False) -> object:
         """Become the one that writes an actor's state, and fetch it: keys, and the last snapshot.
 
+        `is_first` says that there is nothing to fetch, for it has never run.
         Raises `WrongState` if a newer placement has it, and `Unavailable`.
         """
 

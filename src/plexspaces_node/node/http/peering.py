@@ -55,7 +55,7 @@ class Peering:
 
     Attributes:
         nodes: sends messages to applications that are not here.
-        services: those of the node, which pass calls on about applications that are not here.
+        forwarding: passes calls on about applications that are not here.
         pulls: gets artifacts from other nodes.
         ports: where the other nodes reach this one; they answer once `ports.serve` was called.
     """
@@ -64,7 +64,7 @@ class Peering:
     peers: Peers
     nodes: OtherNodes
     channels: PeerChannels
-    services: Services
+    forwarding: Forwarding
     pulls: ArtifactPulls
     ports: PeerPorts
 
@@ -80,7 +80,8 @@ async def open_peering(  # noqa: PLR0913 - what the other nodes reach
 ) -> AsyncIterator[Peering | None]:
     """Open the ways between a node and the others, and close them at the end.
 
-    From now on messages to applications of other nodes go there. Raises `OSError` and `Unavailable`
+    `services` are for the other nodes: about what is here. From now on messages to applications of
+    other nodes go there. Raises `OSError` and `Unavailable`
     for an address that is taken. Nothing, and None, for a node that is in no cluster.
     """
     if membership is None:
@@ -116,13 +117,12 @@ async def open_peering(  # noqa: PLR0913 - what the other nodes reach
         )
         ports = await stack.enter_async_context(opening)
         applications.messages.elsewhere = nodes
-        forwarding = Forwarding(applications, routes, channels)
         yield Peering(
             routes,
             peers,
             nodes,
             channels,
-            forwarding.before(services),
+            Forwarding(applications, routes, channels),
             ArtifactPulls(peers, context.artifacts),
             ports,
         )
