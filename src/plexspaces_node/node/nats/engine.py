@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -242,10 +242,12 @@ async def _beside(config: EngineConfig) -> AsyncIterator[Engine]:
         if is_lone and not is_member:
             async with _connected(server, is_system=True) as system:
                 await founding.found(server, system, connection, BUCKETS)
-            await _join(engine, files, alone=None)
+            await _join(engine, files)
         else:
-            alone = founding.accompany(server, connection) if is_lone else None
-            await stack.enter_async_context(_background(engine, _join(engine, files, alone=alone)))
+            joining = _background(engine, lambda: _join(engine, files))
+            await stack.enter_async_context(joining)
+        company = _background(engine, lambda: founding.keep_company(server, connection))
+        await stack.enter_async_context(company)
         yield engine
 
 
@@ -262,7 +264,7 @@ async def _external(config: EngineConfig, external: ExternalNats) -> AsyncIterat
                 await _settle_external(engine)
         except TimeoutError:
             _log.warning("NATS at %s does not answer yet", ", ".join(external.urls))
-            await stack.enter_async_context(_background(engine, _settle_external(engine)))
+            await stack.enter_async_context(_background(engine, lambda: _settle_external(engine)))
         yield engine
 
 
@@ -273,20 +275,20 @@ async def _settle_external(engine: Engine) -> None:
         await engine.grow(REPLICAS)
 
 
-async def _join(engine: Engine, files: ServerFiles, *, alone: Any) -> None:
-    if alone is not None:
-        await alone
+async def _join(engine: Engine, files: ServerFiles) -> None:
     await engine.settle()
     await asyncio.to_thread(replace_file, files.member, b"")
 
 
 @asynccontextmanager
-async def _background(engine: Engine, work: Any) -> AsyncIterator[None]:
+async def _background(
+    engine: Engine, work: Callable[[], Coroutine[Any, Any, None]]
+) -> AsyncIterator[None]:
     """Do something while the engine is open; what fails is kept as its fault."""
 
     async def done() -> None:
         try:
-            await work
+            await work()
         except (Unsupported, Unavailable, InvalidArgument) as error:
             engine.fault = error.message
             _log.error("the cluster cannot be used: %s", error)

@@ -20,9 +20,10 @@ from plexspaces_node.errors import Unavailable
 from plexspaces_node.node.nats import jetstream, streams
 from plexspaces_node.node.nats.jetstream import ApiError
 from plexspaces_node.node.nats.server import Server, free_port
+from plexspaces_node.tasks import cancel
 
 if TYPE_CHECKING:
-    from plexspaces_node.node.nats.connection import Connection
+    from plexspaces_node.node.nats.connection import Connection, Session
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ REMOVE_S = 15.0
 
 _PAUSE_S = 0.1
 _ASK_S = 1.0
+_ANSWERS_S = 0.3
 _NOT_A_MEMBER = 10044
 
 
@@ -77,10 +79,26 @@ async def companion(server: Server, *, stores: bool) -> AsyncIterator[str]:
         await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
 
-async def accompany(server: Server, connection: Connection) -> None:
-    """Help a server that starts again alone, until JetStream answers."""
-    async with companion(server, stores=False):
-        await jetstream.wait_until_answers(connection)
+async def keep_company(server: Server, connection: Connection) -> None:
+    """Help a server that starts again alone, each time, until JetStream answers. Never ends."""
+    while True:
+        session = await connection.session()
+        if not server.routes:
+            try:
+                await jetstream.level(connection, timeout_s=_ANSWERS_S)
+            except Unavailable:
+                await _accompany(server, connection, session)
+        await session.lost.wait()
+
+
+async def _accompany(server: Server, connection: Connection, session: Session) -> None:
+    answers = asyncio.create_task(jetstream.wait_until_answers(connection))
+    is_lost = asyncio.create_task(session.lost.wait())
+    try:
+        async with companion(server, stores=False):
+            await asyncio.wait((answers, is_lost), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await cancel(answers, is_lost)
 
 
 async def remove(system: Connection, name: str) -> None:

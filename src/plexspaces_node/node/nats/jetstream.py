@@ -39,6 +39,8 @@ FEATURES: Mapping[int, str] = {
 """What the bucket uses, and the level of JetStream's API that has it."""
 
 _PAUSE_S = 0.1
+_ANSWERS_S = 0.5
+"""A server without a leader says nothing; it is asked again rather than waited for."""
 _HINT = "plexspaces nodes"
 
 
@@ -112,10 +114,10 @@ def refuse(error: ApiError, what: str) -> NoReturn:
     raise error.product_error(what) from error
 
 
-async def level(connection: Connection) -> int:
+async def level(connection: Connection, *, timeout_s: float = 2.0) -> int:
     """Return the level of the API; raises `Unavailable` while JetStream does not answer."""
     try:
-        found = await call(connection, "INFO", timeout_s=2.0)
+        found = await call(connection, "INFO", timeout_s=timeout_s)
     except ApiError as error:
         refuse(error, "anything")
     api = found.get("api")
@@ -127,7 +129,7 @@ async def wait_until_answers(connection: Connection) -> int:
     while True:
         await connection.session()
         try:
-            return await level(connection)
+            return await level(connection, timeout_s=_ANSWERS_S)
         except Unavailable:
             await asyncio.sleep(_PAUSE_S)
 
