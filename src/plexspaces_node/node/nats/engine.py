@@ -11,7 +11,7 @@ import logging
 import shutil
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,7 +140,7 @@ class Engine:
 
     @property
     def replicas(self) -> int:
-        """How many copies of everything there shall be; 0 as long as that is not known."""
+        """How many whole copies of everything there were last; 0 as long as that is not known."""
         return self._replicas
 
     async def settle(self) -> None:
@@ -154,10 +154,10 @@ class Engine:
         self._replicas = min(found)
 
     async def grow(self, server_count: int) -> int:
-        """Keep three copies if there are three servers, and return how many there shall be now.
+        """Keep three copies if there are three servers, and return how many are whole now.
 
-        There are fewer until the others have received them. May be called again, by one node at a
-        time. Raises `Unavailable`.
+        A new one takes some seconds until it is. May be called again, by one node at a time. Raises
+        `Unavailable`.
         """
         wanted = REPLICAS if server_count >= REPLICAS else 1
         for bucket in BUCKETS:
@@ -167,10 +167,10 @@ class Engine:
                 if error.number not in (_NO_PEERS, _NO_REPLICAS):
                     jetstream.refuse(error, f"more copies of the bucket {bucket}")
                 # Not yet, or not there at all: what it has stays.
-                _log.info("no more copies of the bucket %s: %s", bucket, error)
+                _log.warning("no more copies of the bucket %s: %s", bucket, error)
         found = [await _replicas(self._connection, bucket) for bucket in BUCKETS]
         if min(found) != self._replicas:
-            _log.info("there are %d copies of what the cluster keeps", min(found))
+            _log.info("there are %d whole copies of what the cluster keeps", min(found))
         self._replicas = min(found)
         return self._replicas
 
@@ -230,14 +230,17 @@ async def _beside(config: EngineConfig) -> AsyncIterator[Engine]:
     files = _files(config)
     is_member = files.member.exists()
     known = routes.checked((*config.join, *routes.read(config.routes_file)), but=files.route)
-    if not is_member:
-        # Of a beginning that did not come to its end.
+    if not is_member and not (known and files.joining.exists()):
+        # Of a founding that did not come to its end. What a server has that began to join stays:
+        # it may have voted.
         await asyncio.to_thread(shutil.rmtree, files.data, ignore_errors=True)
+        files = replace(files, joins=bool(known))
     is_lone = not known
     async with AsyncExitStack() as stack:
         opening = Server.opened(files, known, program=config.program)
         server = await stack.enter_async_context(opening)
         connection = await stack.enter_async_context(_connected(server))
+        connection.when_changed(lambda is_connected: server.answers() if is_connected else None)
         engine = Engine(connection, server, config.routes_file)
         if is_lone and not is_member:
             async with _connected(server, is_system=True) as system:
@@ -353,7 +356,7 @@ def _target(external: ExternalNats) -> Target:
 
 async def _replicas(connection: Connection, bucket: str) -> int:
     try:
-        return streams.replicas(await streams.info(connection, bucket))
+        return streams.whole_replicas(await streams.info(connection, bucket))
     except ApiError as error:
         jetstream.refuse(error, f"a look at the bucket {bucket}")
 
@@ -365,7 +368,7 @@ async def _grow(connection: Connection, bucket: str, wanted: int) -> None:
     while True:
         try:
             found = await streams.info(connection, bucket)
-            if streams.replicas(found) < wanted:
+            if streams.wanted_replicas(found) < wanted:
                 await streams.set_replicas(connection, found, wanted)
         except (ApiError, Unavailable) as error:
             refused = isinstance(error, ApiError) and error.number == _NO_REPLICAS

@@ -12,11 +12,11 @@ import asyncio
 import logging
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from plexspaces_node.errors import Unavailable
+from plexspaces_node.errors import Internal, Unavailable
 from plexspaces_node.node.nats import jetstream, streams
 from plexspaces_node.node.nats.jetstream import ApiError
 from plexspaces_node.node.nats.server import Server, free_port
@@ -47,8 +47,12 @@ async def found(
     be tried again then, with nothing of what there was.
     """
     try:
-        async with asyncio.timeout(FOUND_S), companion(server, stores=True) as name:
-            await remove(system, name)
+        async with asyncio.timeout(FOUND_S):
+            async with companion(server, stores=True) as name:
+                await remove(system, name)
+                # Not before the founder itself knows: it could not lead alone. And nothing is made
+                # before the companion has ended, on which it could be.
+                await _leads_alone(system, server.files.name)
             for bucket in buckets:
                 await made(connection, bucket)
     except TimeoutError:
@@ -118,6 +122,21 @@ async def remove(system: Connection, name: str) -> None:
             return
 
 
+async def _leads_alone(system: Connection, name: str) -> None:
+    """Wait until a server knows that it leads JetStream, and nobody else is there to do so."""
+    request = jetstream.encode({"server_name": name, "exact_match": True})
+    while True:
+        with suppress(Unavailable, Internal):
+            answer = await system.request("$SYS.REQ.SERVER.PING.JSZ", request, timeout_s=_ASK_S)
+            data = jetstream.decode(answer).get("data")
+            group = data.get("meta_cluster") if isinstance(data, dict) else None
+            if not isinstance(group, dict) or group.get("replicas"):
+                pass
+            elif group.get("leader") == name and group.get("cluster_size") == 1:
+                return
+        await asyncio.sleep(_PAUSE_S)
+
+
 async def forget(system: Connection, name: str) -> None:
     """Take a server that is gone out of the cluster; does nothing if it is not in it.
 
@@ -147,11 +166,13 @@ async def forget(system: Connection, name: str) -> None:
 
 
 async def made(connection: Connection, bucket: str, *, most_bytes: int = -1) -> int:
-    """Wait until there is a bucket, and return how many replicas it has; make it if need be."""
+    """Wait until there is a bucket, and return how many copies there are; make it if need be."""
     while True:
         await connection.session()
         try:
-            return streams.replicas(await streams.ensure(connection, bucket, most_bytes=most_bytes))
+            return streams.whole_replicas(
+                await streams.ensure(connection, bucket, most_bytes=most_bytes)
+            )
         except (ApiError, Unavailable) as error:
             _log.debug("the bucket %s cannot be made yet: %s", bucket, error)
             await asyncio.sleep(_PAUSE_S)

@@ -73,6 +73,8 @@ class Server:
         self._program = program
         self._routes = tuple(routes)
         self._process: HostProcess | None = None
+        self._has_answered = False
+        self._is_stale = False
 
     def __repr__(self) -> str:
         return f"<Server {self.files.name} {self._process}>"
@@ -124,12 +126,24 @@ class Server:
             return
         self.files.write_config(self.client_port, routes)
         self._routes = tuple(routes)
-        if pid := self.pid:
+        self._is_stale = True
+        self._reload()
+
+    def answers(self) -> None:
+        """Take note that the server has answered; called each time it does so anew."""
+        self._has_answered = True
+        self._reload()
+
+    def _reload(self) -> None:
+        # Before it answers the signal would end it.
+        if self._is_stale and self._has_answered and (pid := self.pid):
+            self._is_stale = False
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGHUP)
 
     def _start(self) -> None:
         self.files.write_config(self.client_port, self._routes)
+        self._has_answered = self._is_stale = False
         self.files.output.unlink(missing_ok=True)
         me, files = str(os.getpid()), self.files
         launch = [sys.executable, "-I", "-S", "-c", _LAUNCH, me]

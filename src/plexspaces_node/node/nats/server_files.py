@@ -5,7 +5,7 @@
       ca.pem node.pem node-key.pem  of the cluster's token, anew with each start of the node
       data/                       what JetStream keeps
       server.log                  what the server says, at most two times 1 MiB
-      member                      there once the server belongs to its cluster
+      joining member              there once the server has begun to join, and belongs to it
 
 Only their owner may read them.
 """
@@ -13,6 +13,7 @@ Only their owner may read them.
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from plexspaces_node.private_file import make_private_directory, replace
 
 APP_USER, SYSTEM_USER = "plexspaces", "system"
 
+_TOO_MANY_SERVERS = 10_000
 _LOG_BYTES = 1024 * 1024
 _MEMORY_BYTES = 64 * 1024 * 1024
 _ESCAPED = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -39,6 +41,7 @@ class ServerFiles:
         name: its name in the cluster, which no other server has.
         host, route_port: where other servers reach it, and where it listens for them.
         stores: whether it keeps anything; a companion of a lone server need not.
+        joins: whether it is new in a cluster that is there.
         most_bytes: how much disk it may use.
     """
 
@@ -49,6 +52,7 @@ class ServerFiles:
     host: str
     route_port: int
     stores: bool = True
+    joins: bool = False
     most_bytes: int = 16 * 1024**3
 
     @property
@@ -77,6 +81,11 @@ class ServerFiles:
         return self.directory / "member"
 
     @property
+    def joining(self) -> Path:
+        """A file that is there once the server has begun to join a cluster."""
+        return self.directory / "joining"
+
+    @property
     def route(self) -> str:
         """HOST:PORT where other servers reach it."""
         return joined(self.host, self.route_port)
@@ -99,6 +108,8 @@ class ServerFiles:
             )
         make_private_directory(self.directory)
         make_private_directory(self.data)
+        if self.joins:
+            self._forbid_founding()
         authority = self.token.authority(self.cluster)
         hosts = dict.fromkeys((self.host, "localhost", "127.0.0.1", "::1", socket.gethostname()))
         pair = make_peer_certificate(authority, self.name, hosts, days=CA_DAYS)
@@ -108,6 +119,19 @@ class ServerFiles:
             ("node-key.pem", pair.key),
         ):
             replace(self.directory / name, content)
+
+    def _forbid_founding(self) -> None:
+        """Let a server that is new in its cluster wait for those that are there, for good.
+
+        It would vote at once otherwise, as would another new one: together they could lead a group
+        of their own, and those that are there would follow it and forget everything. For this one
+        the group is so large, until it hears how large it is, that no votes suffice. The file is of
+        NATS (`encodePeerState` in its `raft.go`): the group's size, no names, no extension.
+        """
+        place = self.data / "jetstream" / "SYS" / "_js_" / "_meta_"
+        place.mkdir(parents=True, exist_ok=True)
+        replace(place / "peers.idx", struct.pack("<IIH", _TOO_MANY_SERVERS, 0, 0))
+        replace(self.joining, b"")
 
     def write_config(self, client_port: int, routes: Sequence[str]) -> None:
         """Write the configuration, for clients on this port and with routes to these servers.

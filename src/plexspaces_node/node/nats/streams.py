@@ -97,10 +97,21 @@ async def info(connection: Connection, bucket: str) -> dict[str, Any]:
     return await jetstream.call(connection, f"STREAM.INFO.{stream_name(bucket)}", timeout_s=_INFO_S)
 
 
-def replicas(information: dict[str, Any]) -> int:
-    """Return how many replicas a stream shall have."""
+def wanted_replicas(information: dict[str, Any]) -> int:
+    """Return how many copies of a stream there shall be."""
     config = information.get("config")
     return int(config.get("num_replicas") or 0) if isinstance(config, dict) else 0
+
+
+def whole_replicas(information: dict[str, Any]) -> int:
+    """Return how many copies there are that have everything, 0 while nobody leads them."""
+    cluster = information.get("cluster")
+    if not isinstance(cluster, dict):
+        return 1
+    if not cluster.get("leader"):
+        return 0
+    others = cluster.get("replicas") or []
+    return 1 + sum(bool(one.get("current")) and not one.get("offline") for one in others)
 
 
 async def set_replicas(connection: Connection, information: dict[str, Any], wanted: int) -> None:
