@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -72,7 +73,7 @@ async def three(cluster: Cluster) -> AsyncIterator[dict[str, Engine]]:
             engines[name] = await stack.enter_async_context(cluster.node(name, "a"))
         for engine in engines.values():
             engine.know_routes([each.route for each in engines.values()])
-            await until(lambda engine=engine: settled(engine))
+            await until(partial(settled, engine))
         await grown(engines["a"])
         yield engines
 
@@ -216,14 +217,14 @@ async def test_grow_when_there_are_three_then_the_leader_can_be_lost(
     a = three["a"]
     fence = Fence("fence.a", await until(lambda: a.state.put("fence.a", b"1")))
     for number in range(20):
-        await until(lambda number=number: a.state.put(f"key.{number}", b"x", fence=fence))
+        await until(partial(a.state.put, f"key.{number}", b"x", fence=fence))
     other = three["c"]
     for name in ("a", "b"):
         os.kill(three[name].server_pid, signal.SIGKILL)
-        await until(lambda name=name: other.state.put(f"after.{name}", b"1", fence=fence))
+        await until(partial(other.state.put, f"after.{name}", b"1", fence=fence))
         found = await until(lambda: other.state.entries("key."))
         assert len(found) == 20
-        await until(lambda name=name: three[name].registry.put("app.back", b"1"))
+        await until(partial(three[name].registry.put, "app.back", b"1"))
 
 
 async def test_remove_server_when_a_node_is_gone_then_the_others_go_on(
@@ -235,10 +236,10 @@ async def test_remove_server_when_a_node_is_gone_then_the_others_go_on(
         for name in ("b", "c"):
             async with AsyncExitStack() as others:
                 other = await others.enter_async_context(cluster.node(name, "a"))
-                await until(lambda other=other: settled(other))
+                await until(partial(settled, other))
                 await until(lambda: a.registry.put("app.a", b"1"))
-            await until(lambda name=name: a.remove_server(name))
-            await until(lambda name=name: a.remove_server(name))
+            await until(partial(a.remove_server, name))
+            await until(partial(a.remove_server, name))
             await until(lambda: a.registry.put("app.a", b"2"))
     async with cluster.node("a") as a:
         entry = await until(lambda: a.registry.get("app.a"))
@@ -253,7 +254,7 @@ async def test_remove_server_when_it_had_a_copy_then_another_has_it(
     a = three["a"]
     await until(lambda: a.state.put("key.a", b"1"))
     async with cluster.node("d", "a") as d:
-        await until(lambda: settled(d))
+        await until(partial(settled, d))
         os.kill(three["c"].server_pid, signal.SIGSTOP)
         try:
             await until(lambda: a.remove_server("c"))
@@ -278,7 +279,7 @@ async def test_watch_when_servers_die_then_nothing_is_missed(three: dict[str, En
             value = b"%d" % round_number
             for number in range(5):
                 key = f"app.{number}"
-                await until(lambda key=key, value=value: three["a"].registry.put(key, value))
+                await until(partial(three["a"].registry.put, key, value))
             await until(lambda: three["a"].registry.delete("app.4"))
             os.kill(three[victim].server_pid, signal.SIGKILL)
         expected = {f"app.{number}": b"2" for number in range(4)}
@@ -299,7 +300,7 @@ async def test_open_when_nats_is_away_on_a_restart_then_it_does_not_wait(
             engines.append(await stack.enter_async_context(cluster.node(name, "a")))
         for engine in engines:
             engine.know_routes([each.route for each in engines])
-            await until(lambda engine=engine: settled(engine))
+            await until(partial(settled, engine))
         await grown(engines[0])
     async with cluster.node("b") as b:
         with pytest.raises(Unavailable):
@@ -335,7 +336,7 @@ async def test_open_when_nats_is_elsewhere_then_it_is_used(tmp_path: Path) -> No
         async with open_engine(config) as engine:
             revision = await until(lambda: engine.registry.put("app.a", b"1"))
             assert await engine.registry.get("app.a") == Entry("app.a", b"1", revision)
-            await until(lambda: settled(engine))
+            await until(partial(settled, engine))
             assert (engine.server_name, engine.route, engine.replicas) == ("", "", 1)
             await engine.remove_server("b")
             engine.know_routes(["127.0.0.1:1"])
