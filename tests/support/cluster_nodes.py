@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from support.buckets import MemoryBucket
+from support.buckets import MemoryBucket, View
 from support.clusters import a_node
+from support.faulty_buckets import FaultyView
 
 from plexspaces_node.errors import PlexSpacesError
 from plexspaces_node.node.cluster.cleaning import undo_own_deploys
@@ -20,6 +21,7 @@ from plexspaces_node.node.cluster.records import (
     GONE,
     READY,
     Application,
+    Placed,
     Status,
     application_key,
     status_key,
@@ -27,7 +29,7 @@ from plexspaces_node.node.cluster.records import (
 from plexspaces_node.node.cluster.view import ClusterView
 from plexspaces_node.tasks import cancel
 
-RUNNING = "Running"
+STARTING, RUNNING = "Starting", "Running"
 
 
 class Host:
@@ -41,18 +43,22 @@ class Host:
         self._node = node
         self.serving: dict[str, int] = {}
         self.changed = asyncio.Event()
-        self._said: dict[str, Status] = {}
+        # Which it has said it begins; how often it has lost everything.
+        self._begun: set[str] = set()
+        self._lost = 0
 
     async def run(self) -> None:
         """Follow the view, and look again now and then."""
-        self._node.view.on_change(lambda kind, _: self._wake(kind))
-        await self._node.view.synced.wait()
+        view, me = self._node.view, self._node.id
+        view.on_change(lambda kind, _: self._wake(kind))
+        await view.synced.wait()
         while True:
-            for name in (*self._node.view.placed_on(self._node.id), *self._said):
+            # Also what a former start of this node has said, which nobody else takes back.
+            for name in sorted(view.placed_on(me) | view.names_with_status(me)):
                 try:
                     await self._act(name)
-                except PlexSpacesError:
-                    continue
+                except (PlexSpacesError, TimeoutError):
+                    await asyncio.sleep(0.1)
             try:
                 async with asyncio.timeout(0.5):
                     await self.changed.wait()
@@ -62,7 +68,9 @@ class Host:
 
     async def stop(self) -> None:
         """Serve nothing any more, until it is looked at again."""
+        self._lost += 1
         self.serving.clear()
+        self._begun.clear()
         await asyncio.sleep(0.1)
 
     def _wake(self, kind: Kind) -> None:
@@ -73,47 +81,61 @@ class Host:
         view, me = self._node.view, self._node.id
         asked, found = view.application(name), view.placed(name)
         if found is None or asked is None or found[0].id != asked.id:
-            self.serving.pop(name, None)
-            if name in self._said:
-                await self._say(name, Status(id="x", generation=1, epoch=0, state=GONE))
-                del self._said[name]
+            self._give_up(name)
+            await self._say(name, Status(id="x", generation=1, epoch=0, state=GONE))
             return
         placed, epoch = found
         state = GONE
         if me in placed.nodes or me in placed.leaving:
-            if name not in self.serving and not self._may_begin(name):
+            if name not in self.serving and not await self._begin(name, found):
                 return
-            if name not in self.serving:
-                await self._node.fence(name, epoch)
-                # What was asked may have changed meanwhile.
-                if view.placed(name) != found or not self._node.lease.is_held():
-                    return
-                self.serving[name] = epoch
             state = RUNNING
         else:
-            self.serving.pop(name, None)
+            self._give_up(name)
             state = READY if me in placed.standby else GONE
         await self._say(name, Status(id=asked.id, generation=1, epoch=epoch, state=state))
+
+    def _give_up(self, name: str) -> None:
+        self.serving.pop(name, None)
+        self._begun.discard(name)
+
+    async def _begin(self, name: str, found: tuple[Placed, int]) -> bool:
+        """Begin to serve, if nobody else may still do so: say it, hear all before, and look."""
+        view, me = self._node.view, self._node.id
+        placed, epoch = found
+        lost = self._lost
+        if name not in self._begun:
+            status = Status(id=placed.id, generation=1, epoch=epoch, state=STARTING)
+            key = status_key(me, name)
+            revision = await self._node.connection.put(key, msgspec.json.encode(status))
+            async with asyncio.timeout(5):
+                await view.caught_up(key, revision)
+            if lost != self._lost:
+                return False
+            self._begun.add(name)
+        if not self._may_begin(name):
+            return False
+        await self._node.fence(name, epoch)
+        # What was asked may have changed meanwhile.
+        if view.placed(name) != found or lost != self._lost or not self._node.lease.is_held():
+            return False
+        self.serving[name] = epoch
+        return True
 
     def _may_begin(self, name: str) -> bool:
         """Return whether nobody else may still serve it."""
         view = self._node.view
         asked = view.application(name)
-        assert asked is not None
-        if not self._node.lease.is_held():
+        if asked is None or not self._node.lease.is_held():
             return False
         return asked.kind != "actor" or not any(
-            status.state == RUNNING and node != self._node.id and view.is_alive(node)
+            status.state in (STARTING, RUNNING) and node != self._node.id and view.is_alive(node)
             for node, status in view.statuses(name).items()
         )
 
     async def _say(self, name: str, status: Status) -> None:
         known = self._node.view.statuses(name).get(self._node.id)
-        if known is None and status.state == GONE:
-            self._said.pop(name, None)
-            return
-        if known != status:
-            self._said[name] = status
+        if known != status and (known is not None or status.state != GONE):
             value = msgspec.json.encode(status)
             await self._node.connection.put(status_key(self._node.id, name), value)
 
@@ -128,13 +150,16 @@ class ClusterNode:
         name: str,
         *,
         pace: float = 1.0,
+        connection: View | None = None,
+        fences: View | None = None,
         **given: Any,
     ) -> None:
         self.id = name
         self.given = given
         self.bucket = bucket
-        self.connection = bucket.view()
-        self.state = state.view()
+        self.connection = connection or bucket.view()
+        self.state = fences or state.view()
+        self.is_paused = False
         loop = asyncio.get_running_loop()
         self.clock: Callable[[], float] = lambda: loop.time() * pace
         self.lease = Lease(self.clock)
@@ -184,7 +209,21 @@ class ClusterNode:
 
     def is_serving(self, name: str) -> bool:
         """Return whether it gives out replies of an actor now."""
-        return name in self.host.serving and self.lease.is_held()
+        return name in self.host.serving and self.lease.is_held() and not self.is_paused
+
+    def pause(self) -> None:
+        """Have its process stand still, as SIGSTOP does."""
+        self.is_paused = True
+        for view in (self.connection, self.state):
+            assert isinstance(view, FaultyView)
+            view.goes_on.clear()
+
+    def go_on(self) -> None:
+        """Let it go on."""
+        self.is_paused = False
+        for view in (self.connection, self.state):
+            assert isinstance(view, FaultyView)
+            view.goes_on.set()
 
     async def fence(self, name: str, epoch: int) -> None:
         """Take an actor's fence, as its new owner."""

@@ -1,29 +1,181 @@
-"""The faults of a cluster follow from their seed."""
+"""Nodes that are cut off, paused, killed and slow, at random: never two serve one actor.
+
+Each run has a seed, and its clock passes only where everything waits: it can be repeated.
+"""
 
 from __future__ import annotations
 
-from support.cluster.faults import Kind, schedule
+import asyncio
+from contextlib import suppress
+from random import Random
 
-NODES = ["a", "b", "c", "d"]
+import pytest
+from support.buckets import MemoryBucket
+from support.cluster_nodes import ClusterNode, deploy, until
+from support.clusters import an_application
+from support.faulty_buckets import FaultyView
+
+from plexspaces_node.errors import PlexSpacesError
+from plexspaces_node.node.cluster.records import NodeState, application_key, placed_key
+
+pytestmark = pytest.mark.virtual_time
+
+FAULTS_S = 120.0
+REST_S = 60.0
+ACTORS = ("x0", "x1", "x2")
+COMMANDS = ("c0", "c1")
 
 
-def test_schedule_when_the_seed_is_the_same_then_so_are_the_faults() -> None:
-    """So that a run can be repeated; another seed has others."""
-    first, again, other = (list(schedule(seed, NODES, 200)) for seed in (7, 7, 8))
-    assert first == again
-    assert first != other
+class Trial:
+    """A cluster under faults."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = Random(seed)
+        self.bucket, self.state = MemoryBucket("registry"), MemoryBucket("state")
+        names = "abcde"[: self.random.randint(3, 5)]
+        # Clocks of hosts differ, by less than what the drift allows for.
+        paces = [self.random.uniform(0.98, 1.02) for _ in names]
+        self.nodes = {
+            name: ClusterNode(
+                self.bucket,
+                self.state,
+                name,
+                pace=pace,
+                connection=FaultyView(self.bucket, self.random),
+                fences=FaultyView(self.state, self.random),
+            )
+            for name, pace in zip(names, paces, strict=True)
+        }
+        self.epochs: dict[str, tuple[int, str]] = {}
+        self.looks = 0
+        self.busy: set[str] = set()
+
+    def look(self) -> None:
+        """Check what must never be."""
+        self.looks += 1
+        for name in ACTORS:
+            serving = [node for node in self.nodes.values() if node.is_serving(name)]
+            assert len(serving) <= 1, f"{serving} serve {name}"
+            for node in serving:
+                epoch = node.host.serving[name]
+                last, by = self.epochs.get(name, (0, ""))
+                assert epoch >= last, f"{node.id} serves {name} of {epoch} after {by} of {last}"
+                self.epochs[name] = (epoch, node.id)
+
+    async def watch(self) -> None:
+        """Look all the time."""
+        while True:
+            self.look()
+            await asyncio.sleep(0.02)
+
+    async def fault(self) -> None:
+        """Do one thing to one node, and undo it after a while."""
+        node = self.random.choice(list(self.nodes.values()))
+        if node.id in self.busy:
+            return
+        self.busy.add(node.id)
+        await self._fault_of(node)
+        self.busy.remove(node.id)
+
+    async def _fault_of(self, node: ClusterNode) -> None:
+        views = [node.connection, node.state]
+        for_s = self.random.choice([0.5, 3, 7, 12, 25])
+        what = self.random.randrange(7)
+        if what == 0:
+            for view in views:
+                view.is_cut = True
+            await asyncio.sleep(for_s)
+            for view in views:
+                view.is_cut = False
+        elif what == 1:
+            view = self.random.choice(views)
+            view.loses_answers = True
+            await asyncio.sleep(for_s)
+            view.loses_answers = False
+        elif what == 2:
+            node.pause()
+            await asyncio.sleep(for_s)
+            node.go_on()
+        elif what == 3:
+            for view in views:
+                assert isinstance(view, FaultyView)
+                view.slow_s = self.random.choice([0.5, 2, 5])
+            await asyncio.sleep(for_s)
+            for view in views:
+                assert isinstance(view, FaultyView)
+                view.slow_s = 0.01
+        elif what == 4 and node.is_running:
+            await node.kill()
+            await asyncio.sleep(for_s / 3)
+            node.start()
+        elif what == 5 and node.is_running:
+            await node.stop()
+            await asyncio.sleep(for_s / 3)
+            node.start()
+        elif what == 6:
+            await self._drain(node)
+
+    async def _drain(self, node: ClusterNode) -> None:
+        for state in (NodeState.DRAINING, NodeState.UP):
+            with suppress(PlexSpacesError, TimeoutError):
+                async with asyncio.timeout(10):
+                    await node.membership.set_state(state)
+            await asyncio.sleep(5)
+
+    async def faults(self, number: int) -> None:
+        """Do one thing after the other."""
+        end_s = asyncio.get_running_loop().time() + FAULTS_S
+        while asyncio.get_running_loop().time() < end_s:
+            await self.fault()
+            await asyncio.sleep(self.random.random() * 5 * number)
+
+    async def change_what_is_asked(self) -> None:
+        """Remove an application and deploy it again, as another one."""
+        for number in range(6):
+            await asyncio.sleep(FAULTS_S / 8)
+            name = self.random.choice(COMMANDS)
+            self.bucket.write(application_key(name), None)
+            await asyncio.sleep(2)
+            deploy(self.bucket, an_application(name, id=f"{name}-{number}", kind="command"))
+
+    def is_at_rest(self) -> bool:
+        """Return whether everything is as it should be."""
+        alive = all(node.lease.is_held() for node in self.nodes.values())
+        leading = [node for node in self.nodes.values() if node.leader.leadership.leads]
+        served = all(
+            any(node.is_serving(name) for node in self.nodes.values())
+            for name in (*ACTORS, *COMMANDS)
+        )
+        return alive and len(leading) == 1 and served
 
 
-def test_schedule_when_it_is_long_then_it_has_every_kind_and_ends() -> None:
-    """Each as often as it weighs, on nodes that exist, within about the time that was given."""
-    faults = list(schedule(1, NODES, 3000))
-    assert {fault.kind for fault in faults} == set(Kind)
-    assert all(set(fault.nodes) <= set(NODES) and fault.nodes for fault in faults)
-    assert all(len(fault.nodes) == 2 for fault in faults if fault.kind is Kind.HALVES)
-    assert 3000 <= sum(fault.held_s + fault.rest_s for fault in faults) < 3020
-
-
-def test_schedule_when_kinds_are_left_out_then_there_are_none() -> None:
-    """A machine without a disk to fill does without that."""
-    left_out = frozenset({Kind.DISK_FULL})
-    assert all(fault.kind not in left_out for fault in schedule(1, NODES, 1000, without=left_out))
+@pytest.mark.parametrize("seed", range(6))
+async def test_cluster_when_faults_come_at_random_then_no_two_serve_and_all_ends_well(
+    seed: int,
+) -> None:
+    """Once the faults end, every node is a member, one leads, and everything is served."""
+    trial = Trial(seed)
+    for name in ACTORS:
+        deploy(trial.bucket, an_application(name))
+    for name in COMMANDS:
+        deploy(trial.bucket, an_application(name, kind="command"))
+    for node in trial.nodes.values():
+        node.start()
+    watching = asyncio.create_task(trial.watch())
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for number in (1, 2):
+                tasks.create_task(trial.faults(number))
+            tasks.create_task(trial.change_what_is_asked())
+        await until(trial.is_at_rest, within_s=REST_S)
+        await asyncio.sleep(20)
+        assert trial.is_at_rest()
+        assert not watching.done(), watching.exception()
+        assert trial.epochs.keys() == set(ACTORS)
+        epochs = {name: trial.bucket.all[placed_key(name)].revision for name in ACTORS}
+        await asyncio.sleep(20)
+        assert epochs == {name: trial.bucket.all[placed_key(name)].revision for name in ACTORS}
+    finally:
+        watching.cancel()
+        for node in trial.nodes.values():
+            await node.kill()

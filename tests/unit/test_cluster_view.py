@@ -206,6 +206,8 @@ async def test_view_when_this_node_wrote_then_it_knows_before_it_is_told() -> No
     bucket = MemoryBucket()
     connection = bucket.view()
     async with following(connection, ClusterView(connection)) as view:
+        bucket.write(placed_key("cart"), encoded(Placed(id="1", nodes=("c",))))
+        await settle()
         bucket.write(placed_key("cart"), encoded(Placed(id="1", nodes=("a",))))
         epoch = bucket.write(placed_key("cart"), encoded(Placed(id="1", nodes=("b",))))
         view.wrote(Entry(placed_key("cart"), encoded(Placed(id="1", nodes=("b",))), epoch))
@@ -215,6 +217,38 @@ async def test_view_when_this_node_wrote_then_it_knows_before_it_is_told() -> No
         await settle()
         assert view.placed("cart") == (Placed(id="1", nodes=("b",)), epoch)
         assert told == []
+
+
+async def test_view_when_what_this_node_wrote_is_deleted_at_once_then_it_is_gone() -> None:
+    """A watch may tell neither that it was there nor that it is not."""
+    bucket = MemoryBucket()
+    connection = bucket.view()
+    async with following(connection, ClusterView(connection)) as view:
+        value = encoded(Placed(id="1", nodes=("a",)))
+        epoch = bucket.write(placed_key("cart"), value)
+        bucket.write(placed_key("cart"), None)
+        view.wrote(Entry(placed_key("cart"), value, epoch))
+        await settle()
+        assert view.placed("cart") is None
+
+
+async def test_view_when_a_write_has_been_told_then_it_has_caught_up() -> None:
+    """With everything before; not by what this node knows of it by itself."""
+    bucket = MemoryBucket()
+    connection = bucket.view()
+    async with following(connection, ClusterView(connection)) as view:
+        bucket.write(node_key("a"), encoded(node("a")))
+        await view.caught_up(node_key("a"), 1)
+        connection.is_cut = True
+        bucket.write(placed_key("cart"), encoded(Placed(id="1", nodes=("a",))))
+        revision = bucket.write(node_key("a"), encoded(node("a")))
+        view.wrote(Entry(node_key("a"), encoded(node("a")), revision))
+        waiting = asyncio.create_task(view.caught_up(node_key("a"), revision))
+        await asyncio.sleep(5)
+        assert not waiting.done()
+        connection.is_cut = False
+        await waiting
+        assert view.placed("cart") is not None
 
 
 async def test_followers_when_records_of_their_prefix_change_then_they_are_told() -> None:

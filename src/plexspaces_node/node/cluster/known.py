@@ -32,6 +32,7 @@ class Known:
         self._applications: dict[str, Application] = {}
         self._statuses: dict[str, dict[str, Status]] = {}
         self._on: dict[str, set[str]] = {}
+        self._said_by: dict[str, set[str]] = {}
 
     @property
     def nodes(self) -> Mapping[str, Node]:
@@ -96,7 +97,7 @@ class Known:
         """Return the applications of which a node, or any, has said something; as of now."""
         if node is None:
             return frozenset(self._statuses)
-        return {name for name, by_node in self._statuses.items() if node in by_node}
+        return frozenset(self._said_by.get(node, ()))
 
     def _keep(self, kind: Kind, subject: str, record: Any, revision: int) -> str:
         """Keep a record, or its end as None; return whose it is, as listeners are told."""
@@ -115,6 +116,10 @@ class Known:
             _set(by_node, node, record)
             if not by_node:
                 del self._statuses[subject]
+            names = self._said_by.setdefault(node, set())
+            (names.add if record is not None else names.discard)(subject)
+            if not names:
+                del self._said_by[node]
         return subject
 
     def _index(self, name: str, before: Placed | None, placed: Placed | None) -> None:

@@ -26,7 +26,7 @@ from plexspaces_node.node.cluster.records import (
     Placed,
     Status,
 )
-from plexspaces_node.node.nats.bucket import SYNCED, Bucket, Entry, Synced
+from plexspaces_node.node.nats.bucket import Bucket, Entry, Synced
 from plexspaces_node.tasks import Leave
 
 _log = logging.getLogger(__name__)
@@ -91,6 +91,9 @@ class ClusterView(Known):
         # Every key that there is, also of what cannot be read: what a new watch does not tell again
         # is gone.
         self._keys: set[str] = set()
+        # What the watch has told last of each key that is there, and who waits for more.
+        self._told: dict[str, int] = {}
+        self._awaited: dict[str, asyncio.Event] = {}
         self._unreadable: set[str] = set()
         self._complained: set[str] = set()
         # Own writes that the watch has not told yet: what it tells that is older, is not news.
@@ -121,10 +124,22 @@ class ClusterView(Known):
             self._take(entry)
 
     def wrote(self, entry: Entry) -> None:
-        """Take over a write of this node that was acknowledged, before the watch tells it."""
-        if entry.revision > self._revision(entry.key):
+        """Take over a write of this node that was acknowledged, before the watch tells it.
+
+        Not of a key that is new: if somebody deletes it at once, a watch never tells that.
+        """
+        if entry.key in self._told and entry.revision > self._revision(entry.key):
             self._written[entry.key] = entry.revision
             self._take(entry)
+
+    async def caught_up(self, key: str, revision: int) -> None:
+        """Wait until a write has been told: then so has everything that was written before it.
+
+        A node that says by a record what it is about to do, waits for this, and then finds nobody
+        who has said the same before, is the first.
+        """
+        while self._told.get(key, 0) < revision:
+            await self._awaited.setdefault(key, asyncio.Event()).wait()
 
     async def run(self) -> None:
         """Follow the bucket, until cancelled; begins anew when a watch fails."""
@@ -136,24 +151,27 @@ class ClusterView(Known):
             await asyncio.sleep(RETRY_S)
 
     async def _follow_once(self) -> None:
-        told: set[str] | None = set()
+        self._told = {}
+        is_first = True
         count = 0
         async for change in self._bucket.watch(""):
             if isinstance(change, Synced):
-                assert change is SYNCED
-                if told is not None:
-                    for key in self._keys - told:
+                if is_first:
+                    for key in self._keys - self._told.keys():
                         self._take(Entry(key, None, 0))
-                    told = None
+                    is_first = False
                 self._written.clear()
                 self.synced.set()
                 continue
-            if told is not None:
-                told.add(change.key)
-            own = self._written.get(change.key, 0)
-            if own <= change.revision:
+            if change.value is None:
+                self._told.pop(change.key, None)
+            else:
+                self._told[change.key] = change.revision
+            if self._written.get(change.key, 0) <= change.revision:
                 self._written.pop(change.key, None)
                 self._take(change)
+            if (awaited := self._awaited.pop(change.key, None)) is not None:
+                awaited.set()
             count += 1
             if count % _TURN == 0:
                 await asyncio.sleep(0)
