@@ -23,6 +23,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from plexspaces_node import __version__, level_figures
+from plexspaces_node.api.invoke import SERVICE
 from plexspaces_node.api.options import ChannelOptions, server_options
 from plexspaces_node.config import Config, ConfigBootstrap
 from plexspaces_node.errors import InvalidArgument, Unavailable, WrongState, quoted
@@ -265,16 +266,17 @@ async def _peered(  # noqa: PLR0913 - each by its name
         )
         return services_of(service, *others, nodes)
 
-    services = serving()
+    here = serving()
     membership = clustering.peers(config) if clustering is not None else membership
-    shared = (applications, context, services, gate.recorder, _server_options(config))
+    shared = (applications, context, here, gate.recorder, _server_options(config))
     peering = await stack.enter_async_context(open_peering(membership, *shared))
     if peering is None:
-        return services, None
-    if clustering is not None:
-        operations = clustering.operate(applications, context, peering)
-        services = serving(operations, clustering.nodes)
-    return peering.forwarding.before(services), peering
+        return here, None
+    if clustering is None:
+        return peering.forwarding.before(here), peering
+    operations, here_only = clustering.operate(applications, context, peering)
+    here[SERVICE][0].operations = here_only
+    return peering.forwarding.before(serving(operations, clustering.nodes)), peering
 
 
 @contextmanager

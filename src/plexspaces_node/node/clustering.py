@@ -12,9 +12,8 @@ import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from time import time_ns
-from typing import Any, TypeAlias
+from typing import Any
 
 from plexspaces_node import __version__
 from plexspaces_node.address import split_address
@@ -28,8 +27,11 @@ from plexspaces_node.node.applications.clustered import Clustered
 from plexspaces_node.node.applications.context import NodeContext
 from plexspaces_node.node.applications.operations import Applications
 from plexspaces_node.node.cluster.actor_state import ReplicatedStore
+from plexspaces_node.node.cluster.adoption import publish_applications
+from plexspaces_node.node.cluster.desires import Desires
 from plexspaces_node.node.cluster.founding import check_brings_nothing, publish
 from plexspaces_node.node.cluster.grants import Grants
+from plexspaces_node.node.cluster.here import HereOnly
 from plexspaces_node.node.cluster.identity import ClusterIdentity
 from plexspaces_node.node.cluster.leader import ClusterLeader
 from plexspaces_node.node.cluster.lease import Lease
@@ -43,7 +45,8 @@ from plexspaces_node.node.cluster.peer_calls import PeerCalls
 from plexspaces_node.node.cluster.rebuild import Settling
 from plexspaces_node.node.cluster.reconcile import Reconciler
 from plexspaces_node.node.cluster.records import Application, Node
-from plexspaces_node.node.cluster.state_removal import forget, sweep
+from plexspaces_node.node.cluster.state_removal import sweep
+from plexspaces_node.node.cluster.states import ActorStates
 from plexspaces_node.node.cluster.view import ClusterView
 from plexspaces_node.node.datadir import DataDirectory
 from plexspaces_node.node.http.peering import Membership as Peers
@@ -70,25 +73,23 @@ _ERA_BITS, _ERA_NS = 36, 60_000_000_000
 """A registry that is made anew counts its writes from 1: the minute of its creation comes first in
 an epoch. So many bits are left for the writes of one registry."""
 
-Fenced: TypeAlias = Callable[[str], None]
-
 _log = logging.getLogger(__name__)
 
 
-class _States(ReplicatedStore):
-    """The states of actors, whose epochs also grow when the registry is made anew."""
+class _States(ActorStates):
+    """The states of actors, whose epochs also grow when the registry is made anew.
 
-    def __init__(self, registry: Registry, bucket: Bucket, node: str, fenced: Fenced) -> None:
-        super().__init__(registry, bucket, node=node, on_fenced=fenced)
-        self._of_all = bucket
+    Attributes:
+        era: when the registry was made, in minutes; 0 as long as that is not known.
+    """
+
+    def __init__(self, node: str, store: ReplicatedStore, bucket: Bucket) -> None:
+        super().__init__(node, store, bucket)
         self.era = 0
+        self._store = store
 
     async def take(self, name: str, id_: str, epoch: int, *, is_first: bool = False) -> Fence:
-        return await super().take(name, id_, self.era << _ERA_BITS | epoch, is_first=is_first)
-
-    async def forget(self, name: str, id_: str) -> None:
-        """Remove the state of an actor that was undeployed; raises `Unavailable`."""
-        await forget(self._of_all, name, id_)
+        return await self._store.take(name, id_, self.era << _ERA_BITS | epoch, is_first=is_first)
 
 
 class Clustering:
@@ -132,8 +133,11 @@ class Clustering:
         self._registry = registry
         self._mirror = Mirror(registry.cluster)
         self.view.follow("", self._mirror.note)
-        self.states = _States(registry, self._engine.state, self.node, self._fenced)
-        return Clustered(self.states, self.lease)
+        store = ReplicatedStore(
+            registry, self._engine.state, node=self.node, on_fenced=self._fenced
+        )
+        self.states = _States(self.node, store, self._engine.state)
+        return Clustered(store, self.lease)
 
     def waits(self, record: ApplicationRecord) -> bool:
         """Return whether an application may only be started with the cluster's consent."""
@@ -159,14 +163,15 @@ class Clustering:
         )
         self._grants.follow(self.view)
         self.view.load(await self._mirror.load())
-        found = partial(
-            publish,
-            self._engine.registry,
-            self._identity.token,
-            self._registry,
-            tokens,
-            secrets.source,
-        )
+
+        async def found() -> None:
+            await publish(
+                self._engine.registry, self._identity.token, self._registry, tokens, secrets.source
+            )
+            desires = Desires(self._engine.registry, self.view)
+            if count := await publish_applications(self.node, self._registry, desires):
+                _log.info("%d applications of this node are the cluster's now", count)
+
         self._run("settle", self._settle(found if self._identity.founds else None))
         if not self._remembered.records:
             await self._tasks["settle"]
@@ -183,8 +188,8 @@ class Clustering:
 
     def operate(
         self, applications: Applications, context: NodeContext, ways: Peering
-    ) -> ClusterOperations:
-        """Return the operations on the cluster's applications."""
+    ) -> tuple[ClusterOperations, HereOnly]:
+        """Return the operations on the cluster's applications, and those that other nodes ask."""
         self._ways = ways
         local = LocalApplications(applications)
         self._reconciler = Reconciler(
@@ -196,6 +201,7 @@ class Clustering:
             pulls=ways.pulls,
             states=self.states,
             lease=self.lease,
+            may_act=lambda: not self._mirror.is_of_another,
         )
         parts = Parts(
             node=self.node,
@@ -209,7 +215,7 @@ class Clustering:
             peers=PeerCalls(ways.channels),
         )
         self._operations = ClusterOperations(parts, self._engine.registry, self.view)
-        return self._operations
+        return self._operations, HereOnly(applications, self._operations)
 
     async def join(self, info: NodeInfo, bounds: Bounds) -> None:
         """Be a member from now on; the node serves already, the other nodes too.
@@ -285,8 +291,20 @@ class Clustering:
         self._run("reconcile", self._reconciler.run())
         self._run("lead", self._leader.run())
         self._run("upkeep", self._keep_up())
+        await self._seen()
         joined.set_result(None)
         await self._membership.run()
+
+    async def _seen(self) -> None:
+        """Return when this node's view has the node itself."""
+        changed = asyncio.Event()
+        forget = self.view.on_change(lambda _kind, _whose: changed.set())
+        try:
+            while not self.view.is_alive(self.node):
+                await changed.wait()
+                changed.clear()
+        finally:
+            forget()
 
     async def _keep_up(self) -> None:
         """Have as many copies as there are servers for, and know where those are."""
@@ -300,6 +318,8 @@ class Clustering:
                     servers = [one for one in nodes if one.server and self.view.is_alive(one.id)]
                     await self._engine.grow(len(servers))
                     await self._sweep()
+                else:
+                    await self._engine.look()
             except PlexSpacesError as error:
                 _log.info("the NATS servers are not looked after for now: %s", error)
             await asyncio.sleep(UPKEEP_S)

@@ -1,8 +1,13 @@
-"""Changes of what users have asked for, in the registry: compared and set, until it is done."""
+"""Changes of what users have asked for, in the registry: compared and set, until it is done.
+
+While NATS elects a leader nobody is answered, for up to 9 s: that is waited for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import msgspec
 
@@ -12,9 +17,19 @@ from plexspaces_node.node.cluster.records import Application, application_key
 from plexspaces_node.node.cluster.view import ClusterView
 from plexspaces_node.node.nats.bucket import Bucket, Conflict, Entry
 
+ELECTION_S = 15.0
+"""How long a registry that does not answer is asked again: longer than an election takes."""
+
+AGAIN_S = 0.2
+
+_T = TypeVar("_T")
+
 
 class Desires:
-    """The applications' records. Every method raises `Unavailable`, and may then be repeated."""
+    """The applications' records. Every method raises `Unavailable` after `ELECTION_S`.
+
+    It may then be repeated.
+    """
 
     def __init__(self, bucket: Bucket, view: ClusterView) -> None:
         self._bucket = bucket
@@ -28,23 +43,23 @@ class Desires:
 
         After an answer that was lost it is looked whether it was done.
         """
+        return await _patiently(lambda: self._create(application))
+
+    async def _create(self, application: Application) -> Application | None:
         key = application_key(application.name)
         try:
             revision = await self._bucket.create(key, encode(application))
         except Conflict:
-            return await self.get(application.name)
-        except Unavailable:
+            # Perhaps by an attempt of which the answer was lost.
             found = await self._bucket.get(key)
-            if found is None:
-                raise
-            taken = self._decoded(found)
+            taken = self._decoded(found) if found is not None else None
             return None if taken is not None and taken.id == application.id else taken
         self._wrote(key, application, revision)
         return None
 
     async def get(self, name: str) -> Application | None:
         """Return an application as of now, with those that are being deployed."""
-        found = await self._bucket.get(application_key(name))
+        found = await _patiently(lambda: self._bucket.get(application_key(name)))
         return self._decoded(found) if found is not None else None
 
     async def change(
@@ -55,6 +70,11 @@ class Desires:
         `how` returns the same object for no change, and may be called several times, also after its
         change was done: with what it has made.
         """
+        return await _patiently(lambda: self._change(name, how))
+
+    async def _change(
+        self, name: str, how: Callable[[Application | None], Application | None]
+    ) -> Application | None:
         key = application_key(name)
         while True:
             found = await self._bucket.get(key)
@@ -94,3 +114,16 @@ class Desires:
                 f"the record {entry.key} cannot be read: {error}",
                 hint="let all nodes run the same version: plexspaces nodes",
             ) from error
+
+
+async def _patiently(attempt: Callable[[], Awaitable[_T]]) -> _T:
+    """Return what an attempt returns, made again while it raises `Unavailable`."""
+    loop = asyncio.get_running_loop()
+    until_s = loop.time() + ELECTION_S
+    while True:
+        try:
+            return await attempt()
+        except Unavailable:
+            if loop.time() >= until_s:
+                raise
+        await asyncio.sleep(AGAIN_S)

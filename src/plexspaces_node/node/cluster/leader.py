@@ -109,7 +109,12 @@ class Leadership:
         known = self._view.leader
         if known is None:
             await self._write(1, 0)
-        elif known[0].node == self._node or now_s - self._seen_s >= LEASE_S + DRIFT_S:
+        elif (
+            known[0].node == self._node
+            or now_s - self._seen_s >= LEASE_S + DRIFT_S
+            # It has said so itself, or whoever led before it.
+            or not self._view.is_alive(known[0].node)
+        ):
             await self._write(known[0].count + 1, known[1])
 
     async def _write(self, count: int, revision: int) -> None:

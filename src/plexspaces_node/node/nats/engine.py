@@ -174,6 +174,15 @@ class Engine:
         self._replicas = min(found)
         return self._replicas
 
+    async def look(self) -> int:
+        """Return how many copies there shall be now, as another node may have seen to it.
+
+        Raises `Unavailable`.
+        """
+        found = [await _replicas(self._connection, bucket) for bucket in BUCKETS]
+        self._replicas = min(found)
+        return self._replicas
+
     async def remove_server(self, name: str) -> None:
         """Take a server that does not come back out of the cluster; it may be called again.
 
