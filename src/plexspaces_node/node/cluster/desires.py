@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import msgspec
@@ -21,6 +22,9 @@ ELECTION_S = 15.0
 """How long a registry that does not answer is asked again: longer than an election takes."""
 
 AGAIN_S = 0.2
+
+TOLD_S = 5.0
+"""How long a new record may take until this node's view has it."""
 
 _T = TypeVar("_T")
 
@@ -54,7 +58,10 @@ class Desires:
             found = await self._bucket.get(key)
             taken = self._decoded(found) if found is not None else None
             return None if taken is not None and taken.id == application.id else taken
-        self._wrote(key, application, revision)
+        # A record that is new is seen once it is told; one that was deleted since never is.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(TOLD_S):
+                await self._view.caught_up(key, revision)
         return None
 
     async def get(self, name: str) -> Application | None:

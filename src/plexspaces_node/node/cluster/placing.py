@@ -55,9 +55,10 @@ class Placing:
             self._note_everything()
             while True:
                 await self._changed.wait()
-                await asyncio.sleep(_TOGETHER_S)
                 self._changed.clear()
                 await self._decide()
+                # The first change is decided at once: a deploy waits for that.
+                await asyncio.sleep(_TOGETHER_S)
         finally:
             leave()
 
