@@ -284,6 +284,11 @@ class NodeOf:
         self.operations = ClusterOperations(parts, self.bucket, self.view)
         self.tasks = [asyncio.create_task(self.view.run())]
         self.tasks.append(asyncio.create_task(self.reconciler.run()))
+        self.tasks.append(asyncio.create_task(self._recover()))
+
+    async def _recover(self) -> None:
+        await self.view.synced.wait()
+        await self.operations.recover()
 
     def has(self, kind: ArtifactKind, name: str = "app") -> None:
         """Let somebody have uploaded an artifact for an application of this name."""

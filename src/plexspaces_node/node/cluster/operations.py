@@ -7,18 +7,19 @@ node; what it cannot finish is undone.
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 
-from plexspaces_node.errors import (
-    PlexSpacesError,
-    no_application,
-)
+from plexspaces_node.errors import PlexSpacesError, Unavailable, no_application
 from plexspaces_node.info import ApplicationInfo
 from plexspaces_node.model import ApplicationState, ArtifactKind
+from plexspaces_node.node.applications.instance import Progress
 from plexspaces_node.node.applications.name_locks import NameLocks
+from plexspaces_node.node.applications.requests import DeployRequest
 from plexspaces_node.node.applications.task_scope import TaskScope
 from plexspaces_node.node.cluster.deploys import ClusterDeployer, being_deployed
-from plexspaces_node.node.cluster.desires import Desires
+from plexspaces_node.node.cluster.desires import ELECTION_S, Desires
 from plexspaces_node.node.cluster.look import Look, Parts
 from plexspaces_node.node.cluster.outcomes import Outcomes
 from plexspaces_node.node.cluster.records import Application, Wanted
@@ -40,12 +41,12 @@ class ClusterOperations:
         self.vm_size = self._look.vm_size
         self._desires = Desires(bucket, view)
         self._locks = NameLocks()
+        self._is_open = asyncio.Event()
         self._scope = TaskScope()
         self._outcomes = Outcomes(view)
         self._deployer = ClusterDeployer(
             *(parts, view, self._desires, self._look, self._outcomes, self._scope, self._locks)
         )
-        self.deploy = self._deployer.deploy
 
     def __repr__(self) -> str:
         return f"<ClusterOperations at {self._node}>"
@@ -55,6 +56,22 @@ class ClusterOperations:
         for application in tuple(self._view.applications.values()):
             if application.deploying == self._node:
                 await self._deployer.undo(application)
+        self._is_open.set()
+
+    async def deploy(self, request: DeployRequest, progress: Progress) -> ApplicationInfo:
+        """Deploy an application; see `ClusterDeployer.deploy`."""
+        await self._opened()
+        return await self._deployer.deploy(request, progress)
+
+    async def _opened(self) -> None:
+        """Wait until `recover` has run; raises `Unavailable`."""
+        try:
+            async with asyncio.timeout(ELECTION_S):
+                await self._is_open.wait()
+        except TimeoutError:
+            raise Unavailable(
+                "this node has not found its cluster yet", hint="plexspaces nodes"
+            ) from None
 
     async def aclose(self) -> None:
         """Undo the deploys that are not done, and do nothing any more."""
@@ -66,6 +83,7 @@ class ClusterOperations:
 
         A node that is away removes it when it is back.
         """
+        await self._opened()
 
         async def act() -> None:
             async with self._locks.held(name):
@@ -84,6 +102,7 @@ class ClusterOperations:
 
     async def stop(self, name: str, *, force: bool = False) -> ApplicationInfo:
         """Stop an application on every node; see `Applications.stop`. Idempotent."""
+        await self._opened()
 
         async def act() -> ApplicationInfo:
             async with self._locks.held(name):
@@ -101,6 +120,7 @@ class ClusterOperations:
 
     async def start(self, name: str) -> ApplicationInfo:
         """Start an application that is stopped or has failed; see `Applications.start`."""
+        await self._opened()
         async with self._scope.cancellable(), self._locks.held(name):
             known = self._known(name)
             wanted = msgspec.structs.replace(known, wanted=Wanted.RUNNING)
