@@ -122,6 +122,20 @@ async def test_halt_when_it_runs_then_its_messages_wait_for_the_next_run(
     assert (await client.inspect("one")).state is ApplicationState.RUNNING
 
 
+async def test_halt_when_its_vm_ends_slowly_then_nothing_comes_to_it_meanwhile(
+    node: Node, placing: Placing, record: ApplicationRecord
+) -> None:
+    """Another node may have started it by then."""
+    await placing.run(record)
+    intake = node.applications.roster.named("one").intake
+    assert intake.agent is not None
+    halting = asyncio.ensure_future(placing.halt("one"))
+    while not node.applications.roster.named("one").expected:
+        await asyncio.sleep(0)
+    assert intake.agent is None
+    await halting
+
+
 async def test_remove_when_it_runs_then_nothing_is_left(
     data_dir: Path, placing: Placing, record: ApplicationRecord
 ) -> None:

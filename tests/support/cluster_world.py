@@ -141,6 +141,7 @@ class FakeLocal:
         failing: by version what its start raises.
         gate: while it is clear, no start is done.
         unsaved: what a stop raises, None for nothing.
+        ends: while it is clear, no actor is ended at once.
     """
 
     def __init__(self, node: str, world: World) -> None:
@@ -151,6 +152,8 @@ class FakeLocal:
         self.failing: dict[str, BaseException] = {}
         self.gate = asyncio.Event()
         self.gate.set()
+        self.ends = asyncio.Event()
+        self.ends.set()
         self.unsaved: BaseException | None = None
 
     def names(self) -> tuple[str, ...]:
@@ -224,6 +227,7 @@ class FakeLocal:
     async def halt(self, name: str) -> None:
         if (one := self.runs.get(name)) is None:
             raise no_application(name)
+        await self.ends.wait()
         self.log.append(f"halt {name}")
         one.state = ApplicationState.STOPPED
         self.world.serving(name).discard(self.node)

@@ -356,6 +356,23 @@ async def test_actor_when_the_lease_is_taken_then_it_is_ended_and_taken_again(
     assert len(world.taken[info.id]) == 2
 
 
+async def test_node_when_an_actor_ends_slowly_then_the_lease_is_not_back_before(
+    world: World, a: NodeOf
+) -> None:
+    """It would answer until then, though another node may have it by now."""
+    info = await a.deploy()
+    owner = world.nodes[info.node]
+    await owner.reconciler.lease_lost()
+    owner.local.ends.clear()
+    owner.lease.end()
+    lost = asyncio.create_task(owner.reconciler.lease_lost())
+    await asyncio.sleep(30)
+    assert not lost.done()
+    owner.local.ends.set()
+    await lost
+    assert runs_on(world) == []
+
+
 async def test_node_when_it_comes_back_then_it_removes_what_is_not_its_own_any_more(
     world: World, a: NodeOf
 ) -> None:

@@ -236,7 +236,10 @@ class Clustering:
             server=self._engine.server_name,
             labels=labels_of(self._config.cluster.labels),
         )
-        self._membership = Membership(self._engine.registry, node, self.lease)
+        self._membership = Membership(
+            *(self._engine.registry, node, self.lease),
+            on_lease_lost=self._reconciler.lease_lost,
+        )
         joined = asyncio.get_running_loop().create_future()
         self._run("membership", self._be_member(joined))
         if not self._remembered.records:

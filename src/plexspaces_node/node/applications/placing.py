@@ -125,6 +125,8 @@ class Placing:
                 if (known := self._roster.applications.get(name)) is None:
                     raise no_application(name)
                 known.expected = True
+                # Nothing comes to it while its VM ends.
+                known.direct()
                 try:
                     await known.abort()
                 finally:

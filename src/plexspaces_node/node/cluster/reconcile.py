@@ -161,6 +161,15 @@ class Reconciler:
     def _lease_ended(self) -> None:
         self._in_background(self._halt(list(filter(self._is_actor, self._local.names()))))
 
+    async def lease_lost(self) -> None:
+        """Return when no actor is served here that was when the lease was taken: others may be.
+
+        Not before may this node hold the lease again. It takes as long as what is done about an
+        actor just now, if it cannot be left.
+        """
+        while self._halting:
+            await asyncio.wait(self._halting)
+
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work, name="halt actors")
         self._halting.add(task)
