@@ -76,7 +76,7 @@ async def seen(
             mine,
             view,
             copies=lambda: 1,
-            is_connected=lambda: not mine.is_cut,
+            has_majority=lambda: not mine.is_cut,
             forget_server=forget,
         )
     finally:

@@ -17,7 +17,7 @@ from plexspaces_node.cli.progress import if_interrupted, working
 from plexspaces_node.cli.status import FAILED
 from plexspaces_node.client import NodeClient
 from plexspaces_node.cluster_token import ClusterToken
-from plexspaces_node.errors import DeadlineExceeded, NotFound, quoted
+from plexspaces_node.errors import DeadlineExceeded, NotFound
 from plexspaces_node.info import ClusterInfo, ClusterNodeInfo, Draining
 from plexspaces_node.private_file import read_private
 
@@ -198,7 +198,7 @@ def token(
             "--data-dir",
             metavar="DIR",
             help="Data directory of a node.",
-            show_default="as a node's",
+            show_default="that of the only node of a cluster here",
         ),
     ] = None,
     config: ConfigFile = None,
@@ -212,10 +212,16 @@ def token(
     loaded = plexspaces_node.ConfigBootstrap.load(config, {"node.data_dir": data_dir})
     path = loaded.node.data_dir / TOKEN_FILE
     if not path.exists():
-        raise NotFound(
-            f"no node of a cluster has its data in {loaded.node.data_dir}",
-            hint=f"plexspaces nodes token --data-dir DIR; ls {quoted(path.parent)}",
-        )
+        # Of a node with another id, whose directory is beside that of the default one.
+        beside = sorted(loaded.node.data_dir.parent.glob(f"*/{TOKEN_FILE}"))
+        if data_dir is not None or len(beside) != 1:
+            found = " ".join(str(one.parents[1]) for one in beside)
+            raise NotFound(
+                f"no node of a cluster has its data in {loaded.node.data_dir}",
+                hint="plexspaces nodes token --data-dir DIR"
+                + (f", which is one of {found}" if beside else ""),
+            )
+        path = beside[0]
     content = read_private(path, what="the token of the cluster")
     text = ClusterToken.parse(content.decode("ascii", "replace"), source=str(path)).text
     if as_json:

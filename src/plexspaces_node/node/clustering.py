@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from time import time_ns
 from typing import Any
 
@@ -22,6 +23,7 @@ from plexspaces_node.errors import PlexSpacesError, Unavailable
 from plexspaces_node.info import ClusterInfo, NodeInfo
 from plexspaces_node.model import ArtifactKind, split_name
 from plexspaces_node.node.access.tokens import Tokens
+from plexspaces_node.node.api.listen import check_can_listen
 from plexspaces_node.node.applications.capacity import Bounds
 from plexspaces_node.node.applications.clustered import Clustered
 from plexspaces_node.node.applications.context import NodeContext
@@ -60,6 +62,9 @@ from plexspaces_node.tasks import cancel
 SETTLE_AGAIN_S = 0.5
 """Between two attempts to read the registry while NATS is away."""
 
+FIND_S = 60.0
+"""How long a node that joins looks for its cluster."""
+
 UPKEEP_S = 2.0
 """Between two looks at how many servers there are."""
 
@@ -72,6 +77,8 @@ _FIRST = ("reconcile", "lead", "upkeep")
 _ERA_BITS, _ERA_NS = 36, 60_000_000_000
 """A registry that is made anew counts its writes from 1: the minute of its creation comes first in
 an epoch. So many bits are left for the writes of one registry."""
+
+_OWN_ADDRESS = "choose another with --cluster-address; the two ports after it must be free too"
 
 _log = logging.getLogger(__name__)
 
@@ -110,7 +117,7 @@ class Clustering:
             engine.registry,
             self.view,
             copies=lambda: engine.replicas,
-            is_connected=engine.is_connected,
+            has_majority=self.lease.is_held,
             forget_server=engine.remove_server,
         )
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -159,7 +166,7 @@ class Clustering:
             secrets=secrets,
             quotas=applications.quotas,
             restart=applications.secret_users.restart,
-            users=self._users_of_secrets,
+            users=partial(_users_of_secrets, self.view),
         )
         self._grants.follow(self.view)
         self.view.load(await self._mirror.load())
@@ -174,7 +181,21 @@ class Clustering:
 
         self._run("settle", self._settle(found if self._identity.founds else None))
         if not self._remembered.records:
-            await self._tasks["settle"]
+            await self._found()
+
+    async def _found(self) -> None:
+        """Wait until this node has found its cluster; raises `Unavailable` if it does not."""
+        settling = self._tasks["settle"]
+        done, _ = await asyncio.wait([settling], timeout=FIND_S)
+        if done:
+            return settling.result()
+        where = ", ".join(self._identity.join) or self._config.nats.url or "its NATS server"
+        raise Unavailable(
+            f"no node of the cluster {self._identity.name!r} answers at {where} within "
+            f"{FIND_S:.0f} s",
+            hint="at one of its nodes: plexspaces nodes, plexspaces nodes token; and compare the "
+            "address that it was started with",
+        )
 
     def peers(self, config: Config) -> Peers:
         """Return what the ways between this node and the others need to know."""
@@ -269,6 +290,7 @@ class Clustering:
     async def _settle(self, found: Callable[[], Awaitable[None]] | None) -> None:
         """Find out what the registry has, and follow it from then on."""
         settling = Settling(self._engine.registry, self.node)
+        said = ""
         while True:
             try:
                 await settling.settle(self._remembered, found)
@@ -277,7 +299,9 @@ class Clustering:
                     self.states.era = known.created_ns // _ERA_NS
                 break
             except Unavailable as error:
-                _log.info("the registry of the cluster is not there yet: %s", error)
+                if said != error.message:
+                    said = error.message
+                    _log.info("the registry of the cluster is not there yet: %s", error)
                 await asyncio.sleep(SETTLE_AGAIN_S)
         self._run("view", self.view.run())
         self._run("mirror", self._mirror.run())
@@ -341,14 +365,6 @@ class Clustering:
         await sweep(self._engine.state, existing)
         self._sweep_at_s = loop.time() + SWEEP_S
 
-    def _users_of_secrets(self, tenant: str) -> Mapping[str, tuple[str, ...]]:
-        users: dict[str, tuple[str, ...]] = {}
-        for name, application in self.view.applications.items():
-            if split_name(name)[0] == tenant:
-                for secret in application.secrets.values():
-                    users[secret] = (*users.get(secret, ()), name)
-        return users
-
     def _fenced(self, name: str) -> None:
         self._reconciler.fenced(name)
 
@@ -363,7 +379,8 @@ async def open_clustering(config: Config, data: DataDirectory) -> AsyncIterator[
     """Open the part of a node in its cluster, and end it at the end; None for a node alone.
 
     A node that founds a cluster waits some seconds for its NATS server. Raises `InvalidArgument`,
-    `WrongState` and `Unsupported` as `ClusterIdentity.of` and `open_engine` do.
+    `WrongState` and `Unsupported` as `ClusterIdentity.of` and `open_engine` do, and `Unavailable`
+    for an address that is taken.
     """
     identity = ClusterIdentity.of(data.path, config.cluster, os.environ)
     if identity is None:
@@ -372,6 +389,10 @@ async def open_clustering(config: Config, data: DataDirectory) -> AsyncIterator[
     if identity.is_new:
         what = "founding" if identity.founds else f"joining {', '.join(identity.join)} of"
         _log.info("%s the cluster %s", what, identity.name)
+    if not config.nats.url:
+        await check_can_listen(config.cluster.address, hint=_OWN_ADDRESS)
+    for address in peer_addresses(config):
+        await check_can_listen(address, hint=_OWN_ADDRESS)
     await asyncio.to_thread(identity.keep)
     async with open_engine(_engine_config(config, data, identity)) as engine:
         clustering = Clustering(config, identity, engine)
@@ -411,6 +432,16 @@ def peer_addresses(config: Config) -> tuple[str, str]:
         f"{shown}:{port + 1 if port else 0}",
         f"{shown}:{port + 2 if port else 0}",
     )
+
+
+def _users_of_secrets(view: ClusterView, tenant: str) -> Mapping[str, tuple[str, ...]]:
+    """Return the applications of a tenant that use each secret, by the secret's name."""
+    users: dict[str, tuple[str, ...]] = {}
+    for name, application in view.applications.items():
+        if split_name(name)[0] == tenant:
+            for secret in application.secrets.values():
+                users[secret] = (*users.get(secret, ()), name)
+    return users
 
 
 def _ended(task: asyncio.Task[None]) -> None:

@@ -34,11 +34,12 @@ class ClusterNodes:
         view: ClusterView,
         *,
         copies: Callable[[], int],
-        is_connected: Callable[[], bool],
+        has_majority: Callable[[], bool],
         forget_server: Callable[[str], Awaitable[None]],
     ) -> None:
         """`copies` returns how often what the cluster keeps is there, 0 if that is not known.
 
+        `has_majority` returns whether this node's beats were acknowledged lately.
         `forget_server` takes the NATS server of a removed node out of the cluster.
         """
         self._cluster = cluster
@@ -46,7 +47,7 @@ class ClusterNodes:
         self._bucket = bucket
         self._view = view
         self._copies = copies
-        self._is_connected = is_connected
+        self._has_majority = has_majority
         self._forget_server = forget_server
 
     def __repr__(self) -> str:
@@ -172,10 +173,10 @@ class ClusterNodes:
 
     def _warnings(self, nodes: tuple[ClusterNodeInfo, ...]) -> list[str]:
         warnings = []
-        if not self._is_connected():
+        if not self._has_majority():
             warnings.append(
-                "this node has no connection to NATS: it shows what it knew, and nothing can be "
-                "changed from here"
+                "this node reaches no majority of NATS servers: it shows what it knew, nothing can "
+                "be changed from here, and its actors wait"
             )
         copies = self._copies()
         if 0 < copies < REPLICAS:

@@ -245,6 +245,12 @@ async def _beside(config: EngineConfig) -> AsyncIterator[Engine]:
         await asyncio.to_thread(shutil.rmtree, files.data, ignore_errors=True)
         files = replace(files, joins=bool(known))
     is_lone = not known
+    if is_lone and config.join and not is_member:
+        raise InvalidArgument(
+            f"the node cannot join itself at {files.route}",
+            hint="give the address of another node to --join, and one of its own to "
+            "--cluster-address",
+        )
     async with AsyncExitStack() as stack:
         opening = Server.opened(files, known, program=config.program)
         server = await stack.enter_async_context(opening)
@@ -258,8 +264,10 @@ async def _beside(config: EngineConfig) -> AsyncIterator[Engine]:
         else:
             joining = _background(engine, lambda: _join(engine, files))
             await stack.enter_async_context(joining)
-        company = _background(engine, lambda: founding.keep_company(server, connection))
-        await stack.enter_async_context(company)
+        if is_lone or is_member:
+            # Not for one that joins: its companion would count as a server of the others.
+            company = _background(engine, lambda: founding.keep_company(server, connection))
+            await stack.enter_async_context(company)
         yield engine
 
 
