@@ -642,7 +642,7 @@ class TestReport:
         config = configured(data_dir=place / "data", address="127.0.0.1:0")
         findings = await examine(config, [sound("process")], environment=machine({}))
         areas = list(dict.fromkeys(finding.area for finding in findings))
-        assert areas == ["Python", "Programs", "Isolation", "Languages", "Node"]
+        assert areas == ["Python", "Programs", "Isolation", "Languages", "Node", "Cluster"]
         assert [finding for finding in findings if finding.ok is False] == []
         assert children() == before
         assert len(os.listdir("/proc/self/fd")) <= descriptors

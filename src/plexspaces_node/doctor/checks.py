@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.text import Text
 
 from plexspaces_node.config import Config
+from plexspaces_node.doctor.clusters import check_cluster
 from plexspaces_node.doctor.finding import Finding, clean, one_line
 from plexspaces_node.doctor.ports import (
     check_address,
@@ -111,6 +112,7 @@ async def examine(
         asyncio.to_thread(check_memory, config),
         asyncio.to_thread(check_descriptors, config),
         asyncio.to_thread(check_shares, config),
+        asyncio.to_thread(check_cluster, config),
     )
     return [finding for group in groups for finding in group]
 

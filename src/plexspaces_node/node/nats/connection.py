@@ -294,6 +294,7 @@ class Connection:
         """
         connection = cls(target, name)
         task = asyncio.create_task(connection._keep(), name=f"nats {name}")
+        task.add_done_callback(_failed)
         try:
             yield connection
         finally:
@@ -422,6 +423,11 @@ class Connection:
 
 _LEAVING: set[asyncio.Task[None]] = set()
 """Tasks that unsubscribe, kept so that they are not collected before they end."""
+
+
+def _failed(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("no connection to NATS is made any more", exc_info=error)
 
 
 async def _unsubscribed(subscription: Subscription) -> None:

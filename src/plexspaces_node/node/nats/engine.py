@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -358,7 +359,12 @@ def _target(external: ExternalNats) -> Target:
         what = "the password for NATS"
         password = read_private(external.password_file, what=what).decode().strip()
     if external.credentials_file is not None:
-        # Only checked: the client reads it with each connection.
+        # Only checked: the client reads it with each connection, by a package of its own.
+        if find_spec("nkeys") is None:
+            raise Unsupported(
+                "credentials for NATS need the package nkeys, which is not installed",
+                hint="pip install 'nats-py[nkeys]'",
+            )
         read_private(external.credentials_file, what="the credentials for NATS")
     target: Target = import_module(_CONNECTION).Target(
         external.urls,

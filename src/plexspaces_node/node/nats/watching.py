@@ -25,7 +25,7 @@ _MOST_IDLE = 5
 """How many signs of life without a message are waited for."""
 
 
-class _Watch:
+class Progress:
     """What a watch has told, and where it is in the stream."""
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class _Watch:
 
 async def watched(connection: Connection, bucket: str, below: str) -> AsyncIterator[Change]:
     """Tell what exists and changes below a subject, as `Bucket.watch` says."""
-    watch = _Watch()
+    watch = Progress()
     while True:
         session = await connection.session()
         try:
@@ -76,7 +76,7 @@ async def watched(connection: Connection, bucket: str, below: str) -> AsyncItera
 
 
 async def _watched(
-    session: Session, connection: Connection, bucket: str, below: str, watch: _Watch
+    session: Session, connection: Connection, bucket: str, below: str, watch: Progress
 ) -> AsyncGenerator[Change, None]:
     created = str((await streams.info(connection, bucket)).get("created"))
     start = watch.begin(created)

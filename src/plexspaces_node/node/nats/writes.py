@@ -75,7 +75,7 @@ class Writes:
     async def write_all(self, entries: Sequence[tuple[str, bytes]], fence: Fence) -> int:
         """Write keys in this order, some at a time as one, and return the last revision."""
         last = 0
-        for batch in _batches(entries):
+        for batch in batches(entries):
             done = 0
             if len(batch) > 1:
                 async with self._turn(fence.key):
@@ -170,7 +170,10 @@ def pauses() -> Iterator[float]:
         pause_s = min(2 * pause_s, longest_s)
 
 
-def _batches(entries: Sequence[tuple[str, bytes]]) -> Iterator[Sequence[tuple[str, bytes]]]:
+def batches(entries: Sequence[tuple[str, bytes]]) -> Iterator[Sequence[tuple[str, bytes]]]:
+    """Yield what is written as one each time: not too many, and not too large together."""
+    if not entries:
+        return
     starts, size = [0], 0
     for index, (_, value) in enumerate(entries):
         if index > starts[-1] and (
