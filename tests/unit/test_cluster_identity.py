@@ -10,6 +10,7 @@ from plexspaces_node.cluster_token import ClusterToken
 from plexspaces_node.config import CLUSTER_TOKEN_VARIABLE
 from plexspaces_node.errors import InvalidArgument, WrongState
 from plexspaces_node.node.cluster.identity import ClusterIdentity
+from plexspaces_node.node.nats import routes
 from plexspaces_node.settings import ClusterSection
 
 TOKEN = ClusterToken(b"\7" * 32, "shop")
@@ -28,14 +29,19 @@ class TestFounds:
     def test_node_when_it_founds_a_cluster_then_has_its_token_at_the_next_start(
         self, tmp_path: Path
     ) -> None:
-        """Without flags; the file is for its owner alone."""
+        """Without flags, and until that is done it founds it still; the file is its owner's."""
         founded = ClusterIdentity.of(tmp_path, ClusterSection(name="shop"), {})
         assert founded is not None
         assert (founded.name, founded.is_new, founded.founds) == ("shop", True, True)
         founded.keep()
         again = ClusterIdentity.of(tmp_path, ALONE, {})
         assert again is not None
-        assert (again.token, again.is_new, again.founds) == (founded.token, False, False)
+        assert (again.token, again.is_new, again.founds) == (founded.token, False, True)
+        again.founded()
+        again.founded()
+        founded_before = ClusterIdentity.of(tmp_path, ALONE, {})
+        assert founded_before is not None
+        assert not founded_before.founds
         assert (tmp_path / "cluster" / "token").stat().st_mode & 0o777 == 0o600
 
     def test_node_when_it_is_of_another_cluster_then_refused(self, tmp_path: Path) -> None:
@@ -62,6 +68,21 @@ class TestJoins:
             assert joined is not None
             assert (joined.name, joined.founds) == ("shop", False)
             assert joined.join == ("10.0.0.1:9400", "10.0.0.2:9400")
+
+    def test_node_when_it_ends_before_it_has_joined_then_it_remembers_where(
+        self, tmp_path: Path
+    ) -> None:
+        """Or its next start, without flags, would found a second cluster of the same token."""
+        (tmp_path / "cluster").mkdir(mode=0o700)
+        (tmp_path / "cluster" / "founding").touch()
+        section = ClusterSection(join="10.0.0.1:9400")
+        joins = ClusterIdentity.of(tmp_path, section, {CLUSTER_TOKEN_VARIABLE: TOKEN.text})
+        assert joins is not None
+        joins.keep()
+        again = ClusterIdentity.of(tmp_path, ALONE, {})
+        assert again is not None
+        assert not again.founds
+        assert routes.read(again.routes_file) == ("10.0.0.1:9400",)
 
     def test_node_when_it_has_no_token_then_told_how_to_get_it(self, tmp_path: Path) -> None:
         """The hint names the command and the variable."""

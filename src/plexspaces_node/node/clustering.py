@@ -310,6 +310,9 @@ class Clustering:
         self._mirror.note(SYNCED)
         await self._grants.end_untold()
         self._settled.set()
+        # Not before it is remembered: what this node had is not taken for a joining node's then.
+        await self._mirror.written()
+        await asyncio.to_thread(self._identity.founded)
 
     async def _be_member(self, joined: asyncio.Future[None]) -> None:
         await self._settled.wait()

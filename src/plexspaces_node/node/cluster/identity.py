@@ -1,7 +1,9 @@
 """Of which cluster a node is: what its settings say, and what its data directory remembers.
 
 A node founds its cluster or joins it once. From then on its data directory has the cluster's token,
-in which its name is, and the node needs neither flags nor settings.
+in which its name is, and the node needs neither flags nor settings. That holds from the beginning:
+a node that ends before it has joined, or before its cluster is founded, goes on with that at its
+next start, and never founds a second cluster of the same token.
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ from pathlib import Path
 from plexspaces_node.cluster_token import ClusterToken
 from plexspaces_node.config import CLUSTER_TOKEN_VARIABLE
 from plexspaces_node.errors import InvalidArgument, WrongState
-from plexspaces_node.private_file import read_private, write_new
+from plexspaces_node.node.nats import routes
+from plexspaces_node.private_file import read_private, replace, write_new
 from plexspaces_node.settings import ClusterSection
 
-_TOKEN, _ROUTES = "token", "routes.json"
+_TOKEN, _ROUTES, _FOUNDING = "token", "routes.json", "founding"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +31,7 @@ class ClusterIdentity:
         directory: what the node remembers of it.
         join: HOST:PORT of its servers, that the settings name.
         is_new: nothing is remembered yet; see `keep`.
-        founds: this node is its first.
+        founds: this node is its first, and has not said yet that it is founded.
     """
 
     token: ClusterToken
@@ -68,7 +71,7 @@ class ClusterIdentity:
                     f"{section.name!r}",
                     hint=f"use --cluster {token.cluster}, or another data directory",
                 )
-            return cls(token=token, directory=kept, join=join)
+            return cls(token=token, directory=kept, join=join, founds=(kept / _FOUNDING).exists())
         if not (section.name or join):
             return None
         given = _given(section, environ)
@@ -89,10 +92,24 @@ class ClusterIdentity:
         return cls(token=token, directory=kept, join=join, is_new=True, founds=not join)
 
     def keep(self) -> None:
-        """Remember it from now on. Blocks for a few file operations."""
-        if self.is_new:
-            self.directory.mkdir(mode=0o700, exist_ok=True)
-            write_new(self.directory / _TOKEN, self.token.text.encode() + b"\n")
+        """Remember it from now on. Blocks for a few file operations.
+
+        Raises `InvalidArgument` if it cannot.
+        """
+        if not self.is_new:
+            return
+        self.directory.mkdir(mode=0o700, exist_ok=True)
+        if self.founds:
+            replace(self.directory / _FOUNDING, b"")
+        else:
+            self.founded()
+            routes.write(self.routes_file, routes.checked(self.join))
+        # Last: from then on the rest counts.
+        write_new(self.directory / _TOKEN, self.token.text.encode() + b"\n")
+
+    def founded(self) -> None:
+        """Remember that there is a cluster. Blocks for a file operation; idempotent."""
+        (self.directory / _FOUNDING).unlink(missing_ok=True)
 
 
 def _given(section: ClusterSection, environ: Mapping[str, str]) -> ClusterToken | None:
