@@ -29,7 +29,7 @@ from plexspaces_node.node.applications.state_saver import Parts
 from plexspaces_node.node.cluster.actor_state import ReplicatedStore
 from plexspaces_node.node.cluster.fenced_writes import FencedOff
 from plexspaces_node.node.cluster.state_keys import CHUNK_BYTES, StateKeys
-from plexspaces_node.node.cluster.state_removal import forget, sweep
+from plexspaces_node.node.cluster.state_removal import existing, forget, sweep
 from plexspaces_node.node.nats.bucket import Bucket
 from plexspaces_node.node.registry.registry import Registry
 from plexspaces_node.node.registry.snapshots import SnapshotRecord
@@ -434,6 +434,27 @@ async def test_sweep_when_an_application_does_not_exist_then_it_is_forgotten(
     b.view.is_cut = False
     assert await sweep(b.view, nothing) == 1
     assert world.keys("") == []
+
+
+async def test_sweep_when_not_all_applications_are_known_then_nothing_is_forgotten(
+    a: Node, b: Node, world: World
+) -> None:
+    """In a registry that was made anew, or has a record of a later version."""
+    await a.put("k", b"1")
+    registry = MemoryBucket("registry")
+
+    async def find() -> frozenset[str]:
+        return await existing(registry.view(), "one")
+
+    with pytest.raises(Unavailable, match="another"):
+        await sweep(b.view, find)
+    registry.write("meta", b'{"id":"one","created_ns":1}')
+    registry.write("app.acme.cart", b'{"of":"a later version"}')
+    with pytest.raises(Unavailable, match="cannot be read"):
+        await sweep(b.view, find)
+    assert await a.get("k") == b"1"
+    registry.write("app.acme.cart", None)
+    assert await sweep(b.view, find) == 1
 
 
 async def test_take_when_it_was_undeployed_then_not_found(a: Node, b: Node, world: World) -> None:

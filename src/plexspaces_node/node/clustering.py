@@ -46,8 +46,8 @@ from plexspaces_node.node.cluster.operations import ClusterOperations
 from plexspaces_node.node.cluster.peer_calls import PeerCalls
 from plexspaces_node.node.cluster.rebuild import Settling
 from plexspaces_node.node.cluster.reconcile import Reconciler
-from plexspaces_node.node.cluster.records import Application, Node
-from plexspaces_node.node.cluster.state_removal import sweep
+from plexspaces_node.node.cluster.records import Node
+from plexspaces_node.node.cluster.state_removal import existing, sweep
 from plexspaces_node.node.cluster.states import ActorStates
 from plexspaces_node.node.cluster.view import ClusterView
 from plexspaces_node.node.datadir import DataDirectory
@@ -123,6 +123,7 @@ class Clustering:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._settled = asyncio.Event()
         self._sweep_at_s = 0.0
+        self._registry_id = ""
 
     def __repr__(self) -> str:
         return f"<Clustering of {self.node} in {self._identity.name}>"
@@ -296,6 +297,7 @@ class Clustering:
                 await settling.settle(self._remembered, found)
                 meta = await self._engine.registry.get(META)
                 if (known := decoded(meta.value if meta else None, Meta)) is not None:
+                    self._registry_id = known.id
                     self.states.era = known.created_ns // _ERA_NS
                 break
             except Unavailable as error:
@@ -359,14 +361,8 @@ class Clustering:
         loop = asyncio.get_running_loop()
         if loop.time() < self._sweep_at_s:
             return
-
-        async def existing() -> frozenset[str]:
-            found = await self._engine.registry.entries("app.")
-            records = (decoded(one.value, Application) for one in found)
-            return frozenset(one.id for one in records if one is not None)
-
-        await sweep(self._engine.state, existing)
         self._sweep_at_s = loop.time() + SWEEP_S
+        await sweep(self._engine.state, lambda: existing(self._engine.registry, self._registry_id))
 
     def _fenced(self, name: str) -> None:
         self._reconciler.fenced(name)

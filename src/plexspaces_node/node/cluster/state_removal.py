@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
 
+from plexspaces_node.errors import Unavailable
 from plexspaces_node.model import full_name
+from plexspaces_node.node.cluster.mirror import META, Meta, decoded
+from plexspaces_node.node.cluster.records import Application
 from plexspaces_node.node.cluster.state_keys import FENCES, Fenced, StateKeys, encode
 from plexspaces_node.node.nats.bucket import Bucket
 
@@ -38,3 +41,19 @@ async def sweep(bucket: Bucket, existing: Callable[[], Awaitable[Collection[str]
     for tenant, name, id_ in gone:
         await forget(bucket, full_name(tenant, name), id_)
     return len(gone)
+
+
+async def existing(registry: Bucket, registry_id: str) -> frozenset[str]:
+    """Return the ids of all applications, by the registry with this id as it is now.
+
+    Raises `Unavailable` for another one, as one that was made anew and is empty, and if a record
+    cannot be read, as one of a later version: what is not known to be gone stays.
+    """
+    records = [decoded(one.value, Application) for one in await registry.entries("app.")]
+    found = await registry.get(META)
+    meta = decoded(found.value if found is not None else None, Meta)
+    if meta is None or meta.id != registry_id:
+        raise Unavailable("the cluster's registry is another than this node knows")
+    if None in records:
+        raise Unavailable("the record of an application cannot be read")
+    return frozenset(one.id for one in records if one is not None)
