@@ -97,3 +97,20 @@ class TestJoins:
         with pytest.raises(InvalidArgument, match=r"'shop'.*'other'"):
             ClusterIdentity.of(tmp_path, section, {CLUSTER_TOKEN_VARIABLE: TOKEN.text})
         assert not list(tmp_path.iterdir())
+
+
+class TestOwn:
+    def test_node_when_started_without_flags_then_has_its_address_and_labels(
+        self, tmp_path: Path
+    ) -> None:
+        """Those that were given last; a port of the default would reach nobody."""
+        identity = ClusterIdentity.of(tmp_path, ClusterSection(name="shop"), {})
+        assert identity is not None
+        identity.keep()
+        given = ClusterSection(address="10.0.0.2:9400", labels="zone=a")
+        assert identity.own(given, lambda _: True) == given
+        assert identity.own(ClusterSection(), lambda _: False) == given
+        moved = ClusterSection(address="10.0.0.3:9400")
+        expected = ClusterSection(address="10.0.0.3:9400", labels="zone=a")
+        assert identity.own(moved, lambda key: key == "cluster.address") == expected
+        assert identity.own(ClusterSection(), lambda _: False) == expected

@@ -214,7 +214,7 @@ async def test_node_when_it_drains_then_its_applications_move_and_it_can_be_remo
         await node.membership.set_state(NodeState.DRAINING)
         other = some[some.leader()]
         await until(lambda: not other.view.placed_on(drained), within_s=10)
-        assert all(some.servers(f"x{n}") for n in range(6))
+        await until(lambda: all(some.servers(f"x{n}") for n in range(6)), within_s=5)
         await remove_node(other.connection, other.view, drained)
         await asyncio.sleep(3)
         assert not some.has(node_key(drained))

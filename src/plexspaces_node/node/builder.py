@@ -267,7 +267,7 @@ async def _peered(  # noqa: PLR0913 - each by its name
         return services_of(service, *others, nodes)
 
     here = serving()
-    membership = clustering.peers(config) if clustering is not None else membership
+    membership = clustering.peers() if clustering is not None else membership
     shared = (applications, context, here, gate.recorder, _server_options(config))
     peering = await stack.enter_async_context(open_peering(membership, *shared))
     if peering is None:

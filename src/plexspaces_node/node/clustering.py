@@ -198,9 +198,9 @@ class Clustering:
             "address that it was started with",
         )
 
-    def peers(self, config: Config) -> Peers:
+    def peers(self) -> Peers:
         """Return what the ways between this node and the others need to know."""
-        http, grpc = peer_addresses(config)
+        http, grpc = peer_addresses(self._config)
         authority = self._identity.token.authority(self._identity.name)
         return Peers(self.node, self.view, authority, http_address=http, grpc_address=grpc)
 
@@ -388,11 +388,14 @@ async def open_clustering(config: Config, data: DataDirectory) -> AsyncIterator[
     if identity.is_new:
         what = "founding" if identity.founds else f"joining {', '.join(identity.join)} of"
         _log.info("%s the cluster %s", what, identity.name)
+    await asyncio.to_thread(identity.keep)
+    is_given = partial(_is_given, config)
+    section = await asyncio.to_thread(identity.own, config.cluster, is_given)
+    config = config.model_copy(update={"cluster": section})
     if not config.nats.url:
-        await check_can_listen(config.cluster.address, hint=_OWN_ADDRESS)
+        await check_can_listen(section.address, hint=_OWN_ADDRESS)
     for address in peer_addresses(config):
         await check_can_listen(address, hint=_OWN_ADDRESS)
-    await asyncio.to_thread(identity.keep)
     async with open_engine(_engine_config(config, data, identity)) as engine:
         clustering = Clustering(config, identity, engine)
         try:
@@ -421,6 +424,10 @@ def _engine_config(config: Config, data: DataDirectory, identity: ClusterIdentit
         join=identity.join,
         external=external,
     )
+
+
+def _is_given(config: Config, key: str) -> bool:
+    return config.origin(key) != "default"
 
 
 def peer_addresses(config: Config) -> tuple[str, str]:

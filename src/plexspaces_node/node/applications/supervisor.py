@@ -346,8 +346,12 @@ def _refusal(supervisor: Supervisor) -> PlexSpacesError:
         return Unavailable(f"application {name!r} is being replaced", hint="try again")
     if supervisor.expected:
         return Unavailable(
-            f"application {name!r} is not started yet: its cluster has not placed it",
-            hint="plexspaces nodes",
+            f"application {name!r} does not run here just now: its cluster places it",
+            hint="try again, or see: plexspaces nodes",
+        )
+    if supervisor.lease is not None and state is ApplicationState.STOPPING:
+        return Unavailable(
+            f"application {name!r} goes to another node, or is stopped", hint="try again"
         )
     if state in _ON_THE_WAY:
         return Unavailable(

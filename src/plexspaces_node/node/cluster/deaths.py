@@ -1,4 +1,7 @@
-"""Which nodes are dead: those whose beat has not changed for longer than it lets them serve."""
+"""Which nodes are dead: those whose beat has not changed for longer than it lets them serve.
+
+While the bucket elects a leader, nobody can beat. Nobody is declared dead for that.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,12 @@ _log = logging.getLogger(__name__)
 _TICK_S = 0.25
 """How often beats are looked at."""
 
+QUIET_S = 2.5
+"""If no node at all was heard for so long, it was the bucket that did not answer."""
+
+RESUMED_S = 1.5
+"""How long nodes have to beat again when it does: each tries once a second."""
+
 
 class Deaths:
     """Declares nodes dead. Listens from the start, so that a new leader knows who is silent."""
@@ -32,6 +41,8 @@ class Deaths:
         self._view = view
         self._clock = clock
         self._heard_s: dict[str, float] = {}
+        # When any node was heard last, and when the bucket answered again after an outage.
+        self._last_s = self._resumed_s = clock()
         view.on_change(self._changed)
 
     def __repr__(self) -> str:
@@ -41,10 +52,12 @@ class Deaths:
         """Declare nodes dead that are silent, until cancelled; only the leader does."""
         while True:
             now_s = self._clock()
+            has_answered = now_s - self._last_s < QUIET_S
+            may_declare = has_answered and now_s - self._resumed_s >= RESUMED_S
             silent = [
                 node
                 for node, heard_s in self._heard_s.items()
-                if now_s - heard_s >= LEASE_S + DRIFT_S and self._is_silent(node)
+                if may_declare and now_s - heard_s >= LEASE_S + DRIFT_S and self._is_silent(node)
             ]
             await asyncio.gather(*(self._declare(node) for node in silent))
             await asyncio.sleep(_TICK_S)
@@ -54,8 +67,11 @@ class Deaths:
             return
         if self._view.beat(subject) is None:
             self._heard_s.pop(subject, None)
-        else:
-            self._heard_s[subject] = self._clock()
+            return
+        now_s = self._clock()
+        if now_s - self._last_s >= QUIET_S:
+            self._resumed_s = now_s
+        self._last_s = self._heard_s[subject] = now_s
 
     def _is_silent(self, node: str) -> bool:
         found = self._view.beat(node)

@@ -8,7 +8,9 @@ next start, and never founds a second cluster of the same token.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +21,9 @@ from plexspaces_node.node.nats import routes
 from plexspaces_node.private_file import read_private, replace, write_new
 from plexspaces_node.settings import ClusterSection
 
-_TOKEN, _ROUTES, _FOUNDING = "token", "routes.json", "founding"
+_TOKEN, _ROUTES, _FOUNDING, _OWN = "token", "routes.json", "founding", "node.json"
+_KEPT = ("address", "labels")
+"""The settings that a node remembers: the others know it by them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +114,23 @@ class ClusterIdentity:
     def founded(self) -> None:
         """Remember that there is a cluster. Blocks for a file operation; idempotent."""
         (self.directory / _FOUNDING).unlink(missing_ok=True)
+
+    def own(self, section: ClusterSection, is_given: Callable[[str], bool]) -> ClusterSection:
+        """Return the settings with what was given at an earlier start, and remember what is now.
+
+        After `keep`. `is_given` returns whether one, by its key, was set at this start. Blocks for
+        a few file operations. Raises `InvalidArgument` for what cannot be read or written.
+        """
+        path = self.directory / _OWN
+        known: dict[str, str] = {}
+        if path.exists():
+            with suppress(ValueError):
+                read = json.loads(read_private(path, what="the node's own settings", of_user=True))
+                known = {key: str(read[key]) for key in _KEPT if key in read}
+        given = {key: getattr(section, key) for key in _KEPT if is_given(f"cluster.{key}")}
+        if given.items() - known.items():
+            replace(path, json.dumps(known | given).encode())
+        return section.model_copy(update={**known, **given})
 
 
 def _given(section: ClusterSection, environ: Mapping[str, str]) -> ClusterToken | None:

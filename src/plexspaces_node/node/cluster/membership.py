@@ -20,8 +20,11 @@ from plexspaces_node.node.nats.bucket import Bucket, Conflict
 
 _log = logging.getLogger(__name__)
 
-ANSWER_S = 2.0
+ANSWER_S = 1.0
 """How long a beat waits for its answer before the next one is tried."""
+
+AGAIN_S = 0.2
+"""How soon the next one is tried after one without an answer."""
 
 _LAST_BEATS = 5
 """How often a node that stops tries to say so; others notice anyway, later."""
@@ -94,14 +97,15 @@ class Membership:
         """
         while not self._has_left:
             begun_s = self._clock()
+            pause_s = AGAIN_S
             try:
                 if self._revision is None:
                     await self._look()
-                await self._try_beat()
+                if await self._try_beat() is not None:
+                    pause_s = max(BEAT_S - (self._clock() - begun_s), AGAIN_S)
             except Unavailable as error:
                 _log.debug("no beat: %s", error)
-            # Also after one that took long: a bucket that is slow is not asked more often.
-            await asyncio.sleep(max(BEAT_S - (self._clock() - begun_s), BEAT_S / 10))
+            await asyncio.sleep(pause_s)
 
     async def leave(self) -> None:
         """Say that this node has stopped; its actors must have, before. Idempotent.
