@@ -237,6 +237,21 @@ async def test_node_when_it_is_dead_then_it_can_be_removed() -> None:
         assert not some.has(node_key("b"))
 
 
+async def test_node_when_it_is_removed_by_force_then_others_wait_for_its_lease() -> None:
+    """It cannot be told while it is cut off; an actor is never served twice."""
+    async with cluster("abc") as some:
+        deploy(some.bucket, an_application("x"))
+        await until(lambda: len(some.servers("x")) == 1, within_s=5)
+        [owner] = some.servers()
+        other = next(some[name] for name in "abc" if name != owner)
+        some[owner].connection.is_cut = True
+        removing = asyncio.create_task(remove_node(other.connection, other.view, owner, force=True))
+        await until(lambda: some.servers() not in ([], [owner]), within_s=15)
+        assert len(some.servers()) == 1
+        await removing
+        assert not some.has(beat_key(owner))
+
+
 async def test_application_when_gone_then_nothing_is_left_of_it() -> None:
     """Its place goes at once; what nodes have said, once they serve it no more."""
     async with cluster("abc") as some:

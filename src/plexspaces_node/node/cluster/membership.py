@@ -15,7 +15,14 @@ import msgspec
 
 from plexspaces_node.errors import PlexSpacesError, Unavailable, WrongState
 from plexspaces_node.node.cluster.lease import BEAT_S, Lease, boot_time_s
-from plexspaces_node.node.cluster.records import Beat, Node, NodeState, beat_key, node_key
+from plexspaces_node.node.cluster.records import (
+    REMOVED,
+    Beat,
+    Node,
+    NodeState,
+    beat_key,
+    node_key,
+)
 from plexspaces_node.node.nats.bucket import Bucket, Conflict
 
 _log = logging.getLogger(__name__)
@@ -166,6 +173,8 @@ class Membership:
         if self._has_joined:
             if beat.incarnation != self._node.incarnation:
                 await self._lost()
+                if beat.incarnation == REMOVED:
+                    raise self._removed()
                 raise WrongState(
                     f"another node has joined the cluster as {self._node.id!r}",
                     hint="start each node with a --node-id of its own",
@@ -180,11 +189,14 @@ class Membership:
         """Stop, unless the whole registry is lost, in which each node writes itself anew."""
         await self._lost()
         if await self._bucket.entries("node."):
-            raise WrongState(
-                f"node {self._node.id!r} has been removed from the cluster",
-                hint="plexspaces start-node --node-id NODE --join HOST:PORT",
-            )
+            raise self._removed()
         await self._write_node(self._node.state)
+
+    def _removed(self) -> WrongState:
+        return WrongState(
+            f"node {self._node.id!r} has been removed from the cluster",
+            hint="plexspaces start-node --node-id NODE --join HOST:PORT",
+        )
 
     async def _lost(self) -> None:
         self._lease.end()

@@ -181,6 +181,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     failure: str = ""
 
 
+REMOVED = 0
+"""The incarnation of no node: the beat of one that is being removed though it is alive."""
+
 READY, GONE = "Ready", "Gone"
 """States that only `Status` has."""
 
