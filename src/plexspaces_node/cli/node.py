@@ -243,5 +243,7 @@ def _cluster_line(cluster: ClusterInfo) -> str:
     """Return the cluster, how many nodes it has, and how others join it."""
     up = sum(one.state == "up" for one in cluster.nodes)
     own = next((one for one in cluster.nodes if one.id == cluster.answered_by), None)
+    if not up:
+        return f"{cluster.cluster}, of which no majority is reached yet; its actors wait"
     how = f"; others join with --join {own.route}" if own is not None and own.route else ""
     return f"{cluster.cluster}, {up} of {len(cluster.nodes)} nodes up{how}"

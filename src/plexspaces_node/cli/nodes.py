@@ -110,24 +110,29 @@ def drain(
 
     Then the node may be stopped, upgraded or removed. `nodes undrain` gives it applications again.
     """
+    last: Draining | None = None
 
-    async def act() -> Draining | None:
-        last = None
+    async def act() -> None:
+        nonlocal last
         async with NodeClient(address_of(node_address)) as client:
             with working(f"draining {node}") as step:
                 steps = client.drain_node(node, timeout_s=timeout)
                 async with aclosing(steps) as told:
                     async for last in told:
                         step(_left(node, last))
-        return last
 
     undo = f"{node} is being drained all the same; to end that: plexspaces nodes undrain {node}"
     try:
         with if_interrupted(undo):
-            last = asyncio.run(act())
+            asyncio.run(act())
     except DeadlineExceeded as error:
-        error.hint = f"wait on: plexspaces nodes drain {node}; or plexspaces nodes undrain {node}"
-        raise
+        hint = f"wait on: plexspaces nodes drain {node}; or plexspaces nodes undrain {node}"
+        if last is None:
+            error.hint = hint
+            raise
+        raise DeadlineExceeded(
+            f"after {timeout:g} s there are still {_left(node, last)}", hint=hint
+        ) from error
     if as_json:
         print_json({"node": node, "left": last.left if last else 0})
     else:

@@ -53,7 +53,7 @@ from plexspaces_node.node.cluster.view import ClusterView
 from plexspaces_node.node.datadir import DataDirectory
 from plexspaces_node.node.http.peering import Membership as Peers
 from plexspaces_node.node.http.peering import Peering
-from plexspaces_node.node.nats.bucket import SYNCED, Bucket, Fence
+from plexspaces_node.node.nats.bucket import SYNCED, Bucket, Entry, Fence
 from plexspaces_node.node.nats.engine import Engine, EngineConfig, ExternalNats, open_engine
 from plexspaces_node.node.registry.registry import ApplicationRecord, Registry
 from plexspaces_node.settings import labels_of
@@ -64,6 +64,9 @@ SETTLE_AGAIN_S = 0.5
 
 FIND_S = 60.0
 """How long a node that joins looks for its cluster."""
+
+SEEN_S = 3.0
+"""How long the start of a node that knows its cluster waits for it."""
 
 UPKEEP_S = 2.0
 """Between two looks at how many servers there are."""
@@ -136,6 +139,11 @@ class Clustering:
         Raises `WrongState` for a node that joins and has applications of its own.
         """
         self._remembered = await registry.cluster.load()
+        if self._identity.is_new and self._remembered.records:
+            # Of another cluster: the directory was restored from a backup of one of its nodes.
+            gone = [Entry(one.key, None, one.revision) for one in self._remembered.records]
+            await registry.cluster.write(gone, 0)
+            self._remembered = await registry.cluster.load()
         if not self._remembered.records and not self._identity.founds:
             await check_brings_nothing(registry)
         self._registry = registry
@@ -264,8 +272,11 @@ class Clustering:
         )
         joined = asyncio.get_running_loop().create_future()
         self._run("membership", self._be_member(joined))
-        if not self._remembered.records:
-            await joined
+        # Otherwise only for a moment: then it is announced with who is there.
+        timeout_s = SEEN_S if self._remembered.records else None
+        done, _ = await asyncio.wait([joined], timeout=timeout_s)
+        for each in done:
+            each.result()
 
     # ---- the end ---------------------------------------------------------------------------
 

@@ -342,8 +342,9 @@ class Placement:
         """Return where an application is from now on."""
         missing = one.missing
         run = {*one.stays, *one.added}
-        # Nobody else can have it: it stays where it is.
-        run.update((*one.to_leave, *one.away)[:missing])
+        # Nobody else can have it: it stays where it is, unless others serve it meanwhile.
+        stuck = one.away if run else (*one.to_leave, *one.away)
+        run.update(stuck[:missing])
         old = one.now.nodes if one.now is not None else ()
         # Those of `leaving` that run it again come after.
         again = one.now.leaving if one.now is not None else ()
