@@ -266,7 +266,7 @@ async def _peered(  # noqa: PLR0913 - each by its name
         )
         return services_of(service, *others, nodes)
 
-    here = serving()
+    here = serving(None, clustering.nodes if clustering else None)
     membership = clustering.peers() if clustering is not None else membership
     shared = (applications, context, here, gate.recorder, _server_options(config))
     peering = await stack.enter_async_context(open_peering(membership, *shared))

@@ -44,6 +44,8 @@ from plexspaces_node.node.cluster.mirror import META, Meta, Mirror, decoded
 from plexspaces_node.node.cluster.nodes import ClusterNodes
 from plexspaces_node.node.cluster.operations import ClusterOperations
 from plexspaces_node.node.cluster.peer_calls import PeerCalls
+from plexspaces_node.node.cluster.peer_tls import PeerTls
+from plexspaces_node.node.cluster.preflight import check_id_is_free
 from plexspaces_node.node.cluster.rebuild import Settling
 from plexspaces_node.node.cluster.reconcile import Reconciler
 from plexspaces_node.node.cluster.records import Node
@@ -399,6 +401,9 @@ async def open_clustering(config: Config, data: DataDirectory) -> AsyncIterator[
     if identity.is_new:
         what = "founding" if identity.founds else f"joining {', '.join(identity.join)} of"
         _log.info("%s the cluster %s", what, identity.name)
+    if identity.is_new and identity.join and not config.nats.url:
+        tls = PeerTls(identity.token.authority(identity.name), config.node.id)
+        await check_id_is_free(config.node.id, identity.join, tls)
     await asyncio.to_thread(identity.keep)
     is_given = partial(_is_given, config)
     section = await asyncio.to_thread(identity.own, config.cluster, is_given)
