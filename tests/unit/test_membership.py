@@ -172,6 +172,23 @@ async def test_node_when_another_has_its_id_then_it_stops() -> None:
         assert first.lost == [False]
 
 
+async def test_check_alone_when_another_with_its_id_is_up_then_refused() -> None:
+    """It is not disturbed. What ended, by itself or not, is no other node."""
+    bucket = MemoryBucket()
+    again = Member(bucket, incarnation=2).membership
+    await again.check_alone(0)
+    first = Member(bucket)
+    async with running(first):
+        with pytest.raises(WrongState, match="another node 'a'"):
+            await again.check_alone(0)
+        assert first.lease.is_held()
+        # By the same data directory, which only one has at a time.
+        await again.check_alone(1)
+    await again.check_alone(0)
+    first.declare_dead()
+    await again.check_alone(0)
+
+
 async def test_node_when_it_is_removed_then_it_stops() -> None:
     """Others are there, so it is not the registry that was lost."""
     bucket = MemoryBucket()

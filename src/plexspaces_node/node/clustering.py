@@ -48,7 +48,7 @@ from plexspaces_node.node.cluster.peer_tls import PeerTls
 from plexspaces_node.node.cluster.preflight import check_id_is_free
 from plexspaces_node.node.cluster.rebuild import Settling
 from plexspaces_node.node.cluster.reconcile import Reconciler
-from plexspaces_node.node.cluster.records import Node
+from plexspaces_node.node.cluster.records import Node, node_key
 from plexspaces_node.node.cluster.state_removal import existing, sweep
 from plexspaces_node.node.cluster.states import ActorStates
 from plexspaces_node.node.cluster.view import ClusterView
@@ -57,6 +57,7 @@ from plexspaces_node.node.http.peering import Membership as Peers
 from plexspaces_node.node.http.peering import Peering
 from plexspaces_node.node.nats.bucket import SYNCED, Bucket, Entry, Fence
 from plexspaces_node.node.nats.engine import Engine, EngineConfig, ExternalNats, open_engine
+from plexspaces_node.node.registry.cluster_records import Remembered
 from plexspaces_node.node.registry.registry import ApplicationRecord, Registry
 from plexspaces_node.settings import labels_of
 from plexspaces_node.tasks import cancel
@@ -276,9 +277,12 @@ class Clustering:
         self._run("membership", self._be_member(joined))
         # Otherwise only for a moment: then it is announced with who is there.
         timeout_s = SEEN_S if self._remembered.records else None
-        done, _ = await asyncio.wait([joined], timeout=timeout_s)
-        for each in done:
-            each.result()
+        being = self._tasks["membership"]
+        both = (joined, being)
+        await asyncio.wait(both, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if being.done():
+            # It does not end by itself, but by an error.
+            await being
 
     # ---- the end ---------------------------------------------------------------------------
 
@@ -331,6 +335,7 @@ class Clustering:
 
     async def _be_member(self, joined: asyncio.Future[None]) -> None:
         await self._settled.wait()
+        await _check_alone(self._membership, self._remembered)
         await self._membership.join()
         await self._operations.recover()
         self._run("reconcile", self._reconciler.run())
@@ -466,6 +471,24 @@ def _users_of_secrets(view: ClusterView, tenant: str) -> Mapping[str, tuple[str,
     return users
 
 
+async def _check_alone(membership: Membership, remembered: Remembered) -> None:
+    """Raise `WrongState` if another node with this one's id is up; waits for the registry."""
+    key, former = node_key(membership.node.id), 0
+    for one in remembered.records:
+        if one.key == key and (known := decoded(one.value, Node)) is not None:
+            former = known.incarnation
+    while True:
+        try:
+            return await membership.check_alone(former)
+        except Unavailable as error:
+            _log.info("joining the cluster: %s", error)
+            await asyncio.sleep(SETTLE_AGAIN_S)
+
+
 def _ended(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
+    if task.cancelled() or (error := task.exception()) is None:
+        return
+    if isinstance(error, PlexSpacesError):
+        _log.error("%s has ended: %s; %s", task.get_name(), error.message, error.hint)
+    else:
         _log.error("%s has failed", task.get_name(), exc_info=error)

@@ -33,6 +33,9 @@ ANSWER_S = 1.0
 AGAIN_S = 0.2
 """How soon the next one is tried after one without an answer."""
 
+ALONE_S = 2.5 * BEAT_S
+"""For how long a node listens whether another one beats with its id."""
+
 _LAST_BEATS = 5
 """How often a node that stops tries to say so; others notice anyway, later."""
 
@@ -96,6 +99,33 @@ class Membership:
                 _log.info("joining the cluster: %s", error)
             await asyncio.sleep(BEAT_S)
 
+    async def check_alone(self, former: int) -> None:
+        """Make sure that no other node with this id is up.
+
+        Before `join`, which would take its beat from it. `former` is the incarnation of this data
+        directory's last start, 0 for none: it has ended. Raises `WrongState`, `Unavailable`.
+        """
+        found = await self._beat_there()
+        if found is not None and found[0].incarnation not in (former, REMOVED):
+            await asyncio.sleep(ALONE_S)
+            later = await self._beat_there()
+            if later is not None and later[1] != found[1]:
+                raise WrongState(
+                    f"there is another node {self._node.id!r} in the cluster, and it is up",
+                    hint="start each node with a --node-id of its own: plexspaces nodes",
+                )
+
+    async def _beat_there(self) -> tuple[Beat, int] | None:
+        """Return the beat of a node with this id that may be up, and its revision."""
+        found = await self._bucket.get(beat_key(self._node.id))
+        if found is None:
+            return None
+        try:
+            beat = msgspec.json.decode(found.value or b"", type=Beat)
+        except msgspec.MsgspecError:
+            return None
+        return None if beat.dead or beat.left else (beat, found.revision)
+
     async def run(self) -> None:
         """Beat every second, until cancelled.
 
@@ -148,7 +178,8 @@ class Membership:
         key = node_key(self._node.id)
         found = await self._bucket.get(key)
         if state is None:
-            state = _state_of(found.value) if found is not None else None
+            former = _node_of(found.value) if found is not None else None
+            state = former.state if former is not None else None
         self._node = msgspec.structs.replace(self._node, state=state or self._node.state)
         value = msgspec.json.encode(self._node)
         if found is None:
@@ -230,9 +261,9 @@ class Membership:
         return written
 
 
-def _state_of(value: bytes | None) -> NodeState | None:
-    """Return the state in a node's record; None in one that cannot be read."""
+def _node_of(value: bytes | None) -> Node | None:
+    """Return a node's record; None for one that cannot be read."""
     try:
-        return msgspec.json.decode(value or b"", type=Node).state
+        return msgspec.json.decode(value or b"", type=Node)
     except msgspec.MsgspecError:
         return None
