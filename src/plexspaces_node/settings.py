@@ -194,6 +194,7 @@ NameOrNone = Annotated[
 Addresses = Annotated[
     str, AfterValidator(_valid_addresses), _Allowed('HOST:PORT, with commas between, or ""')
 ]
+Text = Annotated[str, _Allowed("any text")]
 Labels = Annotated[
     str, AfterValidator(_valid_labels), _Allowed('KEY=VALUE, with commas between, or ""')
 ]
@@ -453,7 +454,7 @@ class NatsSection(Section):
     """``[nats]``: a NATS that the cluster uses instead of servers beside its nodes."""
 
     url: NatsUrls = _setting("", "Servers; without one the node runs its own.")
-    user: str = _setting("", "User there, if it asks for one.")
+    user: Text = _setting("", "User there, if it asks for one.")
     password_file: Path | None = _setting(
         None, "File with the user's password, which only its owner may read."
     )

@@ -132,4 +132,5 @@ class TestRemove:
                 await nodes.remove("b", force=False)
             assert not forgotten
             await nodes.remove("b", force=True)
+            await asyncio.sleep(0)
             assert forgotten == ["b"]

@@ -180,8 +180,8 @@ def remove(
 ) -> None:
     """Forget a node that is down or drained; the cluster no longer waits for it.
 
-    It joins again if it is started again. A machine that was stolen still has the cluster's token:
-    docs/cluster.md says what to do then.
+    To come back it joins with a new --data-dir. A machine that was stolen still has the cluster's
+    token: docs/cluster.md says what to do then.
     """
 
     async def act() -> None:

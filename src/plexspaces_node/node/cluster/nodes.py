@@ -6,7 +6,9 @@ Any node can be asked, about any node.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+import logging
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any
 
 import msgspec
 
@@ -18,6 +20,8 @@ from plexspaces_node.node.cluster.removal import remove_node
 from plexspaces_node.node.cluster.view import ClusterView
 from plexspaces_node.node.nats.bucket import Bucket, Conflict, Entry
 from plexspaces_node.node.nats.engine import REPLICAS
+
+_log = logging.getLogger(__name__)
 
 _NAMED = 10
 """How many of the applications that are left a drain names."""
@@ -35,7 +39,7 @@ class ClusterNodes:
         *,
         copies: Callable[[], int],
         has_majority: Callable[[], bool],
-        forget_server: Callable[[str], Awaitable[None]],
+        forget_server: Callable[[str], Coroutine[Any, Any, None]],
     ) -> None:
         """`copies` returns how often what the cluster keeps is there, 0 if that is not known.
 
@@ -49,6 +53,7 @@ class ClusterNodes:
         self._copies = copies
         self._has_majority = has_majority
         self._forget_server = forget_server
+        self._forgetting: set[asyncio.Future[None]] = set()
 
     def __repr__(self) -> str:
         return f"<ClusterNodes {len(self._view.nodes)} of {self._cluster}>"
@@ -102,7 +107,18 @@ class ClusterNodes:
         known = self._view.node(node)
         await remove_node(self._bucket, self._view, node, force=force)
         if known is not None and known[0].server:
-            await self._forget_server(known[0].server)
+            # What it had is copied to another, which may take long; nobody has to wait for it.
+            self._forget_later(known[0].server)
+
+    def _forget_later(self, server: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._forget_server(server))
+        self._forgetting.add(task)
+        task.add_done_callback(self._forgotten)
+
+    def _forgotten(self, task: asyncio.Future[None]) -> None:
+        self._forgetting.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.warning("a removed node's NATS server still counts: %s", error)
 
     async def _set_state(self, node: str, state: NodeState) -> None:
         key = node_key(node)

@@ -71,7 +71,7 @@ class Outcomes:
         if missing > 0 and placed.why and not application.before:
             raise ResourceExhausted(
                 f"application {application.name!r} cannot be placed: {placed.why}",
-                hint="start another node, or stop something: see GET /v1/nodes",
+                hint="start a node that fits, or ask for less: plexspaces nodes",
             )
         wanted = len(placed.nodes) if placed.why else application.replicas
         return running[0] if running and len(running) >= wanted else None
