@@ -406,6 +406,20 @@ async def test_list_when_a_node_is_silent_then_the_registry_tells(world: World, 
     ]
 
 
+async def test_inspect_when_its_node_is_gone_then_the_registry_tells(
+    world: World, a: NodeOf
+) -> None:
+    """The node that is asked has not the application either."""
+    a.has(COMMAND)
+    await a.deploy(on={})
+    (node,) = runs_on(world)
+    asked = next(one for one in world.nodes.values() if one.id != node)
+    info = await asked.operations.inspect("app")
+    assert (info.name, info.node, info.state) == ("app", node, ApplicationState.RUNNING)
+    with pytest.raises(NotFound):
+        await asked.operations.inspect("other")
+
+
 async def test_recover_when_a_deploy_was_not_done_then_it_is_undone(
     world: World, a: NodeOf
 ) -> None:

@@ -50,6 +50,9 @@ VERBS = frozenset(
 Not those about a VM, which may be named by its id.
 """
 
+_OF_RECORDS = frozenset({"Inspect"})
+"""Those that this node answers by the registry, without waiting, if no node serves it now."""
+
 _MOST_TRIES = 3
 
 
@@ -79,6 +82,9 @@ class Forwarding:
             yield ""
             return
         for _ in range(_MOST_TRIES):
+            if rpc in _OF_RECORDS and self._routes.find(name, besides) is None:
+                yield ""
+                return
             find = partial(self._routes.when_found, name, besides=besides, wait_s=WAIT_S)
             node = await called_back(find)
             if node == self._routes.node:

@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass, replace
 from time import perf_counter_ns
 
-from plexspaces_node.errors import PlexSpacesError
+from plexspaces_node.errors import NotFound, PlexSpacesError
 from plexspaces_node.info import ApplicationInfo, Listing
 from plexspaces_node.model import ApplicationState, VmConfig, split_name
 from plexspaces_node.node.applications.operations import Applications
@@ -59,8 +59,18 @@ class Look:
         return f"<Look from {self._node}>"
 
     async def inspect(self, name: str) -> ApplicationInfo:
-        """Describe an application that this node has, with where else it is; raises `NotFound`."""
-        info = await self._parts.applications.inspect(name)
+        """Describe an application that this node has, with where else it is; raises `NotFound`.
+
+        One that it does not have, and no node that serves it was found for, by the registry alone.
+        """
+        try:
+            info = await self._parts.applications.inspect(name)
+        except NotFound:
+            known = self._view.application(name)
+            if known is None or (known.deploying and not known.before):
+                raise
+            statuses = dict(self._view.statuses(name))
+            return self._located(desired.described(known, statuses), "")
         return self._located(info, self._node)
 
     async def list(self, viewer: Viewer | None = None, tenant: str = "") -> Listing:
