@@ -46,7 +46,10 @@ def parse_times(text: bytes) -> MessageTimings | None:
     found = _TIMES.fullmatch(text)
     if found is None:
         return None
-    compute, wait, queue, rest = (round(float(each) * 1e6) for each in found.groups())
+    told = found.groups()
+    # One by one: a generator takes longer than the rest of this.
+    compute, wait = round(float(told[0]) * 1e6), round(float(told[1]) * 1e6)
+    queue, rest = round(float(told[2]) * 1e6), round(float(told[3]) * 1e6)
     return MessageTimings(compute + wait + queue + rest, compute, wait, queue)
 
 

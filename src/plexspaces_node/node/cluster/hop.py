@@ -52,6 +52,7 @@ class Hop:
     """One request; a `peer_connection.Taker`. Used on one event loop.
 
     Attributes:
+        due_s: when it ends at the latest, by the clock of the event loop.
         connection: that it was sent by, for the rest of its body, and to pause what comes; None
             before and after.
         waited_ns: how long it waited for a node that serves its application.
@@ -74,8 +75,8 @@ class Hop:
         "_peers",
         "_routes",
         "_taker",
-        "_timer",
         "connection",
+        "due_s",
         "waited_ns",
     )
 
@@ -96,6 +97,7 @@ class Hop:
         self._name, self._head, self._body, self._is_head = name, head, body, is_head
         self._loop = asyncio.get_running_loop()
         self._ends_s = self._loop.time() + timeout_s
+        self.due_s = self._ends_s + SLACK_S
         self._besides = {routes.node}
         self.connection: PeerConnection | None = None
         self._is_begun = self._is_misdirected = False
@@ -103,7 +105,6 @@ class Hop:
         self._node = ""
         self._begin_ns = perf_counter_ns()
         self.waited_ns = 0
-        self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         return f"<Hop to {self._node or '?'} for {self._name}>"
@@ -114,7 +115,7 @@ class Hop:
         Nothing is called before this returns.
         """
         self._taker = taker
-        self._timer = self._loop.call_at(self._ends_s + SLACK_S, self._expire)
+        self._peers.deadlines.add(self)
         node = self._routes.find(self._name, self._besides)
         if node is None:
             self._find()
@@ -123,7 +124,7 @@ class Hop:
 
     def leave(self) -> None:
         """Want nothing any more: the other node ends what it does for this. Idempotent."""
-        self._stop_timer()
+        self._peers.deadlines.remove(self)
         leave, self._leave = self._leave, None
         if leave is not None:
             leave()
@@ -146,8 +147,7 @@ class Hop:
             self._fail(node)
         elif node == self._routes.node:
             if self._is_here(self._name):
-                self._stop_timer()
-                self._taker.here()
+                self._let_go().here()
             else:
                 # It says that it runs it, and does not yet.
                 self._besides = {node}
@@ -199,7 +199,7 @@ class Hop:
             self._is_misdirected = True
             return
         self._is_begun = True
-        self._stop_timer()
+        self._peers.deadlines.remove(self)
         self._taker.begun(status, headers)
 
     def came(self, piece: bytes) -> None:
@@ -214,7 +214,7 @@ class Hop:
             self._is_misdirected = False
             self._try_another()
         else:
-            self._taker.ended()
+            self._let_go().ended()
 
     def broke(self, why: str) -> None:
         connection, self.connection = self.connection, None
@@ -235,19 +235,25 @@ class Hop:
 
     # ---- the end -------------------------------------------------------------------------
 
-    def _expire(self) -> None:
+    def expire(self) -> None:
+        """Hear that it took too long."""
         if self.connection is None:
             error: PlexSpacesError = self._routes.nobody(self._name)
         else:
             error = DeadlineExceeded(f"node {self._node!r} did not answer in time")
+        taker = self._let_go()
         self.leave()
-        self._taker.failed(error)
+        taker.failed(error)
 
     def _fail(self, error: PlexSpacesError) -> None:
-        self._stop_timer()
-        self._taker.failed(error)
+        self._let_go().failed(error)
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _let_go(self) -> Taker:
+        """Return whom to tell the last thing.
+
+        It knows this, too: together they would go only with the next collection.
+        """
+        self._peers.deadlines.remove(self)
+        taker = self._taker
+        del self._taker
+        return taker

@@ -6,6 +6,8 @@ Nothing waits in a task: a short message costs no more than a write and a read.
 from __future__ import annotations
 
 import asyncio
+import re
+from http import HTTPStatus
 from typing import Any, Protocol, TypeAlias
 
 import httptools
@@ -19,6 +21,31 @@ HEAD_BYTES = 128 * 1024
 
 MOST_HEADERS = 400
 """The most headers of a response."""
+
+_STATUSES = {
+    f"HTTP/1.1 {status.value} {status.phrase}".encode(): status.value
+    for status in HTTPStatus
+    if status >= HTTPStatus.OK and status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
+}
+"""By first lines, those of responses that can have a body."""
+
+_OF_NODES = frozenset(
+    {
+        b"content-length",
+        b"content-type",
+        b"date",
+        b"plexspaces-not-here",
+        b"retry-after",
+        b"server-timing",
+        b"traceresponse",
+        b"x-content-type-options",
+    }
+)
+"""The headers of a node's answers to messages."""
+
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_SHORT_HEAD_BYTES = 2048
+_LENGTH_DIGITS = 9
 
 _CONTINUE, _LAST_INTERIM = 100, 199
 
@@ -60,11 +87,14 @@ class PeerConnection(asyncio.Protocol):
         self._parser: Any = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport
         self._taker: Taker | None = None
+        # Whose response is complete, while what came with it is looked at.
+        self._complete_for: Taker | None = None
         self._is_head = False
         self._headers: Headers = []
         # Of a head that is not complete; what is told of a chunk counts as one too.
         self._head_bytes = 0
-        self._is_interim = False
+        # Whether the parser has begun with a response.
+        self._is_amidst = self._is_interim = False
         self._drained: asyncio.Future[None] | None = None
         self._is_paused = False
 
@@ -132,7 +162,9 @@ class PeerConnection(asyncio.Protocol):
         # They know each other.
         self._parser = None
         self.resume_writing()
-        self._break(str(exc or "it was closed"))
+        taker, self._taker = self._taker, None
+        if taker is not None:
+            taker.broke(str(exc or "it was closed"))
 
     def pause_writing(self) -> None:
         self._drained = self._loop.create_future()
@@ -143,23 +175,43 @@ class PeerConnection(asyncio.Protocol):
             drained.set_result(None)
 
     def data_received(self, data: bytes) -> None:
-        if self._taker is None or self._parser is None:
+        taker = self._taker
+        if taker is None or self._parser is None:
             # Nothing was asked: this is no node.
             self.close()
             return
-        self._head_bytes += len(data)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            cause = error.__context__
-            self._break(f"not HTTP: {cause if isinstance(cause, _TooMuch) else error}")
-            self.close()
-            return
-        if self._head_bytes > HEAD_BYTES and self._taker is not None:
-            self._break(f"a head of more than {HEAD_BYTES} bytes")
-            self.close()
+        is_first = not (self._is_amidst or self._is_head)
+        # As most come. Of all that is not what a node writes the parser finds out what it is.
+        whole = whole_response(data) if is_first and len(data) <= HEAD_BYTES else None
+        if whole is not None:
+            status, headers, body = whole
+            taker.begun(status, headers)
+            if body and self._taker is not None:
+                taker.came(body)
+            self.idle_since_s = self._loop.time()
+            self._complete_for, self._taker = self._taker, None
+        else:
+            self._is_amidst = True
+            self._head_bytes += len(data)
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserError as error:
+                cause = error.__context__
+                self._fail(f"not HTTP: {cause if isinstance(cause, _TooMuch) else error}")
+                return
+        taker, self._complete_for = self._complete_for, None
+        if taker is not None:
+            # Not before all that came with it is looked at: who hears it may send the next
+            # request, whose response that is not.
+            taker.ended()
+        elif self._head_bytes > HEAD_BYTES:
+            self._fail(f"a head of more than {HEAD_BYTES} bytes")
 
     # ---- what the parser calls -----------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self._complete_for is not None:
+            raise _TooMuch("more than was asked for")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((name.lower(), value))
@@ -180,32 +232,63 @@ class PeerConnection(asyncio.Protocol):
             return
         taker.begun(status, headers)
         if self._is_head:
-            self._complete()
+            self.on_message_complete()
             # It would wait for a body.
             self._parser = httptools.HttpResponseParser(self)
 
     def on_body(self, body: bytes) -> None:
         self._head_bytes = 0
+        self.on_message_begin()
         if self._taker is not None:
             self._taker.came(body)
 
     def on_message_complete(self) -> None:
-        if not self._is_interim:
-            self._complete()
-
-    def _complete(self) -> None:
-        taker, self._taker = self._taker, None
+        if self._is_interim:
+            return
+        self._complete_for, self._taker = self._taker, None
         self._headers = []
         self._head_bytes = 0
+        self._is_amidst = False
         self.idle_since_s = self._loop.time()
         self.is_usable = self.is_usable and self._parser.should_keep_alive()
-        if taker is not None:
-            taker.ended()
 
-    def _break(self, why: str) -> None:
+    def _fail(self, why: str) -> None:
+        """Read no more; a response that is complete is given."""
+        self.is_usable = False
+        complete, self._complete_for = self._complete_for, None
         taker, self._taker = self._taker, None
+        if complete is not None:
+            complete.ended()
         if taker is not None:
             taker.broke(why)
+        self.close()
+
+
+def whole_response(data: bytes) -> tuple[int, Headers, bytes] | None:
+    """Return the status, headers and body of bytes that are a response of a node, and whole.
+
+    None for what is anything else, or more or less than one: for the parser.
+    """
+    head, end, body = data.partition(b"\r\n\r\n")
+    first, *lines = head.split(b"\r\n")
+    status = _STATUSES.get(first)
+    ends = len(lines)
+    if not end or status is None or len(head) > _SHORT_HEAD_BYTES or _CONTROL.search(head):
+        return None
+    if head.count(b"\n") != ends or head.count(b"\r") != ends:
+        return None
+    headers: Headers = []
+    length = None
+    for line in lines:
+        name, _, value = line.partition(b": ")
+        if name not in _OF_NODES:
+            return None
+        if name == b"content-length":
+            if length is not None or not value.isdigit() or len(value) > _LENGTH_DIGITS:
+                return None
+            length = int(value)
+        headers.append((name, value))
+    return None if length != len(body) else (status, headers, body)
 
 
 class _TooMuch(Exception):

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from plexspaces_node.address import split_address
 from plexspaces_node.errors import PlexSpacesError, ResourceExhausted, Unavailable
 from plexspaces_node.node.cluster import short_tls
+from plexspaces_node.node.cluster.deadlines import Deadlines
 from plexspaces_node.node.cluster.peer_connection import PeerConnection
 from plexspaces_node.node.cluster.routes import View
 from plexspaces_node.tasks import Leave, cancel
@@ -40,12 +41,17 @@ Connected: TypeAlias = Callable[[PeerConnection | PlexSpacesError], None]
 
 
 class Peers:
-    """The connections of this node to the others. Used on one event loop."""
+    """The connections of this node to the others. Used on one event loop.
+
+    Attributes:
+        deadlines: of the requests that are sent by them.
+    """
 
     def __init__(
         self, view: View, context: ssl.SSLContext, *, most_connections: int = MOST_CONNECTIONS
     ) -> None:
         """Connect to nobody yet; `context` proves that this is a node, and asks for the same."""
+        self.deadlines = Deadlines()
         self._view = view
         self._context = context
         self._most = most_connections
@@ -95,6 +101,7 @@ class Peers:
         self._peers.clear()
         for peer in peers:
             await peer.aclose()
+        self.deadlines.close()
 
     async def _opened(self, node: str) -> PeerConnection:
         found = self._view.node(node)
