@@ -45,6 +45,8 @@ PARTS = (
     b"\0",
 )
 
+SAME_HEAD = POST + b"content-length: 5\r\n\r\nworld"
+
 
 def read(pieces: list[bytes]) -> tuple[list[tuple[bytes, bytes, bytes]], int, bool, int]:
     """Return the requests, the refusal's status, whether all is over, and how many may go on."""
@@ -87,6 +89,16 @@ def test_cuts_decide_nothing(parts: list[bytes], data: st.DataObject) -> None:
     cuts = [0, *sorted(data.draw(places)), len(whole)]
     pieces = [whole[begin:end] for begin, end in pairwise(cuts)]
     assert read(pieces) == read([whole])
+
+
+@given(st.lists(st.sampled_from((*PARTS, SAME_HEAD)), min_size=2, max_size=6))
+@example([PARTS[5], SAME_HEAD, PARTS[0] + PARTS[5], PARTS[5]])
+@example([PARTS[5], PARTS[14], PARTS[5], PARTS[5]])
+@example([PARTS[5] + b"\r\n", PARTS[5], SAME_HEAD + b"\r", SAME_HEAD])
+@settings(max_examples=300)
+def test_requests_when_each_comes_in_one_read_then_the_same_as_together(parts: list[bytes]) -> None:
+    """A head that comes again, in a read of its own, is not parsed again."""
+    assert read(parts) == read([b"".join(parts)])
 
 
 @given(st.binary(max_size=200), st.sampled_from(PARTS), st.integers(0, 200))

@@ -45,7 +45,11 @@ _MORE_BYTES = MIB
 
 
 class OtherNodes:
-    """The other nodes of a cluster; an `applications.elsewhere.Elsewhere`."""
+    """The other nodes of a cluster; an `applications.elsewhere.Elsewhere`.
+
+    Attributes:
+        most_bytes: how long a response to a message is at most.
+    """
 
     def __init__(  # noqa: PLR0913 - each by its name
         self,
@@ -67,7 +71,7 @@ class OtherNodes:
         self.post_here = post_here
         self.in_flight = in_flight
         # Of an error, the output twice, once in base64.
-        self._most_bytes = 3 * message_bytes + _MORE_BYTES
+        self.most_bytes = 3 * message_bytes + _MORE_BYTES
         # What nobody else refers to, such as a message that is told.
         self._sending: set[_Sending] = set()
 
@@ -103,7 +107,7 @@ class OtherNodes:
 
     def post(self, message: Message, done: Done) -> Leave:
         self.in_flight.check(len(message.payload))
-        sending = _Sending(self, message, done, self._most_bytes)
+        sending = _Sending(self, message, done, self.most_bytes)
         self._sending.add(sending)
         self.in_flight.add(len(message.payload))
         sending.start()

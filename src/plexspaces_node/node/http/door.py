@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import TypeAlias
 from urllib.parse import unquote_to_bytes
 
@@ -27,9 +27,9 @@ from plexspaces_node.node.access.record import REFUSALS
 from plexspaces_node.node.applications.operations import Applications
 from plexspaces_node.node.applications.outcome import Done, Outcome
 from plexspaces_node.node.cluster.elsewhere import OtherNodes
-from plexspaces_node.node.http import components, forward
+from plexspaces_node.node.http import components, forward, forward_message
 from plexspaces_node.node.http.control import Control
-from plexspaces_node.node.http.message import Request, Response
+from plexspaces_node.node.http.message import Request, Response, server_timing
 from plexspaces_node.node.http.origin import Origins
 from plexspaces_node.node.http.problem import HttpFault, of_error, of_exception
 from plexspaces_node.node.http.streams import Counted
@@ -149,7 +149,7 @@ class Door:
                 return self._pass_on(name, prefix, request, done)
             if request.method != b"POST":
                 return None
-            return self._send(name, request.path[len(prefix) + 1 :], request, done)
+            return self._send(name, prefix, request, done)
         except Exception as error:  # noqa: BLE001 - the boundary
             self._note(request, error)
             response = of_exception(error, by_client=_is_by_client(request))
@@ -159,27 +159,33 @@ class Door:
         # Never before this returns.
         return asyncio.get_running_loop().call_later(delay_s, done, response).cancel
 
-    def _send(self, name: str, raw_type: bytes, request: Request, done: Replied) -> Leave:
+    def _send(self, name: str, prefix: bytes, request: Request, done: Replied) -> Leave:
         tenant = self._check_room(request.identity)
-        msg_type, timeout_ns = _type_of(raw_type), self._timeout_ns(request)
+        raw_type, timeout_ns = request.path[len(prefix) + 1 :], self._timeout_ns(request)
+        msg_type = _type_of(raw_type)
         # The application counts it from here on.
         request.release()
 
-        def replied(outcome: Outcome | PlexSpacesError) -> None:
+        def answered(response: Response) -> None:
             self._give(tenant)
-            try:
-                response = _reply(outcome, request)
-            except Exception as error:  # noqa: BLE001 - the boundary
-                response = of_exception(error)
             self._origins.allow(request, response.headers)
             done(response)
+
+        def replied(outcome: Outcome | PlexSpacesError) -> None:
+            answered(_reply_or_error(outcome, request))
 
         def leave() -> None:
             self._give(tenant)
             left()
 
-        cause = _cause_of(request)
-        left = self._post(name, msg_type, request, timeout_ns, replied, cause)
+        def here() -> Leave:
+            return self._post(name, msg_type, request, timeout_ns, replied, _cause_of(request))
+
+        nodes = self._nodes
+        if nodes is not None and self._applications.messages.is_elsewhere(name):
+            left = forward_message.post(nodes, name, prefix, request, timeout_ns, answered, here)
+        else:
+            left = here()
         self._take(tenant)
         return leave
 
@@ -217,15 +223,19 @@ class Door:
             left()
 
         timeout_ns = self._timeout_ns(request)
-        if self._nodes is not None and self._applications.messages.is_elsewhere(name):
-            left = forward.post(self._nodes, name, prefix, request, timeout_ns, answered)
-        else:
-            left = components.post(
+
+        def here() -> Leave:
+            return components.post(
                 self._applications,
                 *(name, prefix, request, timeout_ns),
                 answered,
                 cause=_cause_of(request),
             )
+
+        if self._nodes is not None and self._applications.messages.is_elsewhere(name):
+            left = forward.post(self._nodes, name, prefix, request, timeout_ns, answered, here)
+        else:
+            left = here()
         self._take(tenant)
         return leave
 
@@ -386,9 +396,15 @@ class Door:
 
     def _timeout_ns(self, request: Request) -> int:
         prefer = request.header(b"prefer")
-        if prefer is not None and (wait := _PREFER_WAIT.search(prefer)):
-            return int(min(float(wait[1]), MAX_TIMEOUT_S) * 1e9)
-        return self._message_timeout_ns
+        told_ns = None if prefer is None else _wait_ns(prefer)
+        return self._message_timeout_ns if told_ns is None else told_ns
+
+
+@lru_cache(maxsize=64)
+def _wait_ns(prefer: bytes) -> int | None:
+    """Return how long a client wants to wait at most; None if it does not say it."""
+    wait = _PREFER_WAIT.search(prefer)
+    return None if wait is None else int(min(float(wait[1]), MAX_TIMEOUT_S) * 1e9)
 
 
 def _has_short_body(request: Request) -> bool:
@@ -410,10 +426,11 @@ def _answer_of_component(  # noqa: PLR0913 - a request, and whoever answers it
     timeout_ns: int,
 ) -> Awaitable[components.Answer]:
     """Answer a request to a component, on other nodes if there are some."""
-    if nodes is not None:
-        return forward.answer(nodes, name, prefix, request, timeout_ns)
     cause = _cause_of(request)
-    return components.answer(applications, name, prefix, request, timeout_ns, cause=cause)
+    here = partial(components.answer, applications, name, prefix, request, timeout_ns, cause=cause)
+    if nodes is not None:
+        return forward.answer(nodes, name, prefix, request, timeout_ns, here)
+    return here()
 
 
 def _is_preflight(request: Request) -> bool:
@@ -430,6 +447,13 @@ def _not_post(name: str, request: Request) -> HttpFault:
         hint=f"curl -d PAYLOAD http://HOST/apps/{name.replace('/', '%2F')}/TYPE",
         headers=[(b"allow", b"POST")],
     )
+
+
+def _reply_or_error(outcome: Outcome | PlexSpacesError, request: Request) -> Response:
+    try:
+        return _reply(outcome, request)
+    except Exception as error:  # noqa: BLE001 - the boundary
+        return of_exception(error)
 
 
 def _reply(outcome: Outcome | PlexSpacesError, request: Request) -> Response:
@@ -459,21 +483,6 @@ def _cause_of(request: Request) -> TraceContext | None:
 
 def _is_by_client(request: Request) -> bool:
     return request.header(CLIENT) is not None
-
-
-def server_timing(timings: MessageTimings) -> tuple[bytes, bytes]:
-    """Return the header that tells where the time of a message went, in milliseconds."""
-    compute, wait, queue = timings.compute_ns, timings.wait_ns, timings.queue_ns
-    # By the agent's clock and the node's: together they may be a little more than the whole.
-    rest = max(timings.total_ns - compute - wait - queue, 0)
-    return (
-        b"server-timing",
-        # As text, which is formatted faster than bytes are.
-        (
-            "compute;dur=%.6f, wait;dur=%.6f, queue;dur=%.6f, coordination;dur=%.6f"  # noqa: UP031
-            % (compute / 1e6, wait / 1e6, queue / 1e6, rest / 1e6)
-        ).encode(),
-    )
 
 
 def content_type(payload: Body) -> tuple[bytes, bytes]:

@@ -7,8 +7,7 @@ whoever reads it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from functools import partial
+from collections.abc import AsyncIterator, Awaitable, Callable
 from time import perf_counter_ns
 from typing import Any, Self
 
@@ -20,7 +19,7 @@ from plexspaces_node.model import split_name
 from plexspaces_node.node.cluster.caller import CALLER, HEADERS, HOP, TO, caller_text
 from plexspaces_node.node.cluster.elsewhere import OtherNodes, hop_times
 from plexspaces_node.node.cluster.hop import Hop
-from plexspaces_node.node.http.components import OF_CONNECTION, Done
+from plexspaces_node.node.http.components import OF_CONNECTION, Answer, Done
 from plexspaces_node.node.http.message import BodyStream, Headers, Request, Response
 from plexspaces_node.node.http.writer import SHORT_BYTES, has_body
 from plexspaces_node.node.outgoing.headers import named_by_connection
@@ -32,26 +31,53 @@ _OWN = _DROPPED | {b"content-length"}
 _DROPPED_OF_RESPONSE = _DROPPED | {b"date", b"content-length"}
 
 
+class _CameHere(Unavailable):
+    """An application has come to this node, and nothing of a request was sent to another one."""
+
+
 def post(  # noqa: PLR0913 - a request, and who waits for its response
-    nodes: OtherNodes, name: str, prefix: bytes, request: Request, timeout_ns: int, done: Done
+    nodes: OtherNodes,
+    name: str,
+    prefix: bytes,
+    request: Request,
+    timeout_ns: int,
+    done: Done,
+    here: Callable[[], Leave],
 ) -> Leave:
-    """Pass on a request whose body has come; as `components.post`."""
-    body = request.body
-    nodes.in_flight.check(len(body))
-    return _Passing(nodes, name, prefix, request, timeout_ns, done).start(body)
+    """Pass on a request whose body has come; as `components.post`.
+
+    If its application has come to this node meanwhile, `here` is called instead of `done`.
+    """
+    nodes.in_flight.check(len(request.body))
+    return _Passing(nodes, name, prefix, request, timeout_ns, done, here).start(request.body)
 
 
-async def answer(
-    nodes: OtherNodes, name: str, prefix: bytes, request: Request, timeout_ns: int
-) -> tuple[Response, MessageTimings]:
-    """Pass on a request whose body comes later; as `components.answer`."""
-    if request.stream is None:
-        return await called_back(partial(post, nodes, name, prefix, request, timeout_ns))
+async def answer(  # noqa: PLR0913 - a request, and what answers it
+    nodes: OtherNodes,
+    name: str,
+    prefix: bytes,
+    request: Request,
+    timeout_ns: int,
+    here: Callable[[], Awaitable[Answer]],
+) -> Answer:
+    """Pass on a request whose body may come later; as `components.answer`.
+
+    If its application has come to this node meanwhile, returns what `here` does.
+    """
 
     def begin(done: Done) -> Leave:
-        return _Passing(nodes, name, prefix, request, timeout_ns, done).start(b"")
+        def came_here() -> Leave:
+            raise _CameHere(f"application {name!r} is on this node")
 
-    return await called_back(begin)
+        if request.stream is None:
+            return post(nodes, name, prefix, request, timeout_ns, done, came_here)
+        passing = _Passing(nodes, name, prefix, request, timeout_ns, done, came_here)
+        return passing.start(b"")
+
+    try:
+        return await called_back(begin)
+    except _CameHere:
+        return await here()
 
 
 class _Passing:
@@ -65,9 +91,10 @@ class _Passing:
         request: Request,
         timeout_ns: int,
         done: Done,
+        here: Callable[[], Leave],
     ) -> None:
         self._begin_ns = perf_counter_ns()
-        self._nodes, self._request, self._done = nodes, request, done
+        self._nodes, self._request, self._done, self._here = nodes, request, done, here
         self._name, self._prefix, self._timeout_s = name, prefix, timeout_ns / 1e9
         self._status, self._headers = 0, Headers()
         self._timings = MessageTimings(0, 0, 0, 0)
@@ -77,6 +104,7 @@ class _Passing:
         self._stream: BodyStream | None = None
         self._body = bytearray()
         self._upload: asyncio.Task[None] | None = None
+        self._left: Leave | None = None
         self._hop: Hop
 
     def start(self, body: Body) -> Leave:
@@ -99,6 +127,9 @@ class _Passing:
         if self._upload is not None:
             self._upload.cancel()
         self._hop.leave()
+        left, self._left = self._left, None
+        if left is not None:
+            left()
 
     def proceed(self) -> None:
         if self._request.stream is not None and self._upload is None:
@@ -152,10 +183,17 @@ class _Passing:
             self._done(error)
 
     def here(self) -> None:
-        """Have the client ask again: what was read of its body cannot be read twice."""
-        self.failed(
-            Unavailable(f"application {self._name!r} has just moved to this node", hint="try again")
-        )
+        """Have this node answer: the application has come here, and nothing was sent."""
+        if self._upload is not None:
+            told = f"application {self._name!r} has just moved to this node"
+            self.failed(Unavailable(told, hint="try again"))
+            return
+        self._uncount()
+        self._waits = False
+        try:
+            self._left = self._here()
+        except Exception as error:  # noqa: BLE001 - the boundary: whoever waits, not the registry
+            self._done(error)
 
     def _answer(self, response: Response) -> None:
         self._waits = False

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import TypeAlias
 
 from plexspaces_node.errors import PlexSpacesError
+from plexspaces_node.info import MessageTimings
 from plexspaces_node.link.frames import Body
 from plexspaces_node.node.access.identity import NOBODY, Identity
 
@@ -122,15 +123,29 @@ class Seen:
         named: what the application that it sent to last was called, "" for none yet.
         name: its full name.
         let_in: who was let in to it; the object, for another token may be of the same name.
+        passed: what the last message that was passed on to another node was; `passed_for`, who
+            sent it; `passed_head`, the head that it was passed on with.
     """
 
-    __slots__ = ("authorization", "identity", "let_in", "name", "named")
+    __slots__ = (
+        "authorization",
+        "identity",
+        "let_in",
+        "name",
+        "named",
+        "passed",
+        "passed_for",
+        "passed_head",
+    )
 
     def __init__(self) -> None:
         self.authorization = b""
         self.identity = NOBODY
         self.named = self.name = ""
         self.let_in: Identity | None = None
+        self.passed: tuple[object, ...] = ()
+        self.passed_for: Identity | None = None
+        self.passed_head = b""
 
 
 class Request:
@@ -204,6 +219,14 @@ class Request:
             self._first = dict(reversed(self.headers))
         return self._first.get(name)
 
+    def again(self) -> Request:
+        """Return another request with the same head, by the same connection; without a body."""
+        again = Request(self.method, self.path, self.headers)
+        again.query, again._first = self.query, self._first
+        again.peer, again.certificate = self.peer, self.certificate
+        again.is_local, again.scheme, again.seen = self.is_local, self.scheme, self.seen
+        return again
+
     def release(self) -> None:
         """Say that somebody else counts the body now, or that it is done with. Idempotent."""
         released, self.released = self.released, None
@@ -237,3 +260,18 @@ class Response:
 
     def __repr__(self) -> str:
         return f"<Response {self.status}>"
+
+
+def server_timing(timings: MessageTimings) -> tuple[bytes, bytes]:
+    """Return the header that tells where the time of a message went, in milliseconds."""
+    compute, wait, queue = timings.compute_ns, timings.wait_ns, timings.queue_ns
+    # By the agent's clock and the node's: together they may be a little more than the whole.
+    rest = max(timings.total_ns - compute - wait - queue, 0)
+    return (
+        b"server-timing",
+        # As text, which is formatted faster than bytes are.
+        (
+            "compute;dur=%.6f, wait;dur=%.6f, queue;dur=%.6f, coordination;dur=%.6f"  # noqa: UP031
+            % (compute / 1e6, wait / 1e6, queue / 1e6, rest / 1e6)
+        ).encode(),
+    )

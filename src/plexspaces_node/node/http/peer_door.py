@@ -8,6 +8,7 @@ node is refused with 421, and the other node looks elsewhere.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Protocol
 
 from plexspaces_node.errors import InvalidArgument, PermissionDenied
@@ -28,8 +29,8 @@ from plexspaces_node.node.cluster.caller import (
     parse_caller,
     parse_waiting,
 )
-from plexspaces_node.node.http.door import Door, server_timing
-from plexspaces_node.node.http.message import Headers, Request, Response
+from plexspaces_node.node.http.door import Door
+from plexspaces_node.node.http.message import Headers, Request, Response, server_timing
 from plexspaces_node.node.http.origin import Origins
 from plexspaces_node.node.http.problem import HttpFault, not_here, of_exception
 from plexspaces_node.tasks import Leave
@@ -104,12 +105,11 @@ class PeerDoor(Door):
             raise InvalidArgument(f"a request of another node has the header {HOP}: 1")
         if named is None:
             return None
-        check_full_name(named)
-        name = full_name(*split_name(named))
+        name, of_tenant = _names_of(named)
         if not self._applications.messages.is_here(name):
             raise not_here(name)
         # Of its tenant, whoever calls.
-        return super()._enter(request, "/".join(split_name(name)))
+        return super()._enter(request, of_tenant)
 
     def _identity_of(self, request: Request) -> Identity:
         text = request.header(_CALLER)
@@ -129,11 +129,12 @@ class PeerDoor(Door):
         done: Done,
         cause: TraceContext | None,
     ) -> Leave:
+        sender, waiting = request.header(_SENDER), request.header(_WAITING)
         message = Message(
             *(name, msg_type, request.body, timeout_ns),
             caller=request.identity,
-            sender=(request.header(_SENDER) or b"").decode("latin-1"),
-            waiting=parse_waiting((request.header(_WAITING) or b"").decode("latin-1")),
+            sender="" if sender is None else sender.decode("latin-1"),
+            waiting=() if waiting is None else parse_waiting(waiting.decode("latin-1")),
             is_told=request.header(_TELL) is not None,
             cause=cause,
         )
@@ -145,6 +146,14 @@ class PeerDoor(Door):
         # The rest adds the node that the client asked.
         response.headers.append(server_timing(timings))
         return response
+
+
+@lru_cache(maxsize=1024)
+def _names_of(told: str) -> tuple[str, str]:
+    """Return an application's full name, and the same with its tenant; raises `InvalidArgument`."""
+    check_full_name(told)
+    tenant, name = split_name(told)
+    return full_name(tenant, name), f"{tenant}/{name}"
 
 
 class _NoControl:

@@ -42,6 +42,13 @@ COUNTED_BYTES = 64 * 1024
 """A body from this length on counts among what the node holds, also before it is complete."""
 
 
+KEPT_BYTES = 2048
+"""The longest head that is kept, in case that the next request has the same."""
+
+_END = b"\r\n\r\n"
+_UNKEPT = (b"transfer-encoding", b"expect", b"upgrade")
+
+
 class RequestReader:
     """Turns bytes into requests.
 
@@ -96,6 +103,10 @@ class RequestReader:
         self._counted = 0
         # The parser says that a request is complete of which the body is still to come.
         self._is_upgrade = False
+        # The last request that came whole, in one read, with nothing else; for the next one.
+        self._kept: _Kept | None = None
+        # While a read is parsed that may be one: those that are complete in it.
+        self._complete: list[Request] | None = None
 
     def __repr__(self) -> str:
         return f"<RequestReader {self._request!r}, fault {self.fault}>"
@@ -115,6 +126,14 @@ class RequestReader:
         if self._is_paused:
             self._rest += data
             return
+        kept = self._kept
+        if kept is not None and self.is_between and self.fault is None and not self.is_last:
+            request = kept.again(data)
+            if request is not None:
+                self._on_request(request)
+                return
+        complete: list[Request] = []
+        self._complete = complete if len(data) <= SLICE_BYTES and self.is_between else None
         at = 0
         while at < len(data) and self.fault is None and not self.is_last:
             if self._is_paused:
@@ -122,6 +141,9 @@ class RequestReader:
                 return
             self._parse(data[at : at + SLICE_BYTES])
             at += SLICE_BYTES
+        self._complete, self._kept = None, None
+        if len(complete) == 1 and self.is_between and self.fault is None and not self.is_last:
+            self._kept = _Kept.of(complete[0], data)
 
     def _parse(self, part: bytes) -> None:
         rest = None
@@ -303,6 +325,8 @@ class RequestReader:
             request.stream.end()
             return
         request.body, self._body = self._body, b""
+        if self._complete is not None:
+            self._complete.append(request)
         if self._counted:
             request.released = partial(self._share.remove, self._counted)
             self._counted = 0
@@ -322,6 +346,45 @@ class RequestReader:
         except ResourceExhausted as error:
             raise HttpFault(429, error.message, hint=error.hint or "") from error
         self._counted += more
+
+
+class _Kept:
+    """The head of a request that was all that came in a read: clients send the same again.
+
+    The same bytes have the same meaning, if the parser is at the beginning of a request. Whether
+    its sender may send it, the handler asks again; how long its body may be, was asked for this.
+    """
+
+    __slots__ = ("_head", "_request", "_size")
+
+    def __init__(self, head: bytes, size: int, request: Request) -> None:
+        self._head = head
+        self._size = size
+        # Never answered itself.
+        self._request = request
+
+    @classmethod
+    def of(cls, request: Request, data: bytes) -> _Kept | None:
+        """Keep a request that came as `data`; None if another may not be read by its head."""
+        head_bytes = data.find(_END, 0, KEPT_BYTES) + len(_END)
+        if (
+            head_bytes < len(_END)
+            or request.stream is not None
+            or request.is_http_1_0
+            or request.refusal is not None
+            or request.body != data[head_bytes:]
+            or any(request.header(name) is not None for name in _UNKEPT)
+        ):
+            return None
+        return cls(data[:head_bytes], len(data), request.again())
+
+    def again(self, data: bytes) -> Request | None:
+        """Return the request that `data` is, if it has this head and as long a body; else None."""
+        if len(data) != self._size or not data.startswith(self._head):
+            return None
+        request = self._request.again()
+        request.body = data[len(self._head) :]
+        return request
 
 
 def _settle_host(request: Request) -> None:
