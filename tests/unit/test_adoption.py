@@ -14,6 +14,7 @@ from plexspaces_node.node.cluster.actor_state import ReplicatedStore
 from plexspaces_node.node.cluster.adoption import publish_applications
 from plexspaces_node.node.cluster.desired import record_of as local_record
 from plexspaces_node.node.cluster.desires import Desires
+from plexspaces_node.node.cluster.founding import check_brings_nothing
 from plexspaces_node.node.cluster.state_keys import StateKeys
 from plexspaces_node.node.cluster.view import ClusterView
 from plexspaces_node.node.registry.registry import Registry
@@ -62,5 +63,8 @@ async def test_publish_when_a_name_is_anothers_then_it_is_refused(tmp_path: Path
             await registry.insert_application(record)
             await registry.set_deployed(record.name, PhaseTimings())
         assert await publish_applications("a", one, desires) == 1
+        await check_brings_nothing(one, bucket.view())
+        with pytest.raises(WrongState, match="1 applications of its own"):
+            await check_brings_nothing(two, bucket.view())
         with pytest.raises(WrongState, match="another application 'cart'"):
             await publish_applications("b", two, desires)

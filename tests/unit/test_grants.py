@@ -541,6 +541,13 @@ class TestFounding:
             await node.upkeep.set(SHOP, {Key.IN_FLIGHT: 7})
             with pytest.raises(WrongState, match="1 tokens, 1 quotas of its own"):
                 await check_brings_nothing(node.registry)
+            bucket = MemoryBucket()
+            bucket.write(quota_key(SHOP), b"{}")
+            with pytest.raises(WrongState, match="has 1 tokens of its own"):
+                await check_brings_nothing(node.registry, bucket.view())
+            [token] = await node.registry.tokens.load()
+            bucket.write(token_key(token.tenant, token.name), b"{}")
+            await check_brings_nothing(node.registry, bucket.view())
 
     async def test_stopped_when_of_a_cluster_then_its_tokens_are_not_changed(
         self, tmp_path: Path

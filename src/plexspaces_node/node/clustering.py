@@ -311,6 +311,10 @@ class Clustering:
         said = ""
         while True:
             try:
+                registry = self._engine.registry
+                if found and not self._remembered.records and await registry.get(META) is not None:
+                    # It joins: with a NATS elsewhere, no flag has said so.
+                    await check_brings_nothing(self._registry, registry)
                 await settling.settle(self._remembered, found)
                 meta = await self._engine.registry.get(META)
                 if (known := decoded(meta.value if meta else None, Meta)) is not None:

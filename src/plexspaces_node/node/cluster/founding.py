@@ -19,10 +19,12 @@ from plexspaces_node.node.cluster.grant_records import (
     secret_key,
     token_key,
 )
+from plexspaces_node.node.cluster.mirror import decoded
+from plexspaces_node.node.cluster.records import Application, application_key
 from plexspaces_node.node.cluster.shared_secrets import ClusterKey
 from plexspaces_node.node.cluster.shared_tokens import SharedTokens
 from plexspaces_node.node.nats.bucket import Bucket, Conflict
-from plexspaces_node.node.registry.registry import Registry
+from plexspaces_node.node.registry.registry import ApplicationRecord, Registry
 from plexspaces_node.node.registry.secrets import SecretRow
 from plexspaces_node.node.secrets.cipher import Key, Place, SecretUnusable
 from plexspaces_node.node.secrets.key import KeySource
@@ -55,23 +57,39 @@ async def publish(
             await bucket.create(key, value)
 
 
-async def check_brings_nothing(registry: Registry) -> None:
-    """Raise `WrongState` if a node that joins a cluster for the first time has what it shares."""
-    have = []
-    for what, rows in (
-        ("tokens", await registry.tokens.load()),
-        ("quotas", await registry.quotas.load()),
-        ("secrets", await registry.secrets.rows()),
-        ("applications", await registry.list_applications()),
-    ):
-        if rows:
-            have.append(f"{len(rows)} {what}")
-    if have:
+async def check_brings_nothing(registry: Registry, bucket: Bucket | None = None) -> None:
+    """Raise `WrongState` if a node that joins a cluster for the first time has what it shares.
+
+    With `bucket` not for what the cluster has already, as from a start that was broken off. Raises
+    `Unavailable` then.
+    """
+    have = {
+        "tokens": [token_key(one.tenant, one.name) for one in await registry.tokens.load()],
+        "quotas": [quota_key(one) for one in await registry.quotas.load()],
+        "secrets": [secret_key(one.tenant, one.name) for one in await registry.secrets.rows()],
+    }
+    for what, keys in have.items():
+        for key in tuple(keys):
+            if bucket is not None and await bucket.get(key) is not None:
+                have[what].remove(key)
+    have["applications"] = [
+        one.name
+        for one in await registry.list_applications()
+        if bucket is None or not await _has(bucket, one)
+    ]
+    if told := [f"{len(keys)} {what}" for what, keys in have.items() if keys]:
         raise WrongState(
-            f"this node has {', '.join(have)} of its own, and cannot join a cluster with them",
+            f"this node has {', '.join(told)} of its own, and cannot join a cluster with them",
             hint="plexspaces start-node with another --data-dir; or found the cluster with this "
             "node, and let the others join",
         )
+
+
+async def _has(bucket: Bucket, record: ApplicationRecord) -> bool:
+    """Return whether a cluster has this very application, and not only one of its name."""
+    found = await bucket.get(application_key(record.name))
+    known = decoded(found.value, Application) if found is not None else None
+    return known is not None and known.id == record.id
 
 
 def _sealed_anew(row: SecretRow, former: Key | None, own: Key) -> SecretRow:
