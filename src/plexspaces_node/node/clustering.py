@@ -362,6 +362,7 @@ class Clustering:
 
     async def _keep_up(self) -> None:
         """Have as many copies as there are servers for, and know where those are."""
+        said = ""
         while True:
             try:
                 nodes = tuple(self.view.nodes.values())
@@ -374,8 +375,12 @@ class Clustering:
                     await self._sweep()
                 else:
                     await self._engine.look()
+                said = ""
             except PlexSpacesError as error:
-                _log.info("the NATS servers are not looked after for now: %s", error)
+                # Once for as long as it lasts.
+                if said != error.message:
+                    said = error.message
+                    _log.info("the NATS servers are not looked after for now: %s", error)
             await asyncio.sleep(UPKEEP_S)
 
     async def _sweep(self) -> None:
