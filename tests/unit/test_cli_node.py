@@ -18,6 +18,7 @@ from support.command import Command
 import plexspaces_node
 from plexspaces_node.config import Config
 from plexspaces_node.errors import Unavailable
+from plexspaces_node.info import ClusterInfo, ClusterNodeInfo
 
 READY = """\
 Starting empty PlexSpaces node: n-1
@@ -74,6 +75,18 @@ class ScriptedBuilder:
             script.done.append("closed")
 
 
+class FakeClustering:
+    """Stands for a node's part in a cluster of two, of which one is up."""
+
+    nodes = (
+        ClusterNodeInfo("n", "up", "process", "1.0", 1, 1, 1, 0, route="10.0.0.1:9400"),
+        ClusterNodeInfo("m", "down", "process", "1.0", 1, 1, 1, 0),
+    )
+
+    async def describe(self) -> ClusterInfo:
+        return ClusterInfo("shop", self.nodes, 1, answered_by="n")
+
+
 class ScriptedNode:
     """Stands for a `Node`."""
 
@@ -81,6 +94,7 @@ class ScriptedNode:
     speaks_tls = False
     is_unguarded = False
     isolation_note = "a sandbox"
+    clustering: FakeClustering | None = None
 
     def __init__(self, script: Script) -> None:
         self._script = script
@@ -132,6 +146,19 @@ def test_node_when_it_has_no_http_port_then_it_says_why(command: Command, script
     ran = command("start-node", "--node-id", "n-1")
     said = "  HTTP:      off (cannot listen on 127.0.0.1:8080: the port is in use)\n"
     assert ran.text == READY.replace("  HTTP:      http://127.0.0.1:8080\n", said)
+
+
+def test_node_when_it_is_one_of_a_cluster_then_it_says_how_others_join(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And how many of its nodes are up; without a majority it says that."""
+    monkeypatch.setattr(ScriptedNode, "clustering", FakeClustering())
+    ran = command("start-node", "--node-id", "n-1", "--cluster", "shop")
+    line = "  Cluster:   shop, 1 of 2 nodes up; others join with --join 10.0.0.1:9400\n"
+    assert line in ran.text
+    monkeypatch.setattr(FakeClustering, "nodes", FakeClustering.nodes[1:])
+    ran = command("start-node", "--node-id", "n-1", "--cluster", "shop")
+    assert "no majority is reached yet" in ran.text
 
 
 def test_node_when_no_id_is_given_then_it_is_the_configurations(

@@ -759,4 +759,4 @@ async def test_application_when_its_cluster_expects_it_then_messages_wait_for_it
     await supervisor.stop(10)
     supervisor.expected = True
     supervisor.direct()
-    assert "not placed" in refused(supervisor)
+    assert "its cluster places it" in refused(supervisor)
