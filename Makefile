@@ -7,10 +7,10 @@ TOOLCHAINS := $(VENV)/.toolchains
 SHELL_SCRIPTS := $(wildcard scripts/*) docker/fetch-firecracker .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help setup programs toolchains microvms clients demo validate test check fmt bench proto reference wheel screenshots lock sbom clean
+.PHONY: help setup programs toolchains microvms clients demo cluster-demo cluster-faults validate test check fmt bench proto reference wheel screenshots lock sbom clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 18
 
 setup: $(STAMP) programs ## make .venv with the project in it, pinned, and build the native programs
 
@@ -36,6 +36,12 @@ clients: ## install curl and a browser, and get Prometheus, for tests with real 
 
 demo: $(TOOLCHAINS) programs ## build the sample applications, run them on a node, print the reports
 	@scripts/demo
+
+cluster-demo: $(TOOLCHAINS) programs ## three nodes on this machine: one is killed, one drained
+	@scripts/cluster-demo
+
+cluster-faults: $(STAMP) programs ## nodes that are killed, cut off and paused at random; ARGS=--cluster-seed=7
+	@$(BIN)/pytest tests/integration/cluster/test_faults.py --cluster --capture=no --cluster-seconds=300 $(ARGS)
 
 validate: ## check a checkout step by step, on a node; VALIDATE_ARGS=--docker in containers
 	@PYTHON=$(PYTHON) scripts/validate.sh $(VALIDATE_ARGS)

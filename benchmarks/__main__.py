@@ -16,6 +16,7 @@ from pathlib import Path
 
 from benchmarks import (
     applications,
+    cluster,
     cluster_state,
     dashboard,
     hop,
@@ -30,6 +31,7 @@ from benchmarks import (
     tokens,
 )
 from benchmarks.applications import ApplicationsReport
+from benchmarks.cluster import ClusterReport
 from benchmarks.dashboard import DashboardReport
 from benchmarks.languages import LanguageRow
 from benchmarks.machines import MachineReport
@@ -41,7 +43,7 @@ from plexspaces_node import NodeClient
 
 _PARTS = (
     *("node", "http", "languages", "applications", "machines", "quotas", "tokens", "dashboard"),
-    *("metrics", "telemetry", "placement", "hop", "cluster-state"),
+    *("metrics", "telemetry", "placement", "hop", "cluster", "cluster-state"),
 )
 
 
@@ -70,6 +72,7 @@ class Report:
     quotas: QuotasReport | None
     dashboard: DashboardReport | None
     placement: list[PlacementRow]
+    cluster: ClusterReport | None
 
 
 def _text(report: Report) -> str:
@@ -94,13 +97,15 @@ def _text(report: Report) -> str:
         parts.append(dashboard.table(report.dashboard))
     if report.placement:
         parts.append(placement.table(report.placement))
+    if report.cluster is not None:
+        parts.append(cluster.table(report.cluster))
     return "\n\n".join(parts)
 
 
 async def _measure(scratch: Path, only: str | None) -> Report:
     of_placement = placement.measure(_note) if only in (None, "placement") else []
     if only == "placement":
-        return Report([], [], None, None, None, None, of_placement)
+        return Report([], [], None, None, None, None, of_placement, None)
     wasm = node.probe(scratch)
     rows: list[Row] = []
     by_language: list[LanguageRow] = []
@@ -147,7 +152,17 @@ async def _measure(scratch: Path, only: str | None) -> Report:
             _note(f"the dashboard is not measured: {why}")
         else:
             of_dashboard = await dashboard.measure(wasm, scratch / "shown", note=_note)
-    return Report(rows, by_language, of_many, by_machine, of_quotas, of_dashboard, of_placement)
+    of_cluster = await _clusters(wasm, scratch) if only in (None, "cluster") else None
+    return Report(
+        *(rows, by_language, of_many, by_machine, of_quotas, of_dashboard, of_placement, of_cluster)
+    )
+
+
+async def _clusters(wasm: Path, scratch: Path) -> ClusterReport | None:
+    if why := cluster.missing():
+        _note(f"a cluster is not measured: {why}")
+        return None
+    return await cluster.measure(wasm, scratch, note=_note)
 
 
 def _note(line: str) -> None:
