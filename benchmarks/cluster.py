@@ -277,7 +277,8 @@ async def _failovers(
 
 async def _owner(running: Cluster) -> ClusterNode:
     async with running.nodes[0].client() as client:
-        found = await client.inspect("victim")
+        listed = (await client.list()).applications
+    (found,) = [one for one in listed if one.name == "victim"]
     return running[next(one.node for one in found.nodes if one.state == "Running")]
 
 

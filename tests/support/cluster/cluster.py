@@ -20,6 +20,7 @@ from plexspaces_node.model import ApplicationState
 NAMES = "abcdefghi"
 RUNNING = ApplicationState.RUNNING.value
 OK = 200
+MOST_COPIES = 3
 
 
 class Cluster:
@@ -126,7 +127,7 @@ async def cluster(
             nodes.append(ClusterNode(id, data_dir, address=address, host=host, settings=its))
         running = Cluster(nodes, made)
         try:
-            async with asyncio.timeout(patient(180)):
+            async with asyncio.timeout(patient(90)):
                 await running.start()
             yield running
         except BaseException as error:
@@ -142,12 +143,15 @@ async def _disagrees(node: ClusterNode, count: int, applications: Sequence[str])
     """Return what is not as it is to be, as a node sees it."""
     try:
         async with node.client() as client:
-            nodes = (await client.nodes()).nodes
+            told = await client.nodes()
             listed = {one.name: one for one in (await client.list()).applications}
     except PlexSpacesError as error:
         return str(error)
-    if len(nodes) != count or any(one.state != "up" for one in nodes):
-        return f"nodes {[(one.id, one.state) for one in nodes]}"
+    if len(told.nodes) != count or any(one.state != "up" for one in told.nodes):
+        return f"nodes {[(one.id, one.state) for one in told.nodes]}"
+    leads = any(one.leads and one.id == node.id for one in told.nodes)
+    if leads and told.copies < min(count, MOST_COPIES):
+        return f"{told.copies} copies of what it keeps"
     for name in applications:
         if (found := listed.get(name)) is None:
             return f"no {name} in {sorted(listed)}"
@@ -157,9 +161,9 @@ async def _disagrees(node: ClusterNode, count: int, applications: Sequence[str])
     sender = Sender(node)
     try:
         for name in applications:
-            told = await sender.send(name, "e", b"hello")
-            if told.status != OK:
-                return f"{name} answers {told.status}: {told.body!r}"
+            answer = await sender.send(name, "e", b"hello")
+            if answer.status != OK:
+                return f"{name} answers {answer.status}: {answer.body!r}"
     except (NotSentError, NoAnswerError) as error:
         return f"{type(error).__name__}: {error}"
     finally:

@@ -110,7 +110,7 @@ class ClusterNode:
             log.write(f"--- {' '.join(argv)}\n".encode())
             log.flush()
             self._process = subprocess.Popen(
-                argv, env=self._environment(token), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                argv, env=self.environment(token), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
 
     async def serving(self) -> None:
@@ -199,10 +199,13 @@ class ClusterNode:
         return self.host.processes()
 
     def log_tail(self, lines: int = 30) -> str:
-        """Return the last lines of its log."""
-        if not self.log.exists():
-            return ""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        """Return the last lines of its log, and of its NATS server's."""
+        return "\n".join(
+            line
+            for path in (self.log, self.data_dir / "nats" / "server.log")
+            if path.exists()
+            for line in path.read_text(errors="replace").splitlines()[-lines:]
+        )
 
     @property
     def _loopback(self) -> str:
@@ -210,7 +213,8 @@ class ClusterNode:
         # the usual ports.
         return f"127.91.0.{self.host.address.rpartition('.')[2]}" if self.host else self.address
 
-    def _environment(self, token: str) -> dict[str, str]:
+    def environment(self, token: str = "") -> dict[str, str]:
+        """Return what its processes have for an environment: nothing of this machine's settings."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("PLEXSPACES_", "XDG_"))}
         given = {
             "http.address": self.http_address,
@@ -224,7 +228,7 @@ class ClusterNode:
         }
         if token:
             named[VARIABLE] = token
-        path = os.pathsep.join(str(_TESTS.parent / one) for one in ("src", "sdk/python"))
+        path = os.pathsep.join(str(_TESTS.parent / one) for one in ("src", "sdk/python", "tests"))
         home = self.data_dir.with_name(f"{self.data_dir.name}.home")
         home.mkdir(exist_ok=True)
         own = {"HOME": str(home), "XDG_CACHE_HOME": str(cache_home()), "PYTHONPATH": path}
