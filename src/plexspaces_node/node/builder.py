@@ -196,7 +196,7 @@ class NodeBuilder:
             )
             applications = Applications(context)
             info = _describe(config, driver, note)
-            server = grpc.aio.server(options=_server_options(config))
+            server = _server(stack, config)
             tokens = await _tokens(stack, config, context, data, clustering, applications)
             gate = Gate(tokens.known, Recorder(audit_log.note))
             gate.is_public = applications.is_public
@@ -512,6 +512,13 @@ def _warn_of_a_weaker_level(node: Node, before: str, drivers: Sequence[Driver]) 
             "before; to use that again: --isolation %s",
             *(node.isolation, before, before),
         )
+
+
+def _server(stack: AsyncExitStack, config: Config) -> grpc.aio.Server:
+    """Make the gRPC server; `stack` ends it also if it never starts, or gRPC would complain."""
+    server = grpc.aio.server(options=_server_options(config))
+    stack.push_async_callback(server.stop, None)
+    return server
 
 
 def _server_options(config: Config) -> ChannelOptions:

@@ -46,8 +46,12 @@ class LocalApplications:
         return f"<LocalApplications {len(self._roster)}>"
 
     def names(self) -> Collection[str]:
-        """Return the applications that are here, also those that are stopped."""
-        return tuple(self._roster)
+        """Return the applications that are here, also those that are stopped.
+
+        Not those whose record cannot be read: the cluster never had them, and nothing of them is
+        removed unasked.
+        """
+        return tuple(name for name, one in self._roster.items() if not one.record.fault)
 
     def record(self, name: str) -> ApplicationRecord | None:
         """Return the record of an application that is here."""
