@@ -27,10 +27,10 @@ from plexspaces_node.node.nats.bucket import Bucket, Conflict
 
 _log = logging.getLogger(__name__)
 
-ANSWER_S = 1.0
+ANSWER_S = 0.6
 """How long a beat waits for its answer before the next one is tried."""
 
-AGAIN_S = 0.2
+AGAIN_S = 0.1
 """How soon the next one is tried after one without an answer."""
 
 ALONE_S = 2.5 * BEAT_S
