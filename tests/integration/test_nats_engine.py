@@ -227,6 +227,20 @@ async def test_grow_when_there_are_three_then_the_leader_can_be_lost(
         await until(partial(three[name].registry.put, "app.back", b"1"))
 
 
+async def test_lead_here_when_another_server_leads_then_this_one_does(
+    three: dict[str, Engine],
+) -> None:
+    """And everything is there: so one node after the other can have it."""
+    await until(partial(three["a"].registry.put, "app.x", b"1"))
+    for engine in (three["c"], three["a"], three["b"]):
+        async with asyncio.timeout(BOUND_S):
+            while not await until(engine.lead_here):
+                await asyncio.sleep(0.05)
+        found = await until(partial(engine.registry.get, "app.x"))
+        assert found is not None
+        await until(partial(engine.registry.update, "app.x", b"2", found.revision))
+
+
 async def test_remove_server_when_a_node_is_gone_then_the_others_go_on(
     cluster: Cluster,
 ) -> None:

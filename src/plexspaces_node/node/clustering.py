@@ -372,6 +372,7 @@ class Clustering:
                 if self._leader.leadership.leads:
                     servers = [one for one in nodes if one.server and self.view.is_alive(one.id)]
                     await self._engine.grow(len(servers))
+                    await self._engine.lead_here()
                     await self._sweep()
                 else:
                     await self._engine.look()

@@ -14,10 +14,11 @@ from time import CLOCK_BOOTTIME, clock_gettime
 BEAT_S = 1.0
 """Between two beats."""
 
-LEASE_S = 6.0
-"""How long a beat lets a node serve its actors.
+LEASE_S = 5.0
+"""How long a beat lets a node serve its actors: a node that is dead is missed for as long.
 
-Longer than most elections in NATS, which take 4 to 9 s (`raft.go`), in which nobody can beat.
+In an election of NATS, which takes 4 to 9 s (`raft.go`), nobody can beat: actors' answers wait for
+its end then, if it takes longer than this.
 """
 
 DRIFT_S = 0.3

@@ -103,6 +103,34 @@ def wanted_replicas(information: dict[str, Any]) -> int:
     return int(config.get("num_replicas") or 0) if isinstance(config, dict) else 0
 
 
+def leader(information: dict[str, Any]) -> str:
+    """Return the name of the server that leads a stream, "" while none does."""
+    cluster = information.get("cluster")
+    return str(cluster.get("leader") or "") if isinstance(cluster, dict) else ""
+
+
+def is_whole_follower(information: dict[str, Any], server: str) -> bool:
+    """Return whether a server has a whole copy of a stream that another one leads."""
+    cluster = information.get("cluster")
+    found = cluster.get("replicas") if isinstance(cluster, dict) else None
+    return isinstance(found, list) and any(
+        isinstance(one, dict)
+        and one.get("name") == server
+        and bool(one.get("current"))
+        and not one.get("offline")
+        for one in found
+    )
+
+
+async def hand_over(connection: Connection, bucket: str, server: str) -> None:
+    """Have another server lead a bucket's stream. Raises `ApiError` and `Unavailable`."""
+    await jetstream.call(
+        connection,
+        f"STREAM.LEADER.STEPDOWN.{stream_name(bucket)}",
+        {"placement": {"preferred": server}},
+    )
+
+
 def whole_replicas(information: dict[str, Any]) -> int:
     """Return how many copies there are that have everything, 0 while nobody leads them."""
     cluster = information.get("cluster")
