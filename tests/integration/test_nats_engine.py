@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from support.nats_servers import PASSWORD, USER, PlainServer, free_port
@@ -18,7 +18,7 @@ from support.patience import patient
 
 from plexspaces_node.cluster_token import ClusterToken
 from plexspaces_node.errors import InvalidArgument, Unavailable, Unsupported
-from plexspaces_node.node.nats import routes
+from plexspaces_node.node.nats import founding, routes
 from plexspaces_node.node.nats.bucket import Entry, Fence
 from plexspaces_node.node.nats.engine import Engine, EngineConfig, ExternalNats, open_engine
 from plexspaces_node.vm.host import procfs
@@ -154,6 +154,24 @@ async def test_open_when_founding_was_interrupted_then_it_founds_again(
     assert servers_below(tmp_path) == []
     async with cluster.node("a") as engine:
         await engine.registry.put("app.a", b"1")
+
+
+async def test_open_when_founding_gets_stuck_then_it_is_begun_anew(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With nothing of what there was."""
+    found, stuck = founding.found, []
+
+    async def once_stuck(*given: Any) -> None:
+        if not stuck:
+            stuck.append(given)
+            raise Unavailable("the cluster could not be founded")
+        await found(*given)
+
+    monkeypatch.setattr(founding, "found", once_stuck)
+    async with cluster.node("a") as engine:
+        await until(partial(engine.registry.create, "app.x", b"1"))
+    assert stuck
 
 
 async def test_server_when_it_is_killed_then_it_is_back_with_everything(cluster: Cluster) -> None:

@@ -273,16 +273,10 @@ async def _beside(config: EngineConfig) -> AsyncIterator[Engine]:
             "--cluster-address",
         )
     async with AsyncExitStack() as stack:
-        opening = Server.opened(files, known, program=config.program)
-        server = await stack.enter_async_context(opening)
-        connection = await stack.enter_async_context(_connected(server))
-        connection.when_changed(lambda is_connected: server.answers() if is_connected else None)
-        engine = Engine(connection, server, config.routes_file)
         if is_lone and not is_member:
-            async with _connected(server, is_system=True) as system:
-                await founding.found(server, system, connection, BUCKETS)
-            await _join(engine, files)
+            server, connection, engine = await _founded(stack, config, files)
         else:
+            server, connection, engine = await _opened_beside(stack, config, files, known)
             joining = _background(engine, lambda: _join(engine, files))
             await stack.enter_async_context(joining)
         if is_lone or is_member:
@@ -290,6 +284,39 @@ async def _beside(config: EngineConfig) -> AsyncIterator[Engine]:
             company = _background(engine, lambda: founding.keep_company(server, connection))
             await stack.enter_async_context(company)
         yield engine
+
+
+async def _opened_beside(
+    stack: AsyncExitStack, config: EngineConfig, files: ServerFiles, known: Sequence[str]
+) -> tuple[Server, Connection, Engine]:
+    """Start the server and connect to it, until `stack` ends."""
+    opening = Server.opened(files, known, program=config.program)
+    server = await stack.enter_async_context(opening)
+    connection = await stack.enter_async_context(_connected(server))
+    connection.when_changed(lambda is_connected: server.answers() if is_connected else None)
+    return server, connection, Engine(connection, server, config.routes_file)
+
+
+async def _founded(
+    stack: AsyncExitStack, config: EngineConfig, files: ServerFiles
+) -> tuple[Server, Connection, Engine]:
+    """Found a cluster; what does not come to an end is begun anew. Raises `Unavailable`."""
+    for attempt in range(1, founding.ATTEMPTS + 1):
+        async with AsyncExitStack() as own:
+            server, connection, engine = await _opened_beside(own, config, files, ())
+            try:
+                async with _connected(server, is_system=True) as system:
+                    await founding.found(server, system, connection, BUCKETS)
+                await _join(engine, files)
+            except Unavailable as error:
+                if attempt == founding.ATTEMPTS:
+                    raise
+                _log.info("founding the cluster is begun anew: %s", error)
+            else:
+                stack.push_async_exit(own.pop_all())
+                return server, connection, engine
+        await asyncio.to_thread(shutil.rmtree, files.data, ignore_errors=True)
+    raise AssertionError
 
 
 @asynccontextmanager

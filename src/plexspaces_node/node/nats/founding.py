@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-FOUND_S = 60.0
+FOUND_S = 25.0
 """How long a cluster may take to be founded; usually 2 to 8 s."""
+
+ATTEMPTS = 3
+"""How often it is tried: of some forty one was stuck with a leader that had been taken out."""
 
 REMOVE_S = 15.0
 
