@@ -160,7 +160,8 @@ async def test_open_when_founding_gets_stuck_then_it_is_begun_anew(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With nothing of what there was."""
-    found, stuck = founding.found, []
+    found = founding.found
+    stuck: list[object] = []
 
     async def once_stuck(*given: Any) -> None:
         if not stuck:
