@@ -4,34 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from plexspaces_node.node.access.gate import Gate
+from plexspaces_node.node.access.gate import Gate, NoGrants
 from plexspaces_node.node.access.identity import Identity
 from plexspaces_node.node.access.policy import Target
 from plexspaces_node.node.access.record import Recorder
 from plexspaces_node.node.cluster.caller import NotHere
 
 
-class NodeGrants:
+class NodeGrants(NoGrants):
     """The grants of other nodes' callers: whoever passes a call on ends it when theirs do."""
 
     def exist(self) -> bool:
         return True
 
-    def by_token(self, token: bytes) -> Identity | None:
-        del token
-        return None
-
-    def by_certificate(self, name: str) -> Identity | None:
-        del name
-        return None
-
     def is_current(self, identity: Identity) -> bool:
         del identity
         return True
-
-    def watch(self, identity: Identity, ended: Callable[[], None]) -> Callable[[], None]:
-        del identity, ended
-        return lambda: None
 
 
 class PeerGate(Gate):
