@@ -199,10 +199,10 @@ class ClusterNode:
         return self.host.processes()
 
     def log_tail(self, lines: int = 30) -> str:
-        """Return the last lines of its log, and of its NATS server's."""
+        """Return the last lines of its log, and of its NATS servers'."""
         return "\n".join(
             line
-            for path in (self.log, self.data_dir / "nats" / "server.log")
+            for path in (self.log, *sorted((self.data_dir / "nats").rglob("*.log")))
             if path.exists()
             for line in path.read_text(errors="replace").splitlines()[-lines:]
         )
