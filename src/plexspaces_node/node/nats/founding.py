@@ -12,7 +12,7 @@ import asyncio
 import logging
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -52,7 +52,7 @@ async def found(
     try:
         async with asyncio.timeout(FOUND_S):
             async with companion(server, stores=True) as name:
-                await remove(system, name)
+                await take_out(system, name, leaving=server.files.name)
                 # Not before the founder itself knows: it could not lead alone. And nothing is made
                 # before the companion has ended, on which it could be.
                 await _leads_alone(system, server.files.name)
@@ -108,8 +108,8 @@ async def _accompany(server: Server, connection: Connection, session: Session) -
         await cancel(answers, is_lost)
 
 
-async def remove(system: Connection, name: str) -> None:
-    """Take a server out of the group that leads JetStream, and what it had to another.
+async def take_out(system: Connection, name: str, *, leaving: str) -> None:
+    """Take a server out of the group that leads JetStream, so that only another one is left in it.
 
     Waits for as long as that is not possible: while there is no leader, or the server is not known
     yet. Never ends for a server that never comes: bound it.
@@ -119,6 +119,10 @@ async def remove(system: Connection, name: str) -> None:
         try:
             await jetstream.call(system, "SERVER.REMOVE", {"peer": name}, timeout_s=_ASK_S)
         except (ApiError, Unavailable) as error:
+            # A leader that has removed itself may not have said so.
+            is_gone = isinstance(error, ApiError) and error.number == _NOT_A_MEMBER
+            if is_gone and await _is_leading_alone(system, leaving):
+                return
             _log.debug("the server %s cannot be removed yet: %s", name, error)
             await asyncio.sleep(_PAUSE_S)
         else:
@@ -127,17 +131,21 @@ async def remove(system: Connection, name: str) -> None:
 
 async def _leads_alone(system: Connection, name: str) -> None:
     """Wait until a server knows that it leads JetStream, and nobody else is there to do so."""
-    request = jetstream.encode({"server_name": name, "exact_match": True})
-    while True:
-        with suppress(Unavailable, Internal):
-            answer = await system.request("$SYS.REQ.SERVER.PING.JSZ", request, timeout_s=_ASK_S)
-            data = jetstream.decode(answer).get("data")
-            group = data.get("meta_cluster") if isinstance(data, dict) else None
-            if not isinstance(group, dict) or group.get("replicas"):
-                pass
-            elif group.get("leader") == name and group.get("cluster_size") == 1:
-                return
+    while not await _is_leading_alone(system, name):
         await asyncio.sleep(_PAUSE_S)
+
+
+async def _is_leading_alone(system: Connection, name: str) -> bool:
+    request = jetstream.encode({"server_name": name, "exact_match": True})
+    try:
+        answer = await system.request("$SYS.REQ.SERVER.PING.JSZ", request, timeout_s=_ASK_S)
+        data = jetstream.decode(answer).get("data")
+    except (Unavailable, Internal):
+        return False
+    group = data.get("meta_cluster") if isinstance(data, dict) else None
+    if not isinstance(group, dict) or group.get("replicas"):
+        return False
+    return group.get("leader") == name and group.get("cluster_size") == 1
 
 
 async def forget(system: Connection, name: str) -> None:
