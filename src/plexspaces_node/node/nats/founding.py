@@ -131,7 +131,9 @@ async def take_out(system: Connection, name: str, *, leaving: str) -> None:
 
 async def _leads_alone(system: Connection, name: str) -> None:
     """Wait until a server knows that it leads JetStream, and nobody else is there to do so."""
-    while not await _is_leading_alone(system, name):
+    while True:
+        if await _is_leading_alone(system, name):
+            return
         await asyncio.sleep(_PAUSE_S)
 
 
