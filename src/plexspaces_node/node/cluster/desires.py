@@ -47,7 +47,7 @@ class Desires:
 
         After an answer that was lost it is looked whether it was done.
         """
-        return await _patiently(lambda: self._create(application))
+        return await patiently(lambda: self._create(application))
 
     async def _create(self, application: Application) -> Application | None:
         key = application_key(application.name)
@@ -66,7 +66,7 @@ class Desires:
 
     async def get(self, name: str) -> Application | None:
         """Return an application as of now, with those that are being deployed."""
-        found = await _patiently(lambda: self._bucket.get(application_key(name)))
+        found = await patiently(lambda: self._bucket.get(application_key(name)))
         return self._decoded(found) if found is not None else None
 
     async def change(
@@ -77,7 +77,7 @@ class Desires:
         `how` returns the same object for no change, and may be called several times, also after its
         change was done: with what it has made.
         """
-        return await _patiently(lambda: self._change(name, how))
+        return await patiently(lambda: self._change(name, how))
 
     async def _change(
         self, name: str, how: Callable[[Application | None], Application | None]
@@ -123,7 +123,7 @@ class Desires:
             ) from error
 
 
-async def _patiently(attempt: Callable[[], Awaitable[_T]]) -> _T:
+async def patiently(attempt: Callable[[], Awaitable[_T]]) -> _T:
     """Return what an attempt returns, made again while it raises `Unavailable`."""
     loop = asyncio.get_running_loop()
     until_s = loop.time() + ELECTION_S

@@ -14,6 +14,7 @@ import msgspec
 
 from plexspaces_node.errors import NotFound
 from plexspaces_node.info import ClusterInfo, ClusterNodeInfo, Draining
+from plexspaces_node.node.cluster.desires import patiently
 from plexspaces_node.node.cluster.known import Kind
 from plexspaces_node.node.cluster.records import Node, NodeState, node_key
 from plexspaces_node.node.cluster.removal import remove_node
@@ -124,7 +125,8 @@ class ClusterNodes:
         key = node_key(node)
         while True:
             self._known(node)
-            found = await self._bucket.get(key)
+            # A node that has just started may not be connected yet.
+            found = await patiently(lambda: self._bucket.get(key))
             if found is None or found.value is None:
                 raise _no_node(node)
             record = msgspec.json.decode(found.value, type=Node)
