@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -18,9 +19,13 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from plexspaces_node.certificates import Pair, authority_of
 from plexspaces_node.errors import InvalidArgument
 from plexspaces_node.model import NAME_PATTERN
+from plexspaces_node.private_file import read_private
 from plexspaces_node.token_text import SECRET_BYTES, checked_digits, in_checked_digits
 
 PREFIX = "pxc_"
+
+KEPT = Path("cluster") / "token"
+"""Where a node keeps the token of its cluster, in its data directory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,12 @@ class ClusterToken:
     def new(cls, cluster: str = "") -> ClusterToken:
         """Return one of 256 random bits."""
         return cls(secrets.token_bytes(SECRET_BYTES), cluster)
+
+    @classmethod
+    def read(cls, path: Path, *, of_user: bool = False) -> ClusterToken:
+        """Return the token in a file; raises `InvalidArgument`, also as `read_private` does."""
+        content = read_private(path, what="the token of the cluster", of_user=of_user)
+        return cls.parse(content.decode("latin-1"), source=str(path))
 
     @classmethod
     def parse(cls, text: str, *, source: str) -> ClusterToken:

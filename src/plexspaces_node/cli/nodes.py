@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import aclosing
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,17 +15,13 @@ from plexspaces_node.cli.output import columns, counted, note, print_json, say
 from plexspaces_node.cli.progress import if_interrupted, working
 from plexspaces_node.cli.status import FAILED
 from plexspaces_node.client import NodeClient
-from plexspaces_node.cluster_token import ClusterToken
+from plexspaces_node.cluster_token import KEPT, ClusterToken
 from plexspaces_node.errors import DeadlineExceeded, NotFound
 from plexspaces_node.info import ClusterInfo, ClusterNodeInfo, Draining
-from plexspaces_node.private_file import read_private
 
 app = typer.Typer()
 nodes_app = typer.Typer(invoke_without_command=True)
 app.add_typer(nodes_app, name="nodes")
-
-TOKEN_FILE = Path("cluster") / "token"
-"""Where a node keeps the token of its cluster, in its data directory."""
 
 MOST_NAMED = 5
 """How many of the applications that still run on a node are named."""
@@ -215,10 +210,10 @@ def token(
     keep a root password.
     """
     loaded = plexspaces_node.ConfigBootstrap.load(config, {"node.data_dir": data_dir})
-    path = loaded.node.data_dir / TOKEN_FILE
+    path = loaded.node.data_dir / KEPT
     if not path.exists():
         # Of a node with another id, whose directory is beside that of the default one.
-        beside = sorted(loaded.node.data_dir.parent.glob(f"*/{TOKEN_FILE}"))
+        beside = sorted(loaded.node.data_dir.parent.glob(f"*/{KEPT}"))
         if data_dir is not None or len(beside) != 1:
             found = " ".join(str(one.parents[1]) for one in beside)
             raise NotFound(
@@ -227,8 +222,7 @@ def token(
                 + (f", which is one of {found}" if beside else ""),
             )
         path = beside[0]
-    content = read_private(path, what="the token of the cluster")
-    text = ClusterToken.parse(content.decode("ascii", "replace"), source=str(path)).text
+    text = ClusterToken.read(path).text
     if as_json:
         print_json({"token": text})
     else:

@@ -14,14 +14,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from plexspaces_node.cluster_token import ClusterToken
+from plexspaces_node.cluster_token import KEPT, ClusterToken
 from plexspaces_node.config import CLUSTER_TOKEN_VARIABLE
 from plexspaces_node.errors import InvalidArgument, WrongState
 from plexspaces_node.node.nats import routes
 from plexspaces_node.private_file import read_private, replace, write_new
 from plexspaces_node.settings import ClusterSection
 
-_TOKEN, _ROUTES, _FOUNDING, _OWN = "token", "routes.json", "founding", "node.json"
+_ROUTES, _FOUNDING, _OWN = "routes.json", "founding", "node.json"
 _KEPT = ("address", "labels")
 """The settings that a node remembers: the others know it by them."""
 
@@ -64,11 +64,11 @@ class ClusterIdentity:
         is missing, unreadable or none, and `WrongState` for settings of another cluster than the
         one that is remembered.
         """
-        kept = data_dir / "cluster"
+        path = data_dir / KEPT
+        kept = path.parent
         join = tuple(filter(None, map(str.strip, section.join.split(","))))
-        if (path := kept / _TOKEN).exists():
-            content = read_private(path, what="the token of the cluster", of_user=True)
-            token = ClusterToken.parse(content.decode("latin-1"), source=str(path))
+        if path.exists():
+            token = ClusterToken.read(path, of_user=True)
             if section.name not in ("", token.cluster):
                 raise WrongState(
                     f"the node belongs to the cluster {token.cluster!r}, and cluster.name is "
@@ -109,7 +109,7 @@ class ClusterIdentity:
             self.founded()
             routes.write(self.routes_file, routes.checked(self.join))
         # Last: from then on the rest counts.
-        write_new(self.directory / _TOKEN, self.token.text.encode() + b"\n")
+        write_new(self.directory / KEPT.name, self.token.text.encode() + b"\n")
 
     def founded(self) -> None:
         """Remember that there is a cluster. Blocks for a file operation; idempotent."""
@@ -139,5 +139,4 @@ def _given(section: ClusterSection, environ: Mapping[str, str]) -> ClusterToken 
         return ClusterToken.parse(text, source=CLUSTER_TOKEN_VARIABLE)
     if section.token_file is None:
         return None
-    content = read_private(section.token_file, what="the token of the cluster")
-    return ClusterToken.parse(content.decode("latin-1"), source=str(section.token_file))
+    return ClusterToken.read(section.token_file)
