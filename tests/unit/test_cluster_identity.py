@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,21 @@ class TestAlone:
         environ = {CLUSTER_TOKEN_VARIABLE: TOKEN.text}
         assert ClusterIdentity.of(tmp_path, ALONE, environ) is None
         assert not list(tmp_path.iterdir())
+
+    def test_node_when_it_is_in_no_cluster_then_what_clusters_need_is_not_loaded(self) -> None:
+        """Each start would take longer for it."""
+        code = "import sys, plexspaces_node.node.builder; print(*sys.modules)"
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+        loaded = set(done.stdout.split())
+        assert "plexspaces_node.node.http.server" in loaded
+        assert not loaded & {
+            "nats",
+            "plexspaces_node.node.clustering",
+            "plexspaces_node.node.http.peering",
+            "plexspaces_node.node.nats.engine",
+        }
 
 
 class TestFounds:

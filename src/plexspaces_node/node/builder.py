@@ -9,14 +9,17 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import (
+    AbstractAsyncContextManager,
     AsyncExitStack,
     ExitStack,
     asynccontextmanager,
     contextmanager,
+    nullcontext,
 )
+from importlib import import_module
 from pathlib import Path
 from time import time_ns
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
@@ -25,6 +28,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from plexspaces_node import __version__, level_figures
 from plexspaces_node.api.invoke import SERVICE
 from plexspaces_node.api.options import ChannelOptions, server_options
+from plexspaces_node.cluster_token import KEPT
 from plexspaces_node.config import Config, ConfigBootstrap
 from plexspaces_node.errors import InvalidArgument, Unavailable, WrongState, quoted
 from plexspaces_node.http_notice import TLS_SCHEME, Notice, posted
@@ -54,13 +58,11 @@ from plexspaces_node.node.applications.context import NodeContext
 from plexspaces_node.node.applications.operations import Applications
 from plexspaces_node.node.applications.shares import Shares
 from plexspaces_node.node.artifacts.store import ArtifactStore
-from plexspaces_node.node.clustering import Clustering, open_clustering
 from plexspaces_node.node.datadir import DataDirectory
 from plexspaces_node.node.http.control import Control
 from plexspaces_node.node.http.door import Door
 from plexspaces_node.node.http.origin import Origins
 from plexspaces_node.node.http.pages import Pages
-from plexspaces_node.node.http.peering import Membership, Peering, open_peering
 from plexspaces_node.node.http.server import HttpServer
 from plexspaces_node.node.machines.leftovers import end_machines
 from plexspaces_node.node.metrics.readings import Readings
@@ -73,6 +75,14 @@ from plexspaces_node.node.tls import NodeTls
 from plexspaces_node.settings import TlsSection
 from plexspaces_node.tasks import Background
 from plexspaces_node.vm.driver import Driver
+
+if TYPE_CHECKING:
+    from plexspaces_node.node.clustering import Clustering
+    from plexspaces_node.node.http.peering import Membership, Peering
+
+_CLUSTERING = "plexspaces_node.node.clustering"
+_PEERING = "plexspaces_node.node.http.peering"
+"""Loaded for a node of a cluster alone."""
 
 _log = logging.getLogger(__name__)
 
@@ -180,7 +190,7 @@ class NodeBuilder:
         tls = NodeTls.of(config.tls)
         async with AsyncExitStack() as stack:
             data = await _data_directory(stack, config)
-            clustering = await stack.enter_async_context(open_clustering(config, data))
+            clustering = await stack.enter_async_context(_clustering(config, data))
             driver, note = await choose_driver(config, self._driver)
             stack.callback(driver.close)
             audit_log = await stack.enter_async_context(
@@ -246,6 +256,18 @@ class NodeBuilder:
             yield node
 
 
+def _clustering(
+    config: Config, data: DataDirectory
+) -> AbstractAsyncContextManager[Clustering | None]:
+    """Open the node's part in its cluster; None for a node alone."""
+    section = config.cluster
+    if not (section.name or section.join or (data.path / KEPT).exists()):
+        return nullcontext()
+    opening: Callable[..., AbstractAsyncContextManager[Clustering | None]]
+    opening = import_module(_CLUSTERING).open_clustering
+    return opening(config, data)
+
+
 async def _peered(  # noqa: PLR0913 - each by its name
     stack: AsyncExitStack,
     config: Config,
@@ -268,10 +290,12 @@ async def _peered(  # noqa: PLR0913 - each by its name
 
     here = serving(None, clustering.nodes if clustering else None)
     membership = clustering.peers() if clustering is not None else membership
-    shared = (applications, context, here, gate.recorder, _server_options(config))
-    peering = await stack.enter_async_context(open_peering(membership, *shared))
-    if peering is None:
+    if membership is None:
         return here, None
+    shared = (applications, context, here, gate.recorder, _server_options(config))
+    opening: Callable[..., AbstractAsyncContextManager[Peering]]
+    opening = import_module(_PEERING).open_peering
+    peering = await stack.enter_async_context(opening(membership, *shared))
     if clustering is None:
         return peering.forwarding.before(here), peering
     operations, here_only = clustering.operate(applications, context, peering)

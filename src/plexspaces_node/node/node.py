@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import grpc
 
@@ -12,8 +12,10 @@ from plexspaces_node.info import ClusterInfo, NodeInfo
 from plexspaces_node.node.api.health import NodeHealth
 from plexspaces_node.node.applications.capacity import Bounds
 from plexspaces_node.node.applications.operations import Applications
-from plexspaces_node.node.http.peering import Peering
 from plexspaces_node.node.http.server import HttpServer
+
+if TYPE_CHECKING:
+    from plexspaces_node.node.http.peering import Peering
 
 END_RPC_GRACE_S = 1.0
 """For what is still being answered on shutdown, over gRPC and over HTTP."""

@@ -71,22 +71,18 @@ class Peering:
 
 @asynccontextmanager
 async def open_peering(  # noqa: PLR0913 - what the other nodes reach
-    membership: Membership | None,
+    membership: Membership,
     applications: Applications,
     context: NodeContext,
     services: Services,
     recorder: Recorder,
     options: ChannelOptions,
-) -> AsyncIterator[Peering | None]:
+) -> AsyncIterator[Peering]:
     """Open the ways between a node and the others, and close them at the end.
 
     `services` are for the other nodes: about what is here. From now on messages to applications of
-    other nodes go there. Raises `OSError` and `Unavailable`
-    for an address that is taken. Nothing, and None, for a node that is in no cluster.
+    other nodes go there. Raises `OSError` and `Unavailable` for an address that is taken.
     """
-    if membership is None:
-        yield None
-        return
     view, node = membership.view, membership.node
     tls = PeerTls(membership.authority, node, [split_address(membership.http_address)[0]])
     async with AsyncExitStack() as stack:

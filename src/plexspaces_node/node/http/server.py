@@ -9,24 +9,26 @@ from collections.abc import Callable
 from contextlib import suppress
 from email.utils import formatdate
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from plexspaces_node.address import split_address
 from plexspaces_node.node import unix_sockets
 from plexspaces_node.node.http.connection import Connection
 from plexspaces_node.node.http.message import Request, Response
-from plexspaces_node.node.http.peer_handshake import PeerHandshake
 from plexspaces_node.node.http.problem import HttpFault
 from plexspaces_node.node.http.tls import Handshake, peer_certificate_name
 from plexspaces_node.node.machines.in_flight import InFlight
 from plexspaces_node.tasks import Leave
+
+if TYPE_CHECKING:
+    from plexspaces_node.node.http.peer_handshake import PeerHandshake
 
 SWEEP_S = 1.0
 """Between two looks at the clock for all connections."""
 
 BACKLOG = 1024
 
-_Held: TypeAlias = Connection | Handshake | PeerHandshake
+_Held: TypeAlias = "Connection | Handshake | PeerHandshake"
 
 
 class Handler(Protocol):
@@ -74,7 +76,7 @@ class HttpServer:
         most_connections: int,
         access_log: bool = False,
         tls: Callable[[], ssl.SSLContext] | None = None,
-        begin: Callable[[HttpServer], Connection | Handshake | PeerHandshake] | None = None,
+        begin: Callable[[HttpServer], _Held] | None = None,
     ) -> None:
         """Listen nowhere yet; `in_flight` counts long bodies, and replies until they are written.
 
