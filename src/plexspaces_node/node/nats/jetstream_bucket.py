@@ -108,7 +108,7 @@ class JetStreamBucket:
             jetstream.refuse(error, f"a purge of the bucket {self._name}")
 
     def watch(self, prefix: str) -> AsyncIterator[Change]:
-        return watched(self._connection, self._name, self._below(prefix))
+        return watched(self._connection, self._name, self._below(prefix), self._writes)
 
     def _below(self, prefix: str) -> str:
         return streams.prefix_subject(self._name, prefix)
