@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -36,6 +37,8 @@ class FakeView:
         self.places: dict[str, Placed] = {}
         self.states: dict[str, dict[str, Status]] = {}
         self.listeners: list[Callable[[Any, str], None]] = []
+        self.synced = asyncio.Event()
+        self.synced.set()
 
     def add_node(self, node: str, *, http: str = "", grpc: str = "") -> None:
         """Let a node be alive, at these addresses."""

@@ -125,6 +125,27 @@ async def test_wait_when_there_is_nothing_to_wait_for_then_the_error_of_a_single
     assert failed.value.hint == "plexspaces start --name x"
 
 
+async def test_wait_when_the_registry_was_not_read_since_the_start_then_not_known_to_be_nobody(
+    view: FakeView, routes: Routes
+) -> None:
+    """What was deployed just before every node ended may not be remembered; it may be told."""
+    view.synced.clear()
+    view.all["new"] = application("new", deploying="b")
+    for name in ("nobody", "new"):
+        assert routes.may_have(name)
+        with pytest.raises(Unavailable, match="does not know yet") as failed:
+            await found(routes, name)
+        assert failed.value.retryable
+    waiting = asyncio.ensure_future(found(routes, "x"))
+    await asyncio.sleep(1)
+    view.place("x", "b")
+    assert await waiting == "b"
+    view.synced.set()
+    assert not routes.may_have("nobody")
+    with pytest.raises(NotFound):
+        await found(routes, "nobody")
+
+
 async def test_wait_when_a_node_has_it_not_then_it_is_asked_again_later(
     view: FakeView, routes: Routes
 ) -> None:

@@ -41,7 +41,7 @@ class Elsewhere(Protocol):
     """The other nodes of a cluster. Used on the event loop; nothing here blocks it."""
 
     def knows(self, name: str) -> bool:
-        """Return whether the cluster has an application of this full name."""
+        """Return whether the cluster has an application of this full name, or may have it."""
 
     def has_left(self, name: str) -> bool:
         """Return whether an application that this node has is to be served by others alone."""

@@ -79,7 +79,7 @@ class OtherNodes:
         return f"<OtherNodes {len(self._sending)} messages on their way>"
 
     def knows(self, name: str) -> bool:
-        return self.routes.knows(name)
+        return self.routes.may_have(name)
 
     def has_left(self, name: str) -> bool:
         return self.routes.has_left(name)

@@ -37,6 +37,10 @@ Found: TypeAlias = Callable[[str | PlexSpacesError], None]
 class View(Protocol):
     """What this node knows of its cluster; see `view.ClusterView`."""
 
+    @property
+    def synced(self) -> asyncio.Event:
+        """Set once it has everything; until then it is what this node remembers."""
+
     def node(self, node: str) -> tuple[Node, int] | None:
         """Return a node and the revision of its record."""
 
@@ -87,6 +91,13 @@ class Routes:
         """Return whether the cluster has an application; one that is being deployed is none."""
         application = self._view.application(name)
         return application is not None and _is_deployed(application)
+
+    def may_have(self, name: str) -> bool:
+        """Return whether the cluster has an application, as far as this node can say.
+
+        What it remembers of the time before its start may lack the last ones.
+        """
+        return self.knows(name) or not self._view.synced.is_set()
 
     def has_left(self, name: str) -> bool:
         """Return whether an application is to run on other nodes, and no more on this one."""
@@ -166,7 +177,7 @@ class Routes:
         """Return why an application is not served, and will not be soon; None if it may be."""
         application = self._view.application(name)
         if application is None or not _is_deployed(application):
-            return no_application(name)
+            return no_application(name) if self._view.synced.is_set() else None
         if application.wanted is Wanted.STOPPED:
             return WrongState(
                 f"application {name!r} is Stopped", hint=f"plexspaces start --name {name}"
@@ -178,7 +189,10 @@ class Routes:
         if (error := self.why_not(name)) is not None:
             return error
         placed = self._view.placed(name)
-        why = placed[0].why if placed is not None else "it is not placed yet"
+        if not self.knows(name):
+            why = "this node does not know yet what the cluster has"
+        else:
+            why = placed[0].why if placed is not None else "it is not placed yet"
         told = f": {why[:200]}" if why else ""
         return Unavailable(
             f"no node serves application {name!r} at the moment{told}", hint="plexspaces nodes"
