@@ -160,8 +160,9 @@ async def test_response_when_longer_than_it_says_then_what_is_more_is_nobodys() 
     """It may not be taken for the response to the next request."""
     for more in (b"x", REPLY):
         told, connection, wire = answered(REPLY + more)
-        assert (told.status, told.body) == (200, b"hello")
-        assert wire.is_aborted or not connection.is_usable
+        assert (told.status, told.body, told.end) == (200, b"hello", "whole")
+        assert wire.is_aborted
+        assert not connection.is_usable
         told, connection, wire = answered(REPLY, more)
         assert (told.body, told.end) == (b"hello", "whole")
         assert wire.is_aborted
