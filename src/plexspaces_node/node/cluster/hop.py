@@ -116,11 +116,7 @@ class Hop:
         """
         self._taker = taker
         self._peers.deadlines.add(self)
-        node = self._routes.find(self._name, self._besides)
-        if node is None:
-            self._find()
-        else:
-            self._try(node)
+        self._go()
 
     def leave(self) -> None:
         """Want nothing any more: the other node ends what it does for this. Idempotent."""
@@ -135,6 +131,14 @@ class Hop:
 
     # ---- the way to a node ---------------------------------------------------------------
 
+    def _go(self) -> None:
+        """Try a node that serves the application, once there is one."""
+        node = self._routes.find(self._name, self._besides)
+        if node is None:
+            self._find()
+        else:
+            self._try(node)
+
     def _find(self) -> None:
         left_s = self._ends_s - self._loop.time()
         self._leave = self._routes.when_found(
@@ -144,7 +148,7 @@ class Hop:
     def _found(self, node: str | PlexSpacesError) -> None:
         self._leave = None
         if not isinstance(node, str):
-            self._fail(node)
+            self._let_go().failed(node)
         elif node == self._routes.node:
             if self._is_here(self._name):
                 self._let_go().here()
@@ -173,17 +177,24 @@ class Hop:
 
     def _try_another(self) -> None:
         self._besides = {*self._besides, self._node}
-        node = self._routes.find(self._name, self._besides)
-        if node is None:
-            self._find()
-        else:
-            self._try(node)
+        self._go()
 
     def _send(self, connection: PeerConnection) -> None:
         self.connection = connection
         self.waited_ns = perf_counter_ns() - self._begin_ns
         self._routes.took(self._node)
         connection.send(self._head, self._body, self, is_head=self._is_head)
+
+    def _hand_back(self) -> bool:
+        """Give back the connection; return whether another node is tried instead of its own."""
+        connection, self.connection = self.connection, None
+        assert connection is not None
+        self._done_with(connection)
+        if not self._is_misdirected:
+            return False
+        self._is_misdirected = False
+        self._try_another()
+        return True
 
     def _done_with(self, connection: PeerConnection) -> None:
         self._routes.gave(connection.node)
@@ -207,25 +218,14 @@ class Hop:
             self._taker.came(piece)
 
     def ended(self) -> None:
-        connection, self.connection = self.connection, None
-        assert connection is not None
-        self._done_with(connection)
-        if self._is_misdirected:
-            self._is_misdirected = False
-            self._try_another()
-        else:
+        if not self._hand_back():
             self._let_go().ended()
 
     def broke(self, why: str) -> None:
-        connection, self.connection = self.connection, None
-        assert connection is not None
-        self._done_with(connection)
-        if self._is_misdirected:
-            self._is_misdirected = False
-            self._try_another()
+        if self._hand_back():
             return
         what = "in the middle of its response" if self._is_begun else "before it answered"
-        self._fail(
+        self._let_go().failed(
             Unavailable(
                 f"the connection to node {self._node!r} was lost {what} ({why}); "
                 "whether it handled the message is not known",
@@ -244,9 +244,6 @@ class Hop:
         taker = self._let_go()
         self.leave()
         taker.failed(error)
-
-    def _fail(self, error: PlexSpacesError) -> None:
-        self._let_go().failed(error)
 
     def _let_go(self) -> Taker:
         """Return whom to tell the last thing.

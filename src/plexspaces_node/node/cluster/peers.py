@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -16,8 +15,6 @@ from plexspaces_node.node.cluster.deadlines import Deadlines
 from plexspaces_node.node.cluster.peer_connection import PeerConnection
 from plexspaces_node.node.cluster.routes import View
 from plexspaces_node.tasks import Leave, cancel
-
-_log = logging.getLogger(__name__)
 
 MOST_CONNECTIONS = 512
 """To one node; each carries one request at a time, streams among them."""
@@ -169,9 +166,7 @@ class _Peer:
             return loop.call_soon(wanting.give, full).cancel
         self._wanting.append(wanting)
         if len(self.all) + len(self._opening) < self._most:
-            task = loop.create_task(self._open())
-            self._opening.add(task)
-            task.add_done_callback(self._opening.discard)
+            self._begin_to_open()
         return wanting.leave
 
     def free(self, connection: PeerConnection) -> None:
@@ -221,9 +216,12 @@ class _Peer:
     def _replace(self) -> None:
         """Open another connection for those who wait, in place of one that has ended."""
         if self._wanting and not self._opening and len(self.all) < self._most:
-            task = asyncio.get_running_loop().create_task(self._open())
-            self._opening.add(task)
-            task.add_done_callback(self._opening.discard)
+            self._begin_to_open()
+
+    def _begin_to_open(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._open())
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
 
     def _drop(self, connection: PeerConnection) -> None:
         connection.close()
