@@ -72,11 +72,9 @@ class OtherNodes:
         self.in_flight = in_flight
         # Of an error, the output twice, once in base64.
         self.most_bytes = 3 * message_bytes + _MORE_BYTES
-        # What nobody else refers to, such as a message that is told.
-        self._sending: set[_Sending] = set()
 
     def __repr__(self) -> str:
-        return f"<OtherNodes {len(self._sending)} messages on their way>"
+        return f"<OtherNodes by {self.peers!r}>"
 
     def knows(self, name: str) -> bool:
         return self.routes.may_have(name)
@@ -107,16 +105,10 @@ class OtherNodes:
 
     def post(self, message: Message, done: Done) -> Leave:
         self.in_flight.check(len(message.payload))
-        sending = _Sending(self, message, done, self.most_bytes)
-        self._sending.add(sending)
+        sending = _Sending(self, message, done)
         self.in_flight.add(len(message.payload))
         sending.start()
         return sending.leave
-
-    def sent(self, sending: _Sending, size: int) -> None:
-        """Forget a message that has its outcome, or that nobody waits for any more."""
-        self._sending.discard(sending)
-        self.in_flight.remove(size)
 
 
 class _Sending:
@@ -131,18 +123,16 @@ class _Sending:
         "_is_over",
         "_left",
         "_message",
-        "_most_bytes",
         "_nodes",
         "_size",
         "_status",
     )
 
-    def __init__(self, nodes: OtherNodes, message: Message, done: Done, most_bytes: int) -> None:
+    def __init__(self, nodes: OtherNodes, message: Message, done: Done) -> None:
         self._begin_ns = perf_counter_ns()
         self._nodes = nodes
         self._message = message
         self._done = done
-        self._most_bytes = most_bytes
         self._status = 0
         self._headers: Mapping[bytes, bytes] = {}
         self._body = bytearray()
@@ -172,7 +162,7 @@ class _Sending:
 
     def came(self, piece: bytes) -> None:
         self._body += piece
-        if len(self._body) > self._most_bytes:
+        if len(self._body) > self._nodes.most_bytes:
             self._hop.leave()
             self.failed(Internal("another node answers with more than any reply has"))
 
@@ -197,7 +187,7 @@ class _Sending:
     def _end(self) -> None:
         if not self._is_over:
             self._is_over = True
-            self._nodes.sent(self, self._size)
+            self._nodes.in_flight.remove(self._size)
 
     def _outcome(self) -> Outcome | PlexSpacesError:
         timings = self._timings()

@@ -45,7 +45,7 @@ def post(  # noqa: PLR0913 - a message, and who waits for its response
     size = len(request.body)
     nodes.in_flight.check(size)
     head = _head_of(name, prefix, request, timeout_ns)
-    passing = _Passing(nodes, size, nodes.most_bytes, request, replied, here)
+    passing = _Passing(nodes, request, replied, here)
     nodes.in_flight.add(size)
     hop = passing.hop = nodes.hop(name, head, request.body, timeout_ns / 1e9)
     hop.start(passing)
@@ -62,7 +62,6 @@ class _Passing:
         "_here",
         "_is_over",
         "_left",
-        "_most_bytes",
         "_nodes",
         "_replied",
         "_request",
@@ -72,17 +71,15 @@ class _Passing:
         "hop",
     )
 
-    def __init__(  # noqa: PLR0913 - all of a message
+    def __init__(
         self,
         nodes: OtherNodes,
-        size: int,
-        most_bytes: int,
         request: Request,
         replied: Replied,
         here: Callable[[], Leave],
     ) -> None:
         self._begin_ns = perf_counter_ns()
-        self._nodes, self._size, self._most_bytes = nodes, size, most_bytes
+        self._nodes, self._size = nodes, len(request.body)
         self._request, self._replied, self._here = request, replied, here
         self._status, self._times = 0, b""
         self._headers: Headers = []
@@ -119,7 +116,7 @@ class _Passing:
         if isinstance(self._body, bytes):
             self._body = bytearray(self._body)
         self._body += piece
-        if len(self._body) > self._most_bytes:
+        if len(self._body) > self._nodes.most_bytes:
             self.hop.leave()
             self.failed(Internal("another node answers with more than any reply has"))
 
