@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import statistics
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks import http
 from benchmarks.node import PAYLOAD, Row, row
-from benchmarks.serving import ROOT
+from benchmarks.serving import with_tests
 from plexspaces_node.client import DeployOptions
 
 if TYPE_CHECKING:
@@ -135,7 +134,7 @@ def _page(scratch: Path) -> Path:
 @asynccontextmanager
 async def _alone(directory: Path) -> AsyncIterator[ClusterNode]:
     """A node that is in no cluster."""
-    _with_tests()
+    with_tests()
     from support.cluster.node import ClusterNode  # noqa: PLC0415
 
     directory.mkdir()
@@ -150,18 +149,13 @@ async def _alone(directory: Path) -> AsyncIterator[ClusterNode]:
 
 @asynccontextmanager
 async def _three(directory: Path) -> AsyncIterator[Cluster]:
-    _with_tests()
+    with_tests()
     from support.cluster.cluster import cluster  # noqa: PLC0415
 
     directory.mkdir()
     async with cluster(directory, 3, in_network=False) as running:
         await running.agrees()
         yield running
-
-
-def _with_tests() -> None:
-    if (tests := str(ROOT / "tests")) not in sys.path:
-        sys.path.insert(0, tests)
 
 
 def _memory_mib(*pids: int) -> float:

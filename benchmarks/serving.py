@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,12 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 _GRACE_S = 60.0
 """For a node to stop a thousand applications."""
+
+
+def with_tests() -> None:
+    """Let what is below tests be imported from now on."""
+    if (tests := str(ROOT / "tests")) not in sys.path:
+        sys.path.insert(0, tests)
 
 
 @contextmanager

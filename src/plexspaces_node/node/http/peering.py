@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -32,7 +32,6 @@ class Membership:
         view: what it knows of the others.
         authority: signs the certificates of the cluster's nodes; each has its key.
         http_address: HOST:PORT where other nodes send messages to; `grpc_address` calls.
-        is_member: whether a node, by its id, belongs to the cluster; None for all that `view` has.
     """
 
     node: str
@@ -40,12 +39,9 @@ class Membership:
     authority: Pair
     http_address: str
     grpc_address: str
-    is_member: Callable[[str], bool] | None = None
 
     def admits(self, node: str) -> bool:
         """Return whether a node, by its id, belongs to the cluster."""
-        if self.is_member is not None:
-            return self.is_member(node)
         return bool(node) and self.view.node(node) is not None
 
 
