@@ -17,6 +17,7 @@ from support.cluster.history import (
     availability,
     faults_of_deploys,
     faults_of_keys,
+    faults_of_lives,
     faults_of_owners,
     lost_keys,
 )
@@ -152,6 +153,29 @@ def test_owners_when_replies_do_not_follow_the_epochs_then_each_is_found(
     """Two nodes that serve one actor in turns need an epoch for each turn."""
     served = [Served("shop", *reply) for reply in replies]
     assert len(faults_of_owners(served, EPOCHS)) == faults
+
+
+@pytest.mark.parametrize(
+    ("replies", "faults"),
+    [
+        pytest.param([("x", 0, 1), ("y", 2, 3)], 0, id="one after the other"),
+        pytest.param([("y", 2, 3), ("x", 0, 1), ("y", 4, 5)], 0, id="in whatever order"),
+        pytest.param([("x", 0, 3), ("y", 1, 2), ("x", 1, 4)], 0, id="at the same time"),
+        pytest.param([("x", 0, 9), ("x", 20, 21), ("y", 0, 10)], 0, id="the slow one was first"),
+        pytest.param([("x", 0, 1), ("y", 2, 3), ("x", 4, 5)], 1, id="back again"),
+        pytest.param([("x", 0, 1), ("y", 0.5, 2), ("x", 2.5, 5), ("y", 6, 7)], 1, id="by turns"),
+        pytest.param([("x", 0, 1), ("y", 2, 3), ("z", 2, 3), ("x", 4, 5)], 2, id="two between"),
+    ],
+)
+def test_lives_when_they_reply_by_turns_then_each_pair_is_found(
+    replies: list[tuple[str, float, float]], faults: int
+) -> None:
+    """An actor that starts again is another; one that was started does not come back."""
+    served = [Served("shop", *reply) for reply in replies]
+    assert len(faults_of_lives(served)) == faults
+    # Another actor's are nothing to them.
+    alone = [Served(reply[0], *reply) for reply in replies]
+    assert faults_of_lives(alone) == []
 
 
 def test_deploys_when_they_differ_from_what_was_told_then_each_is_found() -> None:

@@ -15,7 +15,14 @@ from pathlib import Path
 import pytest
 from support.cluster.cluster import NAMES, Cluster, cluster
 from support.cluster.faults import Faults, schedule
-from support.cluster.history import Read, availability, faults_of_deploys, faults_of_keys, lost_keys
+from support.cluster.history import (
+    Read,
+    availability,
+    faults_of_deploys,
+    faults_of_keys,
+    faults_of_lives,
+    lost_keys,
+)
 from support.cluster.load import Load
 from support.cluster.look import buckets
 from support.patience import patient
@@ -35,7 +42,10 @@ def say(line: str) -> None:
 async def test_cluster_when_faults_come_at_random_then_nothing_acknowledged_is_lost(
     pytestconfig: pytest.Config, tmp_path: Path, probe_wasm: Path
 ) -> None:
-    """No deploy, no key; reads never go back; all nodes agree at the end, and nothing is left."""
+    """No deploy, no key; reads never go back, and no actor has two owners at once.
+
+    All nodes agree at the end, and nothing is left.
+    """
     seed = pytestconfig.getoption("--cluster-seed")
     seed = random.randrange(1_000_000) if seed is None else seed
     seconds = pytestconfig.getoption("--cluster-seconds")
@@ -78,6 +88,9 @@ async def _check(running: Cluster, load: Load) -> None:
         last += await load.read_all(node)
     assert faults_of_keys(history.writes, [*history.reads, *last]) == []
     assert lost_keys(history.writes, last) == []
+    assert {one.actor for one in history.served} == set(ACTORS)
+    assert faults_of_lives(history.served) == []
+    assert history.outcomes["deploy ok"] > 0
     for node in running.nodes:
         async with node.client() as client:
             there = {one.name for one in (await client.list()).applications}

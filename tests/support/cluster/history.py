@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 NEVER = math.inf
 """The end of what was not answered."""
@@ -195,6 +195,27 @@ def _faults_of_owner(replies: list[Served], epochs: list[Owned]) -> list[str]:
         else:
             running = [*still, (reply.end_s, at)]
     return found
+
+
+def faults_of_lives(served: Iterable[Served]) -> list[str]:
+    """Return the lives of an actor that replied by turns; empty is good.
+
+    A life is from a start to its end: it is in place of the node that gave the reply. Two of them
+    follow each other if one has no reply that ended before one of the other began. Where each has,
+    there were two owners at once.
+    """
+    lives: dict[str, dict[str, tuple[float, float]]] = {}
+    for one in served:
+        of_actor = lives.setdefault(one.actor, {})
+        end_s, begin_s = of_actor.get(one.node, (NEVER, -NEVER))
+        of_actor[one.node] = min(end_s, one.end_s), max(begin_s, one.begin_s)
+    return [
+        f"{actor}: {one} replied first until {ends[one][0]:.3f} s and last from {ends[one][1]:.3f} "
+        f"s, and {other} first until {ends[other][0]:.3f} s and last from {ends[other][1]:.3f} s"
+        for actor, ends in sorted(lives.items())
+        for one, other in combinations(ends, 2)
+        if ends[one][0] < ends[other][1] and ends[other][0] < ends[one][1]
+    ]
 
 
 def faults_of_deploys(deploys: Iterable[Deployed], there: Iterable[str]) -> list[str]:

@@ -23,8 +23,6 @@ from plexspaces_node import NodeClient
 from plexspaces_node.client import DeployOptions
 from plexspaces_node.errors import PlexSpacesError
 
-NODE = "plexspaces-node"
-"""The header of a reply that names the node which gave it."""
 _PAUSE_S = 0.02
 _AGAIN_S = 0.1
 _DELETES = 0.03
@@ -70,6 +68,7 @@ class Load:
         for actor in self._actors:
             for _ in range(writers):
                 self._run(self._write(actor))
+            self._run(self._meet(actor))
         for _ in range(readers):
             self._run(self._read())
         if wasm is not None:
@@ -114,7 +113,7 @@ class Load:
                     payload = keyed(key, str(number + 1).encode())
                 begin_s = monotonic()
                 try:
-                    told = await self._send(senders.any(), actor, msg_type, payload, begin_s)
+                    told = await self._send(senders.any(), actor, msg_type, payload)
                 except NotSentError:
                     await asyncio.sleep(_AGAIN_S)
                     continue
@@ -140,7 +139,7 @@ class Load:
                 actor, key = self._dice.choice(recent)
                 begin_s = monotonic()
                 try:
-                    told = await self._send(senders.any(), actor, "g", key.encode(), begin_s)
+                    told = await self._send(senders.any(), actor, "g", key.encode())
                 except NotSentError:
                     await asyncio.sleep(_AGAIN_S)
                     continue
@@ -150,14 +149,32 @@ class Load:
         finally:
             senders.close()
 
+    async def _meet(self, actor: str) -> None:
+        """Ask which of its lives an actor is in: each is named by the first who asks for it."""
+        senders = _Senders(self._nodes, self._dice)
+        try:
+            while not self._ends:
+                await asyncio.sleep(_PAUSE_S)
+                begin_s, name = monotonic(), f"l{next(self._numbers)}"
+                try:
+                    told = await self._send(senders.any(), actor, "i", name.encode())
+                except NotSentError:
+                    await asyncio.sleep(_AGAIN_S)
+                    continue
+                if told is not None:
+                    life = told.body.decode()
+                    self.history.served.append(Served(actor, life, begin_s, monotonic()))
+        finally:
+            senders.close()
+
     async def _read_key(self, sender: Sender, actor: str, key: str) -> Read:
         begin_s = monotonic()
-        told = await self._send(sender, actor, "g", key.encode(), begin_s)
+        told = await self._send(sender, actor, "g", key.encode())
         assert told is not None, f"{actor} does not answer for {key}: {self.history.outcomes}"
         return Read(actor, key, int(told.body or b"0"), begin_s, monotonic())
 
     async def _send(
-        self, sender: Sender, actor: str, msg_type: str, payload: bytes, begin_s: float
+        self, sender: Sender, actor: str, msg_type: str, payload: bytes
     ) -> Answer | None:
         """Send a message and return its reply, None if it is not known what became of it."""
         try:
@@ -173,8 +190,6 @@ class Load:
             await asyncio.sleep(_AGAIN_S)
             return None
         self.history.outcomes["ok"] += 1
-        if node := told.headers.get(NODE):
-            self.history.served.append(Served(actor, node, begin_s, monotonic()))
         return told
 
     async def _deploy(self, wasm: Path) -> None:
